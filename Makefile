@@ -1,0 +1,50 @@
+# make demo | make test | make check: each sets up .venv first, nothing else needs to be typed.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(VENV)
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
+export OMP_NUM_THREADS ?= 1
+BACKBONE ?= llama
+TORCHRUN := torchrun --nproc_per_node 2 -- train.py
+DEMO := runs/demo-$(BACKBONE)
+COMMON := --backbone=configs/tiny/$(BACKBONE).yaml
+
+.PHONY: setup toolchain demo test check clean
+
+setup: toolchain $(VENV)/.ready .cache/.ops-built
+
+toolchain:
+	@command -v g++ >/dev/null || { echo "g++ is missing; DeepSpeed builds its CPU collectives with it. Fix: apt-get install -y g++" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; fix: make PYTHON=python3.11" >&2; exit 1; }
+
+$(VENV)/.ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; fix: apt-get install -y python3-venv" >&2; exit 1; }
+	$(VENV)/bin/pip install -q --disable-pip-version-check setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation -r requirements-dev.txt
+	@touch $@
+
+# DeepSpeed's CPU collectives are compiled once (about a minute), not inside the first run
+.cache/.ops-built: $(VENV)/.ready
+	@mkdir -p .cache
+	@python -m engine.build_ops
+	@touch $@
+
+demo: setup
+	$(TORCHRUN) distill --config=configs/demo/distill.yaml $(COMMON) --run_dir=$(DEMO)/distill
+	$(TORCHRUN) adapt --config=configs/demo/adapt.yaml $(COMMON) --run_dir=$(DEMO)/adapt --adapt.source_run=$(DEMO)/distill
+	$(TORCHRUN) evaluate --run=$(DEMO)/distill
+	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
+	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
+	@echo "Where to look next: README.md, $(DEMO)/report.md, tensorboard --logdir $(DEMO)"
+
+test: setup
+	python -m pytest
+
+check: setup
+	ruff check .
+	mypy
+	lint-imports
+
+clean:
+	rm -rf .venv .cache runs

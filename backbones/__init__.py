@@ -1,0 +1,23 @@
+"""Frozen language models: cards, tokenizers, prompt layout, loading into ZeRO-3 shards."""
+
+from backbones.card import BackboneCard, BackboneError, load_backbone_card
+from backbones.frozen import GatherCounter, backbone_checksum, build_backbone, parameter_count, resident_bytes
+from backbones.layout import Layout
+from backbones.root import Batch, FrozenRoot
+from backbones.tokenizer import TextTokenizer, load_tokenizer
+
+__all__ = [
+    "BackboneCard",
+    "BackboneError",
+    "Batch",
+    "FrozenRoot",
+    "GatherCounter",
+    "Layout",
+    "TextTokenizer",
+    "backbone_checksum",
+    "build_backbone",
+    "load_backbone_card",
+    "load_tokenizer",
+    "parameter_count",
+    "resident_bytes",
+]

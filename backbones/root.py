@@ -1,0 +1,90 @@
+"""The one module that DeepSpeed wraps: everything a step asks of the backbone happens in one root forward.
+
+Two root forwards a step (teacher, then student) would alternate in DeepSpeed's module trace and silently disable prefetching.
+This is the plain formulation: one padded row per sample, [P_k ; tokens]. Samples are padded on the right, so under causal
+attention no real position ever sees a pad and no mask is needed.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of B samples with N answer tokens in all, samples in order.
+
+    ids_BT int64, right-padded: context and answer without the last answer token's successor.
+    answer_BT bool: token t of sample b is an answer token; it is predicted by the position before it.
+    labels_N, sample_N int64: the answer tokens and the sample each belongs to. rows_B int64: bank rows. weights_B: fp weight of one answer token.
+    """
+
+    ids_BT: Tensor
+    answer_BT: Tensor
+    labels_N: Tensor
+    sample_N: Tensor
+    rows_B: Tensor
+    weights_B: Tensor
+
+
+class AnswerStates(NamedTuple):
+    """hidden_ND: the head's inputs at answer positions; logits_NV: the head's outputs."""
+
+    hidden_ND: Tensor
+    logits_NV: Tensor
+
+
+class FrozenRoot(nn.Module):
+    """Holds the backbone only; prompts come in as arguments, so the bank stays outside DeepSpeed."""
+
+    def __init__(self, backbone: PreTrainedModel):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, mode: str, *args, **kwargs):
+        """``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
+        return {"answers": self._both, "generate": self._generate, "embed": self._embed}[mode](*args, **kwargs)
+
+    def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
+        """States at answer positions under the student's prompts and, without gradient, under the teacher's."""
+        tokens_BTD = self._embed(batch.ids_BT)
+        teacher = None
+        if teacher_BLD is not None:
+            with torch.no_grad():
+                teacher = self._answers(batch, teacher_BLD, tokens_BTD)
+        return self._answers(batch, prompts_BLD, tokens_BTD), teacher
+
+    def _answers(self, batch: Batch, prompts_BLD: Tensor, tokens_BTD: Tensor) -> AnswerStates:
+        embeds = torch.cat([prompts_BLD.to(tokens_BTD.dtype), tokens_BTD], 1)
+        hidden = self.backbone.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        length = prompts_BLD.shape[1]
+        sample, token = batch.answer_BT.nonzero(as_tuple=True)
+        # token t sits at L + t and is predicted at L + t - 1: the last prompt position where the context is empty
+        hidden_ND = hidden[sample, token + length - 1]
+        return AnswerStates(hidden_ND, self.backbone.get_output_embeddings()(hidden_ND))
+
+    @torch.no_grad()
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.backbone.get_input_embeddings()(ids)
+
+    @torch.no_grad()
+    def _generate(self, contexts: list[list[int]], prompts_BLD: Tensor, max_new_tokens: int, end_id: int, pad_id: int, synced: bool) -> Tensor:
+        """Greedy continuations, int64 (B, at most max_new_tokens). Padded on the left; ``synced``: every rank runs as long as the longest."""
+        device, (n, length, hidden) = prompts_BLD.device, prompts_BLD.shape
+        longest = max(map(len, contexts))
+        ids = torch.tensor([c + [pad_id] * (longest - len(c)) for c in contexts], device=device, dtype=torch.long)
+        tokens = self._embed(ids)
+        embeds = tokens.new_zeros(n, length + longest, hidden)
+        mask = torch.zeros(n, length + longest, dtype=torch.long, device=device)
+        for b, context in enumerate(contexts):
+            pad = longest - len(context)
+            embeds[b, pad : pad + length] = prompts_BLD[b].to(embeds.dtype)
+            embeds[b, pad + length :] = tokens[b, : len(context)]
+            mask[b, pad:] = 1
+        return self.backbone.generate(
+            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+            eos_token_id=end_id, pad_token_id=pad_id, synced_gpus=synced, use_cache=True,
+        )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Text to token ids and back, from a transformers folder or a bare sentencepiece model."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from backbones.card import BackboneError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+class TextTokenizer(Protocol):
+    """What layout, data and evaluation need."""
+
+    bos_id: int | None
+    eos_id: int
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without any special token."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Text without special tokens; not stripped."""
+        ...
+
+    def special_ids(self) -> set[int]:
+        """Ids that stand for no text."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 of the files the tokenizer was read from."""
+        ...
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece ``.model`` file."""
+
+    def __init__(self, path: Path):
+        from sentencepiece import SentencePieceProcessor
+
+        self.path = path
+        try:
+            self._pieces = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError):
+            raise BackboneError(f"tokenizer {path}: not a sentencepiece model") from None
+        if self._pieces.eos_id() < 0:
+            raise BackboneError(f"tokenizer {path}: has no end-of-text id; train it with eos_id >= 0")
+        self.bos_id = self._pieces.bos_id() if self._pieces.bos_id() >= 0 else None
+        self.eos_id = self._pieces.eos_id()
+        self.vocab_size = self._pieces.vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._pieces.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        special = self.special_ids()
+        return self._pieces.decode([i for i in ids if i not in special and i < self.vocab_size])
+
+    def special_ids(self) -> set[int]:
+        return {i for i in range(self.vocab_size) if self._pieces.is_control(i) or self._pieces.is_unknown(i)}
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+class HuggingFaceTokenizer:
+    """A folder that transformers' AutoTokenizer reads; never the network."""
+
+    def __init__(self, path: Path):
+        from transformers import AutoTokenizer
+
+        self.path = path
+        try:
+            self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except Exception as error:  # transformers raises many kinds for a folder that holds no tokenizer
+            raise BackboneError(f"tokenizer {path}: transformers cannot read it ({type(error).__name__}); it needs tokenizer.json") from None
+        if self.inner.eos_token_id is None:
+            raise BackboneError(f"tokenizer {path}: names no eos_token; set it in tokenizer_config.json")
+        self.bos_id, self.eos_id, self.vocab_size = self.inner.bos_token_id, self.inner.eos_token_id, len(self.inner)
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.inner.decode(ids, skip_special_tokens=True)
+
+    def special_ids(self) -> set[int]:
+        return set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in TOKENIZER_FILES:
+            if (self.path / name).exists():
+                digest.update(name.encode() + (self.path / name).read_bytes())
+        return digest.hexdigest()
+
+
+def load_tokenizer(path: str | Path) -> "SentencePieceTokenizer | HuggingFaceTokenizer":
+    """The tokenizer at ``path``: a folder for transformers, or a sentencepiece file.
+
+    Raises:
+        BackboneError: it cannot be read, or has no end-of-text token.
+    """
+    path = Path(path)
+    return HuggingFaceTokenizer(path) if path.is_dir() else SentencePieceTokenizer(path)

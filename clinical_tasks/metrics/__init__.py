@@ -1,0 +1,1 @@
+"""The official metrics, as pure functions of documents, labels and texts."""

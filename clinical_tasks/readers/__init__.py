@@ -1,0 +1,41 @@
+"""One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns documents.
+
+To add one: write the function, name it in `READERS`, and state which `reader_options` it knows in `READER_OPTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from clinical_tasks.card import TaskCard
+from clinical_tasks.documents import Document
+from clinical_tasks.readers.brat import read_brat
+from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
+from clinical_tasks.readers.tables import read_csv, read_json, read_jsonl, read_tsv
+
+Reader = Callable[[list[Path], TaskCard, Path], list[Document]]
+
+READERS: dict[str, Reader] = {
+    "brat": read_brat,
+    "pubtator": read_pubtator_files,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+}
+
+# Readers of table rows, for question answering, inference and summarization; the others read annotated notes.
+ROW_READERS = ("jsonl", "json", "csv", "tsv")
+
+_TABLE_OPTIONS: dict[str, type] = {"header": list, "delimiter": str, "quoting": bool}
+READER_OPTIONS: dict[str, dict[str, type]] = {
+    "brat": {"events": str},
+    "pubtator": {},
+    "jsonl": {},
+    "json": {"records": str, "orient": str},
+    "csv": _TABLE_OPTIONS,
+    "tsv": _TABLE_OPTIONS,
+}
+
+__all__ = ["READERS", "READER_OPTIONS", "ROW_READERS", "Reader", "read_pubtator"]

@@ -1,0 +1,133 @@
+"""brat standoff: a `.txt` with the note and an `.ann` beside it. Grammar: https://brat.nlplab.org/standoff.html"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinical_tasks.card import TaskCard
+from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
+from clinical_tasks.errors import read_error
+from clinical_tasks.readers.files import read_text
+
+# (line number, id of the annotation, its fields)
+Row = tuple[int, str, list[str]]
+
+
+def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
+    """One document for each note; its id is the path inside the task's folder without the suffix.
+
+    The files may be the `.txt`, the `.ann` or both (a whole folder); brat's own `.conf` files are passed over.
+    Reader option `events: relations` turns each event into (trigger, role, argument) relations.
+    """
+    notes = dict.fromkeys(path.with_suffix(".txt") for path in paths if path.suffix in (".txt", ".ann"))
+    return [_read_note(note, folder, card.reader_options.get("events") == "relations") for note in notes]
+
+
+def _read_note(text_path: Path, folder: Path, events: bool) -> Document:
+    ann_path = text_path.with_suffix(".ann")
+    for needed in (text_path, ann_path):
+        if not needed.is_file():
+            raise read_error(needed, "missing beside its twin", fix="put it there; a note without annotations has an empty .ann")
+    # A byte order mark is a character of the note: brat counts it.
+    text = read_text(text_path, skip_bom=False)
+    rows = _rows(ann_path)
+    mentions: dict[str, Mention] = {}
+    mismatches: list[str] = []
+    for line, key, fields in rows["T"]:
+        if key in mentions:
+            raise read_error(ann_path, "an id is used twice", line=line, fix="give each annotation its own id")
+        mentions[key] = _mention(ann_path, line, key, fields, len(text))
+        if len(fields) > 1 and one_line(fields[1]) != one_line(_covered(text, mentions[key])):
+            mismatches.append(f"{ann_path}:{line}")
+    relations = [_relation(ann_path, line, fields, mentions) for line, _, fields in rows["R"]]
+    triggers = _triggers(ann_path, rows["E"], mentions)
+    if events:
+        relations += [relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers)]
+    _check_targets(ann_path, rows, mentions, triggers)
+    return Document(
+        doc_id=text_path.relative_to(folder).with_suffix("").as_posix(),
+        text=text,
+        mentions=tuple(sorted(mentions.values(), key=mention_order)),
+        relations=tuple(dict.fromkeys(relations)),
+        source=str(text_path),
+        mismatches=tuple(mismatches),
+    )
+
+
+def _rows(path: Path) -> dict[str, list[Row]]:
+    """The annotation lines by kind. `*` (equivalence), `#` (notes) and `N` (normalisation) carry nothing that a task here uses."""
+    rows: dict[str, list[Row]] = {kind: [] for kind in "TREAM*#N"}
+    # Only "\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number after.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        key, *fields = line.split("\t")
+        if key[0] not in rows:
+            raise read_error(path, "unknown kind of annotation", line=number, fix="lines begin with one of T R E A M N * #")
+        if not fields and key[0] in "TREAM":
+            raise read_error(path, "no tab after the annotation's id", line=number, fix="separate id and annotation by a tab")
+        rows[key[0]].append((number, key, fields))
+    return rows
+
+
+def _mention(path: Path, line: int, key: str, fields: list[str], length: int) -> Mention:
+    """`Type start end[;start end...]`; a discontinuous mention keeps its fragments and covers all of them."""
+    kind, _, offsets = fields[0].strip().partition(" ")
+    try:
+        fragments = tuple(sorted((int(start), int(end)) for start, end in (part.split() for part in offsets.split(";"))))
+    except ValueError:
+        raise read_error(path, "offsets are not numbers", line=line, fix="write 'Type START END' or 'Type S E;S E'") from None
+    start, end = fragments[0][0], max(fragment[1] for fragment in fragments)
+    if start < 0 or any(begin >= stop for begin, stop in fragments):
+        raise read_error(path, "a span is empty or negative", line=line, fix="ends are exclusive and lie after their start")
+    if end > length:
+        reason = f"offset {end} lies beyond the note's {length} characters"
+        raise read_error(path, reason, line=line, fix="offsets count characters, not bytes; check that .txt and .ann belong together")
+    return Mention(key, kind, start, end, fragments)
+
+
+def _covered(text: str, mention: Mention) -> str:
+    return " ".join(text[start:end] for start, end in mention.fragments)
+
+
+def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention]) -> Relation:
+    """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does."""
+    kind, *arguments = fields[0].split()
+    ends = [argument.partition(":")[2] for argument in arguments]
+    if len(ends) != 2 or not all(ends):
+        raise read_error(path, "a relation needs two arguments", line=line, fix="write 'Type Arg1:T1 Arg2:T2'")
+    if not all(end in mentions for end in ends):
+        raise read_error(path, "a relation names a mention that is not in the file", line=line, fix="add the T line or remove the relation")
+    return Relation(kind, ends[0], ends[1])
+
+
+def _triggers(path: Path, rows: list[Row], mentions: dict[str, Mention]) -> dict[str, str]:
+    triggers = {}
+    for line, key, fields in rows:
+        trigger = (fields[0].split() or [""])[0].partition(":")[2]
+        if trigger not in mentions:
+            raise read_error(path, "an event names no trigger that is in the file", line=line, fix="write 'Type:T1 Role:T2 ...'")
+        triggers[key] = trigger
+    return triggers
+
+
+def _event_relations(path: Path, row: Row, mentions: dict[str, Mention], triggers: dict[str, str]) -> list[Relation]:
+    line, key, fields = row
+    relations = []
+    for argument in fields[0].split()[1:]:
+        role, _, target = argument.partition(":")
+        target = triggers.get(target, target)
+        if target not in mentions:
+            raise read_error(path, "an event names an argument that is not in the file", line=line, fix="add the T line or remove it")
+        # Repeated roles are numbered by brat (Status, Status2): one role.
+        relations.append(Relation(role.rstrip("0123456789"), triggers[key], target))
+    return relations
+
+
+def _check_targets(path: Path, rows: dict[str, list[Row]], mentions: dict[str, Mention], triggers: dict[str, str]) -> None:
+    relation_keys = {key for _, key, _ in rows["R"]}
+    for line, _, fields in rows["A"] + rows["M"]:
+        parts = fields[0].split()
+        if len(parts) < 2 or not (parts[1] in mentions or parts[1] in triggers or parts[1] in relation_keys):
+            raise read_error(path, "an attribute names nothing that is in the file", line=line, fix="write 'Name TARGET [value]'")

@@ -1,0 +1,104 @@
+"""PubTator: `ID|t|title`, `ID|a|abstract`, then tab-separated mentions and relations. Offsets run over title + one character + abstract."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clinical_tasks.card import TaskCard
+from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
+from clinical_tasks.errors import read_error
+from clinical_tasks.readers.files import read_text
+
+_TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
+# Between title and abstract the format counts one character and does not say which.
+_JOINT = "\n"
+
+
+@dataclass
+class _Draft:
+    """A document while its lines are being read."""
+
+    line: int
+    title: str | None = None
+    abstract: str | None = None
+    mentions: list[tuple[int, list[str]]] = field(default_factory=list)
+    relations: list[Relation] = field(default_factory=list)
+
+
+def read_pubtator_files(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
+    """The documents of all files, in file order."""
+    return [document for path in paths for document in read_pubtator(path)]
+
+
+def read_pubtator(path: Path | str) -> list[Document]:
+    """Read one file of abstracts with their annotations, or of predictions in the same grammar (a score may end each line)."""
+    path = Path(path)
+    drafts: dict[str, _Draft] = {}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        if text_line := _TEXT_LINE.fullmatch(line):
+            _add_text(path, number, drafts, *text_line.groups())
+        else:
+            _add_annotation(path, number, drafts, line.split("\t"))
+    return [_document(path, key, draft) for key, draft in drafts.items()]
+
+
+def _add_text(path: Path, number: int, drafts: dict[str, _Draft], key: str, part: str, text: str) -> None:
+    draft = drafts.setdefault(key, _Draft(number))
+    if (draft.title if part == "t" else draft.abstract) is not None:
+        reason = f"a second {'title' if part == 't' else 'abstract'} for the same document"
+        raise read_error(path, reason, line=number, fix="each document occurs once in a file")
+    if part == "t":
+        draft.title = text
+    else:
+        draft.abstract = text
+
+
+def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns: list[str]) -> None:
+    if columns[0] not in drafts:
+        raise read_error(path, "neither a text line nor an annotation of a document above", line=number, fix="expected 'ID|t|...' or tabs")
+    draft = drafts[columns[0]]
+    if len(columns) >= 6 and columns[1].isdecimal() and columns[2].isdecimal():
+        draft.mentions.append((number, columns))
+    elif len(columns) in (4, 5) and not columns[1].isdecimal():
+        draft.relations.append(Relation(columns[1], strip_mesh(columns[2]), strip_mesh(columns[3])))
+    else:
+        reason = f"{len(columns)} columns are neither a mention nor a relation"
+        raise read_error(path, reason, line=number, fix="mentions have 6 or 7 columns (id, start, end, text, type, concept), relations 4")
+
+
+def _document(path: Path, key: str, draft: _Draft) -> Document:
+    if draft.title is None:
+        raise read_error(path, "a document without a title line", line=draft.line, fix="add 'ID|t|...'")
+    text = draft.title + (_JOINT + draft.abstract if draft.abstract is not None else "")
+    mentions, mismatches = [], []
+    for number, columns in draft.mentions:
+        start, end = int(columns[1]), int(columns[2])
+        if start >= end or end > len(text):
+            reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
+            raise read_error(path, reason, line=number, fix="offsets count characters over title, one character, abstract")
+        if one_line(text[start:end]) != one_line(columns[3]):
+            mismatches.append(f"{path}:{number}")
+        ids = tuple(strip_mesh(part) for part in columns[5].split("|") if part not in ("", "-1", "-"))
+        # Column 7 is the single texts of a composite mention in a corpus, but a score in a file of predictions.
+        parts = tuple(columns[6].split("|")) if len(columns) > 6 and len(ids) > 1 else ()
+        mentions.append(
+            Mention(f"line{number}", columns[4], start, end, ids=ids, parts=parts if len(parts) == len(ids) else ())
+        )
+    return Document(
+        doc_id=key,
+        text=text,
+        mentions=tuple(sorted(mentions, key=mention_order)),
+        relations=tuple(dict.fromkeys(draft.relations)),
+        source=f"{path}:{draft.line}",
+        mismatches=tuple(mismatches),
+    )
+
+
+def strip_mesh(identifier: str) -> str:
+    """`MESH:D003866` and `D003866` are one concept; other vocabularies keep their prefix."""
+    return identifier.strip().removeprefix("MESH:")

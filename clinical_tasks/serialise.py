@@ -1,0 +1,202 @@
+"""Documents to text pairs. The answer grammar is stated once here; `alignment.py` and `parsing.py` read it back.
+
+NER      one mention a line, `type: mention text`, in text order, repeats included; `none` where there is none
+RE       one relation a line, `head | relation | tail`, in text order; `none` where there is none
+choice   the option's letter, or the label's word
+text     the reference itself
+Mentions are written on one line, whitespace normalised; a discontinuous one is written as all the text it covers.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import Any
+
+from clinical_tasks.card import OptionsSpec, TaskCard
+from clinical_tasks.documents import Document, Example, Mention, Relation, one_line
+from clinical_tasks.entities import EntityNames
+from clinical_tasks.errors import ReadError, did_you_mean
+from clinical_tasks.readers.tables import as_text, is_absent
+
+NONE = "none"
+SEPARATOR = " | "
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def make_example(card: TaskCard, document: Document, *, offset: int = 0, piece: int = 0, cut_relations: int = 0) -> Example:
+    """The text pair of a document, or of a piece of one (then mentions are relative to the piece, which starts at `offset`)."""
+    makers = {"ner": _ner, "re": _re, "qa": _question, "nli": _labelled, "summarization": _free_text}
+    fields, answer, options, gold = makers[card.type](card, document)
+    input_text, text_range = _fill(card.input, fields)
+    if card.type in ("ner", "re"):
+        gold |= {"offset": offset, "text_range": text_range}
+    if card.type == "re":
+        gold["cut_relations"] = cut_relations
+    return Example(
+        task=card.name,
+        example_id=document.doc_id + (f"#{piece}" if piece else ""),
+        document=document.doc_id,
+        piece=piece,
+        input_text=input_text,
+        answer_text=answer,
+        options=options if card.answer == "likelihood" else (),
+        gold=gold,
+    )
+
+
+def document_of(example: Example) -> Document:
+    """The annotated document (or piece) that a NER or RE example was made from."""
+    begin, end = example.gold["text_range"]
+    spans = example.gold.get("mentions", example.gold.get("spans", []))
+    return Document(
+        doc_id=example.document,
+        text=example.input_text[begin:end],
+        mentions=tuple(
+            Mention(span.get("key", str(number)), span["type"], span["start"], span["end"],
+                    ids=tuple(span.get("ids", ())), parts=tuple(span.get("parts", ())))
+            for number, span in enumerate(spans)
+        ),
+        relations=tuple(Relation(item["type"], item["head"], item["tail"]) for item in example.gold.get("relations", [])),
+    )
+
+
+# What a maker returns: the template's fields, the answer, the options, the gold.
+Parts = tuple[dict[str, str], str, tuple[str, ...], dict[str, Any]]
+
+
+def _ner(card: TaskCard, document: Document) -> Parts:
+    spans = [mention for mention in document.mentions if card.keeps(mention.type)]
+    # Two annotations of one span and type are one mention: every metric here works on sets of gold spans.
+    unique = {(span.type, span.start, span.end): span for span in spans}
+    lines = [f"{card.written(span.type)}: {one_line(document.text[span.start:span.end])}" for span in unique.values()]
+    gold = {"spans": [{"type": span.type, "start": span.start, "end": span.end} for span in unique.values()]}
+    return {"text": document.text}, "\n".join(lines) or NONE, (), gold
+
+
+def _re(card: TaskCard, document: Document) -> Parts:
+    relations = [relation for relation in document.relations if card.keeps(relation.type)]
+    if card.relations.level == "entity":
+        names = EntityNames(document, card.relations)
+        written = [(names.position(item.head), names.position(item.tail), names.head(item.head), item, names.tail(item.tail))
+                   for item in relations]
+    else:
+        mentions = {mention.key: mention for mention in document.mentions}
+        texts = {key: one_line(document.text[mention.start:mention.end]) for key, mention in mentions.items()}
+        written = [(mentions[item.head].start, mentions[item.tail].start, texts[item.head], item, texts[item.tail])
+                   for item in relations]
+    written.sort(key=lambda row: (row[0], row[1], row[3].type))
+    lines = [SEPARATOR.join((head, card.written(item.type), tail)) for _, _, head, item, tail in written]
+    if card.relations.level == "entity":
+        # Two ids that only share one mention text are one line, which means both.
+        lines = list(dict.fromkeys(lines))
+    entities = [f"{mention.type}: {one_line(document.text[mention.start:mention.end])}" for mention in document.mentions]
+    gold = {
+        "mentions": [_mention_json(mention) for mention in document.mentions],
+        "relations": [{"type": item.type, "head": item.head, "tail": item.tail} for _, _, _, item, _ in written],
+    }
+    return {"text": document.text, "entities": "\n".join(entities) or NONE}, "\n".join(lines) or NONE, (), gold
+
+
+def _mention_json(mention: Mention) -> dict[str, Any]:
+    content: dict[str, Any] = {"key": mention.key, "type": mention.type, "start": mention.start, "end": mention.end}
+    if mention.ids:
+        content["ids"] = list(mention.ids)
+    if mention.parts:
+        content["parts"] = list(mention.parts)
+    return content
+
+
+def _question(card: TaskCard, document: Document) -> Parts:
+    if card.options is not None:
+        return _multiple_choice(card, card.options, document)
+    return _labelled(card, document) if card.labels else _free_text(card, document)
+
+
+def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> Parts:
+    keys, choices = _choices(spec, document)
+    letters = tuple(string.ascii_uppercase[: len(choices)])
+    if not 2 <= len(choices) <= 26:
+        raise _row_error(document, f"{len(choices)} options", "correct options.columns in the card")
+    answer = letters[_gold_index(spec, document, keys, choices)]
+    layout = "\n".join(
+        _fill(spec.layout, {"letter": letter, "text": choice})[0] for letter, choice in zip(letters, choices, strict=True)
+    )
+    return {**_texts(document), "options": layout}, answer, letters, {"label": answer, "options": list(letters), "choices": choices}
+
+
+def _choices(spec: OptionsSpec, document: Document) -> tuple[list[str], list[str]]:
+    """Keys and texts of a row's options, in the row's order."""
+    values = document.fields["options"]
+    if len(spec.columns) == 1 and isinstance(values[0], dict):
+        pairs = list(values[0].items())
+    elif len(spec.columns) == 1 and isinstance(values[0], list):
+        items = values[0]
+        if spec.text and not all(isinstance(item, dict) and spec.text in item for item in items):
+            raise _row_error(document, f"an option has no field '{spec.text}'", "correct options.text in the card")
+        pairs = [(item.get(spec.key, ""), item[spec.text]) if spec.text else (index, item) for index, item in enumerate(items)]
+    else:
+        pairs = list(enumerate(values))
+    kept = [(as_text(key), one_line(as_text(text))) for key, text in pairs if not is_absent(text)]
+    return [key for key, _ in kept], [text for _, text in kept]
+
+
+def _gold_index(spec: OptionsSpec, document: Document, keys: list[str], choices: list[str]) -> int:
+    gold = one_line(as_text(document.fields["answer"]))
+    index = -1
+    if spec.gold == "text":
+        index = choices.index(gold) if choices.count(gold) == 1 else -1
+    elif spec.gold == "key":
+        index = keys.index(gold) if keys.count(gold) == 1 else -1
+    elif spec.gold == "letter":
+        # An official mapping by letter may not be in order: its own keys decide.
+        known = [key.upper() for key in keys] if all(key.isalpha() for key in keys) else list(string.ascii_uppercase[: len(choices)])
+        index = known.index(gold.upper()) if known.count(gold.upper()) == 1 else -1
+    elif gold.isdecimal():
+        index = int(gold) - (1 if spec.gold == "index1" else 0)
+    if not 0 <= index < len(choices):
+        hint = "the corpus may count from the other end: index0 or index1" if spec.gold.startswith("index") else "correct columns.answer"
+        raise _row_error(document, f"the answer names none of the {len(choices)} options (or more than one) as '{spec.gold}'", hint)
+    return index
+
+
+def _labelled(card: TaskCard, document: Document) -> Parts:
+    label = as_text(document.fields["answer"])
+    if label not in card.labels:
+        near = did_you_mean(label, card.labels)
+        raise _row_error(document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels")
+    options = tuple(card.labels.values())
+    return _texts(document), card.labels[label], options, {"label": card.labels[label], "options": list(options)}
+
+
+def _free_text(card: TaskCard, document: Document) -> Parts:
+    value = document.fields["answer"]
+    # A list of references is what extractive QA releases; the first is learnt, the best match is scored.
+    references = [text for text in map(as_text, value if isinstance(value, list) else [value]) if text]
+    if card.type == "summarization":
+        references = ["\n".join(references)] if references else []
+    if not references:
+        raise _row_error(document, "the answer is empty", "correct columns.answer in the card, or remove the row")
+    return _texts(document), references[0], (), {"references": references}
+
+
+def _texts(document: Document) -> dict[str, str]:
+    return {name: as_text(value) for name, value in document.fields.items() if name not in ("options", "answer")}
+
+
+def _row_error(document: Document, reason: str, fix: str) -> ReadError:
+    return ReadError(f"{document.source}: {reason}. Fix: {fix}")
+
+
+def _fill(template: str, fields: dict[str, str]) -> tuple[str, list[int]]:
+    """Fill `{name}` fields, and say where `{text}` came to lie. Braces in the values stay as they are."""
+    pieces, length, position, text_range = [], 0, 0, [0, 0]
+    for match in _FIELD.finditer(template):
+        before, value = template[position : match.start()], fields[match[1]]
+        length += len(before)
+        if match[1] == "text":
+            text_range = [length, length + len(value)]
+        length += len(value)
+        pieces += [before, value]
+        position = match.end()
+    return "".join(pieces) + template[position:], text_range

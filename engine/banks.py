@@ -1,0 +1,36 @@
+"""Banks in and out of checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from engine import checkpoint
+from engine.errors import UserError
+from prompt_modules import DecomposedBank, SoftPromptBank
+from prompt_modules.bank import JoinedBank
+
+
+def bank_of(tensors: dict[str, Tensor], which: str = "best") -> JoinedBank:
+    """The bank that a checkpoint's ``prompts.safetensors`` holds: ``best`` or ``start``-free last values (``which=''``)."""
+    prefix = f"{which}.parts." if which else "parts."
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            part, _, parameter = name[len(prefix) :].partition(".")
+            parts.setdefault(part, {})[parameter] = tensor
+    banks: dict[str, Any] = {n: DecomposedBank(**p) if "cols_KLR" in p else SoftPromptBank(**p) for n, p in sorted(parts.items())}
+    sizes = {n: len(p["cols_KLR"] if "cols_KLR" in p else p["prompts_KLD"]) for n, p in sorted(parts.items())}
+    return JoinedBank(banks, sizes)
+
+
+def load_bank(run_dir: Path, what: str) -> tuple[JoinedBank, checkpoint.Checkpoint]:
+    """The best rows of a finished run.
+
+    Raises:
+        UserError: there is no finished run of kind ``what`` there.
+    """
+    found = checkpoint.load(run_dir)
+    if found is None or not (run_dir / "COMPLETED").exists():
+        raise UserError(f"{run_dir}: holds no finished {what}; run it to its end first")
+    return bank_of(found.prompts), found

@@ -1,0 +1,190 @@
+"""From a typed command to a mode, strictly: unknown flags, wrong types and --help end before anything starts.
+
+Fire alone would run the body first and complain about a typo afterwards, swallow it in ``**flags``, or run the job for ``--help``.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine import commands
+from engine.errors import UserError
+from engine.resolve import known_keys, resolve, unknown_key
+
+USER_ERROR, FAULT = 2, 1
+CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of train.py. ``flags``: name -> what it means. ``positional``: allowed words after the mode, if any."""
+
+    help: str
+    flags: dict[str, str]
+    run: Callable[[dict[str, str], Sequence[str]], None]
+    required: tuple[str, ...] = ()
+    takes_config: bool = False
+    positional: tuple[str, ...] = ()
+
+
+def _with_config(command: Callable) -> Callable[[dict[str, str], Sequence[str]], None]:
+    return lambda flags, _: command(resolve(flags["config"], {k: v for k, v in flags.items() if k != "config"}))
+
+
+def _tasks(flags: dict[str, str], words: Sequence[str]) -> None:
+    if words[0] == "list":
+        commands.tasks_list(_listed(flags.get("cards")))
+    elif "data_root" not in flags:
+        raise UserError("tasks check: --data_root: missing; name the folder that holds the corpora")
+    else:
+        commands.tasks_check(flags["data_root"], _listed(flags.get("cards")), _listed(flags.get("tasks")))
+
+
+def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
+    commands.evaluate(flags["run"], _listed(flags.get("tasks")), {k: v for k, v in flags.items() if k not in ("run", "tasks")})
+
+
+def _not_yet(what: str) -> Callable[[dict[str, str], Sequence[str]], None]:
+    def refuse(_: dict[str, str], __: Sequence[str]) -> None:
+        raise UserError(f"{what} is not part of this release yet; see CHANGELOG.md")
+
+    return refuse
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+MODES: dict[str, Mode] = {
+    "distill": Mode("teach every source task a prompt, then distil them into one metaprompt", CONFIG, _with_config(commands.distill), ("config",), True),
+    "adapt": Mode("adapt the metaprompt to target tasks: targets x methods x shots x seeds in one pass", CONFIG, _with_config(commands.adapt), ("config",), True),
+    "evaluate": Mode(
+        "official metrics of a finished run -> results.json",
+        {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "tasks": "only these, comma-separated"},
+        _evaluate, ("run",), True,
+    ),
+    "report": Mode(
+        "a table of several runs: terminal and report.md",
+        {"runs": "run directories, comma-separated (required)", "output": "folder of report.md; default: the first run"},
+        lambda f, _: commands.report(_listed(f["runs"]), f.get("output", "")), ("runs",),
+    ),
+    "tasks": Mode(
+        "list: the task cards; check: which corpora are there and whole",
+        {"data_root": "folder of the corpora (check)", "cards": "folders of further cards, comma-separated", "tasks": "only these (check)"},
+        _tasks, positional=("list", "check"),
+    ),
+    "predict": Mode("answers for a user's own notes", {}, _not_yet("predict")),
+    "plan": Mode("memory, traffic and time before a job is submitted", {}, _not_yet("plan")),
+    "benchmark": Mode("measure throughput", {}, _not_yet("benchmark")),
+    "export": Mode("prompts for other programs", {}, _not_yet("export")),
+}  # fmt: skip
+
+
+def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
+    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 1 a fault)."""
+    try:
+        mode = _checked(name, list(words), flags)
+        if mode is not None:
+            mode.run(flags, words)
+    except UserError as error:
+        _fail(error.problems)
+    except BrokenPipeError:  # the reader of our output left
+        os._exit(FAULT)
+    except Exception as error:  # a fault: where it happened, never what a note said
+        _fault(error)
+    _leave_group()
+
+
+def check_raw(arguments: Sequence[str]) -> None:
+    """What Fire would swallow: its separators, and a flag given twice. Exits 2."""
+    problems = [f"command line: {a!r} has no meaning here" for a in arguments if a in ("-", "--")]
+    names = [a.split("=", 1)[0].lstrip("-").replace("-", "_") for a in arguments if a.startswith("-") and a not in ("-", "--")]
+    problems += [f"command line: --{n} stands twice" for n in sorted({n for n in names if names.count(n) > 1})]
+    if problems:
+        _fail(problems)
+
+
+def _checked(name: str, words: list[str], flags: dict[str, str]) -> Mode | None:
+    """The mode, or None when help was asked for and given."""
+    if name not in MODES:
+        raise UserError(unknown_key(name, MODES).replace("key", "mode") + f" (modes: {', '.join(MODES)})")
+    mode = MODES[name]
+    if "help" in flags or "h" in flags or "help" in words:
+        _help(name, mode)
+        return None
+    if mode.run.__qualname__.startswith("_not_yet"):
+        return mode
+    known = [*mode.flags, *(known_keys() if mode.takes_config else ())]
+    problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
+    if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
+        problems += _also_wrong({k: v for k, v in flags.items() if k in known})
+    problems += [f"command line: --{key}: missing; {mode.flags[key]}" for key in mode.required if key not in flags]
+    if mode.positional and (len(words) != 1 or words[0] not in mode.positional):
+        problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
+    elif not mode.positional:
+        problems += [f"command line: {word!r}: not a flag; write --key=value" for word in words]
+    if problems:
+        raise UserError(problems)
+    return mode
+
+
+def _also_wrong(flags: dict[str, str]) -> list[str]:
+    try:
+        resolve(flags["config"], {k: v for k, v in flags.items() if k != "config"})
+    except UserError as error:
+        return error.problems
+    return []
+
+
+def _help(name: str, mode: Mode) -> None:
+    print(f"python train.py {name} — {mode.help}\n")
+    for word in mode.positional:
+        print(f"  {word}")
+    for flag, meaning in mode.flags.items():
+        print(f"  --{flag:28} {meaning}")
+    if mode.takes_config:
+        print("\nKeys of the run configuration, with their defaults (meanings: engine/config.py):")
+        for key, (_, default) in known_keys().items():
+            print(f"  --{key:28} {default!r}")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _fail(problems: Sequence[str]) -> None:
+    started = _group_started()
+    if _rank() == 0 or started:  # before the group every rank finds the same, later maybe one alone
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if started:
+        os._exit(USER_ERROR)
+    raise SystemExit(USER_ERROR)
+
+
+def _fault(error: Exception) -> None:
+    """Frames and the kind of the error; its message only from our own code and libraries that do not quote data."""
+    frames = "".join(f"  {f.filename}:{f.lineno} in {f.name}\n" for f in traceback.extract_tb(error.__traceback__))
+    quotable = isinstance(error, RuntimeError | OSError | MemoryError | AssertionError)
+    message = f": {error}" if quotable else " (message withheld: it may quote data)"
+    print(f"fault on rank {_rank()}: {type(error).__name__}{message}\n{frames}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(FAULT)  # other ranks may sit in a collective that this one will never join
+
+
+def _group_started() -> bool:
+    if "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
+
+
+def _leave_group() -> None:
+    if _group_started():
+        import torch.distributed as dist
+
+        dist.destroy_process_group()

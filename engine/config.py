@@ -1,0 +1,180 @@
+"""The run configuration. Every key a YAML file or a ``--a.b=value`` flag may name stands here, with its default and meaning."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataConfig:
+    root: str = ""
+    """Data root: one folder per corpus, as released. ``$NAME`` is taken from the environment."""
+    cards: list[str] = field(default_factory=list)
+    """Folders of further task cards; a card there replaces an embedded one of the same name."""
+    cache: str = ".cache/tokens"
+    """Tokenised examples (they hold note text: files 0600, folders 0700)."""
+    max_length: int = 1024
+    """Longest sample in tokens, prompt not counted. NER and RE documents are split to it; others are dropped, counted and reported."""
+    max_train: int = 0
+    """Use at most this many training examples per task, chosen by hash; 0 is all."""
+    max_validation: int = 100
+    """Use at most this many validation examples per task; 0 is all."""
+    max_test: int = 0
+    """Use at most this many test examples per task; 0 is all."""
+
+
+@dataclass
+class PromptConfig:
+    length: int = 100
+    """L, virtual tokens."""
+    rank: int = 1
+    """R of a task's update."""
+    init: Literal["vocabulary", "text"] = "vocabulary"
+    """Start of soft prompts: embeddings of sampled vocabulary entries, or of ``init_text``."""
+    init_text: str = ""
+    """Text to start from."""
+
+
+@dataclass
+class TeachConfig:
+    steps: int = 300
+    """Steps of each teacher's own optimizer rows."""
+    examples: int = 8
+    """Examples of each task in a step."""
+    lr: float = 0.3
+    """Peak learning rate."""
+    warmup_steps: int = 10
+    """In a row's own steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up."""
+    clip: float = 1.0
+    """Largest gradient norm of a row; 0 is off."""
+    eval_every: int = 50
+    """Steps between validations; each row keeps its best. 0 keeps the last step."""
+    patience: int = 0
+    """A row stops after this many validations without a better one; 0 never."""
+
+
+@dataclass
+class DistillConfig:
+    sources: list[str] = field(default_factory=list)
+    """Source tasks."""
+    steps: int = 600
+    """Global steps."""
+    batch: int = 32
+    """Examples in a step, over all tasks."""
+    sampler: Literal["uniform", "proportional", "capped"] = "uniform"
+    """How tasks are drawn: alike, by their number of examples, or by min(examples, cap)."""
+    cap: int = 10000
+    """Of the sampler ``capped``."""
+    task_subsets: bool = True
+    """Per step draw a number of tasks from 2..K, then that many tasks (MPT)."""
+    lr_shared: float = 0.3
+    """Peak learning rate of the metaprompt."""
+    lr_task: float = 0.1
+    """Peak learning rate of the factors."""
+    warmup_steps: int = 10
+    """In a row's own steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up."""
+    clip: float = 1.0
+    """Largest gradient norm, of the metaprompt and of each task's factors; 0 is off."""
+    lambda_kl: float = 0.9
+    """Weight of T^2 KL(teacher || student)."""
+    lambda_hidden: float = 0.9
+    """Weight of the MSE of last hidden states."""
+    temperature: float = 1.0
+    """T."""
+
+
+@dataclass
+class AdaptConfig:
+    source_run: str = ""
+    """Run directory of the distillation; default: this run's own."""
+    targets: list[str] = field(default_factory=list)
+    """Target tasks."""
+    methods: list[Literal["metaprompt", "prompt_tuning"]] = field(default_factory=lambda: ["metaprompt", "prompt_tuning"])
+    """What to train on each target."""
+    shots: list[str] = field(default_factory=lambda: ["full"])
+    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (metaprompt only)."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Each draws its own few-shot set, data order and start."""
+    steps: int = 150
+    """Steps of each row."""
+    examples: int = 8
+    """Examples of each row in a step."""
+    init: str = "auto"
+    """Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product above."""
+    train: Literal["factors", "all"] = "factors"
+    """Train U and V, or P* too (one copy per row)."""
+    lr_shared: float = 0.03
+    """Peak learning rate of P* under ``train: all``."""
+    lr_task: float = 0.1
+    """Peak learning rate of the factors."""
+    lr_prompt: float = 0.3
+    """Peak learning rate of prompt tuning."""
+    warmup_steps: int = 10
+    """In a row's own steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up."""
+    clip: float = 1.0
+    """Largest gradient norm of a row; 0 is off."""
+    eval_every: int = 50
+    """Steps between validations of full-data rows, which keep their best. 0 keeps the last step."""
+    patience: int = 0
+    """A row stops after this many validations without a better one; 0 never."""
+    few_shot_validation: bool = False
+    """Let few-shot rows choose their best step on the validation split too."""
+
+
+@dataclass
+class EvaluateConfig:
+    max_new_tokens: int = 64
+    """Longest generated answer."""
+    batch: int = 8
+    """Samples generated at once on a rank."""
+
+
+@dataclass
+class LogConfig:
+    every: int = 10
+    """Steps between log lines."""
+    tensorboard: bool = True
+    """Write event files."""
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 100
+    """Steps between checkpoints; the last step is always kept."""
+    keep: int = 2
+    """How many of the newest to keep."""
+
+
+@dataclass
+class RunConfig:
+    run_dir: str = ""
+    """Everything a run writes goes here."""
+    backbone: str = ""
+    """Path of a backbone card."""
+    deepspeed: str = "ds_configs/zero3_offload.json"
+    """DeepSpeed JSON (ZeRO and precision only), or ``none``: the backbone whole on every rank."""
+    seed: int = 0
+    """Of starts, data order and subsets."""
+    token_budget: int = 4096
+    """Tokens of a micro-batch, prompts and padding counted; decides memory, never the result."""
+    recompute: bool = False
+    """Recompute activations in the backward pass."""
+    fresh: bool = False
+    """Ignore checkpoints in run_dir and start again."""
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    teach: TeachConfig = field(default_factory=TeachConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+# where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
+FREE_ON_RESUME = ("run_dir", "deepspeed", "token_budget", "recompute", "fresh", "data.root", "data.cache", "log", "checkpoint", "evaluate")

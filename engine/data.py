@@ -1,0 +1,248 @@
+"""Released files -> examples -> token rows, once, in an Arrow cache of the run's own.
+
+Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the others wait.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import clinical_tasks
+from backbones import Layout
+from clinical_tasks import Example, TaskCard
+from engine.config import DataConfig
+from engine.errors import UserError
+from engine.resolve import expand
+
+CACHE_FORMAT = "1"
+LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One token row: context (after the prompt) and answer ids, the latter with the end token."""
+
+    context_ids: list[int]
+    answer_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.context_ids) + len(self.answer_ids)
+
+
+class Split:
+    """One split of one task. Rows longer than ``max_length`` keep their example (evaluation must count them) but are no samples.
+
+    Args:
+        rows: Arrow dataset with columns context_ids, answer_ids, example (JSON), kept.
+    """
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+        kept = rows["kept"][:] if len(rows) else []
+        self.kept = [i for i, k in enumerate(kept) if k]
+        self.n_dropped = len(rows) - len(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, index: int) -> Sample:
+        row = self.rows[index]
+        return Sample(row["context_ids"], row["answer_ids"])
+
+    def example(self, index: int) -> Example:
+        fields = json.loads(self.rows[index]["example"])
+        return Example(**{**fields, "options": tuple(fields["options"])})
+
+    def examples(self) -> list[Example]:
+        return [self.example(i) for i in range(len(self))]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task as a run uses it."""
+
+    card: TaskCard
+    splits: dict[str, Split]
+
+
+def load_cards(config: DataConfig) -> dict[str, TaskCard]:
+    """Every card this run may name: embedded ones, then the user's folders.
+
+    Raises:
+        UserError: a folder is missing or a card is wrong, all problems at once.
+    """
+    folders = [expand(folder) for folder in config.cards]
+    missing = [f"data.cards: folder {folder} does not exist" for folder in folders if not folder.is_dir()]
+    if missing:
+        raise UserError(missing)
+    try:
+        return clinical_tasks.load_cards(folders)
+    except clinical_tasks.CardError as error:
+        raise UserError(getattr(error, "problems", None) or str(error)) from None
+
+
+def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: Layout, rank: int = 0, say=print) -> dict[str, TaskData]:
+    """Tokenised splits of the named tasks, from the cache or built now.
+
+    Args:
+        tasks: task -> splits wanted.
+        rank: 0 builds what is missing; other ranks wait for it.
+
+    Raises:
+        UserError: unknown tasks, missing or malformed files, tasks without a usable example: all at once.
+    """
+    cards = load_cards(config)
+    root = expand(config.root)
+    problems = []
+    if not config.root:
+        problems.append("data.root: missing; name the folder that holds the corpora")
+    elif not root.is_dir():
+        problems.append(f"data.root: {root} is no folder")
+    problems += [_unknown_task(task, cards) for task in tasks if task not in cards]
+    if problems:
+        raise UserError(problems)
+    cache = expand(config.cache)
+    out: dict[str, TaskData] = {}
+    for task, splits in tasks.items():
+        try:
+            out[task] = TaskData(cards[task], {s: _split(cards[task], s, root, cache, config, layout, rank) for s in splits})
+        except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
+            problems += [f"task {task}: {line}" for line in (getattr(error, "problems", None) or [str(error)])]
+        except UserError as error:
+            problems += error.problems
+    for task, data in out.items():
+        problems += [f"task {task}: split {name}: no example fits data.max_length={config.max_length}" for name, s in data.splits.items() if not s.kept]
+    if problems:
+        raise UserError(problems)
+    if rank == 0:
+        _report(out, config.max_length, say)
+    return out
+
+
+def _unknown_task(task: str, cards: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(task, list(cards), 1)
+    return f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else "; see `python train.py tasks list`")
+
+
+def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
+    for name, data in tasks.items():
+        for split, rows in data.splits.items():
+            if rows.n_dropped > LOSS_WARNING * len(rows):
+                share = rows.n_dropped / len(rows)
+                say(f"WARNING {name}/{split}: {rows.n_dropped} of {len(rows)} examples ({share:.0%}) are longer than data.max_length={max_length} and dropped")
+            elif rows.n_dropped:
+                say(f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than data.max_length={max_length} and dropped")
+
+
+def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: Layout, rank: int) -> Split:
+    from datasets import load_from_disk
+
+    if split not in card.splits:
+        raise UserError(f"task {card.name}: its card names no split {split!r} ({card.path})")
+    limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
+    final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
+    if not final.is_dir():
+        if rank == 0:
+            final.with_suffix(".failed").unlink(missing_ok=True)
+            try:
+                _build(card, split, root, config, limit, layout, final)
+            except BaseException:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                final.with_suffix(".failed").touch()
+                raise
+        else:
+            _wait_for(final, card.name, split)
+    return Split(load_from_disk(str(final), keep_in_memory=False))
+
+
+def _wait_for(final: Path, task: str, split: str) -> None:
+    started = time.time()
+    failed = final.with_suffix(".failed")
+    while not final.is_dir():
+        # an older marker is of an earlier launch; rank 0 removes it before it builds
+        if failed.exists() and failed.stat().st_mtime >= started - 1:
+            raise UserError(f"task {task}: split {split}: rank 0 could not prepare it; its message says why")
+        time.sleep(POLL_SECONDS)
+
+
+def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: Layout, final: Path) -> None:
+    from datasets import Dataset, Features, Sequence, Value
+
+    def fits(input_text: str, answer_text: str) -> bool:
+        return len(layout.context_ids(input_text)) + len(layout.answer_ids(answer_text)) <= config.max_length
+
+    rows: dict[str, list[Any]] = {"context_ids": [], "answer_ids": [], "example": [], "kept": []}
+    for whole in _subset(clinical_tasks.read_split(card, root, split), limit):
+        for example in clinical_tasks.split_long(whole, card, fits):
+            context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
+            longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
+            rows["context_ids"].append(context)
+            rows["answer_ids"].append(answer)
+            rows["example"].append(json.dumps(asdict(example)))
+            rows["kept"].append(len(context) + longest <= config.max_length)
+    features = Features({"context_ids": Sequence(Value("int32")), "answer_ids": Sequence(Value("int32")), "example": Value("string"), "kept": Value("bool")})
+    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
+    try:
+        Dataset.from_dict(rows, features=features).save_to_disk(str(partial))
+        partial.chmod(0o700)
+        for file in partial.rglob("*"):
+            file.chmod(0o600)
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _subset(examples: list[Example], limit: int) -> list[Example]:
+    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order."""
+    if not limit or len(examples) <= limit:
+        return examples
+    chosen = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{examples[i].task}|{examples[i].example_id}".encode()).digest())[:limit]
+    return [examples[i] for i in sorted(chosen)]
+
+
+def cache_key(card: TaskCard, split: str, root: Path, layout: Layout, max_length: int, limit: int) -> str:
+    """Hash of all that the rows depend on: files, card, readers' code, tokenizer, template, lengths."""
+    digest = hashlib.sha256(f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode())
+    for source in sorted(Path(clinical_tasks.__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    for path in split_files(card, split, root):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:24]
+
+
+def split_files(card: TaskCard, split: str, root: Path) -> list[Path]:
+    """The released files that decide a split's examples, those it is held out of or filtered by included."""
+    folder = root / card.folder
+    wanted: set[str] = set()
+    for name, spec in card.splits.items():
+        related = name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split
+        if related:
+            wanted |= {*spec.files, spec.ids_from, spec.ids_not_in}
+    found = {p for pattern in wanted if pattern for p in folder.glob(pattern)}
+    if card.reader == "brat":  # either half of a pair may be the one the card names
+        found |= {q for p in found for q in (p.with_suffix(".txt"), p.with_suffix(".ann"))}
+    return sorted(p for p in found if p.is_file())
+
+
+def data_fingerprint(tasks: dict[str, TaskData]) -> str:
+    """Hash of the tokenised rows a run trains on."""
+    digest = hashlib.sha256()
+    for name, data in sorted(tasks.items()):
+        for split, rows in sorted(data.splits.items()):
+            digest.update(f"{name}/{split}/{rows.rows._fingerprint}".encode())
+            digest.update(Path(rows.rows.cache_files[0]["filename"]).parent.name.encode() if rows.rows.cache_files else b"")
+    return digest.hexdigest()

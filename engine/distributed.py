@@ -1,0 +1,85 @@
+"""Processes: who am I, start the group, sum over ranks."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all: known from the environment before any process group exists."""
+
+    rank: int
+    world: int
+    local_rank: int
+
+
+def place() -> Place:
+    """From torchrun's variables, or SLURM's where srun starts one task per GPU; else one process alone."""
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+    if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and "MASTER_ADDR" in env:
+        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", 0)))
+    return Place(0, 1, 0)
+
+
+def start(where: Place) -> torch.device:
+    """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed looks for mpi4py when these are missing
+    defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": where.local_rank, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    import deepspeed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(where.local_rank)
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    return torch.device("cuda", where.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """In place; a no-op alone."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_gradients(bank: nn.Module) -> None:
+    """One all-reduce of all the bank's gradients, summed and never averaged: weights already count the global step."""
+    trainable = [p for p in bank.parameters() if p.requires_grad]
+    for p in trainable:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    flat = torch.cat([p.grad.flatten() for p in trainable])  # type: ignore[union-attr]
+    sum_over_ranks(flat)
+    for p, part in zip(trainable, flat.split([p.numel() for p in trainable]), strict=True):
+        p.grad.copy_(part.view_as(p))  # type: ignore[union-attr]
+
+
+def gather_objects(value):
+    """Every rank's value, on every rank, in rank order."""
+    if world_size() == 1:
+        return [value]
+    out = [None] * world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,13 @@
+"""What a user can put right."""
+
+
+class UserError(ValueError):
+    """The configuration, data or command is wrong. Exit code 2; nothing was started.
+
+    Args:
+        problems: one line each, all that were found: where, what, and how to put it right. Never note text.
+    """
+
+    def __init__(self, problems: list[str] | str):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))

@@ -1,0 +1,153 @@
+"""Answers of trained prompts on test splits, scored by the tasks' official metrics.
+
+Choices are scored by the likelihood of each option's tokens, the end token included; everything else is generated greedily, with
+every rank in step. An example that was too long for the run counts as an empty answer.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clinical_tasks
+from backbones import parameter_count
+from engine import banks
+from engine.batching import Item, collate, micro_batches
+from engine.data import Sample, Split, TaskData
+from engine.distributed import gather_objects, sum_over_ranks, world_size
+from engine.errors import UserError
+from engine.results import summarise
+from engine.session import Session
+from prompt_modules import cross_entropy
+from prompt_modules.bank import JoinedBank
+
+EMPTY = ""  # the answer of an example that could not be asked
+
+
+def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
+    """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/.
+
+    Raises:
+        UserError: the run is not finished, or ``only`` names tasks it does not have.
+    """
+    run_dir = session.run_dir
+    bank, found = banks.load_bank(run_dir, "run")
+    role = "target" if found.state["stage"] == "adapt" else "source"
+    jobs = [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
+    if role == "source":
+        teachers, taught = banks.load_bank(run_dir / "teachers", "teachers")
+        jobs += [(teachers, k, labels, taught.state["progress"]["best_step"][k]) for k, labels in enumerate(taught.state["rows"])]
+    names = list(dict.fromkeys(labels["task"] for _, _, labels, _ in jobs))
+    unknown = [t for t in only if t not in names]
+    if unknown:
+        raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
+    names = [n for n in names if not only or n in only]
+    data = session.data({name: ["test"] for name in names})
+    backbone = session.backbone()
+    trainable = max(p.numbers_per_row() for p in bank.parts.values())  # type: ignore[operator]
+    if role == "target" and session.config.adapt.train == "factors" and "metaprompt" in bank.parts:
+        trainable = max(trainable - bank.parts["metaprompt"].shared_SLD.numel(), 0) if len(bank.parts) == 1 else trainable  # type: ignore[operator, union-attr]
+    scored = []
+    for name in names:
+        for source, k, labels, step in jobs:
+            if labels["task"] != name:
+                continue
+            answers = Asker(session, source.to(backbone.device)).answers(data[name], k)
+            split = data[name].splits["test"]
+            scores = clinical_tasks.score(data[name].card, split.examples(), answers)
+            scored.append({**labels, "scores": scores, "best_step": step, "n_dropped": split.n_dropped})
+            session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {data[name].card.metric} {scores[data[name].card.metric]:.3f}")
+            if session.leads:
+                _write_predictions(run_dir / "predictions", labels, split, answers)
+    results = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits["test"]) for n, d in data.items()}, role)
+    results["backbone"] = session.card.name
+    results["trainable"] = _trainable(bank, parameter_count(backbone.model))
+    if session.leads:
+        _write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+        session.say(f"results in {run_dir / 'results.json'}; next: python train.py report --runs {run_dir}")
+    return results
+
+
+def _trainable(bank: JoinedBank, total: int) -> dict[str, Any]:
+    """Numbers that one adapted task trains. A bank read back does not know what was frozen: a shared metaprompt is not a row's own."""
+    counts = []
+    for name, span in bank.spans().items():
+        part = bank.parts[name]
+        counts.append(sum(p[0].numel() for n, p in part.named_parameters() if len(p) == len(span) and not (n == "shared_SLD" and len(p) == 1)))
+    return {"count": max(counts), "percent": 100 * max(counts) / total}
+
+
+class Asker:
+    """Asks one bank's rows for answers to a task's test split. Collective: every rank calls alike and gets all answers."""
+
+    def __init__(self, session: Session, bank: JoinedBank):
+        self.session, self.bank, self.backbone = session, bank, session.backbone()
+
+    def answers(self, task: TaskData, row: int) -> list[str]:
+        """One answer text per test example, in the split's order."""
+        split = task.splits["test"]
+        likelihood = task.card.answer == "likelihood"
+        found = self._choose(split, row) if likelihood else self._generate(split, row)
+        return [found.get(i, EMPTY) for i in range(len(split))]
+
+    def _choose(self, split: Split, row: int) -> dict[int, str]:
+        config, layout = self.session.config, self.session.layout
+        owners: list[tuple[int, str]] = []
+        items: list[Item] = []
+        for index in split.kept:
+            context = split.sample(index).context_ids
+            for option in split.example(index).options:
+                owners.append((index, option))
+                items.append(Item(row, Sample(context, layout.answer_ids(option)), float(len(owners))))
+        # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
+        logp = torch.zeros(len(owners) + 1, dtype=torch.float64)
+        with torch.no_grad():
+            for group in micro_batches(items, config.prompt.length, config.token_budget, self.session.place.rank, world_size()):
+                batch = collate(group, self.backbone.device)
+                states, _ = self.backbone("answers", batch, self.bank.prompts(batch.rows_B))
+                self.backbone.release()
+                number_N = batch.weights_B[batch.sample_N].long()
+                logp.index_add_(0, number_N.cpu(), -cross_entropy(states.logits_NV, batch.labels_N).double().cpu())
+        sum_over_ranks(logp)
+        best: dict[int, tuple[float, str]] = {}
+        for number, (index, option) in enumerate(owners, 1):
+            if index not in best or logp[number].item() > best[index][0]:
+                best[index] = (logp[number].item(), option)
+        return {index: option for index, (_, option) in best.items()}
+
+    def _generate(self, split: Split, row: int) -> dict[int, str]:
+        config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
+        order = sorted(split.kept, key=lambda i: -len(split.sample(i).context_ids))
+        groups = [order[i : i + config.evaluate.batch] for i in range(0, len(order), config.evaluate.batch)]
+        n_real = len(groups)
+        groups += [order[-1:]] * (-n_real % world)  # every rank generates equally often
+        own: dict[int, str] = {}
+        prompt = self.bank.prompts(torch.tensor([row], device=self.backbone.device)).detach()
+        for number in range(rank, len(groups), world):
+            contexts = [split.sample(i).context_ids for i in groups[number]]
+            pad = self.session.tokenizer.eos_id
+            ids = self.backbone("generate", contexts, prompt.expand(len(contexts), -1, -1), config.evaluate.max_new_tokens, layout.end_id, pad, world > 1)
+            self.backbone.release()
+            if number < n_real:
+                own |= {i: layout.answer_text(answer) for i, answer in zip(groups[number], ids.tolist(), strict=True)}
+        merged: dict[int, str] = {}
+        for part in gather_objects(own):
+            merged |= part
+        return merged
+
+
+def _write_predictions(folder: Path, labels: dict[str, Any], split: Split, answers: Sequence[str]) -> None:
+    """Model output on notes: protected like notes."""
+    folder.mkdir(exist_ok=True, mode=0o700)
+    lines = [json.dumps({"example_id": e.example_id, "answer": a}) for e, a in zip(split.examples(), answers, strict=True)]
+    path = folder / f"{labels['task']}.{labels['method']}.{labels['shots']}.{labels['seed']}.jsonl"
+    _write_atomic(path, "".join(line + "\n" for line in lines))
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.chmod(0o600)
+    partial.replace(path)

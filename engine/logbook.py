@@ -1,0 +1,82 @@
+"""What a run tells: one line a logged step, ``metrics.jsonl``, TensorBoard, and a progress bar where someone watches."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Logbook:
+    """Writes on rank 0, is silent on the others. Numbers and task names only, never text.
+
+    Args:
+        resume_step: first step that will be logged next; what earlier launches wrote from there on is dropped, in both files, so
+            that a resumed run's curves do not double back.
+    """
+
+    def __init__(self, run_dir: Path, name: str, total_steps: int, resume_step: int, tensorboard: bool, active: bool):
+        self.name, self.total, self.active = name, total_steps, active
+        self._started, self._first = time.monotonic(), resume_step
+        self._bar = active and sys.stderr.isatty()
+        self._writer: Any = None
+        if not active:
+            return
+        self._file = run_dir / "metrics.jsonl"
+        kept = [line for line in _lines(self._file) if json.loads(line)["step"] < resume_step]
+        self._file.write_text("".join(line + "\n" for line in kept))
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step)
+
+    def step(self, step: int, values: dict[str, Any]) -> None:
+        """Record one logged step (1-based): a flat mapping, one level of nesting for per-task numbers."""
+        if not self.active:
+            return
+        with self._file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writer is not None:
+            for key, value in values.items():
+                for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(number, int | float):
+                        self._writer.add_scalar(f"{key}/{name}" if name else f"train/{key}", number, step)
+        shown = [f"{k} {values[k]:.4g}" for k in ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s") if isinstance(values.get(k), int | float)]
+        self.say(f"{self.name} {step}/{self.total} | " + " | ".join(shown) + f" | lr {values.get('lr', 0):.3g} | left {self._left(step)}")
+
+    def say(self, text: str) -> None:
+        if self.active:
+            if self._bar:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print(text, flush=True)
+
+    def tick(self, step: int) -> None:
+        """Every step: the bar, on a terminal only."""
+        if self._bar:
+            done = int(30 * step / self.total)
+            print(f"\r{self.name} [{'#' * done}{'.' * (30 - done)}] {step}/{self.total}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._bar:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+    def _left(self, step: int) -> str:
+        done = step - self._first + 1
+        seconds = (time.monotonic() - self._started) / max(done, 1) * (self.total - step)
+        return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole JSON lines; a line torn by a kill is dropped."""
+    if not path.exists():
+        return []
+    out = []
+    for line in path.read_text().split("\n"):
+        try:
+            json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        out.append(line)
+    return out

@@ -1,0 +1,17 @@
+"""Set before any other import of consequence: nothing goes out, nothing is readable by others, nothing lands in a home folder."""
+
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
+
+
+def protect() -> None:
+    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache beside the project."""
+    os.umask(0o077)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ[name] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    for name, folder in (("TORCH_EXTENSIONS_DIR", "torch_extensions"), ("TRITON_CACHE_DIR", "triton"), ("HF_HOME", "huggingface")):
+        os.environ.setdefault(name, str(CACHE / folder))

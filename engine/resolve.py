@@ -1,0 +1,241 @@
+"""One strict resolver: YAML file + ``--a.b=value`` flags -> RunConfig, or every problem at once."""
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from engine.config import RunConfig
+from engine.errors import UserError
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one in silence; a run config must not."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        if key_node.value in seen:
+            raise UserError(f"line {key_node.start_mark.line + 1}: key {key_node.value!r} stands twice (first in line {seen[key_node.value]})")
+        seen[key_node.value] = key_node.start_mark.line + 1
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def resolve(config_file: str | Path, overrides: dict[str, str] | None = None) -> RunConfig:
+    """The run configuration of a file, with flags on top.
+
+    Args:
+        overrides: dotted key -> text as typed; read as YAML and coerced by the field's type.
+
+    Raises:
+        UserError: every unknown key (with a suggestion), wrong type and impossible value, each with file and key.
+    """
+    content = read_yaml(config_file)
+    problems: list[str] = []
+    for dotted, text in (overrides or {}).items():
+        _override(content, dotted, text, problems)
+    config = _build(RunConfig, content, "", str(config_file), problems)
+    if not problems:
+        problems = [f"{config_file}: {p}" for p in _impossible(config)]
+    if problems:
+        raise UserError(problems)
+    return config
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping; keys may stand once only."""
+    try:
+        content = yaml.load(Path(path).read_text(), _UniqueKeyLoader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; --config names a YAML file") from None
+    except UserError as error:
+        raise UserError(f"{path}, {error.problems[0]}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or 'malformed'})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys and values")
+    return content
+
+
+def known_keys(cls: type = RunConfig, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (type, default) of every leaf."""
+    out: dict[str, tuple[Any, Any]] = {}
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            out |= known_keys(typing.cast(type, hints[f.name]), f"{prefix}{f.name}.")
+        else:
+            out[prefix + f.name] = (hints[f.name], f.default_factory() if callable(f.default_factory) else f.default)  # type: ignore[misc]
+    return out
+
+
+def unknown_key(key: str, known: typing.Iterable[str]) -> str:
+    """The sentence that every unknown key gets."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1, 0.55)
+    if not near:  # a leaf without its section
+        near = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
+
+
+def _override(content: dict[str, Any], dotted: str, text: str, problems: list[str]) -> None:
+    known = known_keys()
+    if dotted not in known:
+        problems.append(f"command line: --{dotted}: " + unknown_key(dotted, known))
+        return
+    kind = known[dotted][0]
+    value: Any = text
+    if kind is not str:  # a string field takes the text as typed: 2024_01 is a name, not a number
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"command line: --{dotted}: cannot be read as {_name(kind)}")
+            return
+        if get_origin(kind) is list and not isinstance(value, list):
+            value = [part.strip() for part in text.split(",")] if "," in text else [value]
+            if get_args(kind)[0] is int:
+                value = [yaml.safe_load(v) if isinstance(v, str) else v for v in value]
+    section, _, leaf = dotted.rpartition(".")
+    node = content
+    if section:
+        if not isinstance(content.get(section) or {}, dict):
+            return  # the wrong section is reported by _build
+        node = content[section] = dict(content.get(section) or {})
+    try:
+        node[leaf] = _coerce(kind, value)
+    except ValueError as error:
+        problems.append(f"command line: --{dotted}: {error}")
+
+
+def _build(cls: type, content: Any, prefix: str, where: str, problems: list[str]) -> Any:
+    if not isinstance(content, dict):
+        problems.append(f"{where}: {prefix.rstrip('.')}: expected keys and values")
+        return cls()
+    hints = get_type_hints(cls)
+    values = {}
+    for key, value in content.items():
+        name = prefix + str(key)
+        if key not in hints:
+            problems.append(f"{where}: " + unknown_key(name, [prefix + h for h in hints] + list(known_keys())))
+        elif dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(typing.cast(type, hints[key]), {} if value is None else value, name + ".", where, problems)
+        else:
+            try:
+                values[key] = _coerce(hints[key], value)
+            except ValueError as error:
+                problems.append(f"{where}: {name}: {error}")
+    return cls(**values)
+
+
+def _coerce(kind: Any, value: Any) -> Any:
+    """``value`` as the field's type, or ValueError that says what was expected. Only lossless steps: int -> float, int -> shot label."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            near = difflib.get_close_matches(str(value), [str(a) for a in get_args(kind)], 1)
+            raise ValueError(f"{value!r} is none of {', '.join(map(str, get_args(kind)))}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, found {_shown(value)}")
+        return [_coerce(get_args(kind)[0], v) for v in value]
+    if origin in (Union, types.UnionType):
+        raise AssertionError("no union types in RunConfig")
+    if kind is float:
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+    raise ValueError(f"expected {_name(kind)}, found {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r}" if isinstance(value, int | float | str | bool) and len(str(value)) < 60 else type(value).__name__
+
+
+def _name(kind: Any) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(kind, "a list")
+
+
+def _impossible(c: RunConfig) -> list[str]:
+    """Values that have the right type and cannot work."""
+    problems = []
+    if not c.run_dir:
+        problems.append("run_dir: missing; name the folder that this run writes to")
+    if not c.backbone:
+        problems.append("backbone: missing; name a backbone card")
+    positive = ["token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples", "distill.steps", "distill.batch",
+                "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps", "evaluate.max_new_tokens", "evaluate.batch", "log.every",
+                "checkpoint.every", "checkpoint.keep"]  # fmt: skip
+    other = ["teach.lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience", "distill.lr_shared", "distill.lr_task", "distill.clip",
+             "distill.warmup_steps", "distill.lambda_kl", "distill.lambda_hidden", "adapt.lr_shared", "adapt.lr_task", "adapt.lr_prompt", "adapt.clip",
+             "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train", "data.max_validation", "data.max_test"]  # fmt: skip
+    for key in positive + other:
+        value = value_at(c, key)
+        if not (value > 0 if key in positive else value >= 0) or value == float("inf"):
+            problems.append(f"{key}: {value} is not {'above' if key in positive else 'at least'} 0")
+    if c.prompt.rank > c.prompt.length:
+        problems.append(f"prompt.rank: {c.prompt.rank} is above prompt.length ({c.prompt.length})")
+    if c.prompt.init == "text" and not c.prompt.init_text.strip():
+        problems.append("prompt.init_text: missing; prompt.init is text")
+    for key in ("distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds"):
+        values = value_at(c, key)
+        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        if twice:
+            problems.append(f"{key}: {', '.join(twice)} stands twice")
+    for shot in c.adapt.shots:
+        if shot != "full" and not shot.isdecimal():
+            problems.append(f"adapt.shots: {shot!r} is neither full nor a number")
+    if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):
+        problems.append(f"adapt.init: {c.adapt.init!r} is none of auto, mean_factors, mean_product, ones, task:NAME")
+    if c.deepspeed != "none" and not Path(c.deepspeed).is_file():
+        problems.append(f"deepspeed: {c.deepspeed} does not exist; name a file of ds_configs/, or none")
+    return problems
+
+
+def value_at(config: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration, every key written out."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def expand(path: str) -> Path:
+    """``~`` and ``$NAME`` replaced.
+
+    Raises:
+        UserError: a variable is not set.
+    """
+    out = os.path.expandvars(os.path.expanduser(path))
+    if "$" in out:
+        raise UserError(f"{path}: an environment variable in it is not set")
+    return Path(out)

@@ -1,0 +1,48 @@
+"""results.json: scores of rows -> task, method, shots -> mean, spread, seeds. Scores are fractions 0-1."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# two-sided 95 % quantiles of Student's t by degrees of freedom
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+T95_LARGE = 1.96
+
+
+def summarise(scored: Sequence[dict[str, Any]], cards: Mapping[str, Any], n_test: Mapping[str, int], role: str) -> dict[str, Any]:
+    """Group rows (task, method, shots, seed, scores, best_step, n_dropped) into the contract's ``tasks`` and ``average``."""
+    tasks: dict[str, Any] = {}
+    for row in scored:
+        card = cards[row["task"]]
+        empty = {"type": card.type, "role": role, "metric": card.metric, "n_test": n_test[card.name], "methods": {}}
+        task = tasks.setdefault(card.name, empty)
+        task["methods"].setdefault(row["method"], {}).setdefault(row["shots"], []).append(row)
+    for name, task in tasks.items():
+        for shots_of in task["methods"].values():
+            for shots, rows in shots_of.items():
+                shots_of[shots] = _cell(rows, cards[name].metric)
+    return {"tasks": tasks, "average": average(tasks)}
+
+
+def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+    values = [r["scores"][metric] for r in rows]
+    mean, n = statistics.fmean(values), len(values)
+    std = statistics.stdev(values) if n > 1 else None
+    half = T95.get(n - 1, T95_LARGE) * std / n**0.5 if std is not None else None
+    return {
+        "mean": mean, "std": std, "ci95": None if half is None else [mean - half, mean + half], "seeds": [r["seed"] for r in rows], "values": values,
+        "steps": [r["best_step"] for r in rows], "scores": {m: statistics.fmean(r["scores"][m] for r in rows) for m in rows[0]["scores"]},
+        "n_dropped": rows[0]["n_dropped"],
+    }  # fmt: skip
+
+
+def average(tasks: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """METHOD -> SHOTS -> mean over target tasks, only where every target task has the cell: a mean over others would not compare."""
+    targets = [t for t in tasks.values() if t["role"] == "target"]
+    out: dict[str, dict[str, float]] = {}
+    cells = {(m, s) for t in targets for m, by in t["methods"].items() for s in by}
+    for method, shots in sorted(cells):
+        means = [t["methods"].get(method, {}).get(shots, {}).get("mean") for t in targets]
+        if all(m is not None for m in means):
+            out.setdefault(method, {})[shots] = statistics.fmean(means)
+    return out

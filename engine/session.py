@@ -1,0 +1,145 @@
+"""What every command needs: configuration, card, tokenizer, data; later the process group and the sharded backbone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import BackboneCard, BackboneError, Layout, backbone_checksum, load_backbone_card, load_tokenizer, parameter_count, resident_bytes
+from backbones.frozen import backbone_config, backbone_fingerprint
+from engine import distributed
+from engine.config import FREE_ON_RESUME, RunConfig
+from engine.data import TaskData, prepare
+from engine.errors import UserError
+from engine.resolve import expand, to_yaml
+from engine.sampling import seed_of
+from engine.sharding import ShardedBackbone, zero_config
+from engine.trainer import LoopSettings
+from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
+
+
+class Session:
+    """One command's run. Building it checks everything that can be checked without the process group.
+
+    Raises:
+        UserError: all problems found.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config, self.place = config, distributed.place()
+        self.run_dir = expand(config.run_dir)
+        try:
+            self.card: BackboneCard = load_backbone_card(config.backbone)
+            self.model_config = backbone_config(self.card)
+            self.tokenizer = load_tokenizer(self.card.tokenizer)
+            self.layout = Layout(self.card, self.tokenizer)
+        except BackboneError as error:
+            raise UserError(error.problems) from None
+        problems = []
+        if self.tokenizer.vocab_size > self.model_config.vocab_size:
+            problems.append(f"{config.backbone}: the tokenizer has {self.tokenizer.vocab_size} entries, the backbone's vocabulary {self.model_config.vocab_size}")
+        longest = getattr(self.model_config, "max_position_embeddings", None)
+        if longest and config.prompt.length + config.data.max_length > longest:
+            problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
+        if config.deepspeed != "none":
+            zero_config(config.deepspeed, self.card, self.model_config)
+        if problems:
+            raise UserError(problems)
+        self._backbone: ShardedBackbone | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.place.rank == 0
+
+    def say(self, text: str) -> None:
+        if self.leads:
+            print(text, flush=True)
+
+    def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
+        """Tokenised splits; before the process group starts."""
+        return prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
+
+    def backbone(self) -> ShardedBackbone:
+        """Start the process group and build the backbone, once."""
+        if self._backbone is None:
+            check_toolchain()
+            device = distributed.start(self.place)
+            torch.manual_seed(self.config.seed)
+            try:
+                self._backbone = ShardedBackbone(self.card, self.config.deepspeed, device, self.config.recompute)
+            except BackboneError as error:
+                raise UserError(error.problems) from None
+            self._checksum = backbone_checksum(self._backbone.model)
+            numbers = parameter_count(self._backbone.model)
+            held = distributed.gather_objects(resident_bytes(self._backbone.model))
+            self.say(
+                f"backbone {self.card.name}: {numbers:,} parameters, {self.card.dtype}, {distributed.world_size()} ranks, "
+                f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
+            )
+        return self._backbone
+
+    def verify_backbone(self) -> None:
+        """After training: every weight is what it was, to the bit, on every rank.
+
+        Raises:
+            RuntimeError: it is not; a fault, never the user's.
+        """
+        same = distributed.gather_objects(backbone_checksum(self.backbone().model) == self._checksum)
+        if not all(same):
+            raise RuntimeError("the frozen backbone changed during training")
+        self.say("backbone unchanged, to the bit")
+
+    def start_prompt(self, *label: object) -> torch.Tensor:
+        """fp32 (L, D): a prompt's start by the configuration, drawn from (seed, label)."""
+        prompt, backbone = self.config.prompt, self.backbone()
+        if prompt.init == "text":
+            return embeddings_from_text(backbone.embed, self.tokenizer.encode(prompt.init_text), prompt.length)
+        special = self.tokenizer.special_ids()
+        candidates = [i for i in range(self.tokenizer.vocab_size) if i not in special]
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
+        return embeddings_from_vocabulary(backbone.embed, candidates, prompt.length, generator)
+
+    def loop_settings(self) -> LoopSettings:
+        c = self.config
+        return LoopSettings(c.token_budget, c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world, c.fresh)
+
+    def hashes(self, sections: Sequence[str], data: str, **further: Any) -> dict[str, Any]:
+        """What a checkpoint of this run depends on: configuration sections, data, backbone."""
+        content = asdict(self.config)
+        kept = {k: v for k, v in content.items() if k not in FREE_ON_RESUME and (not isinstance(v, dict) or k in sections)}
+        for dotted in FREE_ON_RESUME:
+            section, _, leaf = dotted.rpartition(".")
+            if section in kept:
+                kept[section].pop(leaf, None)
+        kept.pop("backbone")
+        return {"config": kept, "data": data, "backbone": backbone_fingerprint(self.card), "layout": self.layout.fingerprint(), **further}
+
+    def open_run_dir(self, folder: Path) -> None:
+        """Make the run directory and write the resolved configuration. Rank 0 writes."""
+        if self.leads:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (folder / "config.yaml").write_text(to_yaml(self.config))
+        distributed.barrier()
+
+    def complete(self, folder: Path) -> None:
+        distributed.barrier()
+        if self.leads:
+            (folder / "COMPLETED").touch()
+        distributed.barrier()
+
+
+def check_toolchain() -> None:
+    """DeepSpeed builds its CPU collectives at start: say what is missing, and how to get it, before it fails in the middle."""
+    import shutil
+
+    if torch.cuda.is_available():
+        return
+    problems = []
+    if not shutil.which("g++"):
+        problems.append("g++ is missing; DeepSpeed builds its CPU collectives with it: `apt-get install -y g++` (or load your site's gcc module)")
+    if not shutil.which("ninja"):
+        problems.append("ninja is not on PATH; `pip install ninja` and put the environment's bin folder on PATH (`. .venv/bin/activate`)")
+    if problems:
+        raise UserError(problems)

@@ -1,0 +1,369 @@
+"""The one training loop. A stage (teach, distill, adapt) says what is trained on what; the loop does the rest.
+
+    plan the step's picks -> weigh -> micro-batches of this rank -> one root forward and backward each -> sum the bank's gradient
+    over ranks -> row-wise AdamW -> log, validate, checkpoint
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine import checkpoint
+from engine.batching import Item, collate, micro_batches, weigh
+from engine.data import Split
+from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
+from engine.errors import UserError
+from engine.logbook import Logbook
+from engine.sampling import Stream, plan_step
+from engine.sharding import ShardedBackbone
+from prompt_modules import RowwiseAdamW, cross_entropy, distillation_terms
+from prompt_modules.bank import JoinedBank
+
+
+@dataclass
+class BankRow:
+    """One row of the bank: what it learns from and how it is validated."""
+
+    task: str
+    method: str
+    shots: str
+    seed: int
+    train: Split | None
+    train_indices: list[int]
+    """Into ``train``; empty for a row that is never trained (zero-shot)."""
+    stream_seed: int
+    validation: Split | None = None
+    """None: the row keeps its last step."""
+    steps: int = 0
+    """Of its own; afterwards it rests."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the bank."""
+        return f"{self.task}/{self.method}/{self.shots}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    kl: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass
+class Stage:
+    """What a loop trains. ``groups_of_row``: optimizer group name -> joined bank rows it covers, or None for the one shared row."""
+
+    name: str
+    run_dir: Path
+    bank: JoinedBank
+    rows: list[BankRow]
+    optimizer: RowwiseAdamW
+    groups_of_row: dict[str, range | None]
+    sampler: Any
+    total_steps: int
+    weights: LossWeights = LossWeights()
+    teachers: Callable[[Tensor], Tensor] | None = None
+    """Bank rows (B,) -> teacher prompts (B, L, D)."""
+    eval_every: int = 0
+    patience: int = 0
+    hashes: dict[str, Any] = field(default_factory=dict)
+    """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
+
+
+@dataclass
+class LoopSettings:
+    token_budget: int
+    log_every: int
+    tensorboard: bool
+    checkpoint_every: int
+    keep: int
+    rank: int
+    world: int
+    fresh: bool = False
+
+
+class Loop:
+    """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``."""
+
+    def __init__(self, stage: Stage, backbone: ShardedBackbone, settings: LoopSettings):
+        self.stage, self.backbone, self.settings = stage, backbone, settings
+        self.streams = [Stream(r.train_indices, r.stream_seed) if r.train_indices else None for r in stage.rows]
+        self.cursors = [0] * len(stage.rows)
+        self.row_steps = [0] * len(stage.rows)
+        self.stopped = [not r.train_indices for r in stage.rows]
+        self.best_loss = [math.inf] * len(stage.rows)
+        self.best_step = [0] * len(stage.rows)
+        self.waited = [0] * len(stage.rows)
+        self.best = {n: p.detach().clone() for n, p in stage.bank.named_parameters()}
+        self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
+        self.step = 0
+        self.last_step_picks: list[Any] = []
+
+    # ---- one global step -------------------------------------------------------------------------------------------------
+
+    def gradients(self, step: int) -> dict[str, Tensor]:
+        """Gradient of global step ``step`` summed over ranks, in ``parameter.grad``; returns per-row sums (K, 4): ce, kl, hidden, tokens."""
+        stage, rows = self.stage, self.stage.rows
+        counts = stage.sampler.counts(step, [not s for s in self.stopped])
+        picks = plan_step(counts, self.streams, self.cursors)
+        self.last_step_picks = picks
+        items = weigh([p.row for p in picks], [rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+        sums = torch.zeros(len(rows), 4, dtype=torch.float64)
+        for group in micro_batches(items, self._prompt_length(), self.settings.token_budget, self.settings.rank, self.settings.world):
+            self._micro_step(group, sums)
+        sum_gradients(stage.bank)
+        sum_over_ranks(sums)
+        present = torch.zeros(len(rows), dtype=torch.bool)
+        present[[p.row for p in picks]] = True
+        for name, span in stage.groups_of_row.items():
+            if span is None:  # the metaprompt sees the mean of the tasks' losses, the factors each their own
+                for parameter in stage.optimizer.groups[name].parameters.values():
+                    parameter.grad /= present.sum()
+        return {"sums": sums, "present": present}
+
+    def _prompt_length(self) -> int:
+        with torch.no_grad():
+            return self.stage.bank.prompts(torch.tensor([0], device=self.backbone.device)).shape[1]
+
+    def _micro_step(self, group: Sequence[Item], sums: Tensor) -> None:
+        batch = collate(group, self.backbone.device)
+        teacher = None
+        if self.stage.teachers is not None:
+            with torch.no_grad():
+                teacher = self.stage.teachers(batch.rows_B)
+        student_states, teacher_states = self.backbone("answers", batch, self.stage.bank.prompts(batch.rows_B), teacher)
+        if teacher_states is None:
+            ce_N = cross_entropy(student_states.logits_NV, batch.labels_N)
+            kl_N = hidden_N = torch.zeros_like(ce_N)
+        else:
+            ce_N, kl_N, hidden_N = distillation_terms(
+                student_states.logits_NV, teacher_states.logits_NV, student_states.hidden_ND, teacher_states.hidden_ND,
+                batch.labels_N, self.stage.weights.temperature,
+            )  # fmt: skip
+        weights = self.stage.weights
+        weight_N = batch.weights_B[batch.sample_N].to(ce_N.dtype)
+        total_N = ce_N + weights.kl * kl_N + weights.hidden * hidden_N
+        # a filler sample has weight zero; where() keeps a NaN of its row out of the other rows' loss
+        torch.where(weight_N > 0, total_N * weight_N, torch.zeros_like(total_N)).sum().backward()
+        self.backbone.release()
+        real = weight_N > 0
+        row_N = batch.rows_B[batch.sample_N][real].cpu()
+        for column, values in enumerate((ce_N, kl_N, hidden_N, torch.ones_like(ce_N))):
+            sums[:, column].index_add_(0, row_N, values.detach()[real].double().cpu())
+
+    # ---- the loop --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        stage, settings = self.stage, self.settings
+        self._resume()
+        log = Logbook(stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0)
+        window = _Window()
+        while self.step < stage.total_steps and not all(self.stopped):
+            outcome = self.gradients(self.step)
+            reports = self._optimise(outcome["present"])
+            self.step += 1
+            window.add(outcome, reports, self.last_step_picks, stage.rows)
+            log.tick(self.step)
+            self._finish_rows(outcome["present"])
+            last = self.step == stage.total_steps or all(self.stopped)
+            if self.step % settings.log_every == 0 or last:
+                values = window.take(stage, self)
+                values["mem"] = max(gather_objects(_peak_bytes()))
+                log.step(self.step, values)
+            if stage.eval_every and (self.step % stage.eval_every == 0 or last):
+                self._validate(log, last)
+            done = last or all(self.stopped)  # a validation may have stopped the last row
+            if done:
+                self._keep_last()
+            if done or self.step % settings.checkpoint_every == 0:
+                self._save()
+        log.close()
+
+    def _optimise(self, present: Tensor) -> dict[str, Any]:
+        by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}
+        return self.stage.optimizer.step(by_group)
+
+    def _finish_rows(self, present: Tensor) -> None:
+        for k, row in enumerate(self.stage.rows):
+            if present[k]:
+                self.row_steps[k] += 1
+                if row.steps and self.row_steps[k] >= row.steps:
+                    self._stop(k)
+
+    def _stop(self, k: int) -> None:
+        self.stopped[k] = True
+        for name, span in self.stage.groups_of_row.items():
+            if span is not None and k in span:
+                self.stage.optimizer.groups[name].active_K[k - span.start] = False
+
+    def validation_losses(self, rows: Sequence[int]) -> dict[int, float]:
+        """Mean cross-entropy of an answer token on each row's validation split. A collective."""
+        items: list[Item] = []
+        for k in rows:
+            split = self.stage.rows[k].validation
+            assert split is not None
+            samples = [split.sample(i) for i in split.kept]
+            items += weigh([k] * len(samples), samples)
+        totals = torch.zeros(len(self.stage.rows), dtype=torch.float64)
+        if not items:
+            return {}
+        with torch.no_grad():
+            for group in micro_batches(items, self._prompt_length(), self.settings.token_budget, self.settings.rank, self.settings.world):
+                batch = collate(group, self.backbone.device)
+                states, _ = self.backbone("answers", batch, self.stage.bank.prompts(batch.rows_B))
+                self.backbone.release()
+                weighed_N = cross_entropy(states.logits_NV, batch.labels_N).double() * batch.weights_B[batch.sample_N]
+                real = batch.weights_B[batch.sample_N] > 0
+                totals.index_add_(0, batch.rows_B[batch.sample_N][real].cpu(), weighed_N[real].cpu())
+        sum_over_ranks(totals)
+        return {k: totals[k].item() for k in rows}
+
+    def _validate(self, log: Logbook, last: bool) -> None:
+        due = [k for k, r in enumerate(self.stage.rows) if r.validation is not None and r.train_indices and (self.best_step[k] < self.row_steps[k])]
+        due = [k for k in due if not self.stopped[k] or last or self.row_steps[k] == self.stage.rows[k].steps]
+        losses = self.validation_losses(due)
+        for k, loss in losses.items():
+            if loss < self.best_loss[k]:
+                self.best_loss[k], self.best_step[k], self.waited[k] = loss, self.row_steps[k], 0
+                self._remember(k)
+            else:
+                self.waited[k] += 1
+                if self.stage.patience and self.waited[k] >= self.stage.patience:
+                    self._stop(k)
+        if losses:
+            shown = ", ".join(f"{self.stage.rows[k].name} {v:.3f}" for k, v in list(losses.items())[:6])
+            log.say(f"{self.stage.name} {self.step}: validation loss {shown}" + (f" and {len(losses) - 6} more" if len(losses) > 6 else ""))
+
+    @torch.no_grad()
+    def _remember(self, k: int) -> None:
+        """Copy row k as its best."""
+        for part, span in self.stage.bank.spans().items():
+            if k in span:
+                for name, parameter in self.stage.bank.parts[part].named_parameters():
+                    if len(parameter) == len(span):
+                        self.best[f"parts.{part}.{name}"][k - span.start] = parameter[k - span.start]
+
+    @torch.no_grad()
+    def _keep_last(self) -> None:
+        """Rows without a validation keep their last step; so does the shared metaprompt."""
+        for k in range(len(self.stage.rows)):
+            if self.best_loss[k] == math.inf:
+                self._remember(k)
+                self.best_step[k] = self.row_steps[k]
+        for part, span in self.stage.bank.spans().items():
+            for name, parameter in self.stage.bank.parts[part].named_parameters():
+                if len(parameter) != len(span):
+                    self.best[f"parts.{part}.{name}"].copy_(parameter)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.settings.rank == 0:
+            prompts = {n: p for n, p in self.stage.bank.named_parameters()} | {f"best.{n}": t for n, t in self.best.items()}
+            prompts |= {f"start.{n}": t for n, t in self.start_shared.items()}
+            progress = {n: getattr(self, n) for n in _PROGRESS}
+            state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes}
+            checkpoint.save(self.stage.run_dir, self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state), self.settings.keep)
+        barrier()
+
+    @torch.no_grad()
+    def _resume(self) -> None:
+        found = None if self.settings.fresh else checkpoint.load(self.stage.run_dir)
+        if found is None:
+            return
+        check_hashes(found.state["hashes"], self.stage.hashes, self.stage.run_dir)
+        parameters = dict(self.stage.bank.named_parameters())
+        for name, tensor in found.prompts.items():
+            kind, _, rest = name.partition(".")
+            target = {"best": self.best, "start": self.start_shared}.get(kind)
+            (parameters[name] if target is None else target[rest]).copy_(tensor)
+        device = self.backbone.device
+        self.stage.optimizer.load_state_dict({n: t.to(device) for n, t in found.optimizer.items()})
+        for name in _PROGRESS:
+            setattr(self, name, found.state["progress"][name])
+        if self.settings.rank == 0:
+            print(f"{self.stage.name}: resumed at step {self.step} of {self.stage.total_steps}", flush=True)
+
+
+def _labels(row: BankRow) -> dict[str, Any]:
+    return {"task": row.task, "method": row.method, "shots": row.shots, "seed": row.seed}
+
+
+_PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited")
+
+
+def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
+    """Refuse to resume on another configuration, data or backbone, naming what differs."""
+    flat_saved, flat_now = _flat(saved), _flat(now)
+    differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
+    if differing:
+        raise UserError([f"{run_dir}: {k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}; put it back, or give --fresh=true or another run_dir" for k in differing])
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            out |= _flat(inner, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = json.loads(json.dumps(inner))
+    return out
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class _Window:
+    """Sums since the last log line."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.started, self.steps, self.sums, self.norms, self.lrs, self.skipped, self.tokens = time.monotonic(), 0, None, {}, {}, 0, 0
+
+    def add(self, outcome: dict[str, Tensor], reports: dict[str, Any], picks: Sequence[Any], rows: Sequence[BankRow]) -> None:
+        self.steps += 1
+        self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
+        self.tokens += sum(len(rows[p.row].train.sample(p.index)) for p in picks)  # type: ignore[union-attr]
+        for name, report in reports.items():
+            finite = report.grad_norm_K[report.grad_norm_K.isfinite()]
+            self.norms[name] = finite.square().sum().sqrt().item()
+            self.lrs[name] = report.lr_K.max().item()
+            self.skipped += int(report.skipped_K.sum())
+
+    def take(self, stage: Stage, loop: Loop) -> dict[str, Any]:
+        assert self.sums is not None
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        seen = self.sums[:, 3] > 0
+        means = self.sums[:, :3] / self.sums[:, 3:].clamp(min=1)
+        ce, kl, hidden = (means[seen].mean(0)).tolist()
+        by_task: dict[str, list[float]] = {}
+        for k in seen.nonzero()[:, 0].tolist():
+            by_task.setdefault(stage.rows[k].task, []).append(means[k, 0].item())
+        calls, gathered = loop.backbone.gathers.take()
+        shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
+        drift = [(p.detach() - loop.start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in loop.start_shared]
+        tokens_per_s = self.tokens / seconds
+        values = {
+            "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
+            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()), "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
+            "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
+            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,
+            "gathers": calls / self.steps, "gather_bytes": gathered / self.steps,
+        }  # fmt: skip
+        self._reset()
+        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

@@ -1,0 +1,30 @@
+"""The method's maths: the prompt bank, its start, its optimizer and the distillation losses.
+
+torch only: flat arguments, no config, no files, no DeepSpeed. Tensor names carry their shape:
+
+    K rows of the bank (one per task, or per task x seed x shots)     L prompt length in virtual tokens
+    R rank of a task's update      D hidden size of the backbone      N answer positions      V vocabulary
+    B samples of a micro-batch     S 1 (one shared metaprompt) or K (one per row)
+"""
+
+from prompt_modules.averaging import average_factors
+from prompt_modules.bank import DecomposedBank, JoinedBank, PromptBank, SoftPromptBank
+from prompt_modules.initialisation import embeddings_from_text, embeddings_from_vocabulary, identity_factors
+from prompt_modules.losses import cross_entropy, distillation_terms
+from prompt_modules.optimizer import RowGroup, RowwiseAdamW, StepReport
+
+__all__ = [
+    "DecomposedBank",
+    "JoinedBank",
+    "PromptBank",
+    "RowGroup",
+    "RowwiseAdamW",
+    "SoftPromptBank",
+    "StepReport",
+    "average_factors",
+    "cross_entropy",
+    "distillation_terms",
+    "embeddings_from_text",
+    "embeddings_from_vocabulary",
+    "identity_factors",
+]

@@ -1,0 +1,109 @@
+"""The bank: every prompt of a run, as rows of a few replicated fp32 parameters.
+
+A bank is indexed by row, never a module per task: under ZeRO-3 all ranks must run the same modules in the
+same order, and one parameter per kind keeps the optimizer and the checkpoint to a handful of tensors.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class PromptBank(Protocol):
+    """What the engine needs of a bank."""
+
+    def prompts(self, rows_B: Tensor) -> Tensor:
+        """Soft prompts of the given rows: int64 (B,) -> fp32 (B, L, D), differentiable in the bank."""
+        ...
+
+    def numbers_per_row(self) -> int:
+        """How many trainable numbers belong to one adapted task."""
+        ...
+
+
+class SoftPromptBank(nn.Module):
+    """Ordinary soft prompts, one per row: the teachers T_k, and single-task prompt tuning.
+
+    Args:
+        prompts_KLD: start values, any float dtype; kept as fp32 (fp64 stays fp64, for exactness tests).
+    """
+
+    def __init__(self, prompts_KLD: Tensor):
+        super().__init__()
+        self.prompts_KLD = nn.Parameter(_master(prompts_KLD))
+
+    def prompts(self, rows_B: Tensor) -> Tensor:
+        return self.prompts_KLD[rows_B]
+
+    def numbers_per_row(self) -> int:
+        return self.prompts_KLD[0].numel()
+
+
+class DecomposedBank(nn.Module):
+    """P_k = P* o (U_k V_k): one metaprompt, elementwise scaled by a rank-R update per row (MPT, arXiv 2303.02861, eq. 1-2).
+
+    Args:
+        shared_SLD: the metaprompt P* (1, L, D), or one copy per row (K, L, D) where every row trains its own.
+        cols_KLR: U. rows_KRD: V.
+        train_shared: False freezes P* (stage 2, ``factors``).
+    """
+
+    def __init__(self, shared_SLD: Tensor, cols_KLR: Tensor, rows_KRD: Tensor, train_shared: bool = True):
+        super().__init__()
+        if shared_SLD.shape[0] not in (1, cols_KLR.shape[0]):
+            raise ValueError(f"shared_SLD has {shared_SLD.shape[0]} rows: 1 or {cols_KLR.shape[0]} fit this bank")
+        self.shared_SLD = nn.Parameter(_master(shared_SLD), requires_grad=train_shared)
+        self.cols_KLR = nn.Parameter(_master(cols_KLR))
+        self.rows_KRD = nn.Parameter(_master(rows_KRD))
+
+    def prompts(self, rows_B: Tensor) -> Tensor:
+        update_BLD = self.cols_KLR[rows_B] @ self.rows_KRD[rows_B]
+        shared = self.shared_SLD if len(self.shared_SLD) == 1 else self.shared_SLD[rows_B]
+        return shared * update_BLD
+
+    def numbers_per_row(self) -> int:
+        factors = self.cols_KLR[0].numel() + self.rows_KRD[0].numel()
+        return factors + (self.shared_SLD[0].numel() if self.shared_SLD.requires_grad else 0)
+
+
+def _master(values: Tensor) -> Tensor:
+    # near 1 a bf16 factor cannot move by a step of 1e-3: master values are never narrower than fp32
+    return values.detach().clone().to(torch.promote_types(values.dtype, torch.float32))
+
+
+class JoinedBank(nn.Module):
+    """Several banks behind one row numbering: rows of the first part come first.
+
+    Lets different methods (a metaprompt's rows, prompt-tuning rows) train in one pass over one backbone.
+    """
+
+    def __init__(self, parts: dict[str, SoftPromptBank | DecomposedBank], sizes: dict[str, int]):
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
+    def spans(self) -> dict[str, range]:
+        """Part name -> its row numbers in the joined numbering."""
+        out, start = {}, 0
+        for name, size in self.sizes.items():
+            out[name] = range(start, start + size)
+            start += size
+        return out
+
+    def prompts(self, rows_B: Tensor) -> Tensor:
+        out_BLD: Tensor | None = None
+        for name, span in self.spans().items():
+            here = ((rows_B >= span.start) & (rows_B < span.stop)).nonzero()[:, 0]
+            if not len(here):
+                continue
+            part_BLD = self.parts[name].prompts(rows_B[here] - span.start)  # type: ignore[operator]
+            if out_BLD is None:
+                out_BLD = part_BLD.new_zeros(len(rows_B), *part_BLD.shape[1:])
+            out_BLD = out_BLD.index_copy(0, here, part_BLD)
+        if out_BLD is None:
+            raise ValueError("no row of this bank was asked for")
+        return out_BLD

@@ -1,0 +1,128 @@
+"""What the worker ranks do. Everything returned is plain data or CPU tensors (as numpy, so that no file handles travel)."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import BackboneCard, backbone_checksum, build_backbone, resident_bytes
+from engine import distributed
+from engine.data import Sample
+from engine.sampling import TaskMixture, seed_of
+from engine.sharding import ShardedBackbone
+from engine.trainer import BankRow, Loop, LoopSettings, LossWeights, Stage
+from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank
+from prompt_modules.bank import JoinedBank
+
+LLAMA = {"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 16384}  # fmt: skip
+LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+GPT_OSS = {"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
+           "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 131072}  # fmt: skip
+FAMILIES = {"llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "llama_tied": {**LLAMA, "tie_word_embeddings": True}, "gpt_oss": GPT_OSS}
+TASKS, LENGTH = 3, 5
+
+
+def card_of(family: str, dtype: str = "float32") -> BackboneCard:
+    return BackboneCard(name=family, random=copy.deepcopy(FAMILIES[family]), seed=7, tokenizer="unused", dtype=dtype)
+
+
+class Samples:
+    """Token rows of unequal length, one split of one task."""
+
+    def __init__(self, task: int, n: int = 12):
+        g = torch.Generator().manual_seed(100 + task)
+        sizes = [(int(torch.randint(0, 14, (1,), generator=g)), int(torch.randint(1, 6, (1,), generator=g))) for _ in range(n)]
+        self.rows = [Sample(torch.randint(3, 256, (c,), generator=g).tolist(), torch.randint(3, 256, (a,), generator=g).tolist()) for c, a in sizes]
+        self.kept = list(range(n))
+
+    def sample(self, index: int) -> Sample:
+        return self.rows[index]
+
+
+def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = torch.float32) -> Stage:
+    g = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
+    part = DecomposedBank(draw(1, LENGTH, hidden), 1 + 0.1 * draw(TASKS, LENGTH, 2), 1 + 0.1 * draw(TASKS, 2, hidden))
+    bank = JoinedBank({"metaprompt": part}, {"metaprompt": TASKS})
+    teachers = SoftPromptBank(draw(TASKS, LENGTH, hidden)).requires_grad_(False)
+    groups = {
+        "shared": RowGroup({"shared_SLD": part.shared_SLD}, 0.05, steps),
+        "task": RowGroup({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, 0.02, steps),
+    }
+    splits = [Samples(k) for k in range(TASKS)]
+    rows = [BankRow(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k]) for k in range(TASKS)]  # type: ignore[arg-type]
+    sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
+    return Stage("distill", run_dir, bank, rows, RowwiseAdamW(groups), {"shared": None, "task": range(TASKS)}, sampler, steps,
+                 LossWeights(0.9, 0.7, 1.5), teachers.prompts)  # fmt: skip
+
+
+def settings_of(budget: int, **more: Any) -> LoopSettings:
+    where = distributed.place()
+    return LoopSettings(budget, 1, False, 1000, 1, where.rank, where.world, **more)
+
+
+def gradients(family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: bool = False) -> dict[str, Any]:
+    """Bank gradients of the first global step, and what the shards did meanwhile."""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute)
+    before = backbone_checksum(backbone.model)
+    held = resident_bytes(backbone.model)
+    loop = Loop(stage_of(32, Path("unused")), backbone, settings_of(budget))
+    outcome = loop.gradients(0)
+    calls, received = backbone.gathers.take()
+    return {
+        "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters()},
+        "sums": outcome["sums"].numpy(), "gathers": calls, "gather_bytes": received, "resident_before": held, "resident_after": resident_bytes(backbone.model),
+        "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
+        "unchanged": backbone_checksum(backbone.model) == before,
+    }  # fmt: skip
+
+
+def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, Any]:
+    """A whole loop with checkpoints; is the backbone what it was?"""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family), deepspeed, device)
+    before = backbone_checksum(backbone.model)
+    loop = Loop(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
+    loop.stage.eval_every = 2
+    loop.run()
+    return {"unchanged": backbone_checksum(backbone.model) == before, "bank": {n: p.detach().numpy().copy() for n, p in loop.stage.bank.named_parameters()},
+            "best_loss": loop.best_loss}  # fmt: skip
+
+
+def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> dict[str, Any]:
+    """The sharded model beside one built without DeepSpeed: buffers and logits, at positions from ``first_position`` on."""
+    device = distributed.start(distributed.place())
+    card = card_of(family, dtype)
+    sharded = ShardedBackbone(card, deepspeed, device)
+    plain = build_backbone(card, None)
+    ids = torch.randint(0, 256, (2, 48), generator=torch.Generator().manual_seed(1))
+    positions = torch.arange(first_position, first_position + 48)[None]
+    with torch.no_grad():
+        expected = plain(input_ids=ids, position_ids=positions, use_cache=False).logits
+        found = sharded.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        moved = plain(input_ids=ids, position_ids=positions + torch.arange(48)[None], use_cache=False).logits
+    sharded.release()
+    pairs = list(zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True))
+    return {
+        "buffers": max((a.double() - b.double()).abs().max().item() for (_, a), (_, b) in pairs), "names": [n for (n, _), _ in pairs],
+        "dtypes": [str(b.dtype) for _, (_, b) in pairs],
+        "logits": (expected.double() - found.double()).abs().max().item(), "scale": expected.double().abs().max().item(),
+        "sensitivity": (expected.double() - moved.double()).abs().max().item(),
+    }  # fmt: skip
+
+
+def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]:
+    """Greedy continuations of this rank's own contexts; ranks differ in length and must still stop together."""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family), deepspeed, device)
+    rank, world = distributed.place().rank, distributed.place().world
+    g = torch.Generator().manual_seed(11)
+    contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
+    prompts = torch.randn(len(contexts), LENGTH, 32, generator=g)
+    own = slice(rank, None, world)
+    ids = backbone("generate", contexts[own], prompts[own], 6, 2, 2, world > 1)
+    backbone.release()
+    return ids.tolist()

@@ -1,0 +1,69 @@
+"""Worker processes that stay: the imports of torch, transformers and DeepSpeed cost 7 s a process, a test only its own work."""
+
+import importlib
+import multiprocessing
+import os
+import queue
+import socket
+import time
+import traceback
+from typing import Any
+
+TIMEOUT = 180  # seconds a job may take
+
+
+def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    import torch
+
+    torch.set_num_threads(1)
+    jobs = importlib.import_module("distributed_jobs")
+    while (order := orders.get()) is not None:
+        name, arguments = order
+        try:
+            answers.put((rank, True, getattr(jobs, name)(**arguments)))
+        except BaseException:
+            answers.put((rank, False, traceback.format_exc()))
+
+
+class Pool:
+    """``world`` ranks in one gloo group; ``run`` calls a function of jobs.py on all of them and returns the answers in rank order."""
+
+    def __init__(self, world: int):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        self.world, self._answers = world, context.Queue()
+        self._orders = [context.Queue() for _ in range(world)]
+        self._processes = [context.Process(target=_work, args=(r, world, port, self._orders[r], self._answers), daemon=True) for r in range(world)]
+        for process in self._processes:
+            process.start()
+
+    def run(self, name: str, **arguments: Any) -> list[Any]:
+        for orders in self._orders:
+            orders.put((name, arguments))
+        out: list[Any] = [None] * self.world
+        for _ in range(self.world):
+            rank, good, value = self._next()
+            assert good, f"rank {rank}:\n{value}"
+            out[rank] = value
+        return out
+
+    def _next(self) -> tuple[int, bool, Any]:
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                return self._answers.get(timeout=1)
+            except queue.Empty:
+                dead = [p.exitcode for p in self._processes if not p.is_alive()]
+                assert not dead, f"a worker died with exit code {dead}"
+        raise TimeoutError(f"no answer in {TIMEOUT} s")
+
+    def close(self) -> None:
+        for orders in self._orders:
+            orders.put(None)
+        for process in self._processes:
+            process.join(20)
+            if process.is_alive():
+                process.kill()

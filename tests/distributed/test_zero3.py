@@ -1,0 +1,124 @@
+"""Real DeepSpeed ZeRO-3 with CPU offload on gloo ranks, against plain torch."""
+
+import json
+from pathlib import Path
+
+import distributed_jobs as jobs
+import numpy as np
+import pytest
+import torch
+from distributed_pool import Pool
+
+@pytest.fixture(scope="module")
+def two():
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def three():
+    pool = Pool(3)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory, project):
+    return str(project / "ds_configs" / "cpu.json")
+
+
+def relative(found, expected):
+    return {n: np.linalg.norm(found[n] - expected[n]) / np.linalg.norm(expected[n]) for n in expected}
+
+
+def plain_gradients(family, budget, dtype="float32"):
+    """One process, no DeepSpeed, no process group."""
+    backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "none", torch.device("cpu"))
+    loop = jobs.Loop(jobs.stage_of(32, Path("unused")), backbone, jobs.settings_of(budget))
+    loop.gradients(0)
+    return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt_oss"])
+def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family):
+    out = two.run("gradients", family=family, deepspeed=cpu, budget=80)
+    expected = plain_gradients(family, 10_000)
+    for rank in out:
+        errors = relative(rank["grads"], expected)
+        assert max(errors.values()) <= 1e-5, errors
+        assert rank["gathers"] > 0 and rank["gather_bytes"] > 0
+        share = rank["resident_before"] / rank["whole"]
+        print(f"{family}: {rank['gathers']} gathers, {rank['gather_bytes']} bytes received in a step, {share:.3f} of the backbone resident")
+        assert 0.5 <= share < 0.52
+        assert rank["resident_after"] == rank["resident_before"], "something stayed gathered after the step"
+        assert rank["unchanged"]
+    for n in expected:
+        np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_bf16_backbone_and_no_offload(two, project, offload):
+    name = "zero3_offload" if offload else "zero3"
+    settings = json.loads((project / "ds_configs" / f"{name}.json").read_text())
+    assert ("offload_param" in settings["zero_optimization"]) == offload
+    out = two.run("gradients", family="llama", deepspeed=str(project / "ds_configs" / f"{name}.json"), budget=80, dtype="bfloat16")
+    expected = plain_gradients("llama", 80, "bfloat16")
+    assert max(relative(out[0]["grads"], expected).values()) <= 2e-2  # bf16 activations; batches are cut alike, sums are not
+
+
+def test_recompute_changes_nothing(two, cpu):
+    plain = two.run("gradients", family="llama", deepspeed=cpu, budget=80)
+    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=True)
+    assert max(relative(again[0]["grads"], plain[0]["grads"]).values()) <= 1e-6
+    assert again[0]["gathers"] >= plain[0]["gathers"]
+
+
+def test_ranks_and_micro_batches_leave_the_gradient_alone(two, three, cpu):
+    expected = plain_gradients("llama", 10_000)
+    one_by_one = plain_gradients("llama", 1)
+    assert max(relative(one_by_one, expected).values()) <= 2e-6
+    for pool, budget in ((two, 40), (two, 10_000), (three, 1), (three, 60), (three, 10_000)):
+        out = pool.run("gradients", family="llama", deepspeed=cpu, budget=budget)
+        assert max(relative(out[0]["grads"], expected).values()) <= 1e-5, (pool.world, budget)
+        np.testing.assert_array_equal(out[0]["sums"][:, 3], out[-1]["sums"][:, 3])
+
+
+@pytest.mark.parametrize("family", ["llama", "llama3", "gpt_oss"])
+@pytest.mark.parametrize("first", [0, 8000])
+def test_buffers_and_logits_equal_a_model_built_without_deepspeed(two, project, family, first):
+    for rank in two.run("faithful", family=family, deepspeed=str(project / "ds_configs" / "zero3_offload.json"), dtype="bfloat16", first_position=first):
+        assert rank["buffers"] == 0.0 and any("inv_freq" in n for n in rank["names"])
+        assert set(rank["dtypes"]) == {"torch.float32"}
+        assert rank["logits"] <= 1e-2 * rank["scale"], rank
+        assert rank["sensitivity"] > 2 * rank["logits"], "the check could not see a wrong position"
+
+
+def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp_path):
+    out = two.run("train", family="llama", deepspeed=cpu, run_dir=str(tmp_path / "two"), steps=4)
+    assert all(rank["unchanged"] for rank in out)
+    (tmp_path / "one").mkdir()
+    backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "none", torch.device("cpu"))
+    loop = jobs.Loop(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
+    loop.stage.eval_every = 2
+    loop.run()
+    for n, p in loop.stage.bank.named_parameters():
+        np.testing.assert_allclose(out[0]["bank"][n], p.detach().numpy(), rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(out[0]["best_loss"], loop.best_loss, rtol=1e-4)
+    saved = sorted(str(p.relative_to(tmp_path / "two")) for p in (tmp_path / "two").rglob("*") if p.is_file())
+    assert saved == ["checkpoints/step_00000004/optimizer.safetensors", "checkpoints/step_00000004/prompts.safetensors",
+                     "checkpoints/step_00000004/state.json", "metrics.jsonl"]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_generation_in_step_equals_one_process(two, cpu, family):
+    lengths = [3, 9, 5, 1]
+    out = two.run("generate", family=family, deepspeed=cpu, lengths=lengths)
+    backbone = jobs.ShardedBackbone(jobs.card_of(family), "none", torch.device("cpu"))
+    g = torch.Generator().manual_seed(11)
+    contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
+    prompts = torch.randn(4, jobs.LENGTH, 32, generator=g)
+    for k in range(4):  # one by one: no padding at all
+        alone = backbone("generate", [contexts[k]], prompts[k : k + 1], 6, 2, 2, False).tolist()[0]
+        batched = out[k % 2][k // 2]
+        assert batched[: len(alone)] == alone

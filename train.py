@@ -1,0 +1,39 @@
+"""The one door: distil a metaprompt from many clinical tasks into a frozen LLM, adapt it, evaluate it.
+
+    python train.py distill  --config configs/demo/distill.yaml
+    torchrun --nproc_per_node 2 train.py adapt --config configs/demo/adapt.yaml --adapt.steps=50
+    python train.py evaluate --run runs/demo/adapt
+    python train.py report   --runs runs/demo/distill,runs/demo/adapt
+    python train.py tasks    list | check --data_root DIR
+"""
+
+import sys
+
+from engine.cli import MODES, check_raw, run_mode
+from engine.protection import protect
+
+
+def main(arguments: list[str]) -> None:
+    """Hand the mode and everything after it, as typed, to the strict resolver; Fire finds the mode."""
+    import fire
+    from fire.decorators import SetParseFn
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(__doc__ + "\nModes (each has --help):\n" + "\n".join(f"  {name:10} {mode.help}" for name, mode in MODES.items()))
+        raise SystemExit(0 if arguments else 2)
+    check_raw(arguments)
+    if arguments[0] not in MODES:
+        run_mode(arguments[0], (), {})
+
+    def door(mode: str):
+        def enter(*words: str, **flags: str) -> None:
+            run_mode(mode, words, flags)
+
+        return SetParseFn(str)(enter)  # Fire would turn 2024_01 into 202401 and 1e10 into a float: everything arrives as text
+
+    fire.Fire({name: door(name) for name in MODES}, command=arguments, name="train.py")
+
+
+if __name__ == "__main__":
+    protect()
+    main(sys.argv[1:])
