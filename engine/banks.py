@@ -1,5 +1,6 @@
 """Banks in and out of checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ from prompt_modules import DecomposedBank, SoftPromptBank
 from prompt_modules.bank import JoinedBank
 
 
-def bank_of(tensors: dict[str, Tensor], which: str = "best") -> JoinedBank:
-    """The bank that a checkpoint's ``prompts.safetensors`` holds: ``best`` or ``start``-free last values (``which=''``)."""
+def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best") -> JoinedBank:
+    """The bank that a checkpoint's ``prompts.safetensors`` holds: ``best`` or ``start``-free last values (``which=''``).
+
+    Args:
+        order: the parts' names, in the order of their rows: a file of tensors does not keep it.
+    """
     prefix = f"{which}.parts." if which else "parts."
-    parts: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             part, _, parameter = name[len(prefix) :].partition(".")
             parts.setdefault(part, {})[parameter] = tensor
-    banks: dict[str, Any] = {n: DecomposedBank(**p) if "cols_KLR" in p else SoftPromptBank(**p) for n, p in sorted(parts.items())}
-    sizes = {n: len(p["cols_KLR"] if "cols_KLR" in p else p["prompts_KLD"]) for n, p in sorted(parts.items())}
+    banks: dict[str, Any] = {n: DecomposedBank(**parts[n]) if "cols_KLR" in parts[n] else SoftPromptBank(**parts[n]) for n in order}
+    sizes = {n: len(parts[n]["cols_KLR"] if "cols_KLR" in parts[n] else parts[n]["prompts_KLD"]) for n in order}
     return JoinedBank(banks, sizes)
 
 
@@ -33,4 +38,4 @@ def load_bank(run_dir: Path, what: str) -> tuple[JoinedBank, checkpoint.Checkpoi
     found = checkpoint.load(run_dir)
     if found is None or not (run_dir / "COMPLETED").exists():
         raise UserError(f"{run_dir}: holds no finished {what}; run it to its end first")
-    return bank_of(found.prompts), found
+    return bank_of(found.prompts, list(dict.fromkeys(row["method"] for row in found.state["rows"]))), found

@@ -32,7 +32,7 @@ class Checkpoint:
 
 
 def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint, point ``latest`` at it and remove all but the ``keep`` newest. Rank 0 only."""
+    """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = folder / f"step_{step:08d}"
@@ -51,7 +51,9 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     partial.rename(final)
     _point(run_dir / "latest", Path("checkpoints") / final.name)
     _sync(folder)
-    for old in sorted(p for p in folder.iterdir() if p.name.startswith("step_"))[:-keep]:
+    steps = sorted(p for p in folder.iterdir() if p.name.startswith("step_"))
+    here = steps.index(final)
+    for old in steps[: max(here + 1 - keep, 0)] + steps[here + 1 :]:  # later steps are of a run that was started again
         shutil.rmtree(old)
     return final
 
@@ -63,7 +65,7 @@ def load(run_dir: Path) -> Checkpoint | None:
         UserError: it is damaged (a checksum differs or a file is missing).
     """
     latest = run_dir / "latest"
-    if not latest.exists():
+    if not latest.exists() and not latest.is_symlink():  # a link to nothing is damage
         return None
     folder = latest.resolve()
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import clinical_tasks
 from backbones import Layout
 from clinical_tasks import Example, TaskCard
+from clinical_tasks.splits import split_files as files_of
 from engine.config import DataConfig
 from engine.errors import UserError
 from engine.resolve import expand
@@ -219,23 +220,19 @@ def cache_key(card: TaskCard, split: str, root: Path, layout: Layout, max_length
     digest = hashlib.sha256(f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode())
     for source in sorted(Path(clinical_tasks.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
-    for path in split_files(card, split, root):
+    for path in source_files(card, split, root):
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:24]
 
 
-def split_files(card: TaskCard, split: str, root: Path) -> list[Path]:
-    """The released files that decide a split's examples, those it is held out of or filtered by included."""
-    folder = root / card.folder
-    wanted: set[str] = set()
-    for name, spec in card.splits.items():
-        related = name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split
-        if related:
-            wanted |= {*spec.files, spec.ids_from, spec.ids_not_in}
-    found = {p for pattern in wanted if pattern for p in folder.glob(pattern)}
+def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
+    """The released files that decide a split's examples, those it is held out of or loses its hold-outs to included."""
+    related = [name for name, spec in card.splits.items() if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split]
+    found = {path for name in related for path in files_of(card, root, name).found}
+    found |= {root / card.folder / ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
     if card.reader == "brat":  # either half of a pair may be the one the card names
-        found |= {q for p in found for q in (p.with_suffix(".txt"), p.with_suffix(".ann"))}
-    return sorted(p for p in found if p.is_file())
+        found |= {half for path in found for half in (path.with_suffix(".txt"), path.with_suffix(".ann"))}
+    return sorted(path for path in found if path.is_file())
 
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:

@@ -46,9 +46,6 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     names = [n for n in names if not only or n in only]
     data = session.data({name: ["test"] for name in names})
     backbone = session.backbone()
-    trainable = max(p.numbers_per_row() for p in bank.parts.values())  # type: ignore[operator]
-    if role == "target" and session.config.adapt.train == "factors" and "metaprompt" in bank.parts:
-        trainable = max(trainable - bank.parts["metaprompt"].shared_SLD.numel(), 0) if len(bank.parts) == 1 else trainable  # type: ignore[operator, union-attr]
     scored = []
     for name in names:
         for source, k, labels, step in jobs:
@@ -63,20 +60,18 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
                 _write_predictions(run_dir / "predictions", labels, split, answers)
     results = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits["test"]) for n, d in data.items()}, role)
     results["backbone"] = session.card.name
-    results["trainable"] = _trainable(bank, parameter_count(backbone.model))
+    results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
         _write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
         session.say(f"results in {run_dir / 'results.json'}; next: python train.py report --runs {run_dir}")
     return results
 
 
-def _trainable(bank: JoinedBank, total: int) -> dict[str, Any]:
-    """Numbers that one adapted task trains. A bank read back does not know what was frozen: a shared metaprompt is not a row's own."""
-    counts = []
-    for name, span in bank.spans().items():
-        part = bank.parts[name]
-        counts.append(sum(p[0].numel() for n, p in part.named_parameters() if len(p) == len(span) and not (n == "shared_SLD" and len(p) == 1)))
-    return {"count": max(counts), "percent": 100 * max(counts) / total}
+def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:
+    """Numbers that one adapted task trains: of the metaprompt's rows where there are any."""
+    part = bank.parts["metaprompt"] if "metaprompt" in bank.parts else next(iter(bank.parts.values()))
+    count = sum(p[0].numel() for n, p in part.named_parameters() if n != "shared_SLD" or with_shared)
+    return {"count": count, "percent": 100 * count / total}
 
 
 class Asker:

@@ -22,6 +22,7 @@ class Logbook:
         self._writer: Any = None
         if not active:
             return
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = run_dir / "metrics.jsonl"
         kept = [line for line in _lines(self._file) if json.loads(line)["step"] < resume_step]
         self._file.write_text("".join(line + "\n" for line in kept))

@@ -21,6 +21,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):  # such as `run_dir: {{ name }}`, a placeholder left in
+            raise UserError(f"line {key_node.start_mark.line + 1}: a key must be a word")
         if key_node.value in seen:
             raise UserError(f"line {key_node.start_mark.line + 1}: key {key_node.value!r} stands twice (first in line {seen[key_node.value]})")
         seen[key_node.value] = key_node.start_mark.line + 1
@@ -59,6 +61,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; --config names a YAML file") from None
     except UserError as error:
         raise UserError(f"{path}, {error.problems[0]}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: no text file; --config names a YAML file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -95,17 +99,11 @@ def _override(content: dict[str, Any], dotted: str, text: str, problems: list[st
         problems.append(f"command line: --{dotted}: " + unknown_key(dotted, known))
         return
     kind = known[dotted][0]
-    value: Any = text
-    if kind is not str:  # a string field takes the text as typed: 2024_01 is a name, not a number
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"command line: --{dotted}: cannot be read as {_name(kind)}")
-            return
-        if get_origin(kind) is list and not isinstance(value, list):
-            value = [part.strip() for part in text.split(",")] if "," in text else [value]
-            if get_args(kind)[0] is int:
-                value = [yaml.safe_load(v) if isinstance(v, str) else v for v in value]
+    try:
+        value = _typed(kind, text)
+    except yaml.YAMLError:
+        problems.append(f"command line: --{dotted}: cannot be read as {_name(kind)}")
+        return
     section, _, leaf = dotted.rpartition(".")
     node = content
     if section:
@@ -116,6 +114,13 @@ def _override(content: dict[str, Any], dotted: str, text: str, problems: list[st
         node[leaf] = _coerce(kind, value)
     except ValueError as error:
         problems.append(f"command line: --{dotted}: {error}")
+
+
+def _typed(kind: Any, text: str) -> Any:
+    """What a flag's text means for a field: text stays as typed (2024_01 is a name, not a number); a list is ``a,b`` or YAML."""
+    if get_origin(kind) is list and not text.lstrip().startswith("["):
+        return [_typed(get_args(kind)[0], part.strip()) for part in text.split(",") if part.strip()]
+    return text if kind is str or get_origin(kind) is Literal else yaml.safe_load(text)
 
 
 def _build(cls: type, content: Any, prefix: str, where: str, problems: list[str]) -> Any:

@@ -58,7 +58,7 @@ def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank,
     rows = adapt_rows(c.adapt, c.seed, data)
     parts: dict[str, SoftPromptBank | DecomposedBank] = {}
     groups: dict[str, RowGroup] = {}
-    sizes = {m: sum(r.method == m for r in rows) for m in a.methods}
+    sizes: dict[str, int] = {m: n for m in a.methods if (n := sum(r.method == m for r in rows))}  # zero-shot alone leaves no prompt-tuning row
     shared_method = "metaprompt" in sizes
     if shared_method:
         part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"])
@@ -97,7 +97,7 @@ def adapt_rows(a: AdaptConfig, seed: int, data: dict[str, TaskData]) -> list[Ban
                 if shots != "full" and int(shots) > len(train.kept):
                     problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")
                     continue
-                for s in a.seeds:
+                for s in a.seeds[:1] if shots == "0" else a.seeds:  # zero-shot draws nothing
                     row = _row(task, method, data[task], seed_of(seed, "order", task, s), a.steps, False)
                     few = shots != "full"
                     if few:

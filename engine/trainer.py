@@ -6,7 +6,6 @@
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from engine.data import Split
 from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import UserError
 from engine.logbook import Logbook
+from engine.progress import Window, peak_bytes
 from engine.sampling import Stream, plan_step
 from engine.sharding import ShardedBackbone
 from prompt_modules import RowwiseAdamW, cross_entropy, distillation_terms
@@ -165,7 +165,7 @@ class Loop:
         stage, settings = self.stage, self.settings
         self._resume()
         log = Logbook(stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0)
-        window = _Window()
+        window = Window()
         while self.step < stage.total_steps and not all(self.stopped):
             outcome = self.gradients(self.step)
             reports = self._optimise(outcome["present"])
@@ -175,8 +175,8 @@ class Loop:
             self._finish_rows(outcome["present"])
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
-                values = window.take(stage, self)
-                values["mem"] = max(gather_objects(_peak_bytes()))
+                values = window.take(stage, self.start_shared, self.backbone)
+                values["mem"] = max(gather_objects(peak_bytes()))
                 log.step(self.step, values)
             if stage.eval_every and (self.step % stage.eval_every == 0 or last):
                 self._validate(log, last)
@@ -316,54 +316,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + key] = json.loads(json.dumps(inner))
     return out
-
-
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class _Window:
-    """Sums since the last log line."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self.started, self.steps, self.sums, self.norms, self.lrs, self.skipped, self.tokens = time.monotonic(), 0, None, {}, {}, 0, 0
-
-    def add(self, outcome: dict[str, Tensor], reports: dict[str, Any], picks: Sequence[Any], rows: Sequence[BankRow]) -> None:
-        self.steps += 1
-        self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
-        self.tokens += sum(len(rows[p.row].train.sample(p.index)) for p in picks)  # type: ignore[union-attr]
-        for name, report in reports.items():
-            finite = report.grad_norm_K[report.grad_norm_K.isfinite()]
-            self.norms[name] = finite.square().sum().sqrt().item()
-            self.lrs[name] = report.lr_K.max().item()
-            self.skipped += int(report.skipped_K.sum())
-
-    def take(self, stage: Stage, loop: Loop) -> dict[str, Any]:
-        assert self.sums is not None
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        seen = self.sums[:, 3] > 0
-        means = self.sums[:, :3] / self.sums[:, 3:].clamp(min=1)
-        ce, kl, hidden = (means[seen].mean(0)).tolist()
-        by_task: dict[str, list[float]] = {}
-        for k in seen.nonzero()[:, 0].tolist():
-            by_task.setdefault(stage.rows[k].task, []).append(means[k, 0].item())
-        calls, gathered = loop.backbone.gathers.take()
-        shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
-        drift = [(p.detach() - loop.start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in loop.start_shared]
-        tokens_per_s = self.tokens / seconds
-        values = {
-            "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
-            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()), "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
-            "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
-            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,
-            "gathers": calls / self.steps, "gather_bytes": gathered / self.steps,
-        }  # fmt: skip
-        self._reset()
-        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

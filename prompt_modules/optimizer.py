@@ -53,7 +53,8 @@ class RowGroup:
         """The learning rate of each row's next step, fp64 (K,)."""
         done = self.steps_K.double()
         warm = ((done + 1) / max(self.warmup_steps, 1)).clamp(max=1) if self.warmup_steps else torch.ones_like(done)
-        left = ((self.total_steps - done) / (self.total_steps - self.warmup_steps).clamp(min=1)).clamp(0, 1)
+        total = torch.as_tensor(self.total_steps)
+        left = ((total - done) / (total - self.warmup_steps).clamp(min=1)).clamp(0, 1)
         decay = {"constant": torch.ones_like(left), "linear": left, "cosine": 0.5 - 0.5 * torch.cos(math.pi * left)}[self.schedule]
         return self.lr * warm * decay
 

@@ -1,0 +1,68 @@
+"""Numbers of a log line, gathered between two of them."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from backbones import resident_bytes
+from engine.sharding import ShardedBackbone
+
+if TYPE_CHECKING:
+    from engine.trainer import BankRow, Stage
+
+
+def peak_bytes() -> int:
+    """Most memory this process has held: on the GPU, or resident on the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Window:
+    """What is logged: sums since the last log line."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.started, self.steps, self.sums, self.norms, self.lrs, self.skipped, self.tokens = time.monotonic(), 0, None, {}, {}, 0, 0
+
+    def add(self, outcome: dict[str, Tensor], reports: dict[str, Any], picks: Sequence[Any], rows: Sequence["BankRow"]) -> None:
+        self.steps += 1
+        self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
+        self.tokens += sum(len(rows[p.row].train.sample(p.index)) for p in picks)  # type: ignore[union-attr]
+        for name, report in reports.items():
+            finite = report.grad_norm_K[report.grad_norm_K.isfinite()]
+            self.norms[name] = finite.square().sum().sqrt().item()
+            self.lrs[name] = report.lr_K.max().item()
+            self.skipped += int(report.skipped_K.sum())
+
+    def take(self, stage: "Stage", start_shared: dict[str, Tensor], backbone: ShardedBackbone) -> dict[str, Any]:
+        """The values of a log line, None where one is not finite; starts a new window."""
+        assert self.sums is not None
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        seen = self.sums[:, 3] > 0
+        means = self.sums[:, :3] / self.sums[:, 3:].clamp(min=1)
+        ce, kl, hidden = (means[seen].mean(0)).tolist()
+        by_task: dict[str, list[float]] = {}
+        for k in seen.nonzero()[:, 0].tolist():
+            by_task.setdefault(stage.rows[k].task, []).append(means[k, 0].item())
+        calls, gathered = backbone.gathers.take()
+        shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
+        drift = [(p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared]
+        tokens_per_s = self.tokens / seconds
+        values = {
+            "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
+            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()), "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
+            "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
+            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,
+            "gathers": calls / self.steps, "gather_bytes": gathered / self.steps, "resident_bytes": resident_bytes(backbone.model),
+        }  # fmt: skip
+        self._reset()
+        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

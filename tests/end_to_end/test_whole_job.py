@@ -1,0 +1,140 @@
+"""The main job from the command line on two ranks: files written, no note text anywhere, killed and resumed."""
+
+import json
+import shutil
+import stat
+
+import pytest
+from commands_runner import ROOT, run, run_and_kill
+from safetensors.torch import load_file
+
+CANARY = "Zyqhobrantine"  # stands in every note; may stand in protected caches and predictions only
+SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--distill.steps=12", "--distill.batch=6", "--checkpoint.every=4", "--log.every=2",
+         "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--evaluate.max_new_tokens=4"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data root whose every note holds the canary, and a home of its own."""
+    base = tmp_path_factory.mktemp("job")
+    shutil.copytree(ROOT / "configs" / "demo" / "data", base / "data")
+    for path in (base / "data").rglob("*"):
+        if path.suffix == ".txt":  # at the end: offsets stay
+            path.write_text(path.read_text() + f"\n{CANARY} was seen.\n")
+        elif path.suffix == ".csv":
+            text = path.read_bytes().decode()
+            path.write_bytes(text.replace("Doctor:", f"Doctor: {CANARY}").encode())
+            assert CANARY in path.read_text()
+        elif path.name == "questions.json":
+            content = json.loads(path.read_text())
+            for entry in content.values():
+                entry["QUESTION"] = f"{CANARY} {entry['QUESTION']}"
+            path.write_text(json.dumps(content))
+    (base / "home").mkdir()
+    return base
+
+
+def distill_arguments(place, name):
+    return ["distill", "--config=configs/demo/distill.yaml", f"--data.root={place / 'data'}", f"--data.cache={place / 'cache'}", f"--run_dir={place / name}", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def outputs(place):
+    """The whole job, once; what each command printed."""
+    home = place / "home"
+    common = [f"--data.root={place / 'data'}", f"--data.cache={place / 'cache'}", "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4"]
+    out = {"distill": run(*distill_arguments(place, "distill"), home=home)}
+    out["adapt"] = run("adapt", "--config=configs/demo/adapt.yaml", *common, f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'adapt'}",
+                       "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
+    out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", home=home)
+    out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
+    out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
+    return out
+
+
+def files(folder):
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_run_directories_hold_what_the_contract_says(place, outputs):
+    found = {f for f in files(place / "distill") if "tfevents" not in f}
+    checkpoint = {"optimizer.safetensors", "prompts.safetensors", "state.json"}
+    steps = {f"checkpoints/step_{n:08d}/{f}" for n in (8, 12) for f in checkpoint} | {f"latest/{f}" for f in ()}
+    teachers = {f"teachers/checkpoints/step_{n:08d}/{f}" for n in (4, 6) for f in checkpoint} | {"teachers/COMPLETED", "teachers/config.yaml", "teachers/metrics.jsonl"}
+    predictions = {f"predictions/{t}.{m}.full.0.jsonl" for t in ("demo_qa", "demo_entities", "demo_summary") for m in ("metaprompt", "teacher")}
+    assert found == steps | teachers | predictions | {"COMPLETED", "config.yaml", "metrics.jsonl", "results.json"}
+    lines = [json.loads(line) for line in (place / "distill" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert {"step", "loss", "ce", "kl", "hidden", "task_ce", "lr", "grad_norm", "prompt_norm", "prompt_drift", "tokens_per_s", "real_tokens", "mfu",
+            "gather_bytes", "mem"} <= lines[0].keys()  # fmt: skip
+    assert all(line["gathers"] > 0 and line["gather_bytes"] > 0 for line in lines)
+    assert "backbone unchanged, to the bit" in outputs["distill"] and "backbone unchanged, to the bit" in outputs["adapt"]
+
+
+def test_the_backbone_is_sharded_between_steps(place, outputs):
+    for run_dir in ("distill", "adapt"):
+        last = json.loads((place / run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["resident_bytes"] == 410_240  # half of 205,120 fp32 numbers
+    assert "resident bytes per rank 410,240, 410,240" in outputs["distill"]
+
+
+def test_results_cover_every_cell(place, outputs):
+    results = json.loads((place / "adapt" / "results.json").read_text())
+    methods = results["tasks"]["demo_relations"]["methods"]
+    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"4", "full"}}
+    assert results["trainable"]["count"] == 16 + 64
+    assert results["tasks"]["demo_relations"]["role"] == "target"
+    assert set(results["average"]) == {"metaprompt", "prompt_tuning"}
+    assert "| demo_relations" in (place / "report" / "report.md").read_text()
+
+
+def test_no_note_text_leaves_caches_and_predictions(place, outputs):
+    for name, text in outputs.items():
+        assert CANARY not in text, name
+    held = []
+    for path in place.rglob("*"):
+        assert CANARY not in path.name
+        if path.is_file() and not path.is_symlink() and CANARY.encode() in path.read_bytes():
+            held.append(path)
+    assert held, "the canary is nowhere: this test checks nothing"
+    allowed = (place / "data", place / "cache")
+    for path in held:
+        assert any(path.is_relative_to(a) for a in allowed) or path.parent.name == "predictions", path
+    for folder in ("cache", "distill", "adapt"):
+        for path in (place / folder).rglob("*"):
+            if not path.is_symlink():
+                assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    assert not (place / "home" / ".cache").exists() or not [p for p in (place / "home" / ".cache").rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+
+
+def test_a_malformed_note_is_named_and_never_quoted(place, outputs, tmp_path):
+    shutil.copytree(place / "data", tmp_path / "data")
+    broken = sorted((tmp_path / "data" / "demo_notes" / "train").glob("*.ann"))[0]
+    broken.write_text(f"T1\tDrug x 9\t{CANARY}\n" + broken.read_text())
+    output = run("distill", "--config=configs/demo/distill.yaml", f"--data.root={tmp_path / 'data'}", f"--data.cache={tmp_path / 'cache'}",
+                 f"--run_dir={tmp_path / 'run'}", ranks=1, expect=2)  # fmt: skip
+    assert f"{broken.name}:1" in output or f"{broken.name}, line 1" in output, output
+    assert CANARY not in output and not (tmp_path / "run").exists()
+
+
+def test_completed_runs_and_mismatches_stop_at_once(place, outputs):
+    assert "already COMPLETED" in run(*distill_arguments(place, "distill"), ranks=1)
+    output = run("adapt", "--config=configs/demo/adapt.yaml", f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'other'}",
+                 "--backbone=configs/tiny/gpt_oss.yaml", ranks=1, expect=2)  # fmt: skip
+    assert "fits its own backbone only" in output and not (place / "other").exists()
+
+
+def test_killed_and_resumed_equals_uninterrupted(place, outputs):
+    arguments = distill_arguments(place, "killed")
+    run_and_kill(*arguments, when="distill 6/12")
+    assert not (place / "killed" / "COMPLETED").exists()
+    resumed = run(*arguments)
+    assert "distill: resumed at step 4 of 12" in resumed and "teachers: reused" in resumed
+    for name in ("prompts.safetensors", "optimizer.safetensors"):
+        whole, again = (load_file(place / d / "latest" / name) for d in ("distill", "killed"))
+        assert whole.keys() == again.keys()
+        for key in whole:
+            assert whole[key].equal(again[key]), key
+    timeless = [[{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_s", "mem", "gathers", "gather_bytes")}
+                 for line in (place / d / "metrics.jsonl").read_text().splitlines()] for d in ("distill", "killed")]  # fmt: skip
+    assert timeless[0] == timeless[1]
