@@ -39,6 +39,8 @@ def build_backbone(card: BackboneCard, zero_config: dict[str, Any] | None, dtype
     options: dict[str, Any] = {"dtype": dtype}
     if card.attention:
         options["attn_implementation"] = card.attention
+    if dtype == torch.float64:
+        options["experts_implementation"] = "eager"  # grouped matrix products know no fp64
     if zero_config is None:
         model = AutoModelForCausalLM.from_config(config, **options)
     else:

@@ -1,0 +1,117 @@
+"""Released files into frozen models: every weight filled, every wrong file named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, load_backbone_card, parameter_count
+from backbones.frozen import backbone_fingerprint
+
+SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+def released(folder, kind="llama", shards="5GB", dtype=torch.float32, **more):
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **more), dtype=dtype)
+    model.save_pretrained(folder, max_shard_size=shards)
+    return model
+
+
+def card_for(folder, dtype="float32"):
+    return BackboneCard(name="released", path=str(folder), tokenizer="unused", dtype=dtype)
+
+
+@pytest.mark.parametrize("kind, more", [("llama", {}), ("llama", {"tie_word_embeddings": True}), ("qwen2", {}), ("mistral", {}), ("qwen3", {"head_dim": 8})])
+@pytest.mark.parametrize("shards", ["5GB", "5KB"])
+def test_released_weights_arrive_to_the_bit_in_any_family(tmp_path, kind, more, shards):
+    expected = released(tmp_path, kind, shards, **more)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shards == "5KB")
+    found = build_backbone(card_for(tmp_path), None)
+    assert backbone_checksum(found) == backbone_checksum(expected)
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(found(input_ids=ids).logits, expected(input_ids=ids).logits, rtol=0, atol=0)
+    assert not any(p.requires_grad for p in found.parameters()) and parameter_count(found) == sum(p.numel() for p in expected.parameters())
+
+
+def test_bf16_files_load_as_bf16_and_as_fp32(tmp_path):
+    expected = released(tmp_path, dtype=torch.bfloat16)
+    for dtype in ("bfloat16", "float32"):
+        found = build_backbone(card_for(tmp_path, dtype), None)
+        assert {p.dtype for p in found.parameters()} == {getattr(torch, dtype)}
+        assert found.lm_head.weight.float().equal(expected.lm_head.weight.float())
+
+
+def test_every_wrong_weight_is_named_at_once(tmp_path):
+    released(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = weights.pop("model.norm.weight")
+    weights["model.norm.wieght"] = gone
+    weights["lm_head.weight"] = weights["lm_head.weight"][:10].clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError) as caught:
+        build_backbone(card_for(tmp_path), None)
+    assert [p.split(": ", 1)[1] for p in caught.value.problems] == [
+        "missing: model.norm.weight", "not in the model: model.norm.wieght", "shape of lm_head.weight: file (10, 16), model (64, 16)"]  # fmt: skip
+
+
+def test_torn_missing_and_packed_files(tmp_path):
+    released(tmp_path, shards="5KB")
+    first = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    first.write_bytes(first.read_bytes()[:20])
+    with pytest.raises(BackboneError, match=f"{first.name}: not readable as safetensors"):
+        build_backbone(card_for(tmp_path), None)
+    first.unlink()
+    with pytest.raises(BackboneError, match=f"{first.name} is named in the index but missing"):
+        build_backbone(card_for(tmp_path), None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    with pytest.raises(BackboneError, match="packed"):
+        build_backbone(card_for(tmp_path), None)
+
+
+def test_families_that_change_logits_outside_the_head_are_refused():
+    card = BackboneCard(name="g", random={"model_type": "gemma2", **SIZES, "head_dim": 8, "final_logit_softcapping": 30.0}, tokenizer="unused", dtype="float32")
+    with pytest.raises(BackboneError, match="final_logit_softcapping"):
+        build_backbone(card, None)
+
+
+def test_fp64_under_deepspeed_is_refused():
+    card = BackboneCard(name="l", random={"model_type": "llama", **SIZES}, tokenizer="unused", dtype="float32")
+    with pytest.raises(BackboneError, match="float64"):
+        build_backbone(card, {"zero_optimization": {"stage": 3}}, torch.float64)
+    assert build_backbone(card, None, torch.float64).dtype == torch.float64
+
+
+def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone():
+    card = BackboneCard(name="l", random={"model_type": "llama", **SIZES}, tokenizer="unused", dtype="float32", seed=1)
+    other = BackboneCard(name="l", random={"model_type": "llama", **SIZES}, tokenizer="unused", dtype="float32", seed=2)
+    torch.manual_seed(3)
+    first = backbone_checksum(build_backbone(card, None))
+    torch.manual_seed(4)
+    assert backbone_checksum(build_backbone(card, None)) == first != backbone_checksum(build_backbone(other, None))
+    assert backbone_fingerprint(card) != backbone_fingerprint(other)
+
+
+def test_fingerprint_sees_a_changed_weight(tmp_path):
+    released(tmp_path)
+    before = backbone_fingerprint(card_for(tmp_path))
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert backbone_fingerprint(card_for(tmp_path)) != before
+
+
+def test_card_problems_come_together(tmp_path):
+    file = tmp_path / "card.yaml"
+    file.write_text("name: x\npth: /nowhere\ntemplate: harmnoy\nseed: one\n")
+    with pytest.raises(BackboneError) as caught:
+        load_backbone_card(file)
+    text = str(caught.value)
+    for part in ("unknown key 'pth'; did you mean 'path'?", "seed: expected int", "give exactly one of them", "'harmnoy' is none of", str(file)):
+        assert part in text
+    file.write_text("name: x\npath: absent\n")
+    with pytest.raises(BackboneError, match="absent does not exist"):
+        load_backbone_card(file)

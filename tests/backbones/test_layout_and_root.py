@@ -1,0 +1,99 @@
+"""Tokens in, states at answer positions out, against the model called naively on one sample at a time."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from backbones import BackboneCard, BackboneError, FrozenRoot, Layout, build_backbone, load_tokenizer
+from engine.batching import collate, weigh
+from engine.data import Sample
+
+WORDS = ["<s>", "</s>", "<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|return|>", "user", "assistant", "final", "fever", "and", "rash", "yes", "."]
+SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+FAMILIES = {"llama": {"model_type": "llama", **SIZES}, "gpt_oss": {"model_type": "gpt_oss", **SIZES, "head_dim": 8, "num_local_experts": 4,
+            "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="."))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token=".", additional_special_tokens=WORDS[2:7])
+    fast.chat_template = "{{ bos_token }} user {% for m in messages %}{{ m['content'] }}{% endfor %} <|end|>{% if add_generation_prompt %} assistant{% endif %}"
+    fast.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def layout_of(folder, template, separator=" . "):
+    card = BackboneCard(name="x", path=str(folder), tokenizer=str(folder), template=template, separator=separator)
+    return Layout(card, load_tokenizer(folder))
+
+
+def words(ids):
+    return [WORDS[i] for i in ids]
+
+
+def test_templates_lay_out_input_and_answer(folder):
+    plain, chat, harmony = (layout_of(folder, t) for t in ("none", "chat", "harmony"))
+    assert words(plain.context_ids("fever and rash")) == ["<s>", "fever", "and", "rash", "."]
+    assert words(plain.answer_ids("yes")) == ["yes", "</s>"]
+    assert words(chat.context_ids("fever")) == ["<s>", "user", "fever", "<|end|>", "assistant"]
+    assert words(harmony.context_ids("fever")) == ["<|start|>", "user", "<|message|>", "fever", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"]
+    assert words(harmony.answer_ids("yes")) == ["yes", "<|return|>"]
+    assert harmony.answer_text([13, 6, 10]) == "yes"
+    assert len({plain.fingerprint(), chat.fingerprint(), harmony.fingerprint(), layout_of(folder, "none", " and ").fingerprint()}) == 4
+
+
+def test_a_template_the_tokenizer_cannot_serve_is_refused(folder, project):
+    sentencepiece = load_tokenizer(project / "configs" / "tiny" / "tokenizer.model")
+    with pytest.raises(BackboneError, match="needs a transformers tokenizer folder"):
+        Layout(BackboneCard(name="x", random={"model_type": "llama"}, tokenizer="t", template="chat"), sentencepiece)
+    bare = load_tokenizer(folder)
+    bare.inner.chat_template = None
+    with pytest.raises(BackboneError, match="has no chat template"):
+        Layout(BackboneCard(name="x", path=str(folder), tokenizer=str(folder), template="chat"), bare)
+    with pytest.raises(BackboneError, match="not a sentencepiece model"):
+        load_tokenizer(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize("text", ["Dose: 5 µg\n  twice — daily\t.", "naïve café ☕", "", "\n\n"])
+def test_sentencepiece_gives_back_any_text(project, text):
+    tokenizer = load_tokenizer(project / "configs" / "tiny" / "tokenizer.model")
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id]) == text
+    assert not set(ids) & tokenizer.special_ids()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answer_states_and_gradients_equal_the_naive_call(family):
+    """fp64, unequal lengths, one empty context: its first answer token is predicted by the last prompt position."""
+    card = BackboneCard(name=family, random=dict(FAMILIES[family]), tokenizer="t", dtype="float32")
+    model = build_backbone(card, None, torch.float64)
+    samples = [Sample([3, 4, 5, 6, 7, 8], [9, 10, 1]), Sample([], [11, 12, 13, 1]), Sample([20], [1])]
+    batch = collate(weigh([0, 1, 1], samples))
+    prompts = torch.randn(3, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    states, none = FrozenRoot(model)("answers", batch, prompts)
+    assert none is None
+    weights = torch.randn(states.logits_NV.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (states.logits_NV * weights).sum().backward()
+    found, prompts.grad = prompts.grad, None
+    expected = []
+    for k, sample in enumerate(samples):
+        ids = torch.tensor([sample.context_ids + sample.answer_ids])
+        logits = model(inputs_embeds=torch.cat([prompts[k : k + 1], model.get_input_embeddings()(ids)], 1)).logits[0]
+        expected.append(logits[-len(sample.answer_ids) - 1 : -1])
+    (torch.cat(expected) * weights).sum().backward()
+    torch.testing.assert_close(states.logits_NV, torch.cat(expected), rtol=1e-12, atol=1e-12)
+    assert (found - prompts.grad).norm() / prompts.grad.norm() <= 1e-12
+
+
+def test_teacher_states_are_the_teachers_own_and_carry_no_gradient():
+    card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
+    root = FrozenRoot(build_backbone(card, None, torch.float64))
+    batch = collate(weigh([0, 1], [Sample([3, 4], [5, 1]), Sample([6], [7, 1])]))
+    student, teacher = (torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    both, taught = root("answers", batch, student, teacher)
+    alone, _ = root("answers", batch, teacher)
+    torch.testing.assert_close(taught.hidden_ND, alone.hidden_ND, rtol=1e-12, atol=1e-12)
+    assert not taught.logits_NV.requires_grad and both.logits_NV.requires_grad
