@@ -146,8 +146,9 @@ def _local_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
 def resident_bytes(model: nn.Module) -> int:
     """Bytes of backbone weights this rank holds now: its shards, and whatever is gathered at the moment."""
     total = sum(t.numel() * t.element_size() for t in _local_tensors(model))
-    for parameter in model.parameters():
-        if hasattr(parameter, "ds_tensor") and parameter.ds_status.name == "AVAILABLE":
+    partitioned: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_tensor")]
+    for parameter in partitioned:
+        if parameter.ds_status.name == "AVAILABLE":
             total += parameter.numel() * parameter.element_size()
     return total
 

@@ -6,7 +6,7 @@ attention no real position ever sees a pad and no mask is needed.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class FrozenRoot(nn.Module):
 
     def forward(self, mode: str, *args, **kwargs):
         """``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        return {"answers": self._both, "generate": self._generate, "embed": self._embed}[mode](*args, **kwargs)
+        door: Any = {"answers": self._both, "generate": self._generate, "embed": self._embed}[mode]
+        return door(*args, **kwargs)
 
     def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
         """States at answer positions under the student's prompts and, without gradient, under the teacher's."""

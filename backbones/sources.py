@@ -42,7 +42,7 @@ class SafetensorsSource:
         for name in names:
             try:
                 with safe_open(folder / name, "pt") as file:
-                    for key in file.keys():
+                    for key in file.keys():  # noqa: SIM118 - not a mapping, it has keys() only
                         self._file_of[key] = folder / name
                         self._shapes[key] = tuple(file.get_slice(key).get_shape())
             except Exception as error:  # SafetensorError and OSError: a torn or foreign file

@@ -59,7 +59,7 @@ def _listed(text: str | None) -> list[str]:
 
 MODES: dict[str, Mode] = {
     "distill": Mode("teach every source task a prompt, then distil them into one metaprompt", CONFIG, _with_config(commands.distill), ("config",), True),
-    "adapt": Mode("adapt the metaprompt to target tasks: targets x methods x shots x seeds in one pass", CONFIG, _with_config(commands.adapt), ("config",), True),
+    "adapt": Mode("adapt the metaprompt: targets x methods x shots x seeds in one pass", CONFIG, _with_config(commands.adapt), ("config",), True),
     "evaluate": Mode(
         "official metrics of a finished run -> results.json",
         {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "tasks": "only these, comma-separated"},

@@ -166,8 +166,6 @@ def _already_done(run_dir: Path, config: RunConfig, session: Any) -> bool:
         if not config.fresh:
             session.say(f"{run_dir}: already COMPLETED; give --fresh=true to run it again")
             return True
-        if session.leads:
-            (run_dir / "COMPLETED").unlink(missing_ok=True)
     return False
 
 

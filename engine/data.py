@@ -42,10 +42,11 @@ class Split:
 
     Args:
         rows: Arrow dataset with columns context_ids, answer_ids, example (JSON), kept.
+        key: hash of everything the rows were made from.
     """
 
-    def __init__(self, rows: Any):
-        self.rows = rows
+    def __init__(self, rows: Any, key: str = ""):
+        self.rows, self.key = rows, key
         kept = rows["kept"][:] if len(rows) else []
         self.kept = [i for i, k in enumerate(kept) if k]
         self.n_dropped = len(rows) - len(self.kept)
@@ -162,7 +163,7 @@ def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConf
                 raise
         else:
             _wait_for(final, card.name, split)
-    return Split(load_from_disk(str(final), keep_in_memory=False))
+    return Split(load_from_disk(str(final), keep_in_memory=False), final.name)
 
 
 def _wait_for(final: Path, task: str, split: str) -> None:
@@ -236,10 +237,6 @@ def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
 
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:
-    """Hash of the tokenised rows a run trains on."""
-    digest = hashlib.sha256()
-    for name, data in sorted(tasks.items()):
-        for split, rows in sorted(data.splits.items()):
-            digest.update(f"{name}/{split}/{rows.rows._fingerprint}".encode())
-            digest.update(Path(rows.rows.cache_files[0]["filename"]).parent.name.encode() if rows.rows.cache_files else b"")
-    return digest.hexdigest()
+    """Hash of the tokenised rows a run trains on; the same wherever the cache lies and whenever it was built."""
+    keys = [(name, split, rows.key) for name, data in sorted(tasks.items()) for split, rows in sorted(data.splits.items())]
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,8 @@ def start(where: Place) -> torch.device:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    # DeepSpeed 0.19.8 calls the old name of a collective at every gather
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     import deepspeed
 
     if torch.cuda.is_available():

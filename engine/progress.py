@@ -31,7 +31,10 @@ class Window:
         self._reset()
 
     def _reset(self) -> None:
-        self.started, self.steps, self.sums, self.norms, self.lrs, self.skipped, self.tokens = time.monotonic(), 0, None, {}, {}, 0, 0
+        self.started, self.steps, self.skipped, self.tokens = time.monotonic(), 0, 0, 0
+        self.sums: Tensor | None = None
+        self.norms: dict[str, float] = {}
+        self.lrs: dict[str, float] = {}
 
     def add(self, outcome: dict[str, Tensor], reports: dict[str, Any], picks: Sequence[Any], rows: Sequence["BankRow"]) -> None:
         self.steps += 1
@@ -59,7 +62,8 @@ class Window:
         tokens_per_s = self.tokens / seconds
         values = {
             "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
-            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()), "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
+            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()),
+            "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
             "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,
             "gathers": calls / self.steps, "gather_bytes": gathered / self.steps, "resident_bytes": resident_bytes(backbone.model),

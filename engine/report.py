@@ -7,6 +7,13 @@ from typing import Any
 
 from engine.errors import UserError
 
+LEGEND = """# Results
+
+Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds; `n` test examples; `dropped` ones were too long and count
+as wrong.
+
+"""
+
 
 def write_report(runs: Sequence[Path], output: Path) -> str:
     """Print the table of all runs and write ``report.md`` into ``output``.
@@ -25,8 +32,7 @@ def write_report(runs: Sequence[Path], output: Path) -> str:
     if problems:
         raise UserError(problems)
     sections = [_section(run, result) for run, result in results]
-    text = "# Results\n\nScores are fractions of 1; a plus-minus is half the 95 % interval over seeds; `n` test examples; `dropped` ones were too long and count as wrong.\n\n"
-    text += "\n".join(sections)
+    text = LEGEND + "\n".join(sections)
     output.mkdir(parents=True, exist_ok=True, mode=0o700)
     (output / "report.md").write_text(text)
     print(text)
@@ -47,7 +53,7 @@ def _section(run: Path, result: dict[str, Any]) -> str:
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
     trainable = result["trainable"]
     note = f"Backbone {result['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
-    return f"## {run.name}\n\n{note}\n\n{_table([head, *rows])}\n"
+    return f"## {run}\n\n{note}\n\n{_table([head, *rows])}\n"
 
 
 def _order(column: tuple[str, str]) -> tuple[str, float]:

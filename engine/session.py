@@ -1,5 +1,6 @@
 """What every command needs: configuration, card, tokenizer, data; later the process group and the sharded backbone."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,8 @@ class Session:
             raise UserError(error.problems) from None
         problems = []
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
-            problems.append(f"{config.backbone}: the tokenizer has {self.tokenizer.vocab_size} entries, the backbone's vocabulary {self.model_config.vocab_size}")
+            entries, rows = self.tokenizer.vocab_size, self.model_config.vocab_size
+            problems.append(f"{config.backbone}: the tokenizer has {entries} entries, the backbone's vocabulary only {rows}")
         longest = getattr(self.model_config, "max_position_embeddings", None)
         if longest and config.prompt.length + config.data.max_length > longest:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
@@ -120,6 +122,11 @@ class Session:
         """Make the run directory and write the resolved configuration. Rank 0 writes."""
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
+                for name in ("checkpoints", "tensorboard", "predictions"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json"):
+                    (folder / name).unlink(missing_ok=True)
             (folder / "config.yaml").write_text(to_yaml(self.config))
         distributed.barrier()
 
@@ -132,8 +139,6 @@ class Session:
 
 def check_toolchain() -> None:
     """DeepSpeed builds its CPU collectives at start: say what is missing, and how to get it, before it fails in the middle."""
-    import shutil
-
     if torch.cuda.is_available():
         return
     problems = []

@@ -1,6 +1,7 @@
 """The three stages, each as a ``Stage`` for the loop: what is trained, on what, from where it starts (METHOD: teach, distill, adapt)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -121,7 +122,7 @@ def factor_generator(seed: int) -> torch.Generator:
 
 
 def _adapted_bank(session: Session, source: JoinedBank, source_tasks: Sequence[str], n_rows: int) -> DecomposedBank:
-    a, part = session.config.adapt, source.parts["metaprompt"]
+    a, part = session.config.adapt, cast(DecomposedBank, source.parts["metaprompt"])
     cols_KLR, rows_KRD = part.cols_KLR.detach(), part.rows_KRD.detach()
     _, length, rank = cols_KLR.shape
     start_cols_KLR, _ = identity_factors(1, length, rank, rows_KRD.shape[-1], factor_generator(session.config.seed))

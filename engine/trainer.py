@@ -126,7 +126,7 @@ class Loop:
         for name, span in stage.groups_of_row.items():
             if span is None:  # the metaprompt sees the mean of the tasks' losses, the factors each their own
                 for parameter in stage.optimizer.groups[name].parameters.values():
-                    parameter.grad /= present.sum()
+                    parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
         return {"sums": sums, "present": present}
 
     def _prompt_length(self) -> int:
@@ -304,8 +304,9 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path) -> N
     """Refuse to resume on another configuration, data or backbone, naming what differs."""
     flat_saved, flat_now = _flat(saved), _flat(now)
     differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
+    remedy = "put it back, or give --fresh=true or another run_dir"
     if differing:
-        raise UserError([f"{run_dir}: {k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}; put it back, or give --fresh=true or another run_dir" for k in differing])
+        raise UserError([f"{run_dir}: {k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}; {remedy}" for k in differing])
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

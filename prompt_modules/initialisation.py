@@ -38,11 +38,9 @@ def embeddings_from_vocabulary(
     if not candidates:
         raise ValueError("no vocabulary entry to start a prompt from")
     ids = torch.tensor(list(candidates))
-    if len(ids) >= length:
-        chosen = ids[torch.randperm(len(ids), generator=generator)[:length]]
-    else:
-        chosen = ids[torch.randint(len(ids), (length,), generator=generator)]
-    return _as_master(lookup(chosen))
+    enough = len(ids) >= length
+    order = torch.randperm(len(ids), generator=generator) if enough else torch.randint(len(ids), (length,), generator=generator)
+    return _as_master(lookup(ids[order[:length]]))
 
 
 def embeddings_from_text(lookup: Callable[[Tensor], Tensor], token_ids: Sequence[int], length: int) -> Tensor:

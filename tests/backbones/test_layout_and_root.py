@@ -39,7 +39,8 @@ def test_templates_lay_out_input_and_answer(folder):
     assert words(plain.context_ids("fever and rash")) == ["<s>", "fever", "and", "rash", "."]
     assert words(plain.answer_ids("yes")) == ["yes", "</s>"]
     assert words(chat.context_ids("fever")) == ["<s>", "user", "fever", "<|end|>", "assistant"]
-    assert words(harmony.context_ids("fever")) == ["<|start|>", "user", "<|message|>", "fever", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"]
+    turns = ["<|start|>", "user", "<|message|>", "fever", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"]
+    assert words(harmony.context_ids("fever")) == turns
     assert words(harmony.answer_ids("yes")) == ["yes", "<|return|>"]
     assert harmony.answer_text([13, 6, 10]) == "yes"
     assert len({plain.fingerprint(), chat.fingerprint(), harmony.fingerprint(), layout_of(folder, "none", " and ").fingerprint()}) == 4

@@ -9,6 +9,7 @@ import pytest
 import torch
 from distributed_pool import Pool
 
+
 @pytest.fixture(scope="module")
 def two():
     pool = Pool(2)

@@ -31,12 +31,6 @@ TIMING = ("tokens_per_s", "mem", "mfu")  # what no two launches share
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    """The repository."""
-    return ROOT
-
-
-@pytest.fixture(scope="session")
 def card() -> BackboneCard:
     return load_backbone_card(ROOT / "configs/tiny/llama.yaml")
 

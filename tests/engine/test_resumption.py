@@ -121,8 +121,11 @@ def test_fresh_starts_again_and_its_own_checkpoints_count(build: Build, metrics,
 
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
-    [("teach", "teach.lr", 0.2), ("teach", "seed", 1), ("teach", "prompt.init", "text"), ("distill", "distill.lambda_kl", 0.5), ("distill", "data.max_length", 77)],
-)
+    [
+        ("teach", "teach.lr", 0.2), ("teach", "seed", 1), ("teach", "prompt.init", "text"), ("distill", "distill.lambda_kl", 0.5),
+        ("distill", "data.max_length", 77),
+    ],
+)  # fmt: skip
 def test_another_configuration_is_refused_by_name(kind: str, key: str, value: Any, build: Build) -> None:
     build(kind, "run", **{"teach.steps": 4, "distill.steps": 4, "prompt.init_text": "Note:"}).run()
     other = build(kind, "run", **{"teach.steps": 4, "distill.steps": 4, "prompt.init_text": "Note:", key: value})
