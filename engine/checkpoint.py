@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     _sync(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    _point(run_dir / "latest", Path("checkpoints") / final.name)
+    _point(latest, Path("checkpoints") / final.name)
     _sync(folder)
     steps = sorted(p for p in folder.iterdir() if p.name.startswith("step_"))
     here = steps.index(final)

@@ -162,10 +162,9 @@ def _require(config: RunConfig, key: str) -> None:
 
 
 def _already_done(run_dir: Path, config: RunConfig, session: Any) -> bool:
-    if (run_dir / "COMPLETED").exists():
-        if not config.fresh:
-            session.say(f"{run_dir}: already COMPLETED; give --fresh=true to run it again")
-            return True
+    if (run_dir / "COMPLETED").exists() and not config.fresh:
+        session.say(f"{run_dir}: already COMPLETED; give --fresh=true to run it again")
+        return True
     return False
 
 
