@@ -33,8 +33,18 @@ class Checkpoint:
 
 
 def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only."""
-    folder = run_dir / "checkpoints"
+    """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only.
+
+    Raises:
+        OSError: it cannot be written (a full disk, say); the previous checkpoint is whole.
+    """
+    try:
+        return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there is room") from None
+
+
+def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = folder / f"step_{step:08d}"
     partial = folder / f".step_{step:08d}.partial"

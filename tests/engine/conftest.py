@@ -64,7 +64,7 @@ def token_rows(n: int, seed: int) -> Split:
     for _ in range(n):
         columns["context_ids"].append(rng.integers(3, 1000, rng.integers(3, 10)).tolist())
         columns["answer_ids"].append(rng.choice(words, rng.integers(1, 6)).tolist())
-    return Split(Dataset.from_dict(columns))
+    return Split(Dataset.from_dict(columns), f"invented-{n}-{seed}")
 
 
 @pytest.fixture(scope="session")
