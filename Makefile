@@ -36,7 +36,7 @@ demo: setup
 	$(TORCHRUN) evaluate --run=$(DEMO)/distill
 	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
 	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
-	@echo "Where to look next: README.md, $(DEMO)/report.md, tensorboard --logdir $(DEMO)"
+	@echo "The backbone has random weights: these scores mean nothing, the path does. Where to look next: README.md, $(DEMO)/report.md, tensorboard --logdir $(DEMO)"
 
 test: setup
 	python -m pytest

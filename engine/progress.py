@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from backbones import resident_bytes
 from engine.sharding import ShardedBackbone
 
 if TYPE_CHECKING:
-    from engine.trainer import BankRow, Stage
+    from engine.trainer import Stage
 
 
 def peak_bytes() -> int:
@@ -24,22 +23,40 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+_STATE = ("steps", "skipped", "tokens", "norms", "lrs")
+
+
 class Window:
     """What is logged: sums since the last log line."""
 
-    def __init__(self) -> None:
+    sums: Tensor | None
+    norms: dict[str, float]
+    lrs: dict[str, float]
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
         self._reset()
+        if state is not None:  # a checkpoint between two log lines; the clock starts anew, so speed counts what follows only
+            for name in _STATE:
+                setattr(self, name, state[name])
+            self.sums = None if state["sums"] is None else torch.tensor(state["sums"], dtype=torch.float64)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the line under way, as JSON."""
+        return {n: getattr(self, n) for n in _STATE} | {"sums": None if self.sums is None else self.sums.tolist()}
 
     def _reset(self) -> None:
-        self.started, self.steps, self.skipped, self.tokens = time.monotonic(), 0, 0, 0
-        self.sums: Tensor | None = None
-        self.norms: dict[str, float] = {}
-        self.lrs: dict[str, float] = {}
+        self.started, self.timed_steps, self.timed_tokens = time.monotonic(), 0, 0
+        self.steps, self.skipped, self.tokens = 0, 0, 0
+        self.sums = None
+        self.norms = {}
+        self.lrs = {}
 
-    def add(self, outcome: dict[str, Tensor], reports: dict[str, Any], picks: Sequence[Any], rows: Sequence["BankRow"]) -> None:
+    def add(self, outcome: dict[str, Tensor], reports: dict[str, Any]) -> None:
         self.steps += 1
         self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
-        self.tokens += sum(len(rows[p.row].train.sample(p.index)) for p in picks)  # type: ignore[union-attr]
+        self.timed_steps += 1
+        self.tokens += int(outcome["real_tokens"])
+        self.timed_tokens += int(outcome["real_tokens"])
         for name, report in reports.items():
             finite = report.grad_norm_K[report.grad_norm_K.isfinite()]
             self.norms[name] = finite.square().sum().sqrt().item()
@@ -59,14 +76,14 @@ class Window:
         calls, gathered = backbone.gathers.take()
         shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
         drift = [(p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared]
-        tokens_per_s = self.tokens / seconds
+        tokens_per_s = self.timed_tokens / seconds
         values = {
             "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
             "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
             "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,
-            "gathers": calls / self.steps, "gather_bytes": gathered / self.steps, "resident_bytes": resident_bytes(backbone.model),
+            "gathers": calls / self.timed_steps, "gather_bytes": gathered / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
         }  # fmt: skip
         self._reset()
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

@@ -21,7 +21,7 @@ from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_
 from engine.errors import UserError
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
-from engine.sampling import Stream, plan_step
+from engine.sampling import Pick, Stream, plan_step
 from engine.sharding import ShardedBackbone
 from prompt_modules import RowwiseAdamW, cross_entropy, distillation_terms
 from prompt_modules.bank import JoinedBank
@@ -105,19 +105,27 @@ class Loop:
         self.best = {n: p.detach().clone() for n, p in stage.bank.named_parameters()}
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
         self.step = 0
-        self.last_step_picks: list[Any] = []
+        self.last_step_picks: list[Pick] = []
+        self.window = Window()
+        with torch.no_grad():
+            self.prompt_length = stage.bank.prompts(torch.zeros(1, dtype=torch.long, device=backbone.device)).shape[1]
 
     # ---- one global step -------------------------------------------------------------------------------------------------
 
     def gradients(self, step: int) -> dict[str, Tensor]:
-        """Gradient of global step ``step`` summed over ranks, in ``parameter.grad``; returns per-row sums (K, 4): ce, kl, hidden, tokens."""
+        """Gradient of global step ``step``, summed over ranks, in ``parameter.grad``.
+
+        Returns:
+            sums: fp64 (K, 4), per row the sums of ce, kl, hidden and the number of answer tokens. present: bool (K,), rows with samples.
+            real_tokens: int (), tokens of all samples, without prompts and padding.
+        """
         stage, rows = self.stage, self.stage.rows
         counts = stage.sampler.counts(step, [not s for s in self.stopped])
         picks = plan_step(counts, self.streams, self.cursors)
         self.last_step_picks = picks
         items = weigh([p.row for p in picks], [rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
-        for group in micro_batches(items, self._prompt_length(), self.settings.token_budget, self.settings.rank, self.settings.world):
+        for group in micro_batches(items, self.prompt_length, self.settings.token_budget, self.settings.rank, self.settings.world):
             self._micro_step(group, sums)
         sum_gradients(stage.bank)
         sum_over_ranks(sums)
@@ -127,11 +135,7 @@ class Loop:
             if span is None:  # the metaprompt sees the mean of the tasks' losses, the factors each their own
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
-        return {"sums": sums, "present": present}
-
-    def _prompt_length(self) -> int:
-        with torch.no_grad():
-            return self.stage.bank.prompts(torch.tensor([0], device=self.backbone.device)).shape[1]
+        return {"sums": sums, "present": present, "real_tokens": torch.tensor(sum(len(i.sample) for i in items))}
 
     def _micro_step(self, group: Sequence[Item], sums: Tensor) -> None:
         batch = collate(group, self.backbone.device)
@@ -165,17 +169,19 @@ class Loop:
         stage, settings = self.stage, self.settings
         self._resume()
         log = Logbook(stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0)
-        window = Window()
+        if all(self.stopped) and self.step == 0:  # zero-shot rows alone: nothing to train, and still something to evaluate
+            self._keep_last()
+            self._save()
         while self.step < stage.total_steps and not all(self.stopped):
             outcome = self.gradients(self.step)
             reports = self._optimise(outcome["present"])
             self.step += 1
-            window.add(outcome, reports, self.last_step_picks, stage.rows)
+            self.window.add(outcome, reports)
             log.tick(self.step)
             self._finish_rows(outcome["present"])
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
-                values = window.take(stage, self.start_shared, self.backbone)
+                values = self.window.take(stage, self.start_shared, self.backbone)
                 values["mem"] = max(gather_objects(peak_bytes()))
                 log.step(self.step, values)
             if stage.eval_every and (self.step % stage.eval_every == 0 or last):
@@ -216,7 +222,7 @@ class Loop:
         if not items:
             return {}
         with torch.no_grad():
-            for group in micro_batches(items, self._prompt_length(), self.settings.token_budget, self.settings.rank, self.settings.world):
+            for group in micro_batches(items, self.prompt_length, self.settings.token_budget, self.settings.rank, self.settings.world):
                 batch = collate(group, self.backbone.device)
                 states, _ = self.backbone("answers", batch, self.stage.bank.prompts(batch.rows_B))
                 self.backbone.release()
@@ -270,6 +276,7 @@ class Loop:
             prompts = {n: p for n, p in self.stage.bank.named_parameters()} | {f"best.{n}": t for n, t in self.best.items()}
             prompts |= {f"start.{n}": t for n, t in self.start_shared.items()}
             progress = {n: getattr(self, n) for n in _PROGRESS}
+            progress["window"] = self.window.state()
             state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes}
             checkpoint.save(self.stage.run_dir, self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state), self.settings.keep)
         barrier()
@@ -289,6 +296,7 @@ class Loop:
         self.stage.optimizer.load_state_dict({n: t.to(device) for n, t in found.optimizer.items()})
         for name in _PROGRESS:
             setattr(self, name, found.state["progress"][name])
+        self.window = Window(found.state["progress"]["window"])
         if self.settings.rank == 0:
             print(f"{self.stage.name}: resumed at step {self.step} of {self.stage.total_steps}", flush=True)
 

@@ -1,7 +1,6 @@
 """What every test stands on: offline, private, cached in the project's own folder, as train.py sets it."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from engine.protection import protect
 protect()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# an unactivated environment does not see pip's ninja, which DeepSpeed wants
-os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -158,9 +158,8 @@ def test_a_held_out_split_depends_on_its_parent(config: DataConfig, layout: Layo
 def test_changed_files_are_read_again(run: Prepare, corpora: Path) -> None:
     run({"demo_summary": ["test"]})
     path = corpora / "demo_summary/dialogues_test.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:1]) + path.read_text().split("\n", 1)[1].replace("patient", "visitor", 1))
-    assert any("visitor" in e.input_text + e.answer_text for e in run({"demo_summary": ["test"]})["demo_summary"].splits["test"].examples())
+    path.write_text(path.read_text().replace("Doctor: ", "Visitor: "))
+    assert any("Visitor" in e.input_text + e.answer_text for e in run({"demo_summary": ["test"]})["demo_summary"].splits["test"].examples())
 
 
 def test_limits_choose_the_same_examples_whatever_the_order_of_splits(run: Prepare) -> None:
@@ -203,7 +202,7 @@ def test_a_choice_whose_longest_option_does_not_fit_is_dropped(run: Prepare, lay
 def test_documents_are_divided_rather_than_dropped(run: Prepare) -> None:
     whole = run({"demo_entities": ["train"]})["demo_entities"].splits["train"]
     longest = max(len(whole.sample(i)) for i in range(len(whole)))
-    parts = run({"demo_entities": ["train"]}, max_length=longest - 1)["demo_entities"].splits["train"]
+    parts = run({"demo_entities": ["train"]}, max_length=longest // 2)["demo_entities"].splits["train"]
     assert len(parts) > len(whole) and parts.n_dropped == 0
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from engine import checkpoint
 from engine.data import TaskData
 from engine.sampling import EveryRow, TaskMixture
 from engine.stages import adapt_stage
@@ -179,6 +179,12 @@ def test_what_adaptation_trains(train: str, adapted) -> None:
     assert bank.numbers_per_row() == (5 + 64) * 2 + (5 * 64 if train == "all" else 0)
 
 
-def test_zero_shot_alone_leaves_prompt_tuning_out(adapted, tmp_path: Path) -> None:
+def test_zero_shot_alone_leaves_prompt_tuning_out(adapted) -> None:
     loop = adapted("factors", **{"adapt.shots": ["0"]})
     assert {row.method for row in loop.stage.rows} == {"metaprompt"} and loop.step == 0
+
+
+def test_zero_shot_alone_leaves_a_checkpoint_to_evaluate(adapted) -> None:
+    loop = adapted("factors", **{"adapt.shots": ["0"]})
+    found = checkpoint.load(loop.stage.run_dir)
+    assert found is not None and torch.equal(found.prompts["best.parts.metaprompt.cols_KLR"], loop.stage.bank.parts["metaprompt"].cols_KLR)

@@ -1,0 +1,74 @@
+"""metrics.jsonl and the lines on the terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.logbook import Logbook
+
+VALUES = {"loss": 1.5, "ce": 1.25, "kl": None, "task_ce": {"alpha": 1.0}, "lr": 0.1, "tokens_per_s": 1000.0}
+
+
+def book(run_dir: Path, resume_step: int = 1, tensorboard: bool = False, active: bool = True) -> Logbook:
+    return Logbook(run_dir, "teach", 20, resume_step, tensorboard, active)
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_object_a_logged_step_and_one_line_to_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book(tmp_path).step(3, VALUES)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 3, **VALUES}
+    (shown,) = capsys.readouterr().out.splitlines()
+    assert shown.startswith("teach 3/20 | loss 1.5 | ce 1.25 | tokens_per_s 1000 | lr 0.1 | left ") and "kl" not in shown
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 9, "lo', '{"step": 9'])
+def test_a_resumed_run_does_not_double_back(torn: str, tmp_path: Path) -> None:
+    first = book(tmp_path)
+    for step in range(1, 9):
+        first.step(step, {"loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)  # the kill tore the last line
+    again = book(tmp_path, resume_step=5)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+    again.step(5, {"loss": 0.0})
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]
+    book(tmp_path, resume_step=1)
+    assert steps(tmp_path) == []
+
+
+def test_tensorboard_drops_what_is_run_again_too(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, stop in ((1, 8), (5, 9)):
+        log = book(tmp_path, resume_step=start, tensorboard=True)
+        for step in range(start, stop):
+            log.step(step, {**VALUES, "loss": step + start / 10})
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/ce", "task_ce/alpha"} <= set(events.Tags()["scalars"]) and "train/kl" not in events.Tags()["scalars"]
+    found = {e.step: round(e.value, 3) for e in events.Scalars("train/loss")}
+    assert found == {1: 1.1, 2: 2.1, 3: 3.1, 4: 4.1, 5: 5.5, 6: 6.5, 7: 7.5, 8: 8.5}
+    assert len(events.Scalars("train/loss")) == 8
+
+
+def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = book(tmp_path, active=False, tensorboard=True)
+    log.step(1, VALUES)
+    log.say("hello")
+    log.tick(1)
+    log.close()
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_a_bar_only_where_someone_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    book(tmp_path).tick(10)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    book(tmp_path).tick(10)
+    assert "teach [###############...............] 10/20" in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""Who am I, what goes out, and which DeepSpeed files are taken."""
+
+import dataclasses
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backbones import BackboneCard
+from backbones.frozen import backbone_config
+from engine.distributed import Place, gather_objects, place, world_size
+from engine.errors import UserError
+from engine.sharding import zero_config
+
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR")
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, Place(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(5, 8, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 1, 0)),  # inside sbatch, not started by srun
+        # torchrun inside srun
+        ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(3, 4, 0)),
+    ],
+)  # fmt: skip
+def test_a_process_knows_its_place(environment: dict[str, str], wanted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place() == wanted
+
+
+def test_alone_there_is_nothing_to_gather() -> None:
+    assert world_size() == 1 and gather_objects("x") == ["x"]
+
+
+def test_protection(project: Path, tmp_path: Path) -> None:
+    script = (
+        "import json, os, pathlib; from engine.protection import protect; protect()\n"
+        f"pathlib.Path({str(tmp_path / 'file')!r}).write_text('x'); os.mkdir({str(tmp_path / 'folder')!r}); print(json.dumps(dict(os.environ)))"
+    )
+    clean = {"PATH": os.environ["PATH"], "TRITON_CACHE_DIR": "/mine", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=60)
+    found = json.loads(done.stdout)
+    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    assert {found[name] for name in offline} == {"1"}  # whatever the user's environment says
+    assert found["TRITON_CACHE_DIR"] == "/mine" and found["HF_HOME"] == str(project / ".cache/huggingface")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600 and stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+
+
+def write(path: Path, content: dict[str, Any] | str) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_every_shipped_deepspeed_file_is_taken(project: Path, card: BackboneCard) -> None:
+    files = sorted((project / "ds_configs").glob("*.json"))
+    assert len(files) >= 3
+    for file in files:
+        for dtype in ("float32", "bfloat16"):
+            found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), backbone_config(card))
+            assert found.get("bf16", {"enabled": False})["enabled"] == (dtype == "bfloat16")  # the card decides, never the file
+            assert found["zero_optimization"]["stage"] == 3 and found["train_micro_batch_size_per_gpu"] == 1
+
+
+def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: BackboneCard, tmp_path: Path) -> None:
+    config = backbone_config(card)
+    layer = 4 * 64 * 64 + 3 * 64 * 128
+    found = zero_config(write(tmp_path / "a.json", {"zero_optimization": {"stage": 3}}), card, config)["zero_optimization"]
+    assert found == {"stage": 3, "stage3_prefetch_bucket_size": layer, "stage3_max_live_parameters": 3 * layer + 2 * 1024 * 64, "reduce_bucket_size": 1_000_000,
+                     "stage3_param_persistence_threshold": 0}  # fmt: skip
+    own = {"stage": 3, "stage3_prefetch_bucket_size": 7, "offload_param": {"device": "cpu"}}
+    found = zero_config(write(tmp_path / "b.json", {"zero_optimization": own}), card, config)["zero_optimization"]
+    assert found["stage3_prefetch_bucket_size"] == 7 and found["offload_param"] == {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ({"zero_optimization": {"stage": 3}, "optimizer": {}, "gradient_clipping": 1}, ["optimizer: not used here", "gradient_clipping: not used here"]),
+        ({"zero_optimization": {"stage": 2}}, ["zero_optimization.stage: must be 3"]), ({}, ["zero_optimization.stage: must be 3"]),
+        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, ["zero_quantized_weights: corrupts frozen weights"]),
+        ({"zero_optimization": {"stage": 1, "zero_quantized_nontrainable_weights": True}, "x": 1}, ["x: not", "corrupts", "must be 3"]),
+        ("{\n\n", ["line 3: not valid JSON"]),
+    ],
+)  # fmt: skip
+def test_what_a_deepspeed_file_must_not_say(content: dict[str, Any] | str, wanted: list[str], card: BackboneCard, tmp_path: Path) -> None:
+    file = write(tmp_path / "ds.json", content)
+    with pytest.raises(UserError) as error:
+        zero_config(file, card, backbone_config(card))
+    assert len(error.value.problems) == len(wanted)
+    assert all(part in problem and file in problem for part, problem in zip(wanted, error.value.problems, strict=True))
