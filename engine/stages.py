@@ -57,12 +57,11 @@ def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank,
     """Stage 2: every target x method x shots x seed is a row of one bank; all train in one pass."""
     c, a, device = session.config, session.config.adapt, session.backbone().device
     rows = adapt_rows(c.adapt, c.seed, data)
-    parts: dict[str, SoftPromptBank | DecomposedBank] = {}
+    parts: dict[str, SoftPromptBank | DecomposedBank] = {}  # on the device before the optimizer makes its state beside them
     groups: dict[str, RowGroup] = {}
     sizes: dict[str, int] = {m: n for m in a.methods if (n := sum(r.method == m for r in rows))}  # zero-shot alone leaves no prompt-tuning row
-    shared_method = "metaprompt" in sizes
-    if shared_method:
-        part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"])
+    if "metaprompt" in sizes:
+        part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"]).to(device)
         parts["metaprompt"] = part
         factors = {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}
         groups["metaprompt"] = RowGroup(factors, a.lr_task, a.steps, a.warmup_steps, a.schedule, a.clip)
@@ -70,10 +69,10 @@ def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank,
             groups["shared"] = RowGroup({"shared_SLD": part.shared_SLD}, a.lr_shared, a.steps, a.warmup_steps, a.schedule, a.clip)
     if "prompt_tuning" in sizes:
         own = [r for r in rows if r.method == "prompt_tuning"]
-        tuned = SoftPromptBank(torch.stack([session.start_prompt("prompt_tuning", r.task, r.seed) for r in own]))
+        tuned = SoftPromptBank(torch.stack([session.start_prompt("prompt_tuning", r.task, r.seed) for r in own])).to(device)
         parts["prompt_tuning"] = tuned
         groups["prompt_tuning"] = RowGroup({"prompts_KLD": tuned.prompts_KLD}, a.lr_prompt, a.steps, a.warmup_steps, a.schedule, a.clip)
-    bank = JoinedBank({m: parts[m] for m in sizes}, sizes).to(device)
+    bank = JoinedBank({m: parts[m] for m in sizes}, sizes)
     spans = bank.spans()
     of_group = {name: spans["metaprompt" if name == "shared" else name] for name in groups}
     return Stage(
