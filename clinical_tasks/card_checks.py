@@ -229,7 +229,7 @@ def _known_metrics(card: TaskCard) -> tuple[str, ...]:
 
 def _check_annotated(check: _Checker, card: TaskCard) -> None:
     if card.reader in ROW_READERS:
-        check.problem("reader", f"'{card.reader}' reads no annotations", "a ner or re task uses brat or pubtator")
+        check.problem("reader", f"'{card.reader}' reads no annotations", "a ner or re task uses brat, pubtator or i2b2")
     if card.answer == "likelihood":
         check.problem("answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key")
     known = ("text", "entities") if card.type == "re" else ("text",)

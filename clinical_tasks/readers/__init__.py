@@ -11,6 +11,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document
 from clinical_tasks.readers.brat import read_brat
+from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
 from clinical_tasks.readers.tables import read_csv, read_json, read_jsonl, read_tsv
 
@@ -19,6 +20,7 @@ Reader = Callable[[list[Path], TaskCard, Path], list[Document]]
 READERS: dict[str, Reader] = {
     "brat": read_brat,
     "pubtator": read_pubtator_files,
+    "i2b2": read_i2b2,
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
@@ -32,6 +34,7 @@ _TABLE_OPTIONS: dict[str, type] = {"header": list, "delimiter": str, "quoting": 
 READER_OPTIONS: dict[str, dict[str, type]] = {
     "brat": {"events": str},
     "pubtator": {},
+    "i2b2": {},
     "jsonl": {},
     "json": {"records": str, "orient": str},
     "csv": _TABLE_OPTIONS,

@@ -62,6 +62,12 @@ def read_tsv(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
     return [document for path in paths for document in _documents(path, _csv_rows(path, card.reader_options, "\t"), card)]
 
 
+def documents_of_rows(rows: Iterable[dict[str, Any]], card: TaskCard) -> list[Document]:
+    """The documents of records in memory, as the reader of a file that holds them would give them."""
+    place = Path("rows")
+    return list(_documents(place, (_Row(place, row, record=number) for number, row in enumerate(rows, start=1)), card))
+
+
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():

@@ -1,0 +1,123 @@
+"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, and tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clinical_tasks.card import TaskCard
+from clinical_tasks.documents import Document, Mention
+from clinical_tasks.pocket.annotated import Corpus
+
+
+def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequence[Document]) -> None:
+    """A split of an annotated corpus below its folder."""
+    if corpus.format == "pubtator":
+        _write(folder / f"{split}.PubTator.txt", "".join(f"{_pubtator(document)}\n" for document in documents))
+        return
+    for number, document in enumerate(documents):
+        if corpus.format == "brat":
+            _write(folder / split / f"{number:05d}.txt", document.text)
+            _write(folder / split / f"{number:05d}.ann", _standoff(corpus, document))
+        else:
+            concepts, relations = _i2b2(document)
+            for kind, suffix, text in (("txt", "txt", document.text), ("concept", "con", concepts), ("rel", "rel", relations)):
+                _write(folder / split / kind / f"{number:05d}.{suffix}", text)
+
+
+def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any]]]) -> None:
+    """All splits of a task over rows, under the file names of its card; a split held out of another lies in that one's file."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for split, rows in parts.items():
+        spec = card.splits[card.splits[split].hold_out_from or split]
+        files.setdefault(spec.files[0], []).extend(rows)
+        if spec.ids_from:
+            _write(folder / spec.ids_from, _json({row["$key"]: row["final_decision"] for row in rows}))
+    for name, rows in files.items():
+        if card.reader in ("csv", "tsv"):
+            _write_table(folder / name, card, rows)
+        elif card.reader == "jsonl":
+            _write(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            _write(folder / name, _json(_nested(card, rows)))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _nested(card: TaskCard, rows: list[dict[str, Any]]) -> Any:
+    """Rows at the place where the card's reader looks for records."""
+    if card.columns["id"] == ("$key",):
+        return {row["$key"]: {name: value for name, value in row.items() if name != "$key"} for row in rows}
+    place = card.reader_options.get("records")
+    if place == "data.*.paragraphs":
+        return {"version": "pocket", "data": [{"title": "notes", "paragraphs": rows}]}
+    if place == "exams.*.data":
+        return {"version": "pocket", "language": "en", "exams": {"pocket_exam": {"name": "pocket_exam", "data": rows}}}
+    return rows
+
+
+def _write_table(path: Path, card: TaskCard, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if card.reader == "tsv":
+            file.writelines("\t".join(row.values()) + "\n" for row in rows)
+            return
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+
+
+def _standoff(corpus: Corpus, document: Document) -> str:
+    mentions = {mention.key: mention for mention in document.mentions}
+    lines = [f"{m.key}\t{m.type} {m.start} {m.end}\t{document.text[m.start : m.end]}" for m in document.mentions]
+    if corpus.events:
+        triggers = [mention for mention in document.mentions if mention.type in corpus.events]
+        for number, trigger in enumerate(triggers, start=1):
+            roles = "".join(f" {item.type}:{item.tail}" for item in document.relations if item.head == trigger.key)
+            lines.append(f"E{number}\t{trigger.type}:{trigger.key}{roles}")
+    else:
+        lines += [f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}" for number, item in enumerate(document.relations, start=1)]
+    names = dict(corpus.attributes)
+    marked = [mention for mention in mentions.values() if mention.type in names]
+    lines += [f"A{number}\t{names[m.type]} {m.key} {document.text[m.start : m.end]}" for number, m in enumerate(marked, start=1)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _i2b2(document: Document) -> tuple[str, str]:
+    """The contents of `.con` and `.rel`."""
+    named = {mention.key: _concept(document.text, mention) for mention in document.mentions}
+    concepts = (f'{named[mention.key]}||t="{mention.type}"\n' for mention in document.mentions)
+    relations = (f'{named[item.head]}||r="{item.type}"||{named[item.tail]}\n' for item in document.relations)
+    return "".join(concepts), "".join(relations)
+
+
+def _concept(text: str, mention: Mention) -> str:
+    places = []
+    for position in (mention.start, mention.end - 1):
+        begin = text.rfind("\n", 0, position) + 1
+        places.append(f"{text.count(chr(10), 0, position) + 1}:{text.count(' ', begin, position)}")
+    return f'c="{text[mention.start : mention.end].lower()}" {places[0]} {places[1]}'
+
+
+def _pubtator(document: Document) -> str:
+    title, _, abstract = document.text.partition("\n")
+    return "".join(f"{line}\n" for line in (
+        f"{document.doc_id}|t|{title}", f"{document.doc_id}|a|{abstract}", *_pubtator_rows(document)))
+
+
+def _pubtator_rows(document: Document) -> Iterable[str]:
+    for mention in document.mentions:
+        words = document.text[mention.start : mention.end]
+        yield "\t".join((document.doc_id, str(mention.start), str(mention.end), words, mention.type, "|".join(mention.ids)))
+    for item in document.relations:
+        yield "\t".join((document.doc_id, item.type, item.head, item.tail))
