@@ -181,17 +181,21 @@ class Loop:
             self._finish_rows(outcome["present"])
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
-                values = self.window.take(stage, self.start_shared, self.backbone)
-                values["mem"] = max(gather_objects(peak_bytes()))
-                log.step(self.step, values)
+                self._log(log)
             if stage.eval_every and (self.step % stage.eval_every == 0 or last):
                 self._validate(log, last)
             done = last or all(self.stopped)  # a validation may have stopped the last row
+            if done and self.window.steps:
+                self._log(log)
             if done:
                 self._keep_last()
             if done or self.step % settings.checkpoint_every == 0:
                 self._save()
         log.close()
+
+    def _log(self, log: Logbook) -> None:
+        values = self.window.take(self.stage, self.start_shared, self.backbone)
+        log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
 
     def _optimise(self, present: Tensor) -> dict[str, Any]:
         by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}

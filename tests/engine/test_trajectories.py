@@ -34,7 +34,8 @@ class Teach:
     tasks: dict[str, TaskData]
     made: list[str] = field(default_factory=list)
 
-    def __call__(self, which: Sequence[int], sampler: Any = None, n_steps: int = STEPS, own_steps: bool = True, validated: bool = False, nan: int = -1) -> Loop:
+    def __call__(self, which: Sequence[int], sampler: Any = None, n_steps: int = STEPS, own_steps: bool = True, validated: bool = False, nan: int = -1,
+                 log_every: int = 1) -> Loop:  # fmt: skip
         prompts_KLD = starts()[list(which)]
         if nan in which:
             prompts_KLD[list(which).index(nan)] = torch.nan
@@ -50,7 +51,7 @@ class Teach:
             "teach", session.run_dir, bank, rows, RowwiseAdamW({"teacher": group}), {"teacher": range(len(which))}, sampler or EveryRow(len(which), 3), n_steps,
             eval_every=2 if validated else 0, patience=2 if validated else 0,
         )  # fmt: skip
-        loop = self.make_loop(stage, session, checkpoint_every=100)
+        loop = self.make_loop(stage, session, checkpoint_every=100, log_every=log_every)
         loop.run()
         return loop
 
@@ -83,6 +84,12 @@ def test_with_validation_and_early_stop_too(teach: Teach, near) -> None:
         near(prompts(together, best=True)[position], prompts(alone, best=True)[0], EXACT)
     assert together.row_steps[1] < TOTALS[0] and together.best_step[1] == together.row_steps[1] - 4  # alpha: two validations without a better one
     assert together.row_steps[0::2] == [TOTALS[2], TOTALS[1]]
+
+
+def test_the_last_steps_are_logged_when_all_rows_stop_early(teach: Teach, metrics) -> None:
+    loop = teach([0], validated=True, log_every=5)
+    assert loop.step < STEPS and loop.step % 5
+    assert [line["step"] for line in metrics(loop.stage.run_dir)][-1] == loop.step
 
 
 def test_a_row_keeps_its_own_best_step(teach: Teach) -> None:
