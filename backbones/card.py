@@ -45,8 +45,8 @@ class BackboneCard:
     """transformers' attn_implementation; default: the family's own."""
 
     def fingerprint(self) -> str:
-        """sha256 over what decides the weights' values and the token layout."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "attention")}
+        """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "attention", "path", "tokenizer")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,6 +61,8 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise BackboneError(f"backbone card {path}: {error.strerror}; name an existing YAML file") from None
+    except UnicodeDecodeError:
+        raise BackboneError(f"backbone card {path}: not a text file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise BackboneError(f"backbone card {path}, line {mark.line + 1 if mark else '?'}: not valid YAML") from None

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
@@ -70,13 +71,15 @@ def backbone_config(card: BackboneCard) -> PreTrainedConfig:
         kind = keys.pop("model_type")
         try:
             config = AutoConfig.for_model(kind, **keys)
-        except (ValueError, TypeError) as error:
-            raise BackboneError(f"backbone {card.name}: random: {str(error).splitlines()[0][:200]}") from None
+        except Exception as error:  # transformers has its own kinds for a configuration that contradicts itself
+            raise BackboneError(f"backbone {card.name}: random: {' '.join(str(error).split())[:200]}") from None
     else:
         try:
             config = AutoConfig.from_pretrained(card.path, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise BackboneError(f"backbone {card.path}: config.json cannot be read ({str(error).splitlines()[0][:200]})") from None
+        except Exception as error:
+            raise BackboneError(f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})") from None
+    if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
+        raise BackboneError(f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa or eager")
     if getattr(config, "quantization_config", None):
         raise BackboneError(f"backbone {card.name}: packed (quantised) weights cannot be loaded yet; give a bfloat16 safetensors folder")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -5,6 +5,7 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from engine.errors import UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
 USER_ERROR, FAULT = 2, 1
+LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
 
@@ -156,9 +158,10 @@ def _rank() -> int:
 
 def _fail(problems: Sequence[str]) -> None:
     started = _group_started()
-    if _rank() == 0 or started:  # before the group every rank finds the same, later maybe one alone
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr, flush=True)
+    if _rank() > 0 and not started:  # every rank finds the same: rank 0 speaks first, before a launcher ends all for one rank's exit
+        time.sleep(LET_RANK_0_SPEAK)
+    for problem in problems:
+        print(f"error{f' (rank {_rank()})' if _rank() else ''}: {problem}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     if started:
         os._exit(USER_ERROR)

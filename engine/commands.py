@@ -8,6 +8,8 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.resolve import expand, resolve, unknown_key, value_at
 
+FREE_IN_EVALUATION = ("data.root", "data.cache", "data.cards", "data.max_test", "deepspeed", "token_budget", "backbone")
+
 
 def distill(config: RunConfig) -> None:
     """Stage 0 and 1: teach every source task its prompt, then distil them into the metaprompt."""
@@ -15,18 +17,18 @@ def distill(config: RunConfig) -> None:
 
     _require(config, "distill.sources")
     session = Session(config)
-    if _already_done(session.run_dir, config, session):
+    if _already_done(session, "distill"):
         return
     data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.sources})
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     session.backbone()
-    session.open_run_dir(session.run_dir)
     teachers, teachers_hash = _teach(session, data)
 
     from engine.stages import distill_stage
     from engine.trainer import Loop
 
     stage = distill_stage(session, train_only, teachers, teachers_hash)
+    session.open_run_dir(session.run_dir, stage.hashes)
     Loop(stage, session.backbone(), session.loop_settings()).run()
     session.verify_backbone()
     session.complete(session.run_dir)
@@ -43,12 +45,12 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data)
     if (folder / "COMPLETED").exists() and not session.config.fresh:
-        found = checkpoint.load(folder)
-        if found is not None:
-            check_hashes(found.state["hashes"], stage.hashes, folder)
+        done = checkpoint.load(folder)
+        if done is not None:
+            check_hashes(done.state["hashes"], stage.hashes, folder)
             session.say(f"teachers: reused from {folder}")
     else:
-        session.open_run_dir(folder)
+        session.open_run_dir(folder, stage.hashes)
         Loop(stage, session.backbone(), session.loop_settings()).run()
         session.complete(folder)
     bank, found = load_bank(folder, "teachers")
@@ -65,13 +67,9 @@ def adapt(config: RunConfig) -> None:
     source_dir = expand(config.adapt.source_run)
     source, found = load_bank(source_dir, "distillation")
     session = Session(config)
-    if "metaprompt" not in source.parts:
-        raise UserError(f"adapt.source_run: {source_dir} is no distillation")
-    _same_backbone(found.state, session, source_dir)
-    length = source.parts["metaprompt"].shared_SLD.shape[1]  # type: ignore[union-attr, index]
-    if length != config.prompt.length:
-        raise UserError(f"prompt.length: {config.prompt.length}, but the metaprompt of {source_dir} has {length}; they must agree")
-    if _already_done(session.run_dir, config, session):
+    source_tasks = [row["task"] for row in found.state["rows"]]
+    _check_source(source, found.state, session, source_dir, source_tasks)
+    if _already_done(session, "adapt"):
         return
     wanted = ["train", "validation"] if config.adapt.eval_every else ["train"]
     data = session.data({task: wanted for task in config.adapt.targets})
@@ -81,28 +79,45 @@ def adapt(config: RunConfig) -> None:
 
     adapt_rows(config.adapt, config.seed, data)  # its errors before the process group starts
     session.backbone()
-    session.open_run_dir(session.run_dir)
-    source_tasks = [row["task"] for row in found.state["rows"]]
     stage = adapt_stage(session, data, source, source_tasks, found.state["sha256"]["prompts.safetensors"])
-    count, percent = _say_trainable(session, stage.bank)
-    stage.hashes["trainable"] = {"count": count}
+    session.open_run_dir(session.run_dir, stage.hashes)
+    _say_trainable(session, stage.bank)
     Loop(stage, session.backbone(), session.loop_settings()).run()
     session.verify_backbone()
     session.complete(session.run_dir)
     session.say(f"adapted rows in {session.run_dir / 'latest'}; next: python train.py evaluate --run {session.run_dir}")
 
 
-def _say_trainable(session: Any, bank: Any) -> tuple[int, float]:
+def _check_source(source: Any, state: dict[str, Any], session: Any, folder: Path, source_tasks: Sequence[str]) -> None:
+    """All that keeps a metaprompt from being adapted under this configuration, at once."""
+    config = session.config
+    if state["stage"] != "distill":
+        raise UserError(f"adapt.source_run: {folder} is no distillation but a run of {state['stage']}")
+    problems = []
+    if state["hashes"]["backbone"] != session.backbone_hash:
+        problems.append(f"backbone: {config.backbone} is not the one that {folder} was distilled with; a metaprompt fits its own backbone only")
+    if state["hashes"]["layout"] != session.layout.fingerprint():
+        problems.append(f"backbone: {config.backbone}: template, separator or tokenizer are not those that {folder} was distilled with")
+    _, length, rank = source.parts["metaprompt"].cols_KLR.shape
+    for key, wanted, own in (("prompt.length", length, config.prompt.length), ("prompt.rank", rank, config.prompt.rank)):
+        if wanted != own:
+            problems.append(f"{key}: {own}, but the metaprompt of {folder} has {wanted}; they must agree")
+    name = config.adapt.init.removeprefix("task:")
+    if config.adapt.init.startswith("task:") and name not in source_tasks:
+        problems.append(f"adapt.init: {name!r} is no source task of {folder}; it has {', '.join(source_tasks)}")
+    if problems:
+        raise UserError(problems)
+
+
+def _say_trainable(session: Any, bank: Any) -> None:
     from backbones import parameter_count
 
     total = parameter_count(session.backbone().model)
-    count = max(part.numbers_per_row() for part in bank.parts.values())
     for name, part in bank.parts.items():
         percent = 100 * part.numbers_per_row() / total
         session.say(f"trainable for one adapted task, {name}: {part.numbers_per_row():,} numbers, {percent:.4f} % of the backbone")
         if percent > 0.05:
             session.say(f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or adapt.train=factors brings it down")
-    return count, 100 * count / total
 
 
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:
@@ -113,13 +128,20 @@ def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | No
     run_dir = expand(run)
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
-    config = resolve(run_dir / "config.yaml", {**(overrides or {}), "run_dir": str(run_dir)})
+    overrides = overrides or {}
+    fixed = [key for key in overrides if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION]
+    if fixed:
+        raise UserError([f"command line: --{key}: belongs to the run; evaluate can change {', '.join(FREE_IN_EVALUATION)}, evaluate.*" for key in fixed])
+    config = resolve(run_dir / "config.yaml", {**overrides, "run_dir": str(run_dir)})
     evaluate_run(Session(config), tasks)
 
 
 def report(runs: Sequence[str], output: str = "") -> None:
     """One table of several runs' results: to the terminal, and as Markdown where ``output`` names a folder."""
     from engine.report import write_report
+
+    if not runs:
+        raise UserError("--runs: names no run directory")
 
     write_report([expand(r) for r in runs], expand(output) if output else expand(runs[0]))
 
@@ -161,15 +183,20 @@ def _require(config: RunConfig, key: str) -> None:
         raise UserError(f"{key}: missing; this mode needs it")
 
 
-def _already_done(run_dir: Path, config: RunConfig, session: Any) -> bool:
-    if (run_dir / "COMPLETED").exists() and not config.fresh:
-        session.say(f"{run_dir}: already COMPLETED; give --fresh=true to run it again")
-        return True
-    return False
+def _already_done(session: Any, stage: str) -> bool:
+    """Whether the run directory holds this very run, finished.
 
+    Raises:
+        UserError: it holds another one, finished.
+    """
+    from engine import checkpoint
+    from engine.trainer import check_hashes
 
-def _same_backbone(state: dict[str, Any], session: Any, source: Path) -> None:
-    from backbones.frozen import backbone_fingerprint
-
-    if state["hashes"]["backbone"] != backbone_fingerprint(session.card):
-        raise UserError(f"backbone: {session.config.backbone} is not the one that {source} was distilled with; a metaprompt fits its own backbone only")
+    found = checkpoint.load(session.run_dir) if (session.run_dir / "COMPLETED").exists() and not session.config.fresh else None
+    if found is None:
+        return False
+    now = session.hashes(["data", "prompt", stage], "")
+    compared = ("config", "backbone", "layout")  # the data are not tokenised yet
+    check_hashes({k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir)
+    session.say(f"{session.run_dir}: already COMPLETED; give --fresh=true to run it again")
+    return True

@@ -89,7 +89,7 @@ class DistillConfig:
 @dataclass
 class AdaptConfig:
     source_run: str = ""
-    """Run directory of the distillation; default: this run's own."""
+    """Run directory of the distillation."""
     targets: list[str] = field(default_factory=list)
     """Target tasks."""
     methods: list[Literal["metaprompt", "prompt_tuning"]] = field(default_factory=lambda: ["metaprompt", "prompt_tuning"])

@@ -111,6 +111,8 @@ def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: Layout,
     if problems:
         raise UserError(problems)
     cache = expand(config.cache)
+    if cache.exists() and not cache.is_dir():
+        raise UserError(f"data.cache: {cache} is a file; name a folder")
     out: dict[str, TaskData] = {}
     for task, splits in tasks.items():
         try:
@@ -159,7 +161,7 @@ def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConf
                 _build(card, split, root, config, limit, layout, final)
             except BaseException:
                 final.parent.mkdir(parents=True, exist_ok=True)
-                final.with_suffix(".failed").touch()
+                final.with_suffix(".failed").write_text(launch_id())
                 raise
         else:
             _wait_for(final, card.name, split)
@@ -167,13 +169,18 @@ def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConf
 
 
 def _wait_for(final: Path, task: str, split: str) -> None:
-    started = time.time()
     failed = final.with_suffix(".failed")
     while not final.is_dir():
-        # an older marker is of an earlier launch; rank 0 removes it before it builds
-        if failed.exists() and failed.stat().st_mtime >= started - 1:
+        # a marker of another launch says nothing about this one, whichever rank came first
+        if failed.exists() and failed.read_text() == launch_id():
             raise UserError(f"task {task}: split {split}: rank 0 could not prepare it; its message says why")
         time.sleep(POLL_SECONDS)
+
+
+def launch_id() -> str:
+    """The same on all ranks of one launch, and different for the next."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+    return " ".join(os.environ.get(name, "-") for name in names)
 
 
 def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: Layout, final: Path) -> None:

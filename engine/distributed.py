@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.errors import UserError
+
 
 @dataclass(frozen=True)
 class Place:
@@ -24,7 +26,10 @@ def place() -> Place:
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
-    if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env and "MASTER_ADDR" in env:
+    if "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
+        if "MASTER_ADDR" not in env:  # each task would take itself for a job of one
+            how = 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1) MASTER_PORT=29500'
+            raise UserError(f"MASTER_ADDR is not set; before srun: {how}")
         return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", 0)))
     return Place(0, 1, 0)
 
@@ -56,9 +61,12 @@ def world_size() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """In place; a no-op alone."""
+    """In place; a no-op alone. A tensor on the CPU takes the way over the GPU where the group is nccl, which serves nothing else."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        on_group = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        dist.all_reduce(on_group)
+        if on_group is not tensor:
+            tensor.copy_(on_group)
     return tensor
 
 

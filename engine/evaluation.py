@@ -5,6 +5,7 @@ every rank in step. An example that was too long for the run counts as an empty 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from engine.batching import Item, collate, micro_batches
 from engine.data import Sample, Split, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
-from engine.results import summarise
+from engine.results import average, summarise
 from engine.session import Session
 from prompt_modules import cross_entropy
 from prompt_modules.bank import JoinedBank
@@ -39,11 +40,15 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     if role == "source":
         teachers, taught = banks.load_bank(run_dir / "teachers", "teachers")
         jobs += [(teachers, k, labels, taught.state["progress"]["best_step"][k]) for k, labels in enumerate(taught.state["rows"])]
+    hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
+    differing = [k for k, v in hashes.items() if found.state["hashes"][k] != v]
+    if differing:
+        raise UserError(f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with ({', '.join(differing)} differ)")
     names = list(dict.fromkeys(labels["task"] for _, _, labels, _ in jobs))
     unknown = [t for t in only if t not in names]
     if unknown:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
-    names = [n for n in names if not only or n in only]
+    every, names = names, [n for n in names if not only or n in only]
     data = session.data({name: ["test"] for name in names})
     backbone = session.backbone()
     scored = []
@@ -51,20 +56,34 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
         for source, k, labels, step in jobs:
             if labels["task"] != name:
                 continue
-            answers = Asker(session, source.to(backbone.device)).answers(data[name], k)
+            asker = Asker(session, source.to(backbone.device))
+            answers = asker.answers(data[name], k)
             split = data[name].splits["test"]
             scores = clinical_tasks.score(data[name].card, split.examples(), answers)
-            scored.append({**labels, "scores": scores, "best_step": step, "n_dropped": split.n_dropped})
+            scored.append({**labels, "scores": scores, "best_step": step, "n_dropped": split.n_dropped, "n_truncated": asker.n_truncated})
             session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {data[name].card.metric} {scores[data[name].card.metric]:.3f}")
             if session.leads:
                 _write_predictions(run_dir / "predictions", labels, split, answers)
-    results = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits["test"]) for n, d in data.items()}, role)
+    tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits["test"]) for n, d in data.items()}, role)["tasks"]
+    results: dict[str, Any] = {"checkpoint": found.state["sha256"]["prompts.safetensors"]}
+    results["tasks"] = _earlier(run_dir / "results.json", results["checkpoint"]) | tasks
+    # a mean over some of the targets would not compare with one over all
+    results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
         _write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
         session.say(f"results in {run_dir / 'results.json'}; next: python train.py report --runs {run_dir}")
     return results
+
+
+def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
+    """Tasks evaluated before, of the same checkpoint."""
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return results["tasks"] if results.get("checkpoint") == checkpoint else {}
 
 
 def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:
@@ -79,6 +98,7 @@ class Asker:
 
     def __init__(self, session: Session, bank: JoinedBank):
         self.session, self.bank, self.backbone = session, bank, session.backbone()
+        self.n_truncated = 0  # generated answers of the last call that did not end by themselves
 
     def answers(self, task: TaskData, row: int) -> list[str]:
         """One answer text per test example, in the split's order."""
@@ -108,8 +128,10 @@ class Asker:
         sum_over_ranks(logp)
         best: dict[int, tuple[float, str]] = {}
         for number, (index, option) in enumerate(owners, 1):
-            if index not in best or logp[number].item() > best[index][0]:
-                best[index] = (logp[number].item(), option)
+            score = logp[number].item()
+            score = -math.inf if math.isnan(score) else score
+            if index not in best or score > best[index][0]:
+                best[index] = (score, option)
         return {index: option for index, (_, option) in best.items()}
 
     def _generate(self, split: Split, row: int) -> dict[int, str]:
@@ -118,7 +140,7 @@ class Asker:
         groups = [order[i : i + config.evaluate.batch] for i in range(0, len(order), config.evaluate.batch)]
         n_real = len(groups)
         groups += [order[-1:]] * (-n_real % world)  # every rank generates equally often
-        own: dict[int, str] = {}
+        own: dict[int, tuple[str, bool]] = {}
         prompt = self.bank.prompts(torch.tensor([row], device=self.backbone.device)).detach()
         for number in range(rank, len(groups), world):
             contexts = [split.sample(i).context_ids for i in groups[number]]
@@ -126,11 +148,12 @@ class Asker:
             ids = self.backbone("generate", contexts, prompt.expand(len(contexts), -1, -1), config.evaluate.max_new_tokens, layout.end_id, pad, world > 1)
             self.backbone.release()
             if number < n_real:
-                own |= {i: layout.answer_text(answer) for i, answer in zip(groups[number], ids.tolist(), strict=True)}
-        merged: dict[int, str] = {}
+                own |= {i: (layout.answer_text(answer), layout.end_id in answer) for i, answer in zip(groups[number], ids.tolist(), strict=True)}
+        merged: dict[int, tuple[str, bool]] = {}
         for part in gather_objects(own):
             merged |= part
-        return merged
+        self.n_truncated = sum(not ended for _, ended in merged.values())
+        return {index: text for index, (text, _) in merged.items()}
 
 
 def _write_predictions(folder: Path, labels: dict[str, Any], split: Split, answers: Sequence[str]) -> None:

@@ -24,7 +24,11 @@ def write_report(runs: Sequence[Path], output: Path) -> str:
     problems, results = [], []
     for run in runs:
         try:
-            results.append((run, json.loads((run / "results.json").read_text())))
+            result = json.loads((run / "results.json").read_text())
+            if isinstance(result, dict) and {"tasks", "average", "trainable", "backbone"} <= result.keys():
+                results.append((run, result))
+            else:
+                problems.append(f"--runs: {run / 'results.json'}: is no results file; evaluate the run again")
         except FileNotFoundError:
             problems.append(f"--runs: {run} has no results.json; run `python train.py evaluate --run {run}` first")
         except (OSError, json.JSONDecodeError) as error:

@@ -204,6 +204,8 @@ def _impossible(c: RunConfig) -> list[str]:
         value = value_at(c, key)
         if not (value > 0 if key in positive else value >= 0) or value == float("inf"):
             problems.append(f"{key}: {value} is not {'above' if key in positive else 'at least'} 0")
+    if abs(c.seed) >= 2**63:
+        problems.append("seed: has more than 63 bits")
     if c.prompt.rank > c.prompt.length:
         problems.append(f"prompt.rank: {c.prompt.rank} is above prompt.length ({c.prompt.length})")
     if c.prompt.init == "text" and not c.prompt.init_text.strip():
@@ -214,7 +216,7 @@ def _impossible(c: RunConfig) -> list[str]:
         if twice:
             problems.append(f"{key}: {', '.join(twice)} stands twice")
     for shot in c.adapt.shots:
-        if shot != "full" and not shot.isdecimal():
+        if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
             problems.append(f"adapt.shots: {shot!r} is neither full nor a number")
     if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):
         problems.append(f"adapt.init: {c.adapt.init!r} is none of auto, mean_factors, mean_product, ones, task:NAME")

@@ -13,7 +13,7 @@ T95_LARGE = 1.96
 
 
 def summarise(scored: Sequence[dict[str, Any]], cards: Mapping[str, Any], n_test: Mapping[str, int], role: str) -> dict[str, Any]:
-    """Group rows (task, method, shots, seed, scores, best_step, n_dropped) into the contract's ``tasks`` and ``average``."""
+    """Group rows (task, method, shots, seed, scores, best_step, n_dropped, n_truncated) into the contract's ``tasks`` and ``average``."""
     tasks: dict[str, Any] = {}
     for row in scored:
         card = cards[row["task"]]
@@ -35,7 +35,7 @@ def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     return {
         "mean": mean, "std": std, "ci95": None if half is None else [mean - half, mean + half], "seeds": [r["seed"] for r in rows], "values": values,
         "steps": [r["best_step"] for r in rows], "scores": {m: statistics.fmean(r["scores"][m] for r in rows) for m in rows[0]["scores"]},
-        "n_dropped": rows[0]["n_dropped"],
+        "n_dropped": rows[0]["n_dropped"], "n_truncated": [r["n_truncated"] for r in rows],
     }  # fmt: skip
 
 

@@ -10,14 +10,14 @@ import torch
 
 from backbones import BackboneCard, BackboneError, Layout, backbone_checksum, load_backbone_card, load_tokenizer, parameter_count, resident_bytes
 from backbones.frozen import backbone_config, backbone_fingerprint
-from engine import distributed
+from engine import checkpoint, distributed
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, zero_config
-from engine.trainer import LoopSettings
+from engine.trainer import LoopSettings, check_hashes
 from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
 
 
@@ -45,10 +45,13 @@ class Session:
         longest = getattr(self.model_config, "max_position_embeddings", None)
         if longest and config.prompt.length + config.data.max_length > longest:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
+        if self.run_dir.exists() and not self.run_dir.is_dir():
+            problems.append(f"run_dir: {self.run_dir} is a file; name a folder")
         if config.deepspeed != "none":
             zero_config(config.deepspeed, self.card, self.model_config)
         if problems:
             raise UserError(problems)
+        self.backbone_hash = backbone_fingerprint(self.card)
         self._backbone: ShardedBackbone | None = None
 
     @property
@@ -116,10 +119,17 @@ class Session:
             if section in kept:
                 kept[section].pop(leaf, None)
         kept.pop("backbone")
-        return {"config": kept, "data": data, "backbone": backbone_fingerprint(self.card), "layout": self.layout.fingerprint(), **further}
+        return {"config": kept, "data": data, "backbone": self.backbone_hash, "layout": self.layout.fingerprint(), **further}
 
-    def open_run_dir(self, folder: Path) -> None:
-        """Make the run directory and write the resolved configuration. Rank 0 writes."""
+    def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> None:
+        """Make the run directory and write the resolved configuration. Rank 0 writes.
+
+        Raises:
+            UserError: it holds a checkpoint of another configuration, data or backbone; nothing is touched.
+        """
+        found = None if self.config.fresh else checkpoint.load(folder)
+        if found is not None:
+            check_hashes(found.state["hashes"], hashes, folder)
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's

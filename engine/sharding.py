@@ -71,7 +71,11 @@ def zero_config(file: str, card: BackboneCard, config: PreTrainedConfig) -> dict
         content = json.loads(Path(file).read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    zero = content.get("zero_optimization", {})
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not a text file") from None
+    zero = content.get("zero_optimization", {}) if isinstance(content, dict) else None
+    if not isinstance(zero, dict):
+        raise UserError(f"{file}: expected an object with an object zero_optimization in it")
     problems = [f"{file}: {k}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only" for k in content if k not in ALLOWED]
     problems += [f"{file}: zero_optimization.{k}: corrupts frozen weights or undoes offload; remove it" for k in REFUSED if zero.get(k)]
     if zero.get("stage") != 3:

@@ -98,3 +98,25 @@ def test_teacher_states_are_the_teachers_own_and_carry_no_gradient():
     alone, _ = root("answers", batch, teacher)
     torch.testing.assert_close(taught.hidden_ND, alone.hidden_ND, rtol=1e-12, atol=1e-12)
     assert not taught.logits_NV.requires_grad and both.logits_NV.requires_grad
+
+
+def test_recomputing_changes_no_generated_token(tmp_path):
+    """A recomputing model is in training mode, in which transformers drops the cache that generation reads."""
+    from engine.sharding import ShardedBackbone
+
+    card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
+    contexts, prompts = [[3, 4, 5, 6], [7, 8]], torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2))
+    ids = [ShardedBackbone(card, "none", torch.device("cpu"), recompute)("generate", contexts, prompts, 8, 1, 1, False) for recompute in (False, True)]
+    assert ids[0].equal(ids[1]) and ids[0].shape[1] > 2
+
+
+@pytest.mark.parametrize("key, value", [("hidden_size", "sixteen"), ("hidden_size", 15), ("num_attention_heads", 0), ("model_type", "lama")])
+def test_impossible_configurations_are_the_users_error(key, value):
+    with pytest.raises(BackboneError, match="backbone x: random"):
+        build_backbone(BackboneCard(name="x", random={**FAMILIES["llama"], key: value}, tokenizer="t", dtype="float32"), None)
+
+
+def test_an_unknown_attention_is_refused_before_anything_is_built():
+    card = BackboneCard(name="x", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32", attention="foo")
+    with pytest.raises(BackboneError, match="attention: 'foo'"):
+        build_backbone(card, None)

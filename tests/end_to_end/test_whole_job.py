@@ -119,11 +119,40 @@ def test_a_malformed_note_is_named_and_never_quoted(place, outputs, tmp_path):
     assert CANARY not in output and not (tmp_path / "run").exists()
 
 
-def test_completed_runs_and_mismatches_stop_at_once(place, outputs):
+def test_completed_runs_stop_at_once_and_other_ones_are_refused(place, outputs):
     assert "already COMPLETED" in run(*distill_arguments(place, "distill"), ranks=1)
-    output = run("adapt", "--config=configs/demo/adapt.yaml", f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'other'}",
-                 "--backbone=configs/tiny/gpt_oss.yaml", ranks=1, expect=2)  # fmt: skip
-    assert "fits its own backbone only" in output and not (place / "other").exists()
+    output = run(*distill_arguments(place, "distill"), "--prompt.init=text", "--prompt.init_text=fever", ranks=1, expect=2)
+    assert "config.prompt.init: the checkpoint has 'vocabulary', this run 'text'" in output
+
+
+def test_a_source_that_does_not_fit_is_refused_with_every_reason(place, outputs):
+    adapt = ["adapt", "--config=configs/demo/adapt.yaml", f"--run_dir={place / 'other'}"]
+    output = run(*adapt, f"--adapt.source_run={place / 'distill'}", "--backbone=configs/tiny/gpt_oss.yaml", "--prompt.rank=2", "--adapt.init=task:demo_qu",
+                 ranks=1, expect=2)  # fmt: skip
+    for reason in ("fits its own backbone only", "prompt.rank: 2, but the metaprompt of", "adapt.init: 'demo_qu' is no source task"):
+        assert reason in output
+    assert "is no distillation but a run of adapt" in run(*adapt, f"--adapt.source_run={place / 'adapt'}", ranks=1, expect=2)
+    assert not (place / "other").exists()
+
+
+def test_evaluation_keeps_to_the_run(place, outputs):
+    before = (place / "distill" / "results.json").read_bytes()
+    evaluate = ["evaluate", f"--run={place / 'distill'}"]
+    assert "is not the one that" in run(*evaluate, "--backbone=configs/tiny/gpt_oss.yaml", ranks=1, expect=2)
+    assert "--data.max_length: belongs to the run" in run(*evaluate, "--data.max_length=50", ranks=1, expect=2)
+    assert (place / "distill" / "results.json").read_bytes() == before
+    run(*evaluate, "--tasks=demo_qa", ranks=1)
+    again = json.loads((place / "distill" / "results.json").read_bytes())
+    assert set(again["tasks"]) == {"demo_qa", "demo_entities", "demo_summary"} and again["tasks"]["demo_qa"] == json.loads(before)["tasks"]["demo_qa"]
+
+
+def test_a_refused_resumption_touches_nothing(place, outputs):
+    shutil.copytree(place / "distill", place / "refused", symlinks=True)
+    (place / "refused" / "COMPLETED").unlink()
+    before = (place / "refused" / "config.yaml").read_bytes()
+    output = run(*distill_arguments(place, "refused"), "--distill.lambda_kl=0.5", ranks=1, expect=2)
+    assert "config.distill.lambda_kl: the checkpoint has 0.9, this run 0.5" in output
+    assert (place / "refused" / "config.yaml").read_bytes() == before
 
 
 def test_killed_and_resumed_equals_uninterrupted(place, outputs):

@@ -26,7 +26,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID",
         ({}, Place(0, 1, 0)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(5, 8, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 1, 0)),  # inside sbatch, not started by srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "MASTER_ADDR": "n1"}, Place(0, 1, 0)),  # inside sbatch, not started by srun
         # torchrun inside srun
         ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(3, 4, 0)),
     ],

@@ -16,7 +16,7 @@ CARDS = {n: SimpleNamespace(name=n, type="qa", metric="accuracy") for n in ("a",
 
 def row(task: str, method: str, shots: str, seed: int, score: float, step: int = 5) -> dict[str, Any]:
     scores = {"accuracy": score, "macro_f1": score / 2}
-    return {"task": task, "method": method, "shots": shots, "seed": seed, "scores": scores, "best_step": step, "n_dropped": 1}
+    return {"task": task, "method": method, "shots": shots, "seed": seed, "scores": scores, "best_step": step, "n_dropped": 1, "n_truncated": 0}
 
 
 def summary(rows: list[dict[str, Any]], role: str = "target") -> dict[str, Any]:

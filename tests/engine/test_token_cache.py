@@ -191,12 +191,15 @@ def test_one_in_a_hundred_is_said_without_a_warning(run: Prepare, monkeypatch: p
     assert data.LOSS_WARNING == 0.01
 
 
-def test_a_choice_whose_longest_option_does_not_fit_is_dropped(run: Prepare, layout: Layout) -> None:
+def test_a_choice_whose_longest_option_does_not_fit_is_dropped(run: Prepare, layout: Layout, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    wordy = dataclasses.replace(load_cards(config)["demo_qa"], labels={"yes": "yes", "no": "no", "maybe": "the abstract does not say which"})
+    monkeypatch.setattr(data, "load_cards", lambda _: {"demo_qa": wordy})
     rows = run({"demo_qa": ["test"]})["demo_qa"].splits["test"]
     longest = {i: len(rows.sample(i).context_ids) + max(len(layout.answer_ids(o)) for o in rows.example(i).options) for i in range(len(rows))}
     limit = sorted(longest.values())[9]
     kept = run({"demo_qa": ["test"]}, max_length=limit)["demo_qa"].splits["test"].kept
     assert kept == [i for i, n in longest.items() if n <= limit] and 0 < len(kept) < len(rows)
+    assert any(len(rows.sample(i)) <= limit for i in longest if i not in kept)  # its own answer would have fitted
 
 
 def test_documents_are_divided_rather_than_dropped(run: Prepare) -> None:
@@ -238,7 +241,7 @@ def test_a_split_that_a_card_does_not_name(run: Prepare, monkeypatch: pytest.Mon
 def test_other_ranks_wait_for_rank_0(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "POLL_SECONDS", 0.02)
     found: dict[str, TaskData] = {}
-    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)))
+    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
     waiter.start()
     time.sleep(0.3)
     assert waiter.is_alive() and not found
@@ -252,7 +255,7 @@ def test_other_ranks_stop_waiting_when_rank_0_fails(run: Prepare, corpora: Path,
     monkeypatch.setattr(data, "POLL_SECONDS", 0.02)
     (corpora / "demo_qa/questions.json").write_text("{")
     told: list[str] = []
-    waiter = threading.Thread(target=lambda: told.extend(problems(run, {"demo_qa": ["train"]}, rank=1)))
+    waiter = threading.Thread(target=lambda: told.extend(problems(run, {"demo_qa": ["train"]}, rank=1)), daemon=True)
     waiter.start()
     time.sleep(0.1)
     assert problems(run, {"demo_qa": ["train"]})
@@ -269,7 +272,7 @@ def test_a_failure_of_an_earlier_launch_stops_nobody(run: Prepare, config: DataC
     marker.touch()
     os.utime(marker, (time.time() - 60, time.time() - 60))
     found: dict[str, TaskData] = {}
-    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)))
+    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
     waiter.start()
     time.sleep(0.2)
     assert waiter.is_alive()
