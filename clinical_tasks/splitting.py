@@ -38,8 +38,6 @@ def split_long(example: Example, card: TaskCard, fits: Fits) -> list[Example]:
         end = _next_end(card, document, borders, start, guess, fits)
         ranges.append((start, end))
         start, guess = end, end - start
-    if len(ranges) == 1:
-        return [example]
     pieces = [_piece(document, begin, end) for begin, end in ranges]
     cuts = _cut_relations(card, document, [piece for piece, _ in pieces])
     return [

@@ -79,7 +79,8 @@ def adapt(config: RunConfig) -> None:
 
     adapt_rows(config.adapt, config.seed, data)  # its errors before the process group starts
     session.backbone()
-    stage = adapt_stage(session, data, source, source_tasks, found.state["sha256"]["prompts.safetensors"])
+    source_seed = found.state["hashes"]["config"]["seed"]
+    stage = adapt_stage(session, data, source, source_tasks, found.state["sha256"]["prompts.safetensors"], source_seed)
     session.open_run_dir(session.run_dir, stage.hashes)
     _say_trainable(session, stage.bank)
     Loop(stage, session.backbone(), session.loop_settings()).run()

@@ -46,8 +46,8 @@ def resolve(config_file: str | Path, overrides: dict[str, str] | None = None) ->
     for dotted, text in (overrides or {}).items():
         _override(content, dotted, text, problems)
     config = _build(RunConfig, content, "", str(config_file), problems)
-    if not problems:
-        problems = [f"{config_file}: {p}" for p in _impossible(config)]
+    # a key already told about holds its default here: once is enough
+    problems += [f"{config_file}: {p}" for p in _impossible(config) if not any(f"{p.partition(':')[0]}:" in told for told in problems)]
     if problems:
         raise UserError(problems)
     return config

@@ -53,7 +53,7 @@ def distill_stage(session: Session, data: dict[str, TaskData], teachers: JoinedB
     )  # fmt: skip
 
 
-def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank, source_tasks: Sequence[str], source_hash: str) -> Stage:
+def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank, source_tasks: Sequence[str], source_hash: str, source_seed: int) -> Stage:
     """Stage 2: every target x method x shots x seed is a row of one bank; all train in one pass."""
     c, a, device = session.config, session.config.adapt, session.backbone().device
     rows = adapt_rows(c.adapt, c.seed, data)
@@ -61,7 +61,7 @@ def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank,
     groups: dict[str, RowGroup] = {}
     sizes: dict[str, int] = {m: n for m in a.methods if (n := sum(r.method == m for r in rows))}  # zero-shot alone leaves no prompt-tuning row
     if "metaprompt" in sizes:
-        part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"]).to(device)
+        part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"], source_seed).to(device)
         parts["metaprompt"] = part
         factors = {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}
         groups["metaprompt"] = RowGroup(factors, a.lr_task, a.steps, a.warmup_steps, a.schedule, a.clip)
@@ -116,15 +116,15 @@ def adapt_rows(a: AdaptConfig, seed: int, data: dict[str, TaskData]) -> list[Ban
 
 
 def factor_generator(seed: int) -> torch.Generator:
-    """Draws the further U columns: the same for distillation and for every task adapted from it."""
+    """Draws the further U columns from the distillation's seed: the same for it and for every task adapted from it."""
     return torch.Generator().manual_seed(seed_of(seed, "factors"))
 
 
-def _adapted_bank(session: Session, source: JoinedBank, source_tasks: Sequence[str], n_rows: int) -> DecomposedBank:
+def _adapted_bank(session: Session, source: JoinedBank, source_tasks: Sequence[str], n_rows: int, seed: int) -> DecomposedBank:
     a, part = session.config.adapt, cast(DecomposedBank, source.parts["metaprompt"])
     cols_KLR, rows_KRD = part.cols_KLR.detach(), part.rows_KRD.detach()
     _, length, rank = cols_KLR.shape
-    start_cols_KLR, _ = identity_factors(1, length, rank, rows_KRD.shape[-1], factor_generator(session.config.seed))
+    start_cols_KLR, _ = identity_factors(1, length, rank, rows_KRD.shape[-1], factor_generator(seed))
     if a.init.startswith("task:"):
         name = a.init.removeprefix("task:")
         if name not in source_tasks:

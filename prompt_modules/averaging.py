@@ -17,7 +17,8 @@ def average_factors(cols_KLR: Tensor, rows_KRD: Tensor, how: str, start_cols_LR:
         start_cols_LR: U at its identity start; fills components that carry nothing.
 
     Returns:
-        (cols_LR, rows_RD) in the dtype of the input. If every product is all ones, so is the result's, exactly.
+        (cols_LR, rows_RD) in the dtype of the input. Factors at their identity start come back with a product of
+        exactly one; so does, under ``mean_product``, any bank whose products are all ones.
     """
     if how == "mean_factors":
         return cols_KLR.mean(0), rows_KRD.mean(0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from clinical_tasks import parse_answer, round_trip, score, split_long
+from clinical_tasks import load_cards, parse_answer, round_trip, score, split_long
 from clinical_tasks.splits import read_split
 
 
@@ -131,3 +132,13 @@ def test_few_tokenisations(card, brat, tmp_path, characters):
     assert len(seen) < 6 * len(pieces) + 20
     # A piece is at least half full, so there are not more of them than needed twice over.
     assert len(pieces) < 3 * seen[0] / characters
+
+
+def test_a_note_that_fits_once_its_outer_white_space_is_gone_is_kept():
+    root = Path(__file__).parents[2] / "configs" / "demo"
+    card = load_cards([root / "cards"])["demo_entities"]
+    whole = read_split(card, root / "data", "train")[0]
+    limit = len(whole.input_text) - 1
+    (piece,) = split_long(whole, card, lambda input_text, _: len(input_text) <= limit)
+    assert len(piece.input_text) == limit and piece.example_id == whole.example_id
+    assert score(card, [piece], [whole.answer_text])["span_f1_strict"] == 1.0

@@ -15,8 +15,8 @@ from engine.pretrain_pocket import LM_WEIGHT, SEPARATOR, batches, loss_of
 
 def pretrain(project: Path, output: Path, family: str, steps: int) -> str:
     sizes = {"steps": steps, "batch": 4, "hidden": 32, "layers": 1, "every": 2}
-    arguments = [f"--family={family}", f"--output={output}", *(f"--{name}={value}" for name, value in sizes.items())]
-    done = subprocess.run([sys.executable, "-m", "engine.pretrain_pocket", *arguments], cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-m", "engine.pretrain_pocket", f"--family={family}", f"--output={output}", *(f"--{n}={v}" for n, v in sizes.items())]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -226,3 +226,14 @@ def test_paths_are_expanded_and_an_unset_variable_is_told(monkeypatch: pytest.Mo
     assert expand("~/x") == Path.home() / "x"
     with pytest.raises(UserError, match=r"\$GONE/x: an environment variable in it is not set"):
         expand("$GONE/x")
+
+
+def test_unknown_keys_wrong_types_and_impossible_values_are_told_together(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("backbone: 3.5\nprompt: {lenght: 5, rank: 200}\nteach: {lr: -1}\n")
+    with pytest.raises(UserError) as caught:
+        resolve(path)
+    told = "\n".join(caught.value.problems)
+    for part in ("'prompt.lenght'", "backbone: expected text", "run_dir: missing", "teach.lr: -1.0 is not at least 0", "prompt.rank: 200 is above"):
+        assert part in told
+    assert told.count("backbone:") == 1

@@ -139,7 +139,7 @@ def source(rank: int) -> JoinedBank:
 def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(init: str, rank: int, how: str, make_session, tasks: dict[str, TaskData]) -> None:
     bank = source(rank)
     part = bank.parts["metaprompt"]
-    stage = adapt_stage(make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, bank, NAMES, "hash")
+    stage = adapt_stage(make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, bank, NAMES, "hash", 0)
     if how:
         u, v = average_factors(part.cols_KLR.detach(), part.rows_KRD.detach(), how, torch.zeros(5, rank))
         wanted = part.shared_SLD[0] * (u @ v if how != "ones" else torch.ones(5, 64))
@@ -152,12 +152,12 @@ def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(init: str, 
 
 def test_a_source_task_that_is_not_there_is_refused(make_session, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError, match=r"adapt\.init: 'delta' is no source task of .*; it has alpha, beta, gamma"):
-        adapt_stage(make_session(**{"adapt.init": "task:delta"}), tasks, source(2), NAMES, "hash")
+        adapt_stage(make_session(**{"adapt.init": "task:delta"}), tasks, source(2), NAMES, "hash", 0)
 
 
 def test_adapting_leaves_its_source_as_it_was(make_session, make_loop, tasks: dict[str, TaskData]) -> None:
     bank = source(2)
     before = {n: p.detach().clone() for n, p in bank.named_parameters()}
     session = make_session(**{"adapt.train": "all"})
-    make_loop(adapt_stage(session, tasks, bank, NAMES, "hash"), session).run()
+    make_loop(adapt_stage(session, tasks, bank, NAMES, "hash", 0), session).run()
     assert all(torch.equal(p, before[n]) for n, p in bank.named_parameters())

@@ -145,7 +145,7 @@ def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[...
         source = JoinedBank(
             {"metaprompt": DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)}, {"metaprompt": 3}
         )
-        stage = adapt_stage(session, {n: tasks[n] for n in session.config.adapt.targets}, source, NAMES, "hash")
+        stage = adapt_stage(session, {n: tasks[n] for n in session.config.adapt.targets}, source, NAMES, "hash", 0)
         loop = make_loop(stage, session, checkpoint_every=100)
         loop.run()
         return loop
