@@ -9,6 +9,7 @@ soft prompt will stand. The loss is the answer tokens' cross-entropy and a fifth
 """
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -58,13 +59,15 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int, folder: Path) -> Path
     """A sentencepiece model with byte fallback that gives any text back unchanged."""
     import sentencepiece
 
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sorted({line for text in texts for line in text.split("\n") if line})), model_prefix=str(folder / "tokenizer"),
+        sentence_iterator=iter(sorted({line for text in texts for line in text.split("\n") if line})),
+        model_writer=model,  # a file prefix would be stored in the model
         vocab_size=vocabulary, model_type="unigram", byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
         remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"], hard_vocab_limit=False, split_digits=True,
         bos_id=1, eos_id=2, unk_id=0, num_threads=1, minloglevel=2,
     )  # fmt: skip
-    (folder / "tokenizer.vocab").unlink(missing_ok=True)
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
     return folder / "tokenizer.model"
 
 
