@@ -155,8 +155,7 @@ class Loop:
         weights = self.stage.weights
         weight_N = batch.weights_B[batch.sample_N].to(ce_N.dtype)
         total_N = ce_N + weights.kl * kl_N + weights.hidden * hidden_N
-        # a filler sample has weight zero; where() keeps a NaN of its row out of the other rows' loss
-        torch.where(weight_N > 0, total_N * weight_N, torch.zeros_like(total_N)).sum().backward()
+        (total_N * weight_N).sum().backward()  # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
         self.backbone.release()
         real = weight_N > 0
         row_N = batch.rows_B[batch.sample_N][real].cpu()
@@ -277,7 +276,7 @@ class Loop:
 
     def _save(self) -> None:
         if self.settings.rank == 0:
-            prompts = {n: p for n, p in self.stage.bank.named_parameters()} | {f"best.{n}": t for n, t in self.best.items()}
+            prompts: dict[str, Tensor] = dict(self.stage.bank.named_parameters()) | {f"best.{n}": t for n, t in self.best.items()}
             prompts |= {f"start.{n}": t for n, t in self.start_shared.items()}
             progress = {n: getattr(self, n) for n in _PROGRESS}
             progress["window"] = self.window.state()
