@@ -41,12 +41,14 @@ class BackboneCard:
     """Between input and answer under the template ``none``."""
     dtype: str = "bfloat16"
     """Of the frozen weights."""
+    instruction_first: bool = False
+    """Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does (pocket backbones), or opening the input."""
     attention: str = ""
     """transformers' attn_implementation; default: the family's own."""
 
     def fingerprint(self) -> str:
         """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "attention", "path", "tokenizer")}
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "attention", "path", "tokenizer", "instruction_first")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -88,7 +90,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
-    types = {"name": str, "path": str, "random": dict, "seed": int, "tokenizer": str, "template": str, "separator": str, "dtype": str, "attention": str}
+    types = {"name": str, "path": str, "random": dict, "seed": int, "tokenizer": str, "template": str, "separator": str, "dtype": str, "instruction_first": bool, "attention": str}
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

@@ -23,6 +23,7 @@ class Layout:
 
     def __init__(self, card: BackboneCard, tokenizer: TextTokenizer):
         self.template, self.separator, self.tokenizer = card.template, card.separator, tokenizer
+        self.instruction_first = card.instruction_first
         self.end_id = tokenizer.eos_id
         if self.template == "none":
             return
@@ -51,6 +52,12 @@ class Layout:
             return [*user, start, *encode("assistant"), channel, *encode("final"), message]
         bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         return [*bos, *encode(input_text + self.separator)]
+
+    def instructed_ids(self, instruction: str, input_text: str) -> list[int]:
+        """The same, with a written instruction in place of a soft prompt."""
+        if self.instruction_first:
+            return [*self.tokenizer.encode(instruction), *self.context_ids(input_text)]
+        return self.context_ids(instruction + self.separator + input_text)
 
     def answer_ids(self, answer_text: str) -> list[int]:
         """The answer's tokens and the end token, which is an answer token too."""

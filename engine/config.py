@@ -95,7 +95,7 @@ class AdaptConfig:
     methods: list[Literal["metaprompt", "prompt_tuning"]] = field(default_factory=lambda: ["metaprompt", "prompt_tuning"])
     """What to train on each target."""
     shots: list[str] = field(default_factory=lambda: ["full"])
-    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (metaprompt only)."""
+    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained start)."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """Each draws its own few-shot set, data order and start."""
     steps: int = 150
@@ -132,6 +132,8 @@ class EvaluateConfig:
     """Longest generated answer."""
     batch: int = 8
     """Samples generated at once on a rank."""
+    instruction: bool = False
+    """Score each task's written instruction too, in place of a prompt; nothing is trained for it."""
 
 
 @dataclass

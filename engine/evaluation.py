@@ -36,15 +36,17 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     run_dir = session.run_dir
     bank, found = banks.load_bank(run_dir, "run")
     role = "target" if found.state["stage"] == "adapt" else "source"
-    jobs = [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
+    jobs: list[tuple[JoinedBank | None, int, dict[str, Any], int]] = [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
     if role == "source":
         teachers, taught = banks.load_bank(run_dir / "teachers", "teachers")
         jobs += [(teachers, k, labels, taught.state["progress"]["best_step"][k]) for k, labels in enumerate(taught.state["rows"])]
+    names = list(dict.fromkeys(labels["task"] for _, _, labels, _ in jobs))
+    if session.config.evaluate.instruction:
+        jobs += [(None, 0, {"task": n, "method": "instruction", "shots": "0", "seed": 0}, 0) for n in names]
     hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
     differing = [k for k, v in hashes.items() if found.state["hashes"][k] != v]
     if differing:
         raise UserError(f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with ({', '.join(differing)} differ)")
-    names = list(dict.fromkeys(labels["task"] for _, _, labels, _ in jobs))
     unknown = [t for t in only if t not in names]
     if unknown:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
@@ -56,7 +58,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
         for source, k, labels, step in jobs:
             if labels["task"] != name:
                 continue
-            asker = Asker(session, source.to(backbone.device))
+            asker = Asker(session, None if source is None else source.to(backbone.device))
             answers = asker.answers(data[name], k)
             split = data[name].splits["test"]
             scores = clinical_tasks.score(data[name].card, split.examples(), answers)
@@ -94,34 +96,51 @@ def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any
 
 
 class Asker:
-    """Asks one bank's rows for answers to a task's test split. Collective: every rank calls alike and gets all answers."""
+    """Asks one bank's rows, or without a bank a task's written instruction, for answers to a task's test split.
 
-    def __init__(self, session: Session, bank: JoinedBank):
+    Collective: every rank calls alike and gets all answers.
+    """
+
+    def __init__(self, session: Session, bank: JoinedBank | None):
         self.session, self.bank, self.backbone = session, bank, session.backbone()
+        self.instruction = ""
         self.n_truncated = 0  # generated answers of the last call that did not end by themselves
 
     def answers(self, task: TaskData, row: int) -> list[str]:
         """One answer text per test example, in the split's order."""
         split = task.splits["test"]
+        self.instruction = task.card.instruction
         likelihood = task.card.answer == "likelihood"
         found = self._choose(split, row) if likelihood else self._generate(split, row)
         return [found.get(i, EMPTY) for i in range(len(split))]
+
+    def _context(self, split: Split, index: int) -> list[int]:
+        """Token ids between the prompt and the answer; an instruction is among them."""
+        if self.bank is not None:
+            return split.sample(index).context_ids
+        return self.session.layout.instructed_ids(self.instruction, split.example(index).input_text)
+
+    def _prompts(self, rows_B: torch.Tensor) -> torch.Tensor:
+        """(B, L, D); L is 0 where an instruction is asked."""
+        if self.bank is not None:
+            return self.bank.prompts(rows_B)
+        return torch.zeros(len(rows_B), 0, self.session.model_config.hidden_size, device=self.backbone.device)
 
     def _choose(self, split: Split, row: int) -> dict[int, str]:
         config, layout = self.session.config, self.session.layout
         owners: list[tuple[int, str]] = []
         items: list[Item] = []
         for index in split.kept:
-            context = split.sample(index).context_ids
+            context = self._context(split, index)
             for option in split.example(index).options:
                 owners.append((index, option))
                 items.append(Item(row, Sample(context, layout.answer_ids(option)), float(len(owners))))
         # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
         logp = torch.zeros(len(owners) + 1, dtype=torch.float64)
         with torch.no_grad():
-            for group in micro_batches(items, config.prompt.length, config.token_budget, self.session.place.rank, world_size()):
+            for group in micro_batches(items, 0 if self.bank is None else config.prompt.length, config.token_budget, self.session.place.rank, world_size()):
                 batch = collate(group, self.backbone.device)
-                states, _ = self.backbone("answers", batch, self.bank.prompts(batch.rows_B))
+                states, _ = self.backbone("answers", batch, self._prompts(batch.rows_B))
                 self.backbone.release()
                 number_N = batch.weights_B[batch.sample_N].long()
                 logp.index_add_(0, number_N.cpu(), -cross_entropy(states.logits_NV, batch.labels_N).double().cpu())
@@ -136,14 +155,14 @@ class Asker:
 
     def _generate(self, split: Split, row: int) -> dict[int, str]:
         config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
-        order = sorted(split.kept, key=lambda i: -len(split.sample(i).context_ids))
+        order = sorted(split.kept, key=lambda i: -len(self._context(split, i)))
         groups = [order[i : i + config.evaluate.batch] for i in range(0, len(order), config.evaluate.batch)]
         n_real = len(groups)
         groups += [order[-1:]] * (-n_real % world)  # every rank generates equally often
         own: dict[int, tuple[str, bool]] = {}
-        prompt = self.bank.prompts(torch.tensor([row], device=self.backbone.device)).detach()
+        prompt = self._prompts(torch.tensor([row], device=self.backbone.device)).detach()
         for number in range(rank, len(groups), world):
-            contexts = [split.sample(i).context_ids for i in groups[number]]
+            contexts = [self._context(split, i) for i in groups[number]]
             pad = self.session.tokenizer.eos_id
             ids = self.backbone("generate", contexts, prompt.expand(len(contexts), -1, -1), config.evaluate.max_new_tokens, layout.end_id, pad, world > 1)
             self.backbone.release()

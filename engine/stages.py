@@ -59,7 +59,7 @@ def adapt_stage(session: Session, data: dict[str, TaskData], source: JoinedBank,
     rows = adapt_rows(c.adapt, c.seed, data)
     parts: dict[str, SoftPromptBank | DecomposedBank] = {}  # on the device before the optimizer makes its state beside them
     groups: dict[str, RowGroup] = {}
-    sizes: dict[str, int] = {m: n for m in a.methods if (n := sum(r.method == m for r in rows))}  # zero-shot alone leaves no prompt-tuning row
+    sizes: dict[str, int] = {m: n for m in a.methods if (n := sum(r.method == m for r in rows))}
     if "metaprompt" in sizes:
         part = _adapted_bank(session, source, source_tasks, sizes["metaprompt"], source_seed).to(device)
         parts["metaprompt"] = part
@@ -91,8 +91,6 @@ def adapt_rows(a: AdaptConfig, seed: int, data: dict[str, TaskData]) -> list[Ban
     for method in a.methods:
         for task in a.targets:
             for shots in a.shots:
-                if shots == "0" and method != "metaprompt":
-                    continue
                 train = data[task].splits["train"]
                 if shots != "full" and int(shots) > len(train.kept):
                     problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")

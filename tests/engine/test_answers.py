@@ -18,6 +18,7 @@ from prompt_modules.bank import JoinedBank
 
 OPTIONS = ("yes", "no", "maybe not")
 DROPPED = 3
+INSTRUCTION = "the dose of asthma"
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def task(make_session) -> Callable[[str], TaskData]:
         columns: dict[str, list] = {"context_ids": [], "answer_ids": [], "example": [], "kept": []}
         for i in range(8):
             options = OPTIONS[: 2 + i % 2] if answer == "likelihood" else ()
-            example = Example("mine", f"e{i}", f"d{i}", 0, "?", "yes", options, {})
+            example = Example("mine", f"e{i}", f"d{i}", 0, f"pain {i} ?", "yes", options, {})
             columns["context_ids"].append(rng.integers(3, 1000, rng.integers(1, 9)).tolist())
             columns["answer_ids"].append(layout.answer_ids("yes"))
             columns["example"].append(json.dumps(example.__dict__))
             columns["kept"].append(i != DROPPED)
-        return TaskData(SimpleNamespace(answer=answer), {"test": Split(Dataset.from_dict(columns))})  # type: ignore[arg-type]
+        return TaskData(SimpleNamespace(answer=answer, instruction=INSTRUCTION), {"test": Split(Dataset.from_dict(columns))})  # type: ignore[arg-type]
 
     return make
 
@@ -90,6 +91,36 @@ def test_generation_is_greedy_whatever_the_batch(batch: int, make_session, bank:
                 answer.append(int(backbone.model(inputs_embeds=embeds).logits[0, -1].argmax()))
         assert found[i] == ("" if i == DROPPED else s.layout.answer_text(answer))
     assert len(set(found)) > 2
+
+
+@pytest.mark.parametrize("answer", ["likelihood", "generation"])
+@pytest.mark.parametrize("first", [True, False])
+def test_an_instruction_is_asked_in_place_of_a_prompt(answer: str, first: bool, make_session, task, backbone) -> None:
+    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3})
+    s.layout.instruction_first = first
+    mine = task(answer)
+    found = Asker(s, None).answers(mine, 0)
+    encode, bos = s.tokenizer.encode, s.tokenizer.bos_id
+    for i in range(8):
+        example = mine.splits["test"].example(i)
+        after = s.layout.separator
+        ids = [*encode(INSTRUCTION), bos, *encode(example.input_text + after)] if first else [bos, *encode(INSTRUCTION + after + example.input_text + after)]
+        wanted = ""
+        with torch.no_grad():
+            if answer == "likelihood":
+                scores = []
+                for option in example.options:
+                    label = s.layout.answer_ids(option)
+                    logits = backbone.model(input_ids=torch.tensor([ids + label])).logits[0].log_softmax(-1)
+                    scores.append(sum(logits[len(ids) - 1 + n, token].item() for n, token in enumerate(label)))
+                wanted = example.options[int(np.argmax(scores))]
+            else:
+                answered: list[int] = []
+                while len(answered) < 6 and s.layout.end_id not in answered:
+                    answered.append(int(backbone.model(input_ids=torch.tensor([ids + answered])).logits[0, -1].argmax()))
+                wanted = s.layout.answer_text(answered)
+        assert found[i] == ("" if i == DROPPED else wanted)
+    assert len(set(found)) > 1
 
 
 def test_an_answer_ends_at_the_end_token(make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:

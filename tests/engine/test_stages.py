@@ -90,7 +90,7 @@ def rows(make_session, tasks: dict[str, TaskData], **changes):
 
 def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks: dict[str, TaskData]) -> None:
     found = {r.name: r for r in rows(make_session, tasks, **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_every": 1})}
-    assert len(found) == 2 * (1 + 3 * 2 + 3 * 2)
+    assert len(found) == 2 * 2 * (1 + 3 * 2)
     for task in ("alpha", "beta"):
         drawn = {}
         for seed in (0, 1):
@@ -119,7 +119,7 @@ def test_more_shots_than_examples_are_refused_with_every_task(make_session, task
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [{"adapt.methods": []}, {"adapt.shots": ["0"], "adapt.methods": ["prompt_tuning"]}, {"adapt.seeds": []}])
+@pytest.mark.parametrize("changes", [{"adapt.methods": []}, {"adapt.shots": []}, {"adapt.seeds": []}])
 def test_nothing_to_train_is_refused(changes, make_session, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError, match="no row to train"):
         rows(make_session, tasks, **changes)

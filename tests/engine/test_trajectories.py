@@ -160,7 +160,7 @@ def by_name(loop: Loop) -> dict[str, Tensor]:
 @pytest.mark.parametrize("train", ["factors", "all"])
 def test_an_adapted_row_does_not_depend_on_the_others(train: str, adapted, near) -> None:
     together = by_name(adapted(train))
-    assert len(together) == 2 * (2 * 2 + 1 + 2 * 2)  # targets; per seed metaprompt and prompt tuning at full and 4, once zero-shot
+    assert len(together) == 2 * 2 * (2 * 2 + 1)  # targets, methods; per seed at full and 4, once zero-shot
     fewer = {"adapt.targets": ["beta"], "adapt.methods": ["metaprompt"]}, {"adapt.shots": ["4"], "adapt.seeds": [1]}, {"adapt.methods": ["prompt_tuning"]}
     for changes in fewer:
         alone = by_name(adapted(train, **changes))
@@ -173,7 +173,7 @@ def test_an_adapted_row_does_not_depend_on_the_others(train: str, adapted, near)
 def test_what_adaptation_trains(train: str, adapted) -> None:
     loop = adapted(train)
     bank = loop.stage.bank.parts["metaprompt"]
-    zero_shot = [k for k, row in enumerate(loop.stage.rows) if row.shots == "0"]
+    zero_shot = [k for k, row in enumerate(loop.stage.rows) if row.shots == "0" and row.method == "metaprompt"]
     named = by_name(loop)
     for k in zero_shot:  # P* with averaged factors, nothing trained
         torch.testing.assert_close(named[loop.stage.rows[k].name], starts()[0] * (bank.cols_KLR[k] @ bank.rows_KRD[k]).detach(), rtol=1e-6, atol=0)
@@ -186,9 +186,15 @@ def test_what_adaptation_trains(train: str, adapted) -> None:
     assert bank.numbers_per_row() == (5 + 64) * 2 + (5 * 64 if train == "all" else 0)
 
 
-def test_zero_shot_alone_leaves_prompt_tuning_out(adapted) -> None:
-    loop = adapted("factors", **{"adapt.shots": ["0"]})
-    assert {row.method for row in loop.stage.rows} == {"metaprompt"} and loop.step == 0
+def test_zero_shot_prompt_tuning_is_its_untrained_start(adapted) -> None:
+    loop, trained = adapted("factors", **{"adapt.shots": ["0"]}), adapted("factors")
+    assert loop.step == 0 and not any(loop.row_steps)
+    tuned = [k for k, row in enumerate(trained.stage.rows) if row.method == "prompt_tuning"]
+    for name, prompt in by_name(loop).items():
+        if "/prompt_tuning/" in name:
+            k = next(k for k in tuned if trained.stage.rows[k].name == name)
+            assert trained.row_steps[k] == 0 and torch.equal(by_name(trained)[name], prompt)
+    assert {row.method for row in loop.stage.rows} == {"metaprompt", "prompt_tuning"}
 
 
 def test_zero_shot_alone_leaves_a_checkpoint_to_evaluate(adapted) -> None:

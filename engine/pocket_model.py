@@ -1,0 +1,93 @@
+"""The pocket backbones' shapes, tokenizer and beginnings: random, or a gpt-oss that starts as an exact copy of a trained Llama."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HEAD = 32  # numbers a head
+# gpt-oss gates by g * sigmoid(1.702 g) and multiplies by (up + 1), Llama by g * sigmoid(g) and up
+GPT_OSS_GATE = 1.702
+NO_SINK = -30.0  # a sink this low takes no attention
+
+
+def model_config(family: str, hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """A card's ``random`` keys: two heads share a key, narrow MLPs (these skills are attention's), tied embeddings where the family has them."""
+    heads = max(hidden // HEAD, 2)
+    common = {
+        "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2, "head_dim": HEAD, "max_position_embeddings": 2048, "tie_word_embeddings": family == "llama",
+        "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }  # fmt: skip
+    if family == "llama":
+        return {**common, "intermediate_size": 2 * hidden}
+    return {**common, "intermediate_size": 2 * hidden, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path) -> Path:
+    """A sentencepiece model with byte fallback: each word of the texts one piece, anything else in letters and bytes, all of it given back unchanged."""
+    import sentencepiece
+
+    lines = [line for text in texts for line in text.split("\n") if line]
+    words = {f"\u2581{word}" for line in lines for word in line.split(" ")[1:]} | {line.split(" ")[0] for line in lines}
+    letters = sorted({letter for word in words for letter in word})
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(letters * 2),
+        model_writer=model,  # a file prefix would be stored in the model
+        vocab_size=3 + 256 + 1 + len(words) + len(letters), model_type="bpe", byte_fallback=True, character_coverage=1.0,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, hard_vocab_limit=False,
+        user_defined_symbols=["\n", *sorted(words - set(letters))], bos_id=1, eos_id=2, unk_id=0, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    return folder / "tokenizer.model"
+
+
+@torch.no_grad()
+def share_word_rows(embedding: Tensor, tokenizer: Path) -> None:
+    """A word at the start of a line and within one are two pieces; copying is learnt sooner when both begin with the same row (V, d), in place."""
+    from sentencepiece import SentencePieceProcessor
+
+    model = SentencePieceProcessor(model_file=str(tokenizer))
+    index = {model.id_to_piece(row): row for row in range(model.vocab_size())}
+    for piece, row in index.items():
+        if piece.startswith("\u2581") and piece[1:] in index:
+            embedding[row] = embedding[index[piece[1:]]]
+
+
+def build(family: str, hidden: int, layers: int, vocabulary: int) -> nn.Module:
+    """A causal language model in fp32 with transformers' own random start."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    keys = model_config(family, hidden, layers, vocabulary)
+    config = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    options = {"experts_implementation": "grouped_mm"} if family == "gpt_oss" else {}
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+
+
+@torch.no_grad()
+def upcycle(llama: nn.Module, gpt_oss: nn.Module) -> None:
+    """Make the mixture compute what the dense model computes: each expert a copy of its MLP, no sink, biases that undo the gate's differences.
+
+    The routers keep their random start, so that the experts, equal at first, part during training (Komatsuzaki et al. 2022, sparse upcycling).
+    """
+    dense, target = llama.state_dict(), gpt_oss.state_dict()
+    for name, value in target.items():
+        layer = name.split(".mlp.")[0]
+        mlp = {part: dense.get(f"{layer}.mlp.{part}_proj.weight") for part in ("gate", "up", "down")}
+        if name.endswith("experts.gate_up_proj"):  # (E, d, 2f), gate and up in turn
+            value[..., ::2], value[..., 1::2] = mlp["gate"].T / GPT_OSS_GATE, mlp["up"].T
+        elif name.endswith("experts.gate_up_proj_bias"):
+            value[..., ::2], value[..., 1::2] = 0.0, -1.0
+        elif name.endswith("experts.down_proj"):  # (E, f, d)
+            value.copy_((GPT_OSS_GATE * mlp["down"].T).expand_as(value))
+        elif name.endswith("sinks"):
+            value.fill_(NO_SINK)
+        elif name.endswith("bias"):
+            value.zero_()
+        elif "router" not in name:
+            value.copy_(dense[name])
