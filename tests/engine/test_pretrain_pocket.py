@@ -1,4 +1,4 @@
-"""The pre-training script of the pocket backbones, on a model that is trained in seconds."""
+"""The pre-training script of the pocket backbones, on models that are trained in seconds."""
 
 import json
 import os
@@ -8,33 +8,184 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from backbones import BackboneCard, Layout, build_backbone, load_tokenizer
-from engine.pretrain_pocket import LM_WEIGHT, SEPARATOR, batches, loss_of
+from clinical_tasks.pocket import SOURCES, TARGETS, TASKS, instruction_pairs
+from engine.pocket_gate import verdict
+from engine.pocket_model import build, share_word_rows, train_tokenizer, upcycle
+from engine.pocket_optimizer import Muon, orthogonalised
+from engine.pretrain_pocket import LM_WEIGHT, SEPARATOR, Samples, optimizers, train_step
+
+SIZES = {"batch": 6, "hidden": 32, "layers": 1, "every": 2, "threads": 1}
 
 
-def pretrain(project: Path, output: Path, family: str, steps: int) -> str:
-    sizes = {"steps": steps, "batch": 4, "hidden": 32, "layers": 1, "every": 2}
-    command = [sys.executable, "-m", "engine.pretrain_pocket", f"--family={family}", f"--output={output}", *(f"--{n}={v}" for n, v in sizes.items())]
+def pretrain(project: Path, output: Path, family: str, steps: int, **more: object) -> str:
+    flags = {"family": family, "output": output, "steps": steps, **SIZES, **more}
+    command = [sys.executable, "-m", "engine.pretrain_pocket", *(f"--{n}={v}" for n, v in flags.items())]
     done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    path = train_tokenizer((f"{i}\n{t}\n{a}" for _, i, t, a in instruction_pairs(3, 3000)), folder)
+    card = BackboneCard(name="mine", random={"model_type": "llama"}, tokenizer=str(path), separator=SEPARATOR, instruction_first=True)
+    return Layout(card, load_tokenizer(path))
+
+
+def test_a_word_is_a_token_and_any_text_comes_back(layout: Layout) -> None:
+    tokens = words = 0
+    for _, instruction, text, answer in instruction_pairs(8_000_000, 300):
+        for part in (instruction, text, answer):
+            assert layout.tokenizer.decode(layout.tokenizer.encode(part)) == part
+            tokens += len(layout.tokenizer.encode(part))
+            words += len(part.split()) + part.count("\n")
+    assert tokens <= 1.01 * words
+    strange = "  Überdosis:\tABX 3.7 mg\n\n\u4e2d\U0001f600 "
+    assert layout.tokenizer.decode(layout.tokenizer.encode(strange)) == strange
+
+
+def test_a_word_begins_with_one_row_wherever_it_stands(layout: Layout) -> None:
+    rows = torch.randn(layout.tokenizer.vocab_size, 4)
+    before = rows.clone()
+    share_word_rows(rows, layout.tokenizer.path)  # type: ignore[attr-defined]
+    (line_start,), (inside,) = layout.tokenizer.encode("aspirin"), layout.tokenizer.encode("x aspirin")[-1:]
+    assert line_start != inside and rows[line_start].equal(rows[inside]) and not before[line_start].equal(before[inside])
+
+
+def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
+    whole, cut = Samples(0, 12, 1, layout), Samples(0, 12, 3, layout)
+    (packet,) = whole.step(5)
+    rows = sorted(tuple(r[: int(((a + o) > 0).nonzero().max()) + 1].tolist()) for r, a, o in zip(packet.ids, packet.answer, packet.rest, strict=True))
+    parts = cut.step(5)
+    others = [r[: int(((a + o) > 0).nonzero().max()) + 1].tolist() for p in parts for r, a, o in zip(p.ids, p.answer, p.rest, strict=True)]
+    assert sorted(map(tuple, others)) == rows and len(rows) == 12
+    assert sum(p.ids.numel() for p in parts) < packet.ids.numel()
+    assert not whole.step(6)[0].ids.equal(packet.ids) and whole.step(5)[0].ids.equal(packet.ids)
+    whole.shares = dict.fromkeys(whole.tasks, 0.0) | {"pocket_headqa": 1.0}
+    assert set(whole.step(5)[0].tasks.tolist()) == {whole.tasks.index("pocket_headqa")}
+    for row, (ids, answer) in enumerate(zip(packet.ids, packet.answer, strict=True)):
+        n = int((answer > 0).sum())
+        assert n > 1 and ids[answer > 0][-1] == layout.end_id, row
+        torch.testing.assert_close(answer.sum(), torch.tensor(n**0.5))
+
+
+def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layout) -> None:
+    torch.manual_seed(0)
+    model = build("llama", 32, 1, layout.tokenizer.vocab_size).double()
+    gradients = []
+    for packets in (1, 4):
+        samples = Samples(1, 8, packets, layout)
+        model.zero_grad()
+        loss, tasks, right = train_step(model, samples.step(0), torch.device("cpu"))
+        gradients.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
+        assert len(tasks) == len(right) == 8
+    (packet,) = Samples(1, 8, 1, layout).step(0)
+    ce = F.cross_entropy(model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none").view(8, -1)
+    answer, rest = packet.answer[:, 1:].double(), packet.rest[:, 1:].double()
+    expected = (ce * answer).sum() / answer.sum()
+    model.zero_grad()
+    (expected + LM_WEIGHT * (ce * rest).sum() / rest.sum()).backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    for plain, one, four in zip([p.grad for p in model.parameters()], *gradients, strict=True):
+        torch.testing.assert_close(one, plain, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(four, plain, rtol=1e-5, atol=1e-8)
+
+
+def test_right_answers_are_seen(layout: Layout) -> None:
+    packets = Samples(2, 6, 2, layout).step(0)
+    wrong = packets[0].answer[0].nonzero()[0].item()
+
+    class Knows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zero = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool):
+            logits = F.one_hot(input_ids.roll(-1, 1), layout.tokenizer.vocab_size).float() + self.zero
+            if input_ids.equal(packets[0].ids):
+                logits[0, wrong - 1] = logits[0, wrong - 1].roll(1)
+            return type("Output", (), {"logits": logits})
+
+    _, tasks, right = train_step(Knows(), packets, torch.device("cpu"))
+    assert right.tolist() == [False, *[True] * 5] and tasks.equal(torch.cat([p.tasks for p in packets]))
+
+
+def test_a_gpt_oss_starts_as_the_llama_it_comes_from() -> None:
+    torch.manual_seed(0)
+    llama, mixture = build("llama", 64, 3, 320), build("gpt_oss", 64, 3, 320)
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter.mul_(3)  # far from linear
+        upcycle(llama, mixture)
+        ids = torch.randint(0, 320, (3, 40))
+        wanted, found = (m(input_ids=ids).logits for m in (llama, mixture))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert wanted.std() > 0.1
+
+
+def test_muon_moves_by_orthogonal_matrices() -> None:
+    torch.manual_seed(0)
+    # singular values within a factor of five, as five iterations promise
+    u, _, v = torch.linalg.svd(torch.randn(5, 24, 48), full_matrices=False)
+    drawn = u @ torch.diag_embed(torch.linspace(0.2, 1.0, 24).expand(5, -1)) @ v
+    for matrices in (drawn, drawn.mT):
+        found = torch.linalg.svdvals(orthogonalised(matrices))
+        assert found.min() > 0.6 and found.max() < 1.3
+        # the directions stay: against the exact polar factor
+        a, _, b = torch.linalg.svd(matrices, full_matrices=False)
+        assert F.cosine_similarity(orthogonalised(matrices).flatten(1), (a @ b).flatten(1)).min() > 0.97
+    flat, stack = (torch.nn.Parameter(torch.zeros(s)) for s in ((24, 48), (3, 24, 48)))
+    flat.grad, stack.grad = drawn[0].clone(), drawn[:3].clone()
+    Muon([flat, stack], lr=0.5).step()
+    torch.testing.assert_close(flat, stack[0])
+    torch.testing.assert_close(stack, -0.5 * orthogonalised(drawn[:3] * (0.05 + 0.95 * 0.05)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
-def test_what_it_writes_is_a_backbone_that_loads(project: Path, tmp_path: Path, family: str) -> None:
-    pretrain(project, tmp_path, family, 2)
-    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "generation_config.json", "loss.jsonl", "model.safetensors", "tokenizer.model"}
-    assert [json.loads(line)["step"] for line in (tmp_path / "loss.jsonl").read_text().splitlines()] == [2]
-    card = BackboneCard(name=family, path=str(tmp_path), tokenizer=str(tmp_path / "tokenizer.model"), separator=SEPARATOR, dtype="float32")
-    model = build_backbone(card, None)
-    layout = Layout(card, load_tokenizer(card.tokenizer))
-    first, again = (next(batches(0, 5, 3, layout)) for _ in range(2))
-    assert first[0].equal(again[0]) and first[1].equal(again[1]) and not first[0].equal(next(batches(0, 6, 3, layout))[0])
-    ids, weights = first
-    answers = (weights == 1).sum(1)
-    assert (answers > 0).all() and {round(w, 6) for w in weights.unique().tolist()} <= {0.0, LM_WEIGHT, 1.0}
-    # the answers of a row alone, by the plain formula
-    logits = model(input_ids=ids).logits.log_softmax(-1)
-    expected = [-logits[b, t - 1, ids[b, t]] for b, t in (weights == 1).nonzero().tolist()]
-    torch.testing.assert_close(loss_of(model, ids, weights)[1], torch.stack(expected).mean())
+def test_every_parameter_has_one_optimizer(family: str) -> None:
+    model = build(family, 32, 2, 128)
+    muon, adam = optimizers(model, 1.0)
+    held = [id(p) for o in (muon, adam) for g in o.param_groups for p in g["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert all(".layers." in names[id(p)] and p.ndim > 1 and "router" not in names[id(p)] for p in muon.param_groups[0]["params"])
+    assert sum(p.numel() for p in muon.param_groups[0]["params"]) > 0.3 * sum(p.numel() for p in model.parameters())
+
+
+def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: Path) -> None:
+    pretrain(project, tmp_path / "a", "llama", 6)
+    folder = {"config.json", "generation_config.json", "loss.jsonl", "model.safetensors", "tokenizer.model"}
+    assert {p.name for p in (tmp_path / "a").iterdir()} == folder
+    lines = [json.loads(line) for line in (tmp_path / "a/loss.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6] and all(0 <= v <= 1 for line in lines for v in line["exact"].values())
+    card = BackboneCard(name="a", path=str(tmp_path / "a"), tokenizer=str(tmp_path / "a/tokenizer.model"), separator=SEPARATOR, dtype="float32")
+    assert sum(p.numel() for p in build_backbone(card, None).parameters()) > 30_000
+
+    # stopped after its second checkpoint, then started again
+    command = [sys.executable, "-m", "engine.pretrain_pocket", "--family=llama", f"--output={tmp_path / 'b'}", "--steps=6", *(f"--{n}={v}" for n, v in SIZES.items())]
+    running = subprocess.Popen(command, cwd=project, env=os.environ, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if '"step": 2' in line:
+            break
+    running.kill()
+    running.wait()
+    running.stdout.close()
+    assert "from step" in pretrain(project, tmp_path / "b", "llama", 6) and not (tmp_path / "b/training.pt").exists()
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+    assert "gpt_oss" in pretrain(project, tmp_path / "c", "gpt_oss", 2, **{"from": tmp_path / "a"})
+    card = BackboneCard(name="c", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "c/tokenizer.model"), separator=SEPARATOR, dtype="float32")
+    assert build_backbone(card, None).config.model_type == "gpt_oss"
+
+
+def test_the_gate() -> None:
+    assert not verdict(dict.fromkeys(TASKS, 0.79))["passed"]
+    scores = dict.fromkeys(TASKS, 0.0) | dict.fromkeys(SOURCES[:18], 0.8) | dict.fromkeys(TARGETS[:8], 0.8)
+    assert verdict(scores) == {"sources": 18, "targets": 8, "passed": True}
+    for short in (SOURCES[0], TARGETS[0]):
+        assert not verdict(scores | {short: 0.7})["passed"]
