@@ -90,7 +90,8 @@ def _problems(content: dict[str, Any]) -> list[str]:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
-    types = {"name": str, "path": str, "random": dict, "seed": int, "tokenizer": str, "template": str, "separator": str, "dtype": str, "instruction_first": bool, "attention": str}
+    types: dict[str, type] = {f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")}
+    types |= {"random": dict, "seed": int, "instruction_first": bool}
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

@@ -36,7 +36,8 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     run_dir = session.run_dir
     bank, found = banks.load_bank(run_dir, "run")
     role = "target" if found.state["stage"] == "adapt" else "source"
-    jobs: list[tuple[JoinedBank | None, int, dict[str, Any], int]] = [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
+    jobs: list[tuple[JoinedBank | None, int, dict[str, Any], int]] = []
+    jobs += [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
     if role == "source":
         teachers, taught = banks.load_bank(run_dir / "teachers", "teachers")
         jobs += [(teachers, k, labels, taught.state["progress"]["best_step"][k]) for k, labels in enumerate(taught.state["rows"])]

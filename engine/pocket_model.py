@@ -1,12 +1,13 @@
 """The pocket backbones' shapes, tokenizer and beginnings: random, or a gpt-oss that starts as an exact copy of a trained Llama."""
 
 import io
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 HEAD = 32  # numbers a head
 # gpt-oss gates by g * sigmoid(1.702 g) and multiplies by (up + 1), Llama by g * sigmoid(g) and up
@@ -29,34 +30,33 @@ def model_config(family: str, hidden: int, layers: int, vocabulary: int) -> dict
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Path:
-    """A sentencepiece model with byte fallback: each word of the texts one piece, anything else in letters and bytes, all of it given back unchanged."""
-    import sentencepiece
+    """A sentencepiece model with byte fallback that gives any text back unchanged; each word of ``texts`` is one piece, the rest letters and bytes.
 
-    lines = [line for text in texts for line in text.split("\n") if line]
-    words = {f"\u2581{word}" for line in lines for word in line.split(" ")[1:]} | {line.split(" ")[0] for line in lines}
+    A line's first word must be the same piece as elsewhere, or copying a word has to be learnt for every word anew. So the model's own
+    rules put a space after each line end, and take it away again when pieces become text.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as protobuf
+
+    words = {f"\u2581{word}" for text in texts for word in text.split()}
     letters = sorted({letter for word in words for letter in word})
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(letters * 2),
-        model_writer=model,  # a file prefix would be stored in the model
-        vocab_size=3 + 256 + 1 + len(words) + len(letters), model_type="bpe", byte_fallback=True, character_coverage=1.0,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, hard_vocab_limit=False,
-        user_defined_symbols=["\n", *sorted(words - set(letters))], bos_id=1, eos_id=2, unk_id=0, num_threads=1, minloglevel=2,
-    )  # fmt: skip
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    with tempfile.TemporaryDirectory() as rules:
+        for name, rule in (("normalization", "A\tA 20\n"), ("denormalization", "A 20\tA\n")):  # code points: line end, space
+            Path(rules, name).write_text(rule)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(letters * 2),
+            model_writer=model,  # a file prefix would be stored in the model
+            vocab_size=3 + 256 + len(words) + len(letters), model_type="bpe", byte_fallback=True, character_coverage=1.0,
+            normalization_rule_tsv=str(Path(rules, "normalization")), denormalization_rule_tsv=str(Path(rules, "denormalization")),
+            remove_extra_whitespaces=False, add_dummy_prefix=True, hard_vocab_limit=False,
+            user_defined_symbols=sorted(words), bos_id=1, eos_id=2, unk_id=0, num_threads=1, minloglevel=2,
+        )  # fmt: skip
+    content = protobuf.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]
+    for spec in (content.normalizer_spec, content.denormalizer_spec):
+        spec.ClearField("normalization_rule_tsv")  # the compiled rules stay; the path of a temporary file need not
+    (folder / "tokenizer.model").write_bytes(content.SerializeToString(deterministic=True))
     return folder / "tokenizer.model"
-
-
-@torch.no_grad()
-def share_word_rows(embedding: Tensor, tokenizer: Path) -> None:
-    """A word at the start of a line and within one are two pieces; copying is learnt sooner when both begin with the same row (V, d), in place."""
-    from sentencepiece import SentencePieceProcessor
-
-    model = SentencePieceProcessor(model_file=str(tokenizer))
-    index = {model.id_to_piece(row): row for row in range(model.vocab_size())}
-    for piece, row in index.items():
-        if piece.startswith("\u2581") and piece[1:] in index:
-            embedding[row] = embedding[index[piece[1:]]]
 
 
 def build(family: str, hidden: int, layers: int, vocabulary: int) -> nn.Module:
@@ -78,7 +78,7 @@ def upcycle(llama: nn.Module, gpt_oss: nn.Module) -> None:
     dense, target = llama.state_dict(), gpt_oss.state_dict()
     for name, value in target.items():
         layer = name.split(".mlp.")[0]
-        mlp = {part: dense.get(f"{layer}.mlp.{part}_proj.weight") for part in ("gate", "up", "down")}
+        mlp = {part: dense[f"{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up", "down") if ".mlp." in name}
         if name.endswith("experts.gate_up_proj"):  # (E, d, 2f), gate and up in turn
             value[..., ::2], value[..., 1::2] = mlp["gate"].T / GPT_OSS_GATE, mlp["up"].T
         elif name.endswith("experts.gate_up_proj_bias"):

@@ -29,8 +29,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; parameters (..., rows, columns) whose last two sizes are the matrix."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
                 moved = orthogonalised(torch.stack(directions).view(-1, *shape[-2:])).view(len(parameters), *shape)
                 scale = max(1.0, shape[-2] / shape[-1]) ** 0.5
                 for parameter, direction in zip(parameters, moved, strict=True):
-                    parameter.add_(direction, alpha=-group["lr"] * scale)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None

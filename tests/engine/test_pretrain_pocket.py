@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from backbones import BackboneCard, Layout, build_backbone, load_tokenizer
 from clinical_tasks.pocket import SOURCES, TARGETS, TASKS, instruction_pairs
 from engine.pocket_gate import verdict
-from engine.pocket_model import build, share_word_rows, train_tokenizer, upcycle
+from engine.pocket_model import build, train_tokenizer, upcycle
 from engine.pocket_optimizer import Muon, orthogonalised
 from engine.pretrain_pocket import LM_WEIGHT, SEPARATOR, Samples, optimizers, train_step
 
@@ -44,29 +44,28 @@ def test_a_word_is_a_token_and_any_text_comes_back(layout: Layout) -> None:
             tokens += len(layout.tokenizer.encode(part))
             words += len(part.split()) + part.count("\n")
     assert tokens <= 1.01 * words
-    strange = "  Überdosis:\tABX 3.7 mg\n\n\u4e2d\U0001f600 "
-    assert layout.tokenizer.decode(layout.tokenizer.encode(strange)) == strange
+    for strange in ("  Überdosis:\tABX 3.7 mg\n\n b \u4e2d\U0001f600 ", "\n", " \n \n", "", "a\n\n"):
+        assert layout.tokenizer.decode(layout.tokenizer.encode(strange)) == strange
+    assert b"tmp" not in layout.tokenizer.path.read_bytes()  # type: ignore[attr-defined]
 
 
-def test_a_word_begins_with_one_row_wherever_it_stands(layout: Layout) -> None:
-    rows = torch.randn(layout.tokenizer.vocab_size, 4)
-    before = rows.clone()
-    share_word_rows(rows, layout.tokenizer.path)  # type: ignore[attr-defined]
-    (line_start,), (inside,) = layout.tokenizer.encode("aspirin"), layout.tokenizer.encode("x aspirin")[-1:]
-    assert line_start != inside and rows[line_start].equal(rows[inside]) and not before[line_start].equal(before[inside])
+def test_a_word_is_the_same_token_wherever_it_stands(layout: Layout) -> None:
+    encode = layout.tokenizer.encode
+    (word,) = encode("aspirin")
+    assert encode("takes aspirin")[-1] == encode("x\naspirin")[-1] == layout.answer_ids("aspirin")[0] == word
 
 
 def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
     whole, cut = Samples(0, 12, 1, layout), Samples(0, 12, 3, layout)
-    (packet,) = whole.step(5)
+    (packet,) = whole[5]
     rows = sorted(tuple(r[: int(((a + o) > 0).nonzero().max()) + 1].tolist()) for r, a, o in zip(packet.ids, packet.answer, packet.rest, strict=True))
-    parts = cut.step(5)
+    parts = cut[5]
     others = [r[: int(((a + o) > 0).nonzero().max()) + 1].tolist() for p in parts for r, a, o in zip(p.ids, p.answer, p.rest, strict=True)]
     assert sorted(map(tuple, others)) == rows and len(rows) == 12
     assert sum(p.ids.numel() for p in parts) < packet.ids.numel()
-    assert not whole.step(6)[0].ids.equal(packet.ids) and whole.step(5)[0].ids.equal(packet.ids)
+    assert not whole[6][0].ids.equal(packet.ids) and whole[5][0].ids.equal(packet.ids)
     whole.shares = dict.fromkeys(whole.tasks, 0.0) | {"pocket_headqa": 1.0}
-    assert set(whole.step(5)[0].tasks.tolist()) == {whole.tasks.index("pocket_headqa")}
+    assert set(whole[5][0].tasks.tolist()) == {whole.tasks.index("pocket_headqa")}
     for row, (ids, answer) in enumerate(zip(packet.ids, packet.answer, strict=True)):
         n = int((answer > 0).sum())
         assert n > 1 and ids[answer > 0][-1] == layout.end_id, row
@@ -80,10 +79,10 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
     for packets in (1, 4):
         samples = Samples(1, 8, packets, layout)
         model.zero_grad()
-        loss, tasks, right = train_step(model, samples.step(0), torch.device("cpu"))
+        loss, tasks, right = train_step(model, samples[0], torch.device("cpu"))
         gradients.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
         assert len(tasks) == len(right) == 8
-    (packet,) = Samples(1, 8, 1, layout).step(0)
+    (packet,) = Samples(1, 8, 1, layout)[0]
     ce = F.cross_entropy(model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none").view(8, -1)
     answer, rest = packet.answer[:, 1:].double(), packet.rest[:, 1:].double()
     expected = (ce * answer).sum() / answer.sum()
@@ -96,7 +95,7 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
 
 
 def test_right_answers_are_seen(layout: Layout) -> None:
-    packets = Samples(2, 6, 2, layout).step(0)
+    packets = Samples(2, 6, 2, layout)[0]
     wrong = packets[0].answer[0].nonzero()[0].item()
 
     class Knows(torch.nn.Module):
@@ -166,7 +165,8 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
     assert sum(p.numel() for p in build_backbone(card, None).parameters()) > 30_000
 
     # stopped after its second checkpoint, then started again
-    command = [sys.executable, "-m", "engine.pretrain_pocket", "--family=llama", f"--output={tmp_path / 'b'}", "--steps=6", *(f"--{n}={v}" for n, v in SIZES.items())]
+    flags = {"family": "llama", "output": tmp_path / "b", "steps": 6, **SIZES}
+    command = [sys.executable, "-m", "engine.pretrain_pocket", *(f"--{n}={v}" for n, v in flags.items())]
     running = subprocess.Popen(command, cwd=project, env=os.environ, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
     for line in running.stdout:
