@@ -1,6 +1,6 @@
 """Does a pocket backbone follow its written instructions? Scores all 31 of them on test notes and keeps the table beside the weights.
 
-    python -m engine.pocket_gate --backbone configs/pocket/llama.yaml --data runs/pocket/data --output backbones/pocket/llama/instructions.json
+    python -m engine.pocket_gate --backbone backbones/pocket/llama.yaml --data runs/pocket/data --output backbones/pocket/llama/instructions.json
 
 A soft prompt can only elicit what the backbone can do: below the gate no prompt result means anything. Exit code 1 below it.
 """
