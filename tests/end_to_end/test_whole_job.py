@@ -47,7 +47,7 @@ def outputs(place):
     out = {"distill": run(*distill_arguments(place, "distill"), home=home)}
     out["adapt"] = run("adapt", "--config=configs/demo/adapt.yaml", *common, f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'adapt'}",
                        "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
-    out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", home=home)
+    out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", home=home)
     out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
     out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
     return out
@@ -83,10 +83,10 @@ def test_the_backbone_is_sharded_between_steps(place, outputs):
 def test_results_cover_every_cell(place, outputs):
     results = json.loads((place / "adapt" / "results.json").read_text())
     methods = results["tasks"]["demo_relations"]["methods"]
-    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"4", "full"}}
+    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}, "instruction": {"0"}}
     assert results["trainable"]["count"] == 16 + 64
     assert results["tasks"]["demo_relations"]["role"] == "target"
-    assert set(results["average"]) == {"metaprompt", "prompt_tuning"}
+    assert set(results["average"]) == {"metaprompt", "prompt_tuning", "instruction"}
     assert "| demo_relations" in (place / "report" / "report.md").read_text()
 
 
