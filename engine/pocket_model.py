@@ -20,7 +20,7 @@ def model_config(family: str, hidden: int, layers: int, vocabulary: int) -> dict
     heads = max(hidden // HEAD, 2)
     common = {
         "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": heads // 2, "head_dim": HEAD, "max_position_embeddings": 2048, "tie_word_embeddings": family == "llama",
+        "num_key_value_heads": heads // 2 if heads % 2 == 0 else 1, "head_dim": HEAD, "max_position_embeddings": 2048, "tie_word_embeddings": family == "llama",
         "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }  # fmt: skip

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from backbones import BackboneCard, Layout, load_tokenizer
-from engine.pocket_model import build, model_config, train_tokenizer, upcycle
+from engine.pocket_model import HEAD, build, model_config, train_tokenizer, upcycle
 from engine.pocket_optimizer import Muon
 from engine.protection import protect
 
@@ -52,15 +52,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=96, help="samples a step")
     parser.add_argument("--packets", type=int, default=3, help="parts that a step's samples are cut into by length")
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--hidden", type=int, default=192, help="with --from the source's, as are the layers")
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--lr_scale", type=float, default=1.0, help="times both learning rates; lower it with --from")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another one with --from the same family, or the same notes come again")
     parser.add_argument("--every", type=int, default=100, help="steps between log lines and checkpoints")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--workers", type=int, default=0, help="processes that write notes; a GPU wants a dozen, a CPU none")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model: a third faster on two cores")
-    return parser.parse_args()
+    a = parser.parse_args()
+    if a.source is not None:
+        try:
+            shape = json.loads((a.source / "config.json").read_text())
+        except (OSError, ValueError):
+            parser.error(f"--from: {a.source} is no finished folder (config.json is missing or not JSON)")
+        a.hidden, a.layers = shape["hidden_size"], shape["num_hidden_layers"]
+    if a.hidden % HEAD:
+        parser.error(f"--hidden: {a.hidden} is no multiple of {HEAD}, the numbers a head has")
+    return a
 
 
 class Samples(Dataset[list[Packet]]):
@@ -83,7 +92,8 @@ class Samples(Dataset[list[Packet]]):
             head = [*self.layout.tokenizer.encode(instruction), *self.layout.context_ids(text)]
             rows.append((self.tasks.index(task), head, self.layout.answer_ids(answer)))
         rows.sort(key=lambda row: len(row[1]) + len(row[2]))
-        return [self._packet(rows[i * len(rows) // self.packets : (i + 1) * len(rows) // self.packets]) for i in range(self.packets)]
+        parts = min(self.packets, len(rows))
+        return [self._packet(rows[i * len(rows) // parts : (i + 1) * len(rows) // parts]) for i in range(parts)]
 
     def _packet(self, rows: list[tuple[int, list[int], list[int]]]) -> Packet:
         wide = -(-max(len(head) + len(answer) for _, head, answer in rows) // 8) * 8

@@ -178,9 +178,21 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
     assert "from step" in pretrain(project, tmp_path / "b", "llama", 6) and not (tmp_path / "b/training.pt").exists()
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
-    assert "gpt_oss" in pretrain(project, tmp_path / "c", "gpt_oss", 2, **{"from": tmp_path / "a"})
+    assert "gpt_oss" in pretrain(project, tmp_path / "c", "gpt_oss", 2, **{"from": tmp_path / "a", "hidden": 64, "layers": 3})  # the source's sizes hold
     card = BackboneCard(name="c", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "c/tokenizer.model"), separator=SEPARATOR, dtype="float32")
-    assert build_backbone(card, None).config.model_type == "gpt_oss"
+    config = build_backbone(card, None).config
+    assert (config.model_type, config.hidden_size, config.num_hidden_layers) == ("gpt_oss", 32, 1)
+
+
+@pytest.mark.parametrize(("flags", "said"), [(["--hidden=100"], "--hidden: 100 is no multiple of 32"), (["--from=gone"], "--from: gone is no finished folder")])
+def test_what_cannot_be_trained_is_refused(project: Path, tmp_path: Path, flags: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "engine.pretrain_pocket", "--family=llama", f"--output={tmp_path / 'x'}", *flags]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path / "x").exists()
+
+
+def test_fewer_samples_than_packets(layout: Layout) -> None:
+    assert [len(p.ids) for p in Samples(0, 2, 3, layout)[0]] == [1, 1]
 
 
 def test_the_gate() -> None:
