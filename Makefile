@@ -8,7 +8,8 @@ export OMP_NUM_THREADS ?= 1
 BACKBONE ?= llama
 TORCHRUN := torchrun --nproc_per_node 2 -- train.py
 DEMO := runs/demo-$(BACKBONE)
-COMMON := --backbone=configs/tiny/$(BACKBONE).yaml
+CARD := backbones/pocket/$(BACKBONE).yaml
+COMMON := --backbone=$(CARD)
 
 .PHONY: setup toolchain demo test check clean
 
@@ -31,12 +32,14 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 demo: setup
-	$(TORCHRUN) distill --config=configs/demo/distill.yaml $(COMMON) --run_dir=$(DEMO)/distill
-	$(TORCHRUN) adapt --config=configs/demo/adapt.yaml $(COMMON) --run_dir=$(DEMO)/adapt --adapt.source_run=$(DEMO)/distill
+	@test -f $(CARD) || { echo "there is no pocket backbone $(BACKBONE): $(CARD) is missing. Fix: make demo BACKBONE=llama" >&2; exit 1; }
+	python -m clinical_tasks.pocket --output runs/pocket/data
+	$(TORCHRUN) distill --config=configs/pocket/distill.yaml $(COMMON) --run_dir=$(DEMO)/distill
+	$(TORCHRUN) adapt --config=configs/pocket/adapt.yaml $(COMMON) --run_dir=$(DEMO)/adapt --adapt.source_run=$(DEMO)/distill
 	$(TORCHRUN) evaluate --run=$(DEMO)/distill
 	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
 	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
-	@echo "The backbone has random weights: these scores mean nothing, the path does. Where to look next: README.md, $(DEMO)/report.md, tensorboard --logdir $(DEMO)"
+	@echo "Where to look next: $(DEMO)/report.md, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
 
 test: setup
 	python -m pytest

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 HEAD = 32  # numbers a head
 # gpt-oss gates by g * sigmoid(1.702 g) and multiplies by (up + 1), Llama by g * sigmoid(g) and up
 GPT_OSS_GATE = 1.702
+CONSTANT = 3.0  # of the one embedding dimension that every word shares, in standard deviations
+EMBEDDING = 0.3  # standard deviation; words stand out against what the first layers add to them, and AdamW does not soon write them over
+ASIDE = 2.5  # of looking away from where it stands
+SHARPNESS = 1.4  # of looking for the same word: the larger the surer it is found, and the harder to unlearn
 NO_SINK = -30.0  # a sink this low takes no attention
 
 
@@ -22,7 +26,7 @@ def model_config(family: str, hidden: int, layers: int, vocabulary: int) -> dict
         "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": heads // 2 if heads % 2 == 0 else 1, "head_dim": HEAD, "max_position_embeddings": 2048, "tie_word_embeddings": family == "llama",
         "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
     }  # fmt: skip
     if family == "llama":
         return {**common, "intermediate_size": 2 * hidden}
@@ -67,6 +71,60 @@ def build(family: str, hidden: int, layers: int, vocabulary: int) -> nn.Module:
     config = AutoConfig.for_model(keys.pop("model_type"), **keys)
     options = {"experts_implementation": "grouped_mm"} if family == "gpt_oss" else {}
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+
+
+@torch.no_grad()
+def look_back(llama: nn.Module, seed: int = 0) -> None:
+    """Start some attention heads where training would bring them late: reading the token before, and finding the same word elsewhere.
+
+    From a random start such heads form only after millions of tokens, and questions cannot be answered without them (mimetic
+    initialisation, Trockman and Kolter 2023, arXiv 2305.09828; the heads are those of Olsson et al. 2022). Nothing is fixed: all of it trains.
+
+    Layer 0, first key group: a query that is the same everywhere and a key turned by one position, so that RoPE makes it look one token
+    back; what stands there is copied into other dimensions. Later layers: keys that equal the queries (the same word elsewhere), and keys that
+    read the copied dimensions (what followed the same word elsewhere), by turns over the groups after the first.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    base: Any = llama.get_submodule("model")
+    embedding = base.embed_tokens.weight
+    width, scale = embedding.shape[1], EMBEDDING
+    embedding.normal_(std=scale, generator=generator)
+    base.norm.weight.fill_(base.config.initializer_range / scale)  # the head is the embedding: logits start as small as ever
+    half = HEAD // 2
+    turns = base.config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)  # radians a token
+    fast = torch.arange(3)  # these tell one position from the next
+    slow = torch.cat([torch.arange(4, half), torch.arange(4, half) + half])  # these match words at any distance
+    embedding[:, 0] = CONSTANT * scale
+
+    def basis(rows: int, columns: int) -> Tensor:
+        return torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0].T
+
+    # what a word is, and what stood before it, in dimensions apart; the constant is in neither
+    read, written = torch.zeros(2, HEAD, width)
+    count = min(HEAD, (width - 1) // 2)
+    read[:count, 1:], written[:count, 1:] = basis(2 * count, width - 1).split(count)
+    for number, layer in enumerate(base.layers):
+        attention = layer.self_attn
+        groups = attention.k_proj.out_features // HEAD
+        shared = attention.q_proj.out_features // attention.k_proj.out_features  # queries a key
+        for group in range(groups):
+            keys = slice(group * HEAD, (group + 1) * HEAD)
+            if number == 0:
+                if group:
+                    continue
+                query, key = torch.zeros(HEAD, width), torch.zeros(HEAD, width)
+                query[fast, 0], key[fast, 0], key[fast + half, 0] = 2 / CONSTANT * 3, 2 * turns[fast].cos(), 2 * turns[fast].sin()
+                attention.v_proj.weight[keys] = read
+                attention.o_proj.weight[:, keys] = 0.5 * scale * (width / HEAD) ** 0.5 * written.T
+            elif group or groups == 1:
+                query, key = torch.zeros(HEAD, width), torch.zeros(HEAD, width)
+                sharp = SHARPNESS * basis(len(slow), HEAD)
+                query[slow], key[slow] = sharp @ read, sharp @ (read if group % 2 else written)
+                query[fast, 0], key[fast, 0] = ASIDE / CONSTANT, -ASIDE / CONSTANT  # a word is not its own other occurrence
+            else:
+                continue
+            attention.k_proj.weight[keys] = key
+            attention.q_proj.weight[group * shared * HEAD : (group + 1) * shared * HEAD] = query.repeat(shared, 1)
 
 
 @torch.no_grad()

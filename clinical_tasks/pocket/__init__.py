@@ -7,23 +7,28 @@ from clinical_tasks.pocket.corpus import (
     TARGETS,
     TASKS,
     draw_examples,
-    instruction_pairs,
     pocket_card,
     write_pocket_corpus,
 )
+from clinical_tasks.pocket.lessons import BUILDS_ON, DRILLS, LESSONS, Lesson, instruction_pairs, lessons
 from clinical_tasks.pocket.notes import Fact, Note, write_note
 from clinical_tasks.pocket.summaries import write_dialogue
 
 __all__ = [
+    "BUILDS_ON",
     "CARDS",
+    "DRILLS",
+    "LESSONS",
     "SIZES",
     "SOURCES",
     "TARGETS",
     "TASKS",
     "Fact",
+    "Lesson",
     "Note",
     "draw_examples",
     "instruction_pairs",
+    "lessons",
     "pocket_card",
     "write_dialogue",
     "write_note",

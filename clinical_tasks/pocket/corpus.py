@@ -1,10 +1,10 @@
-"""The pocket corpus: which notes belong to which split, the data root, and endless pairs for pre-training."""
+"""The pocket corpus: which notes belong to which split, and the data root."""
 
 from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -36,6 +36,7 @@ Drawn = Any
 PRETRAINING = "pretraining"
 # Each use draws from indices of its own ...
 _FIRST_INDEX = {use: number << 32 for number, use in enumerate((*SIZES, PRETRAINING))}
+FIRST_PRETRAINING_INDEX = _FIRST_INDEX[PRETRAINING]
 # ... and keeps only the notes whose text falls to it, so that the same text, drawn twice by chance, never lies in two splits.
 _SHARES = ("validation", "test", "test") + ("train",) * 7
 
@@ -82,25 +83,7 @@ def write_pocket_corpus(output: Path | str, seed: int = 0, sizes: Mapping[str, i
 
 def draw_examples(name: str, seed: int, split: str, size: int) -> list[Example]:
     """The examples of a task's split without any files: equal to what its reader makes of the written ones, but for ids."""
-    return [_example(name, index, drawn) for index, drawn in _draws(pocket_card(name).folder, seed, split, size)]
-
-
-def instruction_pairs(seed: int, n: int | None = None, tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str, str, str]]:
-    """(task, instruction, input text, answer text) for pre-training, `n` of them or without end, tasks at random.
-
-    No note here is in the validation or test split of a corpus of any seed. Deterministic: the same seed gives the same pairs.
-    """
-    made = 0
-    for index in count(_FIRST_INDEX[PRETRAINING]):
-        if made == n:
-            return
-        name = generator(seed, index, "task").choice(tasks)
-        card = pocket_card(name)
-        text, drawn = _draw(card.folder, seed, index)
-        if share_of(text) == "train":
-            made += 1
-            example = _example(name, index, drawn)
-            yield name, card.instruction, example.input_text, example.answer_text
+    return [example_of(name, index, drawn) for index, drawn in _draws(pocket_card(name).folder, seed, split, size)]
 
 
 def _draws(folder: str, seed: int, split: str, size: int) -> Iterator[tuple[int, Drawn]]:
@@ -109,14 +92,14 @@ def _draws(folder: str, seed: int, split: str, size: int) -> Iterator[tuple[int,
     for index in count(_FIRST_INDEX[split]):
         if len(seen) == size:
             return
-        text, drawn = _draw(folder, seed, index)
+        text, drawn = draw(folder, seed, index)
         if share_of(text) == split and text not in seen:
             seen.add(text)
             yield index, drawn
 
 
-def _draw(folder: str, seed: int, index: int) -> tuple[str, Drawn]:
-    """A note's text, and the note with its facts or the row over it."""
+def draw(folder: str, seed: int, index: int) -> tuple[str, Drawn]:
+    """A note's text, and the note with its facts or the row over it. Depends on its arguments alone."""
     draft = Draft(generator(seed, index, folder))
     if folder in CORPORA:
         CORPORA[folder].compose(draft)
@@ -126,7 +109,8 @@ def _draw(folder: str, seed: int, index: int) -> tuple[str, Drawn]:
     return row[0], row
 
 
-def _example(name: str, index: int, drawn: Drawn) -> Example:
+def example_of(name: str, index: int, drawn: Drawn) -> Example:
+    """What the reader would make of it, had it been written."""
     card = pocket_card(name)
     if name in TABLES:
         return make_example(card, documents_of_rows([TABLES[name].record(str(index), drawn)], card)[0])

@@ -44,12 +44,22 @@ class Draft:
 
     def pick(self, slot: str) -> str:
         """Words for a slot that this note does not hold yet (unless they may repeat), in one of their surface forms."""
-        pool = POOLS[SLOT_POOLS.get(slot, slot)]
-        while (entry := self.rng.choice(pool)) in self._used:
-            pass
+        entry = self._free(slot)
         if slot not in REPEATABLE:
             self._used.add(entry)
         return self.rng.choice(entry.split("/"))
+
+    def unused(self, slot: str, beside: Sequence[str] = ()) -> str:
+        """Words that the note does not hold, and that are no form of what stands `beside` them; drawing them does not use them up."""
+        while {*(entry := self._free(slot)).split("/")} & {*beside}:
+            pass
+        return self.rng.choice(entry.split("/"))
+
+    def _free(self, slot: str) -> str:
+        pool = POOLS[SLOT_POOLS.get(slot, slot)]
+        while (entry := self.rng.choice(pool)) in self._used:
+            pass
+        return entry
 
     def choose(self, kinds: Sequence[str]) -> str:
         """One of several kinds of sentence."""

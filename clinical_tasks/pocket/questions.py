@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clinical_tasks.pocket.notes import Draft
+from clinical_tasks.pocket.notes import Draft, Fact, Note
 
 # A row: the note that is shown (no two splits share one) and the rest of the record under the release's names.
 Row = tuple[str, dict[str, Any]]
@@ -22,143 +22,203 @@ class Table:
     record: Callable[[str, Row], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Inquiry:
+    """Notes about which something can be asked, any number of times: `ask` reads what the note states and draws one question."""
+
+    write: Callable[[Draft], None]
+    ask: Callable[[Draft, Note], dict[str, Any]]
+
+    def rows(self, draft: Draft, count: int = 1) -> list[Row]:
+        """One note, and so many questions about it (the same may come twice)."""
+        self.write(draft)
+        note = draft.note()
+        return [(note.text, self.ask(draft, note)) for _ in range(count)]
+
+    def row(self, draft: Draft) -> Row:
+        """One note and one question."""
+        return self.rows(draft)[0]
+
+
+def _facts(note: Note, *kinds: str) -> list[Fact]:
+    return [fact for fact in note.facts if fact.kind in kinds]
+
+
+def _shuffled(draft: Draft, facts: Sequence[Fact]) -> list[Fact]:
+    return draft.rng.sample(facts, len(facts))
+
+
 def _options(draft: Draft, answer: str, others: Sequence[str], slot: str, count: int) -> list[str]:
     """The answer among others of the note and words of the same pool that the note does not hold, in random order."""
     options = [answer, *others][:count]
     while len(options) < count:
-        options.append(draft.pick(slot))
+        options.append(draft.unused(slot, options))
     draft.rng.shuffle(options)
     return options
 
 
-def _orders(draft: Draft) -> list[dict[str, str]]:
+def _orders(draft: Draft) -> None:
     """A patient with two orders and a sentence about something else."""
     draft.add("patient")
-    orders = [draft.add("order") for _ in range(2)]
+    for _ in range(2):
+        draft.add("order")
     draft.add(draft.choose(("denies", "family", "adverse", "lab_normal")))
     draft.scatter(1)
-    return orders
 
 
-def _which_drug(draft: Draft) -> Row:
-    order, other = _orders(draft)
+def _which_drug(draft: Draft, note: Note) -> dict[str, Any]:
+    order, other = (fact.words for fact in _shuffled(draft, _facts(note, "order")))
     question = draft.choose((f"which drug is given for {order['reason']} ?", f"what treats {order['reason']} ?"))
     options = _options(draft, order["drug"], [other["drug"]], "drug", 4)
-    return draft.note().text, {"question": question, "options": options, "answer": options.index(order["drug"])}
+    return {"question": question, "options": options, "answer": options.index(order["drug"])}
 
 
-def _which_detail(draft: Draft) -> Row:
-    order, other = _orders(draft)
+def _which_detail(draft: Draft, note: Note) -> dict[str, Any]:
+    order, other = (fact.words for fact in _shuffled(draft, _facts(note, "order")))
     slot, asked = draft.rng.choice((("strength", "what is the dose of"), ("frequency", "how often is")))
     question = f"{asked} {order['drug']} ?" if slot == "strength" else f"{asked} {order['drug']} taken ?"
     options = _options(draft, order[slot], [other[slot]], slot, 4)
-    return draft.note().text, {"question": question, "options": options, "answer": options.index(order[slot])}
+    return {"question": question, "options": options, "answer": options.index(order[slot])}
 
 
-def _study(draft: Draft) -> Row:
-    kinds = draft.rng.sample(("yes", "no", "maybe"), 2)
+def _studies(draft: Draft) -> None:
     draft.add("topic")
-    asked, _ = (draft.add(f"study_{kind}") for kind in kinds)
+    for kind in draft.rng.sample(("study_yes", "study_no", "study_maybe"), 2):
+        draft.add(kind)
     draft.scatter(1)
-    question = f"does {asked['drug']} reduce {asked['problem']} ?"
-    return draft.note().text, {"question": question, "answer": kinds[0], "conclusion": f"{asked['drug']} in {asked['problem']} : {kinds[0]} ."}
 
 
-def _extract(draft: Draft) -> Row:
-    order, _ = _orders(draft)
+def _study(draft: Draft, note: Note) -> dict[str, Any]:
+    fact = draft.rng.choice(_facts(note, "study_yes", "study_no", "study_maybe"))
+    drug, problem, answer = fact.words["drug"], fact.words["problem"], fact.kind.removeprefix("study_")
+    return {"question": f"does {drug} reduce {problem} ?", "answer": answer, "conclusion": f"{drug} in {problem} : {answer} ."}
+
+
+def _extract(draft: Draft, note: Note) -> dict[str, Any]:
+    order = draft.rng.choice(_facts(note, "order"))
     slot, question = draft.rng.choice((
         ("strength", "what is the dose of {} ?"), ("frequency", "how often is {} taken ?"), ("reason", "why is {} taken ?")))
-    note = draft.note()
-    start = next(fact.spans[slot][0] for fact in note.facts if fact.words is order)
-    return note.text, {"question": question.format(order["drug"]), "answer": order[slot], "start": start}
+    return {"question": question.format(order.words["drug"]), "answer": order.words[slot], "start": order.spans[slot][0]}
 
 
-def _in_the_family(draft: Draft) -> Row:
+def _relatives(draft: Draft) -> None:
     draft.add("patient")
-    family = draft.add("family")
-    others = [draft.add(draft.choose(("has", "denies", "possible")))["problem"] for _ in range(2)]
+    draft.add("family")
+    for _ in range(2):
+        draft.add(draft.choose(("has", "denies", "possible")))
     draft.scatter(1)
+
+
+def _in_the_family(draft: Draft, note: Note) -> dict[str, Any]:
+    (family,) = (fact.words for fact in _facts(note, "family"))
+    others = [fact.words["problem"] for fact in _shuffled(draft, _facts(note, "has", "denies", "possible"))]
     options = _options(draft, family["problem"], others, "problem", 5)
     question = draft.choose(("which problem runs in the family ?", f"what did the {family['relative']} have ?"))
-    return draft.note().text, {"question": question, "options": options, "answer": options.index(family["problem"]),
-                               "explanation": f"the {family['relative']} had {family['problem']} ."}
+    return {"question": question, "options": options, "answer": options.index(family["problem"]),
+            "explanation": f"the {family['relative']} had {family['problem']} ."}
 
 
-def _which_lab(draft: Draft) -> Row:
+def _labs(draft: Draft) -> None:
     draft.add("patient")
-    kinds = draft.rng.sample(("high", "low", "normal"), 3)
-    labs = [draft.add(f"lab_{kind}")["lab"] for kind in kinds]
+    for kind in draft.rng.sample(("lab_high", "lab_low", "lab_normal"), 3):
+        draft.add(kind)
     draft.scatter(1)
-    options = _options(draft, labs[0], labs[1:], "lab", 4)
-    return draft.note().text, {"question": f"which test is {kinds[0]} ?", "options": options, "answer": options.index(labs[0])}
 
 
-def _has_it(draft: Draft) -> Row:
-    """Entailment where the note says the same, contradiction where it says the opposite, neutral where it says nothing."""
+def _which_lab(draft: Draft, note: Note) -> dict[str, Any]:
+    asked, *others = _shuffled(draft, _facts(note, "lab_high", "lab_low", "lab_normal"))
+    options = _options(draft, asked.words["lab"], [fact.words["lab"] for fact in others], "lab", 4)
+    return {"question": f"which test is {asked.kind.removeprefix('lab_')} ?", "options": options, "answer": options.index(asked.words["lab"])}
+
+
+def _problems(draft: Draft) -> None:
     draft.add("patient")
-    present, absent = draft.add("has")["problem"], draft.add("denies")["problem"]
+    draft.add("has")
+    draft.add("denies")
     draft.add(draft.choose(("order", "lab_high", "lab_low", "reveals")))
     draft.scatter(1)
+
+
+def _has_it(draft: Draft, note: Note) -> dict[str, Any]:
+    """Entailment where the note says the same, contradiction where it says the opposite, neutral where it says nothing."""
+    (present,), (absent,) = _facts(note, "has"), _facts(note, "denies")
     label = draft.choose(("entailment", "neutral", "contradiction"))
     positive = draft.rng.random() < 0.5
-    problem = draft.pick("problem") if label == "neutral" else present if positive == (label == "entailment") else absent
-    return draft.note().text, {"hypothesis": f"the patient {'has' if positive else 'does not have'} {problem} .", "label": label}
+    stated = present if positive == (label == "entailment") else absent
+    problem = draft.unused("problem") if label == "neutral" else stated.words["problem"]
+    return {"hypothesis": f"the patient {'has' if positive else 'does not have'} {problem} .", "label": label}
 
 
 _DIRECTIONS = {"activates": "increases", "inhibits": "decreases"}
 
 
-def _gene_direction(draft: Draft) -> Row:
+def _gene_findings(draft: Draft) -> None:
     draft.add("topic")
-    kinds = draft.rng.sample(tuple(_DIRECTIONS), 2)
-    facts = [draft.add(kind) for kind in kinds]
+    for kind in draft.rng.sample(tuple(_DIRECTIONS), 2):
+        draft.add(kind)
     draft.add(draft.choose(("unrelated", "treats", "study_no")))
     draft.scatter(1)
+
+
+def _gene_direction(draft: Draft, note: Note) -> dict[str, Any]:
+    asked, other = _shuffled(draft, _facts(note, *_DIRECTIONS))
     label = draft.choose(("true", "false"))
-    verb = _DIRECTIONS[kinds[0] if label == "true" else kinds[1]]
-    return draft.note().text, {"hypothesis": f"{facts[0]['drug']} {verb} {facts[0]['gene']} .", "label": label}
+    verb = _DIRECTIONS[(asked if label == "true" else other).kind]
+    return {"hypothesis": f"{asked.words['drug']} {verb} {asked.words['gene']} .", "label": label}
 
 
-def _treats_it(draft: Draft) -> Row:
-    first, second = draft.add("treats"), draft.add("treats")
+def _treatments(draft: Draft) -> None:
+    draft.add("treats")
+    draft.add("treats")
     draft.add(draft.choose(("harmless", "raises", "lowers")))
     draft.add(draft.choose(("compatible", "unrelated")))
     draft.scatter()
+
+
+def _treats_it(draft: Draft, note: Note) -> dict[str, Any]:
+    first, second = _shuffled(draft, _facts(note, "treats"))
     label = draft.choose(("entails", "neutral"))
-    problem = (first if label == "entails" else second)["problem"]
-    return draft.note().text, {"hypothesis": f"{first['drug']} helps with {problem} .", "label": label}
+    problem = (first if label == "entails" else second).words["problem"]
+    return {"hypothesis": f"{first.words['drug']} helps with {problem} .", "label": label}
 
 
-def _discourse(draft: Draft) -> Row:
-    """Same claim, opposite claim, what follows from it, or another drug's claim."""
-    kind = draft.choose(("raises", "lowers"))
+def _claims(draft: Draft) -> None:
     draft.add("topic")
     draft.add("harmless")
-    claim = draft.add(kind)
+    draft.add(draft.choose(("raises", "lowers")))
     draft.scatter(1)
+
+
+def _discourse(draft: Draft, note: Note) -> dict[str, Any]:
+    """Same claim, opposite claim, what follows from it, or another drug's claim."""
+    (claim,) = _facts(note, "raises", "lowers")
     label = draft.choose(("entailment", "contrasting", "reasoning", "neutral"))
-    verbs = {"raises": ("increases", "reduces"), "lowers": ("reduces", "increases")}[kind]
-    need = {"raises": "low", "lowers": "high"}[kind]
+    verbs = {"raises": ("increases", "reduces"), "lowers": ("reduces", "increases")}[claim.kind]
+    need = {"raises": "low", "lowers": "high"}[claim.kind]
+    drug, lab = claim.words["drug"], claim.words["lab"]
     sentence = {
-        "entailment": f"{claim['drug']} {verbs[0]} {claim['lab']} .",
-        "contrasting": f"{claim['drug']} {verbs[1]} {claim['lab']} .",
-        "reasoning": f"so {claim['drug']} may help when {claim['lab']} is {need} .",
-        "neutral": f"{draft.pick('drug')} {draft.choose(verbs)} {draft.pick('lab')} .",
+        "entailment": f"{drug} {verbs[0]} {lab} .",
+        "contrasting": f"{drug} {verbs[1]} {lab} .",
+        "reasoning": f"so {drug} may help when {lab} is {need} .",
+        "neutral": f"{draft.unused('drug')} {draft.choose(verbs)} {draft.unused('lab')} .",
     }[label]
-    return draft.note().text, {"hypothesis": sentence, "label": label}
+    return {"hypothesis": sentence, "label": label}
 
 
-def _radiology(draft: Draft) -> Row:
+def _findings(draft: Draft) -> None:
     draft.add("patient")
-    facts = {True: draft.add("finding"), False: draft.add("no_finding")}
+    draft.add("finding")
+    draft.add("no_finding")
     draft.add(draft.choose(("finding", "no_finding")))
     draft.scatter(1)
+
+
+def _radiology(draft: Draft, note: Note) -> dict[str, Any]:
     label = draft.choose(("entailment", "neutral", "contradiction"))
     positive = draft.rng.random() < 0.5
-    fact = facts[positive == (label == "entailment")]
-    finding = draft.pick("finding") if label == "neutral" else fact["finding"]
-    side = fact["side"]
-    return draft.note().text, {"hypothesis": f"a {side} {finding} is {'present' if positive else 'absent'} .", "label": label}
+    fact = draft.rng.choice(_facts(note, "finding" if positive == (label == "entailment") else "no_finding"))
+    finding = draft.unused("finding") if label == "neutral" else fact.words["finding"]
+    return {"hypothesis": f"a {fact.words['side']} {finding} is {'present' if positive else 'absent'} .", "label": label}
 
 
 def _letters(row: Row) -> dict[str, str]:
@@ -211,16 +271,32 @@ def _scitail_record(key: str, row: Row) -> dict[str, Any]:
     return {"premise": row[0].replace("\n", " "), "hypothesis": row[1]["hypothesis"], "label": row[1]["label"]}
 
 
-QUESTIONS: dict[str, Table] = {
-    "pocket_medqa": Table("pocket_medqa", _which_drug, _medqa_record),
-    "pocket_medmcqa": Table("pocket_medmcqa", _which_detail, _medmcqa_record),
-    "pocket_pubmedqa": Table("pocket_pubmedqa", _study, _pubmedqa_record),
-    "pocket_emrqa": Table("pocket_emrqa", _extract, _squad_record),
-    "pocket_mednli": Table("pocket_mednli", _has_it, _pair_record("pairID", "sentence1", "sentence2", "gold_label")),
-    "pocket_bionli": Table("pocket_bionli", _gene_direction, _pair_record("id", "supp_set", "conclusion", "label")),
-    "pocket_scitail": Table("pocket_scitail", _treats_it, _scitail_record),
-    "pocket_medbullets": Table("pocket_medbullets", _in_the_family, _medbullets_record),
-    "pocket_headqa": Table("pocket_headqa", _which_lab, _headqa_record),
-    "pocket_scinli": Table("pocket_scinli", _discourse, _pair_record("id", "sentence1", "sentence2", "label")),
-    "pocket_radnli": Table("pocket_radnli", _radiology, _pair_record("pair_id", "sentence1", "sentence2", "gold_label")),
+INQUIRIES: dict[str, Inquiry] = {
+    "pocket_medqa": Inquiry(_orders, _which_drug),
+    "pocket_medmcqa": Inquiry(_orders, _which_detail),
+    "pocket_pubmedqa": Inquiry(_studies, _study),
+    "pocket_emrqa": Inquiry(_orders, _extract),
+    "pocket_mednli": Inquiry(_problems, _has_it),
+    "pocket_bionli": Inquiry(_gene_findings, _gene_direction),
+    "pocket_scitail": Inquiry(_treatments, _treats_it),
+    "pocket_medbullets": Inquiry(_relatives, _in_the_family),
+    "pocket_headqa": Inquiry(_labs, _which_lab),
+    "pocket_scinli": Inquiry(_claims, _discourse),
+    "pocket_radnli": Inquiry(_findings, _radiology),
 }
+
+_RECORDS: dict[str, Callable[[str, Row], dict[str, Any]]] = {
+    "pocket_medqa": _medqa_record,
+    "pocket_medmcqa": _medmcqa_record,
+    "pocket_pubmedqa": _pubmedqa_record,
+    "pocket_emrqa": _squad_record,
+    "pocket_mednli": _pair_record("pairID", "sentence1", "sentence2", "gold_label"),
+    "pocket_bionli": _pair_record("id", "supp_set", "conclusion", "label"),
+    "pocket_scitail": _scitail_record,
+    "pocket_medbullets": _medbullets_record,
+    "pocket_headqa": _headqa_record,
+    "pocket_scinli": _pair_record("id", "sentence1", "sentence2", "label"),
+    "pocket_radnli": _pair_record("pair_id", "sentence1", "sentence2", "gold_label"),
+}
+
+QUESTIONS: dict[str, Table] = {name: Table(name, inquiry.row, _RECORDS[name]) for name, inquiry in INQUIRIES.items()}

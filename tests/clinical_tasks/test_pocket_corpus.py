@@ -15,17 +15,21 @@ from clinical_tasks import check_tasks, load_cards, read_split
 from clinical_tasks.documents import one_line
 from clinical_tasks.pocket import (
     CARDS,
+    DRILLS,
+    LESSONS,
     SIZES,
     SOURCES,
     TARGETS,
     TASKS,
     draw_examples,
     instruction_pairs,
+    lessons,
     write_dialogue,
     write_note,
     write_pocket_corpus,
 )
 from clinical_tasks.pocket.corpus import share_of
+from clinical_tasks.pocket.questions import INQUIRIES
 from clinical_tasks.splits import read_documents
 
 SMALL = {"train": 3, "validation": 1, "test": 2}
@@ -135,6 +139,40 @@ def test_pairs_for_pre_training(corpus, cards):
         assert answers.setdefault((name, text), answer) == answer
     words = {word for _, instruction, text, answer in pairs for word in re.findall(r"[^\s:]+|:", f"{instruction} {text} {answer}")}
     assert 300 < len(words) < 700
+
+
+def test_lessons_ask_several_questions_about_one_note():
+    """Each further turn, put behind the note, is an input that the task could show, and its answer the one that the note gives."""
+    found = list(lessons(5, 4000))
+    assert found[:40] == list(itertools.islice(lessons(5), 40)) and {lesson.name for lesson in found} == set(LESSONS)
+    assert {len(lesson.turns) for lesson in found} == {1, 2, 3, 4, 5}
+    answers = {}
+    for lesson in found:
+        (first, answer), *further = lesson.turns
+        note = first[: max(first.rfind("\nquestion : "), first.rfind("\nhypothesis : "))]
+        assert (len(further) == 0) or lesson.name in DRILLS or lesson.name in INQUIRIES
+        for text, one in [(first, answer), *((f"{note}\n{turn}", one) for turn, one in further)]:
+            assert text.endswith("\nanswer :") and answers.setdefault((lesson.name, text), one) == one
+    for name in INQUIRIES:  # a first question does not depend on those that follow it
+        assert [lesson.turns[0] for lesson in lessons(5, 20, (name,))] == [pair[2:] for pair in instruction_pairs(5, 20, (name,))]
+
+
+def test_drills_are_answered_by_their_notes():
+    for lesson in lessons(6, 300, tuple(DRILLS)):
+        note = lesson.turns[0][0].partition("\nquestion : ")[0]
+        for text, answer in lesson.turns:
+            question = text.partition("question : ")[2]
+            if lesson.name == "drill_words":
+                assert answer in note and answer not in question
+            elif lesson.name == "drill_sentences":
+                asked = question.removeprefix("what is in the note with ").partition(" ?")[0]
+                assert answer in note.split("\n") and re.search(rf"\b{re.escape(asked)}\b", answer)
+            elif lesson.name == "drill_mentions":
+                asked = question.removeprefix("is ").partition(" in the note ?")[0]
+                assert answer == ("yes" if re.search(rf"\b{re.escape(asked)}\b", note) else "no")
+            else:
+                named = question.partition("which option is ")[2].partition(" ?\n")[0]
+                assert f"\n{answer} {named}\n" in question
 
 
 def test_instructions_are_short_and_unique(cards):

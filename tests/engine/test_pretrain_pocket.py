@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from backbones import BackboneCard, Layout, build_backbone, load_tokenizer
-from clinical_tasks.pocket import SOURCES, TARGETS, TASKS, instruction_pairs
+from clinical_tasks.pocket import BUILDS_ON, DRILLS, SOURCES, TARGETS, TASKS, instruction_pairs, lessons
 from engine.pocket_gate import verdict
-from engine.pocket_model import build, train_tokenizer, upcycle
+from engine.pocket_model import build, look_back, train_tokenizer, upcycle
 from engine.pocket_optimizer import Muon, orthogonalised
-from engine.pretrain_pocket import LM_WEIGHT, SEPARATOR, Samples, optimizers, train_step
+from engine.pretrain_pocket import EARLY_SHARE, LM_WEIGHT, MASTERED_SHARE, READY, SEPARATOR, Samples, optimizers, train_step
 
 SIZES = {"batch": 6, "hidden": 32, "layers": 1, "every": 2, "threads": 1}
 
@@ -64,12 +64,40 @@ def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
     assert sorted(map(tuple, others)) == rows and len(rows) == 12
     assert sum(p.ids.numel() for p in parts) < packet.ids.numel()
     assert not whole[6][0].ids.equal(packet.ids) and whole[5][0].ids.equal(packet.ids)
-    whole.shares = dict.fromkeys(whole.tasks, 0.0) | {"pocket_headqa": 1.0}
-    assert set(whole[5][0].tasks.tolist()) == {whole.tasks.index("pocket_headqa")}
-    for row, (ids, answer) in enumerate(zip(packet.ids, packet.answer, strict=True)):
-        n = int((answer > 0).sum())
-        assert n > 1 and ids[answer > 0][-1] == layout.end_id, row
-        torch.testing.assert_close(answer.sum(), torch.tensor(n**0.5))
+    cut.exact["drill_words"] = 1.0  # a mastered task is drawn less often
+    drilled = cut.tasks.index("drill_words")
+    assert torch.cat([p.tasks for p in cut[5]]).eq(drilled).sum() < torch.cat([p.tasks for p in parts]).eq(drilled).sum()
+    assert (packet.number < len(packet.tasks)).equal(packet.answer > 0) and not ((packet.answer > 0) & (packet.rest > 0)).any()
+    for number in range(len(packet.tasks)):
+        row, token = (packet.number == number).nonzero(as_tuple=True)
+        n = len(token)
+        assert n > 1 and len(set(row.tolist())) == 1 and token.equal(torch.arange(token[0], token[0] + n))
+        assert packet.ids[row[-1], token[-1]] == layout.end_id
+        torch.testing.assert_close(packet.answer[row, token].sum(), torch.tensor(n**0.5))
+
+
+def test_what_builds_on_others_waits_for_them(layout: Layout) -> None:
+    samples = Samples(0, 12, 1, layout)
+    shares = dict(zip(samples.tasks, samples.shares(), strict=True))
+    assert set(samples.tasks) - set(BUILDS_ON) == set(DRILLS) and {other for needed in BUILDS_ON.values() for other in needed} <= set(DRILLS)
+    assert shares == {task: EARLY_SHARE if task in BUILDS_ON else 1.0 for task in samples.tasks}
+    samples.exact |= {"drill_letters": 0.97, "drill_mentions": READY - 0.01, "pocket_headqa": 0.3}
+    assert dict(zip(samples.tasks, samples.shares(), strict=True))["pocket_headqa"] == EARLY_SHARE
+    samples.exact["drill_mentions"] = READY
+    shares = dict(zip(samples.tasks, samples.shares(), strict=True))
+    assert shares["pocket_headqa"] == 0.7 and shares["pocket_medqa"] == 1.0
+    assert shares["drill_letters"] == MASTERED_SHARE and shares["drill_mentions"] == pytest.approx(1 - READY)
+
+
+def test_a_lesson_asks_about_one_note_as_often_as_it_says(layout: Layout) -> None:
+    """Tokens of a lesson of several questions are those of its texts, in order; each answer is what the task alone would ask for."""
+    samples = Samples(0, 1, 1, layout)
+    lesson = next(lesson for lesson in lessons(4, None, ("pocket_medqa",)) if len(lesson.turns) == 4)
+    task, spans = samples._row(lesson)
+    assert samples.tasks[task] == "pocket_medqa" and len(spans) == 8
+    assert spans[0] == layout.instructed_ids(lesson.instruction, lesson.turns[0][0])
+    said = [layout.tokenizer.decode([i for i in span if i != layout.end_id]) for span in spans[2:]]
+    assert said == [part for text, answer in lesson.turns[1:] for part in (text + SEPARATOR, answer)]
 
 
 def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layout) -> None:
@@ -81,7 +109,7 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
         model.zero_grad()
         loss, tasks, right = train_step(model, samples[0], torch.device("cpu"))
         gradients.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
-        assert len(tasks) == len(right) == 8
+        assert len(tasks) == len(right) >= 8
     (packet,) = Samples(1, 8, 1, layout)[0]
     ce = F.cross_entropy(model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none").view(8, -1)
     answer, rest = packet.answer[:, 1:].double(), packet.rest[:, 1:].double()
@@ -96,7 +124,7 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
 
 def test_right_answers_are_seen(layout: Layout) -> None:
     packets = Samples(2, 6, 2, layout)[0]
-    wrong = packets[0].answer[0].nonzero()[0].item()
+    wrong = (packets[0].number == 0).nonzero()[0]  # the first token of the first answer
 
     class Knows(torch.nn.Module):
         def __init__(self) -> None:
@@ -106,11 +134,11 @@ def test_right_answers_are_seen(layout: Layout) -> None:
         def forward(self, input_ids: torch.Tensor, use_cache: bool):
             logits = F.one_hot(input_ids.roll(-1, 1), layout.tokenizer.vocab_size).float() + self.zero
             if input_ids.equal(packets[0].ids):
-                logits[0, wrong - 1] = logits[0, wrong - 1].roll(1)
+                logits[wrong[0], wrong[1] - 1] = logits[wrong[0], wrong[1] - 1].roll(1)
             return type("Output", (), {"logits": logits})
 
     _, tasks, right = train_step(Knows(), packets, torch.device("cpu"))
-    assert right.tolist() == [False, *[True] * 5] and tasks.equal(torch.cat([p.tasks for p in packets]))
+    assert right.tolist() == [False, *[True] * (len(tasks) - 1)] and tasks.equal(torch.cat([p.tasks for p in packets]))
 
 
 def test_a_gpt_oss_starts_as_the_llama_it_comes_from() -> None:
@@ -124,6 +152,39 @@ def test_a_gpt_oss_starts_as_the_llama_it_comes_from() -> None:
         wanted, found = (m(input_ids=ids).logits for m in (llama, mixture))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert wanted.std() > 0.1
+
+
+def test_some_heads_look_back_from_the_start() -> None:
+    """Layer 0 reads the word before; later layers find a word's other occurrence, and what followed it."""
+    torch.manual_seed(0)
+    model = build("llama", 192, 3, 320)
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    ids = torch.randperm(320)[:60]
+    ids[50] = ids[33]
+
+    def attention() -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return tuple(a[0] for a in model(input_ids=ids[None], output_attentions=True).attentions)
+
+    assert max(attention()[0][0, t, t - 1] for t in range(1, 60)) < 0.6  # from a random start no head does
+    look_back(model)
+    before, *later = attention()
+    assert min(before[0, t, t - 1] for t in range(1, 60)) > 0.45 and before[0].diagonal(-1).mean() > 0.85
+    for heads in later:  # key groups 1 and 2, two queries each; of other words none is looked at half as much
+        for head in (2, 3):
+            others = heads[head, 50, [t for t in range(50) if t != 33]]
+            assert heads[head, 50, 33] > 2 * others.max() and heads[head, 50, 33] > 0.1
+        for head in (4, 5):
+            others = heads[head, 50, [t for t in range(51) if t != 34]]
+            assert heads[head, 50, 34] > 2 * others.max() and heads[head, 50, 34] > 0.3
+
+
+@pytest.mark.parametrize("hidden", [32, 96, 256])
+def test_any_size_can_look_back(hidden: int) -> None:
+    model = build("llama", hidden, 2, 320)
+    look_back(model)
+    with torch.no_grad():
+        assert model(input_ids=torch.arange(12)[None]).logits.isfinite().all()
 
 
 def test_muon_moves_by_orthogonal_matrices() -> None:
