@@ -11,7 +11,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo test check clean
+.PHONY: setup toolchain demo study test check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -40,6 +40,10 @@ demo: setup
 	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
 	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
 	@echo "Where to look next: $(DEMO)/report.md, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
+
+# metaprompt against prompt tuning, both tuned: ten tasks x (16, 64, full) x three seeds; goes on where it was
+study: setup
+	python -m engine.study --backbone=$(CARD) --output=runs/study-$(BACKBONE) --report=docs/results.md
 
 test: setup
 	python -m pytest

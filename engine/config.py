@@ -132,6 +132,8 @@ class EvaluateConfig:
     """Longest generated answer."""
     batch: int = 8
     """Samples generated at once on a rank."""
+    split: Literal["test", "validation"] = "test"
+    """What to score on. ``validation``, for choosing settings, leaves results.json alone: see results_validation.json."""
     instruction: bool = False
     """Score each task's written instruction too, in place of a prompt; nothing is trained for it."""
 

@@ -1,4 +1,4 @@
-"""Answers of trained prompts on test splits, scored by the tasks' official metrics.
+"""Answers of trained prompts on test (or validation) splits, scored by the tasks' official metrics.
 
 Choices are scored by the likelihood of each option's tokens, the end token included; everything else is generated greedily, with
 every rank in step. An example that was too long for the run counts as an empty answer.
@@ -28,12 +28,14 @@ EMPTY = ""  # the answer of an example that could not be asked
 
 
 def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
-    """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/.
+    """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/ (or results_validation.json, ...).
 
     Raises:
         UserError: the run is not finished, or ``only`` names tasks it does not have.
     """
-    run_dir = session.run_dir
+    run_dir, on = session.run_dir, session.config.evaluate.split
+    suffix = "" if on == "test" else f"_{on}"
+    file = run_dir / f"results{suffix}.json"
     bank, found = banks.load_bank(run_dir, "run")
     role = "target" if found.state["stage"] == "adapt" else "source"
     jobs: list[tuple[JoinedBank | None, int, dict[str, Any], int]] = []
@@ -52,7 +54,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
     every, names = names, [n for n in names if not only or n in only]
-    data = session.data({name: ["test"] for name in names})
+    data = session.data({name: [on] for name in names})
     backbone = session.backbone()
     scored = []
     for name in names:
@@ -61,22 +63,22 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
                 continue
             asker = Asker(session, None if source is None else source.to(backbone.device))
             answers = asker.answers(data[name], k)
-            split = data[name].splits["test"]
+            split = data[name].splits[on]
             scores = clinical_tasks.score(data[name].card, split.examples(), answers)
             scored.append({**labels, "scores": scores, "best_step": step, "n_dropped": split.n_dropped, "n_truncated": asker.n_truncated})
             session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {data[name].card.metric} {scores[data[name].card.metric]:.3f}")
             if session.leads:
-                _write_predictions(run_dir / "predictions", labels, split, answers)
-    tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits["test"]) for n, d in data.items()}, role)["tasks"]
+                _write_predictions(run_dir / f"predictions{suffix}", labels, split, answers)
+    tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits[on]) for n, d in data.items()}, role)["tasks"]
     results: dict[str, Any] = {"checkpoint": found.state["sha256"]["prompts.safetensors"]}
-    results["tasks"] = _earlier(run_dir / "results.json", results["checkpoint"]) | tasks
+    results["tasks"] = _earlier(file, results["checkpoint"]) | tasks
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
-        _write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
-        session.say(f"results in {run_dir / 'results.json'}; next: python train.py report --runs {run_dir}")
+        _write_atomic(file, json.dumps(results, indent=1))
+        session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
     return results
 
 
@@ -97,7 +99,7 @@ def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any
 
 
 class Asker:
-    """Asks one bank's rows, or without a bank a task's written instruction, for answers to a task's test split.
+    """Asks one bank's rows, or without a bank a task's written instruction, for answers to a task's split.
 
     Collective: every rank calls alike and gets all answers.
     """
@@ -108,8 +110,8 @@ class Asker:
         self.n_truncated = 0  # generated answers of the last call that did not end by themselves
 
     def answers(self, task: TaskData, row: int) -> list[str]:
-        """One answer text per test example, in the split's order."""
-        split = task.splits["test"]
+        """One answer text per example, in the split's order."""
+        split = task.splits[self.session.config.evaluate.split]
         self.instruction = task.card.instruction
         likelihood = task.card.answer == "likelihood"
         found = self._choose(split, row) if likelihood else self._generate(split, row)

@@ -57,7 +57,7 @@ def _section(run: Path, result: dict[str, Any]) -> str:
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
     trainable = result["trainable"]
     note = f"Backbone {result['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
-    return f"## {run}\n\n{note}\n\n{_table([head, *rows])}\n"
+    return f"## {run}\n\n{note}\n\n{table([head, *rows])}\n"
 
 
 def _order(column: tuple[str, str]) -> tuple[str, float]:
@@ -72,7 +72,7 @@ def _shown(cell: dict[str, Any] | None) -> str:
     return f"{cell['mean']:.3f}{spread}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table that reads well unrendered too."""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]

@@ -133,9 +133,9 @@ class Session:
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
-                for name in ("checkpoints", "tensorboard", "predictions"):
+                for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json"):
+                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json"):
                     (folder / name).unlink(missing_ok=True)
             (folder / "config.yaml").write_text(to_yaml(self.config))
         distributed.barrier()

@@ -48,6 +48,7 @@ def outputs(place):
     out["adapt"] = run("adapt", "--config=configs/demo/adapt.yaml", *common, f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'adapt'}",
                        "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
     out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", home=home)
+    out["evaluate validation"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.split=validation", ranks=1, home=home)
     out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
     out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
     return out
@@ -90,6 +91,18 @@ def test_results_cover_every_cell(place, outputs):
     assert "| demo_relations" in (place / "report" / "report.md").read_text()
 
 
+def test_a_validation_split_is_scored_beside_the_results(place, outputs):
+    results, validated = (json.loads((place / "adapt" / f"results{s}.json").read_text()) for s in ("", "_validation"))
+    assert "next:" not in outputs["evaluate validation"] and validated["checkpoint"] == results["checkpoint"]
+    methods = validated["tasks"]["demo_relations"]["methods"]
+    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}}
+    asked = {
+        folder: {json.loads(line)["example_id"] for line in (place / "adapt" / folder / "demo_relations.metaprompt.full.0.jsonl").read_text().splitlines()}
+        for folder in ("predictions", "predictions_validation")
+    }
+    assert asked["predictions"] and asked["predictions_validation"] and not asked["predictions"] & asked["predictions_validation"]
+
+
 def test_no_note_text_leaves_caches_and_predictions(place, outputs):
     for name, text in outputs.items():
         assert CANARY not in text, name
@@ -101,7 +114,7 @@ def test_no_note_text_leaves_caches_and_predictions(place, outputs):
     assert held, "the canary is nowhere: this test checks nothing"
     allowed = (place / "data", place / "cache")
     for path in held:
-        assert any(path.is_relative_to(a) for a in allowed) or path.parent.name == "predictions", path
+        assert any(path.is_relative_to(a) for a in allowed) or path.parent.name in ("predictions", "predictions_validation"), path
     for folder in ("cache", "distill", "adapt"):
         for path in (place / folder).rglob("*"):
             if not path.is_symlink():
