@@ -128,9 +128,10 @@ def look_back(llama: nn.Module, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def upcycle(llama: nn.Module, gpt_oss: nn.Module) -> None:
+def upcycle(llama: nn.Module, gpt_oss: nn.Module, sink: float = NO_SINK) -> None:
     """Make the mixture compute what the dense model computes: each expert a copy of its MLP, no sink, biases that undo the gate's differences.
 
+    ``sink`` is every sink's logit: so low it takes no attention and no gradient; to be trained it starts higher, and the copy is not exact.
     The routers keep their random start, so that the experts, equal at first, part during training (Komatsuzaki et al. 2022, sparse upcycling).
     """
     dense, target = llama.state_dict(), gpt_oss.state_dict()
@@ -144,7 +145,7 @@ def upcycle(llama: nn.Module, gpt_oss: nn.Module) -> None:
         elif name.endswith("experts.down_proj"):  # (E, f, d)
             value.copy_((GPT_OSS_GATE * mlp["down"].T).expand_as(value))
         elif name.endswith("sinks"):
-            value.fill_(NO_SINK)
+            value.fill_(sink)
         elif name.endswith("bias"):
             value.zero_()
         elif "router" not in name:

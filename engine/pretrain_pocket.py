@@ -34,6 +34,7 @@ LM_WEIGHT = 0.2  # of the tokens that are no answer
 MUON_LR, ADAM_LR, WARMUP, DECAY, CLIP = 6e-3, 2e-3, 100, 0.35, 1.0
 MASTERED_SHARE = 0.1  # how often a mastered task is drawn, an unlearnt one being 1
 EARLY_SHARE, READY = 0.02, 0.8  # how often one is drawn that builds on others, before so much of their answers is right
+SINK = 0.0  # a gpt-oss's sinks at its start: as strong as one indifferent word
 SEPARATOR = "\n"
 
 
@@ -173,7 +174,7 @@ def start(a: argparse.Namespace, layout: Layout) -> nn.Module:
     if source.config.model_type == a.family:
         model.load_state_dict(source.state_dict())
     else:
-        upcycle(source, model)
+        upcycle(source, model, SINK)
     return model
 
 
