@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -49,8 +50,11 @@ def build_backbone(card: BackboneCard, zero_config: dict[str, Any] | None, dtype
 
         if dtype == torch.float64:
             raise BackboneError("dtype float64: zero.Init would turn it into float32; use it without DeepSpeed")
-        with deepspeed.zero.Init(config_dict_or_path=zero_config):  # never dtype= here: float32 silently becomes bf16
+        # never dtype= here: float32 silently becomes bf16. Every weight is filled below, and transformers' own start would write into a
+        # partitioned embedding's row of padding, where there is none
+        with deepspeed.zero.Init(config_dict_or_path=zero_config), no_init_weights():
             model = AutoModelForCausalLM.from_config(config, **options)
+        model.tie_weights()
         _rebuild_rotary(model)
     model.requires_grad_(False).eval()
     _fill(model, source, card, family.__name__)

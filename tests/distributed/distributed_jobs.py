@@ -22,7 +22,11 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
 GPT_OSS = {"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
            "head_dim": 16, "num_key_value_heads": 2,
            "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 131072}  # fmt: skip
-FAMILIES = {"llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "llama_tied": {**LLAMA, "tie_word_embeddings": True}, "gpt_oss": GPT_OSS}
+FAMILIES = {
+    "llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "gpt_oss": GPT_OSS,
+    # with a padding token, whose row of the embedding transformers would zero while it is partitioned
+    "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
+}  # fmt: skip
 TASKS, LENGTH = 3, 5
 
 
