@@ -14,6 +14,7 @@ HEAD = 32  # numbers a head
 GPT_OSS_GATE = 1.702
 CONSTANT = 3.0  # of the one embedding dimension that every word shares, in standard deviations
 EMBEDDING = 0.3  # standard deviation; words stand out against what the first layers add to them, and AdamW does not soon write them over
+BEFORE = 6.0  # of looking at the token before
 ASIDE = 2.5  # of looking away from where it stands
 SHARPNESS = 1.4  # of looking for the same word: the larger the surer it is found, and the harder to unlearn
 NO_SINK = -30.0  # a sink this low takes no attention
@@ -103,28 +104,27 @@ def look_back(llama: nn.Module, seed: int = 0) -> None:
     read, written = torch.zeros(2, HEAD, width)
     count = min(HEAD, (width - 1) // 2)
     read[:count, 1:], written[:count, 1:] = basis(2 * count, width - 1).split(count)
-    for number, layer in enumerate(base.layers):
-        attention = layer.self_attn
-        groups = attention.k_proj.out_features // HEAD
-        shared = attention.q_proj.out_features // attention.k_proj.out_features  # queries a key
-        for group in range(groups):
-            keys = slice(group * HEAD, (group + 1) * HEAD)
-            if number == 0:
-                if group:
-                    continue
-                query, key = torch.zeros(HEAD, width), torch.zeros(HEAD, width)
-                query[fast, 0], key[fast, 0], key[fast + half, 0] = 2 / CONSTANT * 3, 2 * turns[fast].cos(), 2 * turns[fast].sin()
-                attention.v_proj.weight[keys] = read
-                attention.o_proj.weight[:, keys] = 0.5 * scale * (width / HEAD) ** 0.5 * written.T
-            elif group or groups == 1:
-                query, key = torch.zeros(HEAD, width), torch.zeros(HEAD, width)
-                sharp = SHARPNESS * basis(len(slow), HEAD)
-                query[slow], key[slow] = sharp @ read, sharp @ (read if group % 2 else written)
-                query[fast, 0], key[fast, 0] = ASIDE / CONSTANT, -ASIDE / CONSTANT  # a word is not its own other occurrence
-            else:
-                continue
-            attention.k_proj.weight[keys] = key
-            attention.q_proj.weight[group * shared * HEAD : (group + 1) * shared * HEAD] = query.repeat(shared, 1)
+    first, *later = (layer.self_attn for layer in base.layers)
+    groups = first.k_proj.out_features // HEAD
+    shared = first.q_proj.out_features // first.k_proj.out_features  # queries a key
+
+    def start(attention: Any, group: int, query: Tensor, key: Tensor) -> None:
+        attention.k_proj.weight[group * HEAD : (group + 1) * HEAD] = key
+        attention.q_proj.weight[group * shared * HEAD : (group + 1) * shared * HEAD] = query.repeat(shared, 1)
+
+    query, key = torch.zeros(2, HEAD, width)
+    query[fast, 0] = BEFORE / CONSTANT
+    key[fast, 0], key[fast + half, 0] = BEFORE / CONSTANT * turns[fast].cos(), BEFORE / CONSTANT * turns[fast].sin()
+    start(first, 0, query, key)
+    first.v_proj.weight[:HEAD] = read
+    first.o_proj.weight[:, :HEAD] = 0.5 * scale * (width / HEAD) ** 0.5 * written.T
+    for attention in later:
+        for group in range(1, groups) if groups > 1 else [0]:
+            query, key = torch.zeros(2, HEAD, width)
+            sharp = SHARPNESS * basis(len(slow), HEAD)
+            query[slow], key[slow] = sharp @ read, sharp @ (read if group % 2 else written)
+            query[fast, 0], key[fast, 0] = ASIDE / CONSTANT, -ASIDE / CONSTANT  # a word is not its own other occurrence
+            start(attention, group, query, key)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clinical_tasks.pocket import write_pocket_corpus
 from engine.protection import protect
 from engine.results import T95
 from engine.study_report import write_study
@@ -24,6 +25,7 @@ METHODS = ("metaprompt", "prompt_tuning")
 SHOTS = ("16", "64", "full")
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
+DATA = Path("runs/pocket/data")  # where configs/pocket/ look
 # peak learning rates: of the factors and P* (trained together), and of the prompt
 GRID: dict[str, tuple[dict[str, float], ...]] = {
     "metaprompt": tuple({"lr_task": lr, "lr_shared": lr} for lr in (0.01, 0.03, 0.1, 0.3)),
@@ -84,9 +86,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--report", type=Path, required=True, help="Markdown file; its figure is written beside it")
     a = parser.parse_args()
-    data = Path("runs/pocket/data")
-    if not data.exists():
-        subprocess.run([sys.executable, "-m", "clinical_tasks.pocket", "--output", str(data)], check=True)
+    write_pocket_corpus(DATA)  # seconds, and the same bytes each time
     distilled = a.output / "distill"
     train("distill", "--config=configs/pocket/distill.yaml", f"--run_dir={distilled}", f"--backbone={a.backbone}")
     tuning = []

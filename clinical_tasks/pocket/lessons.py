@@ -18,6 +18,8 @@ from clinical_tasks.pocket.questions import INQUIRIES
 
 # Where a further question about the same note begins in a task's input text.
 _MARKS = ("\nquestion : ", "\nhypothesis : ")
+# Draws a question and its answer, as often as it is called.
+Asks = Callable[[], tuple[str, str]]
 # The most questions that a lesson asks about a note.
 MOST = 5
 _ASKABLE = (("strength", "what is the dose of {drug} ?"), ("frequency", "how often is {drug} taken ?"), ("reason", "why is {drug} taken ?"),
@@ -32,14 +34,14 @@ class Lesson(NamedTuple):
     turns: list[tuple[str, str]]
 
 
-def _questions_in_words(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
+def _questions_in_words(draft: Draft) -> tuple[str, Asks]:
     """A note with orders, labs and a relative's problem; what is asked is answered in its words."""
     note = _full_note(draft)
     facts = [fact for fact in note.facts if fact.kind not in ("patient", "has", "denies")]
     return note.text, lambda: _asked_in_words(draft, draft.rng.choice(facts))
 
 
-def _sentences(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
+def _sentences(draft: Draft) -> tuple[str, Asks]:
     """The same notes; asked for by a word, a whole sentence is the answer."""
     note = _full_note(draft)
 
@@ -68,7 +70,7 @@ def _asked_in_words(draft: Draft, fact: Fact) -> tuple[str, str]:
     return f"which test is {fact.kind.removeprefix('lab_')} ?", fact.words["lab"]
 
 
-def _letters(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
+def _letters(draft: Draft) -> tuple[str, Asks]:
     """A few words to read, then options of one kind, of which one is named."""
     draft.add("patient")
 
@@ -84,7 +86,7 @@ def _letters(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
     return draft.note().text, ask
 
 
-def _mentions(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
+def _mentions(draft: Draft) -> tuple[str, Asks]:
     """A note, and words of it or words that it does not hold."""
     draft.add("patient")
     for kind in draft.rng.sample(("has", "denies", "adverse", "order", "lab_high", "finding", "inhibits", "raises"), 3):
@@ -101,7 +103,8 @@ def _mentions(draft: Draft) -> tuple[str, Callable[[], tuple[str, str]]]:
     return note.text, ask
 
 
-DRILLS: dict[str, tuple[str, Callable[[Draft], tuple[str, Callable[[], tuple[str, str]]]]]] = {
+# Instruction, and what writes a note and asks about it.
+DRILLS: dict[str, tuple[str, Callable[[Draft], tuple[str, Asks]]]] = {
     "drill_words": ("answer the question in the words of the note", _questions_in_words),
     "drill_letters": ("name the letter of the option", _letters),
     "drill_mentions": ("say yes or no : is it in the note", _mentions),
