@@ -3,6 +3,7 @@
 from backbones.card import BackboneCard, BackboneError, load_backbone_card
 from backbones.frozen import GatherCounter, backbone_checksum, build_backbone, parameter_count, resident_bytes
 from backbones.layout import Layout
+from backbones.packing import PackedBatch, SharedPrefix, share_prefix
 from backbones.root import Batch, FrozenRoot
 from backbones.tokenizer import TextTokenizer, load_tokenizer
 
@@ -13,6 +14,8 @@ __all__ = [
     "FrozenRoot",
     "GatherCounter",
     "Layout",
+    "PackedBatch",
+    "SharedPrefix",
     "TextTokenizer",
     "backbone_checksum",
     "build_backbone",
@@ -20,4 +23,5 @@ __all__ = [
     "load_tokenizer",
     "parameter_count",
     "resident_bytes",
+    "share_prefix",
 ]

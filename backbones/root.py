@@ -1,16 +1,22 @@
 """The one module that DeepSpeed wraps: everything a step asks of the backbone happens in one root forward.
 
 Two root forwards a step (teacher, then student) would alternate in DeepSpeed's module trace and silently disable prefetching.
-This is the plain formulation: one padded row per sample, [P_k ; tokens]. Samples are padded on the right, so under causal
-attention no real position ever sees a pad and no mask is needed.
+
+``packed`` is the way that trains: one row [P_1 … P_K | samples], each prompt once, the head on answer tokens inside the caller's loss.
+``answers`` is the plain formulation that it is tested against: one padded row per sample, [P_k ; tokens]. Samples are padded on the
+right, so under causal attention no real position ever sees a pad and no mask is needed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from backbones import shared_prefix
+from backbones.packing import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,38 @@ class FrozenRoot(nn.Module):
     def __init__(self, backbone: PreTrainedModel):
         super().__init__()
         self.backbone = backbone
+        self._own_attention = backbone.config._attn_implementation
+        head = backbone.get_output_embeddings()
+        head.forward = _open(head.forward, head)
 
     def forward(self, mode: str, *args, **kwargs):
-        """``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        door: Any = {"answers": self._both, "generate": self._generate, "embed": self._embed}[mode]
+        """``packed``, ``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
+        # stays until the next call: a backward pass that recomputes must find it as the forward pass did
+        self.backbone.config._attn_implementation = shared_prefix.NAME if mode == "packed" else self._own_attention
+        door: Any = {"packed": self._packed, "answers": self._both, "generate": self._generate, "embed": self._embed}[mode]
         return door(*args, **kwargs)
+
+    def _packed(self, batch: PackedBatch, prompts_KLD: Tensor, loss: Callable[..., Any], teacher_KLD: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)`` makes of them.
+
+        ``loss`` runs inside the head's own forward, without autograd: there alone is the head's weight whole under ZeRO-3. The gradient of
+        its inputs is the loss's to compute, so that no backward pass gathers the head again.
+        """
+        tokens_TD = self._embed(batch.ids_T)
+        teacher_ND = None
+        if teacher_KLD is not None:
+            with torch.no_grad():
+                teacher_ND = self._packed_states(batch, teacher_KLD, tokens_TD)
+        student_ND = self._packed_states(batch, prompts_KLD, tokens_TD)
+        with torch.no_grad():
+            found = self.backbone.get_output_embeddings()(student_ND.detach(), loss, teacher_ND)
+        return student_ND, found
+
+    def _packed_states(self, batch: PackedBatch, prompts_KLD: Tensor, tokens_TD: Tensor) -> Tensor:
+        row = torch.cat([prompts_KLD.flatten(0, 1).to(tokens_TD.dtype), tokens_TD])[None]
+        positions = batch.prefix.positions_S[None]
+        hidden = self.backbone.base_model(inputs_embeds=row, position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
+        return hidden[0].index_select(0, batch.before_N)
 
     def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
         """States at answer positions under the student's prompts and, without gradient, under the teacher's."""
@@ -97,3 +130,12 @@ class FrozenRoot(nn.Module):
             inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
             eos_token_id=end_id, pad_token_id=pad_id, synced_gpus=synced, use_cache=True,
         )  # fmt: skip
+
+
+def _open(plain: Callable[[Tensor], Tensor], head: nn.Module) -> Callable[..., Any]:
+    """The head's forward, which lends its weight to a loss where one is given."""
+
+    def forward(hidden: Tensor, loss: Callable[..., Any] | None = None, teacher: Tensor | None = None) -> Any:
+        return plain(hidden) if loss is None else loss(head.weight, hidden, teacher)
+
+    return forward

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from backbones import Batch
+from backbones import Batch, PackedBatch, share_prefix
 from engine.data import Sample
 
 
@@ -61,4 +61,64 @@ def collate(items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
         sample_N=answer.nonzero()[:, 0].to(device),
         rows_B=torch.tensor([i.row for i in items], device=device),
         weights_B=torch.tensor([i.weight for i in items], dtype=torch.float64, device=device),
+    )
+
+
+def packed_micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int) -> list[list[Item]]:
+    """This rank's packed rows, each prompt once in a row. Ranks get equally many, and of like size; missing ones weigh zero.
+
+    Samples of a bank row stay together, so that few prompts are repeated. A sample longer than the budget makes a row of its own.
+    """
+    order = sorted(items, key=lambda i: (i.row, len(i.sample)))  # stable: the plan's order decides among equals
+    least = -(-_row_tokens(order, prompt_length) // token_budget)
+    n = max(1, -(-least // world)) * world
+    groups: list[list[Item]] = [[]]
+    size = 0
+    left = _row_tokens(order, prompt_length)
+    for item in order:
+        more = len(item.sample) + (prompt_length if not groups[-1] or groups[-1][-1].row != item.row else 0)
+        share = (size + left) / max(1, n - len(groups) + 1)  # what this row should hold of what is not yet in one
+        if groups[-1] and (size + more > token_budget or size + more / 2 > share):
+            groups.append([])
+            size, more = 0, len(item.sample) + prompt_length
+        groups[-1].append(item)
+        size += more
+        left -= len(item.sample)
+    shortest = min(items, key=lambda i: len(i.sample))
+    while len(groups) % world:
+        groups.append([Item(shortest.row, shortest.sample, 0.0)])
+    return groups[rank::world]
+
+
+def _row_tokens(items: Sequence[Item], prompt_length: int) -> int:
+    return sum(len(i.sample) for i in items) + prompt_length * len({i.row for i in items})
+
+
+def pack(items: Sequence[Item], prompt_length: int, device: torch.device | str = "cpu") -> PackedBatch:
+    """Tensors of a packed row."""
+    rows = list(dict.fromkeys(i.row for i in items))
+    slots = [rows.index(i.row) for i in items]
+    ids: list[int] = []
+    before: list[int] = []
+    labels: list[int] = []
+    owners: list[int] = []
+    prompts = len(rows) * prompt_length
+    for b, item in enumerate(items):
+        context, answer = item.sample.context_ids, item.sample.answer_ids
+        first = prompts + len(ids) + len(context)
+        # an empty context's first answer token is predicted by the last token of its prompt
+        before.append(first - 1 if context else (slots[b] + 1) * prompt_length - 1)
+        before += range(first, first + len(answer) - 1)
+        ids += context + answer
+        labels += answer
+        owners += [b] * len(answer)
+    owner_N = torch.tensor(owners)
+    return PackedBatch(
+        ids_T=torch.tensor(ids, device=device),
+        before_N=torch.tensor(before, device=device),
+        labels_N=torch.tensor(labels, device=device),
+        row_N=torch.tensor([i.row for i in items])[owner_N].to(device),
+        weights_N=torch.tensor([i.weight for i in items], dtype=torch.float64)[owner_N].to(device),
+        rows_K=torch.tensor(rows, device=device),
+        prefix=share_prefix([len(i.sample) for i in items], slots, len(rows), prompt_length, device),
     )

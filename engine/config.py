@@ -166,6 +166,9 @@ class RunConfig:
     """Of starts, data order and subsets."""
     token_budget: int = 4096
     """Tokens of a micro-batch, prompts and padding counted; decides memory, never the result."""
+    formulation: Literal["packed", "plain"] = "packed"
+    """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one padded row per sample,
+    whole logits; the same result, slower, for checks and for families that packed rows do not know."""
     recompute: bool = False
     """Recompute activations in the backward pass."""
     fresh: bool = False
@@ -181,4 +184,4 @@ class RunConfig:
 
 
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
-FREE_ON_RESUME = ("run_dir", "deepspeed", "token_budget", "recompute", "fresh", "data.root", "data.cache", "log", "checkpoint", "evaluate")
+FREE_ON_RESUME = ("run_dir", "deepspeed", "token_budget", "formulation", "recompute", "fresh", "data.root", "data.cache", "log", "checkpoint", "evaluate")

@@ -15,13 +15,12 @@ import torch
 import clinical_tasks
 from backbones import parameter_count
 from engine import banks
-from engine.batching import Item, collate, micro_batches
+from engine.batching import Item
 from engine.data import Sample, Split, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
 from engine.results import average, summarise
 from engine.session import Session
-from prompt_modules import cross_entropy
 from prompt_modules.bank import JoinedBank
 
 EMPTY = ""  # the answer of an example that could not be asked
@@ -130,7 +129,7 @@ class Asker:
         return torch.zeros(len(rows_B), 0, self.session.model_config.hidden_size, device=self.backbone.device)
 
     def _choose(self, split: Split, row: int) -> dict[int, str]:
-        config, layout = self.session.config, self.session.layout
+        layout = self.session.layout
         owners: list[tuple[int, str]] = []
         items: list[Item] = []
         for index in split.kept:
@@ -140,13 +139,10 @@ class Asker:
                 items.append(Item(row, Sample(context, layout.answer_ids(option)), float(len(owners))))
         # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
         logp = torch.zeros(len(owners) + 1, dtype=torch.float64)
-        with torch.no_grad():
-            for group in micro_batches(items, 0 if self.bank is None else config.prompt.length, config.token_budget, self.session.place.rank, world_size()):
-                batch = collate(group, self.backbone.device)
-                states, _ = self.backbone("answers", batch, self._prompts(batch.rows_B))
-                self.backbone.release()
-                number_N = batch.weights_B[batch.sample_N].long()
-                logp.index_add_(0, number_N.cpu(), -cross_entropy(states.logits_NV, batch.labels_N).double().cpu())
+        formulation = self.session.formulation(0 if self.bank is None else self.session.config.prompt.length)
+        for group in formulation.micro_batches(items):
+            terms = formulation.cross_entropies(group, self._prompts)
+            logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
         best: dict[int, tuple[float, str]] = {}
         for number, (index, option) in enumerate(owners, 1):

@@ -14,6 +14,7 @@ from engine import checkpoint, distributed
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
+from engine.formulation import Formulation
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, zero_config
@@ -108,7 +109,15 @@ class Session:
 
     def loop_settings(self) -> LoopSettings:
         c = self.config
-        return LoopSettings(c.token_budget, c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world, c.fresh)
+        return LoopSettings(
+            c.token_budget, c.formulation == "packed", c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world,
+            c.fresh,
+        )  # fmt: skip
+
+    def formulation(self, prompt_length: int) -> Formulation:
+        """How this run asks the backbone."""
+        c, place = self.config, self.place
+        return Formulation(self.backbone(), c.formulation == "packed", prompt_length, c.token_budget, place.rank, place.world)
 
     def hashes(self, sections: Sequence[str], data: str, **further: Any) -> dict[str, Any]:
         """What a checkpoint of this run depends on: configuration sections, data, backbone."""

@@ -8,9 +8,10 @@ import torch
 from engine.config import AdaptConfig
 from engine.data import TaskData, data_fingerprint
 from engine.errors import UserError
+from engine.formulation import LossWeights
 from engine.sampling import EveryRow, TaskMixture, seed_of
 from engine.session import Session
-from engine.trainer import BankRow, LossWeights, Stage
+from engine.trainer import BankRow, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, average_factors, identity_factors
 from prompt_modules.bank import JoinedBank
 

@@ -6,7 +6,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from engine import checkpoint
-from engine.batching import Item, collate, micro_batches, weigh
+from engine.batching import Item, weigh
 from engine.data import Split
 from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import UserError
+from engine.formulation import Formulation, LossWeights, Prompts
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
 from engine.sampling import Pick, Stream, plan_step
 from engine.sharding import ShardedBackbone
-from prompt_modules import RowwiseAdamW, cross_entropy, distillation_terms
+from prompt_modules import RowwiseAdamW
 from prompt_modules.bank import JoinedBank
 
 
@@ -50,13 +51,6 @@ class BankRow:
         return f"{self.task}/{self.method}/{self.shots}/{self.seed}"
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    kl: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 1.0
-
-
 @dataclass
 class Stage:
     """What a loop trains. ``groups_of_row``: optimizer group name -> joined bank rows it covers, or None for the one shared row."""
@@ -70,8 +64,7 @@ class Stage:
     sampler: Any
     total_steps: int
     weights: LossWeights = LossWeights()
-    teachers: Callable[[Tensor], Tensor] | None = None
-    """Bank rows (B,) -> teacher prompts (B, L, D)."""
+    teachers: Prompts | None = None
     eval_every: int = 0
     patience: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +74,7 @@ class Stage:
 @dataclass
 class LoopSettings:
     token_budget: int
+    packed: bool
     log_every: int
     tensorboard: bool
     checkpoint_every: int
@@ -108,7 +102,8 @@ class Loop:
         self.last_step_picks: list[Pick] = []
         self.window = Window()
         with torch.no_grad():
-            self.prompt_length = stage.bank.prompts(torch.zeros(1, dtype=torch.long, device=backbone.device)).shape[1]
+            length = stage.bank.prompts(torch.zeros(1, dtype=torch.long, device=backbone.device)).shape[1]
+        self.formulation = Formulation(backbone, settings.packed, length, settings.token_budget, settings.rank, settings.world)
 
     # ---- one global step -------------------------------------------------------------------------------------------------
 
@@ -125,8 +120,13 @@ class Loop:
         self.last_step_picks = picks
         items = weigh([p.row for p in picks], [rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
-        for group in micro_batches(items, self.prompt_length, self.settings.token_budget, self.settings.rank, self.settings.world):
-            self._micro_step(group, sums)
+        for group in self.formulation.micro_batches(items):
+            # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
+            terms = self.formulation.train(group, stage.bank.prompts, stage.weights, stage.teachers)
+            real = terms.weights_N > 0
+            row_N = terms.row_N[real].cpu()
+            for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):
+                sums[:, column].index_add_(0, row_N, values[real].double().cpu())
         sum_gradients(stage.bank)
         sum_over_ranks(sums)
         present = torch.zeros(len(rows), dtype=torch.bool)
@@ -136,31 +136,6 @@ class Loop:
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
         return {"sums": sums, "present": present, "real_tokens": torch.tensor(sum(len(i.sample) for i in items))}
-
-    def _micro_step(self, group: Sequence[Item], sums: Tensor) -> None:
-        batch = collate(group, self.backbone.device)
-        teacher = None
-        if self.stage.teachers is not None:
-            with torch.no_grad():
-                teacher = self.stage.teachers(batch.rows_B)
-        student_states, teacher_states = self.backbone("answers", batch, self.stage.bank.prompts(batch.rows_B), teacher)
-        if teacher_states is None:
-            ce_N = cross_entropy(student_states.logits_NV, batch.labels_N)
-            kl_N = hidden_N = torch.zeros_like(ce_N)
-        else:
-            ce_N, kl_N, hidden_N = distillation_terms(
-                student_states.logits_NV, teacher_states.logits_NV, student_states.hidden_ND, teacher_states.hidden_ND,
-                batch.labels_N, self.stage.weights.temperature,
-            )  # fmt: skip
-        weights = self.stage.weights
-        weight_N = batch.weights_B[batch.sample_N].to(ce_N.dtype)
-        total_N = ce_N + weights.kl * kl_N + weights.hidden * hidden_N
-        (total_N * weight_N).sum().backward()  # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
-        self.backbone.release()
-        real = weight_N > 0
-        row_N = batch.rows_B[batch.sample_N][real].cpu()
-        for column, values in enumerate((ce_N, kl_N, hidden_N, torch.ones_like(ce_N))):
-            sums[:, column].index_add_(0, row_N, values.detach()[real].double().cpu())
 
     # ---- the loop --------------------------------------------------------------------------------------------------------
 
@@ -224,14 +199,10 @@ class Loop:
         totals = torch.zeros(len(self.stage.rows), dtype=torch.float64)
         if not items:
             return {}
-        with torch.no_grad():
-            for group in micro_batches(items, self.prompt_length, self.settings.token_budget, self.settings.rank, self.settings.world):
-                batch = collate(group, self.backbone.device)
-                states, _ = self.backbone("answers", batch, self.stage.bank.prompts(batch.rows_B))
-                self.backbone.release()
-                weighed_N = cross_entropy(states.logits_NV, batch.labels_N).double() * batch.weights_B[batch.sample_N]
-                real = batch.weights_B[batch.sample_N] > 0
-                totals.index_add_(0, batch.rows_B[batch.sample_N][real].cpu(), weighed_N[real].cpu())
+        for group in self.formulation.micro_batches(items):
+            terms = self.formulation.cross_entropies(group, self.stage.bank.prompts)
+            real = terms.weights_N > 0
+            totals.index_add_(0, terms.row_N[real].cpu(), (terms.ce_N.double() * terms.weights_N)[real].cpu())
         sum_over_ranks(totals)
         return {k: totals[k].item() for k in rows}
 

@@ -12,19 +12,24 @@ from prompt_modules.bank import DecomposedBank, JoinedBank, PromptBank, SoftProm
 from prompt_modules.initialisation import embeddings_from_text, embeddings_from_vocabulary, identity_factors
 from prompt_modules.losses import cross_entropy, distillation_terms
 from prompt_modules.optimizer import RowGroup, RowwiseAdamW, StepReport
+from prompt_modules.tied_head import HeadLoss, TeacherStates, teacher_states, tied_head_loss
 
 __all__ = [
     "DecomposedBank",
+    "HeadLoss",
     "JoinedBank",
     "PromptBank",
     "RowGroup",
     "RowwiseAdamW",
     "SoftPromptBank",
     "StepReport",
+    "TeacherStates",
     "average_factors",
     "cross_entropy",
     "distillation_terms",
     "embeddings_from_text",
     "embeddings_from_vocabulary",
     "identity_factors",
+    "teacher_states",
+    "tied_head_loss",
 ]

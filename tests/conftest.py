@@ -1,7 +1,10 @@
 """What every test stands on: offline, private, cached in the project's own folder, as train.py sets it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import pytest
 
@@ -26,3 +29,19 @@ def clinical_data_root() -> Path:
     if not root:
         pytest.skip("CLINICAL_DATA_ROOT is not set: real corpora (PubMedQA, BC5CDR, MTS-Dialog) are NOT tested")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def exact_norms() -> Callable[[Any], None]:
+    """``exact_norms(model)``: RMSNorm in the model's own dtype. transformers computes it in fp32, whatever that is."""
+    from torch.nn.functional import rms_norm
+
+    def forward(self: Any, hidden: Any) -> Any:
+        return rms_norm(hidden, self.weight.shape, self.weight, self.variance_epsilon)
+
+    def change(model: Any) -> None:
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = MethodType(forward, module)
+
+    return change

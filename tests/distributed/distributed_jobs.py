@@ -9,9 +9,10 @@ import torch
 from backbones import BackboneCard, backbone_checksum, build_backbone, resident_bytes
 from engine import distributed
 from engine.data import Sample
+from engine.formulation import LossWeights
 from engine.sampling import TaskMixture, seed_of
 from engine.sharding import ShardedBackbone
-from engine.trainer import BankRow, Loop, LoopSettings, LossWeights, Stage
+from engine.trainer import BankRow, Loop, LoopSettings, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank
 from prompt_modules.bank import JoinedBank
 
@@ -28,6 +29,7 @@ FAMILIES = {
     "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
 }  # fmt: skip
 TASKS, LENGTH = 3, 5
+PACKED = True
 
 
 def card_of(family: str, dtype: str = "float32") -> BackboneCard:
@@ -66,7 +68,7 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
 
 def settings_of(budget: int, **more: Any) -> LoopSettings:
     where = distributed.place()
-    return LoopSettings(budget, 1, False, 1000, 1, where.rank, where.world, **more)
+    return LoopSettings(budget, PACKED, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
 def gradients(family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: bool = False) -> dict[str, Any]:

@@ -7,13 +7,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones import BackboneCard, load_backbone_card
 from engine.config import RunConfig
@@ -36,7 +35,7 @@ def card() -> BackboneCard:
 
 
 @pytest.fixture(scope="session")
-def backbone(card: BackboneCard) -> ShardedBackbone:
+def backbone(card: BackboneCard, exact_norms: Callable[..., None]) -> ShardedBackbone:
     """The tiny Llama, fp64, with weights from numpy: the same numbers under every torch and transformers release."""
     out = ShardedBackbone(card, "none", torch.device("cpu"), dtype=torch.float64)
     rng = np.random.default_rng(7)
@@ -45,14 +44,8 @@ def backbone(card: BackboneCard) -> ShardedBackbone:
             drawn = torch.from_numpy(rng.standard_normal(tuple(parameter.shape)))
             # twice the usual spread: the untrained model must be sure enough of something for a prompt to matter
             parameter.copy_(1 + 0.1 * drawn if "norm" in name else 0.04 * drawn)
-    for module in out.model.modules():
-        if type(module).__name__ == "LlamaRMSNorm":  # transformers computes it in fp32 whatever the model's dtype
-            module.forward = MethodType(_rms_norm, module)  # type: ignore[method-assign]
+    exact_norms(out.model)
     return out
-
-
-def _rms_norm(self: nn.Module, hidden: Tensor) -> Tensor:
-    return nn.functional.rms_norm(hidden, self.weight.shape, self.weight, self.variance_epsilon)  # type: ignore[arg-type, union-attr]
 
 
 def token_rows(n: int, seed: int) -> Split:

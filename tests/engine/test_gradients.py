@@ -13,12 +13,12 @@ from prompt_modules.bank import JoinedBank
 Build = Callable[..., Loop]
 
 
-@pytest.fixture
-def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
-    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start."""
+@pytest.fixture(params=["packed", "plain"])
+def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start, in either formulation."""
 
     def make(kind: str, **settings: int) -> Loop:
-        session = make_session(**{"distill.temperature": 2.0, "distill.lambda_kl": 0.7, "distill.lambda_hidden": 0.4})
+        session = make_session(**{"distill.temperature": 2.0, "distill.lambda_kl": 0.7, "distill.lambda_hidden": 0.4, "formulation": request.param})
         taught: JoinedBank = teachers(3)
         stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, taught, "hash")
         loop = make_loop(stage, session, **settings)
@@ -64,14 +64,14 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(k
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None:
-    from engine.batching import micro_batches, weigh
+    from engine.batching import weigh
 
     whole, cuts = None, set()
-    for budget in (10**9, 60, 45, 1):
+    for budget in (10**9, 60, 30 if build(kind).formulation.packed else 45, 1):
         loop = build(kind, token_budget=budget)
         found = gradients(loop)
         items = weigh([p.row for p in loop.last_step_picks], [loop.stage.rows[p.row].train.sample(p.index) for p in loop.last_step_picks])
-        cuts.add(len(micro_batches(items, 5, budget, 0, 1)))
+        cuts.add(len(loop.formulation.micro_batches(items)))
         whole = whole or found
         for name, gradient in found.items():
             near(gradient, whole[name], 1e-12)
@@ -102,8 +102,12 @@ def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
 
 
 def test_fillers_are_counted_nowhere(build: Build, near) -> None:
-    """Seven ranks over three micro-batches: four ranks hold nothing but a filler."""
-    alone = build("distill", token_budget=45).gradients(0)["sums"]
-    ranks = [build("distill", token_budget=45, rank=r, world=7).gradients(0)["sums"] for r in range(7)]
+    """More ranks than there is work: the last hold nothing but a filler."""
+    loop = build("distill", token_budget=45)
+    alone, world = loop.gradients(0)["sums"], 7
+    ranks = [build("distill", token_budget=45, rank=r, world=world).gradients(0)["sums"] for r in range(world)]
     near(sum(ranks), alone, 1e-12)
-    assert [bool(sums.any()) for sums in ranks] == [True] * 3 + [False] * 4
+    # packed rows are cut as finely as there are ranks, padded ones by the budget alone
+    busy = len(loop.last_step_picks) if loop.formulation.packed else 3
+    assert busy < world
+    assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.batching import Item, collate, micro_batches, weigh
+from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches, weigh
 from engine.data import Sample
 
 
@@ -31,9 +31,10 @@ def test_the_weights_of_a_tasks_answer_tokens_sum_to_one() -> None:
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("budget", [1, 40, 100, 10**6])
 @pytest.mark.parametrize("n", [1, 7, 23])
-def test_every_sample_is_in_exactly_one_micro_batch(n: int, budget: int, world: int) -> None:
+@pytest.mark.parametrize("cut", [micro_batches, packed_micro_batches])
+def test_every_sample_is_in_exactly_one_micro_batch(cut, n: int, budget: int, world: int) -> None:
     items = step(n)
-    ranks = [micro_batches(items, 5, budget, rank, world) for rank in range(world)]
+    ranks = [cut(items, 5, budget, rank, world) for rank in range(world)]
     assert len({len(groups) for groups in ranks}) == 1 and ranks[0]  # equally many on every rank
     placed = [item for groups in ranks for group in groups for item in group]
     real = [item for item in placed if item.weight]
@@ -44,7 +45,10 @@ def test_every_sample_is_in_exactly_one_micro_batch(n: int, budget: int, world: 
     assert all(len(f.sample) == shortest and 0 <= f.row < 4 for f in fillers)
     for groups in ranks:
         for group in groups:
-            computed = len(group) * (5 + max(len(i.sample) for i in group))  # prompts and padding counted
+            if cut is packed_micro_batches:  # each prompt once, no padding
+                computed = 5 * len({i.row for i in group}) + sum(len(i.sample) for i in group)
+            else:  # prompts and padding counted
+                computed = len(group) * (5 + max(len(i.sample) for i in group))
             assert computed <= budget or len(group) == 1
 
 
@@ -57,9 +61,35 @@ def test_the_budget_is_used() -> None:
     assert len(micro_batches(items, 5, 10**6, 0, 1)) == 1 and len(micro_batches(items, 5, 1, 0, 1)) == 40
 
 
-def test_the_cut_depends_on_the_step_alone() -> None:
-    first, second = (micro_batches(step(), 5, 100, 1, 2) for _ in range(2))
+@pytest.mark.parametrize("cut", [micro_batches, packed_micro_batches])
+def test_the_cut_depends_on_the_step_alone(cut) -> None:
+    first, second = (cut(step(), 5, 100, 1, 2) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("budget", [150, 400, 10**6])
+def test_packed_rows_repeat_few_prompts_and_share_the_work(world: int, budget: int) -> None:
+    items = step(60)
+    groups = [g for rank in range(world) for g in packed_micro_batches(items, 5, budget, rank, world)]
+    tokens = [5 * len({i.row for i in g}) + sum(len(i.sample) for i in g) for g in groups]
+    least = 5 * 4 + sum(len(i.sample) for i in items)
+    # a prompt is repeated only where its samples go over from one row to the next
+    assert sum(len({i.row for i in g}) for g in groups) <= 4 + len(groups) - 1
+    assert len(groups) <= world * -(-least // (world * (budget - 45))) + world  # 45: a longest sample and its prompt may not fit any more
+    assert max(tokens) - min(tokens) <= 2 * 45 or len(groups) > -(-least // budget)
+
+
+def test_a_packed_row_holds_each_prompt_once_and_each_answer_where_it_stands() -> None:
+    items = [Item(3, Sample([11, 12, 13], [21, 22]), 0.5), Item(0, Sample([], [23, 24, 25]), 0.25), Item(3, Sample([14], [26]), 0.0)]
+    batch = pack(items, 4)
+    assert batch.ids_T.tolist() == [11, 12, 13, 21, 22, 23, 24, 25, 14, 26]
+    assert batch.rows_K.tolist() == [3, 0] and batch.labels_N.tolist() == [21, 22, 23, 24, 25, 26]
+    # the row: prompt of 3 at 0-3, of 0 at 4-7, texts from 8; the empty context's first answer token follows its prompt's last
+    assert batch.before_N.tolist() == [10, 11, 7, 13, 14, 16]
+    assert batch.row_N.tolist() == [3, 3, 0, 0, 0, 3]
+    assert batch.weights_N.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.0] and batch.weights_N.dtype == torch.float64
+    assert batch.prefix.positions_S.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 5, 6, 4, 5]
 
 
 def test_a_batch_holds_each_answer_where_it_stands() -> None:

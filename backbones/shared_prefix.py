@@ -1,0 +1,155 @@
+"""Attention of a packed row, exact: a sample's queries see its prompt and itself, causally, windows counted by position.
+
+Registered with transformers as ``shared_prefix``: it serves every family that attends through AttentionInterface. The keys of a
+sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal border is a matter of
+indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window).
+
+gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
+O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK, dV, since it
+needs no more than P = exp(S - lse') and the row sums of dO * O'.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from backbones.packing import Bucket, SharedPrefix
+
+NAME = "shared_prefix"
+BLOCK = 256  # queries of a sequence that go through attention at once
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_cuda_forward = torch.ops.aten._flash_attention_forward
+_cuda_backward = torch.ops.aten._flash_attention_backward
+
+
+def shared_prefix_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
+    dropout: float = 0.0, sliding_window: int | None = None, s_aux: Tensor | None = None, prefix: SharedPrefix | None = None, **further: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """transformers' attention function: query (1, H, S, d), key and value (1, H or fewer, S, d) -> (1, S, H, d), no weights.
+
+    Args:
+        sliding_window: a query at position p sees positions above p - window. s_aux: sinks (H,). prefix: where the sequences lie.
+
+    Raises:
+        RuntimeError: the family asks for what this attention does not know.
+    """
+    asked = [name for name in ("softcap", "position_bias") if further.get(name) is not None]
+    if prefix is None or attention_mask is not None or dropout or asked:
+        raise RuntimeError(f"{type(module).__name__} asks for what packed rows do not have: {', '.join(asked) or 'a mask or dropout'}")
+    out_SHd = _Packed.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), s_aux, prefix, sliding_window, scaling)
+    return out_SHd[None], None
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+class _Packed(torch.autograd.Function):
+    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float) -> Tensor:
+        outs, lses = [], []
+        for bucket in prefix.buckets:
+            out, lse = _attend(*_gather(q, k, v, bucket, prefix), window, scale)
+            if sinks is not None:
+                sink_H1 = sinks.to(lse.dtype)[:, None]
+                out = out * (lse - sink_H1).sigmoid()[..., None].to(out.dtype)
+                lse = torch.logaddexp(lse, sink_H1)
+            outs.append(out)
+            lses.append(lse)
+        ctx.save_for_backward(q, k, v, *outs, *lses)
+        ctx.prefix, ctx.window, ctx.scale = prefix, window, scale
+        return _to_row(outs, prefix)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        prefix, n = ctx.prefix, len(ctx.prefix.buckets)
+        own: list[list[Tensor]] = [[], [], []]
+        shared = [x.new_zeros(prefix.n_prompts, prefix.length, *x.shape[1:]) for x in (k, v)]
+        for bucket, out, lse in zip(prefix.buckets, saved[:n], saved[n:], strict=True):
+            grad = _rows(grads[0], bucket.index_BR)
+            if bucket.real_BR is not None:  # what comes after a sequence's end is nobody's
+                grad = grad * bucket.real_BR[:, None, :, None]
+            found = _attend_backward(grad, *_gather(q, k, v, bucket, prefix), out, lse, ctx.window, ctx.scale)
+            before = 0 if bucket.slot_B is None else prefix.length
+            for kept, x in zip(own, found, strict=True):
+                kept.append(x[:, :, -bucket.index_BR.shape[1] :])
+            if bucket.slot_B is not None:  # by index, not by a product with ones and zeros: a NaN stays its own task's
+                for total, x in zip(shared, found[1:], strict=True):
+                    total.index_add_(0, bucket.slot_B, x[:, :, :before].transpose(1, 2))
+        dq, dk, dv = (_to_row(parts, prefix) for parts in own)
+        for x, total in zip((dk, dv), shared, strict=True):
+            x[: prefix.n_prompts * prefix.length] += total.flatten(0, 1)
+        return dq, dk, dv, None, None, None, None
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """(S, H, d) -> (B, H, R, d)."""
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+
+
+def _to_row(parts: list[Tensor], prefix: SharedPrefix) -> Tensor:
+    """Buckets' (B, H, R, d) -> (S, H, d)."""
+    return torch.cat([x.transpose(1, 2).flatten(0, 1) for x in parts]).index_select(0, prefix.home_S)
+
+
+def _gather(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, prefix: SharedPrefix) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, H, R, d); keys and values (B, G, L + R, d), those of the prompt first, or (B, G, R, d) where there is none."""
+    keys = bucket.index_BR
+    if bucket.slot_B is not None:
+        places = torch.arange(prefix.length, device=keys.device)
+        keys = torch.cat([bucket.slot_B[:, None] * prefix.length + places, keys], 1)
+    return _rows(q, bucket.index_BR), _rows(k, keys), _rows(v, keys)
+
+
+def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Which queries go through attention at once, which keys they can see, and the mask that is added to their scores."""
+    first = k.shape[2] - q.shape[2]  # the position of the first query
+    for begin in range(0, q.shape[2], BLOCK):
+        end = min(begin + BLOCK, q.shape[2])
+        lowest = 0 if window is None else max(0, first + begin - window + 1)
+        query = torch.arange(first + begin, first + end, device=q.device)[:, None]
+        key = torch.arange(lowest, first + end, device=q.device)
+        hidden = key > query
+        if window is not None:
+            hidden |= key <= query - window
+        yield slice(begin, end), slice(lowest, first + end), torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Output (B, H, R, d) and log-sum-exp (B, H, R)."""
+    if q.is_cuda:
+        out, lse, *_ = _cuda_forward(*(x.transpose(1, 2) for x in (q, k, v)), None, None, q.shape[2], k.shape[2], 0.0, True, False, **_cuda(window, scale))
+        return out.transpose(1, 2), lse
+    parts = [_forward(q[:, :, i], k[:, :, j], v[:, :, j], 0.0, False, attn_mask=mask, scale=scale) for i, j, mask in _blocks(q, k, window)]
+    outs, lses = zip(*parts, strict=True)
+    return (outs[0], lses[0]) if len(parts) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
+
+
+def _attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if q.is_cuda:
+        seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of a dropout that there is not
+        tensors = [x.transpose(1, 2) for x in (grad, q, k, v, out)]
+        found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **_cuda(window, scale))
+        return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
+    dq, dk, dv = [], torch.zeros_like(k), torch.zeros_like(v)
+    for i, j, mask in _blocks(q, k, window):
+        dq_i, dk_j, dv_j = _backward(grad[:, :, i], q[:, :, i], k[:, :, j], v[:, :, j], out[:, :, i], lse[:, :, i], 0.0, False, attn_mask=mask, scale=scale)
+        dq.append(dq_i)
+        dk[:, :, j] += dk_j
+        dv[:, :, j] += dv_j
+    return torch.cat(dq, 2), dk, dv
+
+
+def _cuda(window: int | None, scale: float) -> dict[str, Any]:
+    """Flash attention puts the causal border at the bottom right, where ours is, and does not read keys outside the window."""
+    return {"scale": scale, "window_size_left": None if window is None else window - 1, "window_size_right": None if window is None else 0}

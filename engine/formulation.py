@@ -1,0 +1,108 @@
+"""One micro-batch through the frozen backbone: packed, the way that trains, or plain, the formulation it is tested against."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
+from engine.sharding import ShardedBackbone
+from prompt_modules import HeadLoss, cross_entropy, distillation_terms, tied_head_loss
+
+Prompts = Callable[[Tensor], Tensor]  # bank rows (B,) -> (B, L, D)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    kl: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 1.0
+
+
+class AnswerTerms(NamedTuple):
+    """Of N answer tokens: unweighted loss terms, bank rows, and weights in the step's loss."""
+
+    ce_N: Tensor
+    kl_N: Tensor
+    hidden_N: Tensor
+    row_N: Tensor
+    weights_N: Tensor
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """How a list of samples becomes micro-batches, and a micro-batch losses and gradients.
+
+    Args:
+        packed: each prompt once per micro-batch, no padding; else one padded row per sample.
+        prompt_length: L; 0 asks the backbone without a prompt.
+        rank, world: which share of the micro-batches is this process's.
+    """
+
+    backbone: ShardedBackbone
+    packed: bool
+    prompt_length: int
+    token_budget: int
+    rank: int
+    world: int
+
+    def micro_batches(self, items: Sequence[Item]) -> list[list[Item]]:
+        """This rank's, as many as every other rank's."""
+        cut = packed_micro_batches if self.packed else micro_batches
+        return cut(items, self.prompt_length, self.token_budget, self.rank, self.world)
+
+    def train(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
+        """Forward and backward; the gradient of the weighted sum is added to that of whatever the prompts come from. A collective."""
+        terms = (self._train_packed if self.packed else self._train_plain)(group, prompts, weights, teachers)
+        self.backbone.release()
+        return terms
+
+    @torch.no_grad()
+    def cross_entropies(self, group: Sequence[Item], prompts: Prompts) -> AnswerTerms:
+        """Forward only. A collective."""
+        if self.packed:
+            batch = pack(group, self.prompt_length, self.backbone.device)
+
+            def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
+                return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
+
+            _, found = self.backbone("packed", batch, prompts(batch.rows_K), loss)
+            terms = AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
+        else:
+            padded = collate(group, self.backbone.device)
+            states, _ = self.backbone("answers", padded, prompts(padded.rows_B))
+            ce_N = cross_entropy(states.logits_NV, padded.labels_N)
+            zero_N = torch.zeros_like(ce_N)
+            terms = AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
+        self.backbone.release()
+        return terms
+
+    def _train_packed(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
+        batch = pack(group, self.prompt_length, self.backbone.device)
+
+        def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
+            return tied_head_loss(weight_VD, student_ND, teacher_ND, batch.labels_N, batch.weights_N, *astuple(weights))
+
+        student_ND, found = self.backbone("packed", batch, prompts(batch.rows_K), loss, _of(teachers, batch.rows_K))
+        student_ND.backward(found.gradient_ND.to(student_ND.dtype))
+        return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
+
+    def _train_plain(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
+        batch = collate(group, self.backbone.device)
+        student, teacher = self.backbone("answers", batch, prompts(batch.rows_B), _of(teachers, batch.rows_B))
+        if teacher is None:
+            ce_N = cross_entropy(student.logits_NV, batch.labels_N)
+            kl_N = hidden_N = torch.zeros_like(ce_N)
+        else:
+            hidden = (student.hidden_ND, teacher.hidden_ND)
+            ce_N, kl_N, hidden_N = distillation_terms(student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature)
+        weights_N = batch.weights_B[batch.sample_N]
+        ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum().backward()
+        return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
+
+
+@torch.no_grad()
+def _of(teachers: Prompts | None, rows: Tensor) -> Any:
+    return None if teachers is None else teachers(rows)
