@@ -29,7 +29,6 @@ FAMILIES = {
     "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
 }  # fmt: skip
 TASKS, LENGTH = 3, 5
-PACKED = True
 
 
 def card_of(family: str, dtype: str = "float32") -> BackboneCard:
@@ -66,18 +65,18 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
                  LossWeights(0.9, 0.7, 1.5), teachers.prompts)  # fmt: skip
 
 
-def settings_of(budget: int, **more: Any) -> LoopSettings:
+def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:
     where = distributed.place()
-    return LoopSettings(budget, PACKED, 1, False, 1000, 1, where.rank, where.world, **more)
+    return LoopSettings(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
-def gradients(family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: bool = False) -> dict[str, Any]:
+def gradients(family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: bool = False, packed: bool = True) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute)
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
-    loop = Loop(stage_of(32, Path("unused")), backbone, settings_of(budget))
+    loop = Loop(stage_of(32, Path("unused")), backbone, settings_of(budget, packed))
     outcome = loop.gradients(0)
     calls, received = backbone.gathers.take()
     return {
