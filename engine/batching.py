@@ -1,7 +1,7 @@
 """A global step's samples, cut into micro-batches: equally many on every rank, none over the token budget."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,19 +11,21 @@ from engine.data import Sample
 
 @dataclass(frozen=True)
 class Item:
-    """A sample in a global step: its bank row, and the weight of each of its answer tokens in the step's loss."""
+    """A sample in a global step: its bank row, the weight of each of its answer tokens in the step's loss, its place in its split."""
 
     row: int
     sample: Sample
     weight: float
+    index: int = -1
 
 
-def weigh(rows: Sequence[int], samples: Sequence[Sample]) -> list[Item]:
+def weigh(rows: Sequence[int], samples: Sequence[Sample], indices: Sequence[int] | None = None) -> list[Item]:
     """Items whose weights make a task's loss the mean over its answer tokens of the *global* step, and the step's the sum over tasks."""
+    places = [-1] * len(rows) if indices is None else indices
     tokens: dict[int, int] = {}
     for row, sample in zip(rows, samples, strict=True):
         tokens[row] = tokens.get(row, 0) + len(sample.answer_ids)
-    return [Item(row, sample, 1 / tokens[row]) for row, sample in zip(rows, samples, strict=True)]
+    return [Item(row, sample, 1 / tokens[row], place) for row, sample, place in zip(rows, samples, places, strict=True)]
 
 
 def micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int) -> list[list[Item]]:
@@ -41,7 +43,7 @@ def micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, 
             groups.append([item])
     shortest = order[-1]
     while len(groups) % world:
-        groups.append([Item(shortest.row, shortest.sample, 0.0)])
+        groups.append([replace(shortest, weight=0.0)])
     return groups[rank::world]
 
 
@@ -86,7 +88,7 @@ def packed_micro_batches(items: Sequence[Item], prompt_length: int, token_budget
         left -= len(item.sample)
     shortest = min(items, key=lambda i: len(i.sample))
     while len(groups) % world:
-        groups.append([Item(shortest.row, shortest.sample, 0.0)])
+        groups.append([replace(shortest, weight=0.0)])
     return groups[rank::world]
 
 

@@ -25,10 +25,12 @@ def distill(config: RunConfig) -> None:
     teachers, teachers_hash = _teach(session, data)
 
     from engine.stages import distill_stage
+    from engine.teacher_cache import keep_teachers
     from engine.trainer import Loop
 
     stage = distill_stage(session, train_only, teachers, teachers_hash)
     session.open_run_dir(session.run_dir, stage.hashes)
+    keep_teachers(session, stage, teachers)
     Loop(stage, session.backbone(), session.loop_settings()).run()
     session.verify_backbone()
     session.complete(session.run_dir)

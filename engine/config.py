@@ -84,6 +84,9 @@ class DistillConfig:
     """Weight of the MSE of last hidden states."""
     temperature: float = 1.0
     """T."""
+    teacher_cache: str = "auto"
+    """Keep what teachers say of each answer token on disk, beside data.cache: ``auto`` where samples are read again and there is room,
+    ``off``, or the most GB it may take."""
 
 
 @dataclass
@@ -184,4 +187,7 @@ class RunConfig:
 
 
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
-FREE_ON_RESUME = ("run_dir", "deepspeed", "token_budget", "formulation", "recompute", "fresh", "data.root", "data.cache", "log", "checkpoint", "evaluate")
+FREE_ON_RESUME = (
+    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint",
+    "evaluate",
+)  # fmt: skip

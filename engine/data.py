@@ -58,6 +58,12 @@ class Split:
         row = self.rows[index]
         return Sample(row["context_ids"], row["answer_ids"])
 
+    def answer_lengths(self) -> list[int]:
+        """Answer tokens of every row."""
+        import pyarrow.compute
+
+        return pyarrow.compute.list_value_length(self.rows.data.column("answer_ids")).to_pylist()  # type: ignore[no-any-return]
+
     def example(self, index: int) -> Example:
         fields = json.loads(self.rows[index]["example"])
         return Example(**{**fields, "options": tuple(fields["options"])})

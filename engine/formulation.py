@@ -9,9 +9,10 @@ from torch import Tensor
 
 from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
 from engine.sharding import ShardedBackbone
-from prompt_modules import HeadLoss, cross_entropy, distillation_terms, tied_head_loss
+from prompt_modules import HeadLoss, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
 
 Prompts = Callable[[Tensor], Tensor]  # bank rows (B,) -> (B, L, D)
+Kept = Callable[[Sequence[Item], torch.device], TeacherStates]  # a micro-batch -> of its answer tokens, in order
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class Formulation:
         cut = packed_micro_batches if self.packed else micro_batches
         return cut(items, self.prompt_length, self.token_budget, self.rank, self.world)
 
-    def train(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
-        """Forward and backward; the gradient of the weighted sum is added to that of whatever the prompts come from. A collective."""
-        terms = (self._train_packed if self.packed else self._train_plain)(group, prompts, weights, teachers)
+    def train(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None, kept: Kept | None) -> AnswerTerms:
+        """Forward and backward; the gradient of the weighted sum is added to that of whatever the prompts come from. A collective.
+
+        Args:
+            teachers: their prompts; none in stages without. kept: what they said before, which packed rows then do not ask again.
+        """
+        terms = self._train_packed(group, prompts, weights, teachers, kept) if self.packed else self._train_plain(group, prompts, weights, teachers)
         self.backbone.release()
         return terms
 
@@ -79,13 +84,30 @@ class Formulation:
         self.backbone.release()
         return terms
 
-    def _train_packed(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
+    @torch.no_grad()
+    def teach(self, group: Sequence[Item], prompts: Prompts, temperature: float) -> TeacherStates:
+        """What the teachers say of a micro-batch's answer tokens. A collective."""
         batch = pack(group, self.prompt_length, self.backbone.device)
 
-        def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
-            return tied_head_loss(weight_VD, student_ND, teacher_ND, batch.labels_N, batch.weights_N, *astuple(weights))
+        def states(weight_VD: Tensor, hidden_ND: Tensor, _: None) -> TeacherStates:
+            return teacher_states(weight_VD, hidden_ND, temperature)
 
-        student_ND, found = self.backbone("packed", batch, prompts(batch.rows_K), loss, _of(teachers, batch.rows_K))
+        _, found = self.backbone("packed", batch, prompts(batch.rows_K), states)
+        self.backbone.release()
+        return found  # type: ignore[no-any-return]
+
+    def _train_packed(
+        self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None, kept: Kept | None
+    ) -> AnswerTerms:
+        batch = pack(group, self.prompt_length, self.backbone.device)
+        said = None if kept is None else kept(group, self.backbone.device)
+
+        def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
+            teacher = said if teacher_ND is None else teacher_ND
+            return tied_head_loss(weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights))
+
+        asked = None if said is not None else _of(teachers, batch.rows_K)
+        student_ND, found = self.backbone("packed", batch, prompts(batch.rows_K), loss, asked)
         student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
 

@@ -174,8 +174,10 @@ def _coerce(kind: Any, value: Any) -> Any:
     elif kind is str:
         if isinstance(value, str):
             return value
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
+        if value is False:
+            return "off"  # YAML 1.1 reads a bare off as false
     raise ValueError(f"expected {_name(kind)}, found {_shown(value)}")
 
 
@@ -220,6 +222,11 @@ def _impossible(c: RunConfig) -> list[str]:
             problems.append(f"adapt.shots: {shot!r} is neither full nor a number")
     if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):
         problems.append(f"adapt.init: {c.adapt.init!r} is none of auto, mean_factors, mean_product, ones, task:NAME")
+    keep = c.distill.teacher_cache
+    if keep not in ("auto", "off") and not (keep.replace(".", "", 1).isdecimal() and float(keep) > 0):
+        problems.append(f"distill.teacher_cache: {keep!r} is none of auto, off, a number of GB")
+    elif keep not in ("auto", "off") and c.formulation == "plain":
+        problems.append("distill.teacher_cache: only formulation: packed reads it; take the limit away")
     if c.deepspeed != "none" and not Path(c.deepspeed).is_file():
         problems.append(f"deepspeed: {c.deepspeed} does not exist; name a file of ds_configs/, or none")
     return problems

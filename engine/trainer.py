@@ -19,7 +19,7 @@ from engine.batching import Item, weigh
 from engine.data import Split
 from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import UserError
-from engine.formulation import Formulation, LossWeights, Prompts
+from engine.formulation import Formulation, Kept, LossWeights, Prompts
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
 from engine.sampling import Pick, Stream, plan_step
@@ -65,6 +65,8 @@ class Stage:
     total_steps: int
     weights: LossWeights = LossWeights()
     teachers: Prompts | None = None
+    kept: Kept | None = None
+    """What the teachers said, where it is on disk."""
     eval_every: int = 0
     patience: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
@@ -118,11 +120,12 @@ class Loop:
         counts = stage.sampler.counts(step, [not s for s in self.stopped])
         picks = plan_step(counts, self.streams, self.cursors)
         self.last_step_picks = picks
-        items = weigh([p.row for p in picks], [rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+        samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
+        items = weigh([p.row for p in picks], samples, [p.index for p in picks])
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
         for group in self.formulation.micro_batches(items):
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
-            terms = self.formulation.train(group, stage.bank.prompts, stage.weights, stage.teachers)
+            terms = self.formulation.train(group, stage.bank.prompts, stage.weights, stage.teachers, stage.kept)
             real = terms.weights_N > 0
             row_N = terms.row_N[real].cpu()
             for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):

@@ -1,0 +1,152 @@
+"""Teachers on disk: the same gradients, computed once, for their user alone, whatever happens on the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import teacher_cache
+from engine.errors import UserError
+from engine.formulation import Formulation
+from engine.stages import distill_stage
+from engine.teacher_cache import TaughtRow, TeacherCache, keep_teachers, visited
+from engine.trainer import Loop, Stage
+
+
+@pytest.fixture
+def cached(make_session, make_loop, teachers, tasks, tmp_path, monkeypatch) -> Callable[..., tuple[Loop, list[str]]]:
+    """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
+    monkeypatch.setattr(teacher_cache, "PART", 4)
+
+    def make(**changes) -> tuple[Loop, list[str]]:
+        session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes})
+        said: list[str] = []
+        session.say = said.append
+        taught = teachers(3).double()
+        stage = distill_stage(session, tasks, taught, "hash")
+        loop = make_loop(stage, session)
+        keep_teachers(session, stage, taught)
+        return loop, said
+
+    return make
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {f: f.stat().st_mtime_ns for f in folder.rglob("*.safetensors")}
+
+
+def gradients(loop: Loop, steps: int = 5) -> list[dict[str, torch.Tensor]]:
+    out = []
+    for step in range(steps):
+        loop.gradients(step)
+        out.append({n: p.grad.clone() for n, p in loop.stage.bank.named_parameters()})
+        loop.stage.bank.zero_grad()
+    return out
+
+
+def test_gradients_are_those_of_teachers_that_are_asked(cached, near, tmp_path) -> None:
+    asked, said = cached(**{"distill.teacher_cache": "off"})
+    assert asked.stage.kept is None and not said and not (tmp_path / "cache").exists()
+    kept, said = cached()
+    assert kept.stage.kept is not None and "answer tokens" in said[0] and "GB" in said[0]
+    kept.stage.teachers = None  # nobody is asked any more
+    for a, b in zip(gradients(asked), gradients(kept), strict=True):
+        for name, gradient in a.items():
+            near(b[name], gradient, 1e-11)
+
+
+def test_only_its_user_reads_it(cached, tmp_path) -> None:
+    cached()
+    for path in (tmp_path / "cache").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+    assert files(tmp_path / "cache")
+
+
+def test_what_is_there_is_not_computed_again(cached, tmp_path) -> None:
+    cached()
+    first = files(tmp_path / "cache")
+    _, said = cached(**{"seed": 5, "distill.steps": 9})  # another run, the same teachers
+    assert files(tmp_path / "cache") == first and said == [f"teacher cache: reused from {tmp_path / 'cache'}"]
+    lost = sorted(first)[2]
+    lost.unlink()  # as if it had been killed
+    cached()
+    second = files(tmp_path / "cache")
+    assert second.keys() == first.keys() and [f for f in first if second[f] != first[f]] == [lost]
+
+
+def test_other_temperatures_have_other_files(cached, tmp_path) -> None:
+    cached()
+    first = files(tmp_path / "cache")
+    cached(**{"distill.temperature": 1.0})
+    assert len(files(tmp_path / "cache")) == 2 * len(first)
+
+
+def cache_of(folder: Path, stage: Stage, prompts: torch.Tensor) -> TeacherCache:
+    rows = [TaughtRow(r.task, prompts[k], r.train, r.train_indices) for k, r in enumerate(stage.rows)]
+    return TeacherCache(rows, folder, "x", 1.0, prompts.shape[-1], 8)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, world) -> None:
+    loop, _ = cached(**{"distill.teacher_cache": "off"})
+    prompts = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    said = []
+    calls = []
+    for rank in range(world):
+        cache = cache_of(tmp_path / "many", loop.stage, prompts)
+        formulation = Formulation(backbone, True, 5, 30, rank, world)
+        counted = lambda rows: calls.append(rank) or prompts[rows]  # noqa: B023, E731
+        cache.fill(list(range(len(cache.parts))), formulation, counted, said.append)
+    assert len({calls.count(rank) for rank in range(world)}) == 1  # under ZeRO-3 every rank must call alike
+    assert all(part.file.exists() for part in cache.parts)
+    alone = cache_of(tmp_path / "alone", loop.stage, prompts)
+    alone.fill(list(range(len(alone.parts))), Formulation(backbone, True, 5, 30, 0, 1), lambda rows: prompts[rows], said.append)
+    for a, b in zip(cache.parts, alone.parts, strict=True):
+        assert a.file.read_bytes() == b.file.read_bytes()
+
+
+def test_visits_are_those_of_the_run(cached) -> None:
+    loop, _ = cached()
+    expected = visited(loop.stage)
+    found = dict.fromkeys(expected, 0)
+    for step in range(loop.stage.total_steps):
+        loop.gradients(step)
+        for pick in loop.last_step_picks:
+            found[pick.row, pick.index] += 1
+    assert found == dict(expected)
+
+
+def test_auto_keeps_nothing_that_is_read_once(cached, tmp_path) -> None:
+    loop, said = cached(**{"distill.steps": 1})
+    assert loop.stage.kept is None and "off" in said[0] and not files(tmp_path / "cache")
+
+
+def test_auto_leaves_room_on_the_disk(cached, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(teacher_cache, "DISK_SHARE", 0.0)
+    loop, said = cached()
+    assert loop.stage.kept is None and "that are free" in said[0] and not files(tmp_path / "cache")
+
+
+def test_a_limit_that_is_too_small_is_the_users_error(cached, tmp_path) -> None:
+    with pytest.raises(UserError, match="distill.teacher_cache: 0.00001 GB .* too little for .* answer tokens"):
+        cached(**{"distill.teacher_cache": "0.00001"})
+    assert not files(tmp_path / "cache")
+    loop, _ = cached(**{"distill.teacher_cache": "0.1"})
+    assert loop.stage.kept is not None
+
+
+def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) -> None:
+    def full(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(teacher_cache, "save_file", full)
+    with pytest.raises(UserError, match="cannot be written .*No space left.* set distill.teacher_cache: off"):
+        cached()
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_the_plain_formulation_asks_its_teachers(cached) -> None:
+    loop, said = cached(formulation="plain")
+    assert loop.stage.kept is None and not said
