@@ -5,9 +5,11 @@ from backbones.frozen import GatherCounter, backbone_checksum, build_backbone, p
 from backbones.layout import Layout
 from backbones.packing import PackedBatch, SharedPrefix, share_prefix
 from backbones.root import Batch, FrozenRoot
+from backbones.shared_prefix import FAMILIES as PACKED_FAMILIES
 from backbones.tokenizer import TextTokenizer, load_tokenizer
 
 __all__ = [
+    "PACKED_FAMILIES",
     "BackboneCard",
     "BackboneError",
     "Batch",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backbones import shared_prefix
+from backbones.card import BackboneError
 from backbones.packing import PackedBatch
 
 
@@ -136,6 +137,10 @@ def _open(plain: Callable[[Tensor], Tensor], head: nn.Module) -> Callable[..., A
     """The head's forward, which lends its weight to a loss where one is given."""
 
     def forward(hidden: Tensor, loss: Callable[..., Any] | None = None, teacher: Tensor | None = None) -> Any:
-        return plain(hidden) if loss is None else loss(head.weight, hidden, teacher)
+        if loss is None:
+            return plain(hidden)
+        if getattr(head, "bias", None) is not None:
+            raise BackboneError("the head has a bias, which packed rows do not know; set formulation: plain")
+        return loss(head.weight, hidden, teacher)
 
     return forward

@@ -19,6 +19,8 @@ from transformers import AttentionInterface
 from backbones.packing import Bucket, SharedPrefix
 
 NAME = "shared_prefix"
+# families (model_type) whose packed hidden states and gradients are tested against the plain formulation
+FAMILIES = ("gpt_oss", "llama", "mistral", "phi3", "qwen2", "qwen3")
 BLOCK = 256  # queries of a sequence that go through attention at once
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

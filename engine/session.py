@@ -8,7 +8,17 @@ from typing import Any
 
 import torch
 
-from backbones import BackboneCard, BackboneError, Layout, backbone_checksum, load_backbone_card, load_tokenizer, parameter_count, resident_bytes
+from backbones import (
+    PACKED_FAMILIES,
+    BackboneCard,
+    BackboneError,
+    Layout,
+    backbone_checksum,
+    load_backbone_card,
+    load_tokenizer,
+    parameter_count,
+    resident_bytes,
+)
 from backbones.frozen import backbone_config, backbone_fingerprint
 from engine import checkpoint, distributed
 from engine.config import FREE_ON_RESUME, RunConfig
@@ -48,6 +58,9 @@ class Session:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
         if self.run_dir.exists() and not self.run_dir.is_dir():
             problems.append(f"run_dir: {self.run_dir} is a file; name a folder")
+        if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
+            known = ", ".join(PACKED_FAMILIES)
+            problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
         if config.deepspeed != "none":
             zero_config(config.deepspeed, self.card, self.model_config)
         if problems:

@@ -13,10 +13,17 @@ SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidd
 FAMILIES = {
     "llama": {"model_type": "llama", **SIZES},
     "mistral": {"model_type": "mistral", **SIZES, "sliding_window": 4},
+    "phi3": {"model_type": "phi3", **SIZES, "sliding_window": 4, "pad_token_id": 0},
+    "qwen2": {"model_type": "qwen2", **SIZES, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"model_type": "qwen3", **SIZES, "head_dim": 8},
     "gpt_oss": {"model_type": "gpt_oss", **SIZES, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
                 "max_position_embeddings": 131072},
 }  # fmt: skip
 MARGIN = 1e-8  # of fp64, between the last expert chosen and the first that is not
+
+
+def test_every_family_that_is_let_in_is_tested() -> None:
+    assert set(FAMILIES) == set(shared_prefix.FAMILIES)
 
 
 def alone(q, k, v, sinks, window, scale):
