@@ -56,10 +56,14 @@ class FrozenRoot(nn.Module):
 
     def forward(self, mode: str, *args, **kwargs):
         """``packed``, ``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        # stays until the next call: a backward pass that recomputes must find it as the forward pass did
-        self.backbone.config._attn_implementation = shared_prefix.NAME if mode == "packed" else self._own_attention
         door: Any = {"packed": self._packed, "answers": self._both, "generate": self._generate, "embed": self._embed}[mode]
-        return door(*args, **kwargs)
+        config = self.backbone.config
+        config._attn_implementation = shared_prefix.NAME if mode == "packed" else self._own_attention
+        try:
+            return door(*args, **kwargs)
+        finally:
+            if not self.backbone.training:  # a backward pass that recomputes must find it as the forward pass did
+                config._attn_implementation = self._own_attention
 
     def _packed(self, batch: PackedBatch, prompts_KLD: Tensor, loss: Callable[..., Any], teacher_KLD: Tensor | None = None) -> tuple[Tensor, Any]:
         """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)`` makes of them.

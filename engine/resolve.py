@@ -174,7 +174,7 @@ def _coerce(kind: Any, value: Any) -> Any:
     elif kind is str:
         if isinstance(value, str):
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if value is False:
             return "off"  # YAML 1.1 reads a bare off as false

@@ -13,6 +13,7 @@ from backbones import backbone_checksum
 from engine import checkpoint
 from engine.data import TaskData
 from engine.errors import UserError
+from engine.formulation import AnswerTerms, Formulation
 from engine.stages import distill_stage, teach_stage
 from engine.trainer import Loop
 
@@ -41,17 +42,18 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Buil
 
 def cut_at(loop: Loop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the power goes in the middle of ``step``, after some of its micro-batches."""
-    whole = loop._micro_step
+    whole = Formulation.train
     calls = iter(range(10**6))
 
-    def micro_step(*args: Any) -> None:
+    def train(*args: Any) -> AnswerTerms:
         if loop.step == step - 1 and next(calls) == 1:
             raise PowerCut
-        whole(*args)
+        return whole(*args)
 
-    monkeypatch.setattr(loop, "_micro_step", micro_step)
+    monkeypatch.setattr(Formulation, "train", train)
     with pytest.raises(PowerCut):
         loop.run()
+    monkeypatch.setattr(Formulation, "train", whole)
     assert loop.step == step - 1
 
 

@@ -49,12 +49,13 @@ def test_the_difference_is_paired_by_seed() -> None:
 def test_the_page_and_its_figure(tmp_path: Path) -> None:
     tuning = [{m: dict.fromkeys(SHOTS, 0.1 * i) for m in METHODS} for i in range(4)]
     best = {m: dict.fromkeys(SHOTS, 3) for m in METHODS}
-    comparison = {s: compare(TASKS, s) for s in SHOTS}
-    outcome = {"backbone": "mine", "seeds": SEEDS, "grid": GRID, "best": best, "tuning": tuning, "tasks": TASKS, "comparison": comparison}
+    found = {"best": best, "tuning": tuning, "tasks": TASKS, "comparison": {s: compare(TASKS, s) for s in SHOTS}}
+    outcome = {"backbone": "mine", "seeds": SEEDS, "grid": GRID, "budgets": {"5": found, "100": found}}
     write_study(outcome, tmp_path / "docs/results.md")
     text = " ".join((tmp_path / "docs/results.md").read_text().split())
-    assert "-0.248 to +0.248 | 1 / 1 |" in text and "| 16 | 0.400 | 0.400 |" in text
+    assert "-0.248 to +0.248 | 1 / 1 |" in text and "| 5 | 16 | 0.400 | 0.400 |" in text and "| 100 | 16 | 0.400" in text
     assert "0.600 ± 0.100" in text and "(results.svg)" in text and "lr_prompt 0.3 | 0.300 *" in text
+    assert text.index("## After 5 steps") < text.index("## After 100 steps")
     figure = ElementTree.parse(tmp_path / "docs/results.svg").getroot()
     bars = [float(r.attrib["width"]) for r in figure.iter("{http://www.w3.org/2000/svg}rect") if r.attrib.get("height") == "12" and r.attrib["x"] != "10"]
-    assert len([b for b in bars if b > 12]) == 2 * 2 * len(SHOTS) and max(bars) == pytest.approx(0.6 * 130)
+    assert len([b for b in bars if b > 12]) == 2 * 2 * 2 * len(SHOTS) and max(bars) == pytest.approx(0.6 * 130)
