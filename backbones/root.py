@@ -19,6 +19,8 @@ from backbones import shared_prefix
 from backbones.card import BackboneError
 from backbones.packing import PackedBatch
 
+Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -65,26 +67,26 @@ class FrozenRoot(nn.Module):
             if not self.backbone.training:  # a backward pass that recomputes must find it as the forward pass did
                 config._attn_implementation = self._own_attention
 
-    def _packed(self, batch: PackedBatch, prompts_KLD: Tensor, loss: Callable[..., Any], teacher_KLD: Tensor | None = None) -> tuple[Tensor, Any]:
+    def _packed(self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None) -> tuple[Tensor, Any]:
         """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)`` makes of them.
 
-        ``loss`` runs inside the head's own forward, without autograd: there alone is the head's weight whole under ZeRO-3. The gradient of
-        its inputs is the loss's to compute, so that no backward pass gathers the head again.
+        ``fill`` puts the student's prompts before the text's embeddings, ``teacher`` the teachers'. ``loss`` runs inside the head's own
+        forward, without autograd: there alone is the head's weight whole under ZeRO-3. The gradient of its inputs is the loss's to
+        compute, so that no backward pass gathers the head again.
         """
         tokens_TD = self._embed(batch.ids_T)
         teacher_ND = None
-        if teacher_KLD is not None:
+        if teacher is not None:
             with torch.no_grad():
-                teacher_ND = self._packed_states(batch, teacher_KLD, tokens_TD)
-        student_ND = self._packed_states(batch, prompts_KLD, tokens_TD)
+                teacher_ND = self._packed_states(batch, teacher(tokens_TD))
+        student_ND = self._packed_states(batch, fill(tokens_TD))
         with torch.no_grad():
             found = self.backbone.get_output_embeddings()(student_ND.detach(), loss, teacher_ND)
         return student_ND, found
 
-    def _packed_states(self, batch: PackedBatch, prompts_KLD: Tensor, tokens_TD: Tensor) -> Tensor:
-        row = torch.cat([prompts_KLD.flatten(0, 1).to(tokens_TD.dtype), tokens_TD])[None]
+    def _packed_states(self, batch: PackedBatch, row_SD: Tensor) -> Tensor:
         positions = batch.prefix.positions_S[None]
-        hidden = self.backbone.base_model(inputs_embeds=row, position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
+        hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
         return hidden[0].index_select(0, batch.before_N)
 
     def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:

@@ -82,20 +82,20 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
     formulation = Formulation(work.backbone, packed, work.shape.length, budget, 0, 1)
     bank = work.student(stage)
     weights = WEIGHTS if stage == "distill" else LossWeights()
-    teachers = work.teachers.prompts if stage == "distill" else None
+    teachers = work.teachers if stage == "distill" else None
     kept = None
     if packed and cache and stage == "distill":
         rows = [TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], s, s.kept) for k, s in enumerate(work.splits)]  # type: ignore[arg-type]
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
-        store.fill(list(range(len(store.parts))), formulation, work.teachers.prompts, print)
+        store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
         kept = store.states
 
     def step() -> float:
         bank.zero_grad()
         total = 0.0
         for group in formulation.micro_batches(work.items):
-            terms = formulation.train(group, bank.prompts, weights, teachers, kept)
+            terms = formulation.train(group, bank, weights, teachers, kept)
             each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
             total += float((each.double() * terms.weights_N).sum())
         return total / work.shape.tasks

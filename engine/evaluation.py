@@ -21,6 +21,7 @@ from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
 from engine.results import average, summarise
 from engine.session import Session
+from prompt_modules import NoPrompts, PromptBank
 from prompt_modules.bank import JoinedBank
 
 EMPTY = ""  # the answer of an example that could not be asked
@@ -105,6 +106,7 @@ class Asker:
 
     def __init__(self, session: Session, bank: JoinedBank | None):
         self.session, self.bank, self.backbone = session, bank, session.backbone()
+        self._asked: PromptBank = NoPrompts(session.model_config.hidden_size) if bank is None else bank
         self.instruction = ""
         self.n_truncated = 0  # generated answers of the last call that did not end by themselves
 
@@ -122,12 +124,6 @@ class Asker:
             return split.sample(index).context_ids
         return self.session.layout.instructed_ids(self.instruction, split.example(index).input_text)
 
-    def _prompts(self, rows_B: torch.Tensor) -> torch.Tensor:
-        """(B, L, D); L is 0 where an instruction is asked."""
-        if self.bank is not None:
-            return self.bank.prompts(rows_B)
-        return torch.zeros(len(rows_B), 0, self.session.model_config.hidden_size, device=self.backbone.device)
-
     def _choose(self, split: Split, row: int) -> dict[int, str]:
         layout = self.session.layout
         owners: list[tuple[int, str]] = []
@@ -141,7 +137,7 @@ class Asker:
         logp = torch.zeros(len(owners) + 1, dtype=torch.float64)
         formulation = self.session.formulation(0 if self.bank is None else self.session.config.prompt.length)
         for group in formulation.micro_batches(items):
-            terms = formulation.cross_entropies(group, self._prompts)
+            terms = formulation.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
         best: dict[int, tuple[float, str]] = {}
@@ -159,7 +155,7 @@ class Asker:
         n_real = len(groups)
         groups += [order[-1:]] * (-n_real % world)  # every rank generates equally often
         own: dict[int, tuple[str, bool]] = {}
-        prompt = self._prompts(torch.tensor([row], device=self.backbone.device)).detach()
+        prompt = self._asked.prompts(torch.tensor([row], device=self.backbone.device)).detach()
         for number in range(rank, len(groups), world):
             contexts = [self._context(split, i) for i in groups[number]]
             pad = self.session.tokenizer.eos_id

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
 from engine.sharding import ShardedBackbone
-from prompt_modules import HeadLoss, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
+from prompt_modules import HeadLoss, PromptBank, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
 
-Prompts = Callable[[Tensor], Tensor]  # bank rows (B,) -> (B, L, D)
 Kept = Callable[[Sequence[Item], torch.device], TeacherStates]  # a micro-batch -> of its answer tokens, in order
 
 
@@ -54,18 +53,18 @@ class Formulation:
         cut = packed_micro_batches if self.packed else micro_batches
         return cut(items, self.prompt_length, self.token_budget, self.rank, self.world)
 
-    def train(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None, kept: Kept | None) -> AnswerTerms:
-        """Forward and backward; the gradient of the weighted sum is added to that of whatever the prompts come from. A collective.
+    def train(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None) -> AnswerTerms:
+        """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
 
         Args:
-            teachers: their prompts; none in stages without. kept: what they said before, which packed rows then do not ask again.
+            teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do not ask again.
         """
-        terms = self._train_packed(group, prompts, weights, teachers, kept) if self.packed else self._train_plain(group, prompts, weights, teachers)
+        terms = self._train_packed(group, bank, weights, teachers, kept) if self.packed else self._train_plain(group, bank, weights, teachers)
         self.backbone.release()
         return terms
 
     @torch.no_grad()
-    def cross_entropies(self, group: Sequence[Item], prompts: Prompts) -> AnswerTerms:
+    def cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
         """Forward only. A collective."""
         if self.packed:
             batch = pack(group, self.prompt_length, self.backbone.device)
@@ -73,11 +72,11 @@ class Formulation:
             def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
                 return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
 
-            _, found = self.backbone("packed", batch, prompts(batch.rows_K), loss)
+            _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss)
             terms = AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
         else:
             padded = collate(group, self.backbone.device)
-            states, _ = self.backbone("answers", padded, prompts(padded.rows_B))
+            states, _ = self.backbone("answers", padded, bank.prompts(padded.rows_B))
             ce_N = cross_entropy(states.logits_NV, padded.labels_N)
             zero_N = torch.zeros_like(ce_N)
             terms = AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
@@ -85,19 +84,19 @@ class Formulation:
         return terms
 
     @torch.no_grad()
-    def teach(self, group: Sequence[Item], prompts: Prompts, temperature: float) -> TeacherStates:
+    def teach(self, group: Sequence[Item], bank: PromptBank, temperature: float) -> TeacherStates:
         """What the teachers say of a micro-batch's answer tokens. A collective."""
         batch = pack(group, self.prompt_length, self.backbone.device)
 
         def states(weight_VD: Tensor, hidden_ND: Tensor, _: None) -> TeacherStates:
             return teacher_states(weight_VD, hidden_ND, temperature)
 
-        _, found = self.backbone("packed", batch, prompts(batch.rows_K), states)
+        _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), states)
         self.backbone.release()
         return found  # type: ignore[no-any-return]
 
     def _train_packed(
-        self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None, kept: Kept | None
+        self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None
     ) -> AnswerTerms:
         batch = pack(group, self.prompt_length, self.backbone.device)
         said = None if kept is None else kept(group, self.backbone.device)
@@ -106,14 +105,16 @@ class Formulation:
             teacher = said if teacher_ND is None else teacher_ND
             return tied_head_loss(weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights))
 
-        asked = None if said is not None else _of(teachers, batch.rows_K)
-        student_ND, found = self.backbone("packed", batch, prompts(batch.rows_K), loss, asked)
+        asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
+        student_ND, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss, asked)
         student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
 
-    def _train_plain(self, group: Sequence[Item], prompts: Prompts, weights: LossWeights, teachers: Prompts | None) -> AnswerTerms:
+    def _train_plain(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None) -> AnswerTerms:
         batch = collate(group, self.backbone.device)
-        student, teacher = self.backbone("answers", batch, prompts(batch.rows_B), _of(teachers, batch.rows_B))
+        with torch.no_grad():
+            asked = None if teachers is None else teachers.prompts(batch.rows_B)
+        student, teacher = self.backbone("answers", batch, bank.prompts(batch.rows_B), asked)
         if teacher is None:
             ce_N = cross_entropy(student.logits_NV, batch.labels_N)
             kl_N = hidden_N = torch.zeros_like(ce_N)
@@ -125,6 +126,5 @@ class Formulation:
         return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
 
 
-@torch.no_grad()
-def _of(teachers: Prompts | None, rows: Tensor) -> Any:
-    return None if teachers is None else teachers(rows)
+def _fill(bank: PromptBank, rows_K: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda tokens_TD: bank.row(rows_K, tokens_TD)

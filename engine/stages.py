@@ -49,7 +49,7 @@ def distill_stage(session: Session, data: dict[str, TaskData], teachers: JoinedB
     groups["task"].total_steps = present_K.clamp(min=1).to(device)
     return Stage(
         "distill", session.run_dir, bank, rows, RowwiseAdamW(groups), {"shared": None, "task": range(k)}, sampler, s.steps,
-        LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature), teachers=teachers.to(device).prompts,
+        LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature), teachers=teachers.to(device),
         hashes=session.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
     )  # fmt: skip
 

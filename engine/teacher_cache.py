@@ -30,7 +30,7 @@ from engine.resolve import expand
 from engine.sampling import Stream, plan_step
 from engine.session import Session
 from engine.trainer import Stage
-from prompt_modules import TeacherStates
+from prompt_modules import PromptBank, TeacherStates
 from prompt_modules.bank import JoinedBank
 
 FORMAT = "1"
@@ -93,7 +93,7 @@ class TeacherCache:
         lengths = [row.split.answer_lengths() for row in self.rows]
         return sum(lengths[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
 
-    def fill(self, numbers: Sequence[int], formulation: Formulation, prompts: Callable[[Tensor], Tensor], say: Callable[[str], None]) -> None:
+    def fill(self, numbers: Sequence[int], formulation: Formulation, teachers: PromptBank, say: Callable[[str], None]) -> None:
         """Compute parts, this rank its share of them, in step with the others. A collective.
 
         Raises:
@@ -106,7 +106,7 @@ class TeacherCache:
             rounds = max(map(len, groups))
             own = groups[rank] if rank < len(groups) else []
             filler = groups[0][0][:1]  # ranks call the backbone equally often
-            found = [formulation.teach(own[i] if i < len(own) else filler, prompts, self.temperature) for i in range(rounds)][: len(own)]
+            found = [formulation.teach(own[i] if i < len(own) else filler, teachers, self.temperature) for i in range(rounds)][: len(own)]
             if own and not problem:
                 problem = _written(self.parts[numbers[begin + rank]], own, found)
             if any(gather_objects(problem)):
@@ -188,7 +188,7 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank) -> None:
     read = sum(n * lengths[row][index] for (row, index), n in visits.items())
     if not _worth(cache, wanted, read, how, folder, session.say):
         return
-    cache.fill(cache.missing(wanted), session.formulation(prompts_KLD.shape[1]), teachers.prompts, session.say)
+    cache.fill(cache.missing(wanted), session.formulation(prompts_KLD.shape[1]), teachers, session.say)
     stage.kept = cache.states
 
 

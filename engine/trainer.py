@@ -19,7 +19,7 @@ from engine.batching import Item, weigh
 from engine.data import Split
 from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import UserError
-from engine.formulation import Formulation, Kept, LossWeights, Prompts
+from engine.formulation import Formulation, Kept, LossWeights
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
 from engine.sampling import Pick, Stream, plan_step
@@ -64,7 +64,7 @@ class Stage:
     sampler: Any
     total_steps: int
     weights: LossWeights = LossWeights()
-    teachers: Prompts | None = None
+    teachers: JoinedBank | None = None
     kept: Kept | None = None
     """What the teachers said, where it is on disk."""
     eval_every: int = 0
@@ -125,7 +125,7 @@ class Loop:
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
         for group in self.formulation.micro_batches(items):
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
-            terms = self.formulation.train(group, stage.bank.prompts, stage.weights, stage.teachers, stage.kept)
+            terms = self.formulation.train(group, stage.bank, stage.weights, stage.teachers, stage.kept)
             real = terms.weights_N > 0
             row_N = terms.row_N[real].cpu()
             for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):
@@ -203,7 +203,7 @@ class Loop:
         if not items:
             return {}
         for group in self.formulation.micro_batches(items):
-            terms = self.formulation.cross_entropies(group, self.stage.bank.prompts)
+            terms = self.formulation.cross_entropies(group, self.stage.bank)
             real = terms.weights_N > 0
             totals.index_add_(0, terms.row_N[real].cpu(), (terms.ce_N.double() * terms.weights_N)[real].cpu())
         sum_over_ranks(totals)

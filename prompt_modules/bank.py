@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from prompt_modules.projection import packed_row
+
 
 class PromptBank(Protocol):
     """What the engine needs of a bank."""
@@ -17,8 +19,8 @@ class PromptBank(Protocol):
         """Soft prompts of the given rows: int64 (B,) -> fp32 (B, L, D), differentiable in the bank."""
         ...
 
-    def numbers_per_row(self) -> int:
-        """How many trainable numbers belong to one adapted task."""
+    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+        """A packed row in the dtype of the text: prompts of K different bank rows, then the text, (K L + T, D)."""
         ...
 
 
@@ -36,7 +38,11 @@ class SoftPromptBank(nn.Module):
     def prompts(self, rows_B: Tensor) -> Tensor:
         return self.prompts_KLD[rows_B]
 
+    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+        return _joined(self.prompts(rows_K), tokens_TD)
+
     def numbers_per_row(self) -> int:
+        """How many trainable numbers belong to one adapted task."""
         return self.prompts_KLD[0].numel()
 
 
@@ -62,9 +68,30 @@ class DecomposedBank(nn.Module):
         shared = self.shared_SLD if len(self.shared_SLD) == 1 else self.shared_SLD[rows_B]
         return shared * update_BLD
 
+    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+        return packed_row(self.shared_SLD, self.cols_KLR, self.rows_KRD, rows_K, tokens_TD)
+
     def numbers_per_row(self) -> int:
+        """How many trainable numbers belong to one adapted task."""
         factors = self.cols_KLR[0].numel() + self.rows_KRD[0].numel()
         return factors + (self.shared_SLD[0].numel() if self.shared_SLD.requires_grad else 0)
+
+
+class NoPrompts:
+    """Prompts of length 0: a written instruction stands in the text instead."""
+
+    def __init__(self, hidden: int):
+        self.hidden = hidden
+
+    def prompts(self, rows_B: Tensor) -> Tensor:
+        return torch.zeros(len(rows_B), 0, self.hidden, device=rows_B.device)
+
+    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+        return tokens_TD
+
+
+def _joined(prompts_KLD: Tensor, tokens_TD: Tensor) -> Tensor:
+    return torch.cat([prompts_KLD.flatten(0, 1).to(tokens_TD.dtype), tokens_TD])
 
 
 def _master(values: Tensor) -> Tensor:
@@ -107,3 +134,10 @@ class JoinedBank(nn.Module):
         if out_BLD is None:
             raise ValueError("no row of this bank was asked for")
         return out_BLD
+
+    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+        first = int(rows_K[0])
+        for name, span in self.spans().items():
+            if first in span and bool(((rows_K >= span.start) & (rows_K < span.stop)).all()):  # one part's rows: in one go
+                return self.parts[name].row(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
+        return _joined(self.prompts(rows_K), tokens_TD)

@@ -98,6 +98,10 @@ def model_of(family: str):
     return model
 
 
+def filler(prompts, batch):
+    return lambda tokens: torch.cat([prompts[batch.rows_K].flatten(0, 1), tokens])
+
+
 def chosen_experts(model, run):
     """Expert choices of every layer's tokens, and the least margin by which one was chosen."""
     choices, margins = [], []
@@ -131,7 +135,7 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
     plain, packed = collate(items), pack(items, length)
 
     (states, _), plain_choice, margin = chosen_experts(model, lambda: root("answers", plain, prompts[plain.rows_B]))
-    (hidden_ND, seen), packed_choice, _ = chosen_experts(model, lambda: root("packed", packed, prompts[packed.rows_K], lambda w, s, t: (w.shape, t)))
+    (hidden_ND, seen), packed_choice, _ = chosen_experts(model, lambda: root("packed", packed, filler(prompts, packed), lambda w, s, t: (w.shape, t)))
     if family == "gpt_oss":
         # the same experts first: routing is not continuous, and near a tie neither answer is wrong
         assert margin > MARGIN, "draw another seed: a token stands between two experts"
@@ -157,7 +161,7 @@ def test_recomputing_in_the_backward_pass_finds_the_packed_attention() -> None:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
         prompts = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
-        hidden_ND, _ = FrozenRoot(model)("packed", batch, prompts, lambda *_: None)
+        hidden_ND, _ = FrozenRoot(model)("packed", batch, filler(prompts, batch), lambda *_: None)
         hidden_ND.sum().backward()
         grads.append(prompts.grad)
     assert torch.equal(*grads)

@@ -62,7 +62,7 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
     rows = [BankRow(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k]) for k in range(TASKS)]  # type: ignore[arg-type]
     sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
     return Stage("distill", run_dir, bank, rows, RowwiseAdamW(groups), {"shared": None, "task": range(TASKS)}, sampler, steps,
-                 LossWeights(0.9, 0.7, 1.5), teachers.prompts)  # fmt: skip
+                 LossWeights(0.9, 0.7, 1.5), teachers)  # fmt: skip
 
 
 def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:

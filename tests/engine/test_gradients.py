@@ -47,7 +47,7 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(k
     for pick in picks:
         sample = loop.stage.rows[pick.row].train.sample(pick.index)
         row = torch.tensor([pick.row])
-        teacher = loop.stage.teachers(row)[0] if loop.stage.teachers else None
+        teacher = loop.stage.teachers.prompts(row)[0] if loop.stage.teachers else None
         per_row.setdefault(pick.row, []).append(naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature))
     for k, samples in per_row.items():
         n_tokens = sum(len(s["ce"]) for s in samples)

@@ -29,7 +29,7 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Buil
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
     def make(kind: str, name: str, fresh: bool = False, **changes: Any) -> Loop:
-        base = {"teach.eval_every": 1, "teach.patience": 5, "teach.steps": 9, "distill.steps": 9, "distill.batch": 4, "checkpoint.every": 4, **changes}
+        base = {"token_budget": 40, "teach.eval_every": 1, "teach.patience": 5, "teach.steps": 9, "distill.steps": 9, "distill.batch": 4, "checkpoint.every": 4, **changes}
         session = make_session(name, fresh=fresh, **base)
         # alpha is validated on another task: it gets worse while it learns, and its patience spans a checkpoint
         tasks_of_teachers = tasks | {"alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})}  # type: ignore[arg-type]

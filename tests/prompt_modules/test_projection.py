@@ -1,0 +1,49 @@
+"""The Triton kernels in Triton's interpreter, against eager torch: tiny, fp32. On a GPU tests/gpu runs the same."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from prompt_modules.projection import packed_row, packed_row_reference
+
+CHECK = """
+import sys, torch
+from prompt_modules import projection
+from prompt_modules.projection import available, packed_row, packed_row_reference
+
+assert available(torch.zeros(1)), "the interpreter does not run"
+projection.ROWS, projection.WIDTH = 4, 8
+for case, (k, length, rank, width, tokens, own) in enumerate([(1, 5, 1, 8, 3, False), (3, 4, 2, 11, 6, False), (4, 7, 3, 16, 1, True), (2, 9, 1, 5, 0, True)]):
+    g = torch.Generator().manual_seed(case)
+    draw = lambda *shape: torch.randn(*shape, generator=g, requires_grad=True)
+    shared, cols, rows = draw(k if own else 1, length, width), draw(k, length, rank), draw(k, rank, width)
+    chosen, text = torch.randperm(k, generator=g)[: max(1, k - 1)], torch.randn(tokens, width, generator=g)
+    weights = torch.randn(len(chosen) * length + tokens, width, generator=g)
+    found, again, wanted = (f(shared, cols, rows, chosen, text) for f in (packed_row, packed_row, packed_row_reference))
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    grads = [torch.autograd.grad((row * weights).sum(), (shared, cols, rows)) for row in (found, again, wanted)]
+    for name, a, b, c in zip(("shared", "cols", "rows"), *grads):
+        torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-5, msg=lambda m: f"{case} {name}: {m}")
+        assert torch.equal(a, b), (case, name)
+    frozen = packed_row(shared.detach(), cols, rows, chosen, text)
+    (frozen * weights).sum().backward()
+    assert torch.allclose(cols.grad, grads[2][1], atol=1e-5)
+print("kernels ran")
+"""
+
+
+def test_kernels_equal_eager_torch_in_the_interpreter(project) -> None:
+    pytest.importorskip("triton", reason="triton is not installed: the projection kernels are NOT tested")
+    # a process of its own: the interpreter is chosen when triton is imported
+    done = subprocess.run([sys.executable, "-c", CHECK], cwd=project, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr[-2000:]
+
+
+def test_without_a_gpu_eager_torch_runs() -> None:
+    shared, cols, rows = torch.randn(1, 3, 4), torch.randn(2, 3, 1), torch.randn(2, 1, 4)
+    chosen, text = torch.tensor([1]), torch.randn(5, 4)
+    assert torch.equal(packed_row(shared, cols, rows, chosen, text), packed_row_reference(shared, cols, rows, chosen, text))
+    assert packed_row(shared, cols, rows, chosen, text.bfloat16()).dtype == torch.bfloat16
