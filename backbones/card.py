@@ -45,10 +45,15 @@ class BackboneCard:
     """Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does (pocket backbones), or opening the input."""
     attention: str = ""
     """transformers' attn_implementation; default: the family's own."""
+    dummy: bool = False
+    """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that mean nothing."""
 
     def fingerprint(self) -> str:
         """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "attention", "path", "tokenizer", "instruction_first")}
+        apart = ("name", "attention", "path", "tokenizer", "instruction_first", "dummy")
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        if self.dummy:
+            content["dummy"] = True
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -91,7 +96,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(str(key), known, 1)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
     types: dict[str, type] = {f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")}
-    types |= {"random": dict, "seed": int, "instruction_first": bool}
+    types |= {"random": dict, "seed": int, "instruction_first": bool, "dummy": bool}
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

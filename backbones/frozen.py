@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
-from backbones.sources import RandomSource, SafetensorsSource, WeightSource, check_names, folder_fingerprint
+from backbones.sources import DummySource, RandomSource, SafetensorsSource, WeightSource, check_names, folder_fingerprint
 
 # families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -35,8 +35,8 @@ def build_backbone(card: BackboneCard, zero_config: dict[str, Any] | None, dtype
     dtype = dtype or getattr(torch, card.dtype)
     config = backbone_config(card)
     family = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the modelling code now: its first import inside zero.Init crashes
-    source: WeightSource | None = RandomSource(config, card.seed) if card.random and _reads_weights() else None
-    if card.path:
+    source: WeightSource | None = RandomSource(config, card.seed) if card.random and not card.dummy and _reads_weights() else None
+    if card.path and not card.dummy:
         source = SafetensorsSource(Path(card.path))
     options: dict[str, Any] = {"dtype": dtype}
     if card.attention:
@@ -96,7 +96,7 @@ def backbone_config(card: BackboneCard) -> PreTrainedConfig:
 
 def backbone_fingerprint(card: BackboneCard) -> str:
     """Hash of what decides the frozen weights: the card, and for a folder its files."""
-    files = folder_fingerprint(Path(card.path)) if card.path else ""
+    files = folder_fingerprint(Path(card.path)) if card.path and not card.dummy else ""
     return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
 
 
@@ -118,7 +118,9 @@ def _rebuild_rotary(model: PreTrainedModel) -> None:
 def _fill(model: PreTrainedModel, source: WeightSource | None, card: BackboneCard, family: str) -> None:
     """Copy every weight; rank 0 reads, one parameter at a time is whole (coalesced gathers have raced on gloo)."""
     wanted = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
-    if source is not None:
+    if card.dummy:
+        source = DummySource(wanted, card.seed)
+    elif source is not None:
         tied = {n for n, _ in model.named_parameters(remove_duplicate=False)} - wanted.keys()
         check_names(wanted, source.shapes(), tied, f"{card.path or card.name} as {family}")
     for name, parameter in model.named_parameters():

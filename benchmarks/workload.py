@@ -74,7 +74,7 @@ class Workload:
         self.items: list[Item] = weigh([k for k, _ in places], [self.splits[k].sample(i) for k, i in places], [i for _, i in places])
         self.answer_tokens = sum(len(i.sample.answer_ids) for i in self.items)
         self.real_tokens = sum(len(i.sample) for i in self.items)
-        card = BackboneCard(name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype)
+        card = BackboneCard(name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype, dummy=True)
         self.backbone = ShardedBackbone(card, "none", device)
         hidden = shape.card["hidden_size"]
         self.teachers = SoftPromptBank(0.02 * torch.randn(shape.tasks, shape.length, hidden, generator=g)).to(device).requires_grad_(False)

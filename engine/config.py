@@ -174,6 +174,8 @@ class RunConfig:
     whole logits; the same result, slower, for checks and for families that packed rows do not know."""
     recompute: bool = False
     """Recompute activations in the backward pass."""
+    dummy_weights: bool = False
+    """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     fresh: bool = False
     """Ignore checkpoints in run_dir and start again."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -187,7 +189,8 @@ class RunConfig:
 
 
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
+# (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint",
+    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint",
     "evaluate",
 )  # fmt: skip

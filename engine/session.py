@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Session:
         self.config, self.place = config, distributed.place()
         self.run_dir = expand(config.run_dir)
         try:
-            self.card: BackboneCard = load_backbone_card(config.backbone)
+            card = load_backbone_card(config.backbone)
+            self.card: BackboneCard = replace(card, dummy=True) if config.dummy_weights and card.path else card
             self.model_config = backbone_config(self.card)
             self.tokenizer = load_tokenizer(self.card.tokenizer)
             self.layout = Layout(self.card, self.tokenizer)

@@ -1,6 +1,7 @@
 """Released files into frozen models: every weight filled, every wrong file named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,3 +116,17 @@ def test_card_problems_come_together(tmp_path):
     file.write_text("name: x\npath: absent\n")
     with pytest.raises(BackboneError, match="absent does not exist"):
         load_backbone_card(file)
+
+
+def test_dummy_weights_need_no_files_but_the_configuration(tmp_path):
+    released(tmp_path)
+    real = backbone_fingerprint(card_for(tmp_path))
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    card = replace(card_for(tmp_path), dummy=True)
+    first, second, other = (dict(build_backbone(c, None).named_parameters()) for c in (card, card, replace(card, seed=1)))
+    assert all(torch.equal(first[n], second[n]) for n in first) and backbone_fingerprint(card) != real
+    assert all(torch.equal(first[n], other[n]) == ("norm" in n) for n in first)
+    matrices = [p for n, p in first.items() if "norm" not in n]
+    assert all(0.01 < p.std().item() < 0.03 for p in matrices if p.numel() > 50)
+    assert len({p.sum().item() for p in matrices}) == len(matrices)

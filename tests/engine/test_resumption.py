@@ -153,7 +153,10 @@ def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> Non
         other.run()
 
 
-@pytest.mark.parametrize(("key", "value"), [("token_budget", 500), ("log.every", 2), ("checkpoint.keep", 1), ("evaluate.batch", 3), ("recompute", True), ("formulation", "plain")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("token_budget", 500), ("log.every", 2), ("checkpoint.keep", 1), ("evaluate.batch", 3), ("recompute", True), ("formulation", "plain")],
+)
 def test_what_decides_no_result_may_change(key: str, value: Any, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_at(build("distill", "run", token_budget=25), 6, monkeypatch)
     resumed = build("distill", "run", **{"token_budget": 25, key: value})
