@@ -191,6 +191,6 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint",
-    "evaluate",
+    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache", "distill.teacher_cache",
+    "log", "checkpoint", "evaluate",
 )  # fmt: skip

@@ -1,0 +1,66 @@
+"""What runs on a GPU alone: flash attention of packed rows, the head in bf16, the projection kernels. Skipped, and said so, without one."""
+
+import pytest
+import torch
+
+from backbones import share_prefix, shared_prefix
+from prompt_modules import teacher_states, tied_head_loss
+from prompt_modules.projection import available, packed_row, packed_row_reference
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one")
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+@pytest.mark.parametrize("window", [None, 64, 128])
+@pytest.mark.parametrize("sink", [None, 0.0, 8.0])
+@pytest.mark.parametrize("heads", [(8, 8), (16, 2)])
+def test_flash_attention_of_packed_rows(heads, sink, window) -> None:
+    """bf16 on the GPU against fp64 on the CPU, which is tested against the definition."""
+    g = torch.Generator().manual_seed(0)
+    lengths, slots, prompts, length = [7, 300, 301, 41, 129], [0, 1, 1, 2, 0], 3, 100
+    n = prompts * length + sum(lengths)
+    wide = [torch.randn(n, h, 64, generator=g).bfloat16().double().requires_grad_() for h in (heads[0], heads[1], heads[1])]
+    sinks = None if sink is None else torch.randn(heads[0], generator=g) + sink
+    weights = torch.randn(n, heads[0], 64, generator=g).bfloat16()
+    wanted = shared_prefix._Packed.apply(*wide, None if sinks is None else sinks.double(), share_prefix(lengths, slots, prompts, length), window, 0.125)
+    wanted_grads = torch.autograd.grad((wanted * weights.double()).sum(), wide)
+    narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
+    prefix = share_prefix(lengths, slots, prompts, length, "cuda")
+    found = shared_prefix._Packed.apply(*narrow, None if sinks is None else sinks.cuda(), prefix, window, 0.125)
+    found_grads = torch.autograd.grad((found * weights.cuda()).sum(), narrow)
+    assert relative(found.cpu(), wanted) <= 1e-2
+    for a, b in zip(found_grads, wanted_grads, strict=True):
+        assert relative(a.cpu(), b) <= 2e-2
+
+
+@pytest.mark.parametrize("kept", ["nothing", "hidden states", "summary"])
+def test_the_head_in_bf16(kept) -> None:
+    g = torch.Generator().manual_seed(0)
+    weight = (torch.randn(32_000, 512, generator=g) * 0.06).bfloat16().cuda()
+    student = (torch.randn(256, 512, generator=g)).bfloat16().cuda()
+    teacher = student + 0.1 * torch.randn(256, 512, generator=g).bfloat16().cuda()
+    labels = torch.randint(0, 32_000, (256,), generator=g).cuda()
+    p_s, p_t = ((h.double() @ weight.double().T).softmax(1) for h in (student, teacher))
+    exact = (p_s - torch.zeros_like(p_s).scatter_(1, labels[:, None], 1.0) + (0.9 * (p_s - p_t) if kept != "nothing" else 0)) @ weight.double()
+    given = {"nothing": None, "hidden states": teacher, "summary": teacher_states(weight, teacher)}[kept]
+    found = tied_head_loss(weight, student, given, labels, torch.ones(256).cuda(), kl=0.9)
+    assert relative(found.gradient_ND, exact) <= 2e-3
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("rank, width, tokens", [(1, 4096, 700), (4, 2880, 1), (2, 511, 0)])
+def test_projection_kernels(rank, width, tokens, own) -> None:
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g).cuda().requires_grad_()  # noqa: E731
+    shared, cols, rows = draw(21 if own else 1, 100, width), draw(21, 100, rank), draw(21, rank, width)
+    chosen, text = torch.randperm(21, generator=g)[:19].cuda(), torch.randn(tokens, width, generator=g).bfloat16().cuda()
+    assert available(text)
+    weights = torch.randn(1900 + tokens, width, generator=g).bfloat16().cuda()
+    found, again, wanted = (f(shared, cols, rows, chosen, text) for f in (packed_row, packed_row, packed_row_reference))
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
+    grads = [torch.autograd.grad((row * weights).sum(), (shared, cols, rows)) for row in (found, again, wanted)]
+    for a, b, c in zip(*grads, strict=True):
+        assert torch.equal(a, b) and relative(a, c) <= 1e-2
