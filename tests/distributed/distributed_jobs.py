@@ -133,3 +133,32 @@ def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]
     ids = backbone("generate", contexts[own], prompts[own], 6, 2, 2, world > 1)
     backbone.release()
     return ids.tolist()
+
+
+def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) -> dict[str, Any]:
+    """How often DeepSpeed gave its module trace up in steps of several micro-batches, and whether it prefetches by one at the end."""
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    device = distributed.start(distributed.place())
+    given_up, whole = [], Coordinator._invalidate_trace
+    Coordinator._invalidate_trace = lambda self: given_up.append(1) or whole(self)
+    try:
+        backbone = ShardedBackbone(card_of(family), deepspeed, device)
+        loop = Loop(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
+        calls = 0
+        for step in range(steps):
+            calls += len(loop.formulation.micro_batches(weigh_all(loop, step)))
+            loop.gradients(step)
+        coordinator = backbone._engine.optimizer.get_param_coordinator()
+        return {"given_up": len(given_up), "complete": coordinator.is_complete_trace(), "micro_batches": calls}
+    finally:
+        Coordinator._invalidate_trace = whole
+
+
+def weigh_all(loop: Loop, step: int) -> list[Any]:
+    """A step's items, without moving the loop on."""
+    from engine.batching import weigh
+    from engine.sampling import plan_step
+
+    picks = plan_step(loop.stage.sampler.counts(step, [True] * TASKS), loop.streams, list(loop.cursors))
+    return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]

@@ -59,6 +59,15 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
         np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_the_module_trace_stays_complete_so_that_weights_are_prefetched(two, cpu, family, packed):
+    """Teacher and student are one root forward: two would alternate, and DeepSpeed would give its trace up at each."""
+    for rank in two.run("trace", family=family, deepspeed=cpu, budget=60, packed=packed, steps=3):
+        assert rank["micro_batches"] > 4  # recorded once, followed ever after
+        assert rank["complete"] and not rank["given_up"], rank
+
+
 @pytest.mark.parametrize("offload", [True, False])
 def test_bf16_backbone_and_no_offload(two, project, offload):
     name = "zero3_offload" if offload else "zero3"
