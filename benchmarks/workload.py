@@ -57,7 +57,7 @@ class Invented:
 class Workload:
     """A step's samples (half to one and a half times R tokens), the backbone with seeded weights, student and teachers."""
 
-    def __init__(self, shape: Shape, regime: str, device: torch.device):
+    def __init__(self, shape: Shape, regime: str, device: torch.device, deepspeed: str = "none"):
         self.shape, self.regime, self.device = shape, regime, device
         g = torch.Generator().manual_seed(0)
         mean, answer = REGIMES[regime]
@@ -75,7 +75,7 @@ class Workload:
         self.answer_tokens = sum(len(i.sample.answer_ids) for i in self.items)
         self.real_tokens = sum(len(i.sample) for i in self.items)
         card = BackboneCard(name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype, dummy=True)
-        self.backbone = ShardedBackbone(card, "none", device)
+        self.backbone = ShardedBackbone(card, deepspeed, device)
         hidden = shape.card["hidden_size"]
         self.teachers = SoftPromptBank(0.02 * torch.randn(shape.tasks, shape.length, hidden, generator=g)).to(device).requires_grad_(False)
         self.start_LD = 0.02 * torch.randn(shape.length, hidden, generator=g)

@@ -111,3 +111,17 @@ def test_fillers_are_counted_nowhere(build: Build, near) -> None:
     busy = len(loop.last_step_picks) if loop.formulation.packed else 3
     assert busy < world
     assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near) -> None:
+    ends = []
+    for formulation in ("packed", "plain"):
+        session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "formulation": formulation})
+        stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, teachers(3), "hash")
+        start = stage.bank.prompts(torch.arange(3)).detach().clone()
+        loop = make_loop(stage, session)
+        loop.run()
+        ends.append(stage.bank.prompts(torch.arange(3)).detach())
+        assert (ends[-1] - start).abs().max() > 0.1  # they went somewhere
+    near(ends[0], ends[1], 1e-8)
