@@ -104,7 +104,8 @@ def _chunk(
     if gradient:
         # of W's rows
         coefficients = (logits - lse[:, None]).exp_()
-        large.append(coefficients.argmax(-1))
+        if _rounds(weight_VD):
+            large.append(coefficients.argmax(-1))
         if teacher is not None:
             p_s = (soft - soft_lse[:, None]).exp_() if t != 1 else coefficients.clone()
             large.append(first)
@@ -137,7 +138,7 @@ def _chunks(n: int, weight_VD: Tensor, chunk_bytes: int) -> list[slice]:
 
 def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
     """W h in fp32 (fp64 stays): the operands may be rounded, the sums are not."""
-    if _wide(weight_VD[:1]).dtype == weight_VD.dtype:
+    if not _rounds(weight_VD):
         return hidden.to(weight_VD.dtype) @ weight_VD.T
     hidden = hidden.to(weight_VD.dtype)
     if hidden.is_cuda:
@@ -147,7 +148,7 @@ def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
 
 def _product(coefficients: Tensor, weight_VD: Tensor, large: list[Tensor]) -> Tensor:
     """coefficients W; with a half-precision W the entries ``large`` (one index per row each) in fp32. Overwrites coefficients."""
-    if _wide(weight_VD[:1]).dtype == weight_VD.dtype:
+    if not _rounds(weight_VD):
         return coefficients @ weight_VD
     rows = torch.zeros(len(coefficients), weight_VD.shape[1], device=weight_VD.device)
     for index in large:  # an entry named twice is zero the second time
@@ -168,6 +169,11 @@ def _exact_product(p: Tensor, weight_VD: Tensor) -> Tensor:
     for part, rows in zip(p.split(VOCABULARY, 1), weight_VD.split(VOCABULARY), strict=True):
         total += part @ rows.float()
     return total
+
+
+def _rounds(weight_VD: Tensor) -> bool:
+    """Whether a product with W rounds its other operand below fp32."""
+    return weight_VD.element_size() < 4
 
 
 def _wide(values: Tensor) -> Tensor:
