@@ -6,20 +6,15 @@ Sizes are answer tokens x hidden x vocabulary. Liger (a GPU, `pip install liger-
 its fused linear cross-entropy is timed where no teacher is asked.
 """
 
-import argparse
 import importlib.util
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import commit, machine, versions
-from benchmarks.timing import alternate
-from engine.protection import protect
+from benchmarks.timing import alternate, run
 from prompt_modules import distillation_terms, teacher_states, tied_head_loss
 
 SIZES = {"cuda": {"Llama-8B": (2048, 4096, 128_256), "gpt-oss-20B": (2048, 2880, 201_088)}, "cpu": {"cpu_mid": (384, 512, 32_000), "wide": (256, 512, 128_256)}}
@@ -73,8 +68,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     if fused is not None:
         calls["ce: liger"] = fused
     seconds = alternate(calls, repeats, device)
-    out: dict[str, Any] = {"size": name, "answer_tokens": n, "hidden": hidden, "vocabulary": vocabulary}
-    out["milliseconds"] = {k: 1e3 * s for k, s in seconds.items()}
+    out: dict[str, Any] = {"size": name, "answer_tokens": n, "hidden": hidden, "vocabulary": vocabulary, "seconds": seconds}
     if device.type == "cuda":
         out["peak_bytes"] = {k: _peak(call) for k, call in calls.items()}
     return out
@@ -89,20 +83,5 @@ def _peak(call: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def main() -> None:
-    protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
-    a = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cases = [measure(name, device, a.repeats) for name in SIZES[device.type]]
-    for case in cases:
-        print(f"{case['size']}: " + ", ".join(f"{n} {ms:.1f} ms" for n, ms in case["milliseconds"].items()), flush=True)
-    if a.output:
-        a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, SIZES, 7)

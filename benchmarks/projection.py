@@ -6,18 +6,13 @@ Without a GPU only eager torch and PEFT's operation are timed (Triton's interpre
 per task: the sizes are K = 21 tasks and n = 32 samples. Bytes: the fp32 bank read, the row written and its gradient read, once each.
 """
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import commit, machine, versions
-from benchmarks.timing import alternate
-from engine.protection import protect
+from benchmarks.timing import alternate, run
 from prompt_modules.projection import available, packed_row, packed_row_reference
 
 SIZES = {"K21 L100 d4096": (21, 100, 1, 4096), "K21 L100 d2880": (21, 100, 1, 2880), "K64 L200 d4096 R4": (64, 200, 4, 4096)}
@@ -59,7 +54,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     seconds = alternate(calls, repeats, device)
     row = (k * length + TEXT) * width * text.element_size()
     moved = sum(2 * t.numel() * 4 for t in bank) + TEXT * width * text.element_size() + 2 * row
-    out: dict[str, Any] = {"size": name, "microseconds": {n: 1e6 * s for n, s in seconds.items()}, "bytes": moved}
+    out: dict[str, Any] = {"size": name, "seconds": seconds, "bytes": moved}
     if "copy of 256 MiB" in seconds and "kernels" in seconds:
         bandwidth = 2 * (1 << 28) / seconds["copy of 256 MiB"]
         out |= {"copy_bytes_per_s": bandwidth, "share_of_copy_bandwidth": moved / seconds["kernels"] / bandwidth}
@@ -67,20 +62,5 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     return out
 
 
-def main() -> None:
-    protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path)
-    a = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cases = [measure(name, device, a.repeats) for name in SIZES]
-    for case in cases:
-        print(f"{case['size']}: " + ", ".join(f"{n} {us:.0f} us" for n, us in case["microseconds"].items()), flush=True)
-    if a.output:
-        a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, {"cuda": SIZES, "cpu": SIZES}, 20)

@@ -1,10 +1,17 @@
-"""Medians of alternating calls, on the CPU's clock or the GPU's."""
+"""Medians of alternating calls, on the CPU's clock or the GPU's, and the command line of a component's benchmark."""
 
+import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from benchmarks.machine import commit, machine, versions
+from engine.protection import protect
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
@@ -29,3 +36,24 @@ def _once(call: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def run(description: str | None, measure: Callable[[str, torch.device, int], dict[str, Any]], sizes: Mapping[str, Mapping[str, Any]], repeats: int) -> None:
+    """Measure every size of this device, print it, and keep it as JSON where --output says.
+
+    Args:
+        measure: (name of a size, device, repeats) -> its result, with the seconds of each call. sizes: device type -> name -> size.
+    """
+    protect()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--output", type=Path)
+    a = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cases = []
+    for name in sizes[device.type]:
+        cases.append(measure(name, device, a.repeats))
+        print(f"{name}: " + ", ".join(f"{n} {1e3 * s:.3g} ms" for n, s in cases[-1]["seconds"].items()), flush=True)
+    if a.output:
+        a.output.parent.mkdir(parents=True, exist_ok=True)
+        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")

@@ -8,7 +8,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.resolve import expand, resolve, unknown_key, value_at
 
-FREE_IN_EVALUATION = ("data.root", "data.cache", "data.cards", "data.max_test", "deepspeed", "token_budget", "backbone")
+FREE_IN_EVALUATION = ("data.root", "data.cache", "data.cards", "data.max_test", "deepspeed", "token_budget", "formulation", "backbone")
 
 
 def distill(config: RunConfig) -> None:

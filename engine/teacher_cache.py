@@ -100,17 +100,15 @@ class TeacherCache:
             UserError: the disk is full, on any rank.
         """
         rank, world = formulation.rank, formulation.world
-        problem = ""
         for begin in range(0, len(numbers), world):
             groups = [self._groups(n, formulation) for n in numbers[begin : begin + world]]
             rounds = max(map(len, groups))
             own = groups[rank] if rank < len(groups) else []
             filler = groups[0][0][:1]  # ranks call the backbone equally often
             found = [formulation.teach(own[i] if i < len(own) else filler, teachers, self.temperature) for i in range(rounds)][: len(own)]
-            if own and not problem:
-                problem = _written(self.parts[numbers[begin + rank]], own, found)
-            if any(gather_objects(problem)):
-                raise UserError(next(filter(None, gather_objects(problem))))
+            problems = gather_objects(_written(self.parts[numbers[begin + rank]], own, found) if own else "")
+            if any(problems):
+                raise UserError(next(filter(None, problems)))
             if begin % (10 * world) == 0 and begin:
                 say(f"teacher cache: {begin} of {len(numbers)} files")
         barrier()
