@@ -47,10 +47,12 @@ class BackboneCard:
     """transformers' attn_implementation; default: the family's own."""
     dummy: bool = False
     """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that mean nothing."""
+    dequantize: bool = False
+    """Widen MXFP4 experts to ``dtype`` as they are read, three times the memory: for comparison. The values are the same."""
 
     def fingerprint(self) -> str:
         """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
-        apart = ("name", "attention", "path", "tokenizer", "instruction_first", "dummy")
+        apart = ("name", "attention", "path", "tokenizer", "instruction_first", "dummy", "dequantize")
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         if self.dummy:
             content["dummy"] = True
@@ -96,7 +98,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(str(key), known, 1)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
     types: dict[str, type] = {f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")}
-    types |= {"random": dict, "seed": int, "instruction_first": bool, "dummy": bool}
+    types |= {"random": dict, "seed": int, "instruction_first": bool, "dummy": bool, "dequantize": bool}
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

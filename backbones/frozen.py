@@ -1,8 +1,9 @@
 """Build a frozen backbone, plain or partitioned by ZeRO-3, with every shard filled and every buffer right."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,65 +11,119 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
-from backbones.sources import DummySource, RandomSource, SafetensorsSource, WeightSource, check_names, folder_fingerprint
+from backbones.loading import check_names, fill, wanted_of
+from backbones.mxfp4 import BLOCK, Mxfp4Experts
+from backbones.sources import ConvertedSource, DummySource, RandomSource, SafetensorsSource, WeightSource, WidenedExperts, folder_fingerprint
 
 # families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
-def build_backbone(card: BackboneCard, zero_config: dict[str, Any] | None, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def build_backbone(
+    card: BackboneCard, zero_config: dict[str, Any] | None, dtype: torch.dtype | None = None, device: torch.device | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> PreTrainedModel:  # fmt: skip
     """A causal language model with ``requires_grad`` off everywhere.
 
     Args:
         zero_config: a DeepSpeed configuration: parameters are partitioned as they are made (call after init_distributed);
-            None builds a plain model, whole on this rank.
+            None builds a plain model, whole on ``device``.
         dtype: overrides the card's; fp64 only without DeepSpeed (``zero.Init`` would turn it into fp32).
+        say: takes progress lines.
 
     Raises:
-        BackboneError: unknown family, missing / extra / wrongly shaped weights, packed weights, a buffer that cannot be trusted.
+        BackboneError: unknown family, missing / extra / wrongly shaped weights, a packing of weights or a buffer that cannot be trusted.
     """
     dtype = dtype or getattr(torch, card.dtype)
     config = backbone_config(card)
     family = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the modelling code now: its first import inside zero.Init crashes
-    source: WeightSource | None = RandomSource(config, card.seed) if card.random and not card.dummy and _reads_weights() else None
-    if card.path and not card.dummy:
-        source = SafetensorsSource(Path(card.path))
     options: dict[str, Any] = {"dtype": dtype}
     if card.attention:
         options["attn_implementation"] = card.attention
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # grouped matrix products know no fp64
-    if zero_config is None:
-        model = AutoModelForCausalLM.from_config(config, **options)
-    else:
-        import deepspeed
-
-        if dtype == torch.float64:
-            raise BackboneError("dtype float64: zero.Init would turn it into float32; use it without DeepSpeed")
-        # never dtype= here: float32 silently becomes bf16. Every weight is filled below, and transformers' own start would write into a
-        # partitioned embedding's row of padding, where there is none
-        with deepspeed.zero.Init(config_dict_or_path=zero_config), no_init_weights():
-            model = AutoModelForCausalLM.from_config(config, **options)
+    # every weight is filled below, and transformers' own start would write into a partitioned embedding's row of padding, where there is none
+    with no_init_weights(), _experts_as_released(config):
+        if zero_config is None:
+            with torch.device(device or "cpu"):
+                model = AutoModelForCausalLM.from_config(config, **options)
+        else:
+            if dtype == torch.float64:
+                raise BackboneError("dtype float64: zero.Init would turn it into float32; use it without DeepSpeed")
+            with _partitioned(zero_config):  # never dtype= here: float32 silently becomes bf16
+                model = AutoModelForCausalLM.from_config(config, **options)
+            _rebuild_rotary(model)
         model.tie_weights()
-        _rebuild_rotary(model)
     model.requires_grad_(False).eval()
-    _fill(model, source, card, family.__name__)
-    wrong = [n for n, p in model.named_parameters() if p.dtype != dtype]
+    wanted = wanted_of(model)
+    tied = {n for n, _ in model.named_parameters(remove_duplicate=False)} - wanted.keys()
+    source = _source(card, config, dtype, wanted)
+    converted = isinstance(source, SafetensorsSource) and get_checkpoint_conversion_mapping(config.model_type)
+    if converted and wanted.keys() - source.tensors().keys():
+        say(f"backbone {card.name}: {config.model_type} renames or merges weights as it loads; transformers does it, whole on every rank")
+        source = ConvertedSource(Path(card.path))
+    check_names(wanted, source.tensors(), tied, f"{card.path or card.name} as {family.__name__}")
+    fill(model, source, say)
+    wrong = [n for n, p in model.named_parameters() if p.dtype not in (dtype, torch.uint8)]
     if wrong:
         raise BackboneError(f"backbone {card.name}: {len(wrong)} parameters are not {dtype}, for example {wrong[0]}")
     return model
 
 
+def _source(card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, wanted: dict[str, Any]) -> WeightSource:
+    if card.dummy:
+        return DummySource(wanted, card.seed)
+    packed = stays_packed(config)
+    if card.random:
+        return RandomSource(config, card.seed, packed)
+    source = SafetensorsSource(Path(card.path))
+    return WidenedExperts(source, dtype) if card.dequantize and not packed else source
+
+
+def _partitioned(zero_config: dict[str, Any]) -> Any:
+    """DeepSpeed's zero.Init, but nothing is sent from rank 0: what is there before the shards are filled is nobody's."""
+    import deepspeed
+
+    class Partitioned(deepspeed.zero.Init):
+        def _zero_init_param(self, param: Any) -> None:
+            self._convert_to_deepspeed_param(param)
+            param.partition()
+
+    return Partitioned(config_dict_or_path=zero_config)
+
+
+@contextlib.contextmanager
+def _experts_as_released(config: PreTrainedConfig) -> Iterator[None]:
+    """Within, gpt-oss is built with experts that stay packed, if the configuration says that they are."""
+    if not stays_packed(config):
+        yield
+        return
+    from transformers.models.gpt_oss import modeling_gpt_oss
+
+    wide = modeling_gpt_oss.GptOssExperts
+    modeling_gpt_oss.GptOssExperts = Mxfp4Experts
+    try:
+        yield
+    finally:
+        modeling_gpt_oss.GptOssExperts = wide
+
+
+def stays_packed(config: PreTrainedConfig) -> bool:
+    """Whether the experts are MXFP4 in memory."""
+    return bool(getattr(config, "quantization_config", None))
+
+
 def backbone_config(card: BackboneCard) -> PreTrainedConfig:
-    """transformers' configuration of the card.
+    """transformers' configuration of the card; without ``quantization_config`` where weights are widened as they are read.
 
     Raises:
-        BackboneError: unknown model_type, or a family or file this project cannot train through yet.
+        BackboneError: unknown model_type, or a family or file this project cannot train through.
     """
     if card.random:
         keys = dict(card.random)
@@ -84,24 +139,34 @@ def backbone_config(card: BackboneCard) -> PreTrainedConfig:
             raise BackboneError(f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})") from None
     if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
         raise BackboneError(f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa or eager")
-    if getattr(config, "quantization_config", None):
-        raise BackboneError(f"backbone {card.name}: packed (quantised) weights cannot be loaded yet; give a bfloat16 safetensors folder")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BackboneError(f"backbone {card.name}: {config.model_type} is no causal language model in this transformers release")
+    _check_packing(card, config)
     for key in LOGIT_TRANSFORMS:
         if getattr(config, key, None) not in (None, 1, 1.0):
             raise BackboneError(f"backbone {card.name}: {key} changes logits outside the head, which is not supported")
     return config
 
 
+def _check_packing(card: BackboneCard, config: PreTrainedConfig) -> None:
+    packing = getattr(config, "quantization_config", None)
+    if not packing:
+        if card.dequantize:
+            raise BackboneError(f"backbone {card.name}: dequantize: the weights are not packed; take the key away")
+        return
+    method = packing.get("quant_method") if isinstance(packing, dict) else getattr(packing, "quant_method", None)
+    if config.model_type != "gpt_oss" or method != "mxfp4":
+        raise BackboneError(f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or gpt-oss in MXFP4")
+    if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
+        raise BackboneError(f"backbone {card.name}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples")
+    if card.dequantize:
+        del config.quantization_config
+
+
 def backbone_fingerprint(card: BackboneCard) -> str:
     """Hash of what decides the frozen weights: the card, and for a folder its files."""
     files = folder_fingerprint(Path(card.path)) if card.path and not card.dummy else ""
     return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
-
-
-def _reads_weights() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _rebuild_rotary(model: PreTrainedModel) -> None:
@@ -115,36 +180,10 @@ def _rebuild_rotary(model: PreTrainedModel) -> None:
             raise BackboneError(f"backbone: {name} holds buffers ({', '.join(buffers)}) that DeepSpeed's zero.Init may have rounded to bf16")
 
 
-def _fill(model: PreTrainedModel, source: WeightSource | None, card: BackboneCard, family: str) -> None:
-    """Copy every weight; rank 0 reads, one parameter at a time is whole (coalesced gathers have raced on gloo)."""
-    wanted = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
-    if card.dummy:
-        source = DummySource(wanted, card.seed)
-    elif source is not None:
-        tied = {n for n, _ in model.named_parameters(remove_duplicate=False)} - wanted.keys()
-        check_names(wanted, source.shapes(), tied, f"{card.path or card.name} as {family}")
-    for name, parameter in model.named_parameters():
-        with gathered(parameter):
-            if _reads_weights() or not hasattr(parameter, "ds_id"):
-                if source is None:  # a plain model on a rank that read nothing (random weights without DeepSpeed)
-                    source = RandomSource(backbone_config(card), card.seed)
-                parameter.data.copy_(source.read(name))
-
-
-def gathered(parameter: nn.Parameter) -> Any:
-    """Context in which a partitioned parameter is whole on every rank and rank 0's changes are kept; a no-op on a plain one."""
-    import contextlib
-
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-
-
 def parameter_count(model: nn.Module) -> int:
-    """Numbers in the whole backbone, however it is partitioned; tied weights once."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    """Numbers in the whole backbone, however it is partitioned or packed; tied weights once."""
+    per_element = {"_blocks": 2, "_scales": 0}  # MXFP4: two numbers a byte
+    return sum(getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters())
 
 
 def _local_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -166,7 +205,7 @@ def backbone_checksum(model: nn.Module) -> str:
     """sha256 over this rank's weights, to the bit: equal before and after training."""
     digest = hashlib.sha256()
     for tensor in _local_tensors(model):
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     digest.update(json.dumps(len(list(model.parameters()))).encode())
     return digest.hexdigest()
 
@@ -179,16 +218,15 @@ class GatherCounter:
 
     def __init__(self, model: nn.Module):
         self.calls, self.bytes = 0, 0
-        world = dist.get_world_size() if dist.is_initialized() else 1
         for parameter in model.parameters():
             if hasattr(parameter, "all_gather_coalesced"):
-                parameter.all_gather_coalesced = self._counted(parameter.all_gather_coalesced, world)
+                parameter.all_gather_coalesced = self._counted(parameter.all_gather_coalesced)
 
-    def _counted(self, gather: Any, world: int) -> Any:
+    def _counted(self, gather: Any) -> Any:
         def counted(params: Any, *args: Any, **kwargs: Any) -> Any:
             params = list(params)
             self.calls += 1
-            self.bytes += sum(p.ds_tensor.numel() * p.ds_tensor.element_size() * (world - 1) for p in params)
+            self.bytes += sum(map(_received, params))
             return gather(params, *args, **kwargs)
 
         return counted
@@ -198,3 +236,10 @@ class GatherCounter:
         out = self.calls, self.bytes
         self.calls = self.bytes = 0
         return out
+
+
+def _received(parameter: Any) -> int:
+    """Bytes that gathering a parameter brings to this rank: from its node where there are secondary shards, else from all."""
+    secondary = parameter.ds_secondary_tensor
+    shard, group = (parameter.ds_tensor, parameter.ds_process_group) if secondary is None else (secondary, parameter.ds_zero_param_process_group)
+    return shard.numel() * shard.element_size() * (dist.get_world_size(group=group) - 1)

@@ -1,83 +1,261 @@
-"""Where frozen weights come from: safetensors as released, or a seed."""
+"""Where frozen weights come from: safetensors as released, or a seed. Any stretch of a flattened weight can be read alone."""
 
 import hashlib
 import json
+import math
+import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from backbones.card import BackboneError
+from backbones.mxfp4 import BLOCK, PACKED, dequantise, quantise
 
 HASHED_TAIL = 1 << 20  # bytes
+CHUNK = 1 << 20  # numbers that a dummy weight draws from one seed, and that are converted at once
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
+
+
+class Stored(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class WeightSource(Protocol):
-    """Named tensors, read one at a time."""
+    """Named tensors, of which several threads may read parts."""
 
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def tensors(self) -> dict[str, Stored]: ...
 
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """Fill ``out``, 1-D and contiguous on the CPU, with the flattened weight's numbers from ``start`` on, converted to its dtype."""
+
+
+class _Place(NamedTuple):
+    file: Path
+    offset: int  # bytes from the file's begin
+    stored: Stored
 
 
 class SafetensorsSource:
-    """A released folder: ``model.safetensors``, or shards listed in ``model.safetensors.index.json``."""
+    """A released folder: ``model.safetensors``, or shards listed in ``model.safetensors.index.json``.
+
+    Only bytes that are asked for are read, straight into their destination where no conversion is needed.
+
+    Raises:
+        BackboneError: every file that is missing, torn, of an unknown dtype or contradicts the index.
+    """
 
     def __init__(self, folder: Path):
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        elif (folder / "model.safetensors").exists():
-            names = ["model.safetensors"]
-        else:
-            raise BackboneError(f"backbone {folder}: holds neither model.safetensors nor model.safetensors.index.json")
-        absent = [n for n in names if not (folder / n).exists()]
-        if absent:
-            raise BackboneError([f"backbone {folder}: {n} is named in the index but missing; finish the download" for n in absent])
-        self._file_of: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for name in names:
+        self.folder = folder
+        places, problems = _index(folder)
+        if problems:
+            raise BackboneError([f"backbone {folder}: {p}" for p in problems])
+        self._places = places
+        self._open: dict[Path, int] = {}
+        for file in sorted({p.file for p in places.values()}):
+            self._open[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_open", {}).values():
+            os.close(descriptor)
+
+    def tensors(self) -> dict[str, Stored]:
+        return {name: place.stored for name, place in self._places.items()}
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        place = self._places[name]
+        size = place.stored.dtype.itemsize
+        if out.dtype == place.stored.dtype:
+            self._bytes(place.file, place.offset + start * size, out)
+            return
+        for begin in range(0, out.numel(), CHUNK):
+            part = torch.empty(min(CHUNK, out.numel() - begin), dtype=place.stored.dtype)
+            self._bytes(place.file, place.offset + (start + begin) * size, part)
+            out[begin : begin + len(part)].copy_(part)
+
+    def _bytes(self, file: Path, offset: int, out: Tensor) -> None:
+        view = memoryview(out.view(torch.uint8).numpy().data)
+        while len(view):
             try:
-                with safe_open(folder / name, "pt") as file:
-                    for key in file.keys():  # noqa: SIM118 - not a mapping, it has keys() only
-                        self._file_of[key] = folder / name
-                        self._shapes[key] = tuple(file.get_slice(key).get_shape())
-            except Exception as error:  # SafetensorError and OSError: a torn or foreign file
-                raise BackboneError(f"backbone {folder / name}: not readable as safetensors ({type(error).__name__}); copy it again") from None
+                done = os.preadv(self._open[file], [view], offset)
+            except OSError as error:
+                raise BackboneError(f"backbone {file}: {error.strerror} while reading; check the disk, or copy the file again") from None
+            if done == 0:
+                raise BackboneError(f"backbone {file}: ended while it was read; has it been replaced?")
+            view, offset = view[done:], offset + done
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self._shapes
 
-    def read(self, name: str) -> Tensor:
-        with safe_open(self._file_of[name], "pt") as file:
-            return file.get_tensor(name)
+def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
+    """Where each tensor lies, and what is wrong with the files."""
+    index = folder / "model.safetensors.index.json"
+    wanted: dict[str, str] = {}
+    if index.exists():
+        try:
+            wanted = dict(json.loads(index.read_text())["weight_map"])
+        except (ValueError, KeyError, TypeError):
+            return {}, [f"{index.name} is no safetensors index; copy it again"]
+        names = sorted(set(wanted.values()))
+    elif (folder / "model.safetensors").exists():
+        names = ["model.safetensors"]
+    else:
+        return {}, ["holds neither model.safetensors nor model.safetensors.index.json"]
+    problems = [f"{n} is named in the index but missing; finish the download" for n in names if not (folder / n).is_file()]
+    places: dict[str, _Place] = {}
+    for name in names:
+        if (folder / name).is_file():
+            try:
+                places |= _header(folder / name)
+            except _Torn as torn:
+                problems.append(f"{name}: {torn}")
+    if not problems:  # else every tensor of a broken file would be told once more
+        problems += [f"{key} should be in {file}, says the index; it is not" for key, file in wanted.items() if key not in places]
+    return places, problems
+
+
+class _Torn(ValueError):
+    """What is wrong with one file."""
+
+
+def _header(file: Path) -> dict[str, _Place]:
+    """The tensors of one file; its format is 8 bytes of header length, a JSON header, data."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size - 8:
+                raise ValueError
+            header: dict[str, Any] = json.loads(stream.read(length))
+    except OSError as error:
+        raise _Torn(f"cannot be read ({error.strerror})") from None
+    except (ValueError, struct.error):
+        raise _Torn("not readable as safetensors; copy it again") from None
+    header.pop("__metadata__", None)
+    out = {}
+    for name, entry in header.items():
+        if entry.get("dtype") not in DTYPES:
+            raise _Torn(f"{name} has dtype {entry.get('dtype')}; known are {', '.join(DTYPES)}")
+        stored = Stored(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+        begin, end = entry["data_offsets"]
+        if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
+            raise _Torn(f"{name}: {end - begin} bytes for shape {stored.shape}; copy the file again")
+        if 8 + length + end > size:
+            raise _Torn(f"cut short: {size:,} bytes, its header speaks of {8 + length + max(e['data_offsets'][1] for e in header.values()):,}; copy it again")
+        out[name] = _Place(file, 8 + length + begin, stored)
+    return out
+
+
+class WidenedExperts:
+    """Another source's MXFP4 experts as the matrices that transformers' GptOssExperts holds: (E, in, out), of no dtype of their own."""
+
+    def __init__(self, inner: WeightSource, dtype: torch.dtype):
+        self.inner, self.dtype = inner, dtype
+
+    def tensors(self) -> dict[str, Stored]:
+        out = {}
+        for name, stored in self.inner.tensors().items():
+            if name.endswith("_blocks"):
+                experts, rows, groups, _ = stored.shape
+                out[name.removesuffix("_blocks")] = Stored((experts, groups * BLOCK, rows), self.dtype)
+            elif not name.endswith("_scales"):
+                out[name] = stored
+        return out
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        stored = self.inner.tensors().get(f"{name}_blocks")
+        if stored is None:
+            self.inner.read(name, start, out)
+            return
+        _, rows, groups, half = stored.shape
+        each = rows * groups * BLOCK
+        for expert, own, place in _pieces(start, out.numel(), each):
+            blocks, scales = torch.empty(rows * groups * half, dtype=torch.uint8), torch.empty(rows * groups, dtype=torch.uint8)
+            self.inner.read(f"{name}_blocks", expert * len(blocks), blocks)
+            self.inner.read(f"{name}_scales", expert * len(scales), scales)
+            wide = dequantise(blocks.view(rows, groups, half), scales.view(rows, groups), out.dtype)
+            out[place].copy_(wide.T.flatten()[own])
+
+
+def _pieces(start: int, count: int, each: int) -> Iterator[tuple[int, slice, slice]]:
+    """A stretch of numbers cut at multiples of ``each``: (which, its own numbers, their place in the stretch)."""
+    done = 0
+    while done < count:
+        which, first = divmod(start + done, each)
+        n = min(each - first, count - done)
+        yield which, slice(first, first + n), slice(done, done + n)
+        done += n
 
 
 class RandomSource:
-    """Weights drawn by transformers' own initialisation from a seed, in fp32, outside DeepSpeed."""
+    """Weights drawn by transformers' own initialisation from a seed, in fp32, outside DeepSpeed; whole in this process.
 
-    def __init__(self, config: PreTrainedConfig, seed: int):
+    Args:
+        mxfp4: give the experts as MXFP4.
+    """
+
+    def __init__(self, config: PreTrainedConfig, seed: int, mxfp4: bool = False):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._weights = dict(AutoModelForCausalLM.from_config(config, dtype=torch.float32).named_parameters())
+            weights = dict(AutoModelForCausalLM.from_config(config, dtype=torch.float32).named_parameters())
+        self._weights: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            if mxfp4 and name.endswith(PACKED):
+                self._weights[f"{name}_blocks"], self._weights[f"{name}_scales"] = quantise(weight.detach().transpose(1, 2))
+            else:
+                self._weights[name] = weight.detach()
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(weight.shape) for name, weight in self._weights.items()}
+    def tensors(self) -> dict[str, Stored]:
+        return {name: Stored(tuple(weight.shape), weight.dtype) for name, weight in self._weights.items()}
 
-    def read(self, name: str) -> Tensor:
-        return self._weights[name].detach()
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        out.copy_(self._weights[name].flatten()[start : start + out.numel()])
 
 
-def check_names(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], tied: set[str], where: str) -> None:
-    """Raise one BackboneError that lists every missing, extra and wrongly shaped weight. ``tied`` names may be extra."""
-    problems = [f"missing: {n}" for n in sorted(wanted.keys() - found.keys())]
-    problems += [f"not in the model: {n}" for n in sorted(found.keys() - wanted.keys() - tied)]
-    problems += [f"shape of {n}: file {found[n]}, model {wanted[n]}" for n in sorted(wanted.keys() & found.keys()) if wanted[n] != found[n]]
-    if problems:
-        raise BackboneError([f"backbone {where}: {p}" for p in problems])
+class ConvertedSource:
+    """A released folder through transformers' own loader, which knows how a family's weights are renamed and merged; whole in this process."""
+
+    def __init__(self, folder: Path):
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+        wrong = [f"{kind.removesuffix('_keys')}: {n}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for n in sorted(map(str, found[kind]))]
+        if wrong:
+            raise BackboneError([f"backbone {folder}: {w}" for w in wrong])
+        self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def tensors(self) -> dict[str, Stored]:
+        return {name: Stored(tuple(weight.shape), weight.dtype) for name, weight in self._weights.items()}
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        out.copy_(self._weights[name].flatten()[start : start + out.numel()])
+
+
+class DummySource:
+    """Seeded values of any shape, drawn where they are asked for: an 8B model's worth without its files or a second copy of it.
+
+    Args:
+        wanted: what the model holds.
+    """
+
+    def __init__(self, wanted: dict[str, Stored], seed: int):
+        self.wanted, self.seed = wanted, seed
+
+    def tensors(self) -> dict[str, Stored]:
+        return self.wanted
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        if "norm" in name or name.endswith("_scales"):
+            out.fill_(1 if "norm" in name else 120)  # 2^-7 times e2m1's spread is about 0.02
+            return
+        for chunk, own, place in _pieces(start, out.numel(), CHUNK):
+            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{self.seed}|{name}|{chunk}".encode()).digest()[:8], "little") >> 1)
+            if out.dtype == torch.uint8:
+                drawn = torch.randint(0, 256, (CHUNK,), dtype=torch.uint8, generator=generator)
+            else:
+                drawn = torch.empty(CHUNK).normal_(std=0.02, generator=generator)
+            out[place].copy_(drawn[own])
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -91,24 +269,3 @@ def folder_fingerprint(folder: Path) -> str:
             file.seek(max(0, size - HASHED_TAIL))
             digest.update(file.read())
     return digest.hexdigest()
-
-
-class DummySource:
-    """Seeded values of any shape, one parameter at a time: an 8B model's worth without its files or a second copy of it.
-
-    Args:
-        wanted: name -> shape of each parameter.
-    """
-
-    def __init__(self, wanted: dict[str, tuple[int, ...]], seed: int):
-        self.wanted, self.seed = wanted, seed
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.wanted
-
-    def read(self, name: str) -> Tensor:
-        if "norm" in name:
-            return torch.ones(self.wanted[name])
-        digest = hashlib.sha256(f"{self.seed}|{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return torch.empty(self.wanted[name]).normal_(std=0.02, generator=generator)

@@ -88,7 +88,7 @@ class Session:
             device = distributed.start(self.place)
             torch.manual_seed(self.config.seed)
             try:
-                self._backbone = ShardedBackbone(self.card, self.config.deepspeed, device, self.config.recompute)
+                self._backbone = ShardedBackbone(self.card, self.config.deepspeed, device, self.config.recompute, say=self.say)
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)

@@ -1,6 +1,7 @@
 """The backbone under DeepSpeed: configuration derived in one place, partitioned, offloaded, released after each backward."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ class ShardedBackbone:
     Call ``forward`` any number of times a step and ``release`` after each backward.
     """
 
-    def __init__(self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: bool = False, dtype: torch.dtype | None = None):
+    def __init__(
+        self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: bool = False, dtype: torch.dtype | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ):  # fmt: skip
         self.device = device
         zero = None if deepspeed_file == "none" else zero_config(deepspeed_file, card, backbone_config(card))
-        self.model = build_backbone(card, zero, dtype)
+        self.model = build_backbone(card, zero, dtype, device, say)
         if recompute:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
@@ -33,9 +37,7 @@ class ShardedBackbone:
                 raise UserError(f"backbone {card.name}: attention_dropout > 0 cannot be trained through with recompute: true")
         self.root: nn.Module = FrozenRoot(self.model)
         self._engine: Any = None
-        if zero is None:
-            self.root.to(device)
-        else:
+        if zero is not None:
             import deepspeed
 
             # no optimizer: DeepSpeed shards and offloads the frozen backbone only; the bank lives outside, replicated in fp32

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from backbones import BackboneCard, backbone_checksum, build_backbone, resident_bytes
+from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, resident_bytes
 from engine import distributed
 from engine.data import Sample
 from engine.formulation import LossWeights
@@ -97,6 +97,46 @@ def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, An
     loop.run()
     return {"unchanged": backbone_checksum(backbone.model) == before, "bank": {n: p.detach().numpy().copy() for n, p in loop.stage.bank.named_parameters()},
             "best_loss": loop.best_loss}  # fmt: skip
+
+
+def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
+    """Each rank's shards of a released folder, and what they gather to, beside a model loaded whole."""
+    import deepspeed as ds
+    import torch.distributed as dist
+
+    device = distributed.start(distributed.place())
+    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    card_ = BackboneCard(name="released", tokenizer="unused", **card)
+    said: list[str] = []
+    sharded = ShardedBackbone(card_, deepspeed, device, say=said.append)
+    plain = build_backbone(card_, None)
+    wrong, buffers = [], []
+    for (name, expected), (_, p) in zip(plain.named_parameters(), sharded.model.named_parameters(), strict=True):
+        flat, shards = expected.data.flatten(), [(p.ds_tensor, dist.get_rank())]
+        if p.ds_secondary_tensor is not None:
+            shards.append((p.ds_secondary_tensor, dist.get_rank(group=p.ds_zero_param_process_group)))
+        for tensor, rank in shards:
+            own = flat[rank * tensor.numel() : (rank + 1) * tensor.numel()]
+            if not torch.equal(tensor[: len(own)].cpu(), own) or tensor[len(own) :].any():
+                wrong.append(f"{name} {len(shards)}")
+        with ds.zero.GatheredParameters([p]):
+            if not torch.equal(p.data.cpu(), expected.data):
+                wrong.append(f"{name} gathered")
+    for (name, a), (_, b) in zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True):
+        buffers += [] if torch.equal(a, b) else [name]
+    whole = sum(p.numel() * p.element_size() for p in plain.parameters())
+    return {"wrong": wrong, "buffers": buffers, "held": resident_bytes(sharded.model), "whole": whole, "said": said,
+            "secondary": sum(getattr(p, "ds_secondary_tensor", None) is not None for p in sharded.model.parameters())}  # fmt: skip
+
+
+def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
+    """The problems that a folder is refused with."""
+    device = distributed.start(distributed.place())
+    try:
+        ShardedBackbone(BackboneCard(name="released", tokenizer="unused", **card), deepspeed, device)
+    except BackboneError as error:
+        return error.problems
+    return []
 
 
 def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> dict[str, Any]:
