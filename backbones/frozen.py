@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
+from backbones.frozen_linear import keep_no_inputs
 from backbones.loading import check_names, fill, wanted_of
 from backbones.mxfp4 import BLOCK, Mxfp4Experts
 from backbones.sources import ConvertedSource, DummySource, RandomSource, SafetensorsSource, WeightSource, WidenedExperts, folder_fingerprint
@@ -49,7 +50,7 @@ def build_backbone(
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # grouped matrix products know no fp64
     # every weight is filled below, and transformers' own start would write into a partitioned embedding's row of padding, where there is none
-    with no_init_weights(), _experts_as_released(config):
+    with no_init_weights(), experts_as_released(config):
         if zero_config is None:
             with torch.device(device or "cpu"):
                 model = AutoModelForCausalLM.from_config(config, **options)
@@ -59,6 +60,7 @@ def build_backbone(
             with _partitioned(zero_config):  # never dtype= here: float32 silently becomes bf16
                 model = AutoModelForCausalLM.from_config(config, **options)
             _rebuild_rotary(model)
+            keep_no_inputs(model, model.get_output_embeddings())
         model.tie_weights()
     model.requires_grad_(False).eval()
     wanted = wanted_of(model)
@@ -99,7 +101,7 @@ def _partitioned(zero_config: dict[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _experts_as_released(config: PreTrainedConfig) -> Iterator[None]:
+def experts_as_released(config: PreTrainedConfig) -> Iterator[None]:
     """Within, gpt-oss is built with experts that stay packed, if the configuration says that they are."""
     if not stays_packed(config):
         yield

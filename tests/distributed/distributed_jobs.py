@@ -25,6 +25,7 @@ GPT_OSS = {"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "inter
            "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 131072}  # fmt: skip
 FAMILIES = {
     "llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "gpt_oss": GPT_OSS,
+    "mxfp4": {**GPT_OSS, "quantization_config": {"quant_method": "mxfp4"}},
     # with a padding token, whose row of the embedding transformers would zero while it is partitioned
     "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
 }  # fmt: skip

@@ -42,7 +42,7 @@ def plain_gradients(family, budget, dtype="float32", packed=False):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt_oss", "mxfp4"])
 def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packed):
     out = two.run("gradients", family=family, deepspeed=cpu, budget=80, packed=packed)
     expected = plain_gradients(family, 10_000)
@@ -60,7 +60,7 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
 def test_the_module_trace_stays_complete_so_that_weights_are_prefetched(two, cpu, family, packed):
     """Teacher and student are one root forward: two would alternate, and DeepSpeed would give its trace up at each."""
     for rank in two.run("trace", family=family, deepspeed=cpu, budget=60, packed=packed, steps=3):

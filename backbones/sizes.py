@@ -1,0 +1,93 @@
+"""How large a backbone is, by part, and what a token costs in activations: from its configuration alone, no weight is made."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from backbones.card import BackboneCard
+from backbones.frozen import backbone_config, experts_as_released, parameter_count
+from backbones.mxfp4 import BLOCK
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
+
+    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
+    for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4 experts are widened into, of one expert and of a layer.
+    """
+
+    numbers: int
+    hidden: int
+    vocabulary: int
+    itemsize: int
+    embedding: int
+    head: int
+    other: int
+    layers: tuple[int, ...]
+    layer_elements: int
+    vocabulary_elements: int
+    tensors: tuple[int, ...]
+    kept_per_token: int
+    working_per_token: int
+    widened: tuple[int, int]
+
+    @property
+    def weights(self) -> int:
+        return self.embedding + self.head + self.other + sum(self.layers)
+
+
+def measure(card: BackboneCard) -> Sizes:
+    """Sizes of the card's backbone.
+
+    Raises:
+        BackboneError: as build_backbone's.
+    """
+    config, dtype = backbone_config(card), getattr(torch, card.dtype)
+    with no_init_weights(), experts_as_released(config), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    of: dict[str, int] = {"embedding": 0, "head": 0, "other": 0}
+    layers: dict[int, list[nn.Parameter]] = {}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for name, p in model.named_parameters():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place:
+            layers.setdefault(int(place[1]), []).append(p)
+        else:
+            part = "embedding" if p is model.get_input_embeddings().weight else "head" if p is model.get_output_embeddings().weight else "other"
+            of[part] += p.numel() * p.element_size()
+    b, heads = dtype.itemsize, config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
+    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
+    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
+    leaves = {n.rpartition("layers.0.")[2] for n, _ in model.named_parameters()}
+    if "self_attn.q_norm.weight" in leaves:
+        attention += 4 * (queries + keys)
+    if "self_attn.qkv_proj.weight" in leaves:  # v is a part of a memory that holds q and k as they were before their rotation
+        attention += b * (queries + keys)
+    packed = "mlp.experts.down_proj_blocks" in leaves
+    if chosen is None:
+        middle = 3 * b * inner
+    elif packed:
+        middle = 2 * b * inner * chosen
+    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
+        middle = b * chosen * (6 * inner + config.hidden_size)
+    expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
+    return Sizes(
+        numbers=parameter_count(model), hidden=config.hidden_size, vocabulary=config.vocab_size, itemsize=b,
+        embedding=of["embedding"], head=of["head"], other=of["other"],
+        layers=tuple(sum(p.numel() * p.element_size() for p in layers[i]) for i in sorted(layers)),
+        layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
+        vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
+        tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
+        kept_per_token=attention + middle,
+        working_per_token=12 * config.hidden_size + b * (4 * inner + queries) * (chosen or 1),
+        widened=(expert, expert * (getattr(config, "num_local_experts", None) or 0)),
+    )  # fmt: skip
