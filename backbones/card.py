@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class BackboneCard:
 
 
 def load_backbone_card(path: str | Path) -> BackboneCard:
-    """Read and check a card; relative paths in it are relative to the card's folder.
+    """Read and check a card; relative paths in it are relative to the card's folder, ``$NAME`` is taken from the environment.
 
     Raises:
         BackboneError: every problem of the file at once.
@@ -82,6 +83,9 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
         raise BackboneError([f"backbone card {path}: {p}" for p in problems])
     for key in ("path", "tokenizer"):
         if content.get(key):
+            content[key] = os.path.expandvars(content[key])
+            if "$" in content[key]:
+                raise BackboneError(f"backbone card {path}: {key}: {content[key]}: the environment variable in it is not set; export it")
             content[key] = str((path.parent / Path(content[key]).expanduser()).resolve())
     content.setdefault("tokenizer", content.get("path", ""))
     missing = [f"backbone card {path}: {k}: {content[k]} does not exist" for k in ("path", "tokenizer") if content.get(k) and not Path(content[k]).exists()]

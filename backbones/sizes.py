@@ -18,7 +18,8 @@ class Sizes:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
-    for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4 experts are widened into, of one expert and of a layer.
+    for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
+    experts are widened into, of one expert and of a layer.
     """
 
     numbers: int

@@ -57,7 +57,7 @@ class Invented:
 class Workload:
     """A step's samples (half to one and a half times R tokens), the backbone with seeded weights, student and teachers."""
 
-    def __init__(self, shape: Shape, regime: str, device: torch.device, deepspeed: str = "none"):
+    def __init__(self, shape: Shape, regime: str, device: torch.device, deepspeed: str = ""):
         self.shape, self.regime, self.device = shape, regime, device
         g = torch.Generator().manual_seed(0)
         mean, answer = REGIMES[regime]

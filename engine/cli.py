@@ -48,6 +48,12 @@ def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
     commands.evaluate(flags["run"], _listed(flags.get("tasks")), {k: v for k, v in flags.items() if k not in ("run", "tasks")})
 
 
+def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
+    own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output"}
+    machine = [flags.get(name, default) for name, default in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", "80"), ("host_gb", "256"))]
+    commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in own}), machine, flags.get("output", ""))
+
+
 def _not_yet(what: str) -> Callable[[dict[str, str], Sequence[str]], None]:
     def refuse(_: dict[str, str], __: Sequence[str]) -> None:
         raise UserError(f"{what} is not part of this release yet; see CHANGELOG.md")
@@ -78,7 +84,12 @@ MODES: dict[str, Mode] = {
         _tasks, positional=("list", "check"),
     ),
     "predict": Mode("answers for a user's own notes", {}, _not_yet("predict")),
-    "plan": Mode("memory, traffic and time before a job is submitted", {}, _not_yet("plan")),
+    "plan": Mode(
+        "memory of every placement before a job is submitted; what a run would be refused with",
+        {**CONFIG, "nodes": "how many (default 1)", "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
+         "gpu_gb": "free memory of a GPU in GB (default 80)", "host_gb": "free memory of a node in GB (default 256)", "output": "JSON file to write too"},
+        _plan, ("config",), True,
+    ),
     "benchmark": Mode("measure throughput", {}, _not_yet("benchmark")),
     "export": Mode("prompts for other programs", {}, _not_yet("export")),
 }  # fmt: skip

@@ -8,7 +8,9 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.resolve import expand, resolve, unknown_key, value_at
 
-FREE_IN_EVALUATION = ("data.root", "data.cache", "data.cards", "data.max_test", "deepspeed", "token_budget", "formulation", "backbone")
+FREE_IN_EVALUATION = (
+    "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation", "recompute", "backbone",
+)  # fmt: skip
 
 
 def distill(config: RunConfig) -> None:
@@ -121,6 +123,14 @@ def _say_trainable(session: Any, bank: Any) -> None:
         session.say(f"trainable for one adapted task, {name}: {part.numbers_per_row():,} numbers, {percent:.4f} % of the backbone")
         if percent > 0.05:
             session.say(f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or adapt.train=factors brings it down")
+
+
+def plan(config: RunConfig, machine: Sequence[str], output: str = "") -> None:
+    """Memory of every placement on a machine in words: nodes, GPUs a node, GB of a GPU, GB of a node."""
+    from engine.plan import machine_of
+    from engine.plan import plan as print_plan
+
+    print_plan(config, machine_of(*machine), output)
 
 
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:

@@ -163,8 +163,11 @@ class RunConfig:
     """Everything a run writes goes here."""
     backbone: str = ""
     """Path of a backbone card."""
-    deepspeed: str = "ds_configs/zero3_offload.json"
-    """DeepSpeed JSON (ZeRO and precision only), or ``none``: the backbone whole on every rank."""
+    placement: Literal["auto", "resident", "sharded_hpz", "sharded", "offload"] = "auto"
+    """Where the frozen backbone lives: whole on each device; in ZeRO-3 shards on devices, a second set within each node, or one set; in shards
+    on hosts. ``auto`` takes the fastest that is predicted to fit."""
+    deepspeed: str = ""
+    """A DeepSpeed JSON of your own (ZeRO and precision only), in place of a placement's file in ds_configs/."""
     seed: int = 0
     """Of starts, data order and subsets."""
     token_budget: int = 4096
@@ -172,8 +175,8 @@ class RunConfig:
     formulation: Literal["packed", "plain"] = "packed"
     """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one padded row per sample,
     whole logits; the same result, slower, for checks and for families that packed rows do not know."""
-    recompute: bool = False
-    """Recompute activations in the backward pass."""
+    recompute: Literal["auto", "none", "all"] = "auto"
+    """Layers whose activations are computed again in the backward pass; ``auto``: as few as fit."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     fresh: bool = False
@@ -191,6 +194,6 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache", "distill.teacher_cache",
-    "log", "checkpoint", "evaluate",
+    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache",
+    "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

@@ -24,7 +24,7 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     from engine.evaluation import Asker
     from engine.session import Session
 
-    config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, deepspeed="none")
+    config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, placement="resident")
     config.data.root, config.data.cards, config.data.cache = str(data_root), [str(data_root / "cards")], str(data_root / "tokens")
     config.data.max_test, config.data.max_length, config.prompt.length = max_test, 256, 0
     config.evaluate.batch, config.evaluate.max_new_tokens = 32, 96

@@ -1,5 +1,6 @@
 """What every command needs: configuration, card, tokenizer, data; later the process group and the sharded backbone."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,14 +21,15 @@ from backbones import (
     resident_bytes,
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
-from engine import checkpoint, distributed
+from backbones.sizes import measure
+from engine import checkpoint, distributed, placement
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
 from engine.formulation import Formulation
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
-from engine.sharding import ShardedBackbone, zero_config
+from engine.sharding import ShardedBackbone, read_deepspeed
 from engine.trainer import LoopSettings, check_hashes
 from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
 
@@ -62,8 +64,8 @@ class Session:
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
-        if config.deepspeed != "none":
-            zero_config(config.deepspeed, self.card, self.model_config)
+        if config.deepspeed:
+            problems += _problems_of(config.deepspeed)
         if problems:
             raise UserError(problems)
         self.backbone_hash = backbone_fingerprint(self.card)
@@ -88,7 +90,9 @@ class Session:
             device = distributed.start(self.place)
             torch.manual_seed(self.config.seed)
             try:
-                self._backbone = ShardedBackbone(self.card, self.config.deepspeed, device, self.config.recompute, say=self.say)
+                chosen, machine = self._place(device)
+                file = self.config.deepspeed or placement.file_of(chosen.placement)
+                self._backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node, say=self.say)
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)
@@ -99,6 +103,17 @@ class Session:
                 f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
             )
         return self._backbone
+
+    def _place(self, device: torch.device) -> tuple[placement.Need, placement.Machine]:
+        """Choose where the backbone lives and how much is recomputed, and say so. A collective."""
+        c, sizes = self.config, measure(self.card)
+        asked = placement.of_file(read_deepspeed(c.deepspeed)[1]) if c.deepspeed else c.placement
+        machine = placement.machine_here(device)
+        chosen = placement.choose(sizes, asked, c.recompute, placement.workload_of(c, sizes), machine)
+        self.say(chosen.line())
+        if not chosen.fits(machine):
+            self.say(f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more ranks bring it down")
+        return chosen, machine
 
     def verify_backbone(self) -> None:
         """After training: every weight is what it was, to the bit, on every rank.
@@ -161,6 +176,8 @@ class Session:
                 for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json"):
                     (folder / name).unlink(missing_ok=True)
             (folder / "config.yaml").write_text(to_yaml(self.config))
+            if self._backbone is not None and self._backbone.zero is not None:
+                (folder / "deepspeed.json").write_text(json.dumps(self._backbone.zero, indent=1) + "\n")
         distributed.barrier()
 
     def complete(self, folder: Path) -> None:
@@ -181,3 +198,11 @@ def check_toolchain() -> None:
         problems.append("ninja is not on PATH; `pip install ninja` and put the environment's bin folder on PATH (`. .venv/bin/activate`)")
     if problems:
         raise UserError(problems)
+
+
+def _problems_of(deepspeed_file: str) -> list[str]:
+    try:
+        read_deepspeed(deepspeed_file)
+    except UserError as error:
+        return error.problems
+    return []

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
-from backbones.frozen import backbone_config
+from backbones.sizes import Sizes, measure
 from engine.errors import UserError
 
 ALLOWED = ("train_micro_batch_size_per_gpu", "bf16", "zero_optimization", "comms_logger", "zero_allow_untested_optimizer", "wall_clock_breakdown")
@@ -18,32 +17,42 @@ REFUSED = ("zero_quantized_nontrainable_weights", "zero_quantized_weights")
 
 
 class ShardedBackbone:
-    """A frozen backbone, ready to be called; plain where no DeepSpeed file is named.
+    """A frozen backbone, ready to be called; plain and whole where no DeepSpeed file is named.
 
     Call ``forward`` any number of times a step and ``release`` after each backward.
+
+    Args:
+        recompute: of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass.
+        ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
+        say: takes progress lines.
     """
 
     def __init__(
-        self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: bool = False, dtype: torch.dtype | None = None,
-        say: Callable[[str], None] = lambda _: None,
+        self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: int = 0, dtype: torch.dtype | None = None,
+        ranks_per_node: int = 1, say: Callable[[str], None] = lambda _: None,
     ):  # fmt: skip
         self.device = device
-        zero = None if deepspeed_file == "none" else zero_config(deepspeed_file, card, backbone_config(card))
-        self.model = build_backbone(card, zero, dtype, device, say)
+        self.zero = zero_config(deepspeed_file, card, measure(card), ranks_per_node) if deepspeed_file else None
+        self.model = build_backbone(card, self.zero, dtype, device, say)
         if recompute:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
-            if getattr(self.model.config, "attention_dropout", 0):
-                raise UserError(f"backbone {card.name}: attention_dropout > 0 cannot be trained through with recompute: true")
+            self._recompute(recompute, card.name)
         self.root: nn.Module = FrozenRoot(self.model)
         self._engine: Any = None
-        if zero is not None:
+        if self.zero is not None:
             import deepspeed
 
             # no optimizer: DeepSpeed shards and offloads the frozen backbone only; the bank lives outside, replicated in fp32
-            self._engine, *_ = deepspeed.initialize(model=self.root, config=zero)
+            self._engine, *_ = deepspeed.initialize(model=self.root, config=self.zero)
             self.root = self._engine.module  # the module, not the engine, whose backward demands an optimizer
         self.gathers = GatherCounter(self.model)
+
+    def _recompute(self, layers: int, name: str) -> None:
+        if getattr(self.model.config, "attention_dropout", 0):
+            raise UserError(f"backbone {name}: attention_dropout > 0 cannot be trained through with recomputed layers; set recompute: none")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
+        for number, layer in enumerate(self.model.base_model.layers):
+            layer.gradient_checkpointing = number < layers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.root(*args, **kwargs)
@@ -61,13 +70,34 @@ class ShardedBackbone:
         return rows
 
 
-def zero_config(file: str, card: BackboneCard, config: PreTrainedConfig) -> dict[str, Any]:
-    """The DeepSpeed configuration of a file, with precision and ZeRO-3 buckets set from the backbone's layer size.
+def zero_config(file: str, card: BackboneCard, sizes: Sizes, ranks_per_node: int = 1) -> dict[str, Any]:
+    """The DeepSpeed configuration of a file, with precision, ZeRO-3 buckets and secondary shards set from the backbone and the machine.
 
-    Keys that the file names under ``zero_optimization`` are kept.
+    Keys that the file names under ``zero_optimization`` are kept; ``zero_hpz_partition_size: "auto"`` is ``ranks_per_node``.
 
     Raises:
         UserError: keys that do not belong there, that DeepSpeed would ignore in silence, or that corrupt frozen weights.
+    """
+    content, zero = read_deepspeed(file)
+    content.pop("bf16", None)
+    if card.dtype == "bfloat16":
+        content["bf16"] = {"enabled": True}
+    if zero.get("zero_hpz_partition_size") == "auto":
+        zero["zero_hpz_partition_size"] = ranks_per_node
+    # DeepSpeed's `auto` is far off for us: its buckets look ahead by one matrix, and it reduces gradients that do not exist here
+    zero.setdefault("stage3_prefetch_bucket_size", sizes.layer_elements)
+    zero.setdefault("stage3_max_live_parameters", 3 * sizes.layer_elements + sizes.vocabulary_elements)
+    zero.setdefault("reduce_bucket_size", 1_000_000)
+    zero.setdefault("stage3_param_persistence_threshold", 0)
+    content["train_micro_batch_size_per_gpu"] = 1
+    return {**content, "zero_optimization": zero}
+
+
+def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A DeepSpeed file and its ``zero_optimization``, checked.
+
+    Raises:
+        UserError: as zero_config's.
     """
     try:
         content = json.loads(Path(file).read_text())
@@ -81,24 +111,9 @@ def zero_config(file: str, card: BackboneCard, config: PreTrainedConfig) -> dict
     problems = [f"{file}: {k}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only" for k in content if k not in ALLOWED]
     problems += [f"{file}: zero_optimization.{k}: corrupts frozen weights or undoes offload; remove it" for k in REFUSED if zero.get(k)]
     if zero.get("stage") != 3:
-        problems.append(f"{file}: zero_optimization.stage: must be 3 (or `deepspeed: none` for the whole backbone on every rank)")
+        problems.append(f"{file}: zero_optimization.stage: must be 3 (or `placement: resident` for the whole backbone on every rank)")
+    if isinstance(zero.get("offload_param"), dict) and zero["offload_param"].get("device") == "nvme":
+        problems.append(f"{file}: zero_optimization.offload_param.device: nvme is not supported; cpu is")
     if problems:
         raise UserError(problems)
-    content.pop("bf16", None)
-    if card.dtype == "bfloat16":
-        content["bf16"] = {"enabled": True}
-    layer = _layer_numbers(config)
-    # DeepSpeed's `auto` is far off for us: its buckets look ahead by one matrix, and it reduces gradients that do not exist here
-    zero.setdefault("stage3_prefetch_bucket_size", layer)
-    zero.setdefault("stage3_max_live_parameters", 3 * layer + 2 * config.vocab_size * config.hidden_size)
-    zero.setdefault("reduce_bucket_size", 1_000_000)
-    zero.setdefault("stage3_param_persistence_threshold", 0)
-    content["train_micro_batch_size_per_gpu"] = 1
-    return {**content, "zero_optimization": zero}
-
-
-def _layer_numbers(config: PreTrainedConfig) -> int:
-    """About how many numbers one decoder layer holds."""
-    hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
-    experts = getattr(config, "num_local_experts", 1) or 1
-    return 4 * hidden * hidden + 3 * hidden * inner * experts
+    return content, zero

@@ -35,7 +35,7 @@ def relative(found, expected):
 
 def plain_gradients(family, budget, dtype="float32", packed=False):
     """One process, no DeepSpeed, no process group, and unless asked for no packed rows."""
-    backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "none", torch.device("cpu"))
+    backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "", torch.device("cpu"))
     loop = jobs.Loop(jobs.stage_of(32, Path("unused")), backbone, jobs.settings_of(budget, packed))
     loop.gradients(0)
     return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters()}
@@ -78,9 +78,10 @@ def test_bf16_backbone_and_no_offload(two, project, offload):
     assert max(relative(out[0]["grads"], expected).values()) <= 2e-2  # bf16 activations; batches are cut alike, sums are not
 
 
-def test_recompute_changes_nothing(two, cpu):
+@pytest.mark.parametrize("layers", [1, 3])
+def test_recompute_changes_nothing(two, cpu, layers):
     plain = two.run("gradients", family="llama", deepspeed=cpu, budget=80)
-    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=True)
+    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=layers)
     assert max(relative(again[0]["grads"], plain[0]["grads"]).values()) <= 1e-6
     assert again[0]["gathers"] >= plain[0]["gathers"]
 
@@ -112,7 +113,7 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     out = two.run("train", family="llama", deepspeed=cpu, run_dir=str(tmp_path / "two"), steps=4)
     assert all(rank["unchanged"] for rank in out)
     (tmp_path / "one").mkdir()
-    backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "none", torch.device("cpu"))
+    backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "", torch.device("cpu"))
     loop = jobs.Loop(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
     loop.stage.eval_every = 2
     loop.run()
@@ -128,7 +129,7 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
 def test_generation_in_step_equals_one_process(two, cpu, family):
     lengths = [3, 9, 5, 1]
     out = two.run("generate", family=family, deepspeed=cpu, lengths=lengths)
-    backbone = jobs.ShardedBackbone(jobs.card_of(family), "none", torch.device("cpu"))
+    backbone = jobs.ShardedBackbone(jobs.card_of(family), "", torch.device("cpu"))
     g = torch.Generator().manual_seed(11)
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(4, jobs.LENGTH, 32, generator=g)

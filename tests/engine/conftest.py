@@ -37,7 +37,7 @@ def card() -> BackboneCard:
 @pytest.fixture(scope="session")
 def backbone(card: BackboneCard, exact_norms: Callable[..., None]) -> ShardedBackbone:
     """The tiny Llama, fp64, with weights from numpy: the same numbers under every torch and transformers release."""
-    out = ShardedBackbone(card, "none", torch.device("cpu"), dtype=torch.float64)
+    out = ShardedBackbone(card, "", torch.device("cpu"), dtype=torch.float64)
     rng = np.random.default_rng(7)
     with torch.no_grad():
         for name, parameter in sorted(out.model.named_parameters()):
@@ -73,7 +73,7 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Ses
 
     def make(name: str = "run", **changes: Any) -> Session:
         base = {
-            "run_dir": str(tmp_path / name), "backbone": str(ROOT / "configs/tiny/llama.yaml"), "deepspeed": "none", "token_budget": 120,
+            "run_dir": str(tmp_path / name), "backbone": str(ROOT / "configs/tiny/llama.yaml"), "placement": "resident", "token_budget": 120,
             "prompt.length": LENGTH, "prompt.rank": 2, "teach.steps": 6, "teach.examples": 2, "teach.lr": 0.1, "teach.warmup_steps": 2, "teach.eval_every": 0,
             "distill.sources": ["alpha", "beta", "gamma"], "distill.steps": 8, "distill.batch": 6, "distill.lr_shared": 0.05, "distill.lr_task": 0.05,
             "distill.warmup_steps": 2, "adapt.targets": ["alpha", "beta"], "adapt.steps": 5, "adapt.examples": 2, "adapt.warmup_steps": 2,

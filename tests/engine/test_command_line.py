@@ -22,7 +22,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def config(tmp_path: Path) -> Path:
     """A configuration that distill would accept and run."""
     path = tmp_path / "run.yaml"
-    content = {"run_dir": str(tmp_path / "out"), "backbone": "configs/tiny/llama.yaml", "deepspeed": "none", "distill": {"sources": ["a"]}}
+    content = {"run_dir": str(tmp_path / "out"), "backbone": "configs/tiny/llama.yaml", "placement": "resident", "distill": {"sources": ["a"]}}
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -97,7 +97,7 @@ def test_other_wrong_commands(arguments: list[str], wanted: str, monkeypatch: py
     assert wanted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["predict", "plan", "benchmark", "export"])
+@pytest.mark.parametrize("mode", ["predict", "benchmark", "export"])
 def test_modes_that_do_not_exist_yet_say_so(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([mode], [mode, "--config=x", "--anything=1"]):
         with pytest.raises(SystemExit) as end:

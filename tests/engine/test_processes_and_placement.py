@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from backbones import BackboneCard
-from backbones.frozen import backbone_config
+from backbones.sizes import measure
 from engine.distributed import Place, gather_objects, place, world_size
 from engine.errors import UserError
+from engine.placement import FILES
 from engine.sharding import zero_config
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR")
@@ -64,17 +65,16 @@ def write(path: Path, content: dict[str, Any] | str) -> str:
 
 def test_every_shipped_deepspeed_file_is_taken(project: Path, card: BackboneCard) -> None:
     files = sorted((project / "ds_configs").glob("*.json"))
-    assert len(files) >= 3
+    assert {f.name for f in files} == {"cpu.json", *filter(None, FILES.values())}
     for file in files:
         for dtype in ("float32", "bfloat16"):
-            found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), backbone_config(card))
+            found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), measure(card))
             assert found.get("bf16", {"enabled": False})["enabled"] == (dtype == "bfloat16")  # the card decides, never the file
             assert found["zero_optimization"]["stage"] == 3 and found["train_micro_batch_size_per_gpu"] == 1
 
 
 def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: BackboneCard, tmp_path: Path) -> None:
-    config = backbone_config(card)
-    layer = 4 * 64 * 64 + 3 * 64 * 128
+    config, layer = measure(card), 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
     found = zero_config(write(tmp_path / "a.json", {"zero_optimization": {"stage": 3}}), card, config)["zero_optimization"]
     assert found == {"stage": 3, "stage3_prefetch_bucket_size": layer, "stage3_max_live_parameters": 3 * layer + 2 * 1024 * 64, "reduce_bucket_size": 1_000_000,
                      "stage3_param_persistence_threshold": 0}  # fmt: skip
@@ -96,6 +96,6 @@ def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: Backbon
 def test_what_a_deepspeed_file_must_not_say(content: dict[str, Any] | str, wanted: list[str], card: BackboneCard, tmp_path: Path) -> None:
     file = write(tmp_path / "ds.json", content)
     with pytest.raises(UserError) as error:
-        zero_config(file, card, backbone_config(card))
+        zero_config(file, card, measure(card))
     assert len(error.value.problems) == len(wanted)
     assert all(part in problem and file in problem for part, problem in zip(wanted, error.value.problems, strict=True))

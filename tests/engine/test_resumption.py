@@ -155,7 +155,7 @@ def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> Non
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("token_budget", 500), ("log.every", 2), ("checkpoint.keep", 1), ("evaluate.batch", 3), ("recompute", True), ("formulation", "plain")],
+    [("token_budget", 500), ("log.every", 2), ("checkpoint.keep", 1), ("evaluate.batch", 3), ("recompute", "all"), ("formulation", "plain")],
 )
 def test_what_decides_no_result_may_change(key: str, value: Any, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_at(build("distill", "run", token_budget=25), 6, monkeypatch)

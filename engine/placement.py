@@ -1,0 +1,186 @@
+"""Where the frozen backbone lives, chosen from predicted memory: whole on each device, or sharded, its shards on devices or hosts.
+
+Everything is predicted from the configuration (``backbones.sizes``) before a weight is read, part by part, so that ``plan`` prints on a
+login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers nothing; secondary shards gather within a
+node; offload goes over PCIe besides. Recomputing a layer costs a third of its time more, less than a placement further down.
+"""
+
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.sizes import Sizes
+from engine.config import RunConfig
+from engine.distributed import gather_objects
+from prompt_modules.tied_head import CHUNK_BYTES
+
+PLACEMENTS = ("resident", "sharded_hpz", "sharded", "offload")
+FILES = {"resident": "", "sharded_hpz": "zero3_hpz.json", "sharded": "zero3.json", "offload": "zero3_offload.json"}
+DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
+USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: "cuda" or "cpu". device_bytes: free on each rank's device. host_bytes: free on each node, for all of its ranks; on CPUs the only memory."""
+
+    nodes: int
+    ranks_per_node: int
+    device: str
+    device_bytes: int
+    host_bytes: int
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
+@dataclass(frozen=True)
+class Workload:
+    """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts, gradients and optimizer."""
+
+    tokens: int
+    answers: int
+    bank: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again."""
+
+    placement: str
+    recompute: int
+    parts: dict[str, tuple[float, float]]
+
+    @property
+    def device(self) -> float:
+        return sum(d for d, _ in self.parts.values())
+
+    @property
+    def host(self) -> float:
+        return sum(h for _, h in self.parts.values())
+
+    def fits(self, m: Machine) -> bool:
+        if m.device == "cpu":
+            return (self.device + self.host) * m.ranks_per_node <= USABLE * m.host_bytes
+        return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
+
+    def line(self) -> str:
+        parts = ", ".join(f"{name} {(d + h) / GB:.2f}" for name, (d, h) in self.parts.items() if (d + h) >= 5e6)
+        again = f", {self.recompute} layers recomputed" if self.recompute else ""
+        return f"placement {self.placement}{again}: predicted {self.device / GB:.2f} GB on a rank's device, {self.host / GB:.2f} GB on its host ({parts})"
+
+
+def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
+    """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
+    length = config.prompt.length
+    tokens = max(config.token_budget, length + config.data.max_length)
+    adapted = len(config.adapt.targets) * len(config.adapt.methods) * len(config.adapt.shots) * len(config.adapt.seeds)
+    rows = max(len(config.distill.sources), adapted, 1) + 1
+    return Workload(tokens, tokens, 16 * length * sizes.hidden * rows)  # fp32 numbers, their gradient and two moments
+
+
+def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine) -> Need:
+    """Memory of a rank; formulas in docs/deepspeed.md."""
+    parts: dict[str, tuple[float, float]] = {}
+    shard = sizes.weights / m.world
+    if placement == "resident":
+        parts["weights"] = (sizes.weights, 0)
+    elif placement == "offload":
+        # torch rounds a pinned block up to a power of two
+        pinned = sum(_power_of_two(-(-t // m.world)) for t in sizes.tensors) if m.device == "cuda" else shard
+        parts["weights"] = (0, pinned)
+    else:
+        parts["weights"] = (shard + (sizes.weights / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
+    if placement != "resident":
+        parts["gathered"] = (2 * max(sizes.layers) + max(sizes.embedding, sizes.head), 0)  # a layer, the next one, a vocabulary matrix
+    n, per_layer = len(sizes.layers), sizes.kept_per_token * work.tokens
+    inputs = sizes.hidden * sizes.itemsize * work.tokens
+    again = inputs * recompute + (per_layer if recompute else 0)
+    parts["activations"] = (per_layer * (n - recompute) + again + sizes.working_per_token * work.tokens, 0)
+    parts["widened experts"] = (sizes.widened[0 if m.device == "cpu" else 1], 0)
+    parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
+    parts["prompts"] = (work.bank, 0)
+    return Need(placement, recompute, parts)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def possible(m: Machine, asked: str) -> list[str]:
+    """The placements to consider, fastest first."""
+    if asked != "auto":
+        return [asked]
+    several = m.nodes > 1 and m.ranks_per_node > 1
+    out = ["resident", *(["sharded_hpz"] if several else []), *(["sharded"] if m.world > 1 else []), "offload"]
+    return [p for p in out if not (m.device == "cpu" and p == "offload" and m.world > 1)]  # on CPUs the same memory as sharded
+
+
+def candidates(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Iterator[Need]:
+    """Of each placement its least recomputation that fits; all of it where none does."""
+    n = len(sizes.layers)
+    counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1)}[recompute]
+    for placement in possible(m, asked):
+        found = [need(sizes, placement, k, work, m) for k in counts]
+        yield next((x for x in found if x.fits(m)), found[-1])
+
+
+def choose(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Need:
+    """The fastest that fits; where nothing does, the one that needs least on a device (its ``fits`` is False)."""
+    found = list(candidates(sizes, asked, recompute, work, m))
+    return next((x for x in found if x.fits(m)), min(found, key=lambda x: x.device + (x.host if m.device == "cpu" else 0)))
+
+
+def file_of(placement: str) -> str:
+    """The DeepSpeed file of a placement; none for ``resident``."""
+    return str(DS_CONFIGS / FILES[placement]) if FILES[placement] else ""
+
+
+def of_file(zero: dict[str, Any]) -> str:
+    """The placement that a DeepSpeed file's ``zero_optimization`` amounts to."""
+    offload = zero.get("offload_param")
+    if isinstance(offload, dict) and offload.get("device", "none") != "none":
+        return "offload"
+    return "sharded_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "sharded"
+
+
+def free(m: Machine) -> str:
+    """A machine's free memory, in words."""
+    host = f"{m.host_bytes / GB:.1f} GB of a host ({m.ranks_per_node} ranks)"
+    return host if m.device == "cpu" else f"{m.device_bytes / GB:.1f} GB of a device and {host}"
+
+
+def machine_here(device: torch.device) -> Machine:
+    """What this job runs on, alike on every rank. A collective."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    every = gather_objects((socket.gethostname(), free, free_host_bytes()))
+    ranks = Counter(host for host, _, _ in every)
+    return Machine(len(ranks), max(ranks.values()), device.type, min(f for _, f, _ in every), min(h for _, _, h in every))
+
+
+def free_host_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this process and its like may still take: of the host, or of the job's control group where that is less."""
+    available = next(int(line.split()[1]) * 1024 for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    try:
+        own = next(line.split("::", 1)[1] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return available
+    folder = cgroups / own.strip("/")
+    while folder != cgroups.parent:  # a limit may stand further up
+        try:
+            limit = (folder / "memory.max").read_text().strip()
+            if limit != "max":
+                inactive = next((int(x.split()[1]) for x in (folder / "memory.stat").read_text().splitlines() if x.startswith("inactive_file")), 0)
+                available = min(available, int(limit) - int((folder / "memory.current").read_text()) + inactive)
+        except OSError:
+            pass
+        folder = folder.parent
+    return max(available, 0)
+
