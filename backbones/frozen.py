@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
+from backbones.embedding_rows import RowsFromFile, read_rows_from
 from backbones.frozen_linear import keep_no_inputs
 from backbones.loading import check_names, fill, wanted_of
 from backbones.mxfp4 import BLOCK, Mxfp4Experts
@@ -72,6 +73,9 @@ def build_backbone(
         source = ConvertedSource(Path(card.path))
     check_names(wanted, source.tensors(), tied, f"{card.path or card.name} as {family.__name__}")
     fill(model, source, say)
+    if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts):
+        table = next(n for n, p in model.named_parameters() if p is model.get_input_embeddings().weight)
+        read_rows_from(model, source.mapped(table), dtype, device or torch.device("cpu"))
     wrong = [n for n, p in model.named_parameters() if p.dtype not in (dtype, torch.uint8)]
     if wrong:
         raise BackboneError(f"backbone {card.name}: {len(wrong)} parameters are not {dtype}, for example {wrong[0]}")
@@ -185,7 +189,12 @@ def _rebuild_rotary(model: PreTrainedModel) -> None:
 def parameter_count(model: nn.Module) -> int:
     """Numbers in the whole backbone, however it is partitioned or packed; tied weights once."""
     per_element = {"_blocks": 2, "_scales": 0}  # MXFP4: two numbers a byte
-    return sum(getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters())
+    elsewhere = sum(m.numbers for m in model.modules() if isinstance(m, RowsFromFile) and not _shared_with_head(model))
+    return elsewhere + sum(getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters())
+
+
+def _shared_with_head(model: Any) -> bool:
+    return bool(model.config.tie_word_embeddings)
 
 
 def _local_tensors(model: nn.Module) -> Iterator[torch.Tensor]:

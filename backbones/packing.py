@@ -83,7 +83,7 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
 class PackedBatch:
     """A micro-batch as one row of K prompts and T text tokens, N of them answer tokens.
 
-    ids_T int64: the samples' tokens, end to end. before_N int64: the place in the row that predicts each answer token; the prompt's last
+    ids_T int64, on the CPU: the samples' tokens, end to end. before_N int64: the place in the row that predicts each answer token; the prompt's last
     token where the context is empty. labels_N int64. row_N int64: the bank row of each answer token. weights_N: fp64, of each in the
     step's loss. rows_K int64: bank rows of the prompts, in the row's order.
     """

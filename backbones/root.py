@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from backbones import shared_prefix
 from backbones.card import BackboneError
+from backbones.embedding_rows import RowsFromFile
 from backbones.packing import PackedBatch
 
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
@@ -74,7 +75,7 @@ class FrozenRoot(nn.Module):
         forward, without autograd: there alone is the head's weight whole under ZeRO-3. The gradient of its inputs is the loss's to
         compute, so that no backward pass gathers the head again.
         """
-        tokens_TD = self._embed(batch.ids_T)
+        tokens_TD = self._embed(batch.ids_T, batch.labels_N.device)
         teacher_ND = None
         if teacher is not None:
             with torch.no_grad():
@@ -108,8 +109,9 @@ class FrozenRoot(nn.Module):
         return AnswerStates(hidden_ND, self.backbone.get_output_embeddings()(hidden_ND))
 
     @torch.no_grad()
-    def _embed(self, ids: Tensor) -> Tensor:
-        return self.backbone.get_input_embeddings()(ids)
+    def _embed(self, ids: Tensor, device: torch.device | None = None) -> Tensor:
+        table = self.backbone.get_input_embeddings()
+        return table(ids if device is None or isinstance(table, RowsFromFile) else ids.to(device))
 
     @torch.no_grad()
     def _generate(self, contexts: list[list[int]], prompts_BLD: Tensor, max_new_tokens: int, end_id: int, pad_id: int, synced: bool) -> Tensor:

@@ -19,7 +19,7 @@ class Sizes:
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
     for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
-    experts are widened into, of one expert and of a layer.
+    experts are widened into, of one expert and of a layer. rows_from_file: whether a sharded backbone looks its embeddings up in the file.
     """
 
     numbers: int
@@ -36,10 +36,22 @@ class Sizes:
     kept_per_token: int
     working_per_token: int
     widened: tuple[int, int]
+    rows_from_file: bool = False
 
     @property
     def weights(self) -> int:
         return self.embedding + self.head + self.other + sum(self.layers)
+
+    @property
+    def sharded_tensors(self) -> tuple[int, ...]:
+        """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may share."""
+        return self.tensors[1:] if self.rows_from_file and self.head else self.tensors
+
+    @property
+    def moved(self) -> int:
+        """What one micro-batch of training gathers: every layer for the forward and again for the backward pass, the rest once."""
+        lookup = 0 if self.rows_from_file else self.embedding
+        return 2 * sum(self.layers) + self.other + lookup + (self.head or self.embedding)
 
 
 def measure(card: BackboneCard) -> Sizes:
@@ -90,5 +102,5 @@ def measure(card: BackboneCard) -> Sizes:
         tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
         kept_per_token=attention + middle,
         working_per_token=12 * config.hidden_size + b * (4 * inner + queries) * (chosen or 1),
-        widened=(expert, expert * (getattr(config, "num_local_experts", None) or 0)),
+        rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * (getattr(config, "num_local_experts", None) or 0)),
     )  # fmt: skip

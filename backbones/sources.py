@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -78,6 +79,13 @@ class SafetensorsSource:
             self._bytes(place.file, place.offset + (start + begin) * size, part)
             out[begin : begin + len(part)].copy_(part)
 
+    def mapped(self, name: str) -> Tensor:
+        """The weight as it lies in the file, memory-mapped: read only what is touched, and write nothing."""
+        place = self._places[name]
+        with place.file.open("rb") as stream:
+            memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(memory, dtype=place.stored.dtype, count=math.prod(place.stored.shape), offset=place.offset).view(place.stored.shape)
+
     def _bytes(self, file: Path, offset: int, out: Tensor) -> None:
         view = memoryview(out.view(torch.uint8).numpy().data)
         while len(view):
@@ -152,8 +160,11 @@ def _header(file: Path) -> dict[str, _Place]:
 class WidenedExperts:
     """Another source's MXFP4 experts as the matrices that transformers' GptOssExperts holds: (E, in, out), of no dtype of their own."""
 
-    def __init__(self, inner: WeightSource, dtype: torch.dtype):
+    def __init__(self, inner: "SafetensorsSource", dtype: torch.dtype):
         self.inner, self.dtype = inner, dtype
+
+    def mapped(self, name: str) -> Tensor:
+        return self.inner.mapped(name)
 
     def tensors(self) -> dict[str, Stored]:
         out = {}

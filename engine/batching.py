@@ -116,7 +116,7 @@ def pack(items: Sequence[Item], prompt_length: int, device: torch.device | str =
         owners += [b] * len(answer)
     owner_N = torch.tensor(owners)
     return PackedBatch(
-        ids_T=torch.tensor(ids, device=device),
+        ids_T=torch.tensor(ids),
         before_N=torch.tensor(before, device=device),
         labels_N=torch.tensor(labels, device=device),
         row_N=torch.tensor([i.row for i in items])[owner_N].to(device),

@@ -89,17 +89,17 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
 def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine) -> Need:
     """Memory of a rank; formulas in docs/deepspeed.md."""
     parts: dict[str, tuple[float, float]] = {}
-    shard = sizes.weights / m.world
+    shard = sum(sizes.sharded_tensors) / m.world
     if placement == "resident":
         parts["weights"] = (sizes.weights, 0)
     elif placement == "offload":
         # torch rounds a pinned block up to a power of two
-        pinned = sum(_power_of_two(-(-t // m.world)) for t in sizes.tensors) if m.device == "cuda" else shard
+        pinned = sum(_power_of_two(-(-t // m.world)) for t in sizes.sharded_tensors) if m.device == "cuda" else shard
         parts["weights"] = (0, pinned)
     else:
-        parts["weights"] = (shard + (sizes.weights / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
+        parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
     if placement != "resident":
-        parts["gathered"] = (2 * max(sizes.layers) + max(sizes.embedding, sizes.head), 0)  # a layer, the next one, a vocabulary matrix
+        parts["gathered"] = (2 * max(sizes.layers) + (sizes.head or sizes.embedding), 0)  # a layer, the next one, a vocabulary matrix
     n, per_layer = len(sizes.layers), sizes.kept_per_token * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
     again = inputs * recompute + (per_layer if recompute else 0)

@@ -50,18 +50,14 @@ def placement_file(config: RunConfig) -> dict[str, Any]:
 
 
 def gathered(sizes: Sizes, name: str, m: Machine) -> float:
-    """Bytes that a rank receives for one micro-batch of training: every layer for the forward and again for the backward pass, the rest once."""
+    """Bytes that a rank receives from others for one micro-batch of training."""
     group = {"resident": 1, "sharded_hpz": m.ranks_per_node}.get(name, m.world)
-    return _moved(sizes) * (group - 1) / group
+    return sizes.moved * (group - 1) / group
 
 
 def uploaded(sizes: Sizes, name: str, m: Machine) -> float:
     """Bytes of its own shards that a rank sends to its GPU for one micro-batch of training."""
-    return _moved(sizes) / m.world if name == "offload" and m.device == "cuda" else 0.0
-
-
-def _moved(sizes: Sizes) -> int:
-    return 2 * sum(sizes.layers) + sizes.embedding + sizes.head + sizes.other
+    return sizes.moved / m.world if name == "offload" and m.device == "cuda" else 0.0
 
 
 def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Machine:

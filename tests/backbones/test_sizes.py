@@ -27,6 +27,7 @@ def test_weights_by_part(name, dtype):
     card = card_of(name, dtype)
     sizes, model = measure(card), build_backbone(card, None)
     assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters()) == sum(sizes.tensors)
+    assert sizes.tensors[0] == sizes.embedding and sizes.sharded_tensors == sizes.tensors  # seeded weights lie in no file
     assert sizes.numbers == parameter_count(model) and len(sizes.layers) == 2 and sizes.layers[0] == sizes.layers[1]
     assert sizes.embedding == 99 * 64 * sizes.itemsize and sizes.head == (0 if name == "tied" else sizes.embedding)
     assert sizes.layer_elements == sum(p.numel() for p in model.model.layers[0].parameters())

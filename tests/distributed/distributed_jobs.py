@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, resident_bytes
+from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, parameter_count, resident_bytes
+from backbones.embedding_rows import RowsFromFile
 from engine import distributed
 from engine.data import Sample
 from engine.formulation import LossWeights
@@ -112,7 +113,18 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     sharded = ShardedBackbone(card_, deepspeed, device, say=said.append)
     plain = build_backbone(card_, None)
     wrong, buffers = [], []
-    for (name, expected), (_, p) in zip(plain.named_parameters(), sharded.model.named_parameters(), strict=True):
+    rows = sharded.model.get_input_embeddings()
+    if isinstance(rows, RowsFromFile):
+        ids = torch.arange(plain.config.vocab_size).view(7, -1)
+        if not torch.equal(rows(ids), plain.get_input_embeddings()(ids)):
+            wrong.append("embedding rows")
+    filled = dict(sharded.model.named_parameters(remove_duplicate=False))
+    numbers = [parameter_count(m) for m in (plain, sharded.model)]
+    for name, expected in plain.named_parameters():
+        name = "lm_head.weight" if name not in filled and plain.config.tie_word_embeddings else name
+        if name not in filled and isinstance(rows, RowsFromFile) and "embed_tokens" in name:
+            continue
+        p: Any = filled[name]
         flat, shards = expected.data.flatten(), [(p.ds_tensor, dist.get_rank())]
         if p.ds_secondary_tensor is not None:
             shards.append((p.ds_secondary_tensor, dist.get_rank(group=p.ds_zero_param_process_group)))
@@ -125,8 +137,9 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
                 wrong.append(f"{name} gathered")
     for (name, a), (_, b) in zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True):
         buffers += [] if torch.equal(a, b) else [name]
-    whole = sum(p.numel() * p.element_size() for p in plain.parameters())
-    return {"wrong": wrong, "buffers": buffers, "held": resident_bytes(sharded.model), "whole": whole, "said": said,
+    whole = sum(p.ds_numel * p.element_size() for p in sharded.model.parameters())
+    return {"wrong": wrong, "rows_from_file": isinstance(rows, RowsFromFile), "numbers": numbers,
+            "buffers": buffers, "held": resident_bytes(sharded.model), "whole": whole, "said": said,
             "secondary": sum(getattr(p, "ds_secondary_tensor", None) is not None for p in sharded.model.parameters())}  # fmt: skip
 
 

@@ -1,0 +1,36 @@
+"""Embedding rows from the weight file: a sharded backbone gathers no table of V rows to look a few thousand up.
+
+gpt-oss's table is 1.2 of its 13.8 GB. Ranks of a node share the file's pages; nothing of it is a parameter any more, so nothing is sharded,
+offloaded or gathered. The rows are the same to the bit.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class RowsFromFile(nn.Module):
+    """Takes the place of ``nn.Embedding``: int64 ids of any shape -> (…, D) in ``dtype`` on ``device``. No gradient reaches it.
+
+    Args:
+        table_VD: the weight, memory-mapped.
+    """
+
+    def __init__(self, table_VD: Tensor, dtype: torch.dtype, device: torch.device):
+        super().__init__()
+        self._table_VD, self._dtype, self._device = table_VD, dtype, device  # a plain attribute, which no .to() follows
+
+    @property
+    def numbers(self) -> int:
+        return self._table_VD.numel()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        wanted, place = ids.cpu().flatten().unique(return_inverse=True)
+        rows_UD = self._table_VD.index_select(0, wanted).to(self._dtype)
+        if self._device.type == "cuda":
+            rows_UD = rows_UD.pin_memory()
+        return rows_UD.to(self._device, non_blocking=True).index_select(0, place.to(self._device)).view(*ids.shape, -1)
+
+
+def read_rows_from(model: nn.Module, table_VD: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    """Let the model's input embedding read ``table_VD``; its own table is dropped, but for a head that shares it."""
+    model.set_input_embeddings(RowsFromFile(table_VD, dtype, device))  # type: ignore[operator]
