@@ -8,7 +8,9 @@ right, so under causal attention no real position ever sees a pad and no mask is
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -50,8 +52,10 @@ class AnswerStates(NamedTuple):
 class FrozenRoot(nn.Module):
     """Holds the backbone only; prompts come in as arguments, so the bank stays outside DeepSpeed."""
 
-    def __init__(self, backbone: PreTrainedModel):
+    def __init__(self, backbone: PreTrainedModel, offload_inputs: bool = False):
         super().__init__()
+        # recomputed layers save their inputs through autograd's hooks, which here take them to the host until the backward pass
+        self._saving: Callable[[], Any] = partial(torch.autograd.graph.save_on_cpu, torch.cuda.is_available()) if offload_inputs else nullcontext
         self.backbone = backbone
         self._own_attention = backbone.config._attn_implementation
         head = backbone.get_output_embeddings()
@@ -80,7 +84,8 @@ class FrozenRoot(nn.Module):
         if teacher is not None:
             with torch.no_grad():
                 teacher_ND = self._packed_states(batch, teacher(tokens_TD))
-        student_ND = self._packed_states(batch, fill(tokens_TD))
+        with self._saving():
+            student_ND = self._packed_states(batch, fill(tokens_TD))
         with torch.no_grad():
             found = self.backbone.get_output_embeddings()(student_ND.detach(), loss, teacher_ND)
         return student_ND, found
@@ -97,7 +102,8 @@ class FrozenRoot(nn.Module):
         if teacher_BLD is not None:
             with torch.no_grad():
                 teacher = self._answers(batch, teacher_BLD, tokens_BTD)
-        return self._answers(batch, prompts_BLD, tokens_BTD), teacher
+        with self._saving():
+            return self._answers(batch, prompts_BLD, tokens_BTD), teacher
 
     def _answers(self, batch: Batch, prompts_BLD: Tensor, tokens_BTD: Tensor) -> AnswerStates:
         embeds = torch.cat([prompts_BLD.to(tokens_BTD.dtype), tokens_BTD], 1)

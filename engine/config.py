@@ -175,8 +175,9 @@ class RunConfig:
     formulation: Literal["packed", "plain"] = "packed"
     """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one padded row per sample,
     whole logits; the same result, slower, for checks and for families that packed rows do not know."""
-    recompute: Literal["auto", "none", "all"] = "auto"
-    """Layers whose activations are computed again in the backward pass; ``auto``: as few as fit."""
+    recompute: Literal["auto", "none", "all", "all_offloaded"] = "auto"
+    """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in host memory besides, for
+    samples of tens of thousands of tokens; ``auto``: as little as fits."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     fresh: bool = False

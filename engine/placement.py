@@ -52,10 +52,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again."""
+    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again; ``offloaded``: and the
+    inputs of all of them wait on the host."""
 
     placement: str
     recompute: int
+    offloaded: bool
     parts: dict[str, tuple[float, float]]
 
     @property
@@ -71,9 +73,12 @@ class Need:
             return (self.device + self.host) * m.ranks_per_node <= USABLE * m.host_bytes
         return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
 
+    def again(self) -> str:
+        return f"{self.recompute} layers recomputed{', their inputs on the host' if self.offloaded else ''}"
+
     def line(self) -> str:
         parts = ", ".join(f"{name} {(d + h) / GB:.2f}" for name, (d, h) in self.parts.items() if (d + h) >= 5e6)
-        again = f", {self.recompute} layers recomputed" if self.recompute else ""
+        again = f", {self.again()}" if self.recompute else ""
         return f"placement {self.placement}{again}: predicted {self.device / GB:.2f} GB on a rank's device, {self.host / GB:.2f} GB on its host ({parts})"
 
 
@@ -86,7 +91,7 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
     return Workload(tokens, tokens, 16 * length * sizes.hidden * rows)  # fp32 numbers, their gradient and two moments
 
 
-def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine) -> Need:
+def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine, offloaded: bool = False) -> Need:
     """Memory of a rank; formulas in docs/deepspeed.md."""
     parts: dict[str, tuple[float, float]] = {}
     shard = sum(sizes.sharded_tensors) / m.world
@@ -102,12 +107,14 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
         parts["gathered"] = (2 * max(sizes.layers) + (sizes.head or sizes.embedding), 0)  # a layer, the next one, a vocabulary matrix
     n, per_layer = len(sizes.layers), sizes.kept_per_token * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
-    again = inputs * recompute + (per_layer if recompute else 0)
+    again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)
     parts["activations"] = (per_layer * (n - recompute) + again + sizes.working_per_token * work.tokens, 0)
+    if offloaded:
+        parts["layers' inputs"] = (0, inputs * recompute)
     parts["widened experts"] = (sizes.widened[0 if m.device == "cpu" else 1], 0)
     parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
     parts["prompts"] = (work.bank, 0)
-    return Need(placement, recompute, parts)
+    return Need(placement, recompute, offloaded, parts)
 
 
 def _power_of_two(n: int) -> int:
@@ -126,9 +133,10 @@ def possible(m: Machine, asked: str) -> list[str]:
 def candidates(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Iterator[Need]:
     """Of each placement its least recomputation that fits; all of it where none does."""
     n = len(sizes.layers)
-    counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1)}[recompute]
+    counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1), "all_offloaded": range(0)}[recompute]
+    last = recompute == "all_offloaded" or (recompute == "auto" and m.device == "cuda")  # a CPU's memory is the host's
     for placement in possible(m, asked):
-        found = [need(sizes, placement, k, work, m) for k in counts]
+        found = [need(sizes, placement, k, work, m) for k in counts] + [need(sizes, placement, n, work, m, True)] * last
         yield next((x for x in found if x.fits(m)), found[-1])
 
 

@@ -35,7 +35,7 @@ def plan(config: RunConfig, machine: Machine, output: str) -> None:
         content = {
             "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine), "tokens": work.tokens,
             "chosen": chosen.placement, "fits": chosen.fits(machine),
-            "placements": {p: {"recompute": n.recompute, "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
+            "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded, "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
                                "gathered_bytes_per_micro_batch": round(gathered(sizes, p, machine)),
                                "uploaded_bytes_per_micro_batch": round(uploaded(sizes, p, machine)),
                                "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},
@@ -95,7 +95,7 @@ def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: di
     if m.device == "cuda":
         rows.append(["host, all ranks of a node", *(f"{n.host * m.ranks_per_node / GB:.2f}" for n in needs.values())])
         rows.append(["uploaded per micro-batch", *(f"{uploaded(sizes, p, m) / GB:.2f}" for p in needs)])
-    rows.append(["layers recomputed", *(str(n.recompute) for n in needs.values())])
+    rows.append(["layers recomputed", *(f"{n.recompute}{', offloaded' if n.offloaded else ''}" for n in needs.values())])
     rows.append(["received per micro-batch", *(f"{gathered(sizes, p, m) / GB:.2f}" for p in needs)])
     rows.append(["fits", *("yes" if n.fits(m) else "no" for n in needs.values())])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

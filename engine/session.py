@@ -92,7 +92,8 @@ class Session:
             try:
                 chosen, machine = self._place(device)
                 file = self.config.deepspeed or placement.file_of(chosen.placement)
-                self._backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node, say=self.say)
+                self._backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
+                                                 offload_inputs=chosen.offloaded, say=self.say)  # fmt: skip
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)

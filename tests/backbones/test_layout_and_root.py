@@ -5,8 +5,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from backbones import BackboneCard, BackboneError, FrozenRoot, Layout, build_backbone, load_tokenizer
+from backbones import BackboneCard, BackboneError, Batch, FrozenRoot, Layout, build_backbone, load_tokenizer
 from engine.batching import collate, weigh
+from engine.sharding import ShardedBackbone
 from engine.data import Sample
 
 WORDS = ["<s>", "</s>", "<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|return|>", "user", "assistant", "final", "fever", "and", "rash", "yes", "."]
@@ -102,8 +103,6 @@ def test_teacher_states_are_the_teachers_own_and_carry_no_gradient():
 
 def test_recomputing_changes_no_generated_token(tmp_path):
     """A recomputing model is in training mode, in which transformers drops the cache that generation reads."""
-    from engine.sharding import ShardedBackbone
-
     card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
     contexts, prompts = [[3, 4, 5, 6], [7, 8]], torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2))
     ids = [ShardedBackbone(card, "", torch.device("cpu"), recompute)("generate", contexts, prompts, 8, 1, 1, False) for recompute in (0, 2)]
@@ -120,3 +119,17 @@ def test_an_unknown_attention_is_refused_before_anything_is_built():
     card = BackboneCard(name="x", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32", attention="foo")
     with pytest.raises(BackboneError, match="attention: 'foo'"):
         build_backbone(card, None)
+
+
+def test_recomputed_layers_inputs_wait_where_they_are_told_to(monkeypatch):
+    """With inputs offloaded, nothing of a layer's size stays beside the copies: the hooks see every layer's input."""
+    card = BackboneCard(name="l", random={"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+                                          "num_attention_heads": 2, "num_key_value_heads": 1}, tokenizer="unused", dtype="float32")  # fmt: skip
+    backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=3, offload_inputs=True)
+    seen = []
+    monkeypatch.setattr(backbone.root, "_saving", lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t))
+    batch = Batch(torch.tensor([[5, 6, 7]]), torch.tensor([[False, False, True]]), torch.tensor([7]), torch.tensor([0]), torch.tensor([0]), torch.ones(1))
+    prompts = torch.randn(1, 4, 16, requires_grad=True)
+    states, _ = backbone("answers", batch, prompts)
+    states.logits_NV.sum().backward()
+    assert seen.count(torch.Size([1, 7, 16])) >= 3 and prompts.grad is not None

@@ -78,10 +78,11 @@ def test_bf16_backbone_and_no_offload(two, project, offload):
     assert max(relative(out[0]["grads"], expected).values()) <= 2e-2  # bf16 activations; batches are cut alike, sums are not
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_recompute_changes_nothing(two, cpu, layers):
-    plain = two.run("gradients", family="llama", deepspeed=cpu, budget=80)
-    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=layers)
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("layers", "offload_inputs"), [(1, False), (3, False), (3, True)])
+def test_recompute_changes_nothing(two, cpu, layers, offload_inputs, packed):
+    plain = two.run("gradients", family="llama", deepspeed=cpu, budget=80, packed=packed)
+    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=layers, offload_inputs=offload_inputs, packed=packed)
     assert max(relative(again[0]["grads"], plain[0]["grads"]).values()) <= 1e-6
     assert again[0]["gathers"] >= plain[0]["gathers"]
 

@@ -74,7 +74,15 @@ def test_as_few_layers_are_recomputed_as_fit(llama: Sizes) -> None:
 def test_where_nothing_fits_the_least_is_taken_and_said(llama: Sizes) -> None:
     small = Machine(1, 1, "cuda", GB, 4 * GB)
     found = choose(llama, "auto", "auto", WORK, small)
-    assert not found.fits(small) and found.placement == "offload" and found.recompute == 32
+    assert not found.fits(small) and found.placement == "offload" and found.recompute == 32 and found.offloaded
+
+
+def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: Sizes) -> None:
+    found = choose(llama, "auto", "auto", Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
+    assert found.placement == "resident" and found.offloaded and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
+    assert not need(llama, "resident", 32, Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)).fits(replace(ONE, device_bytes=40 * GB))
+    assert choose(llama, "resident", "all_offloaded", WORK, ONE).offloaded
+    assert not choose(llama, "resident", "auto", Workload(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)).offloaded  # the same memory
 
 
 def test_what_a_placement_costs(gpt_oss: Sizes) -> None:
