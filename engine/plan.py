@@ -35,7 +35,8 @@ def plan(config: RunConfig, machine: Machine, output: str) -> None:
         content = {
             "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine), "tokens": work.tokens,
             "chosen": chosen.placement, "fits": chosen.fits(machine),
-            "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded, "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
+            "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded,
+                               "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
                                "gathered_bytes_per_micro_batch": round(gathered(sizes, p, machine)),
                                "uploaded_bytes_per_micro_batch": round(uploaded(sizes, p, machine)),
                                "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 from backbones import BackboneCard, BackboneError, Batch, FrozenRoot, Layout, build_backbone, load_tokenizer
 from engine.batching import collate, weigh
-from engine.sharding import ShardedBackbone
 from engine.data import Sample
+from engine.sharding import ShardedBackbone
 
 WORDS = ["<s>", "</s>", "<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|return|>", "user", "assistant", "final", "fever", "and", "rash", "yes", "."]
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}

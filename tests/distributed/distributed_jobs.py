@@ -72,7 +72,9 @@ def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:
     return LoopSettings(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
-def gradients(family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: int = 0, packed: bool = True, offload_inputs: bool = False) -> dict[str, Any]:
+def gradients(
+    family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: int = 0, packed: bool = True, offload_inputs: bool = False
+) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
