@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, load_backbone_card, parameter_count
 from backbones.frozen import backbone_fingerprint
+from backbones.sources import SafetensorsSource
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 
@@ -130,3 +131,67 @@ def test_dummy_weights_need_no_files_but_the_configuration(tmp_path):
     matrices = [p for n, p in first.items() if "norm" not in n]
     assert all(0.01 < p.std().item() < 0.03 for p in matrices if p.numel() > 50)
     assert len({p.sum().item() for p in matrices}) == len(matrices)
+
+
+def test_a_family_whose_weights_are_merged_as_they_load_goes_through_transformers(tmp_path):
+    expected = released(tmp_path, "mixtral", num_local_experts=3, num_experts_per_tok=2)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert any(".experts.2." in n for n in stored) and not any("gate_up_proj" in n for n in stored)  # one by one in the file, merged in the model
+    said = []
+    found = build_backbone(card_for(tmp_path), None, say=said.append)
+    assert backbone_checksum(found) == backbone_checksum(expected) and "mixtral renames or merges weights as it loads" in said[0]
+    gone = next(n for n in stored if n.endswith("norm.weight"))
+    save_file({n: w for n, w in stored.items() if n != gone}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=f"missing: {gone}"):
+        build_backbone(card_for(tmp_path), None)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32, torch.bfloat16])
+def test_any_stretch_of_a_weight_is_read_alone_and_converted(tmp_path, stored):
+    weight = torch.randn(7, 300).to(stored)
+    save_file({"w": weight, "after": torch.ones(3)}, tmp_path / "model.safetensors")
+    source = SafetensorsSource(tmp_path)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        out = torch.empty(1234, dtype=dtype)
+        source.read("w", 601, out)
+        assert torch.equal(out, weight.flatten()[601:1835].to(dtype))
+    assert torch.equal(source.mapped("w"), weight)
+
+
+def test_what_is_wrong_with_single_files(tmp_path):
+    file = tmp_path / "model.safetensors"
+    for header, wanted in (
+        ({"w": {"dtype": "I7", "shape": [2], "data_offsets": [0, 8]}}, "w has dtype I7; known are F32"),
+        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, r"w: 8 bytes for shape \(3,\)"),
+        ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "v": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}, "cut short"),
+    ):
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+        with pytest.raises(BackboneError, match=f"model.safetensors: {wanted}"):
+            SafetensorsSource(tmp_path)
+    save_file({"a": torch.ones(2)}, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file.name, "b": file.name}}))
+    with pytest.raises(BackboneError, match="b should be in model.safetensors, says the index; it is not"):
+        SafetensorsSource(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(BackboneError, match="no safetensors index"):
+        SafetensorsSource(tmp_path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    save_file({"w": torch.ones(1000)}, tmp_path / "model.safetensors")
+    source = SafetensorsSource(tmp_path)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.truncate(500)
+    with pytest.raises(BackboneError, match="ended while it was read"):
+        source.read("w", 0, torch.empty(1000))
+
+
+def test_a_card_s_path_may_name_an_environment_variable(tmp_path, monkeypatch):
+    released(tmp_path / "weights")
+    (tmp_path / "card.yaml").write_text("name: x\npath: $WHERE_WEIGHTS_ARE/weights\ntokenizer: card.yaml\n")
+    monkeypatch.delenv("WHERE_WEIGHTS_ARE", raising=False)
+    with pytest.raises(BackboneError, match="the environment variable in it is not set"):
+        load_backbone_card(tmp_path / "card.yaml")
+    monkeypatch.setenv("WHERE_WEIGHTS_ARE", str(tmp_path))
+    assert load_backbone_card(tmp_path / "card.yaml").path == str(tmp_path / "weights")

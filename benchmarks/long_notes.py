@@ -1,0 +1,104 @@
+"""One long note: peak memory of a training step against its length, whole activations and recomputed layers, beside what is predicted.
+
+    python -m benchmarks.long_notes --shape cpu_long --lengths 1024,2048,4096,8192 --output benchmarks/results/long_notes_cpu.json
+
+Each case is a child process; memory is its peak above what it held before the step. On a GPU the layers' inputs are kept on the host besides.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from backbones import BackboneCard
+from backbones.sizes import measure
+from benchmarks.machine import commit, machine, versions
+from benchmarks.workload import SHAPES, Shape
+from engine.batching import weigh
+from engine.data import Sample
+from engine.formulation import Formulation, LossWeights
+from engine.placement import GB, Machine, Workload, need
+from engine.protection import protect
+from engine.sharding import ShardedBackbone
+from prompt_modules import DecomposedBank
+
+_MID = SHAPES["cpu_mid"]
+_GPT = {"model_type": "gpt_oss", "hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 4,
+        "head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 128, "vocab_size": 32000, "max_position_embeddings": 131072,
+        "quantization_config": {"quant_method": "mxfp4"}}  # fmt: skip
+LONG = {
+    "cpu_long": replace(_MID, card={**_MID.card, "max_position_embeddings": 65536}), "cpu_long_gpt_oss": Shape(_GPT, "float32", 100, 1, 1),
+    "llama_8b": SHAPES["llama_8b"], "gpt_oss_20b": replace(SHAPES["gpt_oss_20b"], card={**SHAPES["gpt_oss_20b"].card, **{
+        "quantization_config": {"quant_method": "mxfp4"}}}),
+}  # fmt: skip
+ANSWER = 200  # tokens
+
+
+def _card(shape: Shape) -> BackboneCard:
+    return BackboneCard(name="long", random=dict(shape.card), tokenizer="none", dtype=shape.dtype, dummy=True)
+
+
+def child(shape: Shape, length: int, recompute: bool, device: torch.device) -> None:
+    layers = shape.card["num_hidden_layers"] if recompute else 0
+    backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and device.type == "cuda")
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, shape.card["vocab_size"], (length,), generator=g).tolist()
+    items = weigh([0], [Sample(ids[:-ANSWER], ids[-ANSWER:])])
+    hidden = shape.card["hidden_size"]
+    bank = DecomposedBank(0.02 * torch.randn(1, shape.length, hidden, generator=g), torch.ones(1, shape.length, 1), torch.ones(1, 1, hidden)).to(device)
+    formulation = Formulation(backbone, True, shape.length, length + shape.length, 0, 1)
+    if device.type == "cuda":
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        held = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # peak := now
+    begin = time.perf_counter()
+    formulation.train(items, bank, LossWeights(), None, None)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
+    print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
+
+
+def _status(field: str) -> int:
+    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+
+
+def main() -> None:
+    protect()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--shape", choices=LONG, default="cpu_long")
+    parser.add_argument("--lengths", default="1024,2048,4096,8192", help="tokens of the note")
+    parser.add_argument("--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    shape, device = LONG[a.shape], torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if a.child:
+        length, recompute = a.child.split(",")
+        child(shape, int(length), recompute == "1", device)
+        return
+    sizes, cases = measure(_card(shape)), []
+    here = Machine(1, 1, device.type, 0, 0)
+    for length in map(int, a.lengths.split(",")):
+        for recompute in (0, 1):
+            done = subprocess.run([sys.executable, "-m", "benchmarks.long_notes", "--shape", a.shape, "--child", f"{length},{recompute}"],
+                                  capture_output=True, text=True, check=True)  # fmt: skip
+            found = json.loads(done.stdout.splitlines()[-1])
+            work = Workload(length + shape.length, ANSWER, 0)
+            parts = need(sizes, "resident", recompute * len(sizes.layers), work, here, bool(recompute) and device.type == "cuda").parts
+            predicted = sum(d for name, (d, _) in parts.items() if name != "weights")
+            cases.append({"shape": a.shape, "length": length, "recomputed": bool(recompute), "predicted_bytes": predicted, **found})
+            print(f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: {found['peak_bytes'] / GB:.2f} GB, "
+                  f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s", flush=True)  # fmt: skip
+    if a.output:
+        earlier = json.loads(a.output.read_text())["cases"] if a.output.exists() else []
+        earlier = [c for c in earlier if c["shape"] != a.shape]
+        a.output.write_text(json.dumps({"cases": earlier + cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
