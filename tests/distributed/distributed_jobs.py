@@ -24,9 +24,12 @@ LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
 GPT_OSS = {"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
            "head_dim": 16, "num_key_value_heads": 2,
            "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 131072}  # fmt: skip
+SCALED = {**GPT_OSS, "hidden_size": 160, "intermediate_size": 160, "num_local_experts": 32, "num_attention_heads": 8, "head_dim": 16, "vocab_size": 1024}
 FAMILIES = {
     "llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "gpt_oss": GPT_OSS,
     "mxfp4": {**GPT_OSS, "quantization_config": {"quant_method": "mxfp4"}},
+    # experts weigh in it as they do in gpt-oss-20B
+    "scaled": SCALED, "scaled_mxfp4": {**SCALED, "quantization_config": {"quant_method": "mxfp4"}},
     # with a padding token, whose row of the embedding transformers would zero while it is partitioned
     "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
 }  # fmt: skip
@@ -80,7 +83,7 @@ def gradients(
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
-    loop = Loop(stage_of(32, Path("unused")), backbone, settings_of(budget, packed))
+    loop = Loop(stage_of(backbone.model.config.hidden_size, Path("unused")), backbone, settings_of(budget, packed))
     outcome = loop.gradients(0)
     calls, received = backbone.gathers.take()
     return {

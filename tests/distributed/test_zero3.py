@@ -59,6 +59,15 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
         np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
 
 
+def test_packed_experts_take_a_third_of_the_memory_and_of_the_traffic(two, cpu):
+    """The whole backbone, attention, head and embedding counted, which stay bf16."""
+    wide, packed = (two.run("gradients", family=f, deepspeed=cpu, budget=80, dtype="bfloat16")[0] for f in ("scaled", "scaled_mxfp4"))
+    held, received = (packed[k] / wide[k] for k in ("resident_before", "gather_bytes"))
+    print(f"MXFP4 against bf16: {held:.3f} of the bytes held, {received:.3f} of the bytes received")
+    assert held <= 0.34 and received <= 0.34
+    assert packed["unchanged"] and packed["resident_after"] == packed["resident_before"]
+
+
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
 def test_the_module_trace_stays_complete_so_that_weights_are_prefetched(two, cpu, family, packed):
