@@ -6,12 +6,14 @@ export VIRTUAL_ENV := $(VENV)
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 export OMP_NUM_THREADS ?= 1
 BACKBONE ?= llama
+# a folder of wheels, for machines that reach no package registry: make wheelhouse on one that does, then make setup WHEELHOUSE=wheelhouse
+PIP_FROM := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 TORCHRUN := torchrun --nproc_per_node 2 -- train.py
 DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study test check clean
+.PHONY: setup toolchain demo study test test-slurm wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -21,8 +23,8 @@ toolchain:
 
 $(VENV)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; fix: apt-get install -y python3-venv" >&2; exit 1; }
-	$(VENV)/bin/pip install -q --disable-pip-version-check setuptools wheel "$$(grep '^torch==' requirements.txt)"
-	$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation -r requirements-dev.txt
+	$(VENV)/bin/pip install -q --disable-pip-version-check $(PIP_FROM) setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation $(PIP_FROM) -r requirements-dev.txt
 	@touch $@
 
 # DeepSpeed's CPU collectives are compiled once (about a minute), not inside the first run
@@ -47,6 +49,14 @@ study: setup
 
 test: setup
 	python -m pytest
+
+# SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of two nodes up here; root
+test-slurm: setup
+	python -m pytest tests/launch_scripts tests/slurm
+
+wheelhouse:
+	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse --no-build-isolation -r requirements-dev.txt
 
 check: setup
 	ruff check .

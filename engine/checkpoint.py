@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.fence import Fence
 
 FILES = ("prompts.safetensors", "optimizer.safetensors")
 
@@ -32,32 +35,78 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
+class Saver:
+    """Writes checkpoints off the step's path, one at a time: what a step costs is the copy that it takes. Rank 0's."""
+
+    def __init__(self, run_dir: Path, keep: int, fence: Fence | None = None):
+        self.run_dir, self.keep, self.fence = run_dir, keep, fence
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def start(self, step: int, checkpoint: Checkpoint) -> None:
+        """Copy, and write while training goes on. Waits for the one before it."""
+        self.wait()
+        prompts, optimizer = ({n: t.detach().cpu().clone() for n, t in tensors.items()} for tensors in (checkpoint.prompts, checkpoint.optimizer))
+        frozen = Checkpoint(prompts, optimizer, json.loads(json.dumps(checkpoint.state)))
+        self._thread = threading.Thread(target=self._write, args=(step, frozen), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, step: int, checkpoint: Checkpoint) -> None:
+        try:
+            save(self.run_dir, step, checkpoint, self.keep, self.fence)
+        except Exception as error:
+            self._error = error
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def wait(self) -> None:
+        """Until the last one is written.
+
+        Raises:
+            OSError, LostRunDirectory: it could not be.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+
+def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None = None) -> Path:
     """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only.
 
     Raises:
         OSError: it cannot be written (a full disk, say); the previous checkpoint is whole.
+        LostRunDirectory: another job has opened the directory since; nothing of what is visible there has changed.
     """
     try:
-        return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep)
+        return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, fence)
     except (OSError, SafetensorError) as error:
         raise OSError(f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there is room") from None
 
 
-def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
+def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None) -> Path:
+    if fence is not None:
+        fence.check()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = folder / f"step_{step:08d}"
-    partial = folder / f".step_{step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".step_*.partial"):  # of a process that was killed as it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    partial = folder / f".step_{step:08d}.{os.getpid()}.partial"
     partial.mkdir(mode=0o700)
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.prompts.items()}, partial / FILES[0])
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.optimizer.items()}, partial / FILES[1])
     state = {**checkpoint.state, "step": step, "sha256": {name: _sha256(partial / name) for name in FILES}}
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
+    state = json.loads(json.dumps(state))  # as it will be read
+    (partial / "state.json").write_text(json.dumps({**state, "sha256_state": _state_sum(state)}, indent=1))
     for file in partial.iterdir():
         file.chmod(0o600)
         _sync(file)
     _sync(partial)
+    if fence is not None:
+        fence.check()
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _point(latest, Path("checkpoints") / final.name)
@@ -69,24 +118,55 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     return final
 
 
-def load(run_dir: Path) -> Checkpoint | None:
+def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Checkpoint | None:
     """The latest checkpoint of a run directory, or None where there is none.
 
+    Args:
+        pass_over: take the newest whole one, and tell this of every damaged one before it. None: the latest, or an error.
+
     Raises:
-        UserError: it is damaged (a checksum differs or a file is missing).
+        UserError: it is damaged (a checksum differs, a file is missing), or all are.
     """
-    latest = run_dir / "latest"
-    if not latest.exists() and not latest.is_symlink():  # a link to nothing is damage
-        return None
-    folder = latest.resolve()
+    latest, damage = run_dir / "latest", []
+    newest = [latest.resolve()] if latest.exists() or latest.is_symlink() else []  # a link to nothing is damage
+    older = sorted((p for p in (run_dir / "checkpoints").glob("step_*") if p not in newest), reverse=True) if newest else []
+    # one beyond ``latest`` was renamed and not yet pointed at, or belongs to a run that was started again
+    for folder in [*newest, *(p for p in older if pass_over and p.name < newest[0].name)]:
+        try:
+            found = _read(folder)
+        except _Damaged as problem:
+            damage.append(f"checkpoint {folder}: {problem}")
+            continue
+        for told in damage if pass_over else ():
+            pass_over(f"WARNING {told}; going on from {folder.name}, which is whole")  # type: ignore[misc]
+        return found
+    if damage:
+        raise UserError([f"{problem}; point {latest} at an older one, or give --fresh=true" for problem in damage])
+    return None
+
+
+class _Damaged(ValueError):
+    """What is wrong with a checkpoint."""
+
+
+def _read(folder: Path) -> Checkpoint:
     try:
         state = json.loads((folder / "state.json").read_text())
+        body = {k: v for k, v in state.items() if k != "sha256_state"}
+        if state["sha256_state"] != _state_sum(body):
+            raise _Damaged("state.json is damaged (its checksum differs)")
         for name in FILES:
             if _sha256(folder / name) != state["sha256"][name]:
-                raise UserError(f"checkpoint {folder / name}: damaged (its checksum differs); point {latest} at an older one, or give --fresh=true")
-        return Checkpoint(load_file(folder / FILES[0]), load_file(folder / FILES[1]), state)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"checkpoint {folder}: incomplete ({type(error).__name__}); point {latest} at an older one, or give --fresh=true") from None
+                raise _Damaged(f"{name} is damaged (its checksum differs)")
+        return Checkpoint(load_file(folder / FILES[0]), load_file(folder / FILES[1]), body)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        if isinstance(error, _Damaged):
+            raise
+        raise _Damaged(f"incomplete ({type(error).__name__})") from None
+
+
+def _state_sum(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _point(link: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 Fire alone would run the body first and complain about a typo afterwards, swallow it in ``**flags``, or run the job for ``--help``.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -11,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine import commands
-from engine.errors import UserError
+from engine.errors import Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
-USER_ERROR, FAULT = 2, 1
+USER_ERROR, FAULT, START_AGAIN = 2, 1, 75
 LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
@@ -49,9 +50,10 @@ def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
-    own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output"}
+    own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output", "mode", "prepare"}
     machine = [flags.get(name, default) for name, default in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", "80"), ("host_gb", "256"))]
-    commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in own}), machine, flags.get("output", ""))
+    commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in own}), machine,
+                  flags.get("output", ""), flags.get("mode", ""), flags.get("prepare", "false"))  # fmt: skip
 
 
 def _not_yet(what: str) -> Callable[[dict[str, str], Sequence[str]], None]:
@@ -87,7 +89,9 @@ MODES: dict[str, Mode] = {
     "plan": Mode(
         "memory of every placement before a job is submitted; what a run would be refused with",
         {**CONFIG, "nodes": "how many (default 1)", "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
-         "gpu_gb": "free memory of a GPU in GB (default 80)", "host_gb": "free memory of a node in GB (default 256)", "output": "JSON file to write too"},
+         "gpu_gb": "free memory of a GPU in GB (default 80)", "host_gb": "free memory of a node in GB (default 256)", "output": "JSON file to write too",
+         "mode": "distill or adapt: check what it needs too",
+         "prepare": "true: tokenise the corpora and compile what is compiled once"},
         _plan, ("config",), True,
     ),
     "benchmark": Mode("measure throughput", {}, _not_yet("benchmark")),
@@ -96,13 +100,15 @@ MODES: dict[str, Mode] = {
 
 
 def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
-    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 1 a fault)."""
+    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 75 start me again, 1 a fault)."""
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
             mode.run(flags, words)
     except UserError as error:
         _fail(error.problems)
+    except Stopped as stop:
+        _stopped(stop)
     except BrokenPipeError:  # the reader of our output left
         os._exit(FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said
@@ -132,7 +138,7 @@ def _checked(name: str, words: list[str], flags: dict[str, str]) -> Mode | None:
     known = [*mode.flags, *(known_keys() if mode.takes_config else ())]
     problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
     if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
-        problems += _also_wrong({k: v for k, v in flags.items() if k in known})
+        problems += _also_wrong({k: v for k, v in flags.items() if k == "config" or (k in known and k not in mode.flags)})
     problems += [f"command line: --{key}: missing; {mode.flags[key]}" for key in mode.required if key not in flags]
     if mode.positional and (len(words) != 1 or words[0] not in mode.positional):
         problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
@@ -167,6 +173,14 @@ def _rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
+def _tell(code: int) -> None:
+    """Rank 0's exit code for a job script: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself."""
+    file = os.environ.get("EXIT_CODE_FILE")
+    if file and _rank() == 0:
+        with contextlib.suppress(OSError), open(file, "w") as stream:
+            stream.write(f"{code}\n")
+
+
 def _fail(problems: Sequence[str]) -> None:
     started = _group_started()
     if _rank() > 0 and not started:  # every rank finds the same: rank 0 speaks first, before a launcher ends all for one rank's exit
@@ -174,6 +188,7 @@ def _fail(problems: Sequence[str]) -> None:
     for problem in problems:
         print(f"error{f' (rank {_rank()})' if _rank() else ''}: {problem}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    _tell(USER_ERROR)
     if started:
         os._exit(USER_ERROR)
     raise SystemExit(USER_ERROR)
@@ -186,7 +201,16 @@ def _fault(error: Exception) -> None:
     message = f": {error}" if quotable else " (message withheld: it may quote data)"
     print(f"fault on rank {_rank()}: {type(error).__name__}{message}\n{frames}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    _tell(FAULT)
     os._exit(FAULT)  # other ranks may sit in a collective that this one will never join
+
+
+def _stopped(stop: Stopped) -> None:
+    if _rank() == 0:
+        print(stop, flush=True)
+    _tell(START_AGAIN)
+    _leave_group()  # which no rank gets through before all have come: a launcher may end the others for one that has left
+    raise SystemExit(START_AGAIN)
 
 
 def _group_started() -> bool:
@@ -201,4 +225,5 @@ def _leave_group() -> None:
     if _group_started():
         import torch.distributed as dist
 
+        dist.barrier()
         dist.destroy_process_group()

@@ -28,12 +28,11 @@ def distill(config: RunConfig) -> None:
 
     from engine.stages import distill_stage
     from engine.teacher_cache import keep_teachers
-    from engine.trainer import Loop
 
     stage = distill_stage(session, train_only, teachers, teachers_hash)
-    session.open_run_dir(session.run_dir, stage.hashes)
+    fence = session.open_run_dir(session.run_dir, stage.hashes)
     keep_teachers(session, stage, teachers)
-    Loop(stage, session.backbone(), session.loop_settings()).run()
+    session.train(stage, fence)
     session.verify_backbone()
     session.complete(session.run_dir)
     session.say(f"metaprompt in {session.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {session.run_dir}")
@@ -44,7 +43,7 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     from engine import checkpoint
     from engine.banks import load_bank
     from engine.stages import teach_stage
-    from engine.trainer import Loop, check_hashes
+    from engine.trainer import check_hashes
 
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data)
@@ -54,8 +53,7 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
             check_hashes(done.state["hashes"], stage.hashes, folder)
             session.say(f"teachers: reused from {folder}")
     else:
-        session.open_run_dir(folder, stage.hashes)
-        Loop(stage, session.backbone(), session.loop_settings()).run()
+        session.train(stage, session.open_run_dir(folder, stage.hashes))
         session.complete(folder)
     bank, found = load_bank(folder, "teachers")
     return bank.requires_grad_(False), found.state["sha256"]["prompts.safetensors"]
@@ -79,15 +77,14 @@ def adapt(config: RunConfig) -> None:
     data = session.data({task: wanted for task in config.adapt.targets})
 
     from engine.stages import adapt_rows, adapt_stage
-    from engine.trainer import Loop
 
     adapt_rows(config.adapt, config.seed, data)  # its errors before the process group starts
     session.backbone()
     source_seed = found.state["hashes"]["config"]["seed"]
     stage = adapt_stage(session, data, source, source_tasks, found.state["sha256"]["prompts.safetensors"], source_seed)
-    session.open_run_dir(session.run_dir, stage.hashes)
+    fence = session.open_run_dir(session.run_dir, stage.hashes)
     _say_trainable(session, stage.bank)
-    Loop(stage, session.backbone(), session.loop_settings()).run()
+    session.train(stage, fence)
     session.verify_backbone()
     session.complete(session.run_dir)
     session.say(f"adapted rows in {session.run_dir / 'latest'}; next: python train.py evaluate --run {session.run_dir}")
@@ -125,12 +122,17 @@ def _say_trainable(session: Any, bank: Any) -> None:
             session.say(f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or adapt.train=factors brings it down")
 
 
-def plan(config: RunConfig, machine: Sequence[str], output: str = "") -> None:
+def plan(config: RunConfig, machine: Sequence[str], output: str = "", mode: str = "", prepare: str = "false") -> None:
     """Memory of every placement on a machine in words: nodes, GPUs a node, GB of a GPU, GB of a node."""
     from engine.plan import machine_of
     from engine.plan import plan as print_plan
 
-    print_plan(config, machine_of(*machine), output)
+    problems = [] if mode in ("", "distill", "adapt") else [f"command line: --mode: {mode!r} is none of distill, adapt"]
+    if prepare.lower() not in ("true", "false"):
+        problems.append(f"command line: --prepare: {prepare!r} is neither true nor false")
+    if problems:
+        raise UserError(problems)
+    print_plan(config, machine_of(*machine), output, mode, prepare.lower() == "true")
 
 
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:

@@ -180,6 +180,12 @@ class RunConfig:
     samples of tens of thousands of tokens; ``auto``: as little as fits."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
+    preempt_signal: str = "USR1"
+    """Beside SIGTERM: at the next step save, and leave with exit code 75. So do files SAVE (and go on) and STOP in run_dir."""
+    max_skipped: int = 50
+    """End the run when a row's gradient was not finite in so many steps running (each such step leaves the row as it was); 0 never."""
+    hang_minutes: float = 30.0
+    """A rank that makes no progress for so long ends the job and says where it was."""
     fresh: bool = False
     """Ignore checkpoints in run_dir and start again."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -195,6 +201,6 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "fresh", "data.root", "data.cache",
-    "distill.teacher_cache", "log", "checkpoint", "evaluate",
+    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "preempt_signal", "max_skipped", "hang_minutes",
+    "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

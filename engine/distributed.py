@@ -4,11 +4,13 @@ import os
 import socket
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine import watch
 from engine.errors import UserError
 
 
@@ -34,8 +36,12 @@ def place() -> Place:
     return Place(0, 1, 0)
 
 
-def start(where: Place) -> torch.device:
-    """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again."""
+def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
+    """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again.
+
+    Args:
+        hang_minutes: a collective that takes longer is an error.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed looks for mpi4py when these are missing
@@ -52,7 +58,8 @@ def start(where: Place) -> torch.device:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(where.local_rank)
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    wait = timedelta(minutes=hang_minutes)
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait)
     return torch.device("cuda", where.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -63,6 +70,7 @@ def world_size() -> int:
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """In place; a no-op alone. A tensor on the CPU takes the way over the GPU where the group is nccl, which serves nothing else."""
     if world_size() > 1:
+        watch.note(f"sum of {tensor.numel()} numbers over ranks")
         on_group = tensor.cuda() if dist.get_backend() == "nccl" else tensor
         dist.all_reduce(on_group)
         if on_group is not tensor:
@@ -86,6 +94,7 @@ def gather_objects(value):
     """Every rank's value, on every rank, in rank order."""
     if world_size() == 1:
         return [value]
+    watch.note("gather of objects")
     out = [None] * world_size()
     dist.all_gather_object(out, value)
     return out
@@ -93,4 +102,5 @@ def gather_objects(value):
 
 def barrier() -> None:
     if world_size() > 1:
+        watch.note("barrier")
         dist.barrier()

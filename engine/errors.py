@@ -11,3 +11,10 @@ class UserError(ValueError):
     def __init__(self, problems: list[str] | str):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class Stopped(Exception):
+    """Training stopped on request, its checkpoint written. Exit code 75."""
+
+    def __init__(self, stage: str, step: int, total: int):
+        super().__init__(f"{stage}: stopped at step {step} of {total} as asked; the same command goes on from there")

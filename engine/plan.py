@@ -7,21 +7,38 @@ from typing import Any
 
 from backbones.sizes import Sizes, measure
 from engine import placement
+from engine.build_ops import main as build_ops
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
+from engine.resolve import value_at
 from engine.session import Session
+from engine.stages import adapt_rows
 
 HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and within nodes", "sharded": "sharded over devices", "offload": "sharded over hosts"}
 
 
-def plan(config: RunConfig, machine: Machine, output: str) -> None:
+def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepare: bool = False) -> None:
     """Print the memory table of every placement, what ``auto`` takes, and the bytes gathered; JSON to ``output`` if named.
+
+    Args:
+        mode: "distill" or "adapt": check what that mode needs of the configuration too.
+        prepare: tokenise its corpora and compile what is compiled once, so that a job does not hold its nodes for that.
 
     Raises:
         UserError: whatever a run of this configuration would be refused with.
     """
+    if mode:
+        require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
     session = Session(config)
+    if mode == "adapt" and not config.adapt.source_run:
+        raise UserError("adapt.source_run: missing; name the run directory of the distillation")
+    if prepare:
+        tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
+        data = session.data({task: ["train", "validation", "test"] for task in tasks})
+        if mode == "adapt":
+            adapt_rows(config.adapt, config.seed, data)  # more shots than a task has examples, say
+        build_ops()
     sizes = measure(session.card)
     work = placement.workload_of(config, sizes)
     names = [p for p in PLACEMENTS if p in placement.possible(machine, "auto")]
@@ -33,7 +50,8 @@ def plan(config: RunConfig, machine: Machine, output: str) -> None:
         print(line)
     if output:
         content = {
-            "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine), "tokens": work.tokens,
+            "run_dir": config.run_dir, "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine),
+            "tokens": work.tokens,
             "chosen": chosen.placement, "fits": chosen.fits(machine),
             "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded,
                                "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
@@ -42,6 +60,11 @@ def plan(config: RunConfig, machine: Machine, output: str) -> None:
                                "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},
         }  # fmt: skip
         Path(output).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def require_key(config: RunConfig, key: str) -> None:
+    if not value_at(config, key):
+        raise UserError(f"{key}: missing; name at least one task")
 
 
 def placement_file(config: RunConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from backbones import resident_bytes
 from engine.sharding import ShardedBackbone
 
 if TYPE_CHECKING:
-    from engine.trainer import Stage
+    from engine.stage import Stage
 
 
 def peak_bytes() -> int:

@@ -198,10 +198,10 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append("backbone: missing; name a backbone card")
     positive = ["token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples", "distill.steps", "distill.batch",
                 "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps", "evaluate.max_new_tokens", "evaluate.batch", "log.every",
-                "checkpoint.every", "checkpoint.keep"]  # fmt: skip
+                "checkpoint.every", "checkpoint.keep", "hang_minutes"]  # fmt: skip
     other = ["teach.lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience", "distill.lr_shared", "distill.lr_task", "distill.clip",
              "distill.warmup_steps", "distill.lambda_kl", "distill.lambda_hidden", "adapt.lr_shared", "adapt.lr_task", "adapt.lr_prompt", "adapt.clip",
-             "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train", "data.max_validation", "data.max_test"]  # fmt: skip
+             "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train", "data.max_validation", "data.max_test", "max_skipped"]  # fmt: skip
     for key in positive + other:
         value = value_at(c, key)
         if not (value > 0 if key in positive else value >= 0) or value == float("inf"):

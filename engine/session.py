@@ -22,15 +22,18 @@ from backbones import (
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
 from backbones.sizes import measure
-from engine import checkpoint, distributed, placement
+from engine import checkpoint, distributed, placement, preflight, watch
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
+from engine.fence import Fence
 from engine.formulation import Formulation
+from engine.interruption import Interruption, signal_of
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, read_deepspeed
-from engine.trainer import LoopSettings, check_hashes
+from engine.stage import LoopSettings, Stage
+from engine.trainer import Loop, check_hashes
 from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
 
 
@@ -53,14 +56,19 @@ class Session:
         except BackboneError as error:
             raise UserError(error.problems) from None
         problems = []
+        try:
+            signal_of(config.preempt_signal)
+        except UserError as error:
+            problems += error.problems
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
             entries, rows = self.tokenizer.vocab_size, self.model_config.vocab_size
             problems.append(f"{config.backbone}: the tokenizer has {entries} entries, the backbone's vocabulary only {rows}")
         longest = getattr(self.model_config, "max_position_embeddings", None)
         if longest and config.prompt.length + config.data.max_length > longest:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
-        if self.run_dir.exists() and not self.run_dir.is_dir():
-            problems.append(f"run_dir: {self.run_dir} is a file; name a folder")
+        rows = len(config.distill.sources) + len(config.adapt.targets) * len(config.adapt.methods) * len(config.adapt.shots) * len(config.adapt.seeds)
+        # prompt, best, and two moments of each number, in fp32
+        problems += preflight.problems_of(config, 16 * config.prompt.length * self.model_config.hidden_size * (rows + 1))
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
@@ -87,7 +95,8 @@ class Session:
         """Start the process group and build the backbone, once."""
         if self._backbone is None:
             check_toolchain()
-            device = distributed.start(self.place)
+            device = distributed.start(self.place, self.config.hang_minutes)
+            watch.start(self.config.hang_minutes, self.place.rank)
             torch.manual_seed(self.config.seed)
             try:
                 chosen, machine = self._place(device)
@@ -137,13 +146,6 @@ class Session:
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
         return embeddings_from_vocabulary(backbone.embed, candidates, prompt.length, generator)
 
-    def loop_settings(self) -> LoopSettings:
-        c = self.config
-        return LoopSettings(
-            c.token_budget, c.formulation == "packed", c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world,
-            c.fresh,
-        )  # fmt: skip
-
     def formulation(self, prompt_length: int) -> Formulation:
         """How this run asks the backbone."""
         c, place = self.config, self.place
@@ -160,17 +162,19 @@ class Session:
         kept.pop("backbone")
         return {"config": kept, "data": data, "backbone": self.backbone_hash, "layout": self.layout.fingerprint(), **further}
 
-    def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> None:
-        """Make the run directory and write the resolved configuration. Rank 0 writes.
+    def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> Fence | None:
+        """Make the run directory, claim it for this job and write the resolved configuration. Rank 0 writes, and gets the claim.
 
         Raises:
             UserError: it holds a checkpoint of another configuration, data or backbone; nothing is touched.
         """
-        found = None if self.config.fresh else checkpoint.load(folder)
+        found = None if self.config.fresh else checkpoint.load(folder, lambda _: None)
         if found is not None:
             check_hashes(found.state["hashes"], hashes, folder)
+        fence = None
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fence = Fence(folder)
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
                 for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
@@ -180,6 +184,24 @@ class Session:
             if self._backbone is not None and self._backbone.zero is not None:
                 (folder / "deepspeed.json").write_text(json.dumps(self._backbone.zero, indent=1) + "\n")
         distributed.barrier()
+        return fence
+
+    def train(self, stage: Stage, fence: Fence | None) -> None:
+        """Run a stage's loop to its end; stops and saves on request.
+
+        Raises:
+            Stopped: on request, with a checkpoint.
+        """
+        self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with Interruption(self.run_dir, self.config.preempt_signal, self.leads) as interruption:
+            Loop(stage, self.backbone(), self.loop_settings(), interruption, fence).run()
+
+    def loop_settings(self) -> LoopSettings:
+        c = self.config
+        return LoopSettings(
+            c.token_budget, c.formulation == "packed", c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world,
+            c.fresh, c.max_skipped,
+        )  # fmt: skip
 
     def complete(self, folder: Path) -> None:
         distributed.barrier()

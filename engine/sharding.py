@@ -10,6 +10,7 @@ from torch import nn
 
 from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
 from backbones.sizes import Sizes, measure
+from engine import watch
 from engine.errors import UserError
 
 ALLOWED = ("train_micro_batch_size_per_gpu", "bf16", "zero_optimization", "comms_logger", "zero_allow_untested_optimizer", "wall_clock_breakdown")
@@ -56,10 +57,12 @@ class ShardedBackbone:
             layer.gradient_checkpointing = number < layers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        watch.note(f"the backbone's forward pass ({args[0]}), which gathers its layers")
         return self.root(*args, **kwargs)
 
     def release(self) -> None:
         """After a backward, or a forward without one: else a few parameters stay gathered and the next release raises."""
+        watch.note("after a backward pass")
         if self._engine is not None:
             self._engine.optimizer.release_backward_leftovers()
 

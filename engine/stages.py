@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.formulation import LossWeights
 from engine.sampling import EveryRow, TaskMixture, seed_of
 from engine.session import Session
-from engine.trainer import BankRow, Stage
+from engine.stage import BankRow, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, average_factors, identity_factors
 from prompt_modules.bank import JoinedBank
 

@@ -29,7 +29,7 @@ from engine.formulation import Formulation
 from engine.resolve import expand
 from engine.sampling import Stream, plan_step
 from engine.session import Session
-from engine.trainer import Stage
+from engine.stage import Stage
 from prompt_modules import PromptBank, TeacherStates
 from prompt_modules.bank import JoinedBank
 

@@ -7,7 +7,6 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,81 +15,31 @@ from torch import Tensor
 
 from engine import checkpoint
 from engine.batching import Item, weigh
-from engine.data import Split
-from engine.distributed import barrier, gather_objects, sum_gradients, sum_over_ranks
-from engine.errors import UserError
-from engine.formulation import Formulation, Kept, LossWeights
+from engine.distributed import gather_objects, sum_gradients, sum_over_ranks
+from engine.errors import Stopped, UserError
+from engine.fence import Fence
+from engine.formulation import Formulation
+from engine.interruption import Interruption, Request
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
 from engine.sampling import Pick, Stream, plan_step
 from engine.sharding import ShardedBackbone
-from prompt_modules import RowwiseAdamW
-from prompt_modules.bank import JoinedBank
-
-
-@dataclass
-class BankRow:
-    """One row of the bank: what it learns from and how it is validated."""
-
-    task: str
-    method: str
-    shots: str
-    seed: int
-    train: Split | None
-    train_indices: list[int]
-    """Into ``train``; empty for a row that is never trained (zero-shot)."""
-    stream_seed: int
-    validation: Split | None = None
-    """None: the row keeps its last step."""
-    steps: int = 0
-    """Of its own; afterwards it rests."""
-
-    @property
-    def name(self) -> str:
-        """Unique in the bank."""
-        return f"{self.task}/{self.method}/{self.shots}/{self.seed}"
-
-
-@dataclass
-class Stage:
-    """What a loop trains. ``groups_of_row``: optimizer group name -> joined bank rows it covers, or None for the one shared row."""
-
-    name: str
-    run_dir: Path
-    bank: JoinedBank
-    rows: list[BankRow]
-    optimizer: RowwiseAdamW
-    groups_of_row: dict[str, range | None]
-    sampler: Any
-    total_steps: int
-    weights: LossWeights = LossWeights()
-    teachers: JoinedBank | None = None
-    kept: Kept | None = None
-    """What the teachers said, where it is on disk."""
-    eval_every: int = 0
-    patience: int = 0
-    hashes: dict[str, Any] = field(default_factory=dict)
-    """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
-
-
-@dataclass
-class LoopSettings:
-    token_budget: int
-    packed: bool
-    log_every: int
-    tensorboard: bool
-    checkpoint_every: int
-    keep: int
-    rank: int
-    world: int
-    fresh: bool = False
+from engine.stage import BankRow, LoopSettings, Stage
 
 
 class Loop:
-    """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``."""
+    """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``.
 
-    def __init__(self, stage: Stage, backbone: ShardedBackbone, settings: LoopSettings):
-        self.stage, self.backbone, self.settings = stage, backbone, settings
+    Args:
+        interruption: what may ask the loop to save or stop. fence: this job's right to write, on rank 0.
+    """
+
+    def __init__(
+        self, stage: Stage, backbone: ShardedBackbone, settings: LoopSettings, interruption: Interruption | None = None, fence: Fence | None = None
+    ):
+        self.stage, self.backbone, self.settings, self.interruption, self.fence = stage, backbone, settings, interruption, fence
+        self.saver = checkpoint.Saver(stage.run_dir, settings.keep, fence)
+        self.not_finite: dict[str, Tensor] = {}
         self.streams = [Stream(r.train_indices, r.stream_seed) if r.train_indices else None for r in stage.rows]
         self.cursors = [0] * len(stage.rows)
         self.row_steps = [0] * len(stage.rows)
@@ -166,17 +115,72 @@ class Loop:
                 self._log(log)
             if done:
                 self._keep_last()
-            if done or self.step % settings.checkpoint_every == 0:
+            saved = done or self.step % settings.checkpoint_every == 0
+            if saved:
                 self._save()
+            self._obey(done, saved)
+        self._settle()
         log.close()
 
+    def _obey(self, done: bool, saved: bool) -> None:
+        """Save or stop if any rank was asked to; a checkpoint that could not be written ends the run. A collective.
+
+        Raises:
+            Stopped: with a checkpoint of this step.
+        """
+        if self.interruption is None:
+            return
+        request = self.interruption.agreed(self.saver.failed)
+        if request == Request.FAILED:
+            self._settle()
+        if request >= Request.SAVE and not saved:
+            self._save()
+        if request == Request.STOP and not done:
+            self._settle()
+            self.interruption.leave()
+            raise Stopped(self.stage.name, self.step, self.stage.total_steps)
+
+    def _settle(self) -> None:
+        """Until rank 0's checkpoint is on disk. A collective.
+
+        Raises:
+            OSError, LostRunDirectory: it cannot be written. RuntimeError: rank 0 says so.
+        """
+        error: Exception | None = None
+        try:
+            self.saver.wait()
+        except Exception as found:
+            error = found
+        failed = sum_over_ranks(torch.tensor([float(error is not None)]))
+        if error is not None:
+            raise error
+        if failed.item():
+            raise RuntimeError("rank 0 could not write its checkpoint")
+
     def _log(self, log: Logbook) -> None:
+        if self.fence is not None:
+            self.fence.check()
         values = self.window.take(self.stage, self.start_shared, self.backbone)
         log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
 
     def _optimise(self, present: Tensor) -> dict[str, Any]:
         by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}
-        return self.stage.optimizer.step(by_group)
+        reports = self.stage.optimizer.step(by_group)
+        for name, report in reports.items():
+            before = self.not_finite.get(name, torch.zeros_like(report.skipped_K, dtype=torch.int64))
+            taking_part = by_group[name].to(before.device)
+            self.not_finite[name] = torch.where(taking_part, torch.where(report.skipped_K, before + 1, 0), before)
+            self._give_up(name)
+        return reports
+
+    def _give_up(self, group: str) -> None:
+        limit, span = self.settings.max_skipped, self.stage.groups_of_row[group]
+        if not limit or int(self.not_finite[group].max()) < limit:
+            return
+        worst = (self.not_finite[group] >= limit).nonzero()[:, 0].tolist()
+        names = [self.stage.rows[span[k]].name for k in worst] if span is not None else ["the metaprompt"]
+        raise RuntimeError(f"{self.stage.name} {self.step + 1}: in {limit} steps running the gradient of {', '.join(names[:8])} was not finite; "
+                           "a lower learning rate, a clip, or the data of these tasks")  # fmt: skip
 
     def _finish_rows(self, present: Tensor) -> None:
         for k, row in enumerate(self.stage.rows):
@@ -255,12 +259,11 @@ class Loop:
             progress = {n: getattr(self, n) for n in _PROGRESS}
             progress["window"] = self.window.state()
             state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes}
-            checkpoint.save(self.stage.run_dir, self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state), self.settings.keep)
-        barrier()
+            self.saver.start(self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state))
 
     @torch.no_grad()
     def _resume(self) -> None:
-        found = None if self.settings.fresh else checkpoint.load(self.stage.run_dir)
+        found = None if self.settings.fresh else checkpoint.load(self.stage.run_dir, print if self.settings.rank == 0 else lambda _: None)
         if found is None:
             return
         check_hashes(found.state["hashes"], self.stage.hashes, self.stage.run_dir)

@@ -13,7 +13,8 @@ from engine.data import Sample
 from engine.formulation import LossWeights
 from engine.sampling import TaskMixture, seed_of
 from engine.sharding import ShardedBackbone
-from engine.trainer import BankRow, Loop, LoopSettings, Stage
+from engine.stage import BankRow, LoopSettings, Stage
+from engine.trainer import Loop
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank
 from prompt_modules.bank import JoinedBank
 

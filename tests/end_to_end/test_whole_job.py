@@ -65,8 +65,8 @@ def test_the_run_directories_hold_what_the_contract_says(place, outputs):
     teachers = {f"teachers/checkpoints/step_{n:08d}/{f}" for n in (4, 6) for f in checkpoint}
     teachers |= {"teachers/COMPLETED", "teachers/config.yaml", "teachers/metrics.jsonl"}
     predictions = {f"predictions/{t}.{m}.full.0.jsonl" for t in ("demo_qa", "demo_entities", "demo_summary") for m in ("metaprompt", "teacher")}
-    teachers |= {"teachers/deepspeed.json"}
-    assert found == steps | teachers | predictions | {"COMPLETED", "config.yaml", "deepspeed.json", "metrics.jsonl", "results.json"}
+    teachers |= {"teachers/deepspeed.json", "teachers/owner.json"}
+    assert found == steps | teachers | predictions | {"COMPLETED", "config.yaml", "deepspeed.json", "metrics.jsonl", "owner.json", "results.json"}
     lines = [json.loads(line) for line in (place / "distill" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert {"step", "loss", "ce", "kl", "hidden", "task_ce", "lr", "grad_norm", "prompt_norm", "prompt_drift", "tokens_per_s", "real_tokens", "mfu",

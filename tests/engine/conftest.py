@@ -20,7 +20,8 @@ from engine.data import Sample, Split, TaskData
 from engine.resolve import known_keys
 from engine.session import Session
 from engine.sharding import ShardedBackbone
-from engine.trainer import BankRow, Loop, LoopSettings, Stage
+from engine.stage import BankRow, LoopSettings, Stage
+from engine.trainer import Loop
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
 

@@ -135,7 +135,7 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "wanted"),
     [
-        ("prompts.safetensors", flip, "prompts.safetensors: damaged"), ("optimizer.safetensors", flip, "optimizer.safetensors: damaged"),
+        ("prompts.safetensors", flip, "prompts.safetensors is damaged"), ("optimizer.safetensors", flip, "optimizer.safetensors is damaged"),
         ("prompts.safetensors", Path.unlink, "incomplete"), ("optimizer.safetensors", Path.unlink, "incomplete"), ("state.json", Path.unlink, "incomplete"),
         ("state.json", lambda p: p.write_text(p.read_text()[:20]), "incomplete"), ("state.json", emptied, "incomplete"), (".", shutil.rmtree, "incomplete"),
     ],

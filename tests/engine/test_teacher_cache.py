@@ -9,9 +9,10 @@ import torch
 from engine import teacher_cache
 from engine.errors import UserError
 from engine.formulation import Formulation
+from engine.stage import Stage
 from engine.stages import distill_stage
 from engine.teacher_cache import TaughtRow, TeacherCache, keep_teachers, visited
-from engine.trainer import Loop, Stage
+from engine.trainer import Loop
 from prompt_modules import SoftPromptBank
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from engine import checkpoint
 from engine.data import TaskData
 from engine.sampling import EveryRow, TaskMixture
+from engine.stage import Stage
 from engine.stages import adapt_stage
-from engine.trainer import Loop, Stage
+from engine.trainer import Loop
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 from prompt_modules.bank import JoinedBank
 

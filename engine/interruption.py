@@ -1,0 +1,88 @@
+"""Stop or save on request: by a signal, or by a file in the run directory; every rank at the same step boundary.
+
+A scheduler that preempts sends SIGTERM, or the signal that the job asked for before its time limit. Neither may end a process in the middle
+of a step, and a rank that stops alone would leave the others in a collective: the request is agreed on, the checkpoint written, and only
+then does anyone leave, with exit code 75 (``EX_TEMPFAIL``: start me again).
+"""
+
+import enum
+import signal
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from engine.distributed import sum_over_ranks, world_size
+from engine.errors import UserError
+
+SAVE_FILE, STOP_FILE, STOPPED_FILE = "SAVE", "STOP", "STOPPED"
+
+
+class Request(enum.IntEnum):
+    NONE = 0
+    SAVE = 1
+    STOP = 2
+    FAILED = 3
+
+
+class Interruption:
+    """Within ``with``, SIGTERM and ``signal_name`` ask for a stop. ``run_dir``: where SAVE and STOP may appear, and STOPPED is left."""
+
+    def __init__(self, run_dir: Path, signal_name: str, leads: bool):
+        self.run_dir, self.leads = run_dir, leads
+        self._signals = [signal.SIGTERM, signal_of(signal_name)]
+        self._asked = Request.NONE
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._before = {s: signal.signal(s, self._on_signal) for s in self._signals}
+        if self.leads:
+            (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for s, handler in self._before.items():
+            signal.signal(s, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked = Request.STOP
+
+    def agreed(self, failed: bool = False) -> Request:
+        """What any rank was asked for since the last call; FAILED where one has. A collective."""
+        own = self._asked
+        if self.leads and own < Request.STOP:
+            own = max(own, self._file())
+        if failed:
+            own = Request.FAILED
+        self._asked = Request.NONE
+        if world_size() == 1:
+            return own
+        votes = torch.zeros(len(Request), dtype=torch.int32)
+        votes[own] = 1
+        return Request(int(sum_over_ranks(votes).nonzero()[-1]))
+
+    def _file(self) -> Request:
+        for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
+            if (self.run_dir / name).exists():
+                (self.run_dir / name).unlink(missing_ok=True)  # else the job would stop again as soon as it is started again
+                return request
+        return Request.NONE
+
+    def leave(self) -> None:
+        """Tell whoever looks into the run directory that this was a stop on request."""
+        if self.leads:
+            (self.run_dir / STOPPED_FILE).touch()
+
+
+def signal_of(name: str) -> signal.Signals:
+    """``USR1`` or ``SIGUSR1``.
+
+    Raises:
+        UserError: there is no such signal, or a process cannot catch it.
+    """
+    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
+    found = getattr(signal, full, None)
+    if not isinstance(found, signal.Signals) or found in (signal.SIGKILL, signal.SIGSTOP):
+        raise UserError(f"preempt_signal: {name!r} is no signal that a process can catch; for example USR1")
+    return found

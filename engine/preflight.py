@@ -1,0 +1,53 @@
+"""What can be known to fail before anything starts: folders that cannot be written, disks without room, releases with known faults."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.resolve import expand
+
+# release from which on a library is right for a frozen, sharded backbone, and what was wrong before
+NEEDED = {
+    "deepspeed": ((0, 19, 8), "coalesced gathers raced on gloo, frozen parameters failed under recomputation"),
+    "transformers": ((5, 23, 0), "attention functions and loaders that this project stands on were others"),
+    "torch": ((2, 13, 0), "flash attention's operators were others"),
+}
+ROOM = 200_000_000  # bytes that a run's logs, predictions and prompts of a pocket size take at most
+
+
+def problems_of(config: RunConfig, checkpoint_bytes: int) -> list[str]:
+    """Everything found, with its fix. Writes nothing.
+
+    Args:
+        checkpoint_bytes: about, of one.
+    """
+    wanted = ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes
+    out = [*_place("run_dir", expand(config.run_dir), wanted), *_place("data.cache", expand(config.data.cache), ROOM)]
+    for name, (least, why) in NEEDED.items():
+        found = importlib.metadata.version(name)
+        if _numbers(found) < least:
+            wanted_text = ".".join(map(str, least))
+            out.append(f"{name} {found}: before {wanted_text} {why}; pip install -r requirements.txt")
+    return out
+
+
+def _place(key: str, folder: Path, wanted: int) -> list[str]:
+    """Of a folder that will be made and written to."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        return [f"{key}: {there} is a file; name a folder"]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"{key}: {folder}: {there} cannot be written to by this user; name another folder, or have it opened"]
+    free = shutil.disk_usage(there).free
+    if free < wanted:
+        return [f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or name another disk"]
+    return []
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,102 @@
+# Shared by the job scripts: where things are, how the ranks start, what an exit code means. Sourced, not run.
+# shellcheck shell=bash
+# Every value can be set in the environment of sbatch; those marked EDIT are a site's.
+
+PROJECT="${PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}"          # the folder that holds train.py; submit from there
+VENV="${VENV:-$PROJECT/.venv}"                           # EDIT: the Python environment (made by `make setup`), on a shared file system
+LAUNCHER="${LAUNCHER:-srun}"                             # srun: one task a GPU, any number of nodes | torchrun: one node, one task
+CONTAINER="${CONTAINER:-none}"                           # EDIT: none | apptainer | pyxis
+IMAGE="${IMAGE:-$PROJECT/metaprompt.sif}"                # of apptainer a .sif file, of pyxis a .sqsh file or a registry's name
+LOCAL_DISK="${LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"  # EDIT: a node's own disk
+STAGE_WEIGHTS="${STAGE_WEIGHTS:-}"                       # a backbone's folder to copy to each node's own disk first; WEIGHTS then points there
+MAX_RESTARTS="${MAX_RESTARTS:-20}"                       # a job is requeued so often at most
+
+cd "$PROJECT" || exit 2
+JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
+JOB="${JOB:-$SLURM_JOB_ID}"
+
+# ranks find one another by what SLURM knows: no host file, no ssh, no MPI
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
+MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
+export MASTER_ADDR MASTER_PORT
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+
+# nothing goes out, nothing lands in a home folder; what is compiled at run time lies on the node's own disk
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
+export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$LOCAL_DISK/triton-$USER}"
+export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$PROJECT/.cache/torch_extensions}"
+
+# NCCL finds its own way on most clusters. Offered, not forced:
+# export NCCL_SOCKET_IFNAME=ib0      # the interface of the first handshake, where the default one is slow or fenced off
+# export NCCL_IB_HCA=mlx5            # which InfiniBand adapters
+# export NCCL_DEBUG=WARN             # or INFO, when ranks do not find one another
+
+stage_weights() {
+  [ -n "$STAGE_WEIGHTS" ] || return 0
+  local there="$LOCAL_DISK/weights-$USER" name
+  name="$(basename "$STAGE_WEIGHTS")"
+  echo "staging $STAGE_WEIGHTS to $there on each node"
+  # a mark of its own says that it is whole: a copy that was cut short must not pass for one
+  # shellcheck disable=SC2016  # expanded on the nodes
+  srun --ntasks-per-node=1 --ntasks="$SLURM_NNODES" bash -c '
+    set -euo pipefail
+    umask 077; mkdir -p "$1"
+    [ -f "$1/$2.whole" ] && exit 0
+    rm -rf "$1/$2" && cp -rL "$3" "$1/$2" && touch "$1/$2.whole"' _ "$there" "$name" "$STAGE_WEIGHTS"
+  export WEIGHTS="$there"
+}
+
+# python, in the container if there is one; the project and its data are mounted where they are
+in_container() {
+  case "$CONTAINER" in
+    none) echo "$VENV/bin/python" ;;
+    apptainer) echo "apptainer exec --nv --no-home --bind $PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS} $IMAGE python" ;;
+    pyxis) echo "python" ;;
+    *) echo "CONTAINER=$CONTAINER is none of none, apptainer, pyxis" >&2; exit 2 ;;
+  esac
+}
+
+# train.py with these arguments on all tasks of the job; requeues the job if it stopped on request
+run_ranks() {
+  local python code=0 options=()
+  python="$(in_container)"
+  if [ "$CONTAINER" = pyxis ]; then
+    options+=("--container-image=$IMAGE" "--container-mounts=$PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS}" "--container-workdir=$PROJECT")
+  fi
+  stage_weights
+  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself
+  export EXIT_CODE_FILE="$PROJECT/.exit-$JOB"
+  rm -f "$EXIT_CODE_FILE"
+  if [ "$LAUNCHER" = torchrun ]; then
+    # torchrun passes SIGTERM on to its ranks; SIGUSR1 would kill it and orphan them, so this shell takes it and passes on TERM
+    $python -m torch.distributed.run --nproc_per_node "${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}" -- train.py "$@" &
+    local launcher=$!
+    trap 'kill -TERM "$launcher" 2>/dev/null || true' USR1 TERM
+    while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" && code=0 || code=$?; done
+    trap - USR1 TERM
+  else
+    # a rank that fails ends the job at once; those that stop on request have all saved and met before the first of them leaves
+    # shellcheck disable=SC2086  # $python is a command and its arguments
+    srun --kill-on-bad-exit=1 --wait=60 "${options[@]}" $python train.py "$@" || code=$?
+  fi
+  if [ "$code" -ne 0 ] && [ -s "$EXIT_CODE_FILE" ]; then code="$(cat "$EXIT_CODE_FILE")"; fi
+  rm -f "$EXIT_CODE_FILE"
+  leave "$code"
+}
+
+leave() {
+  local code="$1"
+  case "$code" in
+    0) echo "done" ;;
+    2) echo "the configuration, data or command is wrong (see the error above): not requeued" >&2 ;;
+    75)
+      if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
+        echo "stopped on request after a checkpoint; requeued as $JOB (restart $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $MAX_RESTARTS)"
+        scontrol requeue "$JOB"
+      else
+        echo "stopped on request after a checkpoint; requeued $MAX_RESTARTS times already, so not again: submit it once more to go on" >&2
+      fi ;;
+    *) echo "ended with exit code $code: not requeued; submit it again to go on from the last checkpoint" >&2 ;;
+  esac
+  exit "$code"
+}

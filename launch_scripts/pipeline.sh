@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The whole job, submitted from a login node: check everything, then distill -> adapt -> evaluate -> report, each after the one before it.
+#
+#     launch_scripts/pipeline.sh configs/gpt_oss_20b/distill.yaml configs/gpt_oss_20b/adapt.yaml [--a.b=value for both …]
+#
+# SBATCH_OPTIONS: for every job ("--account=mine --nodes=4"). ADAPT_ARRAY: adapt as an array, groups of targets apart by spaces
+# ("headqa,medbullets radnli"). Run it again after a failure: parts that are done end at once, the others go on where they were.
+# An error in a configuration ends it here, with exit code 2: no job is submitted.
+set -euo pipefail
+
+[ $# -ge 2 ] || { echo "usage: launch_scripts/pipeline.sh DISTILL_CONFIG ADAPT_CONFIG [--a.b=value …]" >&2; exit 2; }
+distill="$1" adapt="$2"
+shift 2
+cd "$(dirname "$0")/.."
+export PROJECT="${PROJECT:-$PWD}"
+VENV="${VENV:-$PROJECT/.venv}"
+read -r -a options <<< "${SBATCH_OPTIONS:-}"
+
+# no GPU, no network: keys, paths, tokenizer, data; what is compiled or tokenised once is done here, not while nodes are held
+check() {  # mode config flags…: prints the run directory
+  "$VENV/bin/python" train.py plan --mode="$1" --config="$2" "${@:3}" --prepare=true --output="$plan" >&2 || return
+  "$VENV/bin/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["run_dir"])' "$plan"
+}
+plan="$(mktemp)"
+trap 'rm -f "$plan"' EXIT
+distill_run="$(check distill "$distill" "$@")"
+adapt_run="$(check adapt "$adapt" "$@" --adapt.source_run="$distill_run")"
+
+submit() {  # name, job that must be done first or nothing, sbatch options and script …
+  local name="$1" after="$2" job
+  shift 2
+  job="$(sbatch --parsable ${after:+--dependency=afterok:$after --kill-on-invalid-dep=yes} "${options[@]}" --job-name="$name" "$@")"
+  echo "$name: job $job${after:+, after $after}" >&2
+  echo "${job%%;*}"
+}
+first="$(submit distill "" launch_scripts/distill.sbatch "$distill" "$@")"
+runs=("$distill_run")
+if [ -n "${ADAPT_ARRAY:-}" ]; then
+  read -r -a groups <<< "$ADAPT_ARRAY"
+  export TARGETS="$ADAPT_ARRAY" RUN_DIR="$adapt_run"
+  second="$(submit adapt "$first" --array="0-$((${#groups[@]} - 1))" launch_scripts/adapt.sbatch "$adapt" "$@" --adapt.source_run="$distill_run")"
+  for group in "${groups[@]}"; do runs+=("$adapt_run-${group//,/+}"); done
+else
+  second="$(submit adapt "$first" launch_scripts/adapt.sbatch "$adapt" "$@" --adapt.source_run="$distill_run")"
+  runs+=("$adapt_run")
+fi
+third="$(submit evaluate "$second" launch_scripts/evaluate.sbatch "${runs[@]}")"
+list="$(IFS=,; echo "${runs[*]}")"
+submit report "$third" --nodes=1 --ntasks=1 --ntasks-per-node=1 --gpus-per-task=0 launch_scripts/report.sbatch "$list" > /dev/null
+echo "watch them with squeue; the table will be in ${runs[0]}/report.md" >&2

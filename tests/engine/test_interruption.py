@@ -1,0 +1,313 @@
+"""Saved or stopped on request, by signal or file; one writer a run directory; what cannot work ends the run and says why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import checkpoint, cli
+from engine.checkpoint import Checkpoint, Saver
+from engine.config import RunConfig
+from engine.data import TaskData
+from engine.errors import Stopped, UserError
+from engine.fence import Fence, LostRunDirectory
+from engine.formulation import Formulation
+from engine.interruption import Interruption, Request, signal_of
+from engine.preflight import problems_of
+from engine.stages import distill_stage
+from engine.trainer import Loop
+
+
+@pytest.fixture
+def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Loop]:
+    """A distillation's loop as a new process would make it, in a run directory of its own."""
+
+    def make(name: str, interruption: Interruption | None = None, **changes: Any) -> Loop:
+        session = make_session(name, **{"distill.steps": 9, "distill.batch": 4, "checkpoint.every": 100, **changes})
+        train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
+        loop = make_loop(distill_stage(session, train_only, teachers(3), "hash"), session)
+        loop.interruption = interruption
+        return loop
+
+    return make
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, loop: Loop, step: int, act: Callable[[], object]) -> None:
+    """Do something in the middle of a step."""
+    whole, done = Formulation.train, []
+
+    def train(*args: Any) -> Any:
+        if loop.step == step - 1 and not done:
+            done.append(act())
+        return whole(*args)
+
+    monkeypatch.setattr(Formulation, "train", train)
+
+
+def prompts(loop: Loop) -> dict[str, torch.Tensor]:
+    """Copies: what is loaded is mapped from a file that a test may damage."""
+    return {n: t.clone() for n, t in checkpoint.load(loop.stage.run_dir).prompts.items()}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", ["TERM", "USR1", "STOP"])
+def test_stopped_on_request_and_gone_on_equals_uninterrupted(how: str, build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build("whole")
+    whole.run()
+    run_dir = tmp_path / "cut"
+    run_dir.mkdir()
+    ask = (run_dir / "STOP").touch if how == "STOP" else lambda: os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption(run_dir, "USR1", True) as interruption:
+        loop = build("cut", interruption)
+        at_step(monkeypatch, loop, 4, ask)
+        with pytest.raises(Stopped, match="stopped at step 4 of 9"):
+            loop.run()
+    assert (run_dir / "STOPPED").exists() and not (run_dir / "STOP").exists() and os.readlink(run_dir / "latest").endswith("step_00000004")
+    assert signal.getsignal(signal.SIGTERM) is before
+    with Interruption(run_dir, "USR1", True) as interruption:
+        again = build("cut", interruption)
+        again.run()
+    assert not (run_dir / "STOPPED").exists()
+    for name, tensor in prompts(whole).items():
+        assert torch.equal(tensor, prompts(again)[name]), name
+    assert (run_dir / "metrics.jsonl").read_text().count("\n") == 9
+
+
+def test_save_writes_a_checkpoint_and_training_goes_on(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    with Interruption(tmp_path / "run", "USR1", True) as interruption:
+        loop = build("run", interruption)
+        at_step(monkeypatch, loop, 3, (tmp_path / "run" / "SAVE").touch)
+        loop.run()
+    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step_00000003", "step_00000009"]
+    assert not (tmp_path / "run/SAVE").exists()
+
+
+def test_a_request_in_the_last_step_is_no_stop(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    with Interruption(tmp_path / "run", "USR1", True) as interruption:
+        loop = build("run", interruption)
+        at_step(monkeypatch, loop, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        loop.run()
+    assert not (tmp_path / "run/STOPPED").exists() and loop.step == 9
+
+
+def test_rank_0_tells_a_job_script_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "code"
+    monkeypatch.setenv("EXIT_CODE_FILE", str(file))
+    monkeypatch.setattr(cli, "LET_RANK_0_SPEAK", 0)
+    for rank, wanted in (("1", None), ("0", "2")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as end:
+            cli.run_mode("distil", (), {})
+        assert end.value.code == 2 and (file.read_text().strip() if file.exists() else None) == wanted
+
+    def stop(*_: object) -> None:
+        raise Stopped("distill", 3, 9)
+
+    monkeypatch.setitem(cli.MODES, "distill", replace(cli.MODES["distill"], run=stop, required=()))
+    with pytest.raises(SystemExit) as end:
+        cli.run_mode("distill", (), {})
+    assert end.value.code == 75 and file.read_text() == "75\n"
+
+
+@pytest.mark.parametrize("name", ["KILL", "SIGSTOP", "NONE", "", "9"])
+def test_signals_that_nothing_can_catch(name: str) -> None:
+    with pytest.raises(UserError, match="no signal that a process can catch"):
+        signal_of(name)
+    assert signal_of("usr2") == signal_of("SIGUSR2") == signal.SIGUSR2
+
+
+def test_a_failed_checkpoint_outranks_everything(tmp_path: Path) -> None:
+    with Interruption(tmp_path, "USR1", True) as interruption:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interruption.agreed(failed=True) == Request.FAILED
+        assert interruption.agreed() == Request.NONE
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    whole, calls = checkpoint.save_file, []
+
+    def save_file(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 4:  # the optimizer's file of the second checkpoint
+            raise OSError(28, "No space left on device")
+        whole(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    failed = pytest.raises(OSError, match="checkpoint of step 4 .*No space left.*previous one is whole")
+    with Interruption(tmp_path / "run", "USR1", True) as interruption, failed:
+        build("run", interruption, **{"checkpoint.every": 2}).run()
+    assert checkpoint.load(tmp_path / "run").state["step"] == 2  # type: ignore[union-attr]
+    monkeypatch.setattr(checkpoint, "save_file", whole)
+    again = build("run", None, **{"checkpoint.every": 2})
+    again.run()
+    assert again.step == 9 and not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+def test_a_checkpoint_holds_the_step_it_was_asked_at_though_training_goes_on(tmp_path: Path) -> None:
+    tensor, state = torch.zeros(3), {"progress": [1]}
+    saver = Saver(tmp_path, 2)
+    saver.start(5, Checkpoint({"a": tensor}, {"b": tensor}, state))
+    tensor.fill_(7.0)
+    state["progress"].append(2)
+    saver.wait()
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.prompts["a"].eq(0).all() and found.optimizer["b"].eq(0).all() and found.state["progress"] == [1]
+
+
+# ---- damaged checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["prompts.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [flipped, Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-7])])
+def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
+    name: str, damage: Callable[[Path], object], build: Callable[..., Loop], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = build("run", **{"checkpoint.every": 4})
+    whole.run()
+    expected = prompts(whole)
+    damage((tmp_path / "run/latest").resolve() / name)
+    with pytest.raises(UserError, match="step_00000009"):
+        checkpoint.load(tmp_path / "run")  # a finished run is never read from an earlier step in silence
+    again = build("run", **{"checkpoint.every": 4})
+    again.run()
+    out = capsys.readouterr().out
+    assert "WARNING checkpoint" in out and "going on from step_00000008, which is whole" in out and "resumed at step 8 of 9" in out
+    for n, tensor in expected.items():
+        assert torch.equal(tensor, prompts(again)[n]), n
+
+
+def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Loop], tmp_path: Path) -> None:
+    build("run", **{"checkpoint.every": 4}).run()
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        flipped(folder / "prompts.safetensors")
+    with pytest.raises(UserError) as error:
+        build("run").run()
+    assert len(error.value.problems) == 2 and all("--fresh=true" in p for p in error.value.problems)
+
+
+# ---- one writer ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_older_of_two_jobs_loses_its_right_to_write(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    loop = build("run", **{"checkpoint.every": 2, "log.every": 2})
+    loop.fence = loop.saver.fence = Fence(run_dir)
+    newer: list[Fence] = []
+    at_step(monkeypatch, loop, 4, lambda: newer.append(Fence(run_dir)))
+    with pytest.raises(LostRunDirectory, match="opened by another job since"):
+        loop.run()
+    assert checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1  # type: ignore[union-attr]
+    newer[0].check()
+    assert [p.name for p in run_dir.iterdir() if p.name.startswith(".owner")] == []
+
+
+def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fence = Fence(tmp_path)
+    whole = checkpoint.save_file
+
+    def save_file(*args: Any, **kwargs: Any) -> None:
+        Fence(tmp_path)  # another job comes while it writes
+        whole(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.raises(LostRunDirectory):
+        checkpoint.save(tmp_path, 3, Checkpoint({"a": torch.ones(1)}, {"b": torch.ones(1)}, {}), 2, fence)
+    assert not (tmp_path / "latest").exists() and not (tmp_path / "checkpoints/step_00000003").exists()
+
+
+def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
+    fence = Fence(tmp_path)
+    fence.check()
+    fence.file.write_text("{")
+    with pytest.raises(LostRunDirectory, match="nobody that can be read"):
+        fence.check()
+
+
+# ---- what cannot work ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_is_never_finite_ends_the_run_by_name(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = build("run", max_skipped=3, **{"distill.task_subsets": False})
+    whole = Formulation.train
+
+    def train(self: Formulation, *args: Any) -> Any:
+        terms = whole(self, *args)
+        loop.stage.bank.parts["metaprompt"].cols_KLR.grad[1] = torch.nan
+        return terms
+
+    monkeypatch.setattr(Formulation, "train", train)
+    with pytest.raises(RuntimeError, match="distill 3: in 3 steps running the gradient of beta/.* was not finite") as error:
+        loop.run()
+    assert "alpha" not in str(error.value) and "gamma" not in str(error.value)
+
+
+def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
+    code = (
+        "import time; from engine import watch\n"
+        "watch.start(0.01, 3); watch.note('sum of 12 numbers over ranks')\n"
+        "def stuck():\n    time.sleep(60)\n"
+        "stuck()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "rank 3 on " in done.stderr and "made no progress for 0.01 minutes; last: sum of 12 numbers over ranks" in done.stderr and "stuck" in done.stderr
+
+
+def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
+    code = "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); watch.note('x')\nprint('done')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+# ---- before anything starts ------------------------------------------------------------------------------------------------------
+
+
+def test_folders_that_cannot_be_written_and_disks_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(run_dir=str(tmp_path / "a/b"))
+    config.data.cache = str(tmp_path / "cache")
+    assert problems_of(config, 1000) == []
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    found = problems_of(config, 1000)
+    assert len(found) == 2 and found[0].startswith("run_dir: ") and f"{tmp_path} cannot be written to" in found[0] and found[1].startswith("data.cache: ")
+    monkeypatch.undo()
+    assert "run_dir: " in problems_of(config, 10**15)[0] and "GB are free there" in problems_of(config, 10**15)[0]
+    (tmp_path / "file").write_text("x")
+    config.run_dir = str(tmp_path / "file/run")
+    assert problems_of(config, 0) == [f"run_dir: {tmp_path / 'file'} is a file; name a folder"]
+
+
+def test_releases_with_known_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    config = RunConfig(run_dir=str(tmp_path))
+    config.data.cache = str(tmp_path)
+    versions = {"deepspeed": "0.19.3", "transformers": "5.23.0", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    (problem,) = problems_of(config, 0)
+    assert problem.startswith("deepspeed 0.19.3: before 0.19.8") and "pip install -r requirements.txt" in problem
+
+
+def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    Fence(tmp_path)
+    owner = json.loads((tmp_path / "owner.json").read_text())
+    assert owner["slurm_job"] == "77" and owner["restart"] == "2" and owner["pid"] == os.getpid()
