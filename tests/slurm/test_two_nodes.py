@@ -19,7 +19,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT, BIN = Path(__file__).resolve().parents[2], Path(sys.executable).parent
-SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--distill.steps=12", "--distill.batch=6", "--checkpoint.every=4", "--log.every=2",
+SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--distill.steps=200", "--distill.batch=6", "--checkpoint.every=50", "--log.every=2",
          "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--evaluate.max_new_tokens=4", "--log.tensorboard=false"]  # fmt: skip
 NODES = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-task=0", "--cpus-per-task=1", "--time=10"]
 WAIT = 240  # seconds for a job
@@ -126,7 +126,7 @@ def test_two_nodes_learn_what_two_local_ranks_learn(cluster: Cluster, whole: Pat
 def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(cluster: Cluster, whole: Path, place: Path, how: str) -> None:
     output, run = place / f"{how}.out", place / how
     job = cluster.submit(output, "distill.sbatch", *distill(place, how))
-    cluster.wait_for_line("distill 2/12", output)
+    cluster.wait_for_line("distill 2/200", output)
     if how == "scancel":
         cluster.call("scancel", "-s", "USR1", job)
     else:
