@@ -113,7 +113,7 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
         os._exit(FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said
         _fault(error)
-    _leave_group()
+    _leave_group(0)
 
 
 def check_raw(arguments: Sequence[str]) -> None:
@@ -209,7 +209,7 @@ def _stopped(stop: Stopped) -> None:
     if _rank() == 0:
         print(stop, flush=True)
     _tell(START_AGAIN)
-    _leave_group()  # which no rank gets through before all have come: a launcher may end the others for one that has left
+    _leave_group(START_AGAIN)  # which no rank gets through before all have come: a launcher may end the others for one that has left
     raise SystemExit(START_AGAIN)
 
 
@@ -221,9 +221,14 @@ def _group_started() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _leave_group() -> None:
+def _leave_group(code: int) -> None:
     if _group_started():
         import torch.distributed as dist
 
         dist.barrier()
+        several = dist.get_world_size() > 1
         dist.destroy_process_group()
+        if several:  # all is written: what libraries' threads do while a process is taken down must not make a failure of it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)

@@ -36,6 +36,8 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
+        global _late
+        self._asked, _late = _late, Request.NONE
         self._before = {s: signal.signal(s, self._on_signal) for s in self._signals}
         if self.leads:
             (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
@@ -44,6 +46,8 @@ class Interruption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
+        if kind is None:  # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the process
+            signal.signal(self._signals[1], _on_late_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = Request.STOP
@@ -73,6 +77,14 @@ class Interruption:
         """Tell whoever looks into the run directory that this was a stop on request."""
         if self.leads:
             (self.run_dir / STOPPED_FILE).touch()
+
+
+_late = Request.NONE
+
+
+def _on_late_signal(number: int, frame: FrameType | None) -> None:
+    global _late
+    _late = Request.STOP
 
 
 def signal_of(name: str) -> signal.Signals:

@@ -119,6 +119,18 @@ def test_rank_0_tells_a_job_script_its_exit_code(tmp_path: Path, monkeypatch: py
     assert end.value.code == 75 and file.read_text() == "75\n"
 
 
+def test_a_signal_between_two_loops_stops_the_second(build: Callable[..., Loop], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with Interruption(tmp_path / "first", "USR1", True) as interruption:
+        build("first", interruption, **{"distill.steps": 2}).run()
+    os.kill(os.getpid(), signal.SIGUSR1)  # would end a process that does not catch it
+    with Interruption(tmp_path / "second", "USR1", True) as interruption, pytest.raises(Stopped, match="stopped at step 1 of 9"):
+        build("second", interruption).run()
+    with Interruption(tmp_path / "second", "USR1", True) as interruption:
+        build("second", interruption).run()  # asked for once
+
+
 @pytest.mark.parametrize("name", ["KILL", "SIGSTOP", "NONE", "", "9"])
 def test_signals_that_nothing_can_catch(name: str) -> None:
     with pytest.raises(UserError, match="no signal that a process can catch"):
