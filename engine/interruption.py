@@ -53,13 +53,12 @@ class Interruption:
         self._asked = Request.STOP
 
     def agreed(self, failed: bool = False) -> Request:
-        """What any rank was asked for since the last call; FAILED where one has. A collective."""
-        own = self._asked
+        """What any rank was asked for; FAILED where one has. A collective."""
+        own = self._asked  # a stop stays asked for: taking it back here could lose one that comes in between
         if self.leads and own < Request.STOP:
             own = max(own, self._file())
         if failed:
             own = Request.FAILED
-        self._asked = Request.NONE
         if world_size() == 1:
             return own
         votes = torch.zeros(len(Request), dtype=torch.int32)
