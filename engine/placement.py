@@ -17,6 +17,7 @@ import torch
 from backbones.sizes import Sizes
 from engine.config import RunConfig
 from engine.distributed import gather_objects
+from engine.sharding import read_deepspeed
 from prompt_modules.tied_head import CHUNK_BYTES
 
 PLACEMENTS = ("resident", "sharded_hpz", "sharded", "offload")
@@ -157,6 +158,11 @@ def of_file(zero: dict[str, Any]) -> str:
     if isinstance(offload, dict) and offload.get("device", "none") != "none":
         return "offload"
     return "sharded_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "sharded"
+
+
+def asked_for(config: RunConfig) -> str:
+    """The placement that a configuration names, in a word or by its DeepSpeed file."""
+    return of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.placement
 
 
 def free(m: Machine) -> str:

@@ -3,9 +3,8 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from backbones.sizes import Sizes, measure
+from backbones.sizes import Sizes
 from engine import placement
 from engine.build_ops import main as build_ops
 from engine.config import RunConfig
@@ -39,12 +38,11 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
         if mode == "adapt":
             adapt_rows(config.adapt, config.seed, data)  # more shots than a task has examples, say
         build_ops()
-    sizes = measure(session.card)
+    sizes = session.sizes
     work = placement.workload_of(config, sizes)
     names = [p for p in PLACEMENTS if p in placement.possible(machine, "auto")]
     needs = {p: placement.choose(sizes, p, config.recompute, work, machine) for p in names}
-    asked = placement.of_file(placement_file(config)) if config.deepspeed else config.placement
-    chosen = placement.choose(sizes, asked, config.recompute, work, machine)
+    chosen = placement.choose(sizes, placement.asked_for(config), config.recompute, work, machine)
     needs.setdefault(chosen.placement, chosen)
     for line in _table(session, sizes, work, machine, needs, chosen):
         print(line)
@@ -65,12 +63,6 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
 def require_key(config: RunConfig, key: str) -> None:
     if not value_at(config, key):
         raise UserError(f"{key}: missing; name at least one task")
-
-
-def placement_file(config: RunConfig) -> dict[str, Any]:
-    from engine.sharding import read_deepspeed
-
-    return read_deepspeed(config.deepspeed)[1]
 
 
 def gathered(sizes: Sizes, name: str, m: Machine) -> float:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from backbones import (
     resident_bytes,
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
-from backbones.sizes import measure
+from backbones.sizes import Sizes, measure
 from engine import checkpoint, distributed, placement, preflight, watch
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
@@ -87,6 +88,11 @@ class Session:
         if self.leads:
             print(text, flush=True)
 
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Of the backbone, by part: a model is made without memory for it, once."""
+        return measure(self.card)
+
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
         return prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
@@ -102,7 +108,7 @@ class Session:
                 chosen, machine = self._place(device)
                 file = self.config.deepspeed or placement.file_of(chosen.placement)
                 self._backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
-                                                 offload_inputs=chosen.offloaded, say=self.say)  # fmt: skip
+                                                 offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)
@@ -116,10 +122,8 @@ class Session:
 
     def _place(self, device: torch.device) -> tuple[placement.Need, placement.Machine]:
         """Choose where the backbone lives and how much is recomputed, and say so. A collective."""
-        c, sizes = self.config, measure(self.card)
-        asked = placement.of_file(read_deepspeed(c.deepspeed)[1]) if c.deepspeed else c.placement
-        machine = placement.machine_here(device)
-        chosen = placement.choose(sizes, asked, c.recompute, placement.workload_of(c, sizes), machine)
+        c, machine = self.config, placement.machine_here(device)
+        chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, placement.workload_of(c, self.sizes), machine)
         self.say(chosen.line())
         if not chosen.fits(machine):
             self.say(f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more ranks bring it down")

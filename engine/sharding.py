@@ -26,15 +26,16 @@ class ShardedBackbone:
         recompute: of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass.
         offload_inputs: keep those inputs in host memory.
         ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
-        say: takes progress lines.
+        say: takes progress lines. sizes: the card's, where they are known already.
     """
 
     def __init__(
         self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: int = 0, dtype: torch.dtype | None = None,
         ranks_per_node: int = 1, offload_inputs: bool = False, say: Callable[[str], None] = lambda _: None,
+        sizes: Sizes | None = None,
     ):  # fmt: skip
         self.device = device
-        self.zero = zero_config(deepspeed_file, card, measure(card), ranks_per_node) if deepspeed_file else None
+        self.zero = zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if recompute:
             self._recompute(recompute, card.name)

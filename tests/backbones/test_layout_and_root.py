@@ -1,5 +1,7 @@
 """Tokens in, states at answer positions out, against the model called naively on one sample at a time."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -126,6 +128,7 @@ def test_recomputed_layers_inputs_wait_where_they_are_told_to(monkeypatch):
     card = BackboneCard(name="l", random={"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
                                           "num_attention_heads": 2, "num_key_value_heads": 1}, tokenizer="unused", dtype="float32")  # fmt: skip
     backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=3, offload_inputs=True)
+    assert backbone.root._saving.func is torch.autograd.graph.save_on_cpu and FrozenRoot(backbone.model)._saving is nullcontext
     seen = []
     monkeypatch.setattr(backbone.root, "_saving", lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t))
     batch = Batch(torch.tensor([[5, 6, 7]]), torch.tensor([[False, False, True]]), torch.tensor([7]), torch.tensor([0]), torch.tensor([0]), torch.ones(1))
