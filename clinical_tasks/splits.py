@@ -87,7 +87,7 @@ def _released(card: TaskCard, data_root: Path | str, split: str) -> list[Documen
     if files.missing:
         reason = f"task {card.name}, split {split}: not found: {', '.join(files.missing)}"
         raise read_error(folder, reason, fix=f"put the released files there under these names, or correct splits.{split} in {card.path}")
-    documents = _filter_ids(READERS[card.reader](list(files.found), card, folder), card.splits[split], folder)
+    documents = _filter_ids(list(READERS[card.reader](list(files.found), card, folder)), card.splits[split], folder)
     if not documents:
         raise read_error(folder, f"task {card.name}, split {split}: the files hold no documents", fix=f"check splits.{split}")
     first: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns documents.
+"""One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or yields documents.
 
 To add one: write the function, name it in `READERS`, and state which `reader_options` it knows in `READER_OPTIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from clinical_tasks.card import TaskCard
@@ -15,7 +15,7 @@ from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
 from clinical_tasks.readers.tables import read_csv, read_json, read_jsonl, read_tsv
 
-Reader = Callable[[list[Path], TaskCard, Path], list[Document]]
+Reader = Callable[[list[Path], TaskCard, Path], Iterable[Document]]
 
 READERS: dict[str, Reader] = {
     "brat": read_brat,
