@@ -13,7 +13,7 @@ from prompt_modules.bank import JoinedBank
 
 
 def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best") -> JoinedBank:
-    """The bank that a checkpoint's ``prompts.safetensors`` holds: each row's best step, or with ``which=''`` its last.
+    """The bank that a checkpoint's prompts are: each row's best step, or with ``which=''`` its last.
 
     Args:
         order: the parts' names, in the order of their rows: a file of tensors does not keep it.

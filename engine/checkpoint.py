@@ -1,6 +1,7 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the placement.
 
     checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest -> checkpoints/step_00000100
+    checkpoints/kept/                                                                        see kept.py
 
 Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are derived from
 the corpus and may leak it: folders are 0700, files 0600.
@@ -12,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engine import kept
 from engine.errors import UserError
 from engine.fence import Fence
 
@@ -28,11 +30,18 @@ FILES = ("prompts.safetensors", "optimizer.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """prompts: bank parameters (``best.*``: each row's best). optimizer: its flat state. state: step, cursors, hashes, history."""
+    """prompts: bank parameters. optimizer: its flat state. state: step, cursors, hashes, history. kept: by kind, what changes seldom; once
+    loaded it stands among the prompts too."""
 
     prompts: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the prompts of a loaded checkpoint, each row's best included."""
+        return _state_sum({"prompts": self.state["sha256"][FILES[0]], "kept": self.state["kept"]})
 
 
 class Saver:
@@ -46,8 +55,8 @@ class Saver:
     def start(self, step: int, checkpoint: Checkpoint) -> None:
         """Copy, and write while training goes on. Waits for the one before it."""
         self.wait()
-        prompts, optimizer = ({n: t.detach().cpu().clone() for n, t in tensors.items()} for tensors in (checkpoint.prompts, checkpoint.optimizer))
-        frozen = Checkpoint(prompts, optimizer, json.loads(json.dumps(checkpoint.state)))
+        seldom = {kind: _copied(tensors) for kind, tensors in checkpoint.kept.items()}
+        frozen = Checkpoint(_copied(checkpoint.prompts), _copied(checkpoint.optimizer), json.loads(json.dumps(checkpoint.state)), seldom)
         self._thread = threading.Thread(target=self._write, args=(step, frozen), name="checkpoint")
         self._thread.start()
 
@@ -74,6 +83,10 @@ class Saver:
             raise self._error
 
 
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
+
+
 def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None = None) -> Path:
     """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only.
 
@@ -98,7 +111,8 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     partial.mkdir(mode=0o700)
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.prompts.items()}, partial / FILES[0])
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.optimizer.items()}, partial / FILES[1])
-    state = {**checkpoint.state, "step": step, "sha256": {name: _sha256(partial / name) for name in FILES}}
+    names = {kind: kept.write(folder, kind, tensors) for kind, tensors in checkpoint.kept.items()}
+    state = {**checkpoint.state, "step": step, "kept": names, "sha256": {name: _sha256(partial / name) for name in FILES}}
     state = json.loads(json.dumps(state))  # as it will be read
     (partial / "state.json").write_text(json.dumps({**state, "sha256_state": _state_sum(state)}, indent=1))
     for file in partial.iterdir():
@@ -115,7 +129,19 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     here = steps.index(final)
     for old in steps[: max(here + 1 - keep, 0)] + steps[here + 1 :]:  # later steps are of a run that was started again
         shutil.rmtree(old)
+    _forget(folder)
     return final
+
+
+def _forget(folder: Path) -> None:
+    """What no checkpoint names any more. One that cannot be read may name anything."""
+    names: set[str] = set()
+    for step in folder.glob("step_*"):
+        try:
+            names.update(json.loads((step / "state.json").read_text())["kept"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+    kept.forget(folder, names)
 
 
 def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Checkpoint | None:
@@ -133,7 +159,7 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     # one beyond ``latest`` was renamed and not yet pointed at, or belongs to a run that was started again
     for folder in [*newest, *(p for p in older if pass_over and p.name < newest[0].name)]:
         try:
-            found = _read(folder)
+            found = _read(folder, run_dir / "checkpoints")
         except _Damaged as problem:
             damage.append(f"checkpoint {folder}: {problem}")
             continue
@@ -149,7 +175,7 @@ class _Damaged(ValueError):
     """What is wrong with a checkpoint."""
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read(folder: Path, checkpoints: Path) -> Checkpoint:
     try:
         state = json.loads((folder / "state.json").read_text())
         body = {k: v for k, v in state.items() if k != "sha256_state"}
@@ -158,8 +184,15 @@ def _read(folder: Path) -> Checkpoint:
         for name in FILES:
             if _sha256(folder / name) != state["sha256"][name]:
                 raise _Damaged(f"{name} is damaged (its checksum differs)")
-        return Checkpoint(load_file(folder / FILES[0]), load_file(folder / FILES[1]), body)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        prompts, seldom = load_file(folder / FILES[0]), {}
+        for kind, name in body["kept"].items():
+            found = kept.read(checkpoints, name)
+            if found is None:
+                raise _Damaged(f"both copies of {kept.FOLDER}/{name} are damaged or missing")
+            seldom[kind] = found
+            prompts |= found
+        return Checkpoint(prompts, load_file(folder / FILES[1]), body, seldom)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         if isinstance(error, _Damaged):
             raise
         raise _Damaged(f"incomplete ({type(error).__name__})") from None

@@ -42,21 +42,22 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     """The teachers of this run: those in run_dir/teachers if they fit, else trained now."""
     from engine import checkpoint
     from engine.banks import load_bank
+    from engine.provenance import check_hashes
     from engine.stages import teach_stage
-    from engine.trainer import check_hashes
 
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data)
     if (folder / "COMPLETED").exists() and not session.config.fresh:
         done = checkpoint.load(folder)
         if done is not None:
-            check_hashes(done.state["hashes"], stage.hashes, folder)
+            for line in check_hashes(done.state["hashes"], stage.hashes, folder, session.config.accept_changes):
+                session.say(f"WARNING {folder}: kept although it changed: {line}")
             session.say(f"teachers: reused from {folder}")
     else:
         session.train(stage, session.open_run_dir(folder, stage.hashes))
         session.complete(folder)
     bank, found = load_bank(folder, "teachers")
-    return bank.requires_grad_(False), found.state["sha256"]["prompts.safetensors"]
+    return bank.requires_grad_(False), found.identity
 
 
 def adapt(config: RunConfig) -> None:
@@ -81,7 +82,7 @@ def adapt(config: RunConfig) -> None:
     adapt_rows(config.adapt, config.seed, data)  # its errors before the process group starts
     session.backbone()
     source_seed = found.state["hashes"]["config"]["seed"]
-    stage = adapt_stage(session, data, source, source_tasks, found.state["sha256"]["prompts.safetensors"], source_seed)
+    stage = adapt_stage(session, data, source, source_tasks, found.identity, source_seed)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
     _say_trainable(session, stage.bank)
     session.train(stage, fence)
@@ -205,13 +206,15 @@ def _already_done(session: Any, stage: str) -> bool:
         UserError: it holds another one, finished.
     """
     from engine import checkpoint
-    from engine.trainer import check_hashes
+    from engine.provenance import check_hashes
 
     found = checkpoint.load(session.run_dir) if (session.run_dir / "COMPLETED").exists() and not session.config.fresh else None
     if found is None:
         return False
     now = session.hashes(["data", "prompt", stage], "")
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
-    check_hashes({k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir)
+    accept = session.config.accept_changes
+    if check_hashes({k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept):
+        return False
     session.say(f"{session.run_dir}: already COMPLETED; give --fresh=true to run it again")
     return True

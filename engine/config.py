@@ -188,6 +188,8 @@ class RunConfig:
     """A rank that makes no progress for so long ends the job and says where it was."""
     fresh: bool = False
     """Ignore checkpoints in run_dir and start again."""
+    accept_changes: bool = False
+    """Go on from a checkpoint of another configuration, data or backbone (same tasks, same shapes). Said aloud, and kept in checkpoints and results."""
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     teach: TeachConfig = field(default_factory=TeachConfig)
@@ -202,5 +204,5 @@ class RunConfig:
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
     "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "preempt_signal", "max_skipped", "hang_minutes",
-    "fresh", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint", "evaluate",
+    "fresh", "accept_changes", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

@@ -70,11 +70,13 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
             if session.leads:
                 _write_predictions(run_dir / f"predictions{suffix}", labels, split, answers)
     tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits[on]) for n, d in data.items()}, role)["tasks"]
-    results: dict[str, Any] = {"checkpoint": found.state["sha256"]["prompts.safetensors"]}
+    results: dict[str, Any] = {"checkpoint": found.identity}
     results["tasks"] = _earlier(file, results["checkpoint"]) | tasks
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
+    if found.state.get("changes"):
+        results["changes"] = found.state["changes"]
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
         _write_atomic(file, json.dumps(results, indent=1))

@@ -57,6 +57,8 @@ def _section(run: Path, result: dict[str, Any]) -> str:
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
     trainable = result["trainable"]
     note = f"Backbone {result['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
+    for line in result.get("changes", []):
+        note += f"\nChanged on the way: {line}."
     return f"## {run}\n\n{note}\n\n{table([head, *rows])}\n"
 
 

@@ -30,11 +30,12 @@ from engine.errors import UserError
 from engine.fence import Fence
 from engine.formulation import Formulation
 from engine.interruption import Interruption, signal_of
+from engine.provenance import check_hashes
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, read_deepspeed
 from engine.stage import LoopSettings, Stage
-from engine.trainer import Loop, check_hashes
+from engine.trainer import Loop
 from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
 
 
@@ -170,11 +171,11 @@ class Session:
         """Make the run directory, claim it for this job and write the resolved configuration. Rank 0 writes, and gets the claim.
 
         Raises:
-            UserError: it holds a checkpoint of another configuration, data or backbone; nothing is touched.
+            UserError: it holds a checkpoint of another configuration, data or backbone, and ``accept_changes`` is off; nothing is touched.
         """
         found = None if self.config.fresh else checkpoint.load(folder, lambda _: None)
         if found is not None:
-            check_hashes(found.state["hashes"], hashes, folder)
+            check_hashes(found.state["hashes"], hashes, folder, self.config.accept_changes)
         fence = None
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -184,6 +185,7 @@ class Session:
                     shutil.rmtree(folder / name, ignore_errors=True)
                 for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json"):
                     (folder / name).unlink(missing_ok=True)
+            (folder / "COMPLETED").unlink(missing_ok=True)  # a finished run that goes on under accepted changes
             (folder / "config.yaml").write_text(to_yaml(self.config))
             if self._backbone is not None and self._backbone.zero is not None:
                 (folder / "deepspeed.json").write_text(json.dumps(self._backbone.zero, indent=1) + "\n")
@@ -204,7 +206,7 @@ class Session:
         c = self.config
         return LoopSettings(
             c.token_budget, c.formulation == "packed", c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world,
-            c.fresh, c.max_skipped,
+            c.fresh, c.accept_changes, c.max_skipped,
         )  # fmt: skip
 
     def complete(self, folder: Path) -> None:

@@ -66,5 +66,6 @@ class LoopSettings:
     rank: int
     world: int
     fresh: bool = False
+    accept_changes: bool = False
     max_skipped: int = 0
     """A row whose gradient is not finite in so many steps running ends the run; 0 never."""

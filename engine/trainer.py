@@ -4,10 +4,8 @@
     over ranks -> row-wise AdamW -> log, validate, checkpoint
 """
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from engine.formulation import Formulation
 from engine.interruption import Interruption, Request
 from engine.logbook import Logbook
 from engine.progress import Window, peak_bytes
+from engine.provenance import check_hashes
 from engine.sampling import Pick, Stream, plan_step
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
@@ -48,6 +47,8 @@ class Loop:
         self.best_step = [0] * len(stage.rows)
         self.waited = [0] * len(stage.rows)
         self.best = {n: p.detach().clone() for n, p in stage.bank.named_parameters()}
+        self.any_best = False
+        self.changes: list[str] = []
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
         self.step = 0
         self.last_step_picks: list[Pick] = []
@@ -232,6 +233,7 @@ class Loop:
     @torch.no_grad()
     def _remember(self, k: int) -> None:
         """Copy row k as its best."""
+        self.any_best = True
         for part, span in self.stage.bank.spans().items():
             if k in span:
                 for name, parameter in self.stage.bank.parts[part].named_parameters():
@@ -254,31 +256,47 @@ class Loop:
 
     def _save(self) -> None:
         if self.settings.rank == 0:
-            prompts: dict[str, Tensor] = dict(self.stage.bank.named_parameters()) | {f"best.{n}": t for n, t in self.best.items()}
-            prompts |= {f"start.{n}": t for n, t in self.start_shared.items()}
+            parameters = dict(self.stage.bank.named_parameters())
+            prompts: dict[str, Tensor] = {n: p for n, p in parameters.items() if p.requires_grad}
+            best = {f"best.{n}": t for n, t in self.best.items()} if self.any_best else {}  # else it is the start, which no one asks for
+            frozen: dict[str, Tensor] = {n: p for n, p in parameters.items() if n not in prompts}
             progress = {n: getattr(self, n) for n in _PROGRESS}
             progress["window"] = self.window.state()
-            state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes}
-            self.saver.start(self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state))
+            state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes,
+                     "changes": self.changes}  # fmt: skip
+            seldom = {kind: tensors for kind, tensors in (("best", best), ("frozen", frozen)) if tensors}
+            self.saver.start(self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state, seldom))
 
     @torch.no_grad()
     def _resume(self) -> None:
         found = None if self.settings.fresh else checkpoint.load(self.stage.run_dir, print if self.settings.rank == 0 else lambda _: None)
         if found is None:
             return
-        check_hashes(found.state["hashes"], self.stage.hashes, self.stage.run_dir)
-        parameters = dict(self.stage.bank.named_parameters())
+        accepted = check_hashes(found.state["hashes"], self.stage.hashes, self.stage.run_dir, self.settings.accept_changes)
+        self.changes = [*found.state.get("changes", []), *(f"step {found.state['step']}: {line}" for line in accepted)]
+        parameters: dict[str, Tensor] = dict(self.stage.bank.named_parameters())
+        self._check_shape(found, parameters)
         for name, tensor in found.prompts.items():
-            kind, _, rest = name.partition(".")
-            target = {"best": self.best, "start": self.start_shared}.get(kind)
-            (parameters[name] if target is None else target[rest]).copy_(tensor)
+            (self.best[name.removeprefix("best.")] if name.startswith("best.") else parameters[name]).copy_(tensor)
         device = self.backbone.device
         self.stage.optimizer.load_state_dict({n: t.to(device) for n, t in found.optimizer.items()})
+        self.any_best = "best" in found.kept
         for name in _PROGRESS:
             setattr(self, name, found.state["progress"][name])
         self.window = Window(found.state["progress"]["window"])
         if self.settings.rank == 0:
+            for line in accepted:
+                print(f"WARNING {self.stage.run_dir}: goes on although it changed: {line}", flush=True)
             print(f"{self.stage.name}: resumed at step {self.step} of {self.stage.total_steps}", flush=True)
+
+    def _check_shape(self, found: checkpoint.Checkpoint, parameters: dict[str, Tensor]) -> None:
+        """Changes that were accepted may be of rates and data, not of what the numbers are."""
+        rows, shapes = [_labels(r) for r in self.stage.rows], {n: list(p.shape) for n, p in parameters.items()}
+        saved = {n: list(t.shape) for n, t in found.prompts.items() if not n.startswith("best.")}
+        problems = [f"its rows are {len(found.state['rows'])}, of this run {len(rows)}, or others"] if found.state["rows"] != rows else []
+        problems += [f"{n} is {saved.get(n)} there, {shapes.get(n)} here" for n in sorted(saved.keys() | shapes.keys()) if saved.get(n) != shapes.get(n)]
+        if problems:
+            raise UserError([f"{self.stage.run_dir}: other tasks or shapes than in the checkpoint: {p}; name another run_dir" for p in problems])
 
 
 def _labels(row: BankRow) -> dict[str, Any]:
@@ -286,22 +304,3 @@ def _labels(row: BankRow) -> dict[str, Any]:
 
 
 _PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited")
-
-
-def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
-    """Refuse to resume on another configuration, data or backbone, naming what differs."""
-    flat_saved, flat_now = _flat(saved), _flat(now)
-    differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
-    remedy = "put it back, or give --fresh=true or another run_dir"
-    if differing:
-        raise UserError([f"{run_dir}: {k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}; {remedy}" for k in differing])
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            out |= _flat(inner, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = json.loads(json.dumps(inner))
-    return out

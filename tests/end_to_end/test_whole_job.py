@@ -59,7 +59,8 @@ def files(folder):
 
 
 def test_the_run_directories_hold_what_the_contract_says(place, outputs):
-    found = {f for f in files(place / "distill") if "tfevents" not in f}
+    found = {f for f in files(place / "distill") if "tfevents" not in f and "/kept/" not in f}
+    assert len(list((place / "distill/checkpoints/kept").iterdir())) == 2 and len(list((place / "distill/teachers/checkpoints/kept").iterdir())) in (2, 4)
     checkpoint = {"optimizer.safetensors", "prompts.safetensors", "state.json"}
     steps = {f"checkpoints/step_{n:08d}/{f}" for n in (8, 12) for f in checkpoint}
     teachers = {f"teachers/checkpoints/step_{n:08d}/{f}" for n in (4, 6) for f in checkpoint}
@@ -180,6 +181,8 @@ def test_killed_and_resumed_equals_uninterrupted(place, outputs):
         assert whole.keys() == again.keys()
         for key in whole:
             assert whole[key].equal(again[key]), key
+    kept = [json.loads((place / d / "latest/state.json").read_text())["kept"] for d in ("distill", "killed")]
+    assert kept[0] == kept[1] and kept[0].keys() == {"best"}
     timeless = [[{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_s", "mem", "gathers", "gather_bytes")}
                  for line in (place / d / "metrics.jsonl").read_text().splitlines()] for d in ("distill", "killed")]  # fmt: skip
     assert timeless[0] == timeless[1]

@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 7, saved, 2)
     found = checkpoint.load(tmp_path)
     assert found is not None and found.state.pop("sha256").keys() == set(FILES[:2])
-    assert found.state == {"stage": "teach", "progress": {"step": 4}, "step": 7}
+    assert found.state == {"stage": "teach", "progress": {"step": 4}, "step": 7, "kept": {}}
     for ours, theirs in ((found.prompts, saved.prompts), (found.optimizer, saved.optimizer)):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) and ours[n].dtype == theirs[n].dtype for n in ours)
 
@@ -158,6 +158,68 @@ def test_latest_can_be_pointed_at_an_older_one_as_the_message_says(tmp_path: Pat
     assert checkpoint.load(tmp_path).state["step"] == 5
     shutil.copytree(tmp_path, tmp_path.parent / "moved", symlinks=False)  # a copy that turned links into folders
     assert checkpoint.load(tmp_path.parent / "moved").state["step"] == 5
+
+
+# ---- what changes seldom -----------------------------------------------------------------------------------------------------------
+
+
+def with_best(value: float, best: float) -> Checkpoint:
+    return Checkpoint({"a": torch.full((50, 100), value)}, {"m": torch.full((50, 100), value)}, {}, {"best": {"best.a": torch.full((50, 100), best)}})
+
+
+def copies(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "checkpoints/kept").iterdir())
+
+
+def test_the_best_lies_beside_the_checkpoints_and_is_written_when_it_changes(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, with_best(1.0, 1.0), 2)
+    first = {p: p.stat().st_mtime_ns for p in copies(tmp_path)}
+    assert len(first) == 2 and {stat.S_IMODE(p.stat().st_mode) for p in first} == {0o600}
+    checkpoint.save(tmp_path, 2, with_best(2.0, 1.0), 2)
+    assert {p: p.stat().st_mtime_ns for p in copies(tmp_path)} == first
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.prompts["best.a"].eq(1).all() and found.prompts["a"].eq(2).all()
+    before = found.identity
+    checkpoint.save(tmp_path, 3, with_best(2.0, 3.0), 2)
+    assert len(copies(tmp_path)) == 4  # the one before still names the older best
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.prompts["best.a"].eq(3).all() and found.identity != before
+    (tmp_path / "checkpoints/kept/.best-1.1.safetensors.99.partial").touch()  # of a writer that was killed
+    checkpoint.save(tmp_path, 4, with_best(4.0, 3.0), 2)
+    assert len(copies(tmp_path)) == 2 and not set(copies(tmp_path)) & set(first)
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-7])])
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_damaged_copy_of_the_best_costs_nothing_and_is_written_again(which: int, damage: Callable[[Path], object], tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, with_best(1.0, 1.0), 2)
+    whole = copies(tmp_path)[which].read_bytes()
+    path = copies(tmp_path)[which]
+    damage(path)
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.prompts["best.a"].eq(1).all()
+    checkpoint.save(tmp_path, 2, with_best(2.0, 1.0), 2)
+    assert path.read_bytes() == whole
+
+
+def test_both_copies_damaged_is_a_damaged_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, with_best(1.0, 1.0), 2)
+    older = set(copies(tmp_path))
+    checkpoint.save(tmp_path, 2, with_best(2.0, 2.0), 2)
+    for path in set(copies(tmp_path)) - older:
+        flip(path)
+    with pytest.raises(UserError, match="both copies of kept/best-.* are damaged or missing"):
+        checkpoint.load(tmp_path)
+    told: list[str] = []
+    found = checkpoint.load(tmp_path, told.append)
+    assert found is not None and found.state["step"] == 1 and found.prompts["best.a"].eq(1).all() and len(told) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_may_name_anything(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, with_best(1.0, 1.0), 2)
+    (tmp_path / "checkpoints/step_00000001/state.json").write_text("{")
+    checkpoint.save(tmp_path, 2, with_best(2.0, 2.0), 2)
+    assert len(copies(tmp_path)) == 4
 
 
 def bank_file(run_dir: Path, completed: bool = True) -> None:

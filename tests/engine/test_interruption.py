@@ -87,7 +87,7 @@ def test_save_writes_a_checkpoint_and_training_goes_on(build: Callable[..., Loop
         loop = build("run", interruption)
         at_step(monkeypatch, loop, 3, (tmp_path / "run" / "SAVE").touch)
         loop.run()
-    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step_00000003", "step_00000009"]
+    assert sorted(p.name for p in (tmp_path / "run/checkpoints").glob("step_*")) == ["step_00000003", "step_00000009"]
     assert not (tmp_path / "run/SAVE").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
 
 def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Loop], tmp_path: Path) -> None:
     build("run", **{"checkpoint.every": 4}).run()
-    for folder in (tmp_path / "run/checkpoints").iterdir():
+    for folder in (tmp_path / "run/checkpoints").glob("step_*"):
         flipped(folder / "prompts.safetensors")
     with pytest.raises(UserError) as error:
         build("run").run()

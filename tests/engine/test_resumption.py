@@ -58,7 +58,9 @@ def cut_at(loop: Loop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(loop: Loop) -> dict[str, dict[str, torch.Tensor]]:
-    return {name: load_file(loop.stage.run_dir / "latest" / name) for name in checkpoint.FILES}
+    found = checkpoint.load(loop.stage.run_dir)
+    assert found is not None and not [n for n in load_file(loop.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")]
+    return {"prompts": found.prompts, "optimizer": found.optimizer}
 
 
 def same(found: dict[str, dict[str, torch.Tensor]], wanted: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -141,6 +143,27 @@ def test_another_configuration_is_refused_by_name(kind: str, key: str, value: An
     assert f"config.{key}" in problem and repr(value) in problem and "--fresh=true" in problem and str(other.stage.run_dir) in problem
 
 
+def test_changes_that_are_accepted_are_said_and_kept(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    build("distill", "run", **{"distill.steps": 4}).run()
+    changed = {"distill.steps": 6, "distill.lr_task": 0.2}
+    other = build("distill", "run", **changed, accept_changes=True)
+    other.run()
+    assert other.step == 6 and "WARNING" in (out := capsys.readouterr().out) and "goes on although it changed: config.distill.lr_task" in out
+    found = checkpoint.load(other.stage.run_dir)
+    assert found is not None
+    assert [line.partition(": the")[0] for line in found.state["changes"]] == ["step 4: config.distill.lr_task", "step 4: config.distill.steps"]
+    again = build("distill", "run", **changed)  # what was accepted once is this run's
+    again._resume()
+    assert again.step == 6 and again.changes == found.state["changes"]
+
+
+def test_no_acceptance_helps_where_the_numbers_are_others(build: Build) -> None:
+    build("distill", "run", **{"distill.steps": 4}).run()
+    other = build("distill", "run", **{"distill.steps": 4, "prompt.rank": 1}, accept_changes=True)
+    with pytest.raises(UserError, match=r"parts.metaprompt.cols_KLR is \[\d+, \d+, 2\] there, \[\d+, \d+, 1\] here"):
+        other.run()
+
+
 def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> None:
     build("distill", "run", **{"distill.steps": 4}).run()
     swapped = {**tasks, "alpha": tasks["beta"]}
@@ -184,10 +207,20 @@ def test_the_files_of_a_run(build: Build) -> None:
     loop = build("distill", "run", **{"log.tensorboard": True})
     loop.run()
     found = sorted(str(p.relative_to(loop.stage.run_dir)) for p in loop.stage.run_dir.rglob("*") if not p.is_dir() and "tensorboard" not in str(p))
+    best = [f"checkpoints/kept/{checkpoint.load(loop.stage.run_dir).state['kept']['best']}.{copy}.safetensors" for copy in (1, 2)]  # type: ignore[union-attr]
     steps = [f"checkpoints/step_000000{n:02d}/{name}" for n in (8, 9) for name in ("optimizer.safetensors", "prompts.safetensors", "state.json")]
-    assert found == [*steps, "metrics.jsonl"]
+    assert found == [*best, *steps, "metrics.jsonl"]
     assert (loop.stage.run_dir / "latest").is_symlink() and len(list((loop.stage.run_dir / "tensorboard").iterdir())) == 1
     tensors = load_file(Path(loop.stage.run_dir / "latest/prompts.safetensors"))
     names = ["cols_KLR", "rows_KRD", "shared_SLD"]
-    wanted = [f"{p}parts.metaprompt.{n}" for p in ("best.", "") for n in names] + ["start.parts.metaprompt.shared_SLD"]
-    assert sorted(tensors) == sorted(wanted)
+    assert sorted(tensors) == [f"parts.metaprompt.{n}" for n in names]
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_a_checkpoint_takes_little_more_than_three_numbers_a_trained_number(kind: str, build: Build) -> None:
+    loop = build(kind, "run")
+    loop.run()
+    trained = sum(p.numel() * p.element_size() for p in loop.stage.bank.parameters() if p.requires_grad)
+    tensors = [t for name in checkpoint.FILES for t in load_file(loop.stage.run_dir / "latest" / name).values()]
+    steps_of_rows = 16 * (len(loop.stage.rows) + 1) * len(loop.stage.optimizer.groups)
+    assert 3 * trained <= sum(t.numel() * t.element_size() for t in tensors) <= 3 * trained + steps_of_rows

@@ -1,0 +1,32 @@
+"""What a checkpoint came from, against what this run is: configuration, data, backbone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+
+def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, accept: bool = False) -> list[str]:
+    """What differs, where that is accepted.
+
+    Raises:
+        UserError: anything differs, and it is not.
+    """
+    flat_saved, flat_now = _flat(saved), _flat(now)
+    differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
+    told = [f"{k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}" for k in differing]
+    if told and not accept:
+        remedy = "put it back, or give --fresh=true or another run_dir (or --accept_changes=true: go on anyway)"
+        raise UserError([f"{run_dir}: {line}; {remedy}" for line in told])
+    return told
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            out |= _flat(inner, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = json.loads(json.dumps(inner))
+    return out
