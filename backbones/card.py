@@ -42,6 +42,8 @@ class BackboneCard:
     """Between input and answer under the template ``none``."""
     dtype: str = "bfloat16"
     """Of the frozen weights."""
+    trust_remote_code: bool = False
+    """Run the Python code that the tokenizer's folder brings. A model's own code is never run: its family must be one of the installed transformers."""
     instruction_first: bool = False
     """Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does (pocket backbones), or opening the input."""
     attention: str = ""
@@ -53,7 +55,7 @@ class BackboneCard:
 
     def fingerprint(self) -> str:
         """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
-        apart = ("name", "attention", "path", "tokenizer", "instruction_first", "dummy", "dequantize")
+        apart = ("name", "attention", "path", "tokenizer", "trust_remote_code", "instruction_first", "dummy", "dequantize")
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         if self.dummy:
             content["dummy"] = True
@@ -102,7 +104,7 @@ def _problems(content: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(str(key), known, 1)
             problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
     types: dict[str, type] = {f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")}
-    types |= {"random": dict, "seed": int, "instruction_first": bool, "dummy": bool, "dequantize": bool}
+    types |= {"random": dict, "seed": int, "trust_remote_code": bool, "instruction_first": bool, "dummy": bool, "dequantize": bool}
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

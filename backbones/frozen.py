@@ -140,8 +140,11 @@ def backbone_config(card: BackboneCard) -> PreTrainedConfig:
             raise BackboneError(f"backbone {card.name}: random: {' '.join(str(error).split())[:200]}") from None
     else:
         try:
-            config = AutoConfig.from_pretrained(card.path, local_files_only=True)
+            config = AutoConfig.from_pretrained(card.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:
+            if "trust_remote_code" in str(error):
+                reason = "brings Python code of its own, which is never run; the family must be one of the installed transformers"
+                raise BackboneError(f"backbone {card.path}: {reason}") from None
             raise BackboneError(f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})") from None
     if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
         raise BackboneError(f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa or eager")

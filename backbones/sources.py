@@ -230,7 +230,8 @@ class ConvertedSource:
     """A released folder through transformers' own loader, which knows how a family's weights are renamed and merged; whole in this process."""
 
     def __init__(self, folder: Path):
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
         wrong = [f"{kind.removesuffix('_keys')}: {n}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for n in sorted(map(str, found[kind]))]
         if wrong:
             raise BackboneError([f"backbone {folder}: {w}" for w in wrong])

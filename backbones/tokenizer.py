@@ -65,15 +65,18 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """A folder that transformers' AutoTokenizer reads; never the network."""
+    """A folder that transformers' AutoTokenizer reads; never the network, and code of its own only where that is stated."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, trust_remote_code: bool):
         from transformers import AutoTokenizer
 
         self.path = path
         try:
-            self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
         except Exception as error:  # transformers raises many kinds for a folder that holds no tokenizer
+            if not trust_remote_code and "trust_remote_code" in str(error):
+                reason = "brings Python code of its own, which is not run; read it, and set trust_remote_code: true in the card"
+                raise BackboneError(f"tokenizer {path}: {reason}") from None
             raise BackboneError(f"tokenizer {path}: transformers cannot read it ({type(error).__name__}); it needs tokenizer.json") from None
         if self.inner.eos_token_id is None:
             raise BackboneError(f"tokenizer {path}: names no eos_token; set it in tokenizer_config.json")
@@ -96,11 +99,11 @@ class HuggingFaceTokenizer:
         return digest.hexdigest()
 
 
-def load_tokenizer(path: str | Path) -> "SentencePieceTokenizer | HuggingFaceTokenizer":
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> "SentencePieceTokenizer | HuggingFaceTokenizer":
     """The tokenizer at ``path``: a folder for transformers, or a sentencepiece file.
 
     Raises:
         BackboneError: it cannot be read, or has no end-of-text token.
     """
     path = Path(path)
-    return HuggingFaceTokenizer(path) if path.is_dir() else SentencePieceTokenizer(path)
+    return HuggingFaceTokenizer(path, trust_remote_code) if path.is_dir() else SentencePieceTokenizer(path)

@@ -53,7 +53,7 @@ class Session:
             card = load_backbone_card(config.backbone)
             self.card: BackboneCard = replace(card, dummy=True) if config.dummy_weights and card.path else card
             self.model_config = backbone_config(self.card)
-            self.tokenizer = load_tokenizer(self.card.tokenizer)
+            self.tokenizer = load_tokenizer(self.card.tokenizer, self.card.trust_remote_code)
             self.layout = Layout(self.card, self.tokenizer)
         except BackboneError as error:
             raise UserError(error.problems) from None
