@@ -1,5 +1,6 @@
 """Processes: who am I, start the group, sum over ranks."""
 
+import ipaddress
 import os
 import socket
 import warnings
@@ -48,10 +49,6 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": where.local_rank, "MASTER_ADDR": "127.0.0.1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
-    if "MASTER_PORT" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
     # DeepSpeed 0.19.8 calls the old name of a collective at every gather
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     import deepspeed
@@ -59,8 +56,42 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     if torch.cuda.is_available():
         torch.cuda.set_device(where.local_rank)
     wait = timedelta(minutes=hang_minutes)
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait)
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait)
     return torch.device("cuda", where.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:
+    """Where ranks find one another: on the address that the job names, and no other (torch's own store listens on all of a machine's).
+
+    Returns:
+        None: torchrun has one, which its agent holds.
+    """
+    if where.world == 1:
+        return dist.HashStore()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ.get("MASTER_PORT", "29500"))
+    if where.rank:
+        return dist.TCPStore(host, port, where.world, False, wait)
+    try:
+        listening = _listen(host, port).detach()
+    except OSError as error:
+        remedy = "export another MASTER_PORT, or the first node's address as MASTER_ADDR"
+        raise UserError(f"MASTER_PORT: nothing can listen on {host}:{port} ({error.strerror}); {remedy}") from None
+    return dist.TCPStore(host, port, where.world, True, wait, wait_for_workers=False, master_listen_fd=listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    several_nodes = int(os.environ.get("SLURM_NNODES", "1")) > 1
+    if several_nodes and ipaddress.ip_address(address[0]).is_loopback:  # a node that resolves its own name so would hide from the others
+        address = ("", port)
+    listening = socket.create_server(address[:2], family=family, backlog=2048)
+    listening.setblocking(False)
+    return listening
 
 
 def world_size() -> int:

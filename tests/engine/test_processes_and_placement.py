@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from backbones import BackboneCard
 from backbones.sizes import measure
-from engine.distributed import Place, gather_objects, place, world_size
+from engine.distributed import Place, _listen, _meeting_point, gather_objects, place, world_size
 from engine.errors import UserError
 from engine.placement import FILES
 from engine.sharding import zero_config
@@ -99,3 +101,38 @@ def test_what_a_deepspeed_file_must_not_say(content: dict[str, Any] | str, wante
         zero_config(file, card, measure(card))
     assert len(error.value.problems) == len(wanted)
     assert all(part in problem and file in problem for part, problem in zip(wanted, error.value.problems, strict=True))
+
+
+# ---- what listens ----------------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_meet_at_the_jobs_address_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_NNODES", raising=False)
+    with _listen("127.0.0.1", 0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    with _listen("127.0.0.1", 0) as listening:  # the node's own name resolves to itself: the others could not find it
+        assert listening.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(UserError, match="MASTER_PORT: nothing can listen on 127.0.0.1:.*export another MASTER_PORT"):
+            _meeting_point(Place(0, 2, 0), timedelta(seconds=5))
+
+
+def test_a_process_alone_listens_nowhere(project: Path) -> None:
+    script = (
+        "import os, pathlib; from engine.distributed import Place, start; start(Place(0, 1, 0))\n"
+        "own = {os.readlink(f) for f in pathlib.Path('/proc/self/fd').iterdir() if f.exists() or f.is_symlink()}\n"
+        "rows = [l.split() for kind in ('tcp', 'tcp6') for l in pathlib.Path(f'/proc/net/{kind}').read_text().splitlines()[1:]]\n"
+        "print('LISTENS', [r[1] for r in rows if r[3] == '0A' and f'socket:[{r[9]}]' in own])"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in LAUNCHER}
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=120)
+    found = done.stdout.split("LISTENS ")[1].strip()
+    loopback = ("'0100007F:", "'00000000000000000000000001000000:")
+    assert all(part.strip(" []").startswith(loopback) for part in found.split(",") if part.strip(" []")), found
