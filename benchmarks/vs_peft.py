@@ -1,6 +1,6 @@
 """One training step, side by side: PEFT's multitask prompt tuning, our plain formulation, our packed rows. Same model, same samples.
 
-    pip install -r requirements-bench.txt
+    pip install -r requirements-dev.txt
     python -m benchmarks.vs_peft --shape cpu_mid --regimes short,medium --stages teach,distill,adapt --output benchmarks/results/vs_peft_cpu.json
 
 PEFT gets what its users can give it: length-grouped batches of the same token budget, no checkpointing, mixed-task batches through

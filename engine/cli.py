@@ -95,7 +95,12 @@ MODES: dict[str, Mode] = {
         _plan, ("config",), True,
     ),
     "benchmark": Mode("measure throughput", {}, _not_yet("benchmark")),
-    "export": Mode("prompts for other programs", {}, _not_yet("export")),
+    "export": Mode(
+        "prompts of a finished run for other programs",
+        {"run": "run directory (required)", "format": "peft | peft_collapsed | vllm (required)", "output": "new folder (required)",
+         "tasks": "only these, comma-separated"},
+        lambda f, _: commands.export(f["run"], f["format"], f["output"], _listed(f.get("tasks"))), ("run", "format", "output"),
+    ),
 }  # fmt: skip
 
 

@@ -162,6 +162,14 @@ def report(runs: Sequence[str], output: str = "") -> None:
     write_report([expand(r) for r in runs], expand(output) if output else expand(runs[0]))
 
 
+def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:
+    """Prompts of a finished run as PEFT adapters or for vLLM."""
+    from engine.export import export_run
+
+    for folder in export_run(expand(run), fmt, expand(output), tasks):
+        print(f"written {folder}")
+
+
 def tasks_list(cards: Sequence[str] = ()) -> None:
     """Every task card: name, type, metric, access, licence."""
     from engine.config import DataConfig
