@@ -15,12 +15,14 @@ FREE_IN_EVALUATION = (
 
 def distill(config: RunConfig) -> None:
     """Stage 0 and 1: teach every source task its prompt, then distil them into the metaprompt."""
+    from engine.adapters import check_adapters
     from engine.session import Session
 
     _require(config, "distill.sources")
     session = Session(config)
     if _already_done(session, "distill"):
         return
+    check_adapters(config, session)
     data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.sources})
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     session.backbone()
@@ -56,6 +58,8 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     else:
         session.train(stage, session.open_run_dir(folder, stage.hashes))
         session.complete(folder)
+        if session.config.teach.adapters:
+            session.say(f"teachers: {len(stage.rows)} adapters of {session.config.teach.adapters}")
     bank, found = load_bank(folder, "teachers")
     return bank.requires_grad_(False), found.identity
 

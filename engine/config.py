@@ -52,6 +52,8 @@ class TeachConfig:
     """Steps between validations; each row keeps its best. 0 keeps the last step."""
     patience: int = 0
     """A row stops after this many validations without a better one; 0 never."""
+    adapters: str = ""
+    """A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching them."""
 
 
 @dataclass
@@ -204,5 +206,5 @@ class RunConfig:
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
     "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "preempt_signal", "max_skipped", "hang_minutes",
-    "fresh", "accept_changes", "data.root", "data.cache", "distill.teacher_cache", "log", "checkpoint", "evaluate",
+    "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

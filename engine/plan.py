@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backbones.sizes import Sizes
 from engine import placement
+from engine.adapters import check_adapters
 from engine.build_ops import main as build_ops
 from engine.config import RunConfig
 from engine.errors import UserError
@@ -32,6 +33,8 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
     session = Session(config)
     if mode == "adapt" and not config.adapt.source_run:
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
+    if mode == "distill":
+        check_adapters(config, session)
     if prepare:
         tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
         data = session.data({task: ["train", "validation", "test"] for task in tasks})

@@ -5,10 +5,12 @@ from typing import cast
 
 import torch
 
+from engine.adapters import read_adapters
 from engine.config import AdaptConfig
 from engine.data import TaskData, data_fingerprint
 from engine.errors import UserError
 from engine.formulation import LossWeights
+from engine.resolve import expand
 from engine.sampling import EveryRow, TaskMixture, seed_of
 from engine.session import Session
 from engine.stage import BankRow, Stage
@@ -24,9 +26,17 @@ def teach_stage(session: Session, data: dict[str, TaskData]) -> Stage:
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
     group = RowGroup({"prompts_KLD": bank.parts["teacher"].prompts_KLD}, t.lr, t.steps, t.warmup_steps, t.schedule, t.clip)  # type: ignore[dict-item]
     rows = [_row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_every)) for task in tasks]
+    further = {}
+    if t.adapters:  # they are the teachers: a loop over rows that never train keeps them as they are
+        adapters_KLD, further["adapters"] = read_adapters(expand(t.adapters), tasks, c.prompt.length, prompts_KLD.shape[-1])
+        with torch.no_grad():
+            bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
+        for row in rows:
+            row.train_indices, row.validation = [], None
+    hashes = session.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
     return Stage(
         "teach", session.run_dir / "teachers", bank, rows, RowwiseAdamW({"teacher": group}), {"teacher": range(len(tasks))}, EveryRow(len(tasks), t.examples),
-        t.steps, eval_every=t.eval_every, patience=t.patience, hashes=session.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks),
+        t.steps, eval_every=t.eval_every, patience=t.patience, hashes=hashes,
     )  # fmt: skip
 
 
