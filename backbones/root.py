@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from backbones import shared_prefix
 from backbones.card import BackboneError
+from backbones.decoding import Slots
 from backbones.embedding_rows import RowsFromFile
-from backbones.packing import PackedBatch
+from backbones.packing import PackedBatch, share_prefix
 
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
 
@@ -62,10 +63,11 @@ class FrozenRoot(nn.Module):
         head.forward = _open(head.forward, head)
 
     def forward(self, mode: str, *args, **kwargs):
-        """``packed``, ``answers``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        door: Any = {"packed": self._packed, "answers": self._both, "generate": self._generate, "embed": self._embed}[mode]
+        """``packed``, ``answers``, ``enter``, ``step``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
+        door: Any = {"packed": self._packed, "answers": self._both, "enter": self._enter, "step": self._step, "generate": self._generate,
+                     "embed": self._embed}[mode]  # fmt: skip
         config = self.backbone.config
-        config._attn_implementation = shared_prefix.NAME if mode == "packed" else self._own_attention
+        config._attn_implementation = shared_prefix.NAME if mode in ("packed", "enter", "step") else self._own_attention
         try:
             return door(*args, **kwargs)
         finally:
@@ -94,6 +96,28 @@ class FrozenRoot(nn.Module):
         positions = batch.prefix.positions_S[None]
         hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
         return hidden[0].index_select(0, batch.before_N)
+
+    @torch.no_grad()
+    def _enter(self, contexts: list[list[int]], fill: Fill, slots: Slots) -> Tensor:
+        """Sequences into free slots. -> logits of each one's next token, (B, V)."""
+        ids = torch.tensor([i for c in contexts for i in c], dtype=torch.long)
+        row_SD = fill(self._embed(ids, slots.device))
+        sizes = [len(c) for c in contexts]
+        slots.enter(sizes)
+        own = [n for n in sizes if n]  # an empty context is answered by the prompt's last position
+        prefix = share_prefix(own, [0] * len(own), 1 if slots.length else 0, slots.length, slots.device)
+        size_B = torch.tensor(sizes, device=slots.device)
+        last_B = slots.length - 1 + torch.where(size_B > 0, size_B.cumsum(0), 0)
+        return self._next(row_SD, prefix.positions_S, last_B, prefix=prefix, slots=slots)
+
+    @torch.no_grad()
+    def _step(self, ids_N: Tensor, slots: Slots) -> Tensor:
+        """One more token of every sequence there, int64 (N,) on the CPU. -> logits of the one after it, (N, V)."""
+        return self._next(self._embed(ids_N, slots.device), slots.step(), None, slots=slots)
+
+    def _next(self, row_SD: Tensor, positions_S: Tensor, at: Tensor | None, **attention: Any) -> Tensor:
+        hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions_S[None], use_cache=False, **attention).last_hidden_state[0]
+        return self.backbone.get_output_embeddings()(hidden if at is None else hidden.index_select(0, at))
 
     def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
         """States at answer positions under the student's prompts and, without gradient, under the teacher's."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from backbones.decoding import Slots
 from backbones.packing import Bucket, SharedPrefix
 
 NAME = "shared_prefix"
@@ -31,20 +32,27 @@ _cuda_backward = torch.ops.aten._flash_attention_backward
 
 def shared_prefix_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
-    dropout: float = 0.0, sliding_window: int | None = None, s_aux: Tensor | None = None, prefix: SharedPrefix | None = None, **further: Any,
+    dropout: float = 0.0, sliding_window: int | None = None, s_aux: Tensor | None = None, prefix: SharedPrefix | None = None,
+    slots: Slots | None = None, **further: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' attention function: query (1, H, S, d), key and value (1, H or fewer, S, d) -> (1, S, H, d), no weights.
 
     Args:
-        sliding_window: a query at position p sees positions above p - window. s_aux: sinks (H,). prefix: where the sequences lie.
+        sliding_window: a query at position p sees positions above p - window. s_aux: sinks (H,). prefix: where the sequences lie. slots: keep
+            their keys and values; without ``prefix``, one more token each of the sequences there.
 
     Raises:
         RuntimeError: the family asks for what this attention does not know.
     """
     asked = [name for name in ("softcap", "position_bias") if further.get(name) is not None]
-    if prefix is None or attention_mask is not None or dropout or asked:
+    if (prefix is None and slots is None) or attention_mask is not None or dropout or asked:
         raise RuntimeError(f"{type(module).__name__} asks for what packed rows do not have: {', '.join(asked) or 'a mask or dropout'}")
-    out_SHd = _Packed.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), s_aux, prefix, sliding_window, scaling)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if prefix is None:
+        return slots.attend(module.layer_idx, q, k, v, s_aux, sliding_window, scaling)[None], None  # type: ignore[union-attr, arg-type]
+    if slots is not None:
+        slots.keep(module.layer_idx, k, v)  # type: ignore[arg-type]
+    out_SHd = _Packed.apply(q, k, v, s_aux, prefix, sliding_window, scaling)
     return out_SHd[None], None
 
 

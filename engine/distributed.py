@@ -121,6 +121,16 @@ def sum_gradients(bank: nn.Module) -> None:
         p.grad.copy_(part.view_as(p))  # type: ignore[union-attr]
 
 
+def max_over_ranks(number: int) -> int:
+    """The largest that any rank has. A collective."""
+    if world_size() == 1:
+        return number
+    watch.note("the largest of a number over ranks")
+    out = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(out, dist.ReduceOp.MAX)
+    return int(out)
+
+
 def gather_objects(value):
     """Every rank's value, on every rank, in rank order."""
     if world_size() == 1:

@@ -6,11 +6,12 @@ every rank in step. An example that was too long for the run counts as an empty 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import clinical_tasks
 from backbones import parameter_count
@@ -19,6 +20,7 @@ from engine.batching import Item
 from engine.data import Sample, Split, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
+from engine.generation import Greedy
 from engine.results import average, summarise
 from engine.session import Session
 from prompt_modules import NoPrompts, PromptBank
@@ -153,23 +155,31 @@ class Asker:
     def _generate(self, split: Split, row: int) -> dict[int, str]:
         config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
         order = sorted(split.kept, key=lambda i: -len(self._context(split, i)))
-        groups = [order[i : i + config.evaluate.batch] for i in range(0, len(order), config.evaluate.batch)]
-        n_real = len(groups)
-        groups += [order[-1:]] * (-n_real % world)  # every rank generates equally often
-        own: dict[int, tuple[str, bool]] = {}
-        prompt = self._asked.prompts(torch.tensor([row], device=self.backbone.device)).detach()
-        for number in range(rank, len(groups), world):
-            contexts = [self._context(split, i) for i in groups[number]]
-            pad = self.session.tokenizer.eos_id
-            ids = self.backbone("generate", contexts, prompt.expand(len(contexts), -1, -1), config.evaluate.max_new_tokens, layout.end_id, pad, world > 1)
-            self.backbone.release()
-            if number < n_real:
-                own |= {i: (layout.answer_text(answer), layout.end_id in answer) for i, answer in zip(groups[number], ids.tolist(), strict=True)}
+        mine = order[rank::world]  # of every length a share
+        prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
+        contexts = [self._context(split, i) for i in mine]
+        evaluate = config.evaluate
+        if config.formulation == "packed":
+            found = Greedy(self.backbone, prompt_LD, evaluate.max_new_tokens, layout.end_id, evaluate.batch, config.token_budget, world > 1)(contexts)
+        else:
+            found = self._plain(contexts, prompt_LD, -(-len(order) // world))
+        own = {mine[number]: (layout.answer_text(ids), layout.end_id in ids) for number, ids in found}
         merged: dict[int, tuple[str, bool]] = {}
         for part in gather_objects(own):
             merged |= part
         self.n_truncated = sum(not ended for _, ended in merged.values())
         return {index: text for index, (text, _) in merged.items()}
+
+    def _plain(self, contexts: list[list[int]], prompt_LD: Tensor, most: int) -> Iterator[tuple[int, list[int]]]:
+        """By transformers' own generation, prompt and context anew for every sample; as many groups on every rank as the one with ``most`` has."""
+        evaluate, end, pad = self.session.config.evaluate, self.session.layout.end_id, self.session.tokenizer.eos_id
+        size = evaluate.batch
+        for begin in range(0, most, size):
+            group = contexts[begin : begin + size]
+            asked = group or [[end]]  # for the other ranks' sake
+            ids = self.backbone("generate", asked, prompt_LD.expand(len(asked), -1, -1), evaluate.max_new_tokens, end, pad, world_size() > 1)
+            self.backbone.release()
+            yield from ((begin + n, answer) for n, answer in enumerate(ids.tolist()[: len(group)]))
 
 
 def _write_predictions(folder: Path, labels: dict[str, Any], split: Split, answers: Sequence[str]) -> None:

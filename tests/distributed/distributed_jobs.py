@@ -11,6 +11,7 @@ from backbones.embedding_rows import RowsFromFile
 from engine import distributed
 from engine.data import Sample
 from engine.formulation import LossWeights
+from engine.generation import Greedy
 from engine.sampling import TaskMixture, seed_of
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
@@ -193,6 +194,19 @@ def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]
     ids = backbone("generate", contexts[own], prompts[own], 6, 2, 2, world > 1)
     backbone.release()
     return ids.tolist()
+
+
+def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> dict[int, list[int]]:
+    """Answers of this rank's share of the contexts, or of all of them on one rank, while the others keep step."""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family), deepspeed, device)
+    rank, world = distributed.place().rank, distributed.place().world
+    g = torch.Generator().manual_seed(11)
+    contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
+    prompt_LD = torch.randn(LENGTH, 32, generator=g)
+    mine = list(range(len(contexts)))[rank::world] if only < 0 else list(range(len(contexts))) if rank == only else []
+    found = Greedy(backbone, prompt_LD, 6, 2, 2, 30, world > 1)([contexts[i] for i in mine])
+    return {mine[number]: ids for number, ids in found}
 
 
 def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) -> dict[str, Any]:

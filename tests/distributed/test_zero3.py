@@ -147,3 +147,19 @@ def test_generation_in_step_equals_one_process(two, cpu, family):
         alone = backbone("generate", [contexts[k]], prompts[k : k + 1], 6, 2, 2, False).tolist()[0]
         batched = out[k % 2][k // 2]
         assert batched[: len(alone)] == alone
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+@pytest.mark.parametrize("only", [-1, 1])
+def test_slots_in_step_equal_one_process(two, cpu, family, only):
+    lengths = [3, 9, 5, 1, 7, 2, 12]
+    out = two.run("slots", family=family, deepspeed=cpu, lengths=lengths, only=only)
+    backbone = jobs.ShardedBackbone(jobs.card_of(family), "", torch.device("cpu"))
+    g = torch.Generator().manual_seed(11)
+    contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
+    prompt = torch.randn(jobs.LENGTH, 32, generator=g)
+    found = {**out[0], **out[1]}
+    assert sorted(found) == list(range(7)) and (only < 0 or not out[0])
+    for k, context in enumerate(contexts):
+        alone = backbone("generate", [context], prompt[None], 6, 2, 2, False).tolist()[0]
+        assert found[k] == alone[: len(found[k])] and len(found[k]) == (alone.index(2) + 1 if 2 in alone else 6)

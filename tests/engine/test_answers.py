@@ -75,9 +75,10 @@ def test_rows_answer_differently(make_session, bank: JoinedBank, task) -> None:
     assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)
 
 
+@pytest.mark.parametrize("formulation", ["packed", "plain"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_generation_is_greedy_whatever_the_batch(batch: int, make_session, bank: JoinedBank, task, backbone) -> None:
-    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": batch})
+def test_generation_is_greedy_whatever_the_batch(batch: int, formulation: str, make_session, bank: JoinedBank, task, backbone) -> None:
+    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": batch, "formulation": formulation})
     mine = task("generation")
     found = Asker(s, bank).answers(mine, 1)
     rows, prompt = mine.splits["test"], bank.prompts(torch.tensor([1]))[0].detach()

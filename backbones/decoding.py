@@ -1,0 +1,137 @@
+"""Greedy decoding behind one soft prompt: the prompt's keys and values once for all sequences, each sequence's own in a slot of a buffer.
+
+A sequence enters by a packed row (``shared_prefix`` attends, the slots keep what it computed) and goes on token by token: each step's queries
+see [prompt ; own slot]. Slots are filled from the front, so that a step reads a stretch of the buffer and copies nothing; one whose
+sequence has ended takes in the last one.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+
+@dataclass
+class Layer:
+    """prompt_k, prompt_v (G, L, d); k, v (W, G, T, d): W slots of T tokens, G key heads."""
+
+    prompt_k: Tensor
+    prompt_v: Tensor
+    k: Tensor
+    v: Tensor
+
+
+@dataclass
+class Slots:
+    """Keys and values of up to ``width`` sequences behind one prompt.
+
+    Args:
+        length: L, of the prompt. tokens: T, the longest sequence with all that is generated.
+    """
+
+    config: PreTrainedConfig
+    width: int
+    length: int
+    tokens: int
+    device: torch.device
+    dtype: torch.dtype
+    layers: list[Layer] = field(default_factory=list)
+    lengths_W: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    """int64, on the CPU: tokens that each slot holds."""
+    used: int = 0
+    entering: tuple[Tensor, Tensor] | None = None
+    """Of a packed row's text tokens: slot and place, int64 (T,). None: a step of the sequences that are here."""
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        c = self.config
+        heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+        size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        make = lambda *shape: torch.zeros(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
+        for _ in range(c.num_hidden_layers):
+            prompts = [make(heads, self.length, size) for _ in range(2)]
+            self.layers.append(Layer(*prompts, *(make(self.width, heads, self.tokens, size) for _ in range(2))))
+        self.lengths_W = torch.zeros(self.width, dtype=torch.long)
+
+    def enter(self, sizes: list[int]) -> slice:
+        """Take so many free slots for sequences of these sizes; the packed row that follows fills them."""
+        new = slice(self.used, self.used + len(sizes))
+        slot_T = torch.repeat_interleave(torch.arange(new.start, new.stop), torch.tensor(sizes))
+        place_T = torch.cat([torch.arange(n) for n in sizes])
+        self.entering = slot_T.to(self.device), place_T.to(self.device)
+        self.lengths_W[new] = torch.tensor(sizes)
+        self.used = new.stop
+        return new
+
+    def step(self) -> Tensor:
+        """Begin a step of one more token a sequence. -> its position, int64 (used,)."""
+        self.entering = None
+        self._masks.clear()
+        positions_N = self.length + self.lengths_W[: self.used]
+        self.lengths_W[: self.used] += 1
+        return positions_N.to(self.device)
+
+    def leave(self, slot: int) -> int | None:
+        """Free a slot. -> the slot whose sequence moved into it, if one did."""
+        self.used -= 1
+        if slot == self.used:
+            return None
+        held = int(self.lengths_W[self.used])
+        self.lengths_W[slot] = held
+        for layer in self.layers:
+            layer.k[slot, :, :held] = layer.k[self.used, :, :held]
+            layer.v[slot, :, :held] = layer.v[self.used, :, :held]
+        return self.used
+
+    # ---- inside attention ------------------------------------------------------------------------------------------------
+
+    def keep(self, number: int, k_SGd: Tensor, v_SGd: Tensor) -> None:
+        """A packed row's keys and values of one layer: the prompt's, then the text's."""
+        assert self.entering is not None
+        layer, (slot_T, place_T) = self.layers[number], self.entering
+        layer.prompt_k.copy_(k_SGd[: self.length].transpose(0, 1))
+        layer.prompt_v.copy_(v_SGd[: self.length].transpose(0, 1))
+        layer.k[slot_T, :, place_T] = k_SGd[self.length :]
+        layer.v[slot_T, :, place_T] = v_SGd[self.length :]
+
+    def attend(self, number: int, q_NHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, sinks: Tensor | None, window: int | None, scale: float) -> Tensor:
+        """A step's queries to all that they see, their own token first written. -> (N, H, d)."""
+        layer, n = self.layers[number], self.used
+        heads = k_NGd.shape[1]
+        last_N = (self.lengths_W[:n] - 1).to(self.device)
+        every = torch.arange(n, device=self.device)
+        layer.k[every, :, last_N] = k_NGd
+        layer.v[every, :, last_N] = v_NGd
+        longest = int(self.lengths_W[:n].max())
+        keys, values = layer.k[:n, :, :longest], layer.v[:n, :, :longest]
+        q_NGgd = q_NHd.unflatten(1, (heads, -1))
+        # the prompt's keys are every sequence's: one product for all of them
+        q_GMd = q_NGgd.permute(1, 0, 2, 3).flatten(1, 2)
+        before = (q_GMd @ layer.prompt_k.transpose(1, 2)).unflatten(1, (n, -1)).transpose(0, 1)
+        own = q_NGgd @ keys.transpose(2, 3)
+        scores = torch.cat([before, own], -1).float() * scale + self._mask(window, longest)[:, None, None]
+        if sinks is not None:
+            scores = torch.cat([scores, sinks.float().view(1, heads, -1, 1).expand(n, -1, -1, 1)], -1)
+        weights = scores.softmax(-1)[..., : self.length + longest].to(values.dtype)
+        seen = weights[..., : self.length].transpose(0, 1).flatten(1, 2) @ layer.prompt_v
+        out_NGgd = seen.unflatten(1, (n, -1)).transpose(0, 1) + weights[..., self.length :] @ values
+        return out_NGgd.flatten(1, 2)
+
+    def _mask(self, window: int | None, longest: int) -> Tensor:
+        """fp32 (N, L + longest), added to scores: what comes after a sequence's last token, or lies outside its window, is hidden."""
+        if window not in self._masks:
+            at_N1 = (self.length + self.lengths_W[: self.used] - 1).to(self.device)[:, None]
+            key = torch.arange(self.length + longest, device=self.device)
+            hidden = key > at_N1
+            if window is not None:
+                hidden |= key <= at_N1 - window
+            self._masks[window] = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf)
+        return self._masks[window]
+
+
+def bytes_of_a_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """What a slot takes for each token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)

@@ -1,0 +1,132 @@
+"""Greedy answers of a test split: ours, and transformers' generate with the prompt put before each sample.
+
+    python -m benchmarks.evaluation --shapes pocket cpu_mid --output benchmarks/results/evaluation_cpu.json
+
+The peer gets batches of like length, padded on the left, its KV cache and SDPA, and whichever batch width of those tried is its fastest. Samples end
+as their reference answers do, at lengths that differ from sample to sample, for both (an untrained model would never end). The answers of both are
+compared token by token; a difference is a tie between logits that two orders of summation break differently.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from benchmarks.machine import commit, machine, versions
+from benchmarks.workload import REGIMES, SHAPES, Workload
+from engine.generation import Answer, Greedy
+from engine.protection import protect
+
+END = 2
+WIDTHS = (8, 16, 32, 64)
+
+
+class EndsAt(LogitsProcessor):
+    """Makes sample b of a batch end after so many tokens, and no sooner."""
+
+    def __init__(self, lengths: list[int]):
+        self.lengths, self.step = torch.tensor(lengths), 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.step += 1
+        scores[:, END] = torch.where(self.lengths == self.step, torch.inf, -torch.inf)
+        return scores
+
+
+class Ending(Greedy):
+    """Greedy, with the same ends."""
+
+    lengths: list[int] = []
+
+    def pick(self, logits_NV: Tensor, chosen: Sequence[Answer]) -> list[int]:
+        logits_NV[:, END] = -torch.inf
+        ids = logits_NV.argmax(-1).tolist()
+        return [END if len(s.ids) + 1 == self.lengths[s.index] else token for s, token in zip(chosen, ids, strict=True)]
+
+
+def ours(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int, budget: int) -> list[list[int]]:
+    greedy = Ending(work.backbone, prompt_LD, max(lengths), END, width, budget, False)
+    greedy.lengths = lengths
+    return [ids for _, ids in sorted(greedy(contexts))]
+
+
+@torch.no_grad()
+def peer(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int) -> list[list[int]]:
+    model = work.backbone.model
+    out: dict[int, list[int]] = {}
+    table = model.get_input_embeddings()
+    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))  # how long an answer will be is not known before
+    for begin in range(0, len(order), width):
+        group = order[begin : begin + width]
+        longest = max(len(contexts[i]) for i in group)
+        embeds = torch.zeros(len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype)
+        mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
+        for b, i in enumerate(group):
+            own = torch.cat([prompt_LD, table(torch.tensor(contexts[i], device=work.device))])
+            embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
+        ids = model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max(lengths[i] for i in group), do_sample=False, eos_token_id=END,
+                             pad_token_id=END, logits_processor=LogitsProcessorList([EndsAt([lengths[i] for i in group])]))  # fmt: skip
+        out |= {i: row[: lengths[i]] for i, row in zip(group, ids.tolist(), strict=True)}
+    return [out[i] for i in range(len(contexts))]
+
+
+def measure(name: str, regime: str, samples: int, pairs: int, budget: int) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    work = Workload(replace(SHAPES[name], samples=samples, tasks=1), regime, device)
+    contexts = [i.sample.context_ids for i in work.items]
+    lengths = [len(i.sample.answer_ids) + 1 for i in work.items]  # and the end token
+    weight = work.backbone.model.get_output_embeddings().weight
+    prompt_LD = work.start_LD.to(device, weight.dtype)
+    sides: dict[str, Callable[[], list[list[int]]]] = {}
+    for width in WIDTHS:
+        sides[f"ours, {width} at once"] = lambda width=width: ours(work, contexts, lengths, prompt_LD, width, budget)  # type: ignore[misc]
+        sides[f"generate, batches of {width}"] = lambda width=width: peer(work, contexts, lengths, prompt_LD, width)  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    answers: dict[str, list[list[int]]] = {}
+    for repeat in range(pairs + 1):  # the first is a warm-up, and the answers
+        for side, run in sides.items():
+            begin = time.perf_counter()
+            answers[side] = run()
+            if repeat:
+                seconds[side].append(time.perf_counter() - begin)
+    medians = {side: statistics.median(s) for side, s in seconds.items()}
+    best = {who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side]) for who in ("ours", "generate")}
+    ratios = sorted(p / o for p, o in zip(seconds[best["generate"]], seconds[best["ours"]], strict=True))
+    same = [a == b for a, b in zip(answers[best["ours"]], answers[best["generate"]], strict=True)]
+    out = {
+        "shape": name, "regime": regime, "samples": samples, "prompt_length": len(prompt_LD), "mean_context": statistics.fmean(map(len, contexts)),
+        "mean_answer": statistics.fmean(lengths), "seconds": medians, "best": best, "ratio": statistics.median(ratios), "ratios": ratios,
+        "same_answers": sum(same), "answer_tokens_per_s": {who: sum(lengths) / medians[side] for who, side in best.items()},
+    }  # fmt: skip
+    spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
+    print(f"{name} {regime}: {medians[best['ours']]:.2f} s ({best['ours']}) against {medians[best['generate']]:.2f} s ({best['generate']}): "
+          f"{out['ratio']:.2f}x ({spread}); same answers {sum(same)} of {samples}", flush=True)  # fmt: skip
+    return out
+
+
+def main() -> None:
+    protect()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["pocket", "cpu_mid"])
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["short", "medium"])
+    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--token_budget", type=int, default=4096)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    a = parser.parse_args()
+    cases = [measure(shape, regime, a.samples, a.pairs, a.token_budget) for shape in a.shapes for regime in a.regimes]
+    if a.output:
+        a.output.parent.mkdir(parents=True, exist_ok=True)
+        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
