@@ -12,13 +12,14 @@ from clinical_tasks.errors import CardError, ReadError
 from clinical_tasks.metrics.spans import pubtator_mention_counts, pubtator_relation_counts
 from clinical_tasks.parsing import parse_answer
 from clinical_tasks.readers.pubtator import read_pubtator
-from clinical_tasks.scoring import round_trip, score
+from clinical_tasks.scoring import Evaluation, evaluate, round_trip, score
 from clinical_tasks.splits import read_split
 from clinical_tasks.splitting import split_long
 
 __all__ = [
     "CardError",
     "Document",
+    "Evaluation",
     "Example",
     "Mention",
     "ReadError",
@@ -26,6 +27,7 @@ __all__ = [
     "TaskCard",
     "TaskCheck",
     "check_tasks",
+    "evaluate",
     "format_checks",
     "load_card",
     "load_cards",

@@ -41,11 +41,15 @@ class OptionsSpec:
 
 @dataclass(frozen=True)
 class RelationSpec:
-    """How relations are compared: between mentions (spans) or between document-level entities (ids); types of the two ends."""
+    """How relations are compared: between mentions (spans) or between document-level entities (ids); types of the two ends.
+
+    Where relations are `symmetric`, the order of the ends does not matter.
+    """
 
     level: str = "mention"
     head: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class TaskCard:
     instruction: str = ""
     extra_metrics: tuple[str, ...] = ()
     duplicates: str = "set"
+    triggers: tuple[str, ...] = ()
     rouge_stemmer: bool = True
     citation: str = ""
     url: str = ""

@@ -9,18 +9,19 @@ from typing import Any
 
 from clinical_tasks.card import SPLITS, TASK_TYPES, OptionsSpec, RelationSpec, SplitSpec, TaskCard
 from clinical_tasks.errors import CardError, did_you_mean
-from clinical_tasks.metrics.text import ROUGE_TYPES
+from clinical_tasks.metrics.rouge import ROUGE_TYPES
 from clinical_tasks.readers import READER_OPTIONS, ROW_READERS
 
 REQUIRED = ("name", "type", "reader", "splits", "input", "metric", "licence", "access")
 TEXT_KEYS = ("name", "type", "reader", "folder", "title", "input", "instruction", "metric", "answer", "duplicates",
              "licence", "access", "citation", "url", "protocol")
 KEYS = (*TEXT_KEYS, "splits", "columns", "reader_options", "labels", "ignore_labels", "options", "relations", "extra_metrics",
-        "rouge_stemmer", "published")
-_SPAN_METRICS = tuple(f"span_{name}_{mode}" for mode in ("strict", "lenient") for name in ("f1", "precision", "recall"))
+        "rouge_stemmer", "triggers", "published")
+_SCORES = ("f1", "precision", "recall")
+_LENIENT = ("lenient", "n2c2_2018", "brat_scoring")
 METRICS = {
-    "ner": (*_SPAN_METRICS, "text_set_f1"),
-    "re": ("relation_f1", "relation_precision", "relation_recall"),
+    "ner": (*(f"span_{name}_{rule}" for rule in ("strict", *_LENIENT) for name in _SCORES), "text_set_f1"),
+    "re": (*(f"relation_{name}" for name in _SCORES), *(f"relation_{name}_{rule}" for rule in (*_LENIENT, "sdoh_2022") for name in _SCORES)),
     "qa": ("accuracy", "macro_f1", "exact_match", "token_f1"),
     "nli": ("accuracy", "macro_f1"),
     "summarization": (*ROUGE_TYPES, "exact_match"),
@@ -57,6 +58,7 @@ def build_card(raw: dict[str, Any], path: Path) -> TaskCard:
         relations=_relations(check, raw.get("relations")),
         extra_metrics=check.names("extra_metrics", raw.get("extra_metrics")),
         rouge_stemmer=check.flag("rouge_stemmer", raw.get("rouge_stemmer", True)),
+        triggers=check.names("triggers", raw.get("triggers")),
         published=_published(check, raw.get("published")),
         path=path,
     )
@@ -183,10 +185,11 @@ def _options(check: _Checker, raw: Any) -> OptionsSpec | None:
 
 def _relations(check: _Checker, raw: Any) -> RelationSpec:
     content = check.mapping("relations", raw)
-    check.keys("relations.", content, ("level", "head", "tail"))
+    check.keys("relations.", content, ("level", "head", "tail", "symmetric"))
     level = check.text("relations.level", content.get("level", "mention"))
     check.one_of("relations.level", level, ("mention", "entity"))
-    return RelationSpec(level, check.names("relations.head", content.get("head")), check.names("relations.tail", content.get("tail")))
+    head, tail = (check.names(f"relations.{end}", content.get(end)) for end in ("head", "tail"))
+    return RelationSpec(level, head, tail, check.flag("relations.symmetric", content.get("symmetric", False)))
 
 
 def _published(check: _Checker, raw: Any) -> dict[str, dict[str, int]]:
@@ -222,6 +225,10 @@ def _check_together(check: _Checker, card: TaskCard) -> None:
 
 
 def _known_metrics(card: TaskCard) -> tuple[str, ...]:
+    if card.type == "ner" and card.triggers:
+        return (*METRICS["ner"], *(f"span_{name}_sdoh_2022" for name in _SCORES))
+    if card.type == "re" and card.relations.level == "entity":
+        return METRICS["re"][:3]
     if card.type != "qa":
         return METRICS[card.type]
     return METRICS["qa"][:2] if card.options or card.labels else METRICS["qa"][2:]
@@ -232,6 +239,11 @@ def _check_annotated(check: _Checker, card: TaskCard) -> None:
         check.problem("reader", f"'{card.reader}' reads no annotations", "a ner or re task uses brat, pubtator or i2b2")
     if card.answer == "likelihood":
         check.problem("answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key")
+    for label in card.triggers:
+        if card.labels and label not in card.labels:
+            check.problem("triggers", f"'{label}' is none of the card's labels{did_you_mean(label, card.labels)}", "name labels")
+    if card.triggers and card.type == "re":
+        check.problem("triggers", "unused in a re task", "its triggers are the heads; drop the key")
     known = ("text", "entities") if card.type == "re" else ("text",)
     _check_template(check, card, known)
     if card.input and card.input.count("{text}") != 1:
@@ -250,6 +262,8 @@ def _check_rows(check: _Checker, card: TaskCard) -> None:
         check.problem("columns.options", "the name is taken", "describe options under 'options:'")
     if card.type == "nli" and not card.labels:
         check.problem("labels", "missing", "map each official label to the word that the answer uses")
+    if card.triggers:
+        check.problem("triggers", f"unused in a {card.type} task", "drop the key")
     if card.options and card.labels:
         check.problem("labels", "unused beside options", "drop one of them")
     if card.answer == "likelihood" and (card.type == "summarization" or (card.type == "qa" and not card.options and not card.labels)):

@@ -18,6 +18,7 @@ def parse_answer(card: TaskCard, example: Example, answer_text: str) -> dict[str
 
     NER: `spans` (type, start, end in the *document*, text) and `unaligned` (lines that name no span).
     RE: `relations` (type, head, tail: mention keys or concept ids) and `unaligned`.
+    `unaligned_types` holds the label that each unaligned line names, "" where it names none.
     Choice: `label`, one of the options, or None. Free text: `text`.
     """
     if card.type == "ner":
@@ -36,20 +37,22 @@ def _lines(answer_text: str) -> list[str]:
 
 def _parse_mentions(card: TaskCard, example: Example, answer_text: str) -> dict[str, Any]:
     document, offset = document_of(example), example.gold["offset"]
-    mentions, unaligned = [], []
+    mentions, unaligned, types = [], [], []
     for line in _lines(answer_text):
         mention = _typed_mention(card, line)
         if mention is None:
             unaligned.append(line)
+            types.append("")
         else:
             mentions.append(mention)
     spans = []
     for (kind, text), span in zip(mentions, align_mentions(document.text, mentions), strict=True):
         if span is None:
             unaligned.append(f"{card.written(kind)}: {text}")
+            types.append(kind)
         else:
             spans.append({"type": kind, "start": offset + span[0], "end": offset + span[1], "text": text})
-    return {"spans": spans, "unaligned": unaligned}
+    return {"spans": spans, "unaligned": unaligned, "unaligned_types": types}
 
 
 def _typed_mention(card: TaskCard, line: str) -> tuple[str, str] | None:
@@ -66,14 +69,16 @@ def _typed_mention(card: TaskCard, line: str) -> tuple[str, str] | None:
 def _parse_relations(card: TaskCard, example: Example, answer_text: str) -> dict[str, Any]:
     resolver = _EntityResolver(card, example) if card.relations.level == "entity" else _MentionResolver(card, example)
     relations: list[dict[str, str]] = []
-    unaligned = []
+    unaligned, types = [], []
     for line in _lines(answer_text):
-        found = next((pairs for triple in _triples(card, line) if (pairs := resolver.pairs(*triple))), None)
+        triples = list(_triples(card, line))
+        found = next((pairs for triple in triples if (pairs := resolver.pairs(*triple))), None)
         if found is None:
             unaligned.append(line)
+            types.append(triples[0][1] if triples else "")
         else:
             relations += found
-    return {"relations": relations, "unaligned": unaligned}
+    return {"relations": relations, "unaligned": unaligned, "unaligned_types": types}
 
 
 def _triples(card: TaskCard, line: str) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable
 
 from clinical_tasks.card import TaskCard
@@ -26,7 +27,7 @@ def split_long(example: Example, card: TaskCard, fits: Fits) -> list[Example]:
 
     Other types, and what fits already, come back as they are. A piece that has no border left to cut at is returned although
     it does not fit, for the caller to count. `gold["offset"]` places a piece in its document. A relation whose ends fall into
-    different pieces is counted in `gold["cut_relations"]` of the piece that holds its head, and scored as missed.
+    different pieces is counted in `gold["cut_relations"]` (by label in `cut_types`) of the piece that holds its head, and scored as missed.
     """
     if card.type not in ("ner", "re") or fits(example.input_text, example.answer_text):
         return [example]
@@ -40,11 +41,13 @@ def split_long(example: Example, card: TaskCard, fits: Fits) -> list[Example]:
         start, guess = end, end - start
     pieces = [_piece(document, begin, end) for begin, end in ranges]
     cuts = _cut_relations(card, document, [piece for piece, _ in pieces])
-    return [
-        make_example(card, piece, offset=offset, piece=number, cut_relations=cuts[number])
-        for number, (piece, offset) in enumerate(pieces)
-        if piece.text or cuts[number]
-    ]
+    examples = []
+    for number, (piece, offset) in enumerate(pieces):
+        if piece.text or cuts[number]:
+            examples.append(make_example(card, piece, offset=offset, piece=number, cut_relations=cuts[number].total()))
+            if cuts[number]:
+                examples[-1].gold["cut_types"] = dict(cuts[number])
+    return examples
 
 
 def _borders(document: Document) -> list[tuple[int, int]]:
@@ -124,14 +127,14 @@ def _names(mentions: tuple[Mention, ...]) -> set[str]:
     return {name for mention in mentions for name in (mention.key, *mention.ids)}
 
 
-def _cut_relations(card: TaskCard, document: Document, pieces: list[Document]) -> list[int]:
-    """How many relations no piece holds whole, each counted where its head (else the document) begins."""
+def _cut_relations(card: TaskCard, document: Document, pieces: list[Document]) -> list[Counter[str]]:
+    """How many relations of each label no piece holds whole, each counted where its head (else the document) begins."""
     kept = {relation for piece in pieces for relation in piece.relations}
     names = [_names(piece.mentions) for piece in pieces]
-    counts = [0] * len(pieces)
+    counts: list[Counter[str]] = [Counter() for _ in pieces]
     for relation in document.relations:
         if relation not in kept and card.keeps(relation.type):
-            counts[_home(relation, names)] += 1
+            counts[_home(relation, names)][relation.type] += 1
     return counts
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from clinical_tasks.documents import Document, Mention, mention_order, one_line
+from clinical_tasks.documents import Document
 from clinical_tasks.metrics.counts import Counts, set_counts
+from clinical_tasks.metrics.matching import DUPLICATES, lenient
 from clinical_tasks.readers.pubtator import strip_mesh
+
+Span = tuple[int, int]
 
 
 def pubtator_mention_counts(
@@ -25,29 +28,35 @@ def pubtator_relation_counts(gold_docs: Iterable[Document], predicted_docs: Iter
 
 
 def lenient_counts(gold_docs: Sequence[Document], predicted_docs: Sequence[Document], duplicates: str) -> Counts:
-    """Overlap of at least one character with the same type, each gold mention matched at most once, exact matches first.
+    """Overlap of at least one character with the same type, under the rule for further predictions over one gold mention.
 
-    `duplicates` says what a further prediction over a gold mention that is already matched is: `discard` drops it, as the
-    n2c2-2018 script does; `set` and `penalise` count it as a false positive, as BC5CDR and brat_scoring do.
+    `discard` is that of the n2c2-2018 script, `penalise` that of brat_scoring, `set` takes exact matches first (`matching.py`).
     """
     predicted_by_id = {document.doc_id: document for document in predicted_docs}
     tp = fp = fn = 0
-    for gold in gold_docs:
-        predicted = predicted_by_id.get(gold.doc_id, Document(gold.doc_id))
-        one_tp, one_fp, one_fn = _lenient_document(_unique(gold), _unique(predicted), duplicates == "discard")
-        tp, fp, fn = tp + one_tp, fp + one_fp, fn + one_fn
+    for document in gold_docs:
+        gold, predicted = _by_type(document), _by_type(predicted_by_id.get(document.doc_id, Document(document.doc_id)))
+        for kind in {*gold, *predicted}:
+            found = lenient(sorted(gold.get(kind, ()), key=text_order), sorted(predicted.get(kind, ()), key=text_order), overlap)[DUPLICATES[duplicates]]
+            tp, fp, fn = tp + found.tp, fp + found.fp, fn + found.fn
     return Counts(tp, fp, fn)
 
 
-def text_set_counts(gold_docs: Iterable[Document], predicted: dict[str, set[tuple[str, str]]]) -> Counts:
-    """Sets of (document, type, lower-cased mention text): what was found, wherever it stands. `predicted` is by document id."""
-    gold_set = {
-        (document.doc_id, mention.type, one_line(document.text[mention.start : mention.end]).casefold())
-        for document in gold_docs
-        for mention in document.mentions
-    }
-    predicted_set = {(doc_id, kind, text.casefold()) for doc_id, found in predicted.items() for kind, text in found}
-    return set_counts(set(gold_set), set(predicted_set))
+def text_order(span: Span) -> tuple[int, int]:
+    """By start, the longer first."""
+    return span[0], -span[1]
+
+
+def overlap(one: Span, other: Span) -> bool:
+    """Whether two spans share a character."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _by_type(document: Document) -> dict[str, set[Span]]:
+    found: dict[str, set[Span]] = {}
+    for mention in document.mentions:
+        found.setdefault(mention.type, set()).add((mention.start, mention.end))
+    return found
 
 
 def _mention_set(documents: Iterable[Document], types: Collection[str] | None) -> set[object]:
@@ -65,25 +74,3 @@ def _relation_set(documents: Iterable[Document]) -> set[object]:
         for document in documents
         for relation in document.relations
     }
-
-
-def _unique(document: Document) -> list[Mention]:
-    spans = {(mention.type, mention.start, mention.end): mention for mention in document.mentions}
-    return sorted(spans.values(), key=mention_order)
-
-
-def _lenient_document(gold: list[Mention], predicted: list[Mention], discard: bool) -> Counts:
-    open_gold = {(mention.type, mention.start, mention.end): mention for mention in gold}
-    rest = [mention for mention in predicted if open_gold.pop((mention.type, mention.start, mention.end), None) is None]
-    fp = 0
-    for mention in rest:
-        hit = next((key for key, other in open_gold.items() if _overlap(mention, other)), None)
-        if hit is not None:
-            del open_gold[hit]
-        elif not (discard and any(_overlap(mention, other) for other in gold)):
-            fp += 1
-    return Counts(len(gold) - len(open_gold), fp, len(open_gold))
-
-
-def _overlap(one: Mention, other: Mention) -> bool:
-    return one.type == other.type and one.start < other.end and other.start < one.end

@@ -1,4 +1,4 @@
-"""Metrics on text: ROUGE by the `rouge-score` package, and SQuAD's exact match and token F1."""
+"""Metrics on text: means of ROUGE, and SQuAD's exact match and token F1."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from rouge_score import rouge_scorer
-
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+from clinical_tasks.metrics.rouge import ROUGE_TYPES, rouge_scores
 
 
 def rouge(references: Sequence[str], predictions: Sequence[str], *, stemmer: bool) -> dict[str, float]:
@@ -18,12 +16,9 @@ def rouge(references: Sequence[str], predictions: Sequence[str], *, stemmer: boo
     rougeL takes a text as one sequence; rougeLsum takes each of its lines as a sentence and joins their longest common
     subsequences. They agree on texts of one line. `rouge_stemmer` in the result records whether words were stemmed (Porter).
     """
-    scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=stemmer)
-    totals = dict.fromkeys(ROUGE_TYPES, 0.0)
-    for reference, prediction in zip(references, predictions, strict=True):
-        for name, result in scorer.score(reference, prediction).items():
-            totals[name] += result.fmeasure
-    return {name: total / max(1, len(references)) for name, total in totals.items()} | {"rouge_stemmer": float(stemmer)}
+    pairs = rouge_scores(references, predictions, stemmer=stemmer)
+    means = {name: sum(pair[index] for pair in pairs) / max(1, len(pairs)) for index, name in enumerate(ROUGE_TYPES)}
+    return means | {"rouge_stemmer": float(stemmer)}
 
 
 def normalise_answer(text: str) -> str:
