@@ -6,6 +6,7 @@ Fractions from 0 to 1; all are 1 where there is nothing to find and nothing was 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 
@@ -17,7 +18,7 @@ class Counts(NamedTuple):
     fn: int
 
 
-def set_counts(gold: set[Hashable], predicted: set[Hashable]) -> Counts:
+def set_counts(gold: AbstractSet[Hashable], predicted: AbstractSet[Hashable]) -> Counts:
     """Compare two sets: repeats never count, neither for nor against."""
     return Counts(len(gold & predicted), len(predicted - gold), len(gold - predicted))
 
