@@ -9,6 +9,8 @@ from clinical_tasks.card_loading import load_card, load_cards
 from clinical_tasks.checking import TaskCheck, check_tasks, format_checks
 from clinical_tasks.documents import Document, Example, Mention, Relation
 from clinical_tasks.errors import CardError, ReadError
+from clinical_tasks.metrics.bootstrap import interval
+from clinical_tasks.metrics.rules import rule
 from clinical_tasks.metrics.spans import pubtator_mention_counts, pubtator_relation_counts
 from clinical_tasks.parsing import parse_answer
 from clinical_tasks.readers.pubtator import read_pubtator
@@ -29,6 +31,7 @@ __all__ = [
     "check_tasks",
     "evaluate",
     "format_checks",
+    "interval",
     "load_card",
     "load_cards",
     "parse_answer",
@@ -37,6 +40,7 @@ __all__ = [
     "read_pubtator",
     "read_split",
     "round_trip",
+    "rule",
     "score",
     "split_long",
 ]

@@ -16,7 +16,7 @@ class Evaluation:
     """Scores of one set of answers, and how sure one can be of them.
 
     `replicates`: metric -> its value on each resample of the documents (empty where there are fewer than two documents, or none
-    was asked for). `labels`: label -> precision, recall, f1, support, counted as the card's metric counts; empty for free text.
+    was asked for). `labels`: label -> precision, recall, f1, support, predicted, as the card's metric counts them; empty for free text.
     """
 
     scores: dict[str, float]

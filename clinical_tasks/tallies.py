@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clinical_tasks.annotations import Annotated, annotation_counts, merge_mentions, merge_relations, rules_of
 from clinical_tasks.card import TaskCard
@@ -40,11 +41,13 @@ class Tally:
         return {name: float(one.of_totals(totals[one.block])[0]) for name, one in self.statistics.items()} | self.counts
 
     def label_table(self, metric: str) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and support (number of gold annotations or examples) of each label, counted as `metric` counts."""
-        return {
-            label: dict(zip(("precision", "recall", "f1"), precision_recall_f1(counts), strict=True)) | {"support": counts.tp + counts.fn}
-            for label, counts in self.labels.get(self.statistics[metric].block, {}).items()
-        }
+        """Precision, recall, F1, support (gold annotations or examples) and number of predictions of each label, as `metric` counts them."""
+        table = {}
+        for label, counts in self.labels.get(self.statistics[metric].block, {}).items():
+            precision, recall, f1 = precision_recall_f1(counts)
+            sizes = {"support": float(counts.tp + counts.fn), "predicted": float(counts.tp + counts.fp)}
+            table[label] = {"precision": precision, "recall": recall, "f1": f1} | sizes
+        return table
 
 
 def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
@@ -60,7 +63,7 @@ def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -
     if card.type == "re":
         cut = float(sum(example.gold["cut_relations"] for example in examples))
         return _annotations(card, "relation", merge_relations(card, examples, predictions), predictions, {"n_cut": cut})
-    if examples and "options" in examples[0].gold:
+    if card.type == "nli" or (card.type == "qa" and (card.options or card.labels)):
         return _choices(card, examples, [prediction["label"] for prediction in predictions])
     return _texts(card, examples, [prediction["text"] for prediction in predictions])
 
@@ -131,14 +134,14 @@ def _texts(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) 
         found["token_f1"] = [token_f1(one, answer) for one, answer in zip(references, answers, strict=True)]
     place, n_documents = _places(examples)
     sums = np.zeros((n_documents, len(found) + 1))
-    np.add.at(sums, place, np.array([*found.values(), [1.0] * len(answers)]).T.reshape(len(answers), -1))
+    np.add.at(sums, place, np.array([*found.values(), [1.0] * len(answers)]).T)
     return Tally(n_documents, {"text": sums}, {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)}, counts)
 
 
-def _places(examples: Sequence[Example]) -> tuple[list[int], int]:
+def _places(examples: Sequence[Example]) -> tuple[NDArray[np.int64], int]:
     """For each example the row of its document, and the number of documents."""
     order = {doc_id: row for row, doc_id in enumerate(sorted({example.document for example in examples}))}
-    return [order[example.document] for example in examples], len(order)
+    return np.array([order[example.document] for example in examples], dtype=np.int64), len(order)
 
 
 def _as_counts(found: Iterable[float]) -> Counts:

@@ -139,6 +139,10 @@ class EvaluateConfig:
     """Sequences generated at once on a rank; decides memory and speed, never the result."""
     split: Literal["test", "validation"] = "test"
     """What to score on. ``validation``, for choosing settings, leaves results.json alone: see results_validation.json."""
+    likelihood: Literal["sum", "mean"] = "sum"
+    """Compare options by the log-likelihood of their tokens, end token included, or by its mean per token (length-normalised)."""
+    resamples: int = 1000
+    """Bootstrap resamples of the documents for the intervals in results; 0 is off."""
     instruction: bool = False
     """Score each task's written instruction too, in place of a prompt; nothing is trained for it."""
 

@@ -1,7 +1,7 @@
 """Answers of trained prompts on test (or validation) splits, scored by the tasks' official metrics.
 
-Choices are scored by the likelihood of each option's tokens, the end token included; everything else is generated greedily, with
-every rank in step. An example that was too long for the run counts as an empty answer.
+Choices are scored by the likelihood of each option's tokens, the end token included (``evaluate.likelihood: mean``: per token);
+everything else is generated greedily, with every rank in step. An example that was too long for the run counts as an empty answer.
 """
 
 import json
@@ -66,12 +66,17 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
             asker = Asker(session, None if source is None else source.to(backbone.device))
             answers = asker.answers(data[name], k)
             split = data[name].splits[on]
-            scores = clinical_tasks.score(data[name].card, split.examples(), answers)
-            scored.append({**labels, "scores": scores, "best_step": step, "n_dropped": split.n_dropped, "n_truncated": asker.n_truncated})
-            session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {data[name].card.metric} {scores[data[name].card.metric]:.3f}")
+            outcome = clinical_tasks.evaluate(data[name].card, split.examples(), answers, resamples=session.config.evaluate.resamples)
+            scored.append({**labels, **vars(outcome), "best_step": step, "n_dropped": split.n_dropped, "n_truncated": asker.n_truncated})
+            metric = data[name].card.metric
+            session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {metric} {outcome.scores[metric]:.3f}")
             if session.leads:
                 _write_predictions(run_dir / f"predictions{suffix}", labels, split, answers)
     tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits[on]) for n, d in data.items()}, role)["tasks"]
+    for name, task in tasks.items():
+        card = data[name].card
+        task["rules"] = {m: clinical_tasks.rule(card, m) for m in (card.metric, *card.extra_metrics)}
+        task["answers"] = f"options by likelihood ({session.config.evaluate.likelihood})" if card.answer == "likelihood" else "generated"
     results: dict[str, Any] = {"checkpoint": found.identity}
     results["tasks"] = _earlier(file, results["checkpoint"]) | tasks
     # a mean over some of the targets would not compare with one over all
@@ -144,9 +149,10 @@ class Asker:
             terms = formulation.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
+        per_token = self.session.config.evaluate.likelihood == "mean"
         best: dict[int, tuple[float, str]] = {}
         for number, (index, option) in enumerate(owners, 1):
-            score = logp[number].item()
+            score = logp[number].item() / (len(layout.answer_ids(option)) if per_token else 1)
             score = -math.inf if math.isnan(score) else score
             if index not in best or score > best[index][0]:
                 best[index] = (score, option)

@@ -9,8 +9,8 @@ from engine.errors import UserError
 
 LEGEND = """# Results
 
-Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds; `n` test examples; `dropped` ones were too long and count
-as wrong.
+Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % interval over test documents (bootstrap);
+`n` test examples; `dropped` ones were too long and count as wrong.
 
 """
 
@@ -51,7 +51,7 @@ def _section(run: Path, result: dict[str, Any]) -> str:
     for name, task in result["tasks"].items():
         cells = [task["methods"].get(m, {}).get(s) for m, s in columns]
         dropped = max(c["n_dropped"] for c in cells if c)
-        rows.append([name, task["role"], task["metric"], str(task["n_test"]), str(dropped), *(_shown(c) for c in cells)])
+        rows.append([name, task["role"], task["metric"], str(task["n_test"]), str(dropped), *(_shown(c, task['metric']) for c in cells)])
     if result["average"]:
         means = [result["average"].get(m, {}).get(s) for m, s in columns]
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
@@ -59,7 +59,44 @@ def _section(run: Path, result: dict[str, Any]) -> str:
     note = f"Backbone {result['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
     for line in result.get("changes", []):
         note += f"\nChanged on the way: {line}."
-    return f"## {run}\n\n{note}\n\n{table([head, *rows])}\n"
+    below = [f"- {line}\n" for name, task in result["tasks"].items() for line in _remarks(name, task)]
+    labels = [_by_label(name, task, columns) for name, task in result["tasks"].items()]
+    return f"## {run}\n\n{note}\n\n{table([head, *rows])}\n" + "".join([*below, "\n" if below else "", *labels])
+
+
+def _remarks(name: str, task: dict[str, Any]) -> list[str]:
+    """The rule of a task's metric, how its intervals came about, and relations that no piece of a long note holds whole."""
+    out = []
+    if "rules" in task:
+        out.append(f"{name}: {task['metric']}, {task['rules'][task['metric']]}; answers {task['answers']}.")
+    if "resampling" in task:
+        r = task["resampling"]
+        out.append(f"{name}: {r['n_documents']} documents, {r['resamples']} resamples, seed {r['seed']}." if r["resamples"]
+                   else f"{name}: {r['n_documents']} documents, not resampled.")  # fmt: skip
+    cut = max(c.get("scores", {}).get("n_cut", 0) for by in task["methods"].values() for c in by.values())
+    if cut:
+        out.append(f"{name}: relations cut in two with their long documents, counted as missed: {cut:.0f}.")
+    return out
+
+
+def _by_label(name: str, task: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str:
+    """Precision, recall and F1 of each label, a column for each method."""
+    cells = [(f"{m} {s}", c["labels"]) for m, s in columns if (c := task["methods"].get(m, {}).get(s)) and c.get("labels")]
+    if not cells:
+        return ""
+    names = dict.fromkeys(label for _, labels in cells for label in labels)
+    rows = [["label", "support", *(f"{column} (P R F1)" for column, _ in cells)]]
+    for label in names:
+        support = max(labels[label]["support"] for _, labels in cells if label in labels)
+        rows.append([label.replace("|", "\\|"), f"{support:.0f}", *(_three(labels.get(label)) for _, labels in cells)])
+    return f"### {name}, by label\n\n{table(rows)}\n"
+
+
+def _three(row: dict[str, float] | None) -> str:
+    """Empty for a label that is neither in the data nor in the answers."""
+    if row is None or not (row["support"] or row["predicted"]):
+        return ""
+    return f"{row['precision']:.3f} {row['recall']:.3f} {row['f1']:.3f}"
 
 
 def _order(column: tuple[str, str]) -> tuple[str, float]:
@@ -67,11 +104,12 @@ def _order(column: tuple[str, str]) -> tuple[str, float]:
     return method, float("inf") if shots == "full" else float(shots)
 
 
-def _shown(cell: dict[str, Any] | None) -> str:
+def _shown(cell: dict[str, Any] | None, metric: str) -> str:
     if cell is None:
         return ""
     spread = f" ± {(cell['ci95'][1] - cell['mean']):.3f}" if cell["ci95"] else ""
-    return f"{cell['mean']:.3f}{spread}"
+    low, high = cell.get("intervals", {}).get(metric, (None, None))
+    return f"{cell['mean']:.3f}{spread}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

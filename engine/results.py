@@ -1,8 +1,12 @@
-"""results.json: scores of rows -> task, method, shots -> mean, spread, seeds. Scores are fractions 0-1."""
+"""results.json: scores of rows -> task, method, shots -> mean, spread, seeds, intervals over documents, labels. Scores are fractions 0-1."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+from clinical_tasks import interval
 
 # two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = dict(enumerate(
@@ -13,12 +17,17 @@ T95_LARGE = 1.96
 
 
 def summarise(scored: Sequence[dict[str, Any]], cards: Mapping[str, Any], n_test: Mapping[str, int], role: str) -> dict[str, Any]:
-    """Group rows (task, method, shots, seed, scores, best_step, n_dropped, n_truncated) into the contract's ``tasks`` and ``average``."""
+    """Group rows (task, method, shots, seed, scores, best_step, n_dropped, n_truncated) into the contract's ``tasks`` and ``average``.
+
+    Rows may bring what ``clinical_tasks.evaluate`` returns beside the scores: replicates, labels, resampling.
+    """
     tasks: dict[str, Any] = {}
     for row in scored:
         card = cards[row["task"]]
         empty = {"type": card.type, "role": role, "metric": card.metric, "n_test": n_test[card.name], "methods": {}}
         task = tasks.setdefault(card.name, empty)
+        if row.get("resampling"):
+            task["resampling"] = row["resampling"]
         task["methods"].setdefault(row["method"], {}).setdefault(row["shots"], []).append(row)
     for name, task in tasks.items():
         for shots_of in task["methods"].values():
@@ -35,8 +44,24 @@ def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     return {
         "mean": mean, "std": std, "ci95": None if half is None else [mean - half, mean + half], "seeds": [r["seed"] for r in rows], "values": values,
         "steps": [r["best_step"] for r in rows], "scores": {m: statistics.fmean(r["scores"][m] for r in rows) for m in rows[0]["scores"]},
-        "n_dropped": rows[0]["n_dropped"], "n_truncated": [r["n_truncated"] for r in rows],
+        "n_dropped": rows[0]["n_dropped"], "n_truncated": [r["n_truncated"] for r in rows], **_intervals(rows), **_labels(rows),
     }  # fmt: skip
+
+
+def _intervals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over documents, of each metric's mean over seeds: resample by resample, for every seed was scored on the same documents."""
+    drawn: list[dict[str, Any]] = [r.get("replicates", {}) for r in rows]
+    if not all(drawn):
+        return {}
+    return {"intervals": {m: list(interval(np.mean([d[m] for d in drawn], axis=0))) for m in drawn[0]}}
+
+
+def _labels(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Each label's numbers, mean over the seeds that have the label."""
+    tables = [r.get("labels") or {} for r in rows]
+    names = dict.fromkeys(name for table in tables for name in table)
+    found = {name: [table[name] for table in tables if name in table] for name in names}
+    return {"labels": {n: {k: statistics.fmean(v[k] for v in each) for k in each[0]} for n, each in found.items()}} if names else {}
 
 
 def average(tasks: Mapping[str, Any]) -> dict[str, dict[str, float]]:

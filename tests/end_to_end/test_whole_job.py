@@ -90,7 +90,13 @@ def test_results_cover_every_cell(place, outputs):
     assert results["trainable"]["count"] == 16 + 64
     assert results["tasks"]["demo_relations"]["role"] == "target"
     assert set(results["average"]) == {"metaprompt", "prompt_tuning", "instruction"}
-    assert "| demo_relations" in (place / "report" / "report.md").read_text()
+    task, cell = results["tasks"]["demo_relations"], methods["metaprompt"]["full"]
+    assert task["rules"]["relation_f1"].startswith("micro over") and task["answers"] == "generated"
+    assert task["resampling"] == {"unit": "document", "n_documents": 4, "resamples": 1000, "seed": 0, "level": 0.95}
+    assert cell["intervals"].keys() == {m for m in cell["scores"] if not m.startswith("n_")} and cell["scores"]["n_cut"] == 0
+    assert sum(row["support"] for row in cell["labels"].values()) == cell["scores"]["n_gold"]
+    report = (place / "report" / "report.md").read_text()
+    assert "| demo_relations" in report and "### demo_relations, by label" in report
 
 
 def test_a_validation_split_is_scored_beside_the_results(place, outputs):

@@ -70,6 +70,20 @@ def test_a_choice_is_the_likeliest_option_with_its_end(row: int, budget: int, ma
     assert len(chosen) > 1
 
 
+def test_options_may_be_compared_by_their_mean_log_likelihood(make_session, bank: JoinedBank, task, naive_losses) -> None:
+    s = make_session(**{"evaluate.likelihood": "mean"})
+    mine = task("likelihood")
+    found, summed = Asker(s, bank).answers(mine, 1), Asker(make_session(), bank).answers(mine, 1)
+    rows = mine.splits["test"]
+    for i in rows.kept:
+        options, context = rows.example(i).options, rows.sample(i).context_ids
+        with torch.no_grad():
+            prompt = bank.prompts(torch.tensor([1]))[0]
+            per_token = [naive_losses(Sample(context, s.layout.answer_ids(o)), prompt)["ce"] for o in options]
+        assert found[i] == options[int(np.argmax([-sum(t.item() for t in terms) / len(terms) for terms in per_token]))]
+    assert found != summed  # the option of several tokens gains
+
+
 def test_rows_answer_differently(make_session, bank: JoinedBank, task) -> None:
     asker = Asker(make_session(**{"evaluate.max_new_tokens": 4}), bank)
     assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)

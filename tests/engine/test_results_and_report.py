@@ -5,8 +5,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+import clinical_tasks
 from engine.errors import UserError
 from engine.report import write_report
 from engine.results import T95, average, summarise
@@ -72,6 +74,75 @@ def test_the_average_is_over_complete_cells_of_target_tasks_only() -> None:
     assert summary(rows, role="source")["average"] == {}
     mixed = {**found["tasks"], "s": summary([row("a", "metaprompt", "full", 0, 0.0)], role="source")["tasks"]["a"]}
     assert average(mixed) == found["average"]
+
+
+def test_intervals_over_documents_are_of_the_mean_over_seeds() -> None:
+    """Resample by resample: the seeds were scored on the same documents, so what two seeds share does not average out."""
+    ramp = np.linspace(0.2, 0.6, 1001)
+    sides = {"up": ramp, "same": ramp + 0.2, "down": ramp[::-1]}
+    cells = {}
+    for other in ("same", "down"):
+        rows = [{**row("a", "metaprompt", "16", n, 0.4), "replicates": {"accuracy": sides[side]}} for n, side in enumerate(("up", other))]
+        cells[other] = summary(rows)["tasks"]["a"]["methods"]["metaprompt"]["16"]["intervals"]["accuracy"]
+    assert cells["same"] == pytest.approx([0.31, 0.69]) and cells["down"] == pytest.approx([0.4, 0.4])
+    # One seed without replicates: no interval rather than that of the others.
+    rows[1]["replicates"] = {}
+    assert "intervals" not in summary(rows)["tasks"]["a"]["methods"]["metaprompt"]["16"]
+
+
+def test_labels_are_means_over_the_seeds_that_have_them() -> None:
+    one = {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 4, "predicted": 8}
+    other = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 4, "predicted": 2}
+    rows = [{**row("a", "metaprompt", "16", 0, 0.4), "labels": {"yes": one}}, {**row("a", "metaprompt", "16", 1, 0.4), "labels": {"yes": other, "no": one}}]
+    found = summary(rows)["tasks"]["a"]["methods"]["metaprompt"]["16"]["labels"]
+    assert found == {"yes": {"precision": 0.75, "recall": 0.75, "f1": pytest.approx(2 / 3), "support": 4, "predicted": 5}, "no": one}
+
+
+def long_notes(folder: Path) -> tuple[clinical_tasks.TaskCard, list[clinical_tasks.Example]]:
+    """Three notes, one of them cut into pieces, which parts the ends of one of its two relations."""
+    (folder / "mine").mkdir(parents=True)
+    text = "We gave aspirin for pain today. The next day there was a rash too."
+    for name in ("a", "b", "c"):
+        (folder / "mine" / f"{name}.txt").write_text(text if name == "a" else "Given aspirin. A rash.")
+        (folder / "mine" / f"{name}.ann").write_text(
+            "T1\tDrug 8 15\taspirin\nT2\tProblem 20 24\tpain\nT3\tProblem 57 61\trash\nR1\tTreats Arg1:T1 Arg2:T2\nR2\tCauses Arg1:T1 Arg2:T3\n"
+            if name == "a" else "T1\tDrug 6 13\taspirin\nT2\tProblem 17 21\trash\nR1\tCauses Arg1:T1 Arg2:T2\n")  # fmt: skip
+    (folder / "mine.yaml").write_text(
+        "{name: mine, type: re, reader: brat, licence: none, access: none, splits: {test: '*.txt'}, labels: {Treats: treats, Causes: causes},\n"
+        ' input: "{text}", metric: relation_f1, extra_metrics: [relation_f1_lenient]}')  # fmt: skip
+    card = clinical_tasks.load_card(folder / "mine.yaml")
+    whole = clinical_tasks.read_split(card, folder, "test")
+    return card, [p for e in whole for p in clinical_tasks.split_long(e, card, lambda text, answer: len(text) + len(answer) < 80)]
+
+
+def test_cut_relations_rules_intervals_and_labels_go_from_answers_to_the_report(tmp_path: Path) -> None:
+    card, pieces = long_notes(tmp_path)
+    assert [p.document for p in pieces] == ["a", "a", "b", "c"]
+    outcome = clinical_tasks.evaluate(card, pieces, [*(p.answer_text for p in pieces[:3]), "aspirin | treats | rash"])
+    labels = {"task": "mine", "method": "metaprompt", "shots": "full", "seed": 0}
+    row = {**labels, **vars(outcome), "best_step": 1, "n_dropped": 0, "n_truncated": 0}
+    tasks = summarise([row], {"mine": card}, {"mine": len(pieces)}, "target")["tasks"]
+    tasks["mine"] |= {"rules": {m: clinical_tasks.rule(card, m) for m in ("relation_f1", "relation_f1_lenient")}, "answers": "generated"}
+    cell = json.loads(json.dumps(tasks))["mine"]["methods"]["metaprompt"]["full"]
+    # Four gold relations, one of them cut: two found, one of the wrong type.
+    assert (cell["scores"]["n_cut"], cell["scores"]["n_gold"], cell["scores"]["n_pieces"], cell["mean"]) == (1, 4, 4, pytest.approx(4 / 7))
+    assert cell["labels"]["Causes"] == {"precision": 1.0, "recall": pytest.approx(1 / 3), "f1": 0.5, "support": 3, "predicted": 1}
+    assert tasks["mine"]["resampling"] == {"unit": "document", "n_documents": 3, "resamples": 1000, "seed": 0, "level": 0.95}
+    low, high = cell["intervals"]["relation_f1"]
+    assert low < cell["mean"] < high and set(cell["intervals"]) == {m for m in cell["scores"] if not m.startswith("n_")}
+    run = written(tmp_path / "run", {**RESULT, "tasks": tasks, "average": {}})
+    text = write_report([run], tmp_path / "out")
+    assert f"| 0.571 [{low:.3f}, {high:.3f}] |" in text
+    assert "- mine: relation_f1, micro over Treats, Causes: sets of (document, type, both ends' spans and types); answers generated.\n" in text
+    assert "- mine: 3 documents, 1000 resamples, seed 0.\n" in text
+    assert "- mine: relations cut in two with their long documents, counted as missed: 1.\n" in text
+    assert """### mine, by label
+
+| label  | support | metaprompt full (P R F1) |
+|--------|---------|--------------------------|
+| Causes | 3       | 1.000 0.333 0.500        |
+| Treats | 1       | 0.500 1.000 0.667        |
+""" in text
 
 
 RESULT = {
