@@ -155,9 +155,11 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     """
     latest, damage = run_dir / "latest", []
     newest = [latest.resolve()] if latest.exists() or latest.is_symlink() else []  # a link to nothing is damage
-    older = sorted((p for p in (run_dir / "checkpoints").glob("step_*") if p not in newest), reverse=True) if newest else []
+    older = sorted((p for p in (run_dir / "checkpoints").glob("step_*") if p not in newest), reverse=True)
+    if older and not newest:  # removed by somebody, or the very first was renamed and not yet pointed at
+        damage.append(f"{latest} is missing, and there are checkpoints")
     # one beyond ``latest`` was renamed and not yet pointed at, or belongs to a run that was started again
-    for folder in [*newest, *(p for p in older if pass_over and p.name < newest[0].name)]:
+    for folder in [*newest, *(p for p in older if pass_over and (not newest or p.name < newest[0].name))]:
         try:
             found = _read(folder, run_dir / "checkpoints")
         except _Damaged as problem:

@@ -5,13 +5,14 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 
 import contextlib
 import os
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import commands
+from engine import commands, watch
 from engine.errors import Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
@@ -204,7 +205,7 @@ def _fault(error: Exception) -> None:
     frames = "".join(f"  {f.filename}:{f.lineno} in {f.name}\n" for f in traceback.extract_tb(error.__traceback__))
     quotable = isinstance(error, RuntimeError | OSError | MemoryError | AssertionError)
     message = f": {error}" if quotable else " (message withheld: it may quote data)"
-    print(f"fault on rank {_rank()}: {type(error).__name__}{message}\n{frames}", file=sys.stderr, flush=True)
+    print(f"fault on rank {_rank()}: {type(error).__name__}{message}\n  on {socket.gethostname()}, last: {watch.last()}\n{frames}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     _tell(FAULT)
     os._exit(FAULT)  # other ranks may sit in a collective that this one will never join

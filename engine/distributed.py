@@ -41,7 +41,7 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again.
 
     Args:
-        hang_minutes: a collective that takes longer is an error.
+        hang_minutes: a collective that takes longer is an error; of two, the watch speaks first: it knows more than a library's time-out.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -55,7 +55,8 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(where.local_rank)
-    wait = timedelta(minutes=hang_minutes)
+    wait = timedelta(seconds=watch.spoken_after(hang_minutes) + 2)
+    watch.note("joining the process group")
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait)

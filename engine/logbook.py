@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.files import write_whole
+
 
 class Logbook:
     """Writes on rank 0, is silent on the others. Numbers and task names only, never text.
@@ -25,7 +27,7 @@ class Logbook:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = run_dir / "metrics.jsonl"
         kept = [line for line in _lines(self._file) if json.loads(line)["step"] < resume_step]
-        self._file.write_text("".join(line + "\n" for line in kept))
+        write_whole(self._file, "".join(line + "\n" for line in kept))  # all that earlier launches told
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -35,8 +37,11 @@ class Logbook:
         """Record one logged step (1-based): a flat mapping, one level of nesting for per-task numbers."""
         if not self.active:
             return
-        with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; the last checkpoint is whole, start again once it can be written", str(self._file)) from None
         if self._writer is not None:
             for key, value in values.items():
                 for name, number in value.items() if isinstance(value, dict) else [("", value)]:

@@ -28,6 +28,7 @@ from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
 from engine.fence import Fence
+from engine.files import write_whole
 from engine.formulation import Formulation
 from engine.interruption import Interruption, signal_of
 from engine.provenance import check_hashes
@@ -186,9 +187,9 @@ class Session:
                 for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json"):
                     (folder / name).unlink(missing_ok=True)
             (folder / "COMPLETED").unlink(missing_ok=True)  # a finished run that goes on under accepted changes
-            (folder / "config.yaml").write_text(to_yaml(self.config))
+            write_whole(folder / "config.yaml", to_yaml(self.config))
             if self._backbone is not None and self._backbone.zero is not None:
-                (folder / "deepspeed.json").write_text(json.dumps(self._backbone.zero, indent=1) + "\n")
+                write_whole(folder / "deepspeed.json", json.dumps(self._backbone.zero, indent=1) + "\n")
         distributed.barrier()
         return fence
 

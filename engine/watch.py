@@ -12,6 +12,20 @@ _last: tuple[float, str] = (time.monotonic(), "start")
 _started = False
 
 
+def last() -> str:
+    """What this rank was about to do when it last noted anything."""
+    return _last[1]
+
+
+def spoken_after(minutes: float) -> float:
+    """Seconds after the last note by which the watch has ended a process that makes no progress."""
+    return 60 * minutes + _pause(60 * minutes)
+
+
+def _pause(seconds: float) -> float:
+    return min(5.0, seconds / 4)
+
+
 def note(what: str) -> None:
     """Progress: what this rank is about to do, a collective for the most part."""
     global _last
@@ -30,7 +44,7 @@ def start(minutes: float, rank: int) -> None:
 
 def _watch(seconds: float, rank: int) -> None:
     while True:
-        time.sleep(min(5.0, seconds / 4))
+        time.sleep(_pause(seconds))
         begin, what = _last
         if time.monotonic() - begin > seconds:
             print(f"fault: rank {rank} on {socket.gethostname()} made no progress for {seconds / 60:g} minutes; last: {what}. The frames of its threads:",

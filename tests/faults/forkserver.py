@@ -113,7 +113,7 @@ def job(order: dict[str, Any]) -> None:
     if order["ranks"] == 1:
         train.main(order["arguments"])
     else:
-        here = ["--standalone", f"--nproc_per_node={order['ranks']}", f"--shutdown-timeout={order['shutdown']}", "--monitor-interval=0.05"]
+        here = ["--standalone", f"--nproc_per_node={order['ranks']}", "--monitor-interval=0.05"]
         torchrun.main([*here, "--no-python", "train.py", *order["arguments"]])
 
 

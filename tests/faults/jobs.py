@@ -105,13 +105,13 @@ class Jobs:
         self._server.stdin.close()
         self._server.wait(30)
 
-    def start(self, run_dir: Path, *arguments: str, ranks: int, bound: bool = False, every: int = EVERY, shutdown: int = 30) -> Job:
+    def start(self, run_dir: Path, *arguments: str, ranks: int, bound: bool = False, every: int = EVERY) -> Job:
         self._n += 1
         output, code = self.place / f"{self._n}.out", self.place / f"{self._n}.code"
         code.unlink(missing_ok=True)
         flags = ["distill", "--config=configs/demo/distill.yaml", f"--run_dir={run_dir}", f"--data.cache={self.place / 'cache'}", *SMALL,
                  f"--checkpoint.every={every}", *arguments]  # fmt: skip
-        order = {"arguments": flags, "ranks": ranks, "output": str(output), "code": str(code), "bound": bound, "shutdown": shutdown, "env": {}}
+        order = {"arguments": flags, "ranks": ranks, "output": str(output), "code": str(code), "bound": bound, "env": {}}
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
@@ -160,6 +160,8 @@ def resumed_at(text: str, stage: str) -> int:
 def lost_steps(broken: str, after: str) -> int:
     """Steps that a broken job had logged and the next one trained again."""
     stage, step = reached(broken)
+    if "already COMPLETED" in after:
+        return 0
     return max(step - resumed_at(after, stage), 0)
 
 
