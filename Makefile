@@ -13,7 +13,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study test test-slurm wheelhouse check clean
+.PHONY: setup toolchain demo study test test-slurm test-faults wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -53,6 +53,10 @@ test: setup
 # SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of two nodes up here; root
 test-slurm: setup
 	python -m pytest tests/launch_scripts tests/slurm
+
+# every fault, on hundreds of runs: about half an hour on two cores; file systems are mounted as root
+test-faults: setup
+	python -m tests.faults.sweep --tries 20 --output docs/faults.md
 
 wheelhouse:
 	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse setuptools wheel "$$(grep '^torch==' requirements.txt)"

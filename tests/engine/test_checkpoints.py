@@ -149,6 +149,23 @@ def test_a_damaged_checkpoint_is_refused_with_a_way_out(name: str, damage: Calla
     assert wanted in problem and "step_00000005" in problem and f"point {tmp_path / 'latest'} at an older one" in problem and "--fresh=true" in problem
 
 
+def test_without_latest_the_newest_whole_one_is_gone_on_from_aloud(tmp_path: Path) -> None:
+    for step in (5, 6):
+        checkpoint.save(tmp_path, step, content(step), 2)
+    (tmp_path / "latest").unlink()
+    told: list[str] = []
+    assert checkpoint.load(tmp_path, told.append).state["step"] == 6
+    assert len(told) == 1 and "latest is missing" in told[0] and "going on from step_00000006" in told[0]
+    with pytest.raises(UserError, match="latest is missing.*point .*latest at an older one"):
+        checkpoint.load(tmp_path)  # a finished run is not guessed at
+    flip(tmp_path / "checkpoints/step_00000006" / FILES[1])
+    assert checkpoint.load(tmp_path, told.append).state["step"] == 5
+    flip(tmp_path / "checkpoints/step_00000005" / FILES[1])
+    with pytest.raises(UserError) as error:
+        checkpoint.load(tmp_path, told.append)
+    assert len(error.value.problems) == 3
+
+
 def test_latest_can_be_pointed_at_an_older_one_as_the_message_says(tmp_path: Path) -> None:
     for step in (5, 6):
         checkpoint.save(tmp_path, step, content(step), 2)

@@ -1,6 +1,7 @@
 """The door: what train.py refuses, with which exit code, before anything of weight starts."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -183,7 +184,7 @@ def test_a_fault_is_1_and_does_not_quote_data(error: str, told: bool, project: P
     script += "cli.MODES['distill'] = cli.Mode('', cli.CONFIG, cli._with_config(broken), ('config',), True)\ntrain.main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", script, "distill", f"--config={config}"], cwd=project, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"fault on rank 0: {error}" in done.stderr and " in broken" in done.stderr
+    assert f"fault on rank 0: {error}" in done.stderr and " in broken" in done.stderr and f"on {socket.gethostname()}, last: start" in done.stderr
     assert ("Mrs. Example" in done.stderr) == told
 
 

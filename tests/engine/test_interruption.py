@@ -283,6 +283,20 @@ def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
     assert "rank 3 on " in done.stderr and "made no progress for 0.01 minutes; last: sum of 12 numbers over ranks" in done.stderr and "stuck" in done.stderr
 
 
+@pytest.mark.parametrize("minutes", [0.05, 1.0, 30.0])
+def test_the_watch_speaks_before_a_collective_times_out(minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's time-out knows neither host nor collective, and ends the process all the same."""
+    import deepspeed
+
+    from engine import distributed, watch
+
+    asked: list[float] = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda timeout, **_: asked.append(timeout.total_seconds()))
+    distributed.start(distributed.Place(0, 1, 0), minutes)
+    assert 60 * minutes < watch.spoken_after(minutes) < asked[0] < 60 * minutes + 8 and watch.last() == "joining the process group"
+
+
 def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
     code = "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); watch.note('x')\nprint('done')"
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)

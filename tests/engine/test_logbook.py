@@ -1,5 +1,6 @@
 """metrics.jsonl and the lines on the terminal."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -72,3 +73,30 @@ def test_a_bar_only_where_someone_watches(tmp_path: Path, capsys: pytest.Capture
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     book(tmp_path).tick(10)
     assert "teach [###############...............] 10/20" in capsys.readouterr().err
+
+
+def test_a_resumed_run_on_a_full_disk_keeps_what_earlier_ones_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in range(1, 9):
+        book(tmp_path, resume_step=step).step(step, {"loss": float(step)})
+    before = (tmp_path / "metrics.jsonl").read_text()
+    whole = Path.write_text
+
+    def write_text(path: Path, text: str) -> int:
+        whole(path, text[:20])  # a disk that runs full takes a part
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_text)
+        with pytest.raises(OSError, match="No space left on device; nothing of it was changed.*metrics.jsonl"):
+            book(tmp_path, resume_step=5)
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_text() == before
+    book(tmp_path, resume_step=5)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_step_that_cannot_be_logged_names_the_file(tmp_path: Path) -> None:
+    found = book(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match="the last checkpoint is whole, start again .*metrics.jsonl"):
+        found.step(1, VALUES)

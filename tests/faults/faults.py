@@ -1,5 +1,6 @@
 """The faults. Each breaks a run once, lets the next launch go on, and says what came of it."""
 
+import contextlib
 import random
 import re
 import shutil
@@ -18,6 +19,7 @@ from tests.faults import traced
 from tests.faults.jobs import EVERY, STEPS, TEACH, Disk, Job, Jobs, alive, copy_of, lost_steps, reached, wrong
 
 HANG_MINUTES, SHUTDOWN, SLACK = 0.1, 30, 8  # of a hung rank: what the run is told; seconds that torchrun waits for a rank to end; and the rest
+DISK = 240 * 1024  # KiB: a run is refused where less than 200 MB are free
 TOLERANCE = 1e-5  # fp32, sums in another order; tests/distributed asks the same of gradients
 
 
@@ -38,12 +40,12 @@ class NotHit(Exception):
 class Runs:
     """Where the tries run: jobs, an undisturbed run by number of ranks and how long its parts took, and one that was stopped before its end."""
 
-    def __init__(self, jobs: Jobs, rng: random.Random, ranks: tuple[int, ...] = (1, 2)):
+    def __init__(self, jobs: Jobs, rng: random.Random, ranks: tuple[int, ...] = (1, 2), warm: bool = True):
         self.jobs, self.rng, self.n = jobs, rng, 0
         self.whole: dict[int, Path] = {}
         self.start_up: dict[int, float] = {}  # seconds
         self.step: dict[int, float] = {}
-        for n in (ranks[0], *ranks):  # the first one tokenises; it is run again
+        for n in (ranks[0], *ranks) if warm else ranks:  # the first one tokenises: it is run again where its times matter
             folder = jobs.place / f"whole{n}"
             shutil.rmtree(folder, ignore_errors=True)
             begin = time.monotonic()
@@ -145,8 +147,8 @@ def _ahead_of_latest(folder: Path) -> bool:
     return bool(steps) and steps[-1].name != (folder / "latest").resolve().name
 
 
-def killed_at_every_call(place: Path) -> tuple[list[Try], int]:
-    """A save, killed as it enters each of its system calls in turn. -> tries, and the calls that one save makes."""
+def killed_at_every_call(place: Path, stride: int = 1) -> tuple[list[Try], int]:
+    """A save, killed as it enters each of its system calls in turn, or each ``stride``-th. -> tries, and the calls that one save makes."""
 
     def content(value: float) -> Checkpoint:
         tensors = {"a": torch.full((40, 50), value)}
@@ -167,9 +169,9 @@ def killed_at_every_call(place: Path) -> tuple[list[Try], int]:
         total = traced.run(lambda step=step: checkpoint.save(copy_of(base, "traced"), step, content(step), 2)) or 0
         total -= traced.run(lambda: copy_of(base, "traced")) or 0
         calls = max(calls, total)
-        k, killed = 0, True
+        k, killed = 1 - stride, True
         while killed:
-            k += 1
+            k += stride
             folder = copy_of(base, "traced")
             killed = traced.run(lambda folder=folder, step=step: checkpoint.save(folder, step, content(step), 2), k) is None
             told: list[str] = []
@@ -183,7 +185,7 @@ def killed_at_every_call(place: Path) -> tuple[list[Try], int]:
             if left or not same(checkpoint.load(folder), step):
                 bad.append(f"call {k}: the save after it: {left}")
             if killed:
-                out.append(Try(not bad, step - 1 - int(value) if value <= step - 1 else 0, bad))
+                out.append(Try(not bad, step - int(value), bad))
     return out, calls
 
 
@@ -285,23 +287,23 @@ def disk_full(runs: Runs, i: int, ranks: int = 2) -> Try:
     """Filled to the last byte at a random instant, and kept full; then grown, or cleared."""
     disk = Disk(runs.jobs.place / "disk")
     run_dir, filler = disk.folder / "run", disk.folder / "filler"
-    disk.mount(8192)
+    disk.mount(DISK)
     try:
         job = runs.jobs.start(run_dir, ranks=ranks)
         runs.instant(job, ranks)
         with filler.open("ab", buffering=0) as file:
             while job.code is None:
-                try:
-                    while file.write(bytes(4096)):
-                        pass
-                except OSError:
-                    time.sleep(0.001)
+                for size in (1 << 22, 4096):
+                    with contextlib.suppress(OSError):
+                        while file.write(bytes(size)):
+                            pass
+                time.sleep(0.001)
         job.wait()
         problem = _ended(job, run_dir, ("No space left", "are free there"), _damage(run_dir))
         if problem:
             return problem
         if i % 2:
-            disk.remount("size=16384k")
+            disk.remount(f"size={2 * DISK}k")
         else:
             filler.unlink()
         return runs.go_on(run_dir, job, ranks)
@@ -313,7 +315,7 @@ def read_only(runs: Runs, i: int, ranks: int = 2) -> Try:
     """The file system is mounted read-only under a running job; then writable again."""
     disk = Disk(runs.jobs.place / "disk")
     run_dir = disk.folder / "run"
-    disk.mount(8192)
+    disk.mount(DISK)
     try:
         job = runs.jobs.start(run_dir, ranks=ranks)
         runs.instant(job, ranks)

@@ -1,0 +1,213 @@
+"""Break many runs in every way and write the table.
+
+    python -m tests.faults.sweep --tries 20 --output docs/faults.md
+    python -m tests.faults.sweep --tries 20 --only hung
+
+With ``--keep FOLDER`` each row's outcome is kept there, and the table is of all that lie there: rows can be run at different times, or side by side.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.faults import faults
+from tests.faults.faults import Hung, NotHit, Runs, Try
+from tests.faults.jobs import EVERY, ROOT, STEPS, TEACH, Jobs, can_mount
+
+HEAD = f"""# Faults
+
+Real runs of `train.py distill` (`configs/demo` on the tiny backbone, fp32 on CPUs: {TEACH} steps of teaching, {STEPS} of distilling),
+each broken once, then started again with the same command. Written by `make test-faults`; a short form of it is in `make test`.
+
+- **Survived**: the broken run ended by itself (unless it was killed whole), left no process behind, and the next launch reached the end. Where
+  it must refuse: it ended with exit code 2, said why, and changed no file.
+- **Lost**: the most steps that were logged and had to be trained again; in brackets the interval of checkpoints.
+- **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and metrics (bit for bit; timings aside), a step that
+  `metrics.jsonl` has twice or not at all, a file left over. On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
+  of a tensor's largest number, which is what sums in another order may cost; steps of `metrics.jsonl` as above.
+
+An instant is drawn at random (seeded): one in four in a run's start-up, the others within a random step of either stage. A try in which the run was
+over before the fault came is drawn again.
+
+How it is driven: a server imports torch, DeepSpeed and the engine once and forks ranks from there; several ranks are started, watched and ended by
+torchrun's own agent, one rank is `train.py` itself. Everything else is as a user's run: process group, gloo, files, exit codes.
+"""
+
+
+@dataclass
+class Row:
+    name: str
+    what: str
+    one: Callable[[Runs, int], Try]
+    every: int = EVERY
+    root: bool = False
+    tries: list[Try] = field(default_factory=list)
+    seconds: float = 0.0
+    skipped: str = ""
+    calls: int = 0
+    seed: int = 0
+
+
+ROWS = [
+    Row("one", "`kill -9` of one rank of two, at a random instant", faults.one_rank_killed),
+    Row("all", "`kill -9` of launcher and both ranks, at a random instant", lambda r, i: faults.all_killed(r, i, 2)),
+    Row("alone", "`kill -9` of a run of one rank, at a random instant", lambda r, i: faults.all_killed(r, i, 1)),
+    Row("saving", "`kill -9` of all while a checkpoint is being written, of either stage", faults.killed_as_it_saves, every=1),
+    Row("truncated", "newest checkpoint: a file cut short (3 files x 7 lengths)", lambda r, i: faults.newest_damaged(r, i, "truncated")),
+    Row("flipped", "newest checkpoint: a bit flipped (3 files x 7 places)", lambda r, i: faults.newest_damaged(r, i, "flipped")),
+    Row("missing", "newest checkpoint: files, its folder or `latest` missing, or `latest` naming nothing (10 cases, twice)", faults.files_missing),
+    Row("damaged", "every checkpoint damaged: refused, exit code 2, nothing changed", faults.all_damaged),
+    Row("disk", "disk full from a random instant on, then cleared or grown (tmpfs), 2 ranks", faults.disk_full, root=True),
+    Row("readonly", "file system mounted read-only at a random instant, then writable, 2 ranks", faults.read_only, root=True),
+    Row("permission", "write permission of the run directory taken away at a random instant, then given back", faults.permission_lost),
+    Row("hung", "one rank of two stopped (SIGSTOP) at a random instant", Hung.outcome),  # type: ignore[arg-type]
+    Row("elsewhere", "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `token_budget`", faults.resumed_elsewhere),
+]
+CALLS = Row("calls", "`checkpoint.save` killed as it enters each of its system calls in turn", lambda r, i: Try(), every=1)
+ORDER = [*ROWS[:4], CALLS, *ROWS[4:]]
+EXACT = {"truncated": 21, "flipped": 21}  # of a sweep: the whole of it
+
+
+def tried(row: Row, runs: Runs, tries: int) -> Iterator[Try]:
+    n = max(tries, EXACT.get(row.name, 0)) if tries >= 20 else tries
+    missed, waiting = 0, list[Hung]()
+    for i in range(n):
+        while True:
+            try:
+                if row.name == "hung":  # its wait is long and idle: others begin in between
+                    waiting.append(Hung(runs, i))
+                    done = [h for h in waiting if h.job.code is not None] if len(waiting) < 8 else waiting[:1]
+                    for h in done:
+                        waiting.remove(h)
+                        yield h.outcome()
+                else:
+                    yield row.one(runs, i)
+                break
+            except NotHit:
+                missed += 1
+                if missed > 4 * tries + 10:
+                    raise RuntimeError(f"{row.name}: {missed} tries came too late") from None
+    for h in waiting:
+        yield h.outcome()
+
+
+def line(row: Row) -> str:
+    if row.skipped:
+        return f"| {row.what} | NOT TRIED: {row.skipped} | | | | |"
+    good, lost, wrong = sum(t.survived for t in row.tries), max(t.lost for t in row.tries), sum(bool(t.wrong) for t in row.tries)
+    shown = "-" if row.name == "damaged" else f"{lost} ({row.every})"
+    return f"| {row.what} | {len(row.tries)} | {good} | {shown} | {wrong} | `--only {row.name} --seed {row.seed}` |"
+
+
+def sweep(place: Path, tries: int, only: list[str], seed: int, say: Callable[[str], None], done: Callable[[Row], None]) -> list[Row]:
+    """All rows; ``done`` is called after each of them."""
+    rows = [r for r in ROWS if not only or r.name in only]
+    mount = can_mount(place)
+    if not only or "calls" in only:
+        row = CALLS
+        begin, row.seed = time.monotonic(), seed
+        try:
+            row.tries, row.calls = faults.killed_at_every_call(place)
+        except PermissionError as error:
+            row.skipped = str(error)
+        row.seconds = time.monotonic() - begin
+        say(f"{line(row)} {row.seconds:.0f} s")
+        done(row)
+    if not rows:
+        return [CALLS]
+    with Jobs(place) as jobs:
+        rng = random.Random(seed)
+        runs = Runs(jobs, rng)
+        for row in rows:
+            begin, row.seed = time.monotonic(), seed
+            if row.root and not mount:
+                row.skipped = "no file system can be mounted here (root is needed)"
+            for outcome in () if row.skipped else tried(row, runs, tries):
+                row.tries.append(outcome)
+                if not outcome.survived or outcome.wrong or outcome.lost > row.every:
+                    say(f"{row.name} {len(row.tries)}: {outcome}")
+            row.seconds = time.monotonic() - begin
+            say(f"{line(row)} {row.seconds:.0f} s")
+            done(row)
+    return [*rows, *([CALLS] if CALLS.tries else [])]
+
+
+def read(kept: Path) -> list[Row]:
+    """Rows whose outcome lies in a folder, in the table's order."""
+    out = []
+    for row in ORDER:
+        file = kept / f"{row.name}.json"
+        if file.exists():
+            content = json.loads(file.read_text())
+            row.tries = [Try(**t) for t in content.pop("tries")]
+            for key, value in content.items():
+                setattr(row, key, value)
+            out.append(row)
+    return out
+
+
+def table(rows: list[Row], tries: int) -> str:
+    cores, total = len(os.sched_getaffinity(0)), sum(r.seconds for r in rows)
+    commit = subprocess.run(["git", "log", "-1", "--format=%h"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    hung = next((r for r in rows if r.name == "hung" and r.tries), None)
+    how = ["", f"Every `--only NAME` stands for `python -m tests.faults.sweep --tries {tries} --only NAME`.", ""]
+    how += ["| Fault | Tries | Survived | Lost, at most | Wrong | Command |", "|---|---|---|---|---|---|", *map(line, rows), ""]
+    if any(r.calls for r in rows):
+        how.append(f"A save makes {CALLS.calls} system calls; it was killed at each, with no checkpoint before it, one, as many as are kept, and "
+                   "over one of the same step.")  # fmt: skip
+    if hung:
+        most = 60 * faults.HANG_MINUTES + faults.SHUTDOWN + faults.SLACK
+        how.append(f"Hung: with `hang_minutes: {faults.HANG_MINUTES:g}` every job was over within {most:g} s, {faults.SHUTDOWN} s of them torchrun's patience "
+                   "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that waited were named.")  # fmt: skip
+    how += ["A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint before it. What a machine loses from its "
+            "own page cache when the power goes is not tried here; files are synced before they get their name.", "",
+            f"Commit {commit}, Python {platform.python_version()}, {cores} cores, {total / 60:.0f} minutes."]  # fmt: skip
+    return HEAD + "\n".join(how) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="names of rows, comma-separated")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--keep", type=Path)
+    a = parser.parse_args()
+    only = [n for n in a.only.split(",") if n]
+    unknown = set(only) - {r.name for r in ROWS} - {"calls"}
+    if unknown:
+        parser.error(f"--only: no row {', '.join(sorted(unknown))}; there are calls, {', '.join(r.name for r in ROWS)}")
+    place = Path(tempfile.mkdtemp(prefix="faults-"))
+    kept = a.keep or place / "rows"
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    def done(row: Row) -> None:
+        content = {"tries": [asdict(t) for t in row.tries], "seconds": row.seconds, "skipped": row.skipped, "calls": row.calls, "seed": a.seed}
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / f"{row.name}.json").write_text(json.dumps(content))
+        if a.output:
+            a.output.write_text(table(read(kept), a.tries))
+
+    try:
+        rows = sweep(place, a.tries, only, a.seed, say, done)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    bad = [r.name for r in rows for t in r.tries if not t.survived or t.wrong]
+    say(f"broken: {', '.join(bad)}" if bad else "every run survived, none is wrong")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
