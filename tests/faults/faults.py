@@ -76,7 +76,7 @@ class Runs:
         """
         after = 0 if self.rng.random() < 0.25 else self.rng.randrange(TEACH + STEPS)
         if after:
-            job.until(lambda: len(re.findall(r"^(?:teach|distill) \d+/", job.text, re.M)) >= after, 0.002)
+            job.until(lambda: len(re.findall(r"^(?:teach|distill) \d+/", job.text, re.M)) >= after, 0.01)
         time.sleep(self.rng.uniform(0, self.step[ranks] if after else self.start_up[ranks]))
         if not job.until(lambda: len(job.ranks) == ranks):
             raise NotHit
@@ -131,7 +131,7 @@ def killed_as_it_saves(runs: Runs, i: int, ranks: int = 2) -> Try:
         seen.update(f"{p.parent.parent.name}/{p.name}" for f in (run_dir / "teachers", run_dir) for p in f.glob("checkpoints/.step_*"))
         return len(seen) >= wanted
 
-    if not job.until(saving, pause=0.0002):
+    if not job.until(saving, pause=0.0005):
         raise NotHit
     time.sleep(runs.rng.uniform(0, 0.004))
     job.kill_all()

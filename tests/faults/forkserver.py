@@ -7,6 +7,7 @@ agent, of which only the call that would start a new interpreter is replaced. Wh
 file ``code`` of the order.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -45,15 +46,16 @@ def be_bound_by_modes() -> None:
 
 
 def fork(run: Any, bound: bool = False) -> int:
-    """A child in a session of its own that runs and leaves, never returning here. -> its process id."""
+    """A child in a process group of its own, from its start on, that runs and leaves, never returning here. -> its process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)
     if pid:
         return pid
     code = 1
     try:
-        os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         if bound:

@@ -73,7 +73,7 @@ class Job:
             time.sleep(0.02)
         return self.code
 
-    def until(self, holds: Callable[[], bool], pause: float = 0.0005) -> bool:
+    def until(self, holds: Callable[[], bool], pause: float = 0.003) -> bool:
         """Wait for something, or for the job's end. -> whether it came."""
         deadline = time.monotonic() + LONGEST
         while self.code is None and time.monotonic() < deadline:

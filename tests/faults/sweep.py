@@ -3,7 +3,8 @@
     python -m tests.faults.sweep --tries 20 --output docs/faults.md
     python -m tests.faults.sweep --tries 20 --only hung
 
-With ``--keep FOLDER`` each row's outcome is kept there, and the table is of all that lie there: rows can be run at different times, or side by side.
+With ``--keep FOLDER`` each try's outcome is kept there and the table is of all that lie there: rows can be run at different times, or side by side, and
+a sweep that was ended goes on.
 """
 
 import argparse
@@ -55,7 +56,6 @@ class Row:
     seconds: float = 0.0
     skipped: str = ""
     calls: int = 0
-    seed: int = 0
 
 
 ROWS = [
@@ -78,10 +78,15 @@ ORDER = [*ROWS[:4], CALLS, *ROWS[4:]]
 EXACT = {"truncated": 21, "flipped": 21}  # of a sweep: the whole of it
 
 
+def wanted(row: Row, tries: int) -> int:
+    """Where a row is a sweep over places: all of them."""
+    return max(tries, EXACT.get(row.name, 0)) if tries >= 20 else tries
+
+
 def tried(row: Row, runs: Runs, tries: int) -> Iterator[Try]:
-    n = max(tries, EXACT.get(row.name, 0)) if tries >= 20 else tries
+    """The tries that a row lacks."""
     missed, waiting = 0, list[Hung]()
-    for i in range(n):
+    for i in range(len(row.tries), wanted(row, tries)):
         while True:
             try:
                 if row.name == "hung":  # its wait is long and idle: others begin in between
@@ -106,40 +111,40 @@ def line(row: Row) -> str:
         return f"| {row.what} | NOT TRIED: {row.skipped} | | | | |"
     good, lost, wrong = sum(t.survived for t in row.tries), max(t.lost for t in row.tries), sum(bool(t.wrong) for t in row.tries)
     shown = "-" if row.name == "damaged" else f"{lost} ({row.every})"
-    return f"| {row.what} | {len(row.tries)} | {good} | {shown} | {wrong} | `--only {row.name} --seed {row.seed}` |"
+    return f"| {row.what} | {len(row.tries)} | {good} | {shown} | {wrong} | `--only {row.name}` |"
 
 
-def sweep(place: Path, tries: int, only: list[str], seed: int, say: Callable[[str], None], done: Callable[[Row], None]) -> list[Row]:
-    """All rows; ``done`` is called after each of them."""
-    rows = [r for r in ROWS if not only or r.name in only]
+def sweep(place: Path, rows: list[Row], tries: int, seed: int, say: Callable[[str], None], done: Callable[[Row], None]) -> None:
+    """Do what rows lack; ``done`` is called after each try."""
     mount = can_mount(place)
-    if not only or "calls" in only:
-        row = CALLS
-        begin, row.seed = time.monotonic(), seed
+    if CALLS in rows and not CALLS.tries:
+        begin = time.monotonic()
         try:
-            row.tries, row.calls = faults.killed_at_every_call(place)
+            CALLS.tries, CALLS.calls = faults.killed_at_every_call(place)
         except PermissionError as error:
-            row.skipped = str(error)
-        row.seconds = time.monotonic() - begin
-        say(f"{line(row)} {row.seconds:.0f} s")
-        done(row)
+            CALLS.skipped = str(error)
+        CALLS.seconds = time.monotonic() - begin
+        say(f"{line(CALLS)} {CALLS.seconds:.0f} s")
+        done(CALLS)
+    rows = [r for r in rows if r is not CALLS and len(r.tries) < wanted(r, tries)]
     if not rows:
-        return [CALLS]
+        return
     with Jobs(place) as jobs:
-        rng = random.Random(seed)
+        rng = random.Random()
         runs = Runs(jobs, rng)
         for row in rows:
-            begin, row.seed = time.monotonic(), seed
-            if row.root and not mount:
-                row.skipped = "no file system can be mounted here (root is needed)"
+            rng.seed(f"{seed} {row.name} {len(row.tries)}")
+            row.skipped = "" if mount or not row.root else "no file system can be mounted here (root is needed)"
+            begin, before = time.monotonic(), row.seconds
             for outcome in () if row.skipped else tried(row, runs, tries):
                 row.tries.append(outcome)
+                row.seconds = before + time.monotonic() - begin
                 if not outcome.survived or outcome.wrong or outcome.lost > row.every:
                     say(f"{row.name} {len(row.tries)}: {outcome}")
-            row.seconds = time.monotonic() - begin
+                done(row)
+            if row.skipped:
+                done(row)
             say(f"{line(row)} {row.seconds:.0f} s")
-            done(row)
-    return [*rows, *([CALLS] if CALLS.tries else [])]
 
 
 def read(kept: Path) -> list[Row]:
@@ -184,9 +189,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     a = parser.parse_args()
     only = [n for n in a.only.split(",") if n]
-    unknown = set(only) - {r.name for r in ROWS} - {"calls"}
+    unknown = set(only) - {r.name for r in ORDER}
     if unknown:
-        parser.error(f"--only: no row {', '.join(sorted(unknown))}; there are calls, {', '.join(r.name for r in ROWS)}")
+        parser.error(f"--only: no row {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in ORDER)}")
     place = Path(tempfile.mkdtemp(prefix="faults-"))
     kept = a.keep or place / "rows"
 
@@ -194,14 +199,16 @@ def main() -> None:
         print(text, flush=True)
 
     def done(row: Row) -> None:
-        content = {"tries": [asdict(t) for t in row.tries], "seconds": row.seconds, "skipped": row.skipped, "calls": row.calls, "seed": a.seed}
+        content = {"tries": [asdict(t) for t in row.tries], "seconds": row.seconds, "skipped": row.skipped, "calls": row.calls}
         kept.mkdir(parents=True, exist_ok=True)
         (kept / f"{row.name}.json").write_text(json.dumps(content))
         if a.output:
-            a.output.write_text(table(read(kept), a.tries))
+            a.output.write_text(table([r for r in ORDER if r.tries or r.skipped], a.tries))
 
+    read(kept)  # into the rows
+    rows = [r for r in ORDER if not only or r.name in only]
     try:
-        rows = sweep(place, a.tries, only, a.seed, say, done)
+        sweep(place, rows, a.tries, a.seed, say, done)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     bad = [r.name for r in rows for t in r.tries if not t.survived or t.wrong]
