@@ -60,7 +60,7 @@ class Runs:
     def stop(self) -> None:
         """A run of the first number of ranks, stopped with checkpoints of steps 24 and 28."""
         job = self.jobs.start(self.stopped, ranks=min(self.whole))
-        job.until(lambda: (self.stopped / "checkpoints/step_00000028").exists())
+        job.until(lambda: (self.stopped / "latest").resolve().name == "step_00000028")
         job.kill_all()
         self.stopped_text = job.text.partition("\ndistill 29/")[0] + "\n"  # the checkpoint's own step: what comes after is no loss to the damage
 
