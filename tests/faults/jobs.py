@@ -87,7 +87,7 @@ class Jobs:
     """Starts jobs in a folder; within ``with``."""
 
     def __init__(self, place: Path):
-        self.place, self._n, self._all = place, 0, []  # type: ignore[var-annotated]
+        self.place, self._n, self._all = place, 0, list[Job]()
 
     def __enter__(self) -> "Jobs":
         env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -103,7 +103,11 @@ class Jobs:
                 job.kill_all()
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(30)
+        try:
+            self._server.wait(30)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            raise
 
     def start(self, run_dir: Path, *arguments: str, ranks: int, bound: bool = False, every: int = EVERY) -> Job:
         self._n += 1
