@@ -107,8 +107,8 @@ def tried(row: Row, runs: Runs, tries: int) -> Iterator[Try]:
 
 
 def line(row: Row) -> str:
-    if row.skipped:
-        return f"| {row.what} | NOT TRIED: {row.skipped} | | | | |"
+    if row.skipped or not row.tries:
+        return f"| {row.what} | NOT TRIED: {row.skipped or 'not run yet'} | | | | `--only {row.name}` |"
     good, lost, wrong = sum(t.survived for t in row.tries), max(t.lost for t in row.tries), sum(bool(t.wrong) for t in row.tries)
     shown = "-" if row.name == "damaged" else f"{lost} ({row.every})"
     return f"| {row.what} | {len(row.tries)} | {good} | {shown} | {wrong} | `--only {row.name}` |"
@@ -209,6 +209,9 @@ def main() -> None:
     rows = [r for r in ORDER if not only or r.name in only]
     try:
         sweep(place, rows, a.tries, a.seed, say, done)
+        if a.output:
+            read(kept)
+            a.output.write_text(table(ORDER if not only else [r for r in ORDER if r.tries or r.skipped], a.tries))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     bad = [r.name for r in rows for t in r.tries if not t.survived or t.wrong]
