@@ -20,6 +20,7 @@ from engine.batching import Item
 from engine.data import Sample, Split, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
+from engine.files import write_whole
 from engine.generation import Greedy
 from engine.results import average, summarise
 from engine.session import Session
@@ -86,7 +87,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
         results["changes"] = found.state["changes"]
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
-        _write_atomic(file, json.dumps(results, indent=1))
+        write_whole(file, json.dumps(results, indent=1))
         session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
     return results
 
@@ -193,11 +194,4 @@ def _write_predictions(folder: Path, labels: dict[str, Any], split: Split, answe
     folder.mkdir(exist_ok=True, mode=0o700)
     lines = [json.dumps({"example_id": e.example_id, "answer": a}) for e, a in zip(split.examples(), answers, strict=True)]
     path = folder / f"{labels['task']}.{labels['method']}.{labels['shots']}.{labels['seed']}.jsonl"
-    _write_atomic(path, "".join(line + "\n" for line in lines))
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.chmod(0o600)
-    partial.replace(path)
+    write_whole(path, "".join(line + "\n" for line in lines))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file's text in one go.
+    """Replace a file's text in one go; it is its owner's alone.
 
     Raises:
         OSError: it cannot be written; says which file and why, and the old one is untouched.
@@ -13,6 +13,7 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text)
+        partial.chmod(0o600)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
