@@ -161,7 +161,8 @@ def _reader_options(check: _Checker, raw: Any, reader: str) -> dict[str, Any]:
     if isinstance(options.get("delimiter"), str) and len(options["delimiter"]) != 1:
         check.problem("reader_options.delimiter", "not one character", "write for example ';'")
     check.one_of("reader_options.orient", str(options.get("orient", "")), ("list", "by_id", "columns"))
-    check.one_of("reader_options.events", str(options.get("events", "")), ("relations", "ignore"))
+    check.one_of("reader_options.events", str(options.get("events", "")), ("relations", "argument_types", "ignore"))
+    check.one_of("reader_options.types", str(options.get("types", "")), ("concept", "assertion"))
     return options
 
 
@@ -236,7 +237,8 @@ def _known_metrics(card: TaskCard) -> tuple[str, ...]:
 
 def _check_annotated(check: _Checker, card: TaskCard) -> None:
     if card.reader in ROW_READERS:
-        check.problem("reader", f"'{card.reader}' reads no annotations", "a ner or re task uses brat, pubtator or i2b2")
+        annotated = ", ".join(name for name in READER_OPTIONS if name not in ROW_READERS)
+        check.problem("reader", f"'{card.reader}' reads no annotations", f"a {card.type} task uses one of {annotated}")
     if card.answer == "likelihood":
         check.problem("answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key")
     for label in card.triggers:

@@ -40,7 +40,8 @@ class Document:
     """One note, abstract or table row, as read. `source` says where (`FILE:LINE`), for messages.
 
     Row readers fill `fields`; annotation readers fill `text`, `mentions` and `relations`. `mismatches` lists the places
-    (`FILE:LINE`) where an annotation quotes a text that its offsets do not hold.
+    (`FILE:LINE`) where an annotation quotes a text that its offsets do not hold. `left_out` counts, under a plain name, what the
+    files hold and the document does not: with mentions and relations it makes up every annotation that was read.
     """
 
     doc_id: str
@@ -50,6 +51,7 @@ class Document:
     fields: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     mismatches: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

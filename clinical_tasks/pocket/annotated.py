@@ -26,7 +26,8 @@ class Corpus:
     """Notes with annotations, over which one or two tasks are defined.
 
     `labels` maps slots to mention types. `concepts` gives mentions identifiers and relates those instead of mentions. `events` are
-    mention types that trigger brat events; `attributes` maps mention types to the attribute that repeats their words.
+    mention types that trigger brat events, `roles` the names of their arguments where these are not the relations' types; `attributes`
+    maps mention types to the attribute that repeats their words.
     """
 
     folder: str
@@ -36,6 +37,7 @@ class Corpus:
     links: tuple[Link, ...] = ()
     concepts: bool = False
     events: tuple[str, ...] = ()
+    roles: tuple[tuple[str, str], ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
 
 
@@ -56,7 +58,7 @@ def annotate(corpus: Corpus, note: Note, key: str) -> Document:
         for sentence, kind, head, tail in corpus.links
         if fact.kind == sentence and head in fact.spans and tail in fact.spans
     ]
-    # PubTator has a title and one paragraph; a space for a line break moves no offset.
+    # An abstract has a title and one paragraph; a space for a line break moves no offset.
     title, *rest = note.text.split("\n") if corpus.format == "pubtator" else [note.text]
     text = "\n".join([title, " ".join(rest)]) if rest else title
     return Document(key, text, tuple(sorted(mentions, key=mention_order)), tuple(dict.fromkeys(relations)))
@@ -145,18 +147,20 @@ _DRUG_LINKS = tuple(
     for sentence in ("medication", "dispensed")
     for kind in ("Strength", "Form", "Dosage", "Route", "Frequency", "Duration", "Reason")
 )
+_MEDICATION_FIELDS = (("do", "strength"), ("mo", "route"), ("f", "frequency"), ("du", "duration"), ("r", "reason"))
 _SUBSTANCES = (("tobacco", "pack"), ("alcohol", "drink"), ("illicit", ""))
 
 CORPORA: dict[str, Corpus] = {
     corpus.folder: corpus
     for corpus in (
-        Corpus("pocket_i2b2_2009", "brat", _medications,
-               {"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"}),
+        Corpus("pocket_i2b2_2009", "i2b2_2009", _medications,
+               {"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"},
+               tuple(("medication", kind, "drug", slot) for kind, slot in _MEDICATION_FIELDS)),
         Corpus("pocket_i2b2_2010", "i2b2", _concepts,
                {"problem": "problem", "ade": "problem", "test": "test", "procedure": "treatment", "drug": "treatment"},
                (("reveals", "TeRP", "test", "problem"), ("procedure", "TrAP", "procedure", "problem"), ("treats", "TrAP", "drug", "problem"),
                 ("harms", "TrCP", "procedure", "problem"), ("adverse", "TrCP", "drug", "ade"))),
-        Corpus("pocket_i2b2_2012", "brat", _events,
+        Corpus("pocket_i2b2_2012", "i2b2_2012", _events,
                {"occurrence": "OCCURRENCE", "department": "CLINICAL_DEPT", "test": "TEST", "date": "DATE", "duration": "DURATION"}),
         Corpus("pocket_n2c2_2018", "brat", _dispensed,
                {"drug": "Drug", "strength": "Strength", "form": "Form", "dosage": "Dosage", "route": "Route", "frequency": "Frequency",
@@ -165,10 +169,10 @@ CORPORA: dict[str, Corpus] = {
         Corpus("pocket_bc5cdr", "pubtator", _abstract, {"drug": "Chemical", "problem": "Disease", "ade": "Disease"},
                (("adverse", "CID", "drug", "ade"),), concepts=True),
         Corpus("pocket_ncbi_disease", "pubtator", _diseases, {"problem": "SpecificDisease", "class": "DiseaseClass"}, concepts=True),
-        Corpus("pocket_chemprot", "brat", _chemicals, {"drug": "CHEMICAL", "gene": "GENE"},
+        Corpus("pocket_chemprot", "chemprot", _chemicals, {"drug": "CHEMICAL", "gene": "GENE-Y"},
                (("activates", "CPR:3", "drug", "gene"), ("inhibits", "CPR:4", "drug", "gene"), ("agonist", "CPR:5", "drug", "gene"),
                 ("antagonist", "CPR:6", "drug", "gene"), ("substrate", "CPR:9", "drug", "gene"))),
-        Corpus("pocket_ddi_2013", "brat", _interactions, {"drug": "drug", "other_drug": "drug"},
+        Corpus("pocket_ddi_2013", "ddi", _interactions, {"drug": "drug", "other_drug": "drug"},
                (("mechanism", "mechanism", "drug", "other_drug"), ("joint_effect", "effect", "drug", "other_drug"),
                 ("advice", "advise", "drug", "other_drug"), ("interaction", "int", "drug", "other_drug"))),
         Corpus("pocket_n2c2_2022_sdoh", "brat", _social,
@@ -177,7 +181,8 @@ CORPORA: dict[str, Corpus] = {
                (*((slot, "StatusTime", slot, "status") for slot, _ in _SUBSTANCES),
                 *((slot, "Amount", slot, amount) for slot, amount in _SUBSTANCES if amount),
                 ("employment", "Type", "employment", "job"), ("living", "TypeLiving", "living", "residence")),
-               events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"), attributes=(("StatusTime", "StatusTimeVal"),)),
+               events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"), roles=(("StatusTime", "Status"), ("TypeLiving", "Type")),
+               attributes=(("StatusTime", "StatusTimeVal"),)),
         Corpus("pocket_uf_opioid", "brat", _opioids, {"opioid": "Opioid", "use": "Use", "harm": "Harm", "rescue": "Rescue"},
                (("opioid_use", "Use-Opioid", "use", "opioid"), ("opioid_harm", "Harm-Opioid", "harm", "opioid"),
                 ("opioid_rescue", "Rescue-Harm", "rescue", "harm"))),

@@ -17,16 +17,21 @@ _ASKED = "{note}\nquestion : {question}\n"
 _PAIR = "{note}\nhypothesis : {hypothesis}\nanswer :"
 
 
-def _annotated(folder: str, kind: str, instruction: str, labels: Mapping[str, str], metric: str, **more: Any) -> Content:
-    corpus = CORPORA[folder]
+def _annotated(folder: str, kind: str, instruction: str, labels: Mapping[str, str], metric: str, reader: str = "", **more: Any) -> Content:
+    reader = reader or CORPORA[folder].format
     names = {
         "brat": {split: [f"{split}/*.txt", f"{split}/*.ann"] for split in ("train", "validation", "test")},
         "pubtator": {split: [f"{split}.PubTator.txt"] for split in ("train", "validation", "test")},
         "i2b2": {split: [f"{split}/txt/*.txt", f"{split}/concept/*.con", f"{split}/rel/*.rel"] for split in ("train", "validation", "test")},
-    }[corpus.format]
+        "i2b2_2009": {split: [f"{split}/notes/*", f"{split}/entries/*.entries"] for split in ("train", "validation", "test")},
+        "i2b2_2012": {split: [f"{split}/*.xml"] for split in ("train", "validation", "test")},
+        "bioc": {split: [f"{split}.BioC.xml"] for split in ("train", "validation", "test")},
+        "chemprot": {split: [f"{split}/chemprot_*.tsv"] for split in ("train", "validation", "test")},
+        "ddi": {split: [f"{split}/*.xml"] for split in ("train", "validation", "test")},
+    }[reader]
     extra = ["span_f1_lenient", "span_f1_strict", "text_set_f1"] if kind == "ner" else ["relation_precision", "relation_recall"]
     return {
-        "type": kind, "reader": corpus.format, "folder": folder, "splits": {split: {"files": files} for split, files in names.items()},
+        "type": kind, "reader": reader, "folder": folder, "splits": {split: {"files": files} for split, files in names.items()},
         "labels": dict(labels), "instruction": instruction, "input": "{text}\nanswer :", "metric": metric,
         "extra_metrics": [name for name in extra if name != metric], **more,
     }
@@ -50,14 +55,14 @@ SOURCE_CARDS: dict[str, Content] = {
     "pocket_i2b2_2009_medications": _annotated(
         "pocket_i2b2_2009", "ner", "list medications with dose , route , frequency , duration and reason",
         {"m": "medication", "do": "dose", "mo": "route", "f": "frequency", "du": "duration", "r": "reason"}, "span_f1_strict",
-        protocol=_NEAREST.format("lines of m=, do=, mo=, f=, du=, r= fields", "brat")),
+        protocol="Official format (entries of m=, do=, mo=, f=, du=, r= fields); each field is a mention."),
     "pocket_i2b2_2010_concepts": _annotated(
         "pocket_i2b2_2010", "ner", "list every problem , test and treatment",
         {"problem": "problem", "test": "test", "treatment": "treatment"}, "span_f1_strict", protocol="Official format."),
     "pocket_i2b2_2012_events": _annotated(
         "pocket_i2b2_2012", "ner", "list every occurrence , department , test , date and duration",
         {"OCCURRENCE": "occurrence", "CLINICAL_DEPT": "department", "TEST": "test", "DATE": "date", "DURATION": "duration"},
-        "span_f1_strict", protocol=_NEAREST.format("XML with TEXT and TAGS", "brat")),
+        "span_f1_strict", protocol="Official format (XML), five of its types."),
     "pocket_n2c2_2018_entities": _annotated(
         "pocket_n2c2_2018", "ner", "list drugs with strength , form , dosage , route , frequency , duration , reason , effect",
         {"Drug": "drug", **{kind.removesuffix("-Drug"): word for kind, word in _DRUG_WORDS.items()}, "ADE": "effect"}, "span_f1_lenient",
@@ -80,18 +85,18 @@ SOURCE_CARDS: dict[str, Content] = {
         protocol="Official format." + _GIVEN),
     "pocket_bc5cdr_cid": _annotated(
         "pocket_bc5cdr", "re", "which chemical induces which disease", {"CID": "induces"}, "relation_f1",
-        relations={"level": "entity", "head": ["Chemical"], "tail": ["Disease"]},
-        protocol="Official format. Compares pairs of concept identifiers of a document; an answer is read back through its gold mentions."),
+        relations={"level": "entity", "head": ["Chemical"], "tail": ["Disease"]}, reader="bioc",
+        protocol="Official format (the BioC edition). Compares pairs of concept identifiers of a document; an answer is read back through its gold mentions."),
     "pocket_chemprot": _annotated(
         "pocket_chemprot", "re", "relate each chemical to the gene it acts on",
         {"CPR:3": "activates", "CPR:4": "inhibits", "CPR:5": "agonist", "CPR:6": "antagonist", "CPR:9": "substrate"}, "relation_f1",
-        relations={"level": "mention", "head": ["CHEMICAL"], "tail": ["GENE"]},
-        protocol=_NEAREST.format("three tab-separated files", "brat") + _GIVEN),
+        relations={"level": "mention", "head": ["CHEMICAL"], "tail": ["GENE-Y"]}, reader_options={"sentence_lines": True},
+        protocol="Official format (three tables); a sentence of the abstract begins a line." + _GIVEN),
     "pocket_ddi_2013": _annotated(
         "pocket_ddi_2013", "re", "relate interacting drugs by mechanism , effect , advice or interaction",
         {"mechanism": "mechanism", "effect": "effect", "advise": "advice", "int": "interaction"}, "relation_f1",
         relations={"level": "mention", "head": ["drug"], "tail": ["drug"]},
-        protocol=_NEAREST.format("XML (a brat edition exists)", "brat") + _GIVEN),
+        protocol="Official format (XML), one of its four types of drugs." + _GIVEN),
     "pocket_medqa": _rows(
         "qa", "jsonl", ("train.jsonl", "dev.jsonl", "test.jsonl"), {"id": "id", "note": "note", "question": "question", "answer": "answer_idx"},
         "choose the drug that treats the problem", _ASKED + "{options}\nanswer :", "accuracy",
@@ -153,10 +158,10 @@ TARGET_CARDS: dict[str, Content] = {
     "pocket_n2c2_2022_sdoh_relations": _annotated(
         "pocket_n2c2_2022_sdoh", "re", "relate each social habit to its status , amount or kind",
         {"StatusTime": "status", "Amount": "amount", "Type": "job", "TypeLiving": "residence"}, "relation_f1",
-        reader_options={"events": "relations"},
+        reader_options={"events": "argument_types"},
         relations={"level": "mention", "head": ["Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"],
                    "tail": ["StatusTime", "Amount", "Type", "TypeLiving"]},
-        protocol="Official format (brat events), each read as (trigger, role, argument) relations." + _GIVEN),
+        protocol="Official format (brat events), each read as relations of a trigger to its arguments, by their types." + _GIVEN),
     "pocket_uf_opioid_entities": _annotated(
         "pocket_uf_opioid", "ner", "list opioids , their use , harm and rescue",
         {"Opioid": "opioid", "Use": "use", "Harm": "harm", "Rescue": "rescue"}, "span_f1_strict",

@@ -1,4 +1,4 @@
-"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, and tables."""
+"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, and tables; `releases.py` has the others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from typing import Any
 
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention
+from clinical_tasks.pocket import releases
 from clinical_tasks.pocket.annotated import Corpus
+
+_RELEASES = {"i2b2_2009": releases.i2b2_2009, "i2b2_2012": releases.i2b2_2012, "chemprot": releases.chemprot, "ddi": releases.ddi}
 
 
 def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequence[Document]) -> None:
     """A split of an annotated corpus below its folder."""
     if corpus.format == "pubtator":
         _write(folder / f"{split}.PubTator.txt", "".join(f"{_pubtator(document)}\n" for document in documents))
+        _write(folder / f"{split}.BioC.xml", releases.bioc(documents))
+        return
+    if corpus.format in _RELEASES:
+        for name, text in _RELEASES[corpus.format](documents):
+            _write(folder / split / name, text)
         return
     for number, document in enumerate(documents):
         if corpus.format == "brat":
@@ -83,7 +91,7 @@ def _standoff(corpus: Corpus, document: Document) -> str:
     if corpus.events:
         triggers = [mention for mention in document.mentions if mention.type in corpus.events]
         for number, trigger in enumerate(triggers, start=1):
-            roles = "".join(f" {item.type}:{item.tail}" for item in document.relations if item.head == trigger.key)
+            roles = "".join(f" {dict(corpus.roles).get(item.type, item.type)}:{item.tail}" for item in document.relations if item.head == trigger.key)
             lines.append(f"E{number}\t{trigger.type}:{trigger.key}{roles}")
     else:
         lines += [f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}" for number, item in enumerate(document.relations, start=1)]
@@ -102,11 +110,7 @@ def _i2b2(document: Document) -> tuple[str, str]:
 
 
 def _concept(text: str, mention: Mention) -> str:
-    places = []
-    for position in (mention.start, mention.end - 1):
-        begin = text.rfind("\n", 0, position) + 1
-        places.append(f"{text.count(chr(10), 0, position) + 1}:{text.count(' ', begin, position)}")
-    return f'c="{text[mention.start : mention.end].lower()}" {places[0]} {places[1]}'
+    return f'c="{text[mention.start : mention.end].lower()}" {releases.places(text, mention)}'
 
 
 def _pubtator(document: Document) -> str:

@@ -10,8 +10,13 @@ from pathlib import Path
 
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document
+from clinical_tasks.readers.bioc import read_bioc
 from clinical_tasks.readers.brat import read_brat
+from clinical_tasks.readers.chemprot import read_chemprot
+from clinical_tasks.readers.ddi import read_ddi
 from clinical_tasks.readers.i2b2 import read_i2b2
+from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
+from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
 from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
 from clinical_tasks.readers.tables import read_csv, read_json, read_jsonl, read_tsv
 
@@ -21,6 +26,11 @@ READERS: dict[str, Reader] = {
     "brat": read_brat,
     "pubtator": read_pubtator_files,
     "i2b2": read_i2b2,
+    "i2b2_2009": read_i2b2_2009,
+    "i2b2_2012": read_i2b2_2012,
+    "bioc": read_bioc,
+    "chemprot": read_chemprot,
+    "ddi": read_ddi,
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
@@ -34,7 +44,12 @@ _TABLE_OPTIONS: dict[str, type] = {"header": list, "delimiter": str, "quoting": 
 READER_OPTIONS: dict[str, dict[str, type]] = {
     "brat": {"events": str},
     "pubtator": {},
-    "i2b2": {},
+    "i2b2": {"types": str},
+    "i2b2_2009": {},
+    "i2b2_2012": {},
+    "bioc": {},
+    "chemprot": {"sentence_lines": bool},
+    "ddi": {},
     "jsonl": {},
     "json": {"records": str, "orient": str},
     "csv": _TABLE_OPTIONS,

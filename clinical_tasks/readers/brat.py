@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from clinical_tasks.card import TaskCard
@@ -12,18 +15,22 @@ from clinical_tasks.readers.files import read_text
 # (line number, id of the annotation, its fields)
 Row = tuple[int, str, list[str]]
 
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 
-def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
+
+def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each note; its id is the path inside the task's folder without the suffix.
 
     The files may be the `.txt`, the `.ann` or both (a whole folder); brat's own `.conf` files are passed over.
-    Reader option `events: relations` turns each event into (trigger, role, argument) relations.
+    Reader option `events: relations` turns each event into (trigger, role, argument) relations; with `events: argument_types` the
+    relation is named after the argument's type instead, where that says more than the role (SDOH: Status is StatusTime or StatusEmploy).
     """
     notes = dict.fromkeys(path.with_suffix(".txt") for path in paths if path.suffix in (".txt", ".ann"))
-    return [_read_note(note, folder, card.reader_options.get("events") == "relations") for note in notes]
+    for note in notes:
+        yield _read_note(note, folder, str(card.reader_options.get("events", "ignore")))
 
 
-def _read_note(text_path: Path, folder: Path, events: bool) -> Document:
+def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     ann_path = text_path.with_suffix(".ann")
     for needed in (text_path, ann_path):
         if not needed.is_file():
@@ -37,25 +44,32 @@ def _read_note(text_path: Path, folder: Path, events: bool) -> Document:
         if key in mentions:
             raise read_error(ann_path, "an id is used twice", line=line, fix="give each annotation its own id")
         mentions[key] = _mention(ann_path, line, key, fields, len(text))
-        if len(fields) > 1 and one_line(fields[1]) != one_line(_covered(text, mentions[key])):
+        if len(fields) < 2 or one_line(fields[1]) != one_line(_covered(text, mentions[key])):
             mismatches.append(f"{ann_path}:{line}")
-    relations = [_relation(ann_path, line, fields, mentions) for line, _, fields in rows["R"]]
     triggers = _triggers(ann_path, rows["E"], mentions)
-    if events:
-        relations += [relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers)]
+    relations = [_relation(ann_path, line, fields, mentions, triggers) for line, _, fields in rows["R"]]
+    arguments = [relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers, events)]
     _check_targets(ann_path, rows, mentions, triggers)
+    _check_ends(ann_path, rows)
+    if events != "ignore":
+        relations += arguments
+    unique = tuple(dict.fromkeys(relations))
+    left_out = Counter({f"{kind} lines": len(rows[kind]) for kind in "AM*#N"})
+    left_out["relations repeated"] = len(relations) - len(unique)
+    left_out["E lines"] = len(rows["E"]) if events == "ignore" else 0
     return Document(
         doc_id=text_path.relative_to(folder).with_suffix("").as_posix(),
         text=text,
         mentions=tuple(sorted(mentions.values(), key=mention_order)),
-        relations=tuple(dict.fromkeys(relations)),
+        relations=unique,
         source=str(text_path),
         mismatches=tuple(mismatches),
+        left_out={name: count for name, count in left_out.items() if count},
     )
 
 
 def _rows(path: Path) -> dict[str, list[Row]]:
-    """The annotation lines by kind. `*` (equivalence), `#` (notes) and `N` (normalisation) carry nothing that a task here uses."""
+    """The annotation lines by kind. A and M (attributes), `*` (equivalence), `#` (notes) and N (normalisation) are counted, not used."""
     rows: dict[str, list[Row]] = {kind: [] for kind in "TREAM*#N"}
     # Only "\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number after.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -63,7 +77,7 @@ def _rows(path: Path) -> dict[str, list[Row]]:
         if not line.strip():
             continue
         key, *fields = line.split("\t")
-        if key[0] not in rows:
+        if key[:1] not in rows:
             raise read_error(path, "unknown kind of annotation", line=number, fix="lines begin with one of T R E A M N * #")
         if not fields and key[0] in "TREAM":
             raise read_error(path, "no tab after the annotation's id", line=number, fix="separate id and annotation by a tab")
@@ -75,7 +89,7 @@ def _mention(path: Path, line: int, key: str, fields: list[str], length: int) ->
     """`Type start end[;start end...]`; a discontinuous mention keeps its fragments and covers all of them."""
     kind, _, offsets = fields[0].strip().partition(" ")
     try:
-        fragments = tuple(sorted((int(start), int(end)) for start, end in (part.split() for part in offsets.split(";"))))
+        fragments = tuple(sorted((_number(start), _number(end)) for start, end in (part.split() for part in offsets.split(";"))))
     except ValueError:
         raise read_error(path, "offsets are not numbers", line=line, fix="write 'Type START END' or 'Type S E;S E'") from None
     start, end = fragments[0][0], max(fragment[1] for fragment in fragments)
@@ -87,16 +101,24 @@ def _mention(path: Path, line: int, key: str, fields: list[str], length: int) ->
     return Mention(key, kind, start, end, fragments)
 
 
+def _number(text: str) -> int:
+    """Stricter than `int`, which also takes 1_000 and +1."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    return int(text)
+
+
 def _covered(text: str, mention: Mention) -> str:
     return " ".join(text[start:end] for start, end in mention.fragments)
 
 
-def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention]) -> Relation:
-    """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does."""
+def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention], triggers: dict[str, str]) -> Relation:
+    """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does; an event is its trigger."""
     kind, *arguments = fields[0].split()
     ends = [argument.partition(":")[2] for argument in arguments]
     if len(ends) != 2 or not all(ends):
         raise read_error(path, "a relation needs two arguments", line=line, fix="write 'Type Arg1:T1 Arg2:T2'")
+    ends = [triggers.get(end, end) for end in ends]
     if not all(end in mentions for end in ends):
         raise read_error(path, "a relation names a mention that is not in the file", line=line, fix="add the T line or remove the relation")
     return Relation(kind, ends[0], ends[1])
@@ -108,11 +130,13 @@ def _triggers(path: Path, rows: list[Row], mentions: dict[str, Mention]) -> dict
         trigger = (fields[0].split() or [""])[0].partition(":")[2]
         if trigger not in mentions:
             raise read_error(path, "an event names no trigger that is in the file", line=line, fix="write 'Type:T1 Role:T2 ...'")
+        if key in triggers:
+            raise read_error(path, "an id is used twice", line=line, fix="give each annotation its own id")
         triggers[key] = trigger
     return triggers
 
 
-def _event_relations(path: Path, row: Row, mentions: dict[str, Mention], triggers: dict[str, str]) -> list[Relation]:
+def _event_relations(path: Path, row: Row, mentions: dict[str, Mention], triggers: dict[str, str], events: str) -> list[Relation]:
     line, key, fields = row
     relations = []
     for argument in fields[0].split()[1:]:
@@ -121,7 +145,8 @@ def _event_relations(path: Path, row: Row, mentions: dict[str, Mention], trigger
         if target not in mentions:
             raise read_error(path, "an event names an argument that is not in the file", line=line, fix="add the T line or remove it")
         # Repeated roles are numbered by brat (Status, Status2): one role.
-        relations.append(Relation(role.rstrip("0123456789"), triggers[key], target))
+        kind = mentions[target].type if events == "argument_types" else role.rstrip("0123456789")
+        relations.append(Relation(kind, triggers[key], target))
     return relations
 
 
@@ -131,3 +156,12 @@ def _check_targets(path: Path, rows: dict[str, list[Row]], mentions: dict[str, M
         parts = fields[0].split()
         if len(parts) < 2 or not (parts[1] in mentions or parts[1] in triggers or parts[1] in relation_keys):
             raise read_error(path, "an attribute names nothing that is in the file", line=line, fix="write 'Name TARGET [value]'")
+
+
+def _check_ends(path: Path, rows: dict[str, list[Row]]) -> None:
+    """Two lines that have run together would otherwise read as one."""
+    for kind, most in (("T", 2), ("R", 1), ("E", 1), ("A", 1), ("M", 1), ("N", 2), ("#", 2), ("*", 1)):
+        for line, _, fields in rows[kind]:
+            if any(fields[most:]):
+                fix = "one annotation a line: T, N and # lines have three columns, the others two"
+                raise read_error(path, "more columns than this kind of line has", line=line, fix=fix)

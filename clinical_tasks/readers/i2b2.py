@@ -1,6 +1,7 @@
-"""i2b2/VA 2010: a `.txt` with the note, concepts in a `.con`, relations in a `.rel`, all of one name.
+"""i2b2/VA 2010: a `.txt` with the note, concepts in a `.con`, assertions in an `.ast`, relations in a `.rel`, all of one name.
 
     c="chest pain" 13:2 13:3||t="problem"
+    c="chest pain" 13:2 13:3||t="problem"||a="present"
     c="aspirin" 13:6 13:6||r="TrAP"||c="chest pain" 13:2 13:3
 
 Lines count from 1 and end in "\\n" only; tokens count from 0 and are what stands between single spaces; the end token belongs to
@@ -18,30 +19,38 @@ from clinical_tasks.documents import Document, Mention, Relation, mention_order,
 from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
 
-_CONCEPT = r'c="(.*)" (\d+):(\d+) (\d+):(\d+)'
+_CONCEPT = r'c="(.*)" (\d{1,9}):(\d{1,9}) (\d{1,9}):(\d{1,9})'
 # Quoted texts may hold quotes and bars themselves; positions and labels cannot.
 _CON_LINE = re.compile(_CONCEPT + r'\|\|t="([^"|]+)"\s*')
+_AST_LINE = re.compile(_CONCEPT + r'\|\|t="([^"|]+)"\|\|a="([^"|]+)"\s*')
 _REL_LINE = re.compile(_CONCEPT + r'\|\|r="([^"|]+)"\|\|' + _CONCEPT + r"\s*")
 
 # (first line, first token, last line, last token)
 Place = tuple[int, int, int, int]
+# For each line its tokens, for each token where it begins and ends.
+TokenSpans = list[list[tuple[int, int]]]
 
 
-def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
+def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each `.txt`; its id is the path inside the task's folder without the suffix.
 
     The release keeps notes, concepts and relations in folders of their own, so a split names them all; files belong together by
-    their names. Each note needs a `.con` (empty if it has no concepts), and in a relation task a `.rel`.
+    their names. Each note needs a `.con` (empty if it has no concepts), and in a relation task a `.rel`. With the reader option
+    `types: assertion` it needs an `.ast`, and the type of a concept that has an assertion is that assertion.
     """
-    notes, concepts, relations = (_by_name(paths, suffix) for suffix in (".txt", ".con", ".rel"))
-    documents = []
+    notes = _by_name(paths, ".txt")
+    others = {suffix: _by_name(paths, suffix) for suffix in (".con", ".ast", ".rel")}
+    asserted = card.reader_options.get("types") == "assertion"
+    needed = {".con": True, ".ast": asserted, ".rel": card.type == "re"}
+    for found in others.values():
+        for path in (path for name, path in found.items() if name not in notes):
+            raise read_error(path, "no .txt of this name among the split's files", fix="name the notes of the split in splits too")
     for name, path in notes.items():
-        for suffix, found in ((".con", concepts), (".rel", relations)):
-            if name not in found and (suffix == ".con" or card.type == "re"):
+        for suffix, found in others.items():
+            if name not in found and needed[suffix]:
                 fix = f"put it into one of the split's folders and name those files in splits, as in 'train/*/*{suffix}'"
                 raise read_error(path, f"no {suffix} of this name among the split's files", fix=fix)
-        documents.append(_read_note(path, concepts[name], relations.get(name), folder))
-    return documents
+        yield _read_note(path, {suffix: found[name] for suffix, found in others.items() if name in found}, folder, asserted)
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
@@ -52,34 +61,45 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
     return found
 
 
-def _read_note(text_path: Path, con_path: Path, rel_path: Path | None, folder: Path) -> Document:
+def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: bool) -> Document:
     # A byte order mark is no token: it stays, and the first token holds it.
     text = read_text(text_path, skip_bom=False)
-    lines = _token_spans(text)
+    lines = token_spans(text)
+    con_path = files[".con"]
+    assertions = dict(_assertions(files[".ast"])) if ".ast" in files else {}
     mismatches: list[str] = []
     mentions: dict[Place, Mention] = {}
     every: list[Mention] = []
     for number, match in _matches(con_path, _CON_LINE, 'c="text" LINE:TOKEN LINE:TOKEN||t="type"'):
         quoted, *numbers, kind = match.groups()
-        place = _place(numbers)
-        start, end = _span(con_path, number, lines, place)
+        place = place_of(numbers)
+        start, end = span_of(con_path, number, lines, place)
         if one_line(text[start:end]).lower() != one_line(quoted).lower():
             mismatches.append(f"{con_path}:{number}")
+        if (place, kind) in assertions and asserted:
+            kind = assertions[place, kind][1]
         every.append(Mention(f"line{number}", kind, start, end))
         # One span may be annotated twice; relations do not say which they mean.
         mentions.setdefault(place, every[-1])
-    relations = list(_relations(rel_path, mentions)) if rel_path else []
+    for (place, _), (number, _) in assertions.items():
+        if place not in mentions:
+            fix = "add it there or remove the line"
+            raise read_error(files[".ast"], "an assertion names a concept that the .con does not hold", line=number, fix=fix)
+    relations = list(_relations(files[".rel"], mentions)) if ".rel" in files else []
+    unique = tuple(dict.fromkeys(relations))
+    left_out = {"relations repeated": len(relations) - len(unique), "assertions": 0 if asserted else len(assertions)}
     return Document(
         doc_id=text_path.relative_to(folder).with_suffix("").as_posix(),
         text=text,
         mentions=tuple(sorted(every, key=mention_order)),
-        relations=tuple(dict.fromkeys(relations)),
+        relations=unique,
         source=str(text_path),
         mismatches=tuple(mismatches),
+        left_out={name: count for name, count in left_out.items() if count},
     )
 
 
-def _token_spans(text: str) -> list[list[tuple[int, int]]]:
+def token_spans(text: str) -> TokenSpans:
     """Where each token of each line stands. Two spaces in a row have an empty token between them, which counts."""
     spans, position = [], 0
     for line in text.split("\n"):
@@ -101,12 +121,13 @@ def _matches(path: Path, pattern: re.Pattern[str], form: str) -> Iterator[tuple[
         yield number, match
 
 
-def _place(numbers: list[str]) -> Place:
+def place_of(numbers: list[str]) -> Place:
+    """First line, first token, last line, last token, of their digits."""
     first_line, first_token, last_line, last_token = map(int, numbers)
     return first_line, first_token, last_line, last_token
 
 
-def _span(path: Path, number: int, lines: list[list[tuple[int, int]]], place: Place) -> tuple[int, int]:
+def span_of(path: Path, number: int, lines: TokenSpans, place: Place) -> tuple[int, int]:
     """Characters from the start of the first token to the end of the last."""
     for line, token in (place[:2], place[2:]):
         if not 1 <= line <= len(lines):
@@ -121,10 +142,22 @@ def _span(path: Path, number: int, lines: list[list[tuple[int, int]]], place: Pl
     return start, end
 
 
+def _assertions(path: Path) -> Iterator[tuple[tuple[Place, str], tuple[int, str]]]:
+    """By place and type of the concept: line and assertion."""
+    seen: dict[tuple[Place, str], int] = {}
+    for number, match in _matches(path, _AST_LINE, 'c="text" L:T L:T||t="type"||a="assertion"'):
+        _, *numbers, kind, assertion = match.groups()
+        key = (place_of(numbers), kind)
+        if key in seen:
+            raise read_error(path, f"a second assertion of the concept of line {seen[key]}", line=number, fix="keep one of them")
+        seen[key] = number
+        yield key, (number, assertion)
+
+
 def _relations(path: Path, mentions: dict[Place, Mention]) -> Iterator[Relation]:
     for number, match in _matches(path, _REL_LINE, 'c="text" L:T L:T||r="type"||c="text" L:T L:T'):
         _, *head, kind, _, tail_1, tail_2, tail_3, tail_4 = match.groups()
-        ends = [_place(head), _place([tail_1, tail_2, tail_3, tail_4])]
+        ends = [place_of(head), place_of([tail_1, tail_2, tail_3, tail_4])]
         if not all(end in mentions for end in ends):
             raise read_error(path, "a relation names a concept that the .con does not hold", line=number, fix="add it there or remove the line")
         yield Relation(kind, mentions[ends[0]].key, mentions[ends[1]].key)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from clinical_tasks.documents import Document, Mention, Relation, mention_order,
 from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 # Between title and abstract the format counts one character and does not say which.
 _JOINT = "\n"
@@ -25,15 +28,23 @@ class _Draft:
     abstract: str | None = None
     mentions: list[tuple[int, list[str]]] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
+    # The annotation lines so far; set once the text has come a second time.
+    lines: set[tuple[str, ...]] = field(default_factory=set)
+    repeated: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
-def read_pubtator_files(paths: list[Path], card: TaskCard, folder: Path) -> list[Document]:
+def read_pubtator_files(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """The documents of all files, in file order."""
-    return [document for path in paths for document in read_pubtator(path)]
+    for path in paths:
+        yield from read_pubtator(path)
 
 
 def read_pubtator(path: Path | str) -> list[Document]:
-    """Read one file of abstracts with their annotations, or of predictions in the same grammar (a score may end each line)."""
+    """Read one file of abstracts with their annotations, or of predictions in the same grammar (a score may end each line).
+
+    A document that is there twice, as in the NCBI disease corpus, is read once; what its second copy repeats is counted.
+    """
     path = Path(path)
     drafts: dict[str, _Draft] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -49,7 +60,11 @@ def read_pubtator(path: Path | str) -> list[Document]:
 
 def _add_text(path: Path, number: int, drafts: dict[str, _Draft], key: str, part: str, text: str) -> None:
     draft = drafts.setdefault(key, _Draft(number))
-    if (draft.title if part == "t" else draft.abstract) is not None:
+    known = draft.title if part == "t" else draft.abstract
+    if known == text:
+        draft.repeated = True
+        draft.left_out["text lines repeated"] += 1
+    elif known is not None:
         reason = f"a second {'title' if part == 't' else 'abstract'} for the same document"
         raise read_error(path, reason, line=number, fix="each document occurs once in a file")
     if part == "t":
@@ -62,7 +77,14 @@ def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns:
     if columns[0] not in drafts:
         raise read_error(path, "neither a text line nor an annotation of a document above", line=number, fix="expected 'ID|t|...' or tabs")
     draft = drafts[columns[0]]
-    if len(columns) >= 6 and columns[1].isdecimal() and columns[2].isdecimal():
+    again = draft.repeated and tuple(columns) in draft.lines
+    draft.lines.add(tuple(columns))
+    # A tab at the end of a line, as some tools leave it.
+    while len(columns) > 6 and not columns[-1]:
+        columns.pop()
+    if again:
+        draft.left_out["annotations repeated"] += 1
+    elif 6 <= len(columns) <= 8 and all(_NUMBER.fullmatch(column) for column in columns[1:3]):
         draft.mentions.append((number, columns))
     elif len(columns) in (4, 5) and not columns[1].isdecimal():
         draft.relations.append(Relation(columns[1], strip_mesh(columns[2]), strip_mesh(columns[3])))
@@ -83,20 +105,28 @@ def _document(path: Path, key: str, draft: _Draft) -> Document:
             raise read_error(path, reason, line=number, fix="offsets count characters over title, one character, abstract")
         if one_line(text[start:end]) != one_line(columns[3]):
             mismatches.append(f"{path}:{number}")
-        ids = tuple(strip_mesh(part) for part in columns[5].split("|") if part not in ("", "-1", "-"))
+        ids = concept_ids(columns[5])
         # Column 7 is the single texts of a composite mention in a corpus, but a score in a file of predictions.
         parts = tuple(columns[6].split("|")) if len(columns) > 6 and len(ids) > 1 else ()
         mentions.append(
             Mention(f"line{number}", columns[4], start, end, ids=ids, parts=parts if len(parts) == len(ids) else ())
         )
+    relations = tuple(dict.fromkeys(draft.relations))
+    draft.left_out["relations repeated"] += len(draft.relations) - len(relations)
     return Document(
         doc_id=key,
         text=text,
         mentions=tuple(sorted(mentions, key=mention_order)),
-        relations=tuple(dict.fromkeys(draft.relations)),
+        relations=relations,
         source=f"{path}:{draft.line}",
         mismatches=tuple(mismatches),
+        left_out={name: count for name, count in draft.left_out.items() if count},
     )
+
+
+def concept_ids(column: str) -> tuple[str, ...]:
+    """The identifiers of a mention; `-1`, `-` and nothing at all stand for none."""
+    return tuple(strip_mesh(part) for part in column.split("|") if part.strip() not in ("", "-1", "-"))
 
 
 def strip_mesh(identifier: str) -> str:

@@ -1,0 +1,120 @@
+"""i2b2 2012 temporal relations: an XML file with the note in TEXT and EVENT, TIMEX3, SECTIME and TLINK in TAGS.
+
+The release counts characters from 1, ends exclusive, in the note without the line break after `<![CDATA[`: which is from 0 with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from clinical_tasks.card import TaskCard
+from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
+from clinical_tasks.errors import read_error
+from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.markup import Element, attribute, count_others, root_with_text, whole_number
+
+_MENTIONS = ("EVENT", "TIMEX3")
+
+
+class _Span(NamedTuple):
+    element: Element
+    start: int
+    end: int
+    quoted: str
+
+
+def read_i2b2_2012(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
+    """One document for each `.xml`; its id is the path inside the task's folder without the suffix.
+
+    EVENT and TIMEX3 are mentions, their `type` attribute is the type. TLINK are relations.
+    """
+    for path in paths:
+        yield _read_note(path, folder)
+
+
+def _read_note(path: Path, folder: Path) -> Document:
+    root = root_with_text(path, read_text(path), "</TEXT>")
+    note, tags = root.first("TEXT"), root.first("TAGS")
+    if note is None or tags is None or note.children:
+        raise read_error(path, "no TEXT of the note alone, or no TAGS", line=root.line, fix="compare the file with the release")
+    left_out: Counter[str] = Counter()
+    count_others(tags, (*_MENTIONS, "TLINK"), left_out)
+    spans = list(_spans(path, tags, left_out))
+    text, first, last = _convention(note.text, spans)
+    mentions, mismatches = {}, []
+    for span in spans:
+        start, end = span.start + first, span.end + last
+        if not 0 <= start < end <= len(text):
+            reason = f"span {span.start}-{span.end} is empty or beyond the note's {len(text)} characters"
+            raise read_error(path, reason, line=span.element.line, fix="compare the file with the release")
+        if one_line(text[start:end]) != one_line(span.quoted):
+            mismatches.append(f"{path}:{span.element.line}")
+        key = attribute(path, span.element, "id")
+        if key in mentions:
+            raise read_error(path, "an id is used twice", line=span.element.line, fix="give each tag its own id")
+        mentions[key] = Mention(key, attribute(path, span.element, "type"), start, end)
+    relations = _relations(path, tags, mentions, left_out)
+    text, dropped = _without_frame(text, mentions)
+    return Document(
+        doc_id=path.relative_to(folder).with_suffix("").as_posix(),
+        text=text,
+        mentions=tuple(sorted((Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()), key=mention_order)),
+        relations=relations,
+        source=str(path),
+        mismatches=tuple(mismatches),
+        left_out=dict(left_out),
+    )
+
+
+def _spans(path: Path, tags: Element, left_out: Counter[str]) -> Iterator[_Span]:
+    for element in tags.children:
+        if element.tag in _MENTIONS and element.attributes.get("start") == element.attributes.get("end") == "-1":
+            # How the annotation tool writes a tag that stands for no words.
+            left_out[f"{element.tag} elements without a place"] += 1
+        elif element.tag in _MENTIONS:
+            start, end = (whole_number(path, element.line, name, attribute(path, element, name)) for name in ("start", "end"))
+            yield _Span(element, start, end, attribute(path, element, "text"))
+
+
+def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
+    """The text, and what to add to starts and ends: how the file counts, as most of its quoted texts agree; by default from 1.
+
+    The line ends may have been CR LF for whoever counted, or already LF, as an XML parser shows them.
+    """
+    from_0, from_1, from_1_inclusive = (0, 0), (-1, -1), (-1, 0)
+    shifts = [from_0, from_1, from_1_inclusive] if text[:1] in ("\n", "\r") else [from_1, from_0, from_1_inclusive]
+    texts = [text.replace("\r\n", "\n"), text] if "\r\n" in text else [text]
+    ways = [(way, first, last) for way in texts for first, last in shifts]
+    return max(ways, key=lambda way: sum(_blank(way[0][max(span.start + way[1], 0) : span.end + way[2]]) == _blank(span.quoted) for span in spans))
+
+
+def _blank(text: str) -> str:
+    """Every whitespace character as a space, none dropped: the parser has made spaces of those in attributes."""
+    return re.sub(r"\s", " ", text.replace("\r\n", "\n"))
+
+
+def _relations(path: Path, tags: Element, mentions: dict[str, Mention], left_out: Counter[str]) -> tuple[Relation, ...]:
+    relations: dict[Relation, None] = {}
+    for element in tags.find("TLINK"):
+        kind, head, tail = (attribute(path, element, name) for name in ("type", "fromID", "toID"))
+        if head not in mentions or tail not in mentions:
+            # Links to the times of admission and discharge, which are SECTIME elements.
+            left_out["TLINK elements of which an end is no mention"] += 1
+        elif (relation := Relation(kind, head, tail)) in relations:
+            left_out["TLINK elements repeated"] += 1
+        else:
+            relations[relation] = None
+    return tuple(relations)
+
+
+def _without_frame(text: str, mentions: dict[str, Mention]) -> tuple[str, int]:
+    """The note without the line break that follows `<![CDATA[` and the one before `]]>`, and how many characters went in front."""
+    begin = re.match(r"\r?\n|", text)
+    end = re.search(r"(\r?\n|)\Z", text)
+    front = begin.end() if begin and all(mention.start >= begin.end() for mention in mentions.values()) else 0
+    back = end.start() if end and all(mention.end <= end.start() for mention in mentions.values()) else len(text)
+    return text[front : max(front, back)], front

@@ -1,0 +1,159 @@
+"""XML without its dangers: a released file to plain elements with their line numbers, nothing fetched, nothing expanded.
+
+Entity declarations are refused (they can grow a small file without bound, or name other files), and so is a reference to an entity
+that is not one of XML's own five. A DOCTYPE that only names a DTD is passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from clinical_tasks.errors import ReadError, read_error
+
+# The parser takes text in slices, so that a large file is never one tree.
+_SLICE = 1 << 16
+# XML has no control characters and turns CR LF into LF, but notes hold both and offsets count them. Each stands as a private-use
+# character while the parser has the text.
+_HIDDEN = {code: 0x10F000 + code for code in range(32) if code not in (9, 10)}
+_SHOWN = {hidden: code for code, hidden in _HIDDEN.items()}
+_PRIVATE = re.compile("[\U0010f000-\U0010f01f]")
+
+
+@dataclass
+class Element:
+    """A tag with its attributes, the line of its start, its children, and the text directly inside it."""
+
+    tag: str
+    attributes: dict[str, str]
+    line: int
+    children: list[Element] = field(default_factory=list)
+    text: str = ""
+
+    def find(self, *tags: str) -> Iterator[Element]:
+        """The children with one of these tags, in file order."""
+        return (child for child in self.children if child.tag in tags)
+
+    def first(self, tag: str) -> Element | None:
+        """The first child with this tag."""
+        return next(self.find(tag), None)
+
+
+def attribute(path: Path, element: Element, name: str) -> str:
+    """An attribute that has to be there."""
+    if name not in element.attributes:
+        raise read_error(path, f"<{element.tag}> has no attribute {name}", line=element.line, fix="compare the file with the release")
+    return element.attributes[name]
+
+
+def whole_number(path: Path, line: int, name: str, text: str) -> int:
+    """A count of characters, tokens or lines as written: ASCII digits, at most nine."""
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise read_error(path, f"{name} is not a whole number", line=line, fix="compare the file with the release")
+    return int(text)
+
+
+def elements(path: Path, text: str, tag: str = "") -> Iterator[Element]:
+    """Every outermost element with this tag (by default the root), whole, as the parser completes it.
+
+    Raises `ReadError` for what is not well-formed.
+    """
+    if _PRIVATE.search(text):
+        raise read_error(path, "holds characters of the private area U+10F000", fix="replace them; they have no meaning of their own")
+    builder = _Builder(path, tag)
+    text = text.translate(_HIDDEN)
+    for begin in range(0, max(len(text), 1), _SLICE):
+        builder.feed(text[begin : begin + _SLICE], last=begin + _SLICE >= len(text))
+        yield from builder.done
+        builder.done.clear()
+
+
+class _Builder:
+    """Collects the elements of one tag from the parser's calls; whatever lies outside them is not kept."""
+
+    def __init__(self, path: Path, tag: str) -> None:
+        self.done: list[Element] = []
+        self._path, self._tag = path, tag
+        self._open: list[tuple[Element, list[str]]] = []
+        self._parser = expat.ParserCreate()
+        self._parser.buffer_text = True
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+        self._parser.EntityDeclHandler = lambda *_: self._refuse("an entity declaration")
+        self._parser.SkippedEntityHandler = lambda *_: self._refuse("a reference to an undeclared entity")
+
+    def feed(self, text: str, last: bool) -> None:
+        try:
+            self._parser.Parse(text, last)
+        except expat.ExpatError as error:
+            # The parser's reasons are fixed phrases. `from None`: nothing else of it may be shown.
+            raise read_error(
+                self._path, f"not well-formed XML ({expat.ErrorString(error.code)})", line=error.lineno, fix="compare the file with the release"
+            ) from None
+
+    def _refuse(self, what: str) -> None:
+        raise read_error(self._path, what, line=self._parser.CurrentLineNumber, fix="write the text itself; nothing is expanded here")
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        if self._open or self._tag in (tag, ""):
+            shown = {name: value.translate(_SHOWN) for name, value in attributes.items()}
+            element = Element(tag, shown, self._parser.CurrentLineNumber)
+            if self._open:
+                self._open[-1][0].children.append(element)
+            self._open.append((element, []))
+
+    def _end(self, tag: str) -> None:
+        if self._open:
+            element, pieces = self._open.pop()
+            element.text = "".join(pieces).translate(_SHOWN)
+            if not self._open:
+                self.done.append(element)
+
+    def _characters(self, text: str) -> None:
+        if self._open:
+            self._open[-1][1].append(text)
+
+
+# An attribute's value reaches to the quote before the next attribute or the end of the tag.
+_TAG_LINE = re.compile(r"\s*<[A-Za-z]\w*\s[^\n]*>\s*")
+_ATTRIBUTE = re.compile(r'(\s[A-Za-z]\w*=)"(.*?)"(?=\s+[A-Za-z]\w*="|\s*/?>)')
+_BARE = ((re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)"), "&amp;"), (re.compile("<"), "&lt;"), (re.compile('"'), "&quot;"))
+
+
+def root_with_text(path: Path, text: str, end_of_text: str) -> Element:
+    """The root of a file with one document; where its tool did not escape attributes, as some files of a release, they are escaped first.
+
+    `end_of_text` is the tag after which there are no more words of the note, only tags on lines of their own.
+    """
+    try:
+        (root,) = elements(path, text)
+    except ReadError as error:
+        note, mark, tags = text.rpartition(end_of_text)
+        try:
+            (root,) = elements(path, note + mark + _escaped(tags))
+        except ReadError:
+            # Of the two reasons the one about the file as it is.
+            raise error from None
+    return root
+
+
+def count_others(element: Element, known: Collection[str], left_out: Counter[str]) -> None:
+    """Count the children whose tags a reader does not know."""
+    for child in element.children:
+        if child.tag not in known:
+            left_out[f"{child.tag} elements"] += 1
+
+
+def _escaped(tags: str) -> str:
+    def escape(match: re.Match[str]) -> str:
+        value = match[2]
+        for pattern, replacement in _BARE:
+            value = pattern.sub(replacement, value)
+        return f'{match[1]}"{value}"'
+
+    return "\n".join(_ATTRIBUTE.sub(escape, line) if _TAG_LINE.fullmatch(line) else line for line in tags.split("\n"))
