@@ -87,7 +87,7 @@ def _write_table(path: Path, card: TaskCard, rows: list[dict[str, Any]]) -> None
 
 def _standoff(corpus: Corpus, document: Document) -> str:
     mentions = {mention.key: mention for mention in document.mentions}
-    lines = [f"{m.key}\t{m.type} {m.start} {m.end}\t{document.text[m.start : m.end]}" for m in document.mentions]
+    lines = [f"{m.key}\t{m.type} {m.start} {m.end}\t{releases.quoted(document.text, m)}" for m in document.mentions]
     if corpus.events:
         triggers = [mention for mention in document.mentions if mention.type in corpus.events]
         for number, trigger in enumerate(triggers, start=1):
@@ -110,7 +110,7 @@ def _i2b2(document: Document) -> tuple[str, str]:
 
 
 def _concept(text: str, mention: Mention) -> str:
-    return f'c="{text[mention.start : mention.end].lower()}" {releases.places(text, mention)}'
+    return f'c="{releases.quoted(text, mention).lower()}" {releases.places(text, mention)}'
 
 
 def _pubtator(document: Document) -> str:

@@ -39,11 +39,12 @@ def i2b2_2009(documents: Sequence[Document]) -> Iterator[File]:
 
 
 def _entry(text: str, entry: list[Mention]) -> str:
-    fields = {mention.type: f'{mention.type}="{_quoted(text, mention).lower()}" {places(text, mention)}' for mention in entry}
+    fields = {mention.type: f'{mention.type}="{quoted(text, mention).lower()}" {places(text, mention)}' for mention in entry}
     return "||".join([*(fields.get(name, f'{name}="nm"') for name in _MEDICATION_FIELDS), 'ln="narrative"'])
 
 
-def _quoted(text: str, mention: Mention) -> str:
+def quoted(text: str, mention: Mention) -> str:
+    """A mention's words on one line."""
     return text[mention.start : mention.end].replace("\n", " ")
 
 
@@ -59,7 +60,7 @@ def i2b2_2012(documents: Sequence[Document]) -> Iterator[File]:
 
 def _tag(text: str, order: int, mention: Mention) -> str:
     timed = mention.type in _TIME_EXPRESSIONS
-    words = quoteattr(_quoted(text, mention))
+    words = quoteattr(quoted(text, mention))
     place = f'start="{mention.start + 1}" end="{mention.end + 1}" text={words}'
     if timed:
         return f'<TIMEX3 id="T{order}" {place} type="{mention.type}" val="" mod="NA" />'
@@ -72,7 +73,7 @@ def chemprot(documents: Sequence[Document]) -> Iterator[File]:
     for document in documents:
         title, _, abstract = document.text.partition("\n")
         tables["abstracts"].append("\t".join((document.doc_id, title, abstract.replace("\n", " "))))
-        tables["entities"] += ["\t".join((document.doc_id, m.key, m.type, str(m.start), str(m.end), _quoted(document.text, m)))
+        tables["entities"] += ["\t".join((document.doc_id, m.key, m.type, str(m.start), str(m.end), quoted(document.text, m)))
                                for m in document.mentions]
         tables["gold_standard"] += ["\t".join((document.doc_id, item.type, f"Arg1:{item.head}", f"Arg2:{item.tail}")) for item in document.relations]
     for name, lines in tables.items():
@@ -96,7 +97,7 @@ def _sentence(document: Document, name: str, words: str, base: int) -> str:
     lines = [f"    <sentence id={quoteattr(name)} text={quoteattr(words)}>"]
     for m in inner:
         lines.append(f'        <entity id="{names[m.key]}" charOffset="{m.start - base}-{m.end - base - 1}" '
-                     f'type="{m.type}" text={quoteattr(_quoted(document.text, m))}/>')
+                     f'type="{m.type}" text={quoteattr(quoted(document.text, m))}/>')
     for order, (one, other) in enumerate(combinations(names, 2)):
         head, tail = (other, one) if (other, one) in kinds else (one, other)
         kind = kinds.get((head, tail), "")
@@ -120,7 +121,7 @@ def _bioc_document(document: Document) -> str:
         inner = [mention for mention in document.mentions if base <= mention.start < base + len(words)]
         annotations = "".join(
             f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon><infon key="MESH">{"|".join(m.ids) or "-1"}</infon>'
-            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(_quoted(document.text, m))}</text></annotation>\n' for m in inner)
+            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n' for m in inner)
         passages += f'<passage><infon key="type">{kind}</infon><offset>{base}</offset><text>{escape(words)}</text>\n{annotations}</passage>\n'
     relations = "".join(
         f'<relation id="R{number}"><infon key="relation">{item.type}</infon><infon key="Chemical">{item.head}</infon>'

@@ -114,7 +114,7 @@ def _covered(text: str, mention: Mention) -> str:
 
 def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention], triggers: dict[str, str]) -> Relation:
     """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does; an event is its trigger."""
-    kind, *arguments = fields[0].split()
+    kind, *arguments = fields[0].split() or [""]
     ends = [argument.partition(":")[2] for argument in arguments]
     if len(ends) != 2 or not all(ends):
         raise read_error(path, "a relation needs two arguments", line=line, fix="write 'Type Arg1:T1 Arg2:T2'")

@@ -89,7 +89,12 @@ def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
     shifts = [from_0, from_1, from_1_inclusive] if text[:1] in ("\n", "\r") else [from_1, from_0, from_1_inclusive]
     texts = [text.replace("\r\n", "\n"), text] if "\r\n" in text else [text]
     ways = [(way, first, last) for way in texts for first, last in shifts]
-    return max(ways, key=lambda way: sum(_blank(way[0][max(span.start + way[1], 0) : span.end + way[2]]) == _blank(span.quoted) for span in spans))
+    return max(ways, key=lambda way: sum(_agrees(*way, span) for span in spans))
+
+
+def _agrees(text: str, first: int, last: int, span: _Span) -> bool:
+    start, end = span.start + first, span.end + last
+    return 0 <= start < end <= len(text) and _blank(text[start:end]) == _blank(span.quoted)
 
 
 def _blank(text: str) -> str:

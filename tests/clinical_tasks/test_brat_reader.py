@@ -43,6 +43,37 @@ def test_events_become_relations_on_request(card, brat, tmp_path):
     assert [(r.type, r.head, r.tail) for r in document.relations] == [("Frequency", "T1", "T2"), ("Then", "T1", "T3")]
 
 
+def test_a_social_history_as_released(card, brat, tmp_path):
+    """Triggers, arguments with numbered roles and values as attributes; relations are named after roles or after what the arguments are."""
+    brat("a", "smoker 1 pack daily , lives alone", "T2\tTobacco 0 6\tsmoker\nT3\tStatusTime 0 6\tsmoker\nT4\tAmount 7 13\t1 pack\nT5\tFrequency 14 19\tdaily\n"
+         "T6\tLivingStatus 22 27\tlives\nT7\tTypeLiving 28 33\talone\nT8\tStatusTime 22 27\tlives\nE1\tTobacco:T2 Status:T3 Amount:T4 Amount2:T5 \n"
+         "E2\tLivingStatus:T6 Type:T7 Status:T8\nA1\tStatusTimeVal T3 current\nA2\tTypeLivingVal T7 alone\nA3\tStatusTimeVal T8 current\n")
+    found = {}
+    for events in ("relations", "argument_types", "ignore"):
+        (document,) = read_documents(card("re", labels=None, reader_options={"events": events}), tmp_path, "test")
+        found[events] = [(r.type, r.head, r.tail) for r in document.relations]
+        assert document.left_out == {"A lines": 3} | ({"E lines": 2} if events == "ignore" else {}) and document.mismatches == ()
+    assert found == {
+        "relations": [("Status", "T2", "T3"), ("Amount", "T2", "T4"), ("Amount", "T2", "T5"), ("Type", "T6", "T7"), ("Status", "T6", "T8")],
+        "argument_types": [("StatusTime", "T2", "T3"), ("Amount", "T2", "T4"), ("Frequency", "T2", "T5"), ("TypeLiving", "T6", "T7"),
+                           ("StatusTime", "T6", "T8")],
+        "ignore": [],
+    }
+
+
+def test_relations_of_events_and_what_is_left_out(card, brat, tmp_path):
+    brat("a", "aspirin, pain", "T1\tDrug 0 7\taspirin\nT2\tProblem 9 13\tpain\nE1\tDrug:T1\nE2\tProblem:T2\nR1\tTreats Arg1:E1 Arg2:E2\n"
+         "R2\tTreats Arg1:T1 Arg2:T2\n*\tEquiv T1 T2\n#1\tNote T1\tsure\n")
+    (document,) = read_documents(card("re", labels=None), tmp_path, "test")
+    assert [(r.type, r.head, r.tail) for r in document.relations] == [("Treats", "T1", "T2")]
+    assert document.left_out == {"* lines": 1, "# lines": 1, "relations repeated": 1, "E lines": 2}
+
+
+def test_a_mention_without_its_words_is_a_mismatch(card, brat, tmp_path):
+    path = brat("a", "pain", "T1\tProblem 0 4\n")
+    assert read_documents(card("ner"), tmp_path, "test")[0].mismatches == (f"{path}:1",)
+
+
 def test_offsets_count_characters_of_the_text_as_it_is(card, brat, tmp_path):
     # Two bytes, four bytes, CRLF, and line separators that splitlines would break at.
     text = "\ufeffé😀\r\n\x0b\x85\u2028 aspirin"
@@ -68,6 +99,11 @@ def test_a_mention_over_a_line_end_is_no_mismatch_but_a_shifted_one_is(card, bra
         ("T2\tDrug 5 5\tZebulon Quackenbush", "a span is empty or negative"),
         ("T2\tDrug 5 500\tZebulon Quackenbush", "offset 500 lies beyond the note's 19 characters"),
         ("T1\tDrug 0 3\tZebulon Quackenbush", "an id is used twice"),
+        ("T2\tDrug 0 1_0\tZebulon", "offsets are not numbers"),
+        ("T2\tDrug 0 7\tZebulon\tT3\tDrug 0 7", "more columns than this kind of line has"),
+        ("A1\tNegated T1\tQuackenbush", "more columns than this kind of line has"),
+        ("\tZebulon", "unknown kind of annotation"),
+        ("R1\t", "a relation needs two arguments"),
         ("R1\tTreats Arg1:T1\tZebulon Quackenbush", "a relation needs two arguments"),
         ("R1\tTreats Arg1:T1 Arg2:T9\tZebulon Quackenbush", "a relation names a mention that is not in the file"),
         ("E1\tDrug:T9\tZebulon Quackenbush", "an event names no trigger that is in the file"),

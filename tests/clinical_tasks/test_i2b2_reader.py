@@ -55,6 +55,27 @@ def test_a_shifted_concept_is_a_mismatch_and_a_span_may_have_two_types(card, wri
     assert len(document.mentions) == 3
 
 
+def test_assertions_are_counted_or_are_the_types(card, write, folder, tmp_path):
+    write("a", "no fever , cough", 'c="fever" 1:1 1:1||t="problem"\nc="cough" 1:3 1:3||t="problem"\nc="no" 1:0 1:0||t="test"\n', None)
+    path = folder / "concept" / "a.ast"
+    path.write_text('c="fever" 1:1 1:1||t="problem"||a="absent"\nc="cough" 1:3 1:3||t="problem"||a="present"\n')
+    splits = {"test": ["txt/*", "concept/*"]}
+    (document,) = read_documents(card("ner", reader="i2b2", splits=splits, labels=LABELS), tmp_path, "test")
+    assert document.left_out == {"assertions": 2} and [m.type for m in document.mentions] == ["test", "problem", "problem"]
+    typed = card("ner", reader="i2b2", splits=splits, labels=None, reader_options={"types": "assertion"})
+    (document,) = read_documents(typed, tmp_path, "test")
+    assert document.left_out == {} and [m.type for m in document.mentions] == ["test", "absent", "present"]
+    for lines, reason in (('c="no" 1:2 1:2||t="problem"||a="absent"', "an assertion names a concept that the .con does not hold"),
+                          ('c="cough" 1:3 1:3||t="problem"||a="present"\n' * 2, "a second assertion of the concept of line 1"),
+                          ('c="cough" 1:3 1:3||t="problem"', "not a line of this format")):
+        path.write_text(lines)
+        with pytest.raises(ReadError, match=rf"a\.ast:[12]: {reason}"):
+            read_documents(typed, tmp_path, "test")
+    path.unlink()
+    with pytest.raises(ReadError, match=r"a\.txt: no \.ast of this name"):
+        read_documents(typed, tmp_path, "test")
+
+
 @pytest.mark.parametrize(
     ("concept", "relation", "where", "reason"),
     [
@@ -85,6 +106,10 @@ def test_every_note_needs_its_files(card, write, folder, tmp_path):
     with pytest.raises(ReadError, match=r"b\.txt: no \.con of this name"):
         read_split(ner, tmp_path, "test")
     (folder / "concept" / "b.con").write_text("")
+    (folder / "concept" / "c.con").write_text("")
+    with pytest.raises(ReadError, match=r"c\.con: no \.txt of this name"):
+        read_split(ner, tmp_path, "test")
+    (folder / "concept" / "c.con").unlink()
     (folder / "more").mkdir()
     (folder / "more" / "a.con").write_text("")
     both = card("ner", reader="i2b2", splits={"test": ["txt/*", "concept/*", "more/*"]}, labels=None)

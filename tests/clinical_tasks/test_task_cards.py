@@ -9,6 +9,8 @@ import pytest
 from clinical_tasks import CardError, load_card, load_cards
 
 EMBEDDED = {"pubmedqa", "bc5cdr_entities", "bc5cdr_cid", "mts_dialog", "brat_entities", "brat_relations"}
+EMBEDDED |= {"i2b2_2009_medications", "i2b2_2010_concepts", "i2b2_2010_relations", "i2b2_2012_events", "n2c2_2018_entities", "n2c2_2018_relations",
+             "ncbi_disease", "chemprot", "ddi_2013", "n2c2_2022_sdoh_entities", "n2c2_2022_sdoh_relations", "uf_opioid_entities", "uf_opioid_relations"}
 
 
 def test_embedded_cards_load_and_state_their_source():
