@@ -34,7 +34,8 @@ def read(mine, folder, tmp_path):
 
 
 def test_ends_are_inclusive_and_pairs_that_interact_are_relations(read, mine, tmp_path):
-    document = read(("é😀 \x85\u2028 Aspirin &amp; old and new X&#13;&#10;", entity(0, "6-12", "Aspirin") + entity(1, "16-18;28-28", "old X") + entity(2, "24-28", "new X")
+    document = read(("é😀 \x85\u2028 Aspirin &amp; old and new X&#13;&#10;",
+                     entity(0, "6-12", "Aspirin") + entity(1, "16-18;28-28", "old X") + entity(2, "24-28", "new X")
                      + pair(0, 1, 'ddi="true" type="effect"') + pair(0, 2, 'ddi="false"') + pair(1, 2, 'ddi="true"')
                      + pair(0, 1, 'ddi="true" type="effect"')),
                     ("Y with &lt;Z&gt; &quot;.", entity(0, "0-0", "Y", 1) + entity(1, "8-8", "Z", 1) + pair(1, 0, 'ddi="true" type="int"', 1)))
