@@ -105,6 +105,12 @@ def test_errors_name_file_and_line_only(mine, write, tmp_path, canary, entry, re
     assert all(word not in str(caught.value) for word in canary.split())
 
 
+def test_quoted_words_may_look_like_places(mine, write, tmp_path):
+    write("x at 8:00 12:00", 'm="x" 1:0 1:0||do="nm"||mo="nm"||f="at 8:00 12:00" 1:1 1:3||du="nm"||r="nm"')
+    (document,) = read_documents(mine, tmp_path, "test")
+    assert [text for _, text, _ in spans(document)] == ["x", "at 8:00 12:00"] and document.mismatches == ()
+
+
 def test_a_field_with_words_and_no_place_is_counted(mine, write, tmp_path):
     write("x", 'm="x" 1:0 1:0||r="pain"')
     assert read_documents(mine, tmp_path, "test")[0].left_out == {"fields without a place": 1}
