@@ -88,11 +88,12 @@ def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
     from_0, from_1, from_1_inclusive = (0, 0), (-1, -1), (-1, 0)
     shifts = [from_0, from_1, from_1_inclusive] if text[:1] in ("\n", "\r") else [from_1, from_0, from_1_inclusive]
     texts = [text.replace("\r\n", "\n"), text] if "\r\n" in text else [text]
-    ways = [(way, first, last) for way in texts for first, last in shifts]
-    return max(ways, key=lambda way: sum(_agrees(*way, span) for span in spans))
+    ways = [(one, first, last) for one in texts for first, last in shifts]
+    return max(ways, key=lambda way: sum(_agrees(way, span) for span in spans))
 
 
-def _agrees(text: str, first: int, last: int, span: _Span) -> bool:
+def _agrees(way: tuple[str, int, int], span: _Span) -> bool:
+    text, first, last = way
     start, end = span.start + first, span.end + last
     return 0 <= start < end <= len(text) and _blank(text[start:end]) == _blank(span.quoted)
 
