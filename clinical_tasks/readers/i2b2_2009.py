@@ -25,9 +25,9 @@ _FIELDS = ("m", "do", "mo", "f", "du", "r")
 # Event, temporal marker, certainty, list or narrative: words about an entry, which stand nowhere in the note.
 _REMARKS = ("e", "t", "c", "ln")
 _PLACES = r"\d{1,9}:\d{1,9} \d{1,9}:\d{1,9}"
-# Quoted words may hold quotes and bars: they end at the quote before the next field or the end of the line. What looks like the end of a
-# field or the beginning of one inside them is damage.
-_FIELD = re.compile(rf'([a-z]+)="((?:(?!\|[a-z]+="|"\|\||" {_PLACES}).)*?)"(?: ({_PLACES}(?:, ?{_PLACES})*))?(?:\|\|(?=[a-z]+=")|\s*$)')
+# Quoted words may hold quotes and single bars: they end at the quote before the next field or the end of the line. What looks like the end
+# of a field or the beginning of one inside them is damage.
+_FIELD = re.compile(rf'([a-z]+)="((?:(?!\|[a-z]+="|\|\||" {_PLACES}).)*?)"(?: ({_PLACES}(?:, ?{_PLACES})*))?(?:\|\|(?=[a-z]+=")|\s*$)')
 _NOT_MENTIONED = "nm"
 
 
