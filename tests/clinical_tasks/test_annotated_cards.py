@@ -92,4 +92,6 @@ def test_what_every_card_tells(tmp_path):
         assert card.licence and card.access and card.protocol and card.citation and card.instruction and (card.url or card.licence == "private")
         assert all(word in card.instruction for word in card.labels.values()), name
         assert {"train", "validation", "test"} == card.splits.keys()
-    assert cards["n2c2_2018_entities"].duplicates == "discard" and cards["n2c2_2022_sdoh_entities"].duplicates == "penalise"
+    assert {cards[f"n2c2_2018_{kind}"].duplicates for kind in ("entities", "relations")} == {"discard"}
+    assert cards["n2c2_2022_sdoh_entities"].metric == "span_f1_sdoh_2022" and len(cards["n2c2_2022_sdoh_entities"].triggers) == 5
+    assert cards["ddi_2013"].relations.symmetric and not cards["chemprot"].relations.symmetric
