@@ -5,6 +5,7 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -12,11 +13,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import commands, watch
+from engine import commands, startup, watch
 from engine.errors import Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
-USER_ERROR, FAULT, START_AGAIN = 2, 1, 75
+USER_ERROR, FAULT, START_AGAIN = 2, 1, startup.START_AGAIN
 LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
@@ -110,6 +111,8 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
+            if name in ("distill", "adapt", "evaluate"):  # a scheduler's signal may come while libraries are imported
+                startup.note_early(signal.SIGUSR1, leave=name == "evaluate")
             mode.run(flags, words)
     except UserError as error:
         _fail(error.problems)

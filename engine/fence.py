@@ -1,6 +1,7 @@
 """One writer a run directory. Two jobs can meet there: submitted twice, or requeued while an old rank lives on behind a broken network.
 
-The newest to open the directory owns it; the older notices before its next write, and ends.
+The newest to open the directory owns it; the older notices before its next write, and ends. Of one SLURM job the later start is the newer,
+whatever the order in which they come.
 """
 
 import json
@@ -8,6 +9,7 @@ import os
 import socket
 import uuid
 from pathlib import Path
+from typing import Any
 
 OWNER = "owner.json"
 
@@ -17,12 +19,19 @@ class LostRunDirectory(RuntimeError):
 
 
 class Fence:
-    """Rank 0's right to write into a run directory. Claims it."""
+    """Rank 0's right to write into a run directory. Claims it.
+
+    Raises:
+        LostRunDirectory: a later start of this very job, requeued since, has opened it.
+    """
 
     def __init__(self, run_dir: Path):
         self.file = run_dir / OWNER
         self.token = uuid.uuid4().hex
         job = {k: os.environ[v] for k, v in (("slurm_job", "SLURM_JOB_ID"), ("restart", "SLURM_RESTART_COUNT")) if v in os.environ}
+        owner = self._owner()
+        if job and owner.get("slurm_job") == job.get("slurm_job") and int(owner.get("restart", 0)) > int(job.get("restart", 0)):
+            raise LostRunDirectory(f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one writes nothing")
         partial = self.file.with_name(f".{OWNER}.{self.token}")
         partial.write_text(json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), **job}) + "\n")
         partial.replace(self.file)
@@ -32,10 +41,17 @@ class Fence:
         Raises:
             LostRunDirectory: somebody else claimed it, or took the claim away.
         """
-        try:
-            owner = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            owner = {}
+        owner = self._owner()
         if owner.get("token") != self.token:
-            who = ", ".join(f"{k} {v}" for k, v in owner.items() if k != "token") or "nobody that can be read"
-            raise LostRunDirectory(f"{self.file.parent}: opened by another job since ({who}); this one writes no more")
+            raise LostRunDirectory(f"{self.file.parent}: opened by another job since ({_shown(owner)}); this one writes no more")
+
+    def _owner(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _shown(owner: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in owner.items() if k != "token") or "nobody that can be read"

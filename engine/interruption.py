@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from engine import startup
 from engine.distributed import sum_over_ranks, world_size
 from engine.errors import UserError
 
@@ -32,13 +33,14 @@ class Interruption:
     def __init__(self, run_dir: Path, signal_name: str, leads: bool):
         self.run_dir, self.leads = run_dir, leads
         self._signals = [signal.SIGTERM, signal_of(signal_name)]
-        self._asked = Request.NONE
+        self._asked = self._last = Request.NONE
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        global _late
-        self._asked, _late = _late, Request.NONE
+        self._asked = self._last = Request.NONE
         self._before = {s: signal.signal(s, self._on_signal) for s in self._signals}
+        if startup.taken():
+            self._asked = Request.STOP
         if self.leads:
             (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
         return self
@@ -47,13 +49,19 @@ class Interruption:
         for s, handler in self._before.items():
             signal.signal(s, handler)
         if kind is None:  # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the process
-            signal.signal(self._signals[1], _on_late_signal)
+            startup.note_early(self._signals[1])
+            if Request.STOP in (self._asked, self._last):
+                startup.carry()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = Request.STOP
 
     def agreed(self, failed: bool = False) -> Request:
         """What any rank was asked for; FAILED where one has. A collective."""
+        self._last = self._vote(failed)
+        return self._last
+
+    def _vote(self, failed: bool) -> Request:
         own = self._asked  # a stop stays asked for: taking it back here could lose one that comes in between
         if self.leads and own < Request.STOP:
             own = max(own, self._file())
@@ -76,14 +84,6 @@ class Interruption:
         """Tell whoever looks into the run directory that this was a stop on request."""
         if self.leads:
             (self.run_dir / STOPPED_FILE).touch()
-
-
-_late = Request.NONE
-
-
-def _on_late_signal(number: int, frame: FrameType | None) -> None:
-    global _late
-    _late = Request.STOP
 
 
 def signal_of(name: str) -> signal.Signals:

@@ -23,7 +23,7 @@ from backbones import (
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
 from backbones.sizes import Sizes, measure
-from engine import checkpoint, distributed, placement, preflight, watch
+from engine import checkpoint, distributed, placement, preflight, startup, watch
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
@@ -48,6 +48,7 @@ class Session:
     """
 
     def __init__(self, config: RunConfig):
+        startup.mark("imports")
         self.config, self.place = config, distributed.place()
         self.run_dir = expand(config.run_dir)
         try:
@@ -81,6 +82,7 @@ class Session:
             raise UserError(problems)
         self.backbone_hash = backbone_fingerprint(self.card)
         self._backbone: ShardedBackbone | None = None
+        startup.mark("checks")
 
     @property
     def leads(self) -> bool:
@@ -97,7 +99,9 @@ class Session:
 
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
-        return prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
+        found = prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
+        startup.mark("data")
+        return found
 
     def backbone(self) -> ShardedBackbone:
         """Start the process group and build the backbone, once."""
@@ -105,6 +109,7 @@ class Session:
             check_toolchain()
             device = distributed.start(self.place, self.config.hang_minutes)
             watch.start(self.config.hang_minutes, self.place.rank)
+            startup.mark("rendezvous")
             torch.manual_seed(self.config.seed)
             try:
                 chosen, machine = self._place(device)
@@ -120,6 +125,7 @@ class Session:
                 f"backbone {self.card.name}: {numbers:,} parameters, {self.card.dtype}, {distributed.world_size()} ranks, "
                 f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
             )
+            startup.mark("weights")
         return self._backbone
 
     def _place(self, device: torch.device) -> tuple[placement.Need, placement.Machine]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import checkpoint
+from engine import checkpoint, startup
 from engine.batching import Item, weigh
 from engine.distributed import gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import Stopped, UserError
@@ -94,6 +94,7 @@ class Loop:
 
     def run(self) -> None:
         stage, settings = self.stage, self.settings
+        startup.mark("prompts and teachers")
         self._resume()
         log = Logbook(stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0)
         if all(self.stopped) and self.step == 0:  # zero-shot rows alone: nothing to train, and still something to evaluate
@@ -104,6 +105,8 @@ class Loop:
             reports = self._optimise(outcome["present"])
             self.step += 1
             self.window.add(outcome, reports)
+            if told := startup.first_step():
+                log.say(told)
             log.tick(self.step)
             self._finish_rows(outcome["present"])
             last = self.step == stage.total_steps or all(self.stopped)

@@ -8,6 +8,7 @@ LAUNCHER="${LAUNCHER:-srun}"                             # srun: one task a GPU,
 CONTAINER="${CONTAINER:-none}"                           # EDIT: none | apptainer | pyxis
 IMAGE="${IMAGE:-$PROJECT/metaprompt.sif}"                # of apptainer a .sif file, of pyxis a .sqsh file or a registry's name
 LOCAL_DISK="${LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"  # EDIT: a node's own disk
+USER="${USER:-$(id -un)}"
 STAGE_WEIGHTS="${STAGE_WEIGHTS:-}"                       # a backbone's folder to copy to each node's own disk first; WEIGHTS then points there
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                       # a job is requeued so often at most
 
@@ -24,26 +25,42 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 # nothing goes out, nothing lands in a home folder; what is compiled at run time lies on the node's own disk
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$LOCAL_DISK/triton-$USER}"
-export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$PROJECT/.cache/torch_extensions}"
+BUILT="${TORCH_EXTENSIONS_DIR:-$PROJECT/.cache/torch_extensions}"  # compiled before the job (make setup, pipeline.sh); copied to each node
+export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 
 # NCCL finds its own way on most clusters. Offered, not forced:
 # export NCCL_SOCKET_IFNAME=ib0      # the interface of the first handshake, where the default one is slow or fenced off
 # export NCCL_IB_HCA=mlx5            # which InfiniBand adapters
 # export NCCL_DEBUG=WARN             # or INFO, when ranks do not find one another
 
-stage_weights() {
-  [ -n "$STAGE_WEIGHTS" ] || return 0
-  local there="$LOCAL_DISK/weights-$USER" name
-  name="$(basename "$STAGE_WEIGHTS")"
-  echo "staging $STAGE_WEIGHTS to $there on each node"
-  # a mark of its own says that it is whole: a copy that was cut short must not pass for one
+# on each node: copy what is read there from its own disk. A mark says that a copy is whole (one that was cut short must not pass for one),
+# a lock keeps two jobs that start on a node from copying at once
+prepare_nodes() {
+  local there="$LOCAL_DISK/weights-$USER" built=""
+  if [ -d "$BUILT" ]; then  # another build, another folder: a job that runs keeps its own
+    built="$(cd "$BUILT" && find . -name '*.so' -printf '%p %s %T@\n' | sort | cksum | cut -d' ' -f1)"
+    TORCH_EXTENSIONS_DIR="$TORCH_EXTENSIONS_DIR/$built"
+  fi
+  if [ -n "$STAGE_WEIGHTS" ]; then
+    echo "staging $STAGE_WEIGHTS to $there on each node"
+    export WEIGHTS="$there"
+  fi
+  [ -n "$built$STAGE_WEIGHTS" ] || return 0
   # shellcheck disable=SC2016  # expanded on the nodes
   srun --ntasks-per-node=1 --ntasks="$SLURM_NNODES" bash -c '
     set -euo pipefail
-    umask 077; mkdir -p "$1"
-    [ -f "$1/$2.whole" ] && exit 0
-    rm -rf "$1/$2" && cp -rL "$3" "$1/$2" && touch "$1/$2.whole"' _ "$there" "$name" "$STAGE_WEIGHTS"
-  export WEIGHTS="$there"
+    umask 077
+    copy() {  # from, to: times kept, or all would be compiled again; links followed; no lock of a compilation
+      [ -f "$2.whole" ] && return 0
+      mkdir -p "$(dirname "$2")"
+      exec 9> "$2.lock"; flock 9
+      [ -f "$2.whole" ] && return 0
+      rm -rf "$2" && cp -rL --preserve=timestamps "$1" "$2"
+      find "$2" -name lock -type f -delete
+      touch "$2.whole"
+    }
+    [ -z "$1" ] || [ "$1" -ef "$2" ] || copy "$1" "$2"
+    [ -z "$3" ] || copy "$3" "$4"' _ "${built:+$BUILT}" "$TORCH_EXTENSIONS_DIR" "$STAGE_WEIGHTS" "$there/$(basename "$STAGE_WEIGHTS")"
 }
 
 # python, in the container if there is one; the project and its data are mounted where they are
@@ -63,17 +80,26 @@ run_ranks() {
   if [ "$CONTAINER" = pyxis ]; then
     options+=("--container-image=$IMAGE" "--container-mounts=$PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS}" "--container-workdir=$PROJECT")
   fi
-  stage_weights
-  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself
-  export EXIT_CODE_FILE="$PROJECT/.exit-$JOB"
+  echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T)"
+  prepare_nodes
+  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself. A file of
+  # this start: what is left of an earlier one behind a broken network writes to its own
+  export EXIT_CODE_FILE="$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}"
   rm -f "$EXIT_CODE_FILE"
   if [ "$LAUNCHER" = torchrun ]; then
-    # torchrun passes SIGTERM on to its ranks; SIGUSR1 would kill it and orphan them, so this shell takes it and passes on TERM
-    $python -m torch.distributed.run --nproc_per_node "${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}" -- train.py "$@" &
-    local launcher=$!
-    trap 'kill -TERM "$launcher" 2>/dev/null || true' USR1 TERM
-    while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" && code=0 || code=$?; done
-    trap - USR1 TERM
+    # In a step of one task, since that is what SLURM signals, not this shell. The step has all GPUs of the node. torchrun would die of
+    # SIGUSR1 and orphan its ranks, so it ignores it; SLURM signals the ranks too, and where it does not the task passes it on. A SIGTERM to
+    # torchrun would give the ranks 30 seconds, which a long step exceeds
+    # shellcheck disable=SC2016,SC2086  # expanded in the task; $python is a command and its arguments
+    env -u SLURM_GPUS_PER_TASK -u SLURM_CPUS_PER_TASK srun --nodes=1 --ntasks=1 --ntasks-per-node=1 "${options[@]}" bash -c '
+      trap "" USR1
+      "$@" & launcher=$!
+      trap "pkill -USR1 -P $launcher || true" USR1
+      trap "kill -TERM $launcher 2>/dev/null || true" TERM
+      code=0
+      while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" && code=0 || code=$?; done
+      exit "$code"' _ $python -m torch.distributed.run --master_addr 127.0.0.1 --master_port "$MASTER_PORT" \
+      --nproc_per_node "${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}" -- train.py "$@" || code=$?
   else
     # a rank that fails ends the job at once; those that stop on request have all saved and met before the first of them leaves
     # shellcheck disable=SC2086  # $python is a command and its arguments
@@ -91,10 +117,10 @@ leave() {
     2) echo "the configuration, data or command is wrong (see the error above): not requeued" >&2 ;;
     75)
       if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
-        echo "stopped on request after a checkpoint; requeued as $JOB (restart $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $MAX_RESTARTS)"
+        echo "stopped on request; requeued as $JOB (restart $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $MAX_RESTARTS)"
         scontrol requeue "$JOB"
       else
-        echo "stopped on request after a checkpoint; requeued $MAX_RESTARTS times already, so not again: submit it once more to go on" >&2
+        echo "stopped on request; requeued $MAX_RESTARTS times already, so not again: submit it once more to go on" >&2
       fi ;;
     *) echo "ended with exit code $code: not requeued; submit it again to go on from the last checkpoint" >&2 ;;
   esac

@@ -24,7 +24,8 @@ check() {  # mode config flags…: prints the run directory
 plan="$(mktemp)"
 trap 'rm -f "$plan"' EXIT
 distill_run="$(check distill "$distill" "$@")"
-adapt_run="$(check adapt "$adapt" "$@" --adapt.source_run="$distill_run")"
+all="$(tr -s ' ,' '\n' <<< "${ADAPT_ARRAY:-}" | sed '/^$/d' | sort -u | paste -sd,)"  # the targets of all elements
+adapt_run="$(check adapt "$adapt" "$@" --adapt.source_run="$distill_run" ${all:+"--adapt.targets=$all"})"
 
 submit() {  # name, job that must be done first or nothing, sbatch options and script …
   local name="$1" after="$2" job

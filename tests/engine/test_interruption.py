@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine import checkpoint, cli
+from engine import checkpoint, cli, startup
 from engine.checkpoint import Checkpoint, Saver
 from engine.config import RunConfig
 from engine.data import TaskData
@@ -24,6 +24,12 @@ from engine.interruption import Interruption, Request, signal_of
 from engine.preflight import problems_of
 from engine.stages import distill_stage
 from engine.trainer import Loop
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked_for() -> Iterator[None]:
+    yield
+    startup.taken()  # by the test before
 
 
 @pytest.fixture
@@ -98,6 +104,26 @@ def test_a_request_in_the_last_step_is_no_stop(build: Callable[..., Loop], tmp_p
         at_step(monkeypatch, loop, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
         loop.run()
     assert not (tmp_path / "run/STOPPED").exists() and loop.step == 9
+
+
+def test_a_request_in_the_last_step_stops_the_next_loop(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with Interruption(tmp_path / "first", "USR1", True) as interruption:
+        loop = build("first", interruption, **{"distill.steps": 2})
+        at_step(monkeypatch, loop, 2, (tmp_path / "first/STOP").touch)
+        loop.run()
+    with Interruption(tmp_path / "second", "USR1", True) as interruption, pytest.raises(Stopped, match="stopped at step 1 of 9"):
+        build("second", interruption).run()
+
+
+def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_leaves(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    for leave, said in ((False, True), (True, False)):
+        script = f"import os, signal; from engine import startup; startup.note_early(signal.SIGUSR1, {leave}); os.kill(os.getpid(), 10); print(startup.taken())"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "EXIT_CODE_FILE": str(code)}, timeout=60)
+        assert (done.returncode, "True" in done.stdout) == (75 if leave else 0, said), done.stderr
+        assert code.exists() == leave
 
 
 def test_rank_0_tells_a_job_script_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +249,7 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(build: Callable[..., Loo
     loop = build("run", **{"checkpoint.every": 2, "log.every": 2})
     loop.fence = loop.saver.fence = Fence(run_dir)
     newer: list[Fence] = []
-    at_step(monkeypatch, loop, 4, lambda: newer.append(Fence(run_dir)))
+    at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(Fence(run_dir))))  # step 2 is on disk
     with pytest.raises(LostRunDirectory, match="opened by another job since"):
         loop.run()
     assert checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1  # type: ignore[union-attr]
@@ -243,6 +269,18 @@ def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(tmp_path: Pa
     with pytest.raises(LostRunDirectory):
         checkpoint.save(tmp_path, 3, Checkpoint({"a": torch.ones(1)}, {"b": torch.ones(1)}, {}), 2, fence)
     assert not (tmp_path / "latest").exists() and not (tmp_path / "checkpoints/step_00000003").exists()
+
+
+def test_an_earlier_start_of_a_job_does_not_take_the_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    newer = Fence(tmp_path)
+    monkeypatch.delenv("SLURM_RESTART_COUNT")  # a job's first start has none
+    with pytest.raises(LostRunDirectory, match="later start of job 7 .*restart 1"):
+        Fence(tmp_path)
+    newer.check()
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    Fence(tmp_path)
 
 
 def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Where the time went until the first step, and what a signal means that comes before any loop can take it."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+START_AGAIN = 75
+
+_start = time.monotonic()
+_marks: list[tuple[str, float]] = []
+_told = False
+_late = False
+
+
+def mark(what: str) -> None:
+    """``what`` took the time since the mark before, or since this process began."""
+    _marks.append((what, time.monotonic()))
+
+
+def first_step() -> str | None:
+    """One line, at the end of the process's first step: how long that took to come, and why. None afterwards."""
+    global _told
+    if _told:
+        return None
+    _told = True
+    mark("first step")
+    took: dict[str, float] = {}
+    for (what, end), begin in zip(_marks, [_start, *(at for _, at in _marks)], strict=False):
+        took[what] = took.get(what, 0.0) + end - begin
+    return f"first step done {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(f"{what} {s:.1f}" for what, s in took.items())
+
+
+def note_early(number: signal.Signals, leave: bool = False) -> None:
+    """From now on ``number`` does not kill this process. The next loop stops for it after its first step.
+
+    Args:
+        leave: there will be no loop, and nothing is lost: leave at once, to be started again.
+    """
+    signal.signal(number, _leave if leave else _on_signal)
+
+
+def carry() -> None:
+    """A stop was asked for as a loop ended: the next one sees to it, if there is one."""
+    global _late
+    _late = True
+
+
+def taken() -> bool:
+    """Whether a stop was asked for outside a loop; the caller sees to it."""
+    global _late
+    late, _late = _late, False
+    return late
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    carry()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    file = os.environ.get("EXIT_CODE_FILE")  # every rank: which of them is first to go is open, and a launcher may end the rest
+    if file:
+        with open(file, "w") as stream:
+            stream.write(f"{START_AGAIN}\n")
+    os._exit(START_AGAIN)
