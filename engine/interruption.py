@@ -81,7 +81,8 @@ class Interruption:
         return Request.NONE
 
     def leave(self) -> None:
-        """Tell whoever looks into the run directory that this was a stop on request."""
+        """Obeyed: tell whoever looks into the run directory that this was a stop on request."""
+        self._asked = self._last = Request.NONE
         if self.leads:
             (self.run_dir / STOPPED_FILE).touch()
 
