@@ -16,6 +16,7 @@ cd "$PROJECT" || exit 2
 JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
 JOB="${JOB:-$SLURM_JOB_ID}"
 
+trap : USR1  # meant for the ranks; sent to all of a job (scancel -f), it must not end this shell
 # ranks find one another by what SLURM knows: no host file, no ssh, no MPI
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
 MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"

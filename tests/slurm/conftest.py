@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from slurm_lab import NODES, ONE_NODE, Cluster, distill, start
 
-LONGER = "--distill.steps=3000"
+LONGER = "--distill.steps=800"
 
 
 @pytest.fixture(scope="session")

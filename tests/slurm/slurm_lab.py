@@ -51,9 +51,9 @@ class Cluster:
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def submit(self, output: Path, script: str, *arguments: str, options: list[str] | None = None) -> str:
+    def submit(self, output: Path, script: str, *arguments: str, options: list[str] | None = None, **env: str) -> str:
         where = ["--parsable", f"--output={output}", *(options or NODES)]
-        return self.call("sbatch", *where, f"launch_scripts/{script}", *arguments).strip()
+        return self.call("sbatch", *where, f"launch_scripts/{script}", *arguments, **env).strip()
 
     def shown(self, job: str, key: str) -> str:
         found = re.search(rf"\b{key}=(\S+)", self.call("scontrol", "show", "job", job))
