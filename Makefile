@@ -50,9 +50,9 @@ study: setup
 test: setup
 	python -m pytest
 
-# SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of two nodes up here; root
+# SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of SLURM_NODES nodes up here; root. `make test` runs some of it
 test-slurm: setup
-	python -m pytest tests/launch_scripts tests/slurm
+	SLURM_LONG=1 python -m pytest tests/launch_scripts tests/slurm
 
 # every fault, on hundreds of runs: about half an hour on two cores; file systems are mounted as root
 test-faults: setup

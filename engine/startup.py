@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from datetime import datetime
 from types import FrameType
 
 START_AGAIN = 75
@@ -28,7 +29,8 @@ def first_step() -> str | None:
     took: dict[str, float] = {}
     for (what, end), begin in zip(_marks, [_start, *(at for _, at in _marks)], strict=False):
         took[what] = took.get(what, 0.0) + end - begin
-    return f"first step done {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(f"{what} {s:.1f}" for what, s in took.items())
+    at = datetime.now().strftime("%H:%M:%S.%f")[:-5]
+    return f"first step done at {at}, {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(f"{what} {s:.1f}" for what, s in took.items())
 
 
 def note_early(number: signal.Signals, leave: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,13 @@ def test_a_request_in_the_last_step_stops_the_next_loop(build: Callable[..., Loo
         loop.run()
     with Interruption(tmp_path / "second", "USR1", True) as interruption, pytest.raises(Stopped, match="stopped at step 1 of 9"):
         build("second", interruption).run()
+
+
+def test_where_the_time_went_is_told_once_at_the_first_step() -> None:
+    script = "from engine import startup; startup.mark('imports'); startup.mark('data'); print(startup.first_step()); print(startup.first_step())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    parts = r"first step done at \d\d:\d\d:\d\d\.\d, \d+\.\d s after the process began: imports 0\.\d, data 0\.\d, first step 0\.\d\nNone\n"
+    assert re.fullmatch(parts, done.stdout), done.stdout + done.stderr
 
 
 def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_leaves(tmp_path: Path) -> None:
