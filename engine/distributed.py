@@ -46,7 +46,8 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed looks for mpi4py when these are missing
-    defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": where.local_rank, "MASTER_ADDR": "127.0.0.1"}
+    gpu = gpu_of(where.local_rank, torch.cuda.device_count())
+    defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": gpu, "MASTER_ADDR": "127.0.0.1"}
     for name, value in defaults.items():
         os.environ.setdefault(name, str(value))
     # DeepSpeed 0.19.8 calls the old name of a collective at every gather
@@ -54,14 +55,19 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     import deepspeed
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(where.local_rank)
+        torch.cuda.set_device(gpu)
     wait = timedelta(seconds=watch.spoken_after(hang_minutes) + 2)
     watch.note("joining the process group")
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait)
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait)
-    return torch.device("cuda", where.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def gpu_of(local_rank: int, visible: int) -> int:
+    """The number of this rank's GPU among those that it sees: SLURM's --gpus-per-task shows each task its own only; no GPU: the local rank."""
+    return 0 if visible == 1 else local_rank
 
 
 def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:

@@ -92,7 +92,7 @@ run_ranks() {
     # SIGUSR1 and orphan its ranks, so it ignores it; SLURM signals the ranks too, and where it does not the task passes it on. A SIGTERM to
     # torchrun would give the ranks 30 seconds, which a long step exceeds
     # shellcheck disable=SC2016,SC2086  # expanded in the task; $python is a command and its arguments
-    env -u SLURM_GPUS_PER_TASK -u SLURM_CPUS_PER_TASK srun --nodes=1 --ntasks=1 --ntasks-per-node=1 "${options[@]}" bash -c '
+    env -u SLURM_GPUS_PER_TASK srun --nodes=1 --ntasks=1 --ntasks-per-node=1 ${SLURM_GPUS_ON_NODE:+"--gres=gpu:$SLURM_GPUS_ON_NODE"} "${options[@]}" bash -c '
       trap "" USR1
       "$@" & launcher=$!
       trap "pkill -USR1 -P $launcher || true" USR1

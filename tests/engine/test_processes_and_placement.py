@@ -15,7 +15,7 @@ import pytest
 
 from backbones import BackboneCard
 from backbones.sizes import measure
-from engine.distributed import Place, _listen, _meeting_point, gather_objects, place, world_size
+from engine.distributed import Place, _listen, _meeting_point, gather_objects, gpu_of, place, world_size
 from engine.errors import UserError
 from engine.placement import FILES
 from engine.sharding import zero_config
@@ -40,6 +40,11 @@ def test_a_process_knows_its_place(environment: dict[str, str], wanted: Place, m
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert place() == wanted
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "gpu"), [(0, 8, 0), (5, 8, 5), (0, 1, 0), (5, 1, 0), (3, 0, 3)])
+def test_a_rank_takes_the_gpu_of_its_number_or_the_one_that_it_is_shown(local_rank: int, visible: int, gpu: int) -> None:
+    assert gpu_of(local_rank, visible) == gpu
 
 
 def test_alone_there_is_nothing_to_gather() -> None:

@@ -1,6 +1,8 @@
 """One cluster for all tests of this folder, and runs that nobody disturbed to compare with. Nothing may be left behind by any test."""
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,5 +55,9 @@ def whole(cluster: Cluster, place: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def longer(cluster: Cluster, place: Path) -> Path:
-    """On one node, and about a minute long: LONGER."""
-    return undisturbed(cluster, place, "longer", ONE_NODE, LONGER)
+    """On one node, and LONGER. ``begun`` in it: when its job was."""
+    begun = time.time()
+    run = undisturbed(cluster, place, "longer", ONE_NODE, LONGER)
+    (run / "begun").touch()
+    os.utime(run / "begun", (begun, begun))
+    return run

@@ -97,8 +97,8 @@ class Cluster:
         listed = subprocess.run(["nsenter", "-t", self.pid(node), "-p", "-m", "ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
         return [(int(line.split()[0]), line.split(maxsplit=1)[1]) for line in listed.splitlines() if of in line]
 
-    def kill(self, node: str, pid: int) -> None:
-        subprocess.run(["nsenter", "-t", self.pid(node), "-p", "-m", "kill", "-9", str(pid)], check=True)
+    def kill(self, node: str, pid: int, signal: str = "KILL") -> None:
+        subprocess.run(["nsenter", "-t", self.pid(node), "-p", "-m", "kill", f"-{signal}", str(pid)], check=True)
 
     def power_off(self, node: str) -> None:
         os.kill(int(self.pid(node)), 9)  # its init, and with it all there
