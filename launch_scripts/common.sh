@@ -116,7 +116,7 @@ leave() {
   case "$code" in
     0) echo "done" ;;
     2) echo "the configuration, data or command is wrong (see the error above): not requeued" >&2 ;;
-    75)
+    75 | 138)  # 138: by SIGUSR1, before Python could take it
       if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
         echo "stopped on request; requeued as $JOB (restart $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $MAX_RESTARTS)"
         scontrol requeue "$JOB"
