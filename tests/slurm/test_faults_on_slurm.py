@@ -41,11 +41,12 @@ def test_a_job_cut_off_alive_does_not_hurt_its_successor(cluster: Cluster, longe
     try:
         # it trains and saves behind the cut; before it is done it pauses, so that the two surely meet
         cluster.until(lambda: owner(run) != before or "distill 600/" in output.read_text(), "it stands still", output)
-        for pid in ranks:
+        paused = ranks if owner(run) == before else []
+        for pid in paused:
             cluster.kill(node, pid, "STOP")
         cluster.until(lambda: owner(run) != before, "nobody took over", output)
         cluster.wait_for_line("distill: resumed at step", output)
-        for pid in ranks:
+        for pid in paused:
             cluster.kill(node, pid, "CONT")
         cluster.wait_for_line("opened by another job since", output)  # the old job says so while its node is still cut off
     finally:
