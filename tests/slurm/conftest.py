@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slurm_lab import NODES, ONE_NODE, Cluster, distill, start
 
-LONGER = "--distill.steps=800"
+LONGER = "--distill.steps=400"
 
 
 @pytest.fixture(scope="session")

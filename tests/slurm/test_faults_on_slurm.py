@@ -33,14 +33,14 @@ def owner(run: Path) -> dict[str, Any]:
 def test_a_job_cut_off_alive_does_not_hurt_its_successor(cluster: Cluster, longer: Path, place: Path) -> None:
     output, run = place / "cable.out", place / "cable"
     job = cluster.submit(output, "distill.sbatch", *distill(place, "cable", LONGER), options=ONE_NODE)
-    cluster.wait_for_line("distill 60/800", output)
+    cluster.wait_for_line("distill 60/400", output)
     (node,) = cluster.nodes_of(job)
     before, ranks = owner(run), [pid for pid, _ in cluster.processes(node, "train.py")]
     assert len(ranks) == 2
     cluster.cable(node, "down")
     try:
         # it trains and saves behind the cut; before it is done it pauses, so that the two surely meet
-        cluster.until(lambda: owner(run) != before or "distill 600/" in output.read_text(), "it stands still", output)
+        cluster.until(lambda: owner(run) != before or "distill 300/" in output.read_text(), "it stands still", output)
         paused = ranks if owner(run) == before else []
         for pid in paused:
             cluster.kill(node, pid, "STOP")
