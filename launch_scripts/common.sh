@@ -82,7 +82,7 @@ run_ranks() {
     options+=("--container-image=$IMAGE" "--container-mounts=$PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS}" "--container-workdir=$PROJECT")
   fi
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
-  prepare_nodes
+  prepare_nodes || leave "$?"
   # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself. A file of
   # this start: what is left of an earlier one behind a broken network writes to its own
   export EXIT_CODE_FILE="$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}"

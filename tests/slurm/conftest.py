@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_lab import NODES, ONE_NODE, Cluster, distill, start
-
-LONGER = "--distill.steps=400"
+from slurm_lab import LONGER, NODES, ONE_NODE, Cluster, distill, start
 
 
 @pytest.fixture(scope="session")

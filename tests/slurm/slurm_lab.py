@@ -22,6 +22,7 @@ SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--dis
          "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--evaluate.max_new_tokens=4", "--log.tensorboard=false"]  # fmt: skip
 NODES = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-task=0", "--cpus-per-task=1", "--mem=0", "--time=10"]
 ONE_NODE = ["--nodes=1", "--ntasks-per-node=2", *NODES[2:]]
+LONGER = "--distill.steps=400"
 WAIT = 600  # seconds for a job, on a machine that others use too
 LONG = pytest.mark.skipif(not os.environ.get("SLURM_LONG"), reason="long: `make test-slurm` runs these too")
 ENDED = ("FAILED", "CANCELLED", "COMPLETED", "TIMEOUT", "NODE_FAIL")

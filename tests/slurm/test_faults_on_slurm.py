@@ -5,8 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import LONGER
-from slurm_lab import LONG, NODES, ONE_NODE, Cluster, assert_same, distill
+from slurm_lab import LONG, LONGER, NODES, ONE_NODE, Cluster, assert_same, distill
 
 pytestmark = LONG
 

@@ -1,10 +1,11 @@
 """The job scripts on a real SLURM: trained across two nodes, stopped and requeued, refused for good."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from slurm_lab import BIN, LONG, Cluster, assert_same, distill
+from slurm_lab import BIN, LONG, ROOT, Cluster, assert_same, distill
 
 
 @LONG
@@ -29,6 +30,16 @@ def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(cluster: Cl
     assert "as asked; the same command goes on from there" in text and f"requeued as {job} (restart 1" in text and "teachers: reused" in text
     assert text.rstrip().endswith("done")
     assert_same(run, whole)
+
+
+def test_each_node_has_its_own_copy_of_what_was_compiled_and_compiles_nothing(cluster: Cluster, whole: Path) -> None:
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR", ROOT / ".cache/torch_extensions"))
+    (mark,) = cluster.lab.glob("torch_extensions-root/*.whole")  # on the node's own disk, LOCAL_DISK; here all nodes share it
+    copies = list(mark.with_suffix("").rglob("*.so"))
+    assert copies
+    for copy in copies:
+        original = built / copy.relative_to(mark.with_suffix(""))
+        assert copy.read_bytes() == original.read_bytes() and copy.stat().st_mtime_ns == original.stat().st_mtime_ns
 
 
 def test_a_wrong_key_ends_a_job_for_good(cluster: Cluster, place: Path) -> None:
