@@ -83,6 +83,8 @@ run_ranks() {
   fi
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
   prepare_nodes || leave "$?"
+  # an srun of an earlier start, back from behind a broken network, ends the step of its own number: a step more, and it is not the new ranks'
+  if [ $((${SLURM_RESTART_COUNT:-0} % 2)) = 1 ]; then srun --nodes=1 --ntasks=1 --ntasks-per-node=1 true || leave "$?"; fi
   # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself. A file of
   # this start: what is left of an earlier one behind a broken network writes to its own
   export EXIT_CODE_FILE="$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}"

@@ -51,8 +51,7 @@ def test_a_job_cut_off_alive_does_not_hurt_its_successor(cluster: Cluster, longe
     finally:
         cluster.cable(node, "up")
     cluster.wait_for(job, "COMPLETED", output)
-    # the old srun, back on the network, may end the step of its own number, which is the new ranks': they save, and are requeued once more
-    assert cluster.shown(job, "Restarts") == owner(run)["restart"] and owner(run)["restart"] in ("1", "2")
+    assert cluster.shown(job, "Restarts") == owner(run)["restart"] == "1"  # the old srun, back on the network, has not ended the new ranks' step
     assert_same(run, longer)
     cluster.ready(node)
 
