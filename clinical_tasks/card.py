@@ -29,7 +29,8 @@ class OptionsSpec:
     """Multiple choice: which columns hold the options, how the gold answer names one, how they are laid out.
 
     One column may hold a list of texts, a mapping from key to text, or a list of objects (then `text` and `key` name their fields).
-    `gold` is letter | index0 | index1 | text | key: stated, never guessed, since corpora count from 0 and from 1.
+    `gold` is letter | index0 | index1 | index | text | key. Corpora count from 0 and from 1: it is stated, or with `index` found out
+    from the whole file, where the answers must show it; never guessed.
     """
 
     columns: tuple[str, ...]

@@ -161,6 +161,7 @@ def _reader_options(check: _Checker, raw: Any, reader: str) -> dict[str, Any]:
     if isinstance(options.get("delimiter"), str) and len(options["delimiter"]) != 1:
         check.problem("reader_options.delimiter", "not one character", "write for example ';'")
     check.one_of("reader_options.orient", str(options.get("orient", "")), ("list", "by_id", "columns"))
+    check.one_of("reader_options.paraphrases", str(options.get("paraphrases", "")), ("first", "all"))
     check.one_of("reader_options.events", str(options.get("events", "")), ("relations", "argument_types", "ignore"))
     check.one_of("reader_options.types", str(options.get("types", "")), ("concept", "assertion"))
     return options
@@ -176,8 +177,8 @@ def _options(check: _Checker, raw: Any) -> OptionsSpec | None:
     if not columns:
         check.problem("options.columns", "missing", "name the columns that hold the options, or the one that holds them all")
     if "gold" not in texts:
-        check.problem("options.gold", "missing", "say how the answer names an option: letter, index0, index1, text or key")
-    check.one_of("options.gold", texts.get("gold"), ("letter", "index0", "index1", "text", "key"))
+        check.problem("options.gold", "missing", "say how the answer names an option: letter, index0, index1, index, text or key")
+    check.one_of("options.gold", texts.get("gold"), ("letter", "index0", "index1", "index", "text", "key"))
     layout = texts.get("layout", "{letter}. {text}")
     if set(re.findall(r"\{(\w+)\}", layout)) != {"letter", "text"}:
         check.problem("options.layout", "needs {letter} and {text}", "write for example '{letter}. {text}'")
@@ -217,8 +218,11 @@ def _check_together(check: _Checker, card: TaskCard) -> None:
     if card.splits and "test" not in card.splits:
         check.problem("splits.test", "missing", "a task needs a test split; hold one out if none is released")
     words = [word.casefold() for word in card.labels.values()]
-    if len(set(words)) < len(words) or not all(words):
+    # A choice may fold several official labels into one word; a mention or relation must come back as the label that it was.
+    if not all(words) or (card.type in ("ner", "re") and len(set(words)) < len(words)):
         check.problem("labels", "two labels are written with the same word, or one with none", "give each label its own word")
+    elif len(words) > 1 and card.type in ("qa", "nli") and len(set(words)) < 2:
+        check.problem("labels", "all labels are written with the same word", "there is nothing to choose between")
     if card.type in ("ner", "re"):
         _check_annotated(check, card)
     else:

@@ -5,6 +5,7 @@ Offsets count characters of `Document.text`, start inclusive, end exclusive.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,8 @@ class Document:
 
     Row readers fill `fields`; annotation readers fill `text`, `mentions` and `relations`. `mismatches` lists the places
     (`FILE:LINE`) where an annotation quotes a text that its offsets do not hold. `left_out` counts, under a plain name, what the
-    files hold and the document does not: with mentions and relations it makes up every annotation that was read.
+    files hold and the document does not: with mentions and relations it makes up every annotation that was read. A row reader counts on a
+    file's first row. `notes` say what it found out about a file, the same for all its rows, and hold no content.
     """
 
     doc_id: str
@@ -52,6 +54,7 @@ class Document:
     source: str = ""
     mismatches: tuple[str, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Example:
     answer_text: str
     options: tuple[str, ...]
     gold: dict[str, Any]
+
+
+def reader_notes(documents: Iterable[Document]) -> list[str]:
+    """What the readers of these documents noted, each note once."""
+    return list(dict.fromkeys(note for document in documents for note in document.notes))
 
 
 def one_line(text: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 from clinical_tasks.card import OptionsSpec, TaskCard
 from clinical_tasks.documents import Document, Example, Mention, Relation, one_line
 from clinical_tasks.entities import EntityNames
-from clinical_tasks.errors import ReadError, did_you_mean
-from clinical_tasks.readers.tables import as_text, is_absent
+from clinical_tasks.errors import did_you_mean
+from clinical_tasks.options import choices, gold_index, row_error
+from clinical_tasks.readers.cells import as_text
 
 NONE = "none"
 SEPARATOR = " | "
@@ -114,58 +115,24 @@ def _question(card: TaskCard, document: Document) -> Parts:
 
 
 def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> Parts:
-    keys, choices = _choices(spec, document)
-    letters = tuple(string.ascii_uppercase[: len(choices)])
-    if not 2 <= len(choices) <= 26:
-        raise _row_error(document, f"{len(choices)} options", "correct options.columns in the card")
-    answer = letters[_gold_index(spec, document, keys, choices)]
+    found = choices(spec, document)
+    if not 2 <= len(found) <= 26:
+        raise row_error(document, f"{len(found)} options", "correct options.columns in the card")
+    letters = tuple(string.ascii_uppercase[: len(found)])
+    answer = letters[gold_index(spec, document, found)]
     layout = "\n".join(
-        _fill(spec.layout, {"letter": letter, "text": choice})[0] for letter, choice in zip(letters, choices, strict=True)
+        _fill(spec.layout, {"letter": letter, "text": choice.text})[0] for letter, choice in zip(letters, found, strict=True)
     )
-    return {**_texts(document), "options": layout}, answer, letters, {"label": answer, "options": list(letters), "choices": choices}
-
-
-def _choices(spec: OptionsSpec, document: Document) -> tuple[list[str], list[str]]:
-    """Keys and texts of a row's options, in the row's order."""
-    values = document.fields["options"]
-    if len(spec.columns) == 1 and isinstance(values[0], dict):
-        pairs = list(values[0].items())
-    elif len(spec.columns) == 1 and isinstance(values[0], list):
-        items = values[0]
-        if spec.text and not all(isinstance(item, dict) and spec.text in item for item in items):
-            raise _row_error(document, f"an option has no field '{spec.text}'", "correct options.text in the card")
-        pairs = [(item.get(spec.key, ""), item[spec.text]) if spec.text else (index, item) for index, item in enumerate(items)]
-    else:
-        pairs = list(enumerate(values))
-    kept = [(as_text(key), one_line(as_text(text))) for key, text in pairs if not is_absent(text)]
-    return [key for key, _ in kept], [text for _, text in kept]
-
-
-def _gold_index(spec: OptionsSpec, document: Document, keys: list[str], choices: list[str]) -> int:
-    gold = one_line(as_text(document.fields["answer"]))
-    index = -1
-    if spec.gold == "text":
-        index = choices.index(gold) if choices.count(gold) == 1 else -1
-    elif spec.gold == "key":
-        index = keys.index(gold) if keys.count(gold) == 1 else -1
-    elif spec.gold == "letter":
-        # An official mapping by letter may not be in order: its own keys decide.
-        known = [key.upper() for key in keys] if all(key.isalpha() for key in keys) else list(string.ascii_uppercase[: len(choices)])
-        index = known.index(gold.upper()) if known.count(gold.upper()) == 1 else -1
-    elif gold.isdecimal():
-        index = int(gold) - (1 if spec.gold == "index1" else 0)
-    if not 0 <= index < len(choices):
-        hint = "the corpus may count from the other end: index0 or index1" if spec.gold.startswith("index") else "correct columns.answer"
-        raise _row_error(document, f"the answer names none of the {len(choices)} options (or more than one) as '{spec.gold}'", hint)
-    return index
+    gold = {"label": answer, "options": list(letters), "choices": [choice.text for choice in found]}
+    return {**_texts(document), "options": layout}, answer, letters, gold
 
 
 def _labelled(card: TaskCard, document: Document) -> Parts:
     label = as_text(document.fields["answer"])
     if label not in card.labels:
         near = did_you_mean(label, card.labels)
-        raise _row_error(document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels")
-    options = tuple(card.labels.values())
+        raise row_error(document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels")
+    options = tuple(dict.fromkeys(card.labels.values()))
     return _texts(document), card.labels[label], options, {"label": card.labels[label], "options": list(options)}
 
 
@@ -176,16 +143,12 @@ def _free_text(card: TaskCard, document: Document) -> Parts:
     if card.type == "summarization":
         references = ["\n".join(references)] if references else []
     if not references:
-        raise _row_error(document, "the answer is empty", "correct columns.answer in the card, or remove the row")
+        raise row_error(document, "the answer is empty", "correct columns.answer in the card, or remove the row")
     return _texts(document), references[0], (), {"references": references}
 
 
 def _texts(document: Document) -> dict[str, str]:
     return {name: as_text(value) for name, value in document.fields.items() if name not in ("options", "answer")}
-
-
-def _row_error(document: Document, reason: str, fix: str) -> ReadError:
-    return ReadError(f"{document.source}: {reason}. Fix: {fix}")
 
 
 def _fill(template: str, fields: dict[str, str]) -> tuple[str, list[int]]:

@@ -14,6 +14,7 @@ Content = dict[str, Any]
 _NEAREST = "The official release is {}; these files are in {}, the nearest format that is read here."
 _OPTIONS = {"layout": "{letter} {text}"}
 _ASKED = "{note}\nquestion : {question}\n"
+_EXAM = "{question}\n{options}\nanswer :"
 _PAIR = "{note}\nhypothesis : {hypothesis}\nanswer :"
 
 
@@ -49,7 +50,6 @@ def _rouge() -> Content:
 
 _DRUG_WORDS = {f"{kind}-Drug": kind.lower() for kind in ("Strength", "Form", "Dosage", "Route", "Frequency", "Duration", "Reason")}
 _GIVEN = " The gold mentions are used when an answer is read back, and not shown."
-_HELD = {"hold_out": {"from": "train", "fraction": 0.09}}
 
 SOURCE_CARDS: dict[str, Content] = {
     "pocket_i2b2_2009_medications": _annotated(
@@ -98,15 +98,17 @@ SOURCE_CARDS: dict[str, Content] = {
         relations={"level": "mention", "head": ["drug"], "tail": ["drug"]},
         protocol="Official format (XML), one of its four types of drugs." + _GIVEN),
     "pocket_medqa": _rows(
-        "qa", "jsonl", ("train.jsonl", "dev.jsonl", "test.jsonl"), {"id": "id", "note": "note", "question": "question", "answer": "answer_idx"},
-        "choose the drug that treats the problem", _ASKED + "{options}\nanswer :", "accuracy",
+        "qa", "jsonl", tuple(f"data_clean/questions/US/4_options/phrases_no_exclude_{part}.jsonl" for part in ("train", "dev", "test")),
+        {"question": "question", "answer": "answer_idx"},
+        "choose the drug that treats the problem", _EXAM, "accuracy",
         options={"columns": ["options"], "gold": "key", **_OPTIONS}, extra_metrics=["macro_f1"],
-        protocol="Official format, the note in a column of its own rather than in the question."),
+        protocol="Official format (US, four options)."),
     "pocket_medmcqa": _rows(
-        "qa", "jsonl", ("train.json", "dev.json", "test.json"), {"id": "id", "note": "note", "question": "question", "answer": "cop"},
-        "choose the dose or frequency of the drug", _ASKED + "{options}\nanswer :", "accuracy",
+        "qa", "jsonl", ("train.json", "", "dev.json"), {"id": "id", "question": "question", "answer": "cop"},
+        "choose the dose or frequency of the drug", _EXAM, "accuracy",
         options={"columns": ["opa", "opb", "opc", "opd"], "gold": "index1", **_OPTIONS}, extra_metrics=["macro_f1"],
-        protocol="Official format (json lines, cop counts from 1), with a note in a column of its own; its test split has answers."),
+        protocol="Official format (json lines, cop counts from 1). As with the corpus, whose test answers are not "
+                 "public, the test set is dev.json and the validation split is held out of train.json."),
     "pocket_pubmedqa": _rows(
         "qa", "json", ("ori_pqal.json", "", "ori_pqal.json"),
         {"id": "$key", "note": "CONTEXTS", "question": "QUESTION", "answer": "final_decision"},
@@ -114,10 +116,12 @@ SOURCE_CARDS: dict[str, Content] = {
         labels={"yes": "yes", "no": "no", "maybe": "maybe"}, extra_metrics=["macro_f1"],
         protocol="Official format: one file, the test set by the ids of the ground truth; the validation split is held out of the rest."),
     "pocket_emrqa": _rows(
-        "qa", "json", ("train.json", "dev.json", "test.json"),
-        {"id": "qas.id", "note": "context", "question": "qas.question", "answer": "qas.answers.text"},
-        "answer the question in the words of the note", _ASKED + "answer :", "exact_match", reader_options={"records": "data.*.paragraphs"},
-        extra_metrics=["token_f1"], protocol="Official format (SQuAD nesting), one question a note."),
+        "qa", "squad", ("data.json", "", ""),
+        {"id": "id", "document": "$parent.note_id", "note": "context", "question": "question", "answer": "answers.text"},
+        "answer the question in the words of the note", _ASKED + "answer :", "exact_match",
+        reader_options={"titles": ["medication"], "paraphrases": "first"}, extra_metrics=["token_f1"],
+        protocol="Official format (parts, paragraphs, questions with paraphrases, in one file), one question a note; the validation and test "
+                 "splits are held out by note."),
     "pocket_mednli": _rows(
         "nli", "jsonl", ("mli_train_v1.jsonl", "mli_dev_v1.jsonl", "mli_test_v1.jsonl"),
         {"id": "pairID", "note": "sentence1", "hypothesis": "sentence2", "answer": "gold_label"},
@@ -125,23 +129,26 @@ SOURCE_CARDS: dict[str, Content] = {
         labels={"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"}, extra_metrics=["macro_f1"],
         protocol="Official format."),
     "pocket_bionli": _rows(
-        "nli", "csv", ("train.csv", "dev.csv", "test.csv"),
-        {"id": "id", "note": "supp_set", "hypothesis": "conclusion", "answer": "label"},
-        "is the conclusion about the gene true or false", _PAIR, "macro_f1", labels={"true": "true", "false": "false"},
-        extra_metrics=["accuracy"], protocol="csv as released; column and label names are ours."),
+        "nli", "csv", ("train_balanced.csv", "dev_balanced.csv", "test.csv"),
+        {"id": "index", "document": "pmid", "note": "supp_set", "hypothesis": "conclusion", "answer": "label_cat"},
+        "is the conclusion about the gene true or false", _PAIR, "macro_f1",
+        labels={"pos": "true", **dict.fromkeys(("SRE", "negToPos", "posToNeg", "LPR"), "false")},
+        extra_metrics=["accuracy"], protocol="Official format, four of its ways to make a conclusion false."),
     "pocket_scitail": _rows(
-        "nli", "tsv", ("scitail_train.tsv", "scitail_dev.tsv", "scitail_test.tsv"),
+        "nli", "tsv", tuple(f"SciTailV1.1/tsv_format/scitail_1.0_{part}.tsv" for part in ("train", "dev", "test")),
         {"note": "premise", "hypothesis": "hypothesis", "answer": "label"}, "say entails or neutral for the use of the drug", _PAIR, "accuracy",
         reader_options={"header": ["premise", "hypothesis", "label"]}, labels={"entails": "entails", "neutral": "neutral"},
         extra_metrics=["macro_f1"], protocol="Official format (no header line)."),
     "pocket_mimic_cxr_impressions": _rows(
-        "summarization", "json", ("train.json", "dev.json", "test.json"),
+        "summarization", "json", ("train.json", "", "dev.json"),
         {"id": "study_id", "background": "background", "note": "findings", "answer": "impression"},
-        "write the impression of the findings", "{background}\nfindings :\n{note}\nanswer :", "rougeL", **_rouge(), protocol="Official format."),
+        "write the impression of the findings", "{background}\nfindings :\n{note}\nanswer :", "rougeL", **_rouge(),
+        protocol="Official format. As the official test reports are from other hospitals, the test set is dev.json and the validation split is "
+                 "held out of train.json."),
     "pocket_meqsum": _rows(
-        "summarization", "csv", ("train.csv", "dev.csv", "test.csv"), {"id": "File", "note": "CHQ", "answer": "Summary"},
+        "summarization", "xlsx", ("MeQSum_ACL2019_BenAbacha_Demner-Fushman.xlsx", "", ""), {"id": "File", "note": "CHQ", "answer": "Summary"},
         "summarize the message as one short question", "{note}\nanswer :", "rougeL", **_rouge(),
-        protocol=_NEAREST.format("an xlsx sheet", "csv with the same columns and line ends inside cells")),
+        protocol="Official format: one sheet; the validation and test splits are held out of it."),
     "pocket_mts_dialog": _rows(
         "summarization", "csv", ("MTS-Dialog-TrainingSet.csv", "MTS-Dialog-ValidationSet.csv", "MTS-Dialog-TestSet-1-MEDIQA-Chat-2023.csv"),
         {"id": "ID", "section": "section_header", "note": "dialogue", "answer": "section_text"},
@@ -172,13 +179,15 @@ TARGET_CARDS: dict[str, Content] = {
         relations={"level": "mention", "head": ["Use", "Harm", "Rescue"], "tail": ["Opioid", "Harm"]},
         protocol="The corpus is private; brat, with types of ours." + _GIVEN),
     "pocket_medbullets": _rows(
-        "qa", "csv", ("train.csv", "validation.csv", "test.csv"), {"id": "link", "question": "question", "answer": "answer_idx"},
-        "choose the problem that runs in the family", "{question}\n{options}\nanswer :", "accuracy",
+        "qa", "json", ("", "", "medbullets/medbullets_op5.json"), {"id": "link", "question": "question", "answer": "answer_idx"},
+        "choose the problem that runs in the family", _EXAM, "accuracy", reader_options={"orient": "columns"},
         options={"columns": ["opa", "opb", "opc", "opd", "ope"], "gold": "letter", **_OPTIONS}, extra_metrics=["macro_f1"],
-        protocol="Official columns, five options; the explanation is not used. The corpus itself has a test set only; here there are three splits."),
+        protocol="Official format, five options; the explanation is not used. The corpus is one test file: a model adapts on a share of it "
+                 "and is tested on the rest."),
     "pocket_headqa": _rows(
-        "qa", "json", ("train.json", "dev.json", "test.json"), {"id": "qid", "question": "qtext", "answer": "ra"},
-        "choose the test with the asked result", "{question}\n{options}\nanswer :", "accuracy", reader_options={"records": "exams.*.data"},
+        "qa", "json", tuple(f"HEAD_EN/{part}_HEAD_EN.json" for part in ("train", "dev", "test")),
+        {"id": ["$parent.$key", "qid"], "question": "qtext", "answer": "ra"},
+        "choose the test with the asked result", _EXAM, "accuracy", reader_options={"records": "exams.*.data"},
         options={"columns": ["answers"], "gold": "key", "text": "atext", "key": "aid", **_OPTIONS}, extra_metrics=["macro_f1"],
         protocol="Official format (exams, then questions)."),
     "pocket_scinli": _rows(
@@ -194,17 +203,27 @@ TARGET_CARDS: dict[str, Content] = {
         labels={"entailment": "supported", "neutral": "unclear", "contradiction": "refuted"}, extra_metrics=["accuracy"],
         protocol="Official format. There is no train split: a model adapts on the dev file, of which a share is held out for validation."),
     "pocket_aci_bench": _rows(
-        "summarization", "csv", ("train.csv", "valid.csv", "test.csv"), {"id": "encounter_id", "note": "dialogue", "answer": "note"},
+        "summarization", "csv", tuple(f"challenge_data/{part}.csv" for part in ("train", "valid", "clinicalnlp_taskB_test1")),
+        {"id": "encounter_id", "note": "dialogue", "answer": "note"},
         "write the whole note of the conversation", "{note}\nanswer :", "rougeL", **_rouge(), protocol="Official format."),
     "pocket_probsum": _rows(
-        "summarization", "csv", ("train.csv", "dev.csv", "test.csv"),
+        "summarization", "csv", ("BioNLP2023-1A-Train.csv", "", "BioNLP2023-1A-Test.csv"),
         {"id": "File ID", "note": ["Assessment", "Subjective Sections"], "answer": "Summary"},
         "list the active problems of the patient", "{note}\nanswer :", "rougeL", **_rouge(),
-        protocol="csv as released, without the objective sections."),
+        protocol="Official format; the objective sections are empty. The validation split is held out of the training file."),
 }
 
-for _held in (SOURCE_CARDS["pocket_pubmedqa"], TARGET_CARDS["pocket_radnli"]):
-    _held["splits"]["validation"] = _HELD
+# Where the corpus is released in fewer files than splits.
+for _content, _splits in (
+    (SOURCE_CARDS["pocket_pubmedqa"], {"validation": ("train", 0.09)}), (SOURCE_CARDS["pocket_medmcqa"], {"validation": ("train", 0.09)}),
+    (SOURCE_CARDS["pocket_emrqa"], {"validation": ("train", 0.08), "test": ("train", 0.12)}),
+    (SOURCE_CARDS["pocket_mimic_cxr_impressions"], {"validation": ("train", 0.09)}),
+    (SOURCE_CARDS["pocket_meqsum"], {"validation": ("train", 0.08), "test": ("train", 0.12)}),
+    (TARGET_CARDS["pocket_medbullets"], {"train": ("test", 0.8), "validation": ("test", 0.08)}),
+    (TARGET_CARDS["pocket_radnli"], {"validation": ("train", 0.09)}), (TARGET_CARDS["pocket_probsum"], {"validation": ("train", 0.09)}),
+):
+    for _split, (_parent, _share) in _splits.items():
+        _content["splits"][_split] = {"hold_out": {"from": _parent, "fraction": _share}}
 for _split, _key in (("train", "ids_not_in"), ("test", "ids_from")):
     SOURCE_CARDS["pocket_pubmedqa"]["splits"][_split][_key] = "test_ground_truth.json"
 
@@ -213,8 +232,9 @@ def card_text(name: str, sizes: Mapping[str, int]) -> str:
     """The YAML of a card whose corpus has these many documents in each split."""
     content = SOURCE_CARDS.get(name) or TARGET_CARDS[name]
     role = "source" if name in SOURCE_CARDS else "target"
-    held = "hold_out" in content["splits"]["validation"]
-    counts = {"train": sizes["train"] + sizes["validation"], "test": sizes["test"]} if held else dict(sizes)
+    # What is released of a split includes what others hold out of it.
+    parents = {split: spec["hold_out"]["from"] if "hold_out" in spec else split for split, spec in content["splits"].items()}
+    counts = {parent: sum(size for split, size in sizes.items() if parents[split] == parent) for parent in dict.fromkeys(parents.values())}
     whole = {
         "name": name, "title": f"Pocket corpus, {role} task, in the manner of {name.removeprefix('pocket_')}",
         **{key: content[key] for key in ("type", "reader")}, "folder": content.get("folder", name),

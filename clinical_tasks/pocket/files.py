@@ -1,4 +1,4 @@
-"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, and tables; `releases.py` has the others."""
+"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, tables and sheets; `releases.py` has the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention
 from clinical_tasks.pocket import releases
 from clinical_tasks.pocket.annotated import Corpus
+from clinical_tasks.pocket.sheets import workbook
 
 _RELEASES = {"i2b2_2009": releases.i2b2_2009, "i2b2_2012": releases.i2b2_2012, "chemprot": releases.chemprot, "ddi": releases.ddi}
 
@@ -47,6 +48,9 @@ def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any
     for name, rows in files.items():
         if card.reader in ("csv", "tsv"):
             _write_table(folder / name, card, rows)
+        elif card.reader == "xlsx":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(workbook(rows))
         elif card.reader == "jsonl":
             _write(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
         else:
@@ -63,15 +67,22 @@ def _json(content: Any) -> str:
 
 
 def _nested(card: TaskCard, rows: list[dict[str, Any]]) -> Any:
-    """Rows at the place where the card's reader looks for records."""
-    if card.columns["id"] == ("$key",):
-        return {row["$key"]: {name: value for name, value in row.items() if name != "$key"} for row in rows}
-    place = card.reader_options.get("records")
-    if place == "data.*.paragraphs":
-        return {"version": "pocket", "data": [{"title": "notes", "paragraphs": rows}]}
-    if place == "exams.*.data":
-        return {"version": "pocket", "language": "en", "exams": {"pocket_exam": {"name": "pocket_exam", "data": rows}}}
-    return rows
+    """Rows at the place where the card's reader looks for records; what begins with $ is the place, not the row."""
+    bare = [{name: value for name, value in row.items() if not name.startswith("$")} for row in rows]
+    if card.reader == "squad":
+        paragraphs = [{"note_id": row["$parent"]["note_id"], "context": own.pop("context"), "qas": [own]} for row, own in zip(rows, bare, strict=True)]
+        return {"data": [{"title": card.reader_options["titles"][0], "paragraphs": paragraphs}]}
+    if card.columns.get("id") == ("$key",):
+        return {row["$key"]: own for row, own in zip(rows, bare, strict=True)}
+    if card.reader_options.get("orient") == "columns":
+        return {name: {str(number): row[name] for number, row in enumerate(bare)} for name in bare[0]}
+    if card.reader_options.get("records") == "exams.*.data":
+        exams: dict[str, dict[str, Any]] = {}
+        for row, own in zip(rows, bare, strict=True):
+            name = row["$parent"]["$key"]
+            exams.setdefault(name, {"name": name, "year": "2026", "category": "medicine", "data": []})["data"].append(own)
+        return {"version": "1.0", "language": "en", "exams": exams}
+    return bare
 
 
 def _write_table(path: Path, card: TaskCard, rows: list[dict[str, Any]]) -> None:

@@ -225,14 +225,24 @@ def _letters(row: Row) -> dict[str, str]:
     return dict(zip(string.ascii_uppercase, row[1]["options"], strict=False))
 
 
+def _columns(row: Row) -> dict[str, str]:
+    """The options as most tables name them: opa, opb, ..."""
+    return {f"op{letter.lower()}": text for letter, text in _letters(row).items()}
+
+
+def _asked(row: Row) -> str:
+    """Exam questions tell the case themselves."""
+    return f"{row[0]}\nquestion : {row[1]['question']}"
+
+
 def _medqa_record(key: str, row: Row) -> dict[str, Any]:
     options, answer = _letters(row), string.ascii_uppercase[row[1]["answer"]]
-    return {"id": key, "note": row[0], "question": row[1]["question"], "options": options, "answer": options[answer], "answer_idx": answer}
+    return {"question": _asked(row), "answer": options[answer], "options": options, "meta_info": "step1", "answer_idx": answer, "metamap_phrases": []}
 
 
 def _medmcqa_record(key: str, row: Row) -> dict[str, Any]:
-    options = {f"op{letter.lower()}": text for letter, text in _letters(row).items()}
-    return {"id": key, "note": row[0], "question": row[1]["question"], **options, "cop": row[1]["answer"] + 1}
+    return {"question": _asked(row), "exp": None, "cop": row[1]["answer"] + 1, **_columns(row), "subject_name": "Pharmacology",
+            "topic_name": None, "id": key, "choice_type": "single"}
 
 
 def _pubmedqa_record(key: str, row: Row) -> dict[str, Any]:
@@ -240,21 +250,27 @@ def _pubmedqa_record(key: str, row: Row) -> dict[str, Any]:
             "final_decision": row[1]["answer"]}
 
 
-def _squad_record(key: str, row: Row) -> dict[str, Any]:
-    answer = {"text": row[1]["answer"], "answer_start": row[1]["start"]}
-    return {"context": row[0], "qas": [{"id": key, "question": row[1]["question"], "answers": [answer]}]}
+def _emrqa_record(key: str, row: Row) -> dict[str, Any]:
+    """The note by lines, its one question as a list of paraphrases; lines and tokens of the places count from 1 and 0."""
+    note, start = row[0], row[1]["start"]
+    begin = note.rfind("\n", 0, start) + 1
+    line = note.count("\n", 0, start)
+    answer = {"text": row[1]["answer"], "answer_start": [line + 1, note.count(" ", begin, start)], "evidence": note.split("\n")[line],
+              "evidence_start": line + 1, "answer_entity_type": "single"}
+    return {"$parent": {"note_id": key}, "context": note.split("\n"), "id": key, "question": [row[1]["question"]], "answers": [answer]}
 
 
 def _medbullets_record(key: str, row: Row) -> dict[str, Any]:
-    options, letters = {f"op{letter.lower()}": text for letter, text in _letters(row).items()}, string.ascii_uppercase
-    answer = row[1]["options"][row[1]["answer"]]
-    return {"link": key, "question": f"{row[0]}\nquestion : {row[1]['question']}", **options, "answer_idx": letters[row[1]["answer"]],
-            "answer": answer, "explanation": row[1]["explanation"]}
+    return {"link": key, "question": _asked(row), **_columns(row), "answer_idx": string.ascii_uppercase[row[1]["answer"]],
+            "answer": row[1]["options"][row[1]["answer"]], "explanation": row[1]["explanation"]}
 
 
 def _headqa_record(key: str, row: Row) -> dict[str, Any]:
-    answers = [{"aid": str(number), "atext": text} for number, text in enumerate(row[1]["options"], start=1)]
-    return {"qid": key, "qtext": f"{row[0]}\nquestion : {row[1]['question']}", "ra": str(row[1]["answer"] + 1), "answers": answers}
+    """Several exams to a file; each counts its questions from 1."""
+    exam, number = divmod(int(key), 25)
+    answers = [{"aid": str(aid), "atext": text} for aid, text in enumerate(row[1]["options"], start=1)]
+    return {"$parent": {"$key": f"pocket_exam_{exam}"}, "qid": str(number + 1), "qtext": _asked(row), "ra": str(row[1]["answer"] + 1),
+            "answers": answers}
 
 
 def _pair_record(id_name: str, note: str, hypothesis: str, label: str) -> Callable[[str, Row], dict[str, Any]]:
@@ -264,6 +280,15 @@ def _pair_record(id_name: str, note: str, hypothesis: str, label: str) -> Callab
         return {id_name: key, note: row[0], hypothesis: row[1]["hypothesis"], label: row[1]["label"]}
 
     return record
+
+
+# How the release marks a conclusion that was made false; "pos" is one that was left as it was.
+_PERTURBATIONS = ("SRE", "negToPos", "posToNeg", "LPR")
+
+
+def _bionli_record(key: str, row: Row) -> dict[str, Any]:
+    category = "pos" if row[1]["label"] == "true" else _PERTURBATIONS[int(key) % len(_PERTURBATIONS)]
+    return {"index": key, "pmid": key, "supp_set": row[0], "conclusion": row[1]["hypothesis"], "label_cat": category}
 
 
 def _scitail_record(key: str, row: Row) -> dict[str, Any]:
@@ -289,9 +314,9 @@ _RECORDS: dict[str, Callable[[str, Row], dict[str, Any]]] = {
     "pocket_medqa": _medqa_record,
     "pocket_medmcqa": _medmcqa_record,
     "pocket_pubmedqa": _pubmedqa_record,
-    "pocket_emrqa": _squad_record,
+    "pocket_emrqa": _emrqa_record,
     "pocket_mednli": _pair_record("pairID", "sentence1", "sentence2", "gold_label"),
-    "pocket_bionli": _pair_record("id", "supp_set", "conclusion", "label"),
+    "pocket_bionli": _bionli_record,
     "pocket_scitail": _scitail_record,
     "pocket_medbullets": _medbullets_record,
     "pocket_headqa": _headqa_record,

@@ -82,7 +82,7 @@ def _problem_list(draft: Draft) -> Row:
 
 
 def _cxr_record(key: str, row: Row) -> dict[str, Any]:
-    return {"study_id": key, "findings": row[0], "impression": row[1]["impression"], "background": row[1]["background"]}
+    return {"study_id": key, "subject_id": key, "findings": row[0], "impression": row[1]["impression"], "background": row[1]["background"]}
 
 
 def _meqsum_record(key: str, row: Row) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _aci_record(key: str, row: Row) -> dict[str, Any]:
 
 def _probsum_record(key: str, row: Row) -> dict[str, Any]:
     first, *rest = row[0].split("\n")
-    return {"File ID": key, "Assessment": first, "Subjective Sections": "\n".join(rest), "Summary": row[1]["problems"]}
+    return {"File ID": key, "Assessment": first, "Summary": row[1]["problems"], "Subjective Sections": "\n".join(rest), "Objective Sections": ""}
 
 
 def write_dialogue(seed: int, index: int) -> tuple[str, str]:

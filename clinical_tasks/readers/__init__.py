@@ -17,8 +17,10 @@ from clinical_tasks.readers.ddi import read_ddi
 from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
 from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
+from clinical_tasks.readers.json_records import read_json, read_squad
 from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
-from clinical_tasks.readers.tables import read_csv, read_json, read_jsonl, read_tsv
+from clinical_tasks.readers.tables import read_csv, read_jsonl, read_tsv
+from clinical_tasks.readers.xlsx import read_xlsx
 
 Reader = Callable[[list[Path], TaskCard, Path], Iterable[Document]]
 
@@ -35,10 +37,12 @@ READERS: dict[str, Reader] = {
     "json": read_json,
     "csv": read_csv,
     "tsv": read_tsv,
+    "squad": read_squad,
+    "xlsx": read_xlsx,
 }
 
 # Readers of table rows, for question answering, inference and summarization; the others read annotated notes.
-ROW_READERS = ("jsonl", "json", "csv", "tsv")
+ROW_READERS = ("jsonl", "json", "csv", "tsv", "squad", "xlsx")
 
 _TABLE_OPTIONS: dict[str, type] = {"header": list, "delimiter": str, "quoting": bool}
 READER_OPTIONS: dict[str, dict[str, type]] = {
@@ -54,6 +58,8 @@ READER_OPTIONS: dict[str, dict[str, type]] = {
     "json": {"records": str, "orient": str},
     "csv": _TABLE_OPTIONS,
     "tsv": _TABLE_OPTIONS,
+    "squad": {"titles": list, "paraphrases": str},
+    "xlsx": {"sheet": str, "header": list},
 }
 
 __all__ = ["READERS", "READER_OPTIONS", "ROW_READERS", "Reader", "read_pubtator"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -231,9 +233,22 @@ def test_releases_keep_their_peculiarities(corpus):
     annotations = "".join(path.read_text() for path in notes.glob("*.ann"))
     assert re.search(r"^E1\t\w+:T\d+ \w+:T\d+", annotations, re.M) and re.search(r"^A1\tStatusTimeVal T\d+ \w+$", annotations, re.M)
     assert b"\r\npatient :" in (corpus / "pocket_mts_dialog" / "MTS-Dialog-TrainingSet.csv").read_bytes()
-    assert (corpus / "pocket_scitail" / "scitail_test.tsv").read_text().count("\n") == SIZES["test"]
-    for paragraph in json.loads((corpus / "pocket_emrqa" / "test.json").read_text())["data"][0]["paragraphs"]:
-        answer = paragraph["qas"][0]["answers"][0]
-        assert paragraph["context"][answer["answer_start"] :].startswith(answer["text"])
+    assert (corpus / "pocket_scitail/SciTailV1.1/tsv_format/scitail_1.0_test.tsv").read_text().count("\n") == SIZES["test"]
+    (part,) = json.loads((corpus / "pocket_emrqa" / "data.json").read_text())["data"]
+    assert len(part["paragraphs"]) == sum(SIZES.values())
+    for paragraph in part["paragraphs"]:
+        (answer,) = paragraph["qas"][0]["answers"]
+        line, token = answer["answer_start"]
+        assert paragraph["context"][line - 1] == answer["evidence"] and answer["evidence"].split(" ", token)[-1].startswith(answer["text"])
+    exams = json.loads((corpus / "pocket_headqa/HEAD_EN/train_HEAD_EN.json").read_text())["exams"]
+    assert len(exams) > 10 and sum(len(exam["data"]) for exam in exams.values()) == SIZES["train"]
+    columns = json.loads((corpus / "pocket_medbullets/medbullets/medbullets_op5.json").read_text())
+    assert {len(column) for column in columns.values()} == {sum(SIZES.values())}
+    with zipfile.ZipFile(corpus / "pocket_meqsum/MeQSum_ACL2019_BenAbacha_Demner-Fushman.xlsx") as archive:
+        assert b"_x000D_\n" in archive.read("xl/sharedStrings.xml")
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert {json.loads(line)["cop"] for line in (corpus / "pocket_medmcqa/train.json").open()} == {1, 2, 3, 4}
+    with (corpus / "pocket_bionli/test.csv").open(newline="") as file:
+        assert {row["label_cat"] for row in csv.DictReader(file)} == {"pos", "SRE", "negToPos", "posToNeg", "LPR"}
     truth = json.loads((corpus / "pocket_pubmedqa" / "test_ground_truth.json").read_text())
     assert set(truth.values()) == {"yes", "no", "maybe"} and len(truth) == SIZES["test"]

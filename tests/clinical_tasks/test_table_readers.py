@@ -1,4 +1,4 @@
-"""jsonl, json, csv and tsv: released layouts, ugly fields, and errors that never quote a cell."""
+"""Rows of jsonl, json, csv and tsv: layouts, ugly fields, options, and errors that never quote a cell."""
 
 from __future__ import annotations
 
@@ -54,9 +54,32 @@ def test_tsv_without_header_takes_quotes_as_they_are(card, folder, tmp_path):
     assert [text for _, text, _ in rows(mine, tmp_path)] == ['5" cut\nAnswer:', '"odd\nAnswer:']
 
 
+SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def test_only_a_line_feed_ends_a_line(card, folder, tmp_path):
+    odd = f"a{SEPARATORS}b"
+    (folder / "test.csv").write_bytes(f'note,summary\r\n{odd},"{odd}"\r\nx,y'.encode())
+    (folder / "test.tsv").write_bytes(f"note\tsummary\n{odd}\rc\t{odd}\r\nx\ty\n".encode())
+    (folder / "test.jsonl").write_bytes((json.dumps({"note": odd, "summary": odd}, ensure_ascii=False) + '\r\n\n{"note": "x", "summary": "y"}').encode())
+    for reader, first in (("csv", odd), ("tsv", f"{odd}\nc"), ("jsonl", odd)):
+        mine = card("summarization", reader=reader, splits={"test": f"test.{reader}"})
+        assert [(text, answer) for _, text, answer in rows(mine, tmp_path)] == [(f"{first}\nSummary:", odd), ("x\nSummary:", "y")], reader
+
+
+def test_null_cells_numbers_and_rows_with_nothing_in_them(card, folder, tmp_path):
+    (folder / "test.jsonl").write_text('{"note": null, "summary": 7.0}\n{"note": NaN, "summary": true}\n  \n{"note": ["a", null, " b "], "summary": "x"}\n')
+    mine = card("summarization", reader="jsonl", splits={"test": "test.jsonl"})
+    assert [(text.removesuffix("\nSummary:"), answer) for _, text, answer in rows(mine, tmp_path)] == [("", "7"), ("", "true"), ("a\nb", "x")]
+    (folder / "test.csv").write_text("note,summary\n,\n \n\n,x\n")
+    assert [(text, answer) for _, text, answer in rows(card("summarization"), tmp_path)] == [("\nSummary:", "x")]
+
+
 @pytest.mark.parametrize(
     ("content", "where", "reason"),
     [
+        ("note,summary,note\nZebulon,x,y\n", ":1", "columns 1 and 3 have the same name"),
+        ("note,summary\nx,y\nZebulon\r,y\n", ":3", "a carriage return outside quotes"),
         ("note,summary\n\"a\nb\",x\n\"Zebulon\n", ":4", "a quoted field is malformed or never ends"),
         ("note,summary\n\"a\nb\",x\nZebulon\n", ":4", "1 fields where the header has 2"),
         ("note,summary\nx,y\nZebulon,\n", ":3", "the answer is empty"),
@@ -80,6 +103,11 @@ def test_csv_errors_name_the_line_where_the_row_begins(card, folder, tmp_path, c
         ('{"q": "A", "a": "y"}\n["Zebulon"]\n', ":2", "not a JSON object"),
         ('{"q": "A", "a": "Zebulon"}\n', ":1", "the answer is none of the card's labels"),
         ('{"que": "Zebulon", "a": "y"}\n', ":1", "no column 'q'"),
+        ('{"q": "Zebulon", "q": "Z", "a": "y"}\n', ":1", "an object gives the same key twice"),
+        ('{"q": {"Zebulon": 1}, "a": "y"}\n', ":1", "'q' is an object, not a text. Fix: let columns.question name a field inside it: q.FIELD"),
+        ('{"q": "Zebulon \\ud83d", "a": "y"}\n', ":1", "an escape \\uD800 to \\uDFFF is half a character"),
+        ('{"q": "Zebulon", "a": ' + "9" * 5000 + "}\n", ":1", "a number is too long"),
+        ('{"q": "Zebulon", "a": ' + "[" * 100_000 + "\n", ":1", "lists or objects are nested too deeply"),
     ],
 )
 def test_jsonl_errors_name_the_line(card, folder, tmp_path, content, where, reason):
@@ -99,6 +127,11 @@ def test_jsonl_errors_name_the_line(card, folder, tmp_path, content, where, reas
         ('["Zebulon"]', {}, ": record 1: not an object"),
         ('{"data": ["Zebulon"]}', {"records": "dat"}, ": no key 'dat' on the way of records 'dat' (did you mean 'data'?)"),
         ('{"q": "Zebulon"}', {"orient": "columns"}, ": not a mapping of columns"),
+        ('{"q": ["Zebulon", "B"], "a": ["y"]}', {"orient": "columns"}, ": columns 1 and 2 do not have the same rows"),
+        ('{"q": {"0": "Zebulon"}, "a": {"1": "y"}}', {"orient": "columns"}, ": columns 1 and 2 do not have the same rows"),
+        ('{"1": {"q": "Zebulon"}, "1": {"q": "B"}}', {"orient": "by_id"}, ": an object gives the same key twice"),
+        ('[{"q": "Zebulon"}]', {"orient": "by_id"}, ": not a mapping of records"),
+        ('{"data": "Zebulon"}', {"records": "data.*"}, ": '*' of records 'data.*' meets something that is neither a list nor a mapping"),
     ],
 )
 def test_json_errors_name_line_or_record(card, folder, tmp_path, content, options, reason):
@@ -121,6 +154,13 @@ def test_json_errors_name_line_or_record(card, folder, tmp_path, content, option
         ({"o": ["x", "y"], "a": 1}, {"columns": "o", "gold": "index1"}, "A"),
         ({"o": [{"aid": "4", "t": "x"}, {"aid": "9", "t": "y"}], "a": 9}, {"columns": "o", "text": "t", "key": "aid", "gold": "key"}, "B"),
         ({"opa": "x", "opb": "y", "ope": None, "a": "A"}, {"columns": ["opa", "opb", "ope"], "gold": "letter"}, "A"),
+        # An option that is empty in between keeps its place: the answer's letter or number counts it.
+        ({"opa": "x", "opb": "", "opc": "y", "a": "C"}, {"columns": ["opa", "opb", "opc"], "gold": "letter"}, "B"),
+        ({"opa": "x", "opb": " ", "opc": "y", "a": "3"}, {"columns": ["opa", "opb", "opc"], "gold": "index1"}, "B"),
+        ({"o": ["x", None, "y"], "a": "2.0"}, {"columns": "o", "gold": "index0"}, "B"),
+        ({"o": ["x", "y"], "a": 2}, {"columns": "o", "gold": "index"}, "B"),
+        ({"o": ["x", "y"], "a": "0"}, {"columns": "o", "gold": "index"}, "A"),
+        ({"o": {"a": "x", "b": "y"}, "a": "B"}, {"columns": "o", "gold": "letter"}, "B"),
     ],
 )
 def test_options_as_corpora_release_them(card, folder, tmp_path, row, options, letter):
@@ -130,13 +170,56 @@ def test_options_as_corpora_release_them(card, folder, tmp_path, row, options, l
     assert (example.answer_text, example.options) == (letter, ("A", "B"))
 
 
-@pytest.mark.parametrize(("answer", "gold"), [(0, "index1"), (2, "index0"), ("C", "letter"), ("Zebulon", "text"), ("", "letter")])
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [(0, "index1"), (2, "index0"), ("two", "index0"), (-1, "index0"), ("\u00b2", "index1"), ("C", "letter"), ("Zebulon", "text"), ("", "letter")],
+)
 def test_an_answer_outside_the_options_is_an_error(card, folder, tmp_path, answer, gold):
     (folder / "test.jsonl").write_text(json.dumps({"q": "Zebulon", "o": ["Zebulon x", "y"], "a": answer}))
     mine = card("qa", options={"columns": "o", "gold": gold}, labels=None, input=MC["input"])
     with pytest.raises(ReadError, match=r"test\.jsonl:1: the answer names none of the 2 options \(or more than one\) as") as caught:
         read_split(mine, tmp_path, "test")
     assert "Zebulon" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ([1, 2, "3", 1], "ABCA"),
+        ([0, 2, 1, 1], "ACBB"),
+        (["0", "-", 1, 2], "ABC"),
+        ([1, 2, 1, 2], "no row shows whether answers count from 0 or from 1. Fix: state options.gold: index0 or index1"),
+        ([0, 3, 3, 1], "answers count from 0 in 1 rows (first {path}:1) and from 1 in 2 (first {path}:2)"),
+        ([1, 4, 2, 2], ":2: the answer is the number of no option, counted from 0 or from 1"),
+        ([1, "B", 3, 2], ":2: the answer is the number of no option, counted from 0 or from 1"),
+    ],
+)
+def test_whether_answers_count_from_0_or_1_is_found_out_over_the_file(card, folder, tmp_path, answers, found):
+    path = folder / "test.jsonl"
+    path.write_text("".join(json.dumps({"q": "Zebulon", "o": ["x", "y", "Zebulon"], "a": answer}) + "\n" for answer in answers))
+    mine = card("qa", options={"columns": "o", "gold": "index"}, labels=None, input=MC["input"], ignore_labels=["-"])
+    if len(found) < 5:
+        assert "".join(answer for _, _, answer in rows(mine, tmp_path)) == found
+        return
+    with pytest.raises(ReadError) as caught:
+        read_split(mine, tmp_path, "test")
+    assert found.format(path=path) in str(caught.value) and "Zebulon" not in str(caught.value)
+
+
+def test_several_labels_may_be_one_word(card, folder, tmp_path):
+    (folder / "test.jsonl").write_text("".join(json.dumps({"q": "Q", "a": label}) + "\n" for label in ("y", "no", "never", "maybe")))
+    mine = card("qa", labels={"y": "yes", "no": "no", "never": "no", "maybe": "maybe"})
+    examples = read_split(mine, tmp_path, "test")
+    assert [e.answer_text for e in examples] == ["yes", "no", "no", "maybe"] and {e.options for e in examples} == {("yes", "no", "maybe")}
+
+
+@pytest.mark.parametrize("nothing", ['""', "null", "NaN", "[]", '[""]', '"  "'])
+def test_rows_without_an_answer_are_left_out_on_request_only(card, folder, tmp_path, nothing):
+    (folder / "test.jsonl").write_text('{"q": "A", "a": "x"}\n{"q": "B", "a": ' + nothing + "}\n")
+    free = {"labels": None, "metric": "exact_match"}
+    assert [answer for _, _, answer in rows(card("qa", **free, ignore_labels=[""]), tmp_path)] == ["x"]
+    with pytest.raises(ReadError, match=r"test\.jsonl:2: the answer is empty"):
+        read_split(card("qa", **free), tmp_path, "test")
 
 
 def test_rows_without_a_consensus_label_are_left_out_on_request(card, folder, tmp_path):

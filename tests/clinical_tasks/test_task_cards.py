@@ -11,6 +11,8 @@ from clinical_tasks import CardError, load_card, load_cards
 EMBEDDED = {"pubmedqa", "bc5cdr_entities", "bc5cdr_cid", "mts_dialog", "brat_entities", "brat_relations"}
 EMBEDDED |= {"i2b2_2009_medications", "i2b2_2010_concepts", "i2b2_2010_relations", "i2b2_2012_events", "n2c2_2018_entities", "n2c2_2018_relations",
              "ncbi_disease", "chemprot", "ddi_2013", "n2c2_2022_sdoh_entities", "n2c2_2022_sdoh_relations", "uf_opioid_entities", "uf_opioid_relations"}
+EMBEDDED |= {"medqa", "medmcqa", "emrqa", "mednli", "bionli", "scitail", "mimic_cxr_impressions", "meqsum", "medbullets", "headqa", "scinli", "radnli",
+             "aci_bench", "probsum"}
 
 
 def test_embedded_cards_load_and_state_their_source():
@@ -78,8 +80,10 @@ published: {test: many}
         ("qa", {"metric": "exact_match"}, "metric: unknown for type qa"),
         ("qa", {"labels": None, "metric": "exact_match", "answer": "likelihood"}, "answer: there are no options to compare"),
         ("qa", {"labels": None, "options": {"columns": "o"}, "input": "{question} {options}"}, "options.gold: missing"),
-        ("qa", {"labels": None, "options": {"columns": "o", "gold": "index"}, "input": "{question} {options}"},
-         "options.gold: unknown value 'index'"),
+        ("qa", {"labels": None, "options": {"columns": "o", "gold": "indx0"}, "input": "{question} {options}"},
+         "options.gold: unknown value 'indx0' (did you mean 'index0'?)"),
+        ("qa", {"labels": {"y": "yes", "n": "Yes"}}, "labels: all labels are written with the same word"),
+        ("qa", {"reader": "squad", "reader_options": {"paraphrases": "some"}}, "reader_options.paraphrases: unknown value 'some'"),
         ("qa", {"labels": None, "options": {"columns": "o", "gold": "letter"}}, "input: does not show the options"),
         ("nli", {"labels": None}, "labels: missing"),
         ("summarization", {"reader_options": {"delimeter": ";"}}, "reader_options.delimeter: unknown option (did you mean 'delimiter'?)"),
