@@ -6,7 +6,8 @@ printed or put into an error: messages name file, line, key, reason and fix.
 
 from clinical_tasks.card import TaskCard
 from clinical_tasks.card_loading import load_card, load_cards
-from clinical_tasks.checking import TaskCheck, check_tasks, format_checks
+from clinical_tasks.check_table import format_checks
+from clinical_tasks.checking import TaskCheck, check_tasks
 from clinical_tasks.documents import Document, Example, Mention, Relation
 from clinical_tasks.errors import CardError, ReadError
 from clinical_tasks.metrics.bootstrap import interval

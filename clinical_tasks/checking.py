@@ -1,4 +1,4 @@
-"""Is the data there, and is it what the cards say? Counts and file names only, never content."""
+"""Is the data there, and is it what the cards say? Counts and file names only, never content. Documents are read one at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from clinical_tasks.documents import Document, Example
 from clinical_tasks.errors import ReadError
 from clinical_tasks.scoring import round_trip
 from clinical_tasks.serialise import make_example
-from clinical_tasks.splits import holder, is_labelled, read_documents, split_files
+from clinical_tasks.splits import holder, is_labelled, split_files, stream_documents
+from clinical_tasks.token_counts import TokenCounts, TokenLimits
 
 # ROUGE takes about 10 ms a pair and a written reference always comes back as itself: a sample of summaries is enough.
 _SUMMARY_SAMPLE = 200
+# What the round trip holds at most, in characters of input, of each split: every released annotated corpus of the table whole.
+_ROUND_TRIP_CHARACTERS = 4_000_000
 # Below this the gold answers themselves lose score, which a card has to explain.
 CEILING = 0.99
 
@@ -36,6 +39,12 @@ class TaskCheck:
     ceiling: float | None = None
     labels: dict[str, int] = field(default_factory=dict)
     ignored_labels: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Kind -> number of what readers met and passed over, rows whose label the card ignores included."""
+    tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+    """`input`, `answer` -> p50, p90, p99, max of whole examples, where a tokenizer was given."""
+    fates: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split -> divided, pieces, dropped, relations cut, answers cut at the longest sample and answer allowed."""
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -46,64 +55,118 @@ class TaskCheck:
 
 
 def check_tasks(
-    cards: Mapping[str, TaskCard] | Iterable[TaskCard], data_root: Path | str, required: Collection[str] = ()
+    cards: Mapping[str, TaskCard] | Iterable[TaskCard], data_root: Path | str, required: Collection[str] = (), limits: TokenLimits | None = None
 ) -> list[TaskCheck]:
-    """Check every card against the data root. A task whose files are all absent is no problem unless it is in `required`."""
+    """Check every card against the data root. A task whose files are all absent is no problem unless it is in `required`.
+
+    `limits`: count tokens too, and what would be divided, dropped and cut.
+    """
     every = cards.values() if isinstance(cards, Mapping) else cards
-    return [_check_task(card, Path(data_root), card.name in required) for card in every]
+    return [_check_task(card, Path(data_root), card.name in required, limits) for card in every]
 
 
-def _check_task(card: TaskCard, root: Path, required: bool) -> TaskCheck:
+class _Sample:
+    """The examples of one split that the round trip is tried on: its first ones, up to so many characters."""
+
+    def __init__(self, most: int):
+        self.kept: list[Example] = []
+        self.seen = 0
+        self._most, self._room = most, _ROUND_TRIP_CHARACTERS
+
+    def offer(self, example: Example) -> None:
+        self.seen += 1
+        if len(self.kept) < self._most and self._room > 0:
+            self.kept.append(example)
+            self._room -= len(example.input_text)
+
+
+def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits | None) -> TaskCheck:
     check = TaskCheck(card.name, card.type, card.metric, published=card.published)
-    files = {split: split_files(card, root, split) for split in card.splits}
     folder = root / card.folder
+    try:
+        files = {split: split_files(card, root, split) for split in card.splits}
+    except ReadError as error:
+        check.problems.append(str(error))
+        return check
     check.found = sorted({path.relative_to(folder).as_posix() for resolved in files.values() for path in resolved.found})
     check.missing = sorted({name for resolved in files.values() for name in resolved.missing})
     if check.missing and (check.found or required):
         check.problems.append(f"not found in {folder}: {', '.join(check.missing)}. Fix: put the released files there under these names")
     if not check.found:
         return check
-    examples: list[Example] = []
+    tokens = TokenCounts(card, limits) if limits else None
+    kept: list[Example] = []
+    seen = 0
     for split, resolved in files.items():
         if not resolved.missing:
+            # A summary always comes back as itself; the first split's are enough.
+            sample = _Sample(max(0, _SUMMARY_SAMPLE - len(kept)) if card.type == "summarization" else 2**63)
             try:
-                examples += _check_split(check, card, root, split)
+                _check_split(check, card, root, split, sample, tokens)
             except ReadError as error:
                 # A split held out of a broken one repeats its error.
                 if str(error) not in check.problems:
                     check.problems.append(str(error))
-    if examples:
-        sample = examples[:_SUMMARY_SAMPLE] if card.type == "summarization" else examples
-        check.ceiling = round_trip(card, sample)[card.metric]
+                continue
+            kept += sample.kept
+            seen += sample.seen
+    if tokens:
+        check.tokens = tokens.percentiles()
+        check.fates = {split: dict(fates) for split, fates in tokens.fates.items()}
+    if kept:
+        check.ceiling = round_trip(card, kept)[card.metric]
+        if len(kept) < seen and card.type != "summarization":
+            check.notes.append(f"round trip on {len(kept)} of {seen} examples, the first of each split")
         if check.ceiling < CEILING:
             check.notes.append(f"round trip {check.ceiling:.4f} is below {CEILING}: explain it in the card's protocol")
     return check
 
 
-def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str) -> list[Example]:
-    documents = read_documents(card, root, split, as_released=True)
-    if not card.splits[split].hold_out_from:
-        check.released[split] = _released_counts(card, documents)
-        check.offset_mismatches += sum(len(document.mismatches) for document in documents)
+def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sample: _Sample, tokens: TokenCounts | None) -> None:
+    """Adds to `check` once the whole split has been read: a file that breaks off leaves no half counts."""
+    parent = card.splits[split].hold_out_from
+    released, labels, left_out = _no_counts(card), Counter[str](), Counter[str]()
+    mismatches = examples = 0
+    for document in stream_documents(card, root, split, as_released=True):
+        if not parent:
+            _count_released(card, document, released)
+            mismatches += len(document.mismatches)
+            left_out.update(document.left_out)
+            check.notes += [note for note in document.notes if note not in check.notes]
+            if not is_labelled(card, document):
+                left_out["rows whose label the card ignores"] += 1
+            if holder(card, split, document) != split:
+                continue
+        if is_labelled(card, document):
+            example = make_example(card, document)
+            examples += 1
+            labels.update(_labels(card, document, example))
+            sample.offer(example)
+            if tokens:
+                tokens.add(split, example)
+    check.counts[split] = examples
+    if not parent:
+        check.released[split] = released
+        check.offset_mismatches += mismatches
+        check.left_out = dict(Counter(check.left_out) + left_out)
         _compare(check, split)
-    kept = [document for document in documents if card.splits[split].hold_out_from or holder(card, split, document) == split]
-    examples = [make_example(card, document) for document in kept if is_labelled(card, document)]
-    check.counts[split] = len(examples)
     if not examples:
         check.problems.append(f"split {split} is empty. Fix: correct splits.{split} in {card.path}")
-    for label, count in _label_counts(card, kept, examples).items():
+    for label, count in labels.items():
         # The official label is in the files and the card, so it may be shown; texts may not.
         into = check.labels if card.type not in ("ner", "re") or card.keeps(label) else check.ignored_labels
         into[label] = into.get(label, 0) + count
-    return examples
 
 
-def _released_counts(card: TaskCard, documents: list[Document]) -> dict[str, int]:
-    counts = {"documents": len(documents)}
+def _no_counts(card: TaskCard) -> dict[str, int]:
+    return dict.fromkeys(("documents", "mentions", "relations") if card.type in ("ner", "re") else ("documents",), 0)
+
+
+def _count_released(card: TaskCard, document: Document, counts: dict[str, int]) -> None:
+    counts["documents"] += 1
     if card.type in ("ner", "re"):
-        counts["mentions"] = sum(card.type == "re" or card.keeps(mention.type) for document in documents for mention in document.mentions)
-        counts["relations"] = sum(card.keeps(relation.type) for document in documents for relation in document.relations)
-    return counts
+        counts["mentions"] += sum(card.type == "re" or card.keeps(mention.type) for mention in document.mentions)
+        counts["relations"] += sum(card.keeps(relation.type) for relation in document.relations)
 
 
 def _compare(check: TaskCheck, split: str) -> None:
@@ -113,41 +176,9 @@ def _compare(check: TaskCheck, split: str) -> None:
             check.problems.append(f"split {split} has {found} {unit}, published are {published}. Fix: compare the files with the release")
 
 
-def _label_counts(card: TaskCard, documents: list[Document], examples: list[Example]) -> Counter[str]:
+def _labels(card: TaskCard, document: Document, example: Example) -> Iterable[str]:
     if card.type == "ner":
-        return Counter(mention.type for document in documents for mention in document.mentions)
+        return (mention.type for mention in document.mentions)
     if card.type == "re":
-        return Counter(relation.type for document in documents for relation in document.relations)
-    return Counter(example.gold["label"] for example in examples if "label" in example.gold)
-
-
-def format_checks(checks: list[TaskCheck]) -> str:
-    """A table of all tasks, and below it what is wrong with each."""
-    header = ("task", "type", "status", "train", "validation", "test", "mismatches", "metric", "ceiling")
-    rows = [header, *(_row(check) for check in checks)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for check in checks:
-        if check.status == "absent":
-            continue
-        lines.append("")
-        lines.append(f"{check.name}: {len(check.found)} files")
-        if check.labels:
-            lines.append("  labels: " + _balance(check.labels))
-        if check.ignored_labels:
-            lines.append("  not in the card's labels, ignored: " + _balance(check.ignored_labels))
-        lines += [f"  note: {note}" for note in check.notes]
-        lines += [f"  problem: {problem}" for problem in check.problems]
-    return "\n".join(lines)
-
-
-def _row(check: TaskCheck) -> tuple[str, ...]:
-    counts = [str(check.counts.get(split, "-")) for split in ("train", "validation", "test")]
-    ceiling = f"{check.ceiling:.4f}" if check.ceiling is not None else "-"
-    mismatches = str(check.offset_mismatches) if check.found and check.type in ("ner", "re") else "-"
-    return check.name, check.type, check.status, *counts, mismatches, check.metric, ceiling
-
-
-def _balance(labels: dict[str, int]) -> str:
-    total = sum(labels.values())
-    return ", ".join(f"{label} {count} ({count / total:.0%})" for label, count in sorted(labels.items(), key=lambda item: -item[1]))
+        return (relation.type for relation in document.relations)
+    return [example.gold["label"]] if "label" in example.gold else []

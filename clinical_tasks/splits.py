@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from clinical_tasks.card import SplitSpec, TaskCard
 from clinical_tasks.documents import Document, Example
 from clinical_tasks.errors import ReadError, did_you_mean, read_error
 from clinical_tasks.readers import READERS
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import find_files, read_text
 from clinical_tasks.serialise import make_example
 
 
@@ -30,33 +31,38 @@ def split_files(card: TaskCard, data_root: Path | str, split: str) -> SplitFiles
     found: dict[Path, None] = {}
     missing = []
     for name in spec.files:
-        # A plain name is looked up as it is: release names may hold characters that a glob would interpret.
-        matches = [folder / name] if (folder / name).is_file() else sorted(folder.glob(name))
-        matches = [path for path in matches if path.is_file()]
+        matches = find_files(folder, name)
         found.update(dict.fromkeys(matches))
         if not matches:
             missing.append(name)
-    missing += [name for name in (spec.ids_from, spec.ids_not_in) if name and not (folder / name).is_file()]
+    missing += [name for name in (spec.ids_from, spec.ids_not_in) if name and not find_files(folder, name)]
     return SplitFiles(tuple(found), tuple(missing))
 
 
 def read_split(card: TaskCard, data_root: Path | str, split: str) -> list[Example]:
     """Every example of a split, whole documents, in release order. Raises `ReadError`."""
-    return [make_example(card, document) for document in read_documents(card, data_root, split) if is_labelled(card, document)]
+    return list(stream_split(card, data_root, split))
+
+
+def stream_split(card: TaskCard, data_root: Path | str, split: str) -> Iterator[Example]:
+    """The same, one at a time. What only the whole split shows (an id that is not there, no documents) is raised at its end."""
+    return (make_example(card, document) for document in stream_documents(card, data_root, split) if is_labelled(card, document))
 
 
 def read_documents(card: TaskCard, data_root: Path | str, split: str, *, as_released: bool = False) -> list[Document]:
     """The documents behind a split; `as_released` keeps those that another split holds out of it, for counting."""
+    return list(stream_documents(card, data_root, split, as_released=as_released))
+
+
+def stream_documents(card: TaskCard, data_root: Path | str, split: str, *, as_released: bool = False) -> Iterator[Document]:
+    """The same, one at a time; memory is that of the ids, and of what the reader holds (a json file whole, say)."""
     if split not in card.splits:
         known = ", ".join(card.splits)
         raise ReadError(f"task {card.name} has no split '{split}'{did_you_mean(split, card.splits)}. Fix: use one of {known}")
     parent = card.splits[split].hold_out_from
-    documents = _released(card, data_root, parent or split)
-    if parent:
-        return [document for document in documents if holder(card, parent, document) == split]
-    if as_released:
-        return documents
-    return [document for document in documents if holder(card, split, document) == split]
+    for document in _released(card, data_root, parent or split):
+        if (as_released and not parent) or holder(card, parent or split, document) == split:
+            yield document
 
 
 def holder(card: TaskCard, parent: str, document: Document) -> str:
@@ -81,35 +87,40 @@ def is_labelled(card: TaskCard, document: Document) -> bool:
     return not card.ignore_labels or str(document.fields.get("answer", "")).strip() not in card.ignore_labels
 
 
-def _released(card: TaskCard, data_root: Path | str, split: str) -> list[Document]:
+def _released(card: TaskCard, data_root: Path | str, split: str) -> Iterator[Document]:
     folder = Path(data_root) / card.folder
     files = split_files(card, data_root, split)
     if files.missing:
         reason = f"task {card.name}, split {split}: not found: {', '.join(files.missing)}"
         raise read_error(folder, reason, fix=f"put the released files there under these names, or correct splits.{split} in {card.path}")
-    documents = _filter_ids(list(READERS[card.reader](list(files.found), card, folder)), card.splits[split], folder)
-    if not documents:
-        raise read_error(folder, f"task {card.name}, split {split}: the files hold no documents", fix=f"check splits.{split}")
+    documents: Iterable[Document] = READERS[card.reader](list(files.found), card, folder)
     first: dict[str, str] = {}
-    for document in documents:
+    for document in _filter_ids(documents, card.splits[split], folder):
         if document.doc_id in first:
             fix = "give each an id of its own" + (", or drop columns.id from the card to number the rows" if "id" in card.columns else "")
             raise ReadError(f"{document.source}: the same id as at {first[document.doc_id]}. Fix: {fix}")
         first[document.doc_id] = document.source
-    return documents
+        yield document
+    if not first:
+        raise read_error(folder, f"task {card.name}, split {split}: the files hold no documents", fix=f"check splits.{split}")
 
 
-def _filter_ids(documents: list[Document], spec: SplitSpec, folder: Path) -> list[Document]:
+def _filter_ids(documents: Iterable[Document], spec: SplitSpec, folder: Path) -> Iterable[Document]:
     for name, wanted in ((spec.ids_from, True), (spec.ids_not_in, False)):
-        if not name:
-            continue
-        ids = _read_ids(folder / name)
-        unknown = len(ids - {document.doc_id for document in documents})
-        if unknown:
-            reason = f"{unknown} of {len(ids)} ids are not in the split's files"
-            raise read_error(folder / name, reason, fix="check columns.id and that the files belong together")
-        documents = [document for document in documents if (document.doc_id in ids) == wanted]
+        if name:
+            documents = _with_ids(documents, folder / name, _read_ids(find_files(folder, name)[0]), wanted)
     return documents
+
+
+def _with_ids(documents: Iterable[Document], path: Path, ids: set[str], wanted: bool) -> Iterator[Document]:
+    unseen = set(ids)
+    for document in documents:
+        unseen.discard(document.doc_id)
+        if (document.doc_id in ids) == wanted:
+            yield document
+    if unseen:
+        reason = f"{len(unseen)} of {len(ids)} ids are not in the split's files"
+        raise read_error(path, reason, fix="check columns.id and that the files belong together")
 
 
 def _read_ids(path: Path) -> set[str]:

@@ -44,7 +44,13 @@ def _tasks(flags: dict[str, str], words: Sequence[str]) -> None:
     elif "data_root" not in flags:
         raise UserError("tasks check: --data_root: missing; name the folder that holds the corpora")
     else:
-        commands.tasks_check(flags["data_root"], _listed(flags.get("cards")), _listed(flags.get("tasks")))
+        from engine.data_check import OverlapQuestion, TokenQuestion, check_data
+
+        check_data(
+            flags["data_root"], _listed(flags.get("cards")), _listed(flags.get("tasks")), flags.get("output", ""),
+            TokenQuestion(flags.get("backbone", ""), flags.get("max_length", ""), flags.get("max_new_tokens", "")),
+            OverlapQuestion(flags.get("overlap", "true"), _listed(flags.get("targets")), _listed(flags.get("sources"))),
+        )  # fmt: skip
 
 
 def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -84,7 +90,11 @@ MODES: dict[str, Mode] = {
     ),
     "tasks": Mode(
         "list: the task cards; check: which corpora are there and whole",
-        {"data_root": "folder of the corpora (check)", "cards": "folders of further cards, comma-separated", "tasks": "only these (check)"},
+        {"data_root": "folder of the corpora (check)", "cards": "folders of further cards, comma-separated", "tasks": "only these (check)",
+         "backbone": "backbone card: count tokens with its tokenizer (check)", "max_length": "longest sample in tokens (check; default 1024)",
+         "max_new_tokens": "longest generated answer (check; default 64)", "overlap": "false: do not compare test with training documents (check)",
+         "targets": "tasks whose test documents are looked for (check; default: all)",
+         "sources": "tasks in whose training documents (check; default: all)", "output": "JSON file to write too (check)"},
         _tasks, positional=("list", "check"),
     ),
     "predict": Mode("answers for a user's own notes", {}, _not_yet("predict")),

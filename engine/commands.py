@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.resolve import expand, resolve, unknown_key, value_at
+from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
     "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation", "recompute", "backbone",
@@ -17,6 +17,7 @@ def distill(config: RunConfig) -> None:
     """Stage 0 and 1: teach every source task its prompt, then distil them into the metaprompt."""
     from engine.adapters import check_adapters
     from engine.session import Session
+    from engine.unseen import hold_unseen, write_record
 
     _require(config, "distill.sources")
     session = Session(config)
@@ -24,6 +25,7 @@ def distill(config: RunConfig) -> None:
         return
     check_adapters(config, session)
     data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.sources})
+    data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     session.backbone()
     teachers, teachers_hash = _teach(session, data)
@@ -33,6 +35,8 @@ def distill(config: RunConfig) -> None:
 
     stage = distill_stage(session, train_only, teachers, teachers_hash)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
+    if session.leads:
+        write_record(session.run_dir, overlap)
     keep_teachers(session, stage, teachers)
     session.train(stage, fence)
     session.verify_backbone()
@@ -68,6 +72,7 @@ def adapt(config: RunConfig) -> None:
     """Stage 2: adapt the metaprompt to the target tasks; prompt tuning beside it, on the same data."""
     from engine.banks import load_bank
     from engine.session import Session
+    from engine.unseen import read_record, write_record
 
     _require(config, "adapt.targets")
     _require(config, "adapt.source_run")
@@ -88,6 +93,8 @@ def adapt(config: RunConfig) -> None:
     source_seed = found.state["hashes"]["config"]["seed"]
     stage = adapt_stage(session, data, source, source_tasks, found.identity, source_seed)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
+    if session.leads:
+        write_record(session.run_dir, read_record(source_dir))
     _say_trainable(session, stage.bank)
     session.train(stage, fence)
     session.verify_backbone()
@@ -184,26 +191,6 @@ def tasks_list(cards: Sequence[str] = ()) -> None:
     widths = [max(len(str(r[i])) for r in rows) for i in range(4)]
     for row in rows:
         print("  ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=False)) + "  " + str(row[4]))
-
-
-def tasks_check(data_root: str, cards: Sequence[str] = (), tasks: Sequence[str] = ()) -> None:
-    """Which corpora are there, whole and as published; raises UserError with all problems at once."""
-    import clinical_tasks
-    from engine.config import DataConfig
-    from engine.data import load_cards
-
-    found = load_cards(DataConfig(cards=list(cards)))
-    problems = [f"--tasks: {unknown_key(t, found).replace('key', 'task', 1)}" for t in tasks if t not in found]
-    root = expand(data_root)
-    if not root.is_dir():
-        problems.append(f"--data_root: {root} is no folder")
-    if problems:
-        raise UserError(problems)
-    checks = clinical_tasks.check_tasks({n: c for n, c in found.items() if not tasks or n in tasks}, root, required=tasks)
-    print(clinical_tasks.format_checks(checks))
-    bad = [p for c in checks for p in c.problems]
-    if bad:
-        raise UserError(bad)
 
 
 def _require(config: RunConfig, key: str) -> None:

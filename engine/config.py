@@ -20,6 +20,11 @@ class DataConfig:
     """Use at most this many validation examples per task; 0 is all."""
     max_test: int = 0
     """Use at most this many test examples per task; 0 is all."""
+    keep_unseen: list[str] = field(default_factory=list)
+    """Of a distillation: the tasks it will be adapted to. Their test documents are looked for in the sources' training documents (same id, same or
+    nearly the same text); what is found is told, and stands in results and report of the adaptations."""
+    exclude_overlap: bool = False
+    """Leave what is found so out of the sources' training documents. Test documents are never left out."""
 
 
 @dataclass
@@ -100,7 +105,8 @@ class AdaptConfig:
     methods: list[Literal["metaprompt", "prompt_tuning"]] = field(default_factory=lambda: ["metaprompt", "prompt_tuning"])
     """What to train on each target."""
     shots: list[str] = field(default_factory=lambda: ["full"])
-    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained start)."""
+    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained start). Few-shot
+    sets are fixed by seed, nested, and stratified by label where answers are labels."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """Each draws its own few-shot set, data order and start."""
     steps: int = 150

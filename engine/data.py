@@ -4,26 +4,33 @@ Happens before the process group starts: a long tokenisation must not run into t
 """
 
 import hashlib
+import heapq
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
-from backbones import Layout
 from clinical_tasks import Example, TaskCard
+from clinical_tasks.readers.files import find_files, is_file, open_bytes
 from clinical_tasks.splits import split_files as files_of
+from clinical_tasks.splits import stream_split
 from engine.config import DataConfig
 from engine.errors import UserError
 from engine.resolve import expand
 
-CACHE_FORMAT = "1"
+if TYPE_CHECKING:  # cards and corpora can be looked at without torch
+    from backbones import Layout
+
+CACHE_FORMAT = "2"
+ROWS = "rows.arrow"
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
 POLL_SECONDS = 0.2
+WRITE_ROWS, WRITE_BYTES = 1000, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,33 @@ class Split:
         kept = rows["kept"][:] if len(rows) else []
         self.kept = [i for i, k in enumerate(kept) if k]
         self.n_dropped = len(rows) - len(self.kept)
+        self.n_excluded = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def without(self, documents: Collection[str]) -> "Split":
+        """The split without the samples of these documents, under another key; ``n_excluded`` counts them."""
+        out = Split(self.rows)
+        out.kept = [i for i in self.kept if self.example(i).document not in documents]
+        out.n_excluded = len(self.kept) - len(out.kept)
+        if not out.n_excluded:
+            return self
+        out.key = hashlib.sha256(json.dumps([self.key, out.kept]).encode()).hexdigest()
+        return out
+
+    def labels(self) -> list[str] | None:
+        """The gold label of every kept row of a choice task; None where answers are no labels."""
+        kept, out, place = set(self.kept), [], 0
+        for batch in self.rows.select_columns(["example"]).iter(256):
+            for text in batch["example"]:
+                if place in kept:
+                    label = json.loads(text).get("gold", {}).get("label")
+                    if label is None:
+                        return None
+                    out.append(str(label))
+                place += 1
+        return out
 
     def sample(self, index: int) -> Sample:
         row = self.rows[index]
@@ -96,7 +127,7 @@ def load_cards(config: DataConfig) -> dict[str, TaskCard]:
         raise UserError(getattr(error, "problems", None) or str(error)) from None
 
 
-def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: Layout, rank: int = 0, say=print) -> dict[str, TaskData]:
+def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, say=print) -> dict[str, TaskData]:
     """Tokenised splits of the named tasks, from the cache or built now.
 
     Args:
@@ -113,7 +144,7 @@ def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: Layout,
         problems.append("data.root: missing; name the folder that holds the corpora")
     elif not root.is_dir():
         problems.append(f"data.root: {root} is no folder")
-    problems += [_unknown_task(task, cards) for task in tasks if task not in cards]
+    problems += [unknown_task(task, cards) for task in tasks if task not in cards]
     if problems:
         raise UserError(problems)
     cache = expand(config.cache)
@@ -136,7 +167,8 @@ def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: Layout,
     return out
 
 
-def _unknown_task(task: str, cards: Iterable[str]) -> str:
+def unknown_task(task: str, cards: Iterable[str]) -> str:
+    """The sentence that every unknown task gets."""
     import difflib
 
     near = difflib.get_close_matches(task, list(cards), 1)
@@ -153,33 +185,32 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
                 say(f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than data.max_length={max_length} and dropped")
 
 
-def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: Layout, rank: int) -> Split:
-    from datasets import load_from_disk
+def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int) -> Split:
+    from datasets import Dataset
 
     if split not in card.splits:
         raise UserError(f"task {card.name}: its card names no split {split!r} ({card.path})")
     limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
     final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
-    if not final.is_dir():
-        if rank == 0:
-            final.with_suffix(".failed").unlink(missing_ok=True)
-            try:
-                _build(card, split, root, config, limit, layout, final)
-            except BaseException:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                final.with_suffix(".failed").write_text(launch_id())
-                raise
-        else:
-            _wait_for(final, card.name, split)
-    return Split(load_from_disk(str(final), keep_in_memory=False), final.name)
+    build_once(final, rank, f"task {card.name}: split {split}", lambda: _build(card, split, root, config, limit, layout, final))
+    return Split(Dataset.from_file(str(final / ROWS)), final.name)
 
 
-def _wait_for(final: Path, task: str, split: str) -> None:
+def build_once(final: Path, rank: int, what: str, build: Callable[[], None]) -> None:
+    """Have rank 0 make a file or folder of the cache that is not there; the others wait for it, or for its failure."""
     failed = final.with_suffix(".failed")
-    while not final.is_dir():
+    if rank == 0 and not final.exists():
+        failed.unlink(missing_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            build()
+        except BaseException:
+            failed.write_text(launch_id())
+            raise
+    while not final.exists():
         # a marker of another launch says nothing about this one, whichever rank came first
         if failed.exists() and failed.read_text() == launch_id():
-            raise UserError(f"task {task}: split {split}: rank 0 could not prepare it; its message says why")
+            raise UserError(f"{what}: rank 0 could not prepare it; its message says why")
         time.sleep(POLL_SECONDS)
 
 
@@ -189,29 +220,36 @@ def launch_id() -> str:
     return " ".join(os.environ.get(name, "-") for name in names)
 
 
-def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: Layout, final: Path) -> None:
-    from datasets import Dataset, Features, Sequence, Value
+def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path) -> None:
+    from datasets import Features, Sequence, Value
+    from datasets.arrow_writer import ArrowWriter
 
     def fits(input_text: str, answer_text: str) -> bool:
         return len(layout.context_ids(input_text)) + len(layout.answer_ids(answer_text)) <= config.max_length
 
-    rows: dict[str, list[Any]] = {"context_ids": [], "answer_ids": [], "example": [], "kept": []}
-    for whole in _subset(clinical_tasks.read_split(card, root, split), limit):
-        for example in clinical_tasks.split_long(whole, card, fits):
-            context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
-            longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
-            rows["context_ids"].append(context)
-            rows["answer_ids"].append(answer)
-            rows["example"].append(json.dumps(asdict(example)))
-            rows["kept"].append(len(context) + longest <= config.max_length)
+    def rows() -> Iterator[dict[str, Any]]:
+        for whole in _subset(stream_split(card, root, split), limit):
+            for example in clinical_tasks.split_long(whole, card, fits):
+                context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
+                longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
+                kept = len(context) + longest <= config.max_length
+                yield {"context_ids": context, "answer_ids": answer, "example": json.dumps(asdict(example)), "kept": kept}
+
     features = Features({"context_ids": Sequence(Value("int32")), "answer_ids": Sequence(Value("int32")), "example": Value("string"), "kept": Value("bool")})
-    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
     try:
-        Dataset.from_dict(rows, features=features).save_to_disk(str(partial))
-        partial.chmod(0o700)
-        for file in partial.rglob("*"):
-            file.chmod(0o600)
+        # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a question
+        partial.mkdir(mode=0o700)
+        (partial / ROWS).touch(0o600)
+        with ArrowWriter(path=str(partial / ROWS), features=features, writer_batch_size=WRITE_ROWS) as writer:
+            waiting = 0
+            for row in rows():
+                writer.write(row)
+                waiting += len(row["example"]) + 36 * (len(row["context_ids"]) + len(row["answer_ids"]))  # a list's ints
+                if waiting > WRITE_BYTES:
+                    writer.write_examples_on_file()
+                    waiting = 0
+            writer.finalize()
         try:
             partial.rename(final)
         except OSError:
@@ -221,32 +259,41 @@ def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: in
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _subset(examples: list[Example], limit: int) -> list[Example]:
-    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order."""
-    if not limit or len(examples) <= limit:
+def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
+    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order. Holds no more than these."""
+    if not limit:
         return examples
-    chosen = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{examples[i].task}|{examples[i].example_id}".encode()).digest())[:limit]
-    return [examples[i] for i in sorted(chosen)]
+    numbered = ((hashlib.sha256(f"{e.task}|{e.example_id}".encode()).digest(), i, e) for i, e in enumerate(examples))
+    return [e for _, _, e in sorted(heapq.nsmallest(limit, numbered, key=lambda row: row[:2]), key=lambda row: row[1])]
 
 
-def cache_key(card: TaskCard, split: str, root: Path, layout: Layout, max_length: int, limit: int) -> str:
+def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_length: int, limit: int) -> str:
     """Hash of all that the rows depend on: files, card, readers' code, tokenizer, template, lengths."""
     digest = hashlib.sha256(f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode())
+    digest.update(code_and_files(card, split, root))
+    return digest.hexdigest()[:24]
+
+
+def code_and_files(card: TaskCard, split: str, root: Path) -> bytes:
+    """Hash of the readers' code and of the released files that decide a split's examples."""
+    digest = hashlib.sha256()
     for source in sorted(Path(clinical_tasks.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     for path in source_files(card, split, root):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:24]
+        with open_bytes(path) as stream:
+            digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]
+    return digest.digest()
 
 
 def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
     """The released files that decide a split's examples, those it is held out of or loses its hold-outs to included."""
     related = [name for name, spec in card.splits.items() if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split]
     found = {path for name in related for path in files_of(card, root, name).found}
-    found |= {root / card.folder / ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
+    ids = {ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
+    found |= {path for name in ids for path in find_files(root / card.folder, name)}
     if card.reader == "brat":  # either half of a pair may be the one the card names
         found |= {half for path in found for half in (path.with_suffix(".txt"), path.with_suffix(".ann"))}
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if is_file(path))
 
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:

@@ -24,6 +24,7 @@ from engine.files import write_whole
 from engine.generation import Greedy
 from engine.results import average, summarise
 from engine.session import Session
+from engine.unseen import of_targets, read_record
 from prompt_modules import NoPrompts, PromptBank
 from prompt_modules.bank import JoinedBank
 
@@ -83,6 +84,9 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
+    overlap = of_targets(run_dir, list(results["tasks"])) if role == "target" else read_record(run_dir)
+    if overlap is not None:
+        results["overlap"] = overlap
     if found.state.get("changes"):
         results["changes"] = found.state["changes"]
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))

@@ -14,6 +14,7 @@ from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
 from engine.resolve import value_at
 from engine.session import Session
 from engine.stages import adapt_rows
+from engine.unseen import hold_unseen
 
 HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and within nodes", "sharded": "sharded over devices", "offload": "sharded over hosts"}
 
@@ -38,6 +39,8 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
     if prepare:
         tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
         data = session.data({task: ["train", "validation", "test"] for task in tasks})
+        if mode == "distill":
+            hold_unseen(data, config.data)
         if mode == "adapt":
             adapt_rows(config.adapt, config.seed, data)  # more shots than a task has examples, say
         build_ops()

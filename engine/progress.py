@@ -23,7 +23,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-_STATE = ("steps", "skipped", "tokens", "norms", "lrs")
+_STATE = ("steps", "skipped", "tokens", "examples", "norms", "lrs")
 
 
 class Window:
@@ -47,6 +47,7 @@ class Window:
     def _reset(self) -> None:
         self.started, self.timed_steps, self.timed_tokens = time.monotonic(), 0, 0
         self.steps, self.skipped, self.tokens = 0, 0, 0
+        self.examples: list[int] = []
         self.sums = None
         self.norms = {}
         self.lrs = {}
@@ -54,6 +55,8 @@ class Window:
     def add(self, outcome: dict[str, Tensor], reports: dict[str, Any]) -> None:
         self.steps += 1
         self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
+        drawn = outcome["examples"].tolist()
+        self.examples = [a + b for a, b in zip(self.examples or [0] * len(drawn), drawn, strict=True)]
         self.timed_steps += 1
         self.tokens += int(outcome["real_tokens"])
         self.timed_tokens += int(outcome["real_tokens"])
@@ -73,13 +76,16 @@ class Window:
         by_task: dict[str, list[float]] = {}
         for k in seen.nonzero()[:, 0].tolist():
             by_task.setdefault(stage.rows[k].task, []).append(means[k, 0].item())
+        examples: dict[str, int] = {}
+        for row, count in zip(stage.rows, self.examples, strict=True):
+            examples[row.task] = examples.get(row.task, 0) + count
         calls, gathered = backbone.gathers.take()
         shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
         drift = [(p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared]
         tokens_per_s = self.timed_tokens / seconds
         values = {
             "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
-            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "lr": max(self.lrs.values()),
+            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "task_examples": examples, "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
             "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "real_tokens": self.tokens, "mfu": None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.unseen import lines
 
 LEGEND = """# Results
 
@@ -57,6 +58,7 @@ def _section(run: Path, result: dict[str, Any]) -> str:
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
     trainable = result["trainable"]
     note = f"Backbone {result['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
+    note += _overlap_note(result.get("overlap"))
     for line in result.get("changes", []):
         note += f"\nChanged on the way: {line}."
     below = [f"- {line}\n" for name, task in result["tasks"].items() for line in _remarks(name, task)]
@@ -97,6 +99,17 @@ def _three(row: dict[str, float] | None) -> str:
     if row is None or not (row["support"] or row["predicted"]):
         return ""
     return f"{row['precision']:.3f} {row['recall']:.3f} {row['f1']:.3f}"
+
+
+def _overlap_note(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    out = [f"{line}." for line in lines(record)]
+    if record["targets"] and not record["pairs"]:
+        out.append("No test document of the targets was found in the sources' training documents.")
+    if record.get("unchecked"):
+        out.append(f"Not compared with the sources' training documents (data.keep_unseen of the distillation): {', '.join(record['unchecked'])}.")
+    return "".join(f"\n{line}" for line in out)
 
 
 def _order(column: tuple[str, str]) -> tuple[str, float]:

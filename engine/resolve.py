@@ -212,7 +212,14 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append(f"prompt.rank: {c.prompt.rank} is above prompt.length ({c.prompt.length})")
     if c.prompt.init == "text" and not c.prompt.init_text.strip():
         problems.append("prompt.init_text: missing; prompt.init is text")
-    for key in ("distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds"):
+    if c.data.exclude_overlap and not c.data.keep_unseen:
+        problems.append("data.exclude_overlap: needs data.keep_unseen, the tasks whose test documents no source may train on")
+    if c.data.keep_unseen and not c.distill.sources:
+        problems.append("data.keep_unseen: is of a distillation (distill.sources); an adaptation takes over what its source_run found")
+    both = sorted(set(c.data.keep_unseen) & set(c.distill.sources))
+    if both:
+        problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")
+    for key in ("data.keep_unseen", "distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds"):
         values = value_at(c, key)
         twice = sorted({str(v) for v in values if values.count(v) > 1})
         if twice:

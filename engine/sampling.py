@@ -5,6 +5,7 @@ resumed run needs no more than one counter per row.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,24 @@ class Stream:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
         return self.indices[int(self._order[offset])]
+
+
+def few_shot_order(labels: Sequence[str] | None, drawn: Sequence[int]) -> list[int]:
+    """The order in which few-shot sets take examples, from a random order ``drawn`` of all of them: every set is the beginning of the larger ones.
+
+    With labels it is stratified: first one example of each label, the commonest first, then whichever label is furthest behind its share.
+    """
+    if labels is None:
+        return list(drawn)
+    sizes = Counter(labels)
+    rank_of: dict[int, float] = {}
+    seen: Counter[str] = Counter()
+    for place, index in enumerate(drawn):
+        label = labels[index]
+        first = seen[label] == 0
+        rank_of[index] = -sizes[label] - 1 + place / len(drawn) if first else (seen[label] + 0.5) / sizes[label]
+        seen[label] += 1
+    return sorted(drawn, key=lambda index: rank_of[index])  # stable: ties stay as drawn
 
 
 @dataclass(frozen=True)

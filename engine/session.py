@@ -190,7 +190,7 @@ class Session:
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
                 for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json"):
+                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json", "overlap.json"):
                     (folder / name).unlink(missing_ok=True)
             (folder / "COMPLETED").unlink(missing_ok=True)  # a finished run that goes on under accepted changes
             write_whole(folder / "config.yaml", to_yaml(self.config))

@@ -11,7 +11,7 @@ from engine.data import TaskData, data_fingerprint
 from engine.errors import UserError
 from engine.formulation import LossWeights
 from engine.resolve import expand
-from engine.sampling import EveryRow, TaskMixture, seed_of
+from engine.sampling import EveryRow, TaskMixture, few_shot_order, seed_of
 from engine.session import Session
 from engine.stage import BankRow, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, average_factors, identity_factors
@@ -99,6 +99,7 @@ def adapt_rows(a: AdaptConfig, seed: int, data: dict[str, TaskData]) -> list[Ban
         UserError: more shots than a task has examples; nothing to train.
     """
     problems, rows = [], []
+    labels: dict[str, list[str] | None] = {}
     for method in a.methods:
         for task in a.targets:
             for shots in a.shots:
@@ -110,9 +111,11 @@ def adapt_rows(a: AdaptConfig, seed: int, data: dict[str, TaskData]) -> list[Ban
                     row = _row(task, method, data[task], seed_of(seed, "order", task, s), a.steps, False)
                     few = shots != "full"
                     if few:
+                        if task not in labels:
+                            labels[task] = train.labels()
                         generator = torch.Generator().manual_seed(seed_of(seed, "shots", task, s))
-                        order = torch.randperm(len(train.kept), generator=generator)[: int(shots)]
-                        row.train_indices = [train.kept[i] for i in order.tolist()]
+                        order = few_shot_order(labels[task], torch.randperm(len(train.kept), generator=generator).tolist())
+                        row.train_indices = [train.kept[i] for i in order[: int(shots)]]
                     if a.eval_every and (not few or a.few_shot_validation) and shots != "0":
                         row.validation = data[task].splits.get("validation")
                     row.shots, row.seed = shots, s

@@ -64,7 +64,7 @@ class Loop:
 
         Returns:
             sums: fp64 (K, 4), per row the sums of ce, kl, hidden and the number of answer tokens. present: bool (K,), rows with samples.
-            real_tokens: int (), tokens of all samples, without prompts and padding.
+            examples: int (K,), samples of each row. real_tokens: int (), tokens of all samples, without prompts and padding.
         """
         stage, rows = self.stage, self.stage.rows
         counts = stage.sampler.counts(step, [not s for s in self.stopped])
@@ -88,7 +88,8 @@ class Loop:
             if span is None:  # the metaprompt sees the mean of the tasks' losses, the factors each their own
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
-        return {"sums": sums, "present": present, "real_tokens": torch.tensor(sum(len(i.sample) for i in items))}
+        examples = torch.bincount(torch.tensor([p.row for p in picks], dtype=torch.long), minlength=len(rows))
+        return {"sums": sums, "present": present, "examples": examples, "real_tokens": torch.tensor(sum(len(i.sample) for i in items))}
 
     # ---- the loop --------------------------------------------------------------------------------------------------------
 

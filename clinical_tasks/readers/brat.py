@@ -10,7 +10,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import is_file, name_in, read_text
 
 # (line number, id of the annotation, its fields)
 Row = tuple[int, str, list[str]]
@@ -33,7 +33,7 @@ def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
 def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     ann_path = text_path.with_suffix(".ann")
     for needed in (text_path, ann_path):
-        if not needed.is_file():
+        if not is_file(needed):
             raise read_error(needed, "missing beside its twin", fix="put it there; a note without annotations has an empty .ann")
     # A byte order mark is a character of the note: brat counts it.
     text = read_text(text_path, skip_bom=False)
@@ -58,7 +58,7 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     left_out["relations repeated"] = len(relations) - len(unique)
     left_out["E lines"] = len(rows["E"]) if events == "ignore" else 0
     return Document(
-        doc_id=text_path.relative_to(folder).with_suffix("").as_posix(),
+        doc_id=name_in(text_path.with_suffix(""), folder),
         text=text,
         mentions=tuple(sorted(mentions.values(), key=mention_order)),
         relations=unique,

@@ -17,7 +17,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import name_in, read_text
 
 _CONCEPT = r'c="(.*)" (\d{1,9}):(\d{1,9}) (\d{1,9}):(\d{1,9})'
 # Quoted texts may hold quotes and bars themselves; positions and labels cannot.
@@ -89,7 +89,7 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
     unique = tuple(dict.fromkeys(relations))
     left_out = {"relations repeated": len(relations) - len(unique), "assertions": 0 if asserted else len(assertions)}
     return Document(
-        doc_id=text_path.relative_to(folder).with_suffix("").as_posix(),
+        doc_id=name_in(text_path.with_suffix(""), folder),
         text=text,
         mentions=tuple(sorted(every, key=mention_order)),
         relations=unique,

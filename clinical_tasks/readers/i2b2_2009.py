@@ -17,7 +17,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import ReadError, read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import name_in, read_text
 from clinical_tasks.readers.i2b2 import Place, TokenSpans, place_of, span_of, token_spans
 
 _SUFFIXES = (".entries", ".m")
@@ -100,7 +100,7 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
             if name != "m" and "m" in keys:
                 relations[Relation(name, keys["m"], key)] = None
     return Document(
-        doc_id=(text_path.with_suffix("") if text_path.suffix == ".txt" else text_path).relative_to(folder).as_posix(),
+        doc_id=name_in(text_path.with_suffix("") if text_path.suffix == ".txt" else text_path, folder),
         text=text,
         mentions=tuple(sorted(mentions.values(), key=mention_order)),
         relations=tuple(relations),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import name_in, read_text
 from clinical_tasks.readers.markup import Element, attribute, count_others, root_with_text, whole_number
 
 _MENTIONS = ("EVENT", "TIMEX3")
@@ -60,7 +60,7 @@ def _read_note(path: Path, folder: Path) -> Document:
     relations = _relations(path, tags, mentions, left_out)
     text, dropped = _without_frame(text, mentions)
     return Document(
-        doc_id=path.relative_to(folder).with_suffix("").as_posix(),
+        doc_id=name_in(path.with_suffix(""), folder),
         text=text,
         mentions=tuple(sorted((Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()), key=mention_order)),
         relations=relations,

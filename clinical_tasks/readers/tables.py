@@ -7,7 +7,6 @@ Lines end at `\\n` alone: U+2028, U+0085 and the like are characters of a field.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from clinical_tasks.documents import Document
 from clinical_tasks.errors import ReadError, did_you_mean, read_error
 from clinical_tasks.options import counted_answers
 from clinical_tasks.readers.cells import ABSENT, as_text, holds_object, is_absent, lookup
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import open_text
 from clinical_tasks.readers.json_text import NotJson, parse_json
 
 # The default of 128 KiB is less than some discharge summaries; a C long may be 32 bits wide.
@@ -68,7 +67,7 @@ def documents_of_rows(rows: Iterable[dict[str, Any]], card: TaskCard) -> list[Do
 
 def _lines(path: Path) -> Iterator[str]:
     """The file's lines, each with the `\\n` that ends it."""
-    return io.StringIO(read_text(path), newline="\n")
+    return (line + "\n" for line in open_text(path))
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from xml.parsers import expat
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document
 from clinical_tasks.errors import ReadError, did_you_mean, read_error
+from clinical_tasks.readers.files import read_bytes
 from clinical_tasks.readers.tables import Row, checked_header, documents_of
 
 # What a part of the archive may come to when unpacked: a small file must not fill the memory.
@@ -40,16 +41,9 @@ OnEnd = Callable[[str, str], None]
 def read_xlsx(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """The first sheet, or the one that `sheet` names, with a header row unless `header` lists the columns."""
     for path in paths:
-        book = _Workbook(path, _read_bytes(path))
+        book = _Workbook(path, read_bytes(path))
         name, notes = book.sheet(str(card.reader_options.get("sheet", "")))
         yield from documents_of(path, _rows(path, book.cells(name), card.reader_options), card, notes=notes)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise read_error(path, f"cannot be opened ({error.strerror})", fix="check the path and its permissions") from None
 
 
 def _rows(path: Path, numbered: Iterator[tuple[int, dict[int, Any]]], options: dict[str, Any]) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 
 import pytest
@@ -137,3 +138,13 @@ def test_a_part_that_unpacks_to_too_much_is_refused(sheet, monkeypatch):
     monkeypatch.setattr(xlsx, "_LARGEST_PART", 1 << 20)
     with pytest.raises(ReadError, match="xl/sharedStrings.xml unpacks to more than 1 MiB"):
         sheet(HEADER, strings="<si><t>" + "a" * (1 << 21) + "</t></si>")
+
+
+def test_a_workbook_is_read_from_inside_an_archive(card, folder, tmp_path):
+    data = workbook([{"note": "n\r\n1", "summary": "s"}])
+    with tarfile.open(folder / "release.tar.gz", "w:gz") as target:
+        entry = tarfile.TarInfo("release-main/test.xlsx")
+        entry.size = len(data)
+        target.addfile(entry, io.BytesIO(data))
+    (example,) = read_split(card("summarization", **SHEET), tmp_path, "test")
+    assert (example.input_text, example.answer_text) == ("n\n1\nSummary:", "s")

@@ -70,8 +70,9 @@ def test_the_run_directories_hold_what_the_contract_says(place, outputs):
     assert found == steps | teachers | predictions | {"COMPLETED", "config.yaml", "deepspeed.json", "metrics.jsonl", "owner.json", "results.json"}
     lines = [json.loads(line) for line in (place / "distill" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert {"step", "loss", "ce", "kl", "hidden", "task_ce", "lr", "grad_norm", "prompt_norm", "prompt_drift", "tokens_per_s", "real_tokens", "mfu",
-            "gather_bytes", "mem"} <= lines[0].keys()  # fmt: skip
+    assert {"step", "loss", "ce", "kl", "hidden", "task_ce", "task_examples", "lr", "grad_norm", "prompt_norm", "prompt_drift", "tokens_per_s", "real_tokens",
+            "mfu", "gather_bytes", "mem"} <= lines[0].keys()  # fmt: skip
+    assert all(sum(line["task_examples"].values()) == 2 * 6 for line in lines)  # two steps of six
     assert all(line["gathers"] > 0 and line["gather_bytes"] > 0 for line in lines)
     assert "backbone unchanged, to the bit" in outputs["distill"] and "backbone unchanged, to the bit" in outputs["adapt"]
 

@@ -14,6 +14,7 @@ import yaml
 import train
 from engine import cli, commands
 from engine.cli import LET_RANK_0_SPEAK
+from engine.data_check import check_data
 from engine.errors import UserError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -218,7 +219,7 @@ def test_the_task_list_names_every_card(capsys: pytest.CaptureFixture[str], proj
 
 def test_a_check_of_absent_corpora_is_refused_with_all_problems(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        commands.tasks_check(str(tmp_path / "gone"), tasks=["pubmedq", "bc5cdr_cid"])
+        check_data(str(tmp_path / "gone"), tasks=["pubmedq", "bc5cdr_cid"])
     assert len(error.value.problems) == 2
     assert "'pubmedq'; did you mean 'pubmedqa'?" in error.value.problems[0] and "is no folder" in error.value.problems[1]
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from engine.sampling import EveryRow, Pick, Stream, TaskMixture, plan_step, seed_of
+from engine.sampling import EveryRow, Pick, Stream, TaskMixture, few_shot_order, plan_step, seed_of
 
 EVERYONE = [True] * 5
 
@@ -105,3 +105,22 @@ def test_seeds_come_from_names() -> None:
     seeds = [seed_of(s, "order", name) for s in range(10) for name in ("alpha", "beta")] + [seed_of(0, "shots", "alpha")]
     assert len(set(seeds)) == 21 and all(0 <= s < 2**63 for s in seeds)
     assert seed_of(0, "order", "alpha") == seeds[0] == 1369492720489093374  # of every release: runs must stay repeatable
+
+
+def test_few_shot_sets_are_stratified_and_nested() -> None:
+    labels = ["yes"] * 110 + ["no"] * 68 + ["maybe"] * 22
+
+    def ordered(seed: int) -> list[int]:
+        return few_shot_order(labels, np.random.default_rng(seed).permutation(200).tolist())
+
+    order = ordered(5)
+    assert sorted(order) == list(range(200)) and order == ordered(5) and order[:16] != ordered(6)[:16]
+    assert [labels[i] for i in order[:3]] == ["yes", "no", "maybe"]
+    for shots in (16, 32, 50, 100):
+        counts = Counter(labels[i] for i in order[:shots])
+        assert all(abs(counts[label] - shots * share) <= 1.5 for label, share in (("yes", 0.55), ("no", 0.34), ("maybe", 0.11))), (shots, counts)
+    assert len({ordered(seed)[0] for seed in range(40)}) > 20, "a label's first example is drawn, not its first in the file"
+
+
+def test_few_shot_sets_without_labels_are_drawn_plainly() -> None:
+    assert few_shot_order(None, [2, 0, 1]) == [2, 0, 1] and few_shot_order([], []) == []

@@ -293,3 +293,10 @@ def test_two_launches_may_build_the_same_split(run: Prepare, config: DataConfig,
     monkeypatch.setattr(data, "_build", overtaken)
     assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
     assert len(list(Path(config.cache).iterdir())) == 1
+
+
+def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
+    found = run({"demo_qa": ["train"], "demo_entities": ["train"]})
+    train = found["demo_qa"].splits["train"]
+    assert train.labels() == [train.example(i).gold["label"] for i in train.kept] and set(train.labels() or ()) == {"yes", "no", "maybe"}
+    assert found["demo_entities"].splits["train"].labels() is None
