@@ -65,6 +65,11 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def store_for_a_thread() -> dist.Store | None:
+    """The job's store, safe to use beside the group's own use of it; None for a process alone."""
+    return dist.distributed_c10d._get_default_store().clone() if world_size() > 1 else None  # type: ignore[attr-defined, no-any-return]
+
+
 def gpu_of(local_rank: int, visible: int) -> int:
     """The number of this rank's GPU among those that it sees: SLURM's --gpus-per-task shows each task its own only; no GPU: the local rank."""
     return 0 if visible == 1 else local_rank

@@ -108,7 +108,7 @@ class Session:
         if self._backbone is None:
             check_toolchain()
             device = distributed.start(self.place, self.config.hang_minutes)
-            watch.start(self.config.hang_minutes, self.place.rank)
+            watch.start(self.config.hang_minutes, self.place.rank, self.place.world, distributed.store_for_a_thread())
             startup.mark("rendezvous")
             torch.manual_seed(self.config.seed)
             try:

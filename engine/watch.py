@@ -1,13 +1,19 @@
-"""A rank that makes no progress ends the job, and says who and where it was: a hung collective would else hold a cluster's nodes for hours."""
+"""A rank that makes no progress ends the job, and says who and where it was: a hung collective would else hold a cluster's nodes for hours.
+
+The rank that speaks is one that waits. Who it waits for stands in a roll: every rank's watch signs it each few seconds with what that rank is about.
+"""
 
 import faulthandler
+import json
 import os
 import socket
 import sys
 import threading
 import time
+from typing import Any
 
 FAULT = 1
+SHOWN = 16  # ranks, at most
 _last: tuple[float, str] = (time.monotonic(), "start")
 _started = False
 
@@ -32,21 +38,67 @@ def note(what: str) -> None:
     _last = (time.monotonic(), what)
 
 
-def start(minutes: float, rank: int) -> None:
-    """End this process when nothing was noted for so long. Once a process."""
+def start(minutes: float, rank: int, world: int = 1, store: Any = None) -> None:
+    """End this process when nothing was noted for so long. Once a process.
+
+    Args:
+        store: torch's, of ``world`` ranks, for this thread alone: there the roll is.
+    """
     global _started
     if _started:
         return
     _started = True
     note("start")
-    threading.Thread(target=_watch, args=(60 * minutes, rank), daemon=True, name="watch").start()
+    threading.Thread(target=_watch, args=(60 * minutes, rank, Roll(store, rank, world, _pause(60 * minutes))), daemon=True, name="watch").start()
 
 
-def _watch(seconds: float, rank: int) -> None:
+class Roll:
+    """Signs of life of all ranks. Whatever is wrong with the store, a watch goes on without it."""
+
+    def __init__(self, store: Any, rank: int, world: int, every: float):
+        self.store, self.rank, self.world, self.every = store if world > 1 else None, rank, world, every
+
+    def sign(self) -> None:
+        if self.store is not None:
+            at, what = _last
+            content = {"host": socket.gethostname(), "time": time.time(), "idle": time.monotonic() - at, "last": what}
+            try:
+                self.store.set(f"watch/{self.rank}", json.dumps(content))
+            except Exception:
+                self.store = None
+
+    def others(self, own: str) -> list[str]:
+        """Ranks that are silent or about something else than this one: a line each."""
+        found: list[tuple[float, str]] = []
+        if self.store is None:
+            return []
+        try:
+            for rank in range(self.world):
+                if rank == self.rank:
+                    continue
+                if not self.store.check([f"watch/{rank}"]):
+                    found.append((float("inf"), f"rank {rank}: never heard of"))
+                    continue
+                there = json.loads(self.store.get(f"watch/{rank}"))
+                silent = time.time() - there["time"]
+                alive = silent < 2.5 * self.every
+                if not alive or there["last"] != own:
+                    life = f"idle for {there['idle'] + silent:.0f} s" if alive else f"no sign of life for {silent:.0f} s"
+                    found.append((silent, f"rank {rank} on {there['host']}: {life}; last: {there['last']}"))
+        except Exception as error:
+            found.append((0.0, f"the other ranks cannot be asked ({type(error).__name__})"))
+        lines = [line for _, line in sorted(found, reverse=True)]
+        return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
+
+
+def _watch(seconds: float, rank: int, roll: Roll) -> None:
     while True:
+        roll.sign()
         time.sleep(_pause(seconds))
         begin, what = _last
         if time.monotonic() - begin > seconds:
+            for line in roll.others(what):
+                print(f"fault: waited for: {line}", file=sys.stderr, flush=True)
             print(f"fault: rank {rank} on {socket.gethostname()} made no progress for {seconds / 60:g} minutes; last: {what}. The frames of its threads:",
                   file=sys.stderr, flush=True)  # fmt: skip
             faulthandler.dump_traceback(all_threads=True)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -385,3 +386,23 @@ def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Fence(tmp_path)
     owner = json.loads((tmp_path / "owner.json").read_text())
     assert owner["slurm_job"] == "77" and owner["restart"] == "2" and owner["pid"] == os.getpid()
+
+
+def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed import HashStore
+
+    from engine import watch
+
+    store = HashStore()
+    rolls = [watch.Roll(store, rank, 5, 0.4) for rank in range(5)]
+    for rank, what in ((1, "a sum"), (2, "a barrier"), (3, "a sum")):
+        monkeypatch.setattr(watch, "_last", (time.monotonic(), what))
+        rolls[rank].sign()
+    time.sleep(1.1)
+    for rank, what in ((2, "a barrier"), (3, "a sum")):
+        monkeypatch.setattr(watch, "_last", (time.monotonic(), what))
+        rolls[rank].sign()
+    found = rolls[0].others("a sum")
+    assert found[0] == "rank 4: never heard of" and re.match(r"rank 1 on \S+: no sign of life for 1 s; last: a sum", found[1])
+    assert re.match(r"rank 2 on \S+: idle for 0 s; last: a barrier", found[2]) and len(found) == 3  # rank 3 waits as this one does
+    assert watch.Roll(None, 0, 1, 1.0).others("a sum") == []

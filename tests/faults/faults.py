@@ -270,8 +270,8 @@ def _ended(job: Job, run_dir: Path, reasons: tuple[str, ...], damage: list[str])
     code = job.wait()
     if code == 0:
         raise NotHit
-    if not any(reason in job.text for reason in reasons) or str(run_dir) not in job.text.split(reasons[0])[0][-4000:] + job.text[-4000:]:
-        return Try(False, told=f"exit code {code} without a clear reason: {job.text[-2500:]}")
+    if not any(reason in line and str(run_dir) in line for line in job.text.splitlines() for reason in reasons):
+        return Try(False, told=f"exit code {code} without a line that says why and where: {job.text[:6000]} … {job.text[-2000:]}")
     return Try(False, told=f"a checkpoint is not whole: {damage}") if damage else None
 
 
@@ -385,6 +385,8 @@ class Hung:
         text = self.job.text
         if not all(word in text for word in ("fault", "rank ", socket.gethostname(), "last: ")):
             return Try(False, told=f"rank, host or last collective are not named: {text[-2500:]}")
+        if "made no progress" in text and "waited for: rank " not in text:
+            return Try(False, told=f"the rank that was waited for is not named: {text[-2500:]}")
         return self.runs.go_on(self.run_dir, self.job, 2, told="watch" if "made no progress" in text else "time-out")
 
 
