@@ -23,6 +23,7 @@ from backbones.decoding import Slots
 from backbones.embedding_rows import RowsFromFile
 from backbones.packing import PackedBatch, share_prefix
 
+Loss = Callable[..., Any]  # (weight_VD, states_ND, None) -> what is made of the head's inputs, inside the head
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
 
 
@@ -63,11 +64,11 @@ class FrozenRoot(nn.Module):
         head.forward = _open(head.forward, head)
 
     def forward(self, mode: str, *args, **kwargs):
-        """``packed``, ``answers``, ``enter``, ``step``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        door: Any = {"packed": self._packed, "answers": self._both, "enter": self._enter, "step": self._step, "generate": self._generate,
-                     "embed": self._embed}[mode]  # fmt: skip
+        """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
+        door: Any = {"packed": self._packed, "answers": self._both, "enter": self._enter, "step": self._step, "branch": self._branch,
+                     "generate": self._generate, "embed": self._embed}[mode]  # fmt: skip
         config = self.backbone.config
-        config._attn_implementation = shared_prefix.NAME if mode in ("packed", "enter", "step") else self._own_attention
+        config._attn_implementation = shared_prefix.NAME if mode in ("packed", "enter", "step", "branch") else self._own_attention
         try:
             return door(*args, **kwargs)
         finally:
@@ -98,8 +99,8 @@ class FrozenRoot(nn.Module):
         return hidden[0].index_select(0, batch.before_N)
 
     @torch.no_grad()
-    def _enter(self, contexts: list[list[int]], fill: Fill, slots: Slots) -> Tensor:
-        """Sequences into free slots. -> logits of each one's next token, (B, V)."""
+    def _enter(self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None) -> Any:
+        """Sequences into free slots. -> logits of each one's next token, (B, V); or the loss of the states there, (N, D), of sequences ``of_N``."""
         ids = torch.tensor([i for c in contexts for i in c], dtype=torch.long)
         row_SD = fill(self._embed(ids, slots.device))
         sizes = [len(c) for c in contexts]
@@ -108,16 +109,25 @@ class FrozenRoot(nn.Module):
         prefix = share_prefix(own, [0] * len(own), 1 if slots.length else 0, slots.length, slots.device)
         size_B = torch.tensor(sizes, device=slots.device)
         last_B = slots.length - 1 + torch.where(size_B > 0, size_B.cumsum(0), 0)
-        return self._next(row_SD, prefix.positions_S, last_B, prefix=prefix, slots=slots)
+        at = last_B if of_N is None else last_B.index_select(0, of_N)
+        return self._next(row_SD, prefix.positions_S, at, loss, prefix=prefix, slots=slots)
 
     @torch.no_grad()
     def _step(self, ids_N: Tensor, slots: Slots) -> Tensor:
         """One more token of every sequence there, int64 (N,) on the CPU. -> logits of the one after it, (N, V)."""
-        return self._next(self._embed(ids_N, slots.device), slots.step(), None, slots=slots)
+        return self._next(self._embed(ids_N, slots.device), slots.step(), None, None, slots=slots)  # type: ignore[no-any-return]
 
-    def _next(self, row_SD: Tensor, positions_S: Tensor, at: Tensor | None, **attention: Any) -> Tensor:
+    @torch.no_grad()
+    def _branch(self, ids_BOR: Tensor, slots: Slots, loss: Loss, at_N: Tensor) -> Any:
+        """Continuations of every sequence there, int64 on the CPU, padded with any token. -> the loss of the states at places ``at_N`` of them."""
+        _, branches, tokens = ids_BOR.shape
+        return self._next(self._embed(ids_BOR.flatten(), slots.device), slots.branch(branches, tokens), at_N, loss, slots=slots)
+
+    def _next(self, row_SD: Tensor, positions_S: Tensor, at: Tensor | None, loss: Loss | None, **attention: Any) -> Any:
         hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions_S[None], use_cache=False, **attention).last_hidden_state[0]
-        return self.backbone.get_output_embeddings()(hidden if at is None else hidden.index_select(0, at))
+        states = hidden if at is None else hidden.index_select(0, at)
+        head = self.backbone.get_output_embeddings()
+        return head(states) if loss is None else head(states, loss, None)
 
     def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
         """States at answer positions under the student's prompts and, without gradient, under the teacher's."""

@@ -7,6 +7,7 @@ everything else is generated greedily, with every rank in step. An example that 
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import clinical_tasks
 from backbones import parameter_count
 from engine import banks
 from engine.batching import Item
+from engine.choices import Choice, option_likelihoods
 from engine.data import Sample, Split, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
@@ -139,29 +141,34 @@ class Asker:
         return self.session.layout.instructed_ids(self.instruction, split.example(index).input_text)
 
     def _choose(self, split: Split, row: int) -> dict[int, str]:
-        layout = self.session.layout
-        owners: list[tuple[int, str]] = []
-        items: list[Item] = []
-        for index in split.kept:
-            context = self._context(split, index)
-            for option in split.example(index).options:
-                owners.append((index, option))
-                items.append(Item(row, Sample(context, layout.answer_ids(option)), float(len(owners))))
+        layout, place, per_token = self.session.layout, self.session.place, self.session.config.evaluate.likelihood == "mean"
+        written = {i: split.example(i).options for i in split.kept}
+        choices = [Choice(self._context(split, i), [layout.answer_ids(o) for o in written[i]]) for i in split.kept]
+        if self.session.config.formulation == "packed":
+            prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
+            found = option_likelihoods(self.backbone, prompt_LD, choices, self.session.config.token_budget, place.rank, world_size())
+        else:
+            found = self._plain_likelihoods(choices, row)
+        best: dict[int, str] = {}
+        for index, choice, sums in zip(split.kept, choices, found, strict=True):
+            scores = [s / (len(ids) if per_token else 1) for s, ids in zip(sums, choice.options, strict=True)]
+            scores = [-math.inf if math.isnan(s) else s for s in scores]
+            best[index] = written[index][scores.index(max(scores))]
+        return best
+
+    def _plain_likelihoods(self, choices: list[Choice], row: int) -> list[list[float]]:
+        """Every option behind its context and prompt anew."""
+        items = [Item(row, Sample(c.context, ids), 0.0) for c in choices for ids in c.options]
         # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
-        logp = torch.zeros(len(owners) + 1, dtype=torch.float64)
+        items = [replace(item, weight=float(n)) for n, item in enumerate(items, 1)]
+        logp = torch.zeros(len(items) + 1, dtype=torch.float64)
         formulation = self.session.formulation(0 if self.bank is None else self.session.config.prompt.length)
         for group in formulation.micro_batches(items):
             terms = formulation.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
-        per_token = self.session.config.evaluate.likelihood == "mean"
-        best: dict[int, tuple[float, str]] = {}
-        for number, (index, option) in enumerate(owners, 1):
-            score = logp[number].item() / (len(layout.answer_ids(option)) if per_token else 1)
-            score = -math.inf if math.isnan(score) else score
-            if index not in best or score > best[index][0]:
-                best[index] = (score, option)
-        return {index: option for index, (_, option) in best.items()}
+        values = iter(logp[1:].tolist())
+        return [[next(values) for _ in c.options] for c in choices]
 
     def _generate(self, split: Split, row: int) -> dict[int, str]:
         config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()

@@ -9,6 +9,7 @@ import torch
 from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, parameter_count, resident_bytes
 from backbones.embedding_rows import RowsFromFile
 from engine import distributed
+from engine.choices import Choice, option_likelihoods
 from engine.data import Sample
 from engine.formulation import LossWeights
 from engine.generation import Greedy
@@ -207,6 +208,19 @@ def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> di
     mine = list(range(len(contexts)))[rank::world] if only < 0 else list(range(len(contexts))) if rank == only else []
     found = Greedy(backbone, prompt_LD, 6, 2, 2, 30, world > 1)([contexts[i] for i in mine])
     return {mine[number]: ids for number, ids in found}
+
+
+def likelihoods(family: str, deepspeed: str, sizes: list[int], budget: int) -> list[list[float]]:
+    """Of invented options behind contexts of these sizes; ranks have unequal shares, or none."""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family), deepspeed, device)
+    return option_likelihoods(backbone, *invented_choices(sizes), budget, distributed.place().rank, distributed.place().world)
+
+
+def invented_choices(sizes: list[int]) -> tuple[torch.Tensor, list[Choice]]:
+    g = torch.Generator().manual_seed(12)
+    draw = lambda n: torch.randint(3, 256, (n,), generator=g).tolist()  # noqa: E731
+    return torch.randn(LENGTH, 32, generator=g), [Choice(draw(n), [[*draw(o), 2] for o in range(2 + n % 3)]) for n in sizes]
 
 
 def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) -> dict[str, Any]:

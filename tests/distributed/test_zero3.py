@@ -163,3 +163,15 @@ def test_slots_in_step_equal_one_process(two, cpu, family, only):
     for k, context in enumerate(contexts):
         alone = backbone("generate", [context], prompt[None], 6, 2, 2, False).tolist()[0]
         assert found[k] == alone[: len(found[k])] and len(found[k]) == (alone.index(2) + 1 if 2 in alone else 6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_likelihoods_of_options_equal_one_process(two, cpu, family, budget):
+    sizes = [3, 9, 5]
+    out = two.run("likelihoods", family=family, deepspeed=cpu, sizes=sizes, budget=budget)
+    backbone = jobs.ShardedBackbone(jobs.card_of(family), "", torch.device("cpu"))
+    wanted = jobs.option_likelihoods(backbone, *jobs.invented_choices(sizes), 10_000, 0, 1)
+    for rank in out:
+        for found, alone in zip(rank, wanted, strict=True):
+            np.testing.assert_allclose(found, alone, rtol=1e-5)

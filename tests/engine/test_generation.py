@@ -1,4 +1,4 @@
-"""Answers from slots are the plain ones: one sequence at a time, transformers' own generation, no cache shared."""
+"""Answers and likelihoods from slots are the plain ones: one sequence at a time, transformers' own generation, no cache shared."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from backbones import BackboneCard
+from engine.choices import Choice, option_likelihoods
 from engine.generation import Greedy
 from engine.sharding import ShardedBackbone
 
@@ -77,3 +78,29 @@ def test_a_recomputing_backbone_answers_too() -> None:
         backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=recompute)
         answers.append(sorted(Greedy(backbone, prompt_LD, 5, END, 2, 100, False)([[3, 4], [5], [6, 7, 8]])))
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("budget", "length"), [(1000, LENGTH), (40, LENGTH), (1, LENGTH), (60, 0)])
+def test_likelihoods_of_options_equal_each_one_alone(family: str, budget: int, length: int, backbones: dict[str, ShardedBackbone]) -> None:
+    """Options of one to nine tokens, two to five of them, behind contexts of every length; windows reach into prompt, context and option."""
+    backbone, g = backbones[family], torch.Generator().manual_seed(8)
+    draw = lambda n: torch.randint(3, 96, (int(n),), generator=g).tolist()  # noqa: E731
+    sizes = torch.randint(1, 20, (9,), generator=g)
+    choices = [Choice(draw(n), [[*draw(torch.randint(0, 9, (), generator=g)), END] for _ in range(2 + int(n) % 4)]) for n in sizes]
+    prompt_LD = torch.randn(length, 32, generator=g, dtype=torch.float64)
+    found = option_likelihoods(backbone, prompt_LD, choices, budget, 0, 1)
+    for choice, scores in zip(choices, found, strict=True):
+        assert len(scores) == len(choice.options)
+        for option, score in zip(choice.options, scores, strict=True):
+            ids = torch.tensor(choice.context + option)
+            with torch.no_grad():
+                embeds = torch.cat([prompt_LD, backbone.model.get_input_embeddings()(ids)])[None]
+                logp = backbone.model(inputs_embeds=embeds, use_cache=False).logits[0].log_softmax(-1)
+            begin = length + len(choice.context) - 1
+            wanted = sum(logp[begin + n, token].item() for n, token in enumerate(option))
+            assert abs(score - wanted) < 1e-6 * max(1.0, abs(wanted))  # norms are fp32
+
+
+def test_no_choices(backbones: dict[str, ShardedBackbone]) -> None:
+    assert option_likelihoods(backbones["llama"], torch.zeros(LENGTH, 32), [], 100, 0, 1) == []
