@@ -173,8 +173,10 @@ def table(rows: list[Row], tries: int) -> str:
     if hung:
         most = 60 * faults.HANG_MINUTES + faults.SHUTDOWN + faults.SLACK
         how.append(f"Hung: with `hang_minutes: {faults.HANG_MINUTES:g}` every job was over within {most:g} s, {faults.SHUTDOWN} s of them torchrun's patience "
-                   "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that waited, and the rank that it waited for, were named.")  # fmt: skip
-    how += ["A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint before it, a write that fails that step too. What a machine loses from its "
+                   "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that "
+                   "waited, and the rank that it waited for, were named.")  # fmt: skip
+    how += ["A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint "
+            "before it, a write that fails that step too. What a machine loses from its "
             "own page cache when the power goes is not tried here; files are synced before they get their name.", "",
             f"Commit {commit}, Python {platform.python_version()}, {cores} cores, {total / 60:.0f} minutes."]  # fmt: skip
     return HEAD + "\n".join(how) + "\n"
