@@ -7,6 +7,7 @@ ChemProt is released) is held in memory, compressed as it is.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import io
 import tarfile
@@ -36,7 +37,7 @@ def is_archive_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-class Archive:
+class Archive(abc.ABC):
     """An open archive: its members by name. `path` is for messages."""
 
     def __init__(self, path: Path):
@@ -45,9 +46,9 @@ class Archive:
         self.refused: dict[str, str] = {}
         self._lock = threading.Lock()
 
+    @abc.abstractmethod
     def open(self, name: str) -> BinaryIO:
         """A member's bytes, as a stream. Raises `ReadError`."""
-        raise NotImplementedError
 
     def _check_name(self, name: str) -> str:
         """A member's name in the one form, `a/b`."""

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -318,40 +317,6 @@ def test_a_row_that_is_never_finite_ends_the_run_by_name(build: Callable[..., Lo
     assert "alpha" not in str(error.value) and "gamma" not in str(error.value)
 
 
-def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
-    code = (
-        "import time; from engine import watch\n"
-        "watch.start(0.01, 3); watch.note('sum of 12 numbers over ranks')\n"
-        "def stuck():\n    time.sleep(60)\n"
-        "stuck()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1
-    assert "rank 3 on " in done.stderr and "made no progress for 0.01 minutes; last: sum of 12 numbers over ranks" in done.stderr and "stuck" in done.stderr
-
-
-@pytest.mark.parametrize("minutes", [0.05, 1.0, 30.0])
-def test_the_watch_speaks_before_a_collective_times_out(minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library's time-out knows neither host nor collective, and ends the process all the same."""
-    import deepspeed
-
-    from engine import distributed, watch
-
-    asked: list[float] = []
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    for module, name in ((deepspeed, "init_distributed"), (distributed.dist, "init_process_group")):
-        monkeypatch.setattr(module, name, lambda *_, timeout, **__: asked.append(timeout.total_seconds()))
-    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: False)
-    distributed.start(distributed.Place(0, 1, 0), minutes)
-    assert len(set(asked)) == 1 and 60 * minutes < watch.spoken_after(minutes) < asked[0] < 60 * minutes + 8 and watch.last() == "joining the process group"
-
-
-def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
-    code = "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); watch.note('x')\nprint('done')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-
-
 # ---- before anything starts ------------------------------------------------------------------------------------------------------
 
 
@@ -386,23 +351,3 @@ def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Fence(tmp_path)
     owner = json.loads((tmp_path / "owner.json").read_text())
     assert owner["slurm_job"] == "77" and owner["restart"] == "2" and owner["pid"] == os.getpid()
-
-
-def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch.distributed import HashStore
-
-    from engine import watch
-
-    store = HashStore()
-    rolls = [watch.Roll(store, rank, 5, 0.4) for rank in range(5)]
-    for rank, what in ((1, "a sum"), (2, "a barrier"), (3, "a sum")):
-        monkeypatch.setattr(watch, "_last", (time.monotonic(), what))
-        rolls[rank].sign()
-    time.sleep(1.1)
-    for rank, what in ((2, "a barrier"), (3, "a sum")):
-        monkeypatch.setattr(watch, "_last", (time.monotonic(), what))
-        rolls[rank].sign()
-    found = rolls[0].others("a sum")
-    assert found[0] == "rank 4: never heard of" and re.match(r"rank 1 on \S+: no sign of life for 1 s; last: a sum", found[1])
-    assert re.match(r"rank 2 on \S+: idle for 0 s; last: a barrier", found[2]) and len(found) == 3  # rank 3 waits as this one does
-    assert watch.Roll(None, 0, 1, 1.0).others("a sum") == []
