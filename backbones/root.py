@@ -21,6 +21,7 @@ from backbones import shared_prefix
 from backbones.card import BackboneError
 from backbones.decoding import Slots
 from backbones.embedding_rows import RowsFromFile
+from backbones.linear_updates import LinearUpdates
 from backbones.packing import PackedBatch, share_prefix
 
 Loss = Callable[..., Any]  # (weight_VD, states_ND, None) -> what is made of the head's inputs, inside the head
@@ -62,6 +63,7 @@ class FrozenRoot(nn.Module):
         self._own_attention = backbone.config._attn_implementation
         head = backbone.get_output_embeddings()
         head.forward = _open(head.forward, head)
+        self.updates = LinearUpdates(backbone, head)
 
     def forward(self, mode: str, *args, **kwargs):
         """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""

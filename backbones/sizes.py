@@ -19,7 +19,8 @@ class Sizes:
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
     for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
-    experts are widened into, of one expert and of a layer. rows_from_file: whether a sharded backbone looks its embeddings up in the file.
+    experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head,
+    added up: LoRA's numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its embeddings up in the file.
     """
 
     numbers: int
@@ -36,6 +37,8 @@ class Sizes:
     kept_per_token: int
     working_per_token: int
     widened: tuple[int, int]
+    linear_sides: int = 0
+    linear_inputs: int = 0
     rows_from_file: bool = False
 
     @property
@@ -92,6 +95,7 @@ def measure(card: BackboneCard) -> Sizes:
         middle = 2 * b * inner * chosen
     else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
         middle = b * chosen * (6 * inner + config.hidden_size)
+    linears = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()}
     expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
     return Sizes(
         numbers=parameter_count(model), hidden=config.hidden_size, vocabulary=config.vocab_size, itemsize=b,
@@ -102,5 +106,7 @@ def measure(card: BackboneCard) -> Sizes:
         tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
         kept_per_token=attention + middle,
         working_per_token=12 * config.hidden_size + b * (4 * inner + queries) * (chosen or 1),
+        linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
+        linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
         rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * (getattr(config, "num_local_experts", None) or 0)),
     )  # fmt: skip

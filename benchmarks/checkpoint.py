@@ -81,10 +81,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 def _step(device: torch.device, repeats: int) -> float:
     work = Workload(SHAPES["pocket"], "short", device)
-    student, formulation = work.student("distill"), Formulation(work.backbone, True, work.shape.length, 4096, 0, 1)
+    student, formulation = work.student("distill"), Formulation(work.backbone, True, 4096, 0, 1)
 
     def step() -> None:
-        for group in formulation.micro_batches(work.items):
+        for group in formulation.micro_batches(work.items, student):
             formulation.train(group, student, WEIGHTS, work.teachers, None)
 
     return alternate({"step": step}, repeats, device)["step"]

@@ -51,7 +51,7 @@ def child(shape: Shape, length: int, recompute: bool, device: torch.device) -> N
     items = weigh([0], [Sample(ids[:-ANSWER], ids[-ANSWER:])])
     hidden = shape.card["hidden_size"]
     bank = DecomposedBank(0.02 * torch.randn(1, shape.length, hidden, generator=g), torch.ones(1, shape.length, 1), torch.ones(1, 1, hidden)).to(device)
-    formulation = Formulation(backbone, True, shape.length, length + shape.length, 0, 1)
+    formulation = Formulation(backbone, True, length + shape.length, 0, 1)
     if device.type == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

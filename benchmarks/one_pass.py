@@ -25,7 +25,7 @@ from engine.protection import protect
 
 def step(formulation: Formulation, bank: Any, items: list[Item]) -> None:
     bank.zero_grad()
-    for group in formulation.micro_batches(items):
+    for group in formulation.micro_batches(items, bank):
         formulation.train(group, bank, LossWeights(), None, None)
     sum_gradients(bank)
 
@@ -47,7 +47,7 @@ def main() -> None:
     shape = replace(SHAPES[a.shape], tasks=a.tasks, samples=a.tasks * a.examples)
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
-    formulation = Formulation(work.backbone, True, shape.length, a.token_budget, place.rank, place.world)
+    formulation = Formulation(work.backbone, True, a.token_budget, place.rank, place.world)
     alone = [weigh([i.row for i in own], [i.sample for i in own]) for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))]
     seconds: dict[str, list[float]] = {"one pass": [], "one run each": []}
     gathers: dict[str, int] = {}

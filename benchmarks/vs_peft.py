@@ -79,7 +79,7 @@ def peft_step(work: Workload, stage: str, budget: int) -> Step:
 
 
 def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool, folder: Path) -> Step:
-    formulation = Formulation(work.backbone, packed, work.shape.length, budget, 0, 1)
+    formulation = Formulation(work.backbone, packed, budget, 0, 1)
     bank = work.student(stage)
     weights = WEIGHTS if stage == "distill" else LossWeights()
     teachers = work.teachers if stage == "distill" else None
@@ -94,7 +94,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
     def step() -> float:
         bank.zero_grad()
         total = 0.0
-        for group in formulation.micro_batches(work.items):
+        for group in formulation.micro_batches(work.items, bank):
             terms = formulation.train(group, bank, weights, teachers, kept)
             each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
             total += float((each.double() * terms.weights_N).sum())
@@ -112,7 +112,7 @@ def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
     shape, distil = work.shape, stage == "distill"
     batches = padded(work.items, shape.length, budget)
     wide = [[max(len(i.sample) for i in g)] * len(g) for g in batches]
-    whole = Formulation(work.backbone, True, shape.length, budget, 0, 1).micro_batches(work.items)
+    whole = Formulation(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
     prompts = sum(len({i.row for i in g}) for g in whole) / len(whole)
     per_row = Shape(shape.card, shape.dtype, shape.length, shape.samples, round(prompts))
     tight = [[len(i.sample) for i in g] for g in whole]

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from engine import checkpoint
 from engine.errors import UserError
-from prompt_modules import DecomposedBank, SoftPromptBank
+from prompt_modules import DecomposedBank, LoraBank, SoftPromptBank
 from prompt_modules.bank import JoinedBank
+from prompt_modules.lora import layer_name
 
 
 def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best") -> JoinedBank:
@@ -24,9 +25,21 @@ def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best
         if name.startswith(prefix):
             part, _, parameter = name[len(prefix) :].partition(".")
             parts.setdefault(part, {})[parameter] = tensor
-    banks: dict[str, Any] = {n: DecomposedBank(**parts[n]) if "cols_KLR" in parts[n] else SoftPromptBank(**parts[n]) for n in order}
+    banks: dict[str, Any] = {n: _part(parts[n]) for n in order}
     sizes = {n: len(parts[n]["cols_KLR"] if "cols_KLR" in parts[n] else parts[n]["prompts_KLD"]) for n in order}
     return JoinedBank(banks, sizes)
+
+
+def _part(tensors: dict[str, Tensor]) -> DecomposedBank | SoftPromptBank | LoraBank:
+    if "cols_KLR" in tensors:
+        return DecomposedBank(**tensors)  # type: ignore[arg-type]
+    inner = {side: {layer_name(n.removeprefix(side + ".")): t for n, t in tensors.items() if n.startswith(side + ".")} for side in ("down", "up")}
+    return LoraBank(tensors["prompts_KLD"], **inner) if inner["down"] else SoftPromptBank(**tensors)
+
+
+def part_order(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of a bank's parts, of its rows' labels: a variant's rows lie among its method's."""
+    return list(dict.fromkeys(row["method"].partition("@")[0] for row in rows))
 
 
 def load_bank(run_dir: Path, what: str) -> tuple[JoinedBank, checkpoint.Checkpoint]:
@@ -38,4 +51,4 @@ def load_bank(run_dir: Path, what: str) -> tuple[JoinedBank, checkpoint.Checkpoi
     found = checkpoint.load(run_dir)
     if found is None or not (run_dir / "COMPLETED").exists():
         raise UserError(f"{run_dir}: holds no finished {what}; run it to its end first")
-    return bank_of(found.prompts, list(dict.fromkeys(row["method"] for row in found.state["rows"]))), found
+    return bank_of(found.prompts, part_order(found.state["rows"])), found

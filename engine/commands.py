@@ -28,7 +28,7 @@ def distill(config: RunConfig) -> None:
     data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     session.backbone()
-    teachers, teachers_hash = _teach(session, data)
+    teachers, teachers_hash = _teach(session, data) if config.distill.lambda_kl or config.distill.lambda_hidden else (None, "")
 
     from engine.stages import distill_stage
     from engine.teacher_cache import keep_teachers
@@ -37,7 +37,8 @@ def distill(config: RunConfig) -> None:
     fence = session.open_run_dir(session.run_dir, stage.hashes)
     if session.leads:
         write_record(session.run_dir, overlap)
-    keep_teachers(session, stage, teachers)
+    if teachers is not None:
+        keep_teachers(session, stage, teachers)
     session.train(stage, fence)
     session.verify_backbone()
     session.complete(session.run_dir)
@@ -69,32 +70,39 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
 
 
 def adapt(config: RunConfig) -> None:
-    """Stage 2: adapt the metaprompt to the target tasks; prompt tuning beside it, on the same data."""
+    """Stage 2: adapt the metaprompt to the target tasks; the other methods beside it, on the same data."""
     from engine.banks import load_bank
     from engine.session import Session
     from engine.unseen import read_record, write_record
 
     _require(config, "adapt.targets")
-    _require(config, "adapt.source_run")
-    source_dir = expand(config.adapt.source_run)
-    source, found = load_bank(source_dir, "distillation")
+    needed: dict[str, str] = {method: key for method, key in SOURCES.items() if method in config.adapt.methods}
+    for key in needed.values():
+        _require(config, key)
+    folders = {method: expand(value_at(config, key)) for method, key in needed.items()}
+    loaded = {method: load_bank(folder, "distillation") for method, folder in folders.items()}
     session = Session(config)
-    source_tasks = [row["task"] for row in found.state["rows"]]
-    _check_source(source, found.state, session, source_dir, source_tasks)
+    from engine.adaptation import adapt_rows, adapt_stage, source_of
+
+    sources = {method: source_of(bank, found.state, found.identity) for method, (bank, found) in loaded.items()}
+    problems = [p for method, source in sources.items() for p in _problems_of(method, source, loaded[method][1].state, session, folders[method])]
+    if problems:
+        raise UserError(problems)
     if _already_done(session, "adapt"):
         return
-    wanted = ["train", "validation"] if config.adapt.eval_every else ["train"]
+    wanted = ["train", "validation"] if config.adapt.eval_every or config.tune.any() else ["train"]
     data = session.data({task: wanted for task in config.adapt.targets})
 
-    from engine.stages import adapt_rows, adapt_stage
-
-    adapt_rows(config.adapt, config.seed, data)  # its errors before the process group starts
+    adapt_rows(config, data)  # its errors before the process group starts
+    adapt_rows(config, data, tuning=True)
     session.backbone()
-    source_seed = found.state["hashes"]["config"]["seed"]
-    stage = adapt_stage(session, data, source, source_tasks, found.identity, source_seed)
+    from engine.tuning import chosen_rates
+
+    rates = chosen_rates(session, data, sources)
+    stage = adapt_stage(session, data, sources, rates)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
-    if session.leads:
-        write_record(session.run_dir, read_record(source_dir))
+    if session.leads and "metaprompt" in folders:
+        write_record(session.run_dir, read_record(folders["metaprompt"]))
     _say_trainable(session, stage.bank)
     session.train(stage, fence)
     session.verify_backbone()
@@ -102,25 +110,32 @@ def adapt(config: RunConfig) -> None:
     session.say(f"adapted rows in {session.run_dir / 'latest'}; next: python train.py evaluate --run {session.run_dir}")
 
 
-def _check_source(source: Any, state: dict[str, Any], session: Any, folder: Path, source_tasks: Sequence[str]) -> None:
-    """All that keeps a metaprompt from being adapted under this configuration, at once."""
-    config = session.config
+SOURCES: dict[str, str] = {"metaprompt": "adapt.source_run", "multitask_prompt": "adapt.multitask_run"}
+
+
+def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, folder: Path) -> list[str]:
+    """All that keeps a distillation from being adapted under this configuration, at once."""
+    config, key = session.config, SOURCES[method]
     if state["stage"] != "distill":
-        raise UserError(f"adapt.source_run: {folder} is no distillation but a run of {state['stage']}")
+        return [f"{key}: {folder} is no distillation but a run of {state['stage']}"]
+    own = state["rows"][0]["method"]
+    if own != method:
+        kind = "with" if own == "metaprompt" else "without"
+        remedy = "one without has distill.lambda_kl and distill.lambda_hidden 0"
+        return [f"{key}: {folder} is a distillation {kind} teachers, method {method} starts from the other kind; {remedy}"]
     problems = []
     if state["hashes"]["backbone"] != session.backbone_hash:
         problems.append(f"backbone: {config.backbone} is not the one that {folder} was distilled with; a metaprompt fits its own backbone only")
     if state["hashes"]["layout"] != session.layout.fingerprint():
         problems.append(f"backbone: {config.backbone}: template, separator or tokenizer are not those that {folder} was distilled with")
-    _, length, rank = source.parts["metaprompt"].cols_KLR.shape
-    for key, wanted, own in (("prompt.length", length, config.prompt.length), ("prompt.rank", rank, config.prompt.rank)):
-        if wanted != own:
-            problems.append(f"{key}: {own}, but the metaprompt of {folder} has {wanted}; they must agree")
-    name = config.adapt.init.removeprefix("task:")
-    if config.adapt.init.startswith("task:") and name not in source_tasks:
-        problems.append(f"adapt.init: {name!r} is no source task of {folder}; it has {', '.join(source_tasks)}")
-    if problems:
-        raise UserError(problems)
+    _, length, rank = source.part.cols_KLR.shape
+    for name, wanted, found in (("prompt.length", length, config.prompt.length), ("prompt.rank", rank, config.prompt.rank)):
+        if wanted != found:
+            problems.append(f"{name}: {found}, but the metaprompt of {folder} has {wanted}; they must agree")
+    named = [("adapt.init", config.adapt.init.removeprefix("task:"))] if config.adapt.init.startswith("task:") else []
+    named += [("adapt.transfer", name) for name in config.adapt.transfer if method == "metaprompt"]
+    problems += [f"{at}: {name!r} is no source task of {folder}; it has {', '.join(source.tasks)}" for at, name in named if name not in source.tasks]
+    return problems
 
 
 def _say_trainable(session: Any, bank: Any) -> None:
@@ -210,7 +225,7 @@ def _already_done(session: Any, stage: str) -> bool:
     found = checkpoint.load(session.run_dir) if (session.run_dir / "COMPLETED").exists() and not session.config.fresh else None
     if found is None:
         return False
-    now = session.hashes(["data", "prompt", stage], "")
+    now = session.hashes(["data", "prompt", stage, *(["tune"] if stage == "adapt" else [])], "")
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
     accept = session.config.accept_changes
     if check_hashes({k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept):

@@ -102,8 +102,15 @@ class AdaptConfig:
     """Run directory of the distillation."""
     targets: list[str] = field(default_factory=list)
     """Target tasks."""
-    methods: list[Literal["metaprompt", "prompt_tuning"]] = field(default_factory=lambda: ["metaprompt", "prompt_tuning"])
-    """What to train on each target."""
+    multitask_run: str = ""
+    """Of method multitask_prompt: run directory of a distillation without teachers (``distill.lambda_kl`` and ``lambda_hidden`` 0)."""
+    methods: list[Literal["metaprompt", "prompt_tuning", "multitask_prompt", "lora", "instruction", "in_context"]] = field(
+        default_factory=lambda: ["metaprompt", "prompt_tuning"]
+    )
+    """What to hold against one another on each target: ``multitask_prompt`` is a metaprompt that was trained without teachers, ``lora`` low-rank
+    updates of every linear layer; ``instruction`` and ``in_context`` train nothing."""
+    transfer: list[str] = field(default_factory=list)
+    """Source tasks: the metaprompt is adapted from the factors of each one alone too, as ``metaprompt@task:NAME`` (a transfer matrix)."""
     shots: list[str] = field(default_factory=lambda: ["full"])
     """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained start). Few-shot
     sets are fixed by seed, nested, and stratified by label where answers are labels."""
@@ -123,6 +130,10 @@ class AdaptConfig:
     """Peak learning rate of the factors."""
     lr_prompt: float = 0.3
     """Peak learning rate of prompt tuning."""
+    lr_lora: float = 1e-3
+    """Peak learning rate of LoRA."""
+    lora_rank: int = 16
+    """r of LoRA; its alpha is r."""
     warmup_steps: int = 10
     """In a row's own steps."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -135,6 +146,28 @@ class AdaptConfig:
     """A row stops after this many validations without a better one; 0 never."""
     few_shot_validation: bool = False
     """Let few-shot rows choose their best step on the validation split too."""
+
+
+@dataclass
+class TuneConfig:
+    """Of an adaptation: learning rates that each method tries on validation data before it is trained for good. All of them train in one pass."""
+
+    metaprompt: list[float] = field(default_factory=list)
+    """Peak learning rates of the factors; with ``adapt.train: all`` the metaprompt's own keeps its ratio to them. Empty: adapt.lr_task is used."""
+    multitask_prompt: list[float] = field(default_factory=list)
+    """Likewise."""
+    prompt_tuning: list[float] = field(default_factory=list)
+    """Empty: adapt.lr_prompt is used."""
+    lora: list[float] = field(default_factory=list)
+    """Empty: adapt.lr_lora is used."""
+    shots: list[str] = field(default_factory=list)
+    """Training set sizes to choose a rate for; the others take that of the nearest. Empty: all of adapt.shots."""
+    seed: int = 100
+    """Draws their few-shot sets, data order and starts; none of adapt.seeds."""
+
+    def any(self) -> bool:
+        """Whether there is anything to choose from."""
+        return bool(self.metaprompt or self.multitask_prompt or self.prompt_tuning or self.lora)
 
 
 @dataclass
@@ -207,6 +240,7 @@ class RunConfig:
     teach: TeachConfig = field(default_factory=TeachConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -131,7 +131,8 @@ class Asker:
         split = task.splits[self.session.config.evaluate.split]
         self.instruction = task.card.instruction
         likelihood = task.card.answer == "likelihood"
-        found = self._choose(split, row) if likelihood else self._generate(split, row)
+        with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
+            found = self._choose(split, row) if likelihood else self._generate(split, row)
         return [found.get(i, EMPTY) for i in range(len(split))]
 
     def _context(self, split: Split, index: int) -> list[int]:
@@ -162,8 +163,8 @@ class Asker:
         # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
         items = [replace(item, weight=float(n)) for n, item in enumerate(items, 1)]
         logp = torch.zeros(len(items) + 1, dtype=torch.float64)
-        formulation = self.session.formulation(0 if self.bank is None else self.session.config.prompt.length)
-        for group in formulation.micro_batches(items):
+        formulation = self.session.formulation()
+        for group in formulation.micro_batches(items, self._asked):
             terms = formulation.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)

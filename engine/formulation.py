@@ -10,6 +10,7 @@ from torch import Tensor
 from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
 from engine.sharding import ShardedBackbone
 from prompt_modules import HeadLoss, PromptBank, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
+from prompt_modules.bank import LinearUpdate
 
 Kept = Callable[[Sequence[Item], torch.device], TeacherStates]  # a micro-batch -> of its answer tokens, in order
 
@@ -37,21 +38,22 @@ class Formulation:
 
     Args:
         packed: each prompt once per micro-batch, no padding; else one padded row per sample.
-        prompt_length: L; 0 asks the backbone without a prompt.
         rank, world: which share of the micro-batches is this process's.
     """
 
     backbone: ShardedBackbone
     packed: bool
-    prompt_length: int
     token_budget: int
     rank: int
     world: int
 
-    def micro_batches(self, items: Sequence[Item]) -> list[list[Item]]:
-        """This rank's, as many as every other rank's."""
+    def micro_batches(self, items: Sequence[Item], bank: PromptBank) -> list[list[Item]]:
+        """This rank's, as many as every other rank's. Prompts of a micro-batch are of one length."""
         cut = packed_micro_batches if self.packed else micro_batches
-        return cut(items, self.prompt_length, self.token_budget, self.rank, self.world)
+        by_length: dict[int, list[Item]] = {}
+        for item in items:
+            by_length.setdefault(bank.length(item.row), []).append(item)
+        return [g for length, alike in sorted(by_length.items()) for g in cut(alike, length, self.token_budget, self.rank, self.world)]
 
     def train(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None) -> AnswerTerms:
         """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
@@ -59,34 +61,42 @@ class Formulation:
         Args:
             teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do not ask again.
         """
-        terms = self._train_packed(group, bank, weights, teachers, kept) if self.packed else self._train_plain(group, bank, weights, teachers)
+        with self.backbone.updated(self._updates(group, bank)):
+            terms = self._train_packed(group, bank, weights, teachers, kept) if self.packed else self._train_plain(group, bank, weights, teachers)
         self.backbone.release()
         return terms
+
+    def _updates(self, group: Sequence[Item], bank: PromptBank) -> LinearUpdate | None:
+        widest = max(len(i.sample) for i in group)  # without packing a sample's stretch is as long as the longest
+        return bank.updates([i.row for i in group], [len(i.sample) if self.packed else widest for i in group])
 
     @torch.no_grad()
     def cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
         """Forward only. A collective."""
+        with self.backbone.updated(self._updates(group, bank)):
+            terms = self._cross_entropies(group, bank)
+        self.backbone.release()
+        return terms
+
+    def _cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
         if self.packed:
-            batch = pack(group, self.prompt_length, self.backbone.device)
+            batch = pack(group, _length(group, bank), self.backbone.device)
 
             def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
                 return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
 
             _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss)
-            terms = AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
-        else:
-            padded = collate(group, self.backbone.device)
-            states, _ = self.backbone("answers", padded, bank.prompts(padded.rows_B))
-            ce_N = cross_entropy(states.logits_NV, padded.labels_N)
-            zero_N = torch.zeros_like(ce_N)
-            terms = AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
-        self.backbone.release()
-        return terms
+            return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
+        padded = collate(group, self.backbone.device)
+        states, _ = self.backbone("answers", padded, bank.prompts(padded.rows_B))
+        ce_N = cross_entropy(states.logits_NV, padded.labels_N)
+        zero_N = torch.zeros_like(ce_N)
+        return AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
 
     @torch.no_grad()
     def teach(self, group: Sequence[Item], bank: PromptBank, temperature: float) -> TeacherStates:
         """What the teachers say of a micro-batch's answer tokens. A collective."""
-        batch = pack(group, self.prompt_length, self.backbone.device)
+        batch = pack(group, _length(group, bank), self.backbone.device)
 
         def states(weight_VD: Tensor, hidden_ND: Tensor, _: None) -> TeacherStates:
             return teacher_states(weight_VD, hidden_ND, temperature)
@@ -98,7 +108,7 @@ class Formulation:
     def _train_packed(
         self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None
     ) -> AnswerTerms:
-        batch = pack(group, self.prompt_length, self.backbone.device)
+        batch = pack(group, _length(group, bank), self.backbone.device)
         said = None if kept is None else kept(group, self.backbone.device)
 
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
@@ -124,6 +134,10 @@ class Formulation:
         weights_N = batch.weights_B[batch.sample_N]
         ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum().backward()
         return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
+
+
+def _length(group: Sequence[Item], bank: PromptBank) -> int:
+    return bank.length(group[0].row)
 
 
 def _fill(bank: PromptBank, rows_K: Tensor) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ node; offload goes over PCIe besides. Recomputing a layer costs a third of its t
 
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Workload:
-    """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts, gradients and optimizer."""
+    """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts, gradients and optimizer.
+    kept_besides: bytes that a layer keeps of each token for what is trained in it."""
 
     tokens: int
     answers: int
     bank: int
+    kept_besides: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,23 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
     length = config.prompt.length
     tokens = max(config.token_budget, length + config.data.max_length)
-    adapted = len(config.adapt.targets) * len(config.adapt.methods) * len(config.adapt.shots) * len(config.adapt.seeds)
-    rows = max(len(config.distill.sources), adapted, 1) + 1
-    return Workload(tokens, tokens, 16 * length * sizes.hidden * rows)  # fp32 numbers, their gradient and two moments
+    bank = 16 * bank_numbers(config, sizes.hidden, sizes.linear_sides)  # fp32 numbers, their gradient and two moments
+    return Workload(tokens, tokens, bank, sizes.linear_inputs if "lora" in config.adapt.methods and config.adapt.targets else 0)
+
+
+def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
+    """About how many numbers the largest bank of a run has: that of a distillation, of an adaptation or of its sweep."""
+    a, t = config.adapt, config.tune
+    prompt, lora = config.prompt.length * hidden, a.lora_rank * linear_sides
+
+    def rows(of_method: Callable[[str], int]) -> int:
+        trained = [m for m in a.methods if m not in ("instruction", "in_context")]
+        return sum(of_method(m) * (lora if m == "lora" else prompt) for m in trained)
+
+    each = len(a.targets) * len(a.shots) * len(a.seeds)
+    adapted = rows(lambda m: each * (1 + len(a.transfer) * (m == "metaprompt")))
+    swept = rows(lambda m: len(a.targets) * len(t.shots or a.shots) * len(getattr(t, m)))
+    return max(len(config.distill.sources) * prompt, adapted, swept) + prompt
 
 
 def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine, offloaded: bool = False) -> Need:
@@ -106,7 +122,7 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
         parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
     if placement != "resident":
         parts["gathered"] = (2 * max(sizes.layers) + (sizes.head or sizes.embedding), 0)  # a layer, the next one, a vocabulary matrix
-    n, per_layer = len(sizes.layers), sizes.kept_per_token * work.tokens
+    n, per_layer = len(sizes.layers), (sizes.kept_per_token + work.kept_besides) * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
     again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)
     parts["activations"] = (per_layer * (n - recompute) + again + sizes.working_per_token * work.tokens, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backbones.sizes import Sizes
 from engine import placement
+from engine.adaptation import adapt_rows
 from engine.adapters import check_adapters
 from engine.build_ops import main as build_ops
 from engine.config import RunConfig
@@ -13,7 +14,6 @@ from engine.errors import UserError
 from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
 from engine.resolve import value_at
 from engine.session import Session
-from engine.stages import adapt_rows
 from engine.unseen import hold_unseen
 
 HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and within nodes", "sharded": "sharded over devices", "offload": "sharded over hosts"}
@@ -32,7 +32,7 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
     if mode:
         require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
     session = Session(config)
-    if mode == "adapt" and not config.adapt.source_run:
+    if mode == "adapt" and "metaprompt" in config.adapt.methods and not config.adapt.source_run:
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
     if mode == "distill":
         check_adapters(config, session)
@@ -42,7 +42,7 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
         if mode == "distill":
             hold_unseen(data, config.data)
         if mode == "adapt":
-            adapt_rows(config.adapt, config.seed, data)  # more shots than a task has examples, say
+            adapt_rows(config, data)  # more shots than a task has examples, say
         build_ops()
     sizes = session.sizes
     work = placement.workload_of(config, sizes)

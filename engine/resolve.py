@@ -197,11 +197,12 @@ def _impossible(c: RunConfig) -> list[str]:
     if not c.backbone:
         problems.append("backbone: missing; name a backbone card")
     positive = ["token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples", "distill.steps", "distill.batch",
-                "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps", "evaluate.max_new_tokens", "evaluate.batch", "log.every",
-                "checkpoint.every", "checkpoint.keep", "hang_minutes"]  # fmt: skip
+                "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps", "adapt.lora_rank", "evaluate.max_new_tokens", "evaluate.batch",
+                "log.every", "checkpoint.every", "checkpoint.keep", "hang_minutes"]  # fmt: skip
     other = ["teach.lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience", "distill.lr_shared", "distill.lr_task", "distill.clip",
              "distill.warmup_steps", "distill.lambda_kl", "distill.lambda_hidden", "adapt.lr_shared", "adapt.lr_task", "adapt.lr_prompt", "adapt.clip",
-             "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train", "data.max_validation", "data.max_test", "max_skipped"]  # fmt: skip
+             "adapt.lr_lora", "adapt.warmup_steps", "adapt.eval_every", "adapt.patience",
+             "data.max_train", "data.max_validation", "data.max_test", "max_skipped"]  # fmt: skip
     for key in positive + other:
         value = value_at(c, key)
         if not (value > 0 if key in positive else value >= 0) or value == float("inf"):
@@ -219,14 +220,24 @@ def _impossible(c: RunConfig) -> list[str]:
     both = sorted(set(c.data.keep_unseen) & set(c.distill.sources))
     if both:
         problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")
-    for key in ("data.keep_unseen", "distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds"):
+    for key in ("data.keep_unseen", "distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "adapt.transfer",
+                "tune.metaprompt", "tune.multitask_prompt", "tune.prompt_tuning", "tune.lora", "tune.shots"):  # fmt: skip
         values = value_at(c, key)
         twice = sorted({str(v) for v in values if values.count(v) > 1})
         if twice:
             problems.append(f"{key}: {', '.join(twice)} stands twice")
-    for shot in c.adapt.shots:
-        if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
-            problems.append(f"adapt.shots: {shot!r} is neither full nor a number")
+    for key in ("adapt.shots", "tune.shots"):
+        for shot in value_at(c, key):
+            if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
+                problems.append(f"{key}: {shot!r} is neither full nor a number")
+    problems += [f"tune.{m}: {rate} is not above 0" for m in ("metaprompt", "multitask_prompt", "prompt_tuning", "lora")
+                 for rate in getattr(c.tune, m) if not 0 < rate < float("inf")]  # fmt: skip
+    if "0" in c.tune.shots:
+        problems.append("tune.shots: 0 trains nothing, so no rate is better than another")
+    if c.tune.seed in c.adapt.seeds:
+        problems.append(f"tune.seed: {c.tune.seed} stands in adapt.seeds; what a rate was chosen on must not be reported")
+    if c.adapt.transfer and "metaprompt" not in c.adapt.methods:
+        problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
     if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):
         problems.append(f"adapt.init: {c.adapt.init!r} is none of auto, mean_factors, mean_product, ones, task:NAME")
     keep = c.distill.teacher_cache

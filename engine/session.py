@@ -1,5 +1,6 @@
 """What every command needs: configuration, card, tokenizer, data; later the process group and the sharded backbone."""
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
@@ -70,9 +71,9 @@ class Session:
         longest = getattr(self.model_config, "max_position_embeddings", None)
         if longest and config.prompt.length + config.data.max_length > longest:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
-        rows = len(config.distill.sources) + len(config.adapt.targets) * len(config.adapt.methods) * len(config.adapt.shots) * len(config.adapt.seeds)
         # prompt, best, and two moments of each number, in fp32
-        problems += preflight.problems_of(config, 16 * config.prompt.length * self.model_config.hidden_size * (rows + 1))
+        sides = self.sizes.linear_sides if "lora" in config.adapt.methods else 0
+        problems += preflight.problems_of(config, 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides))
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
@@ -158,10 +159,16 @@ class Session:
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
         return embeddings_from_vocabulary(backbone.embed, candidates, prompt.length, generator)
 
-    def formulation(self, prompt_length: int) -> Formulation:
+    def formulation(self) -> Formulation:
         """How this run asks the backbone."""
         c, place = self.config, self.place
-        return Formulation(self.backbone(), c.formulation == "packed", prompt_length, c.token_budget, place.rank, place.world)
+        return Formulation(self.backbone(), c.formulation == "packed", c.token_budget, place.rank, place.world)
+
+    def on(self, split: str) -> "Session":
+        """This session, with answers asked on another split."""
+        out = copy.copy(self)
+        out.config = replace(self.config, evaluate=replace(self.config.evaluate, split=split))  # type: ignore[arg-type]
+        return out
 
     def hashes(self, sections: Sequence[str], data: str, **further: Any) -> dict[str, Any]:
         """What a checkpoint of this run depends on: configuration sections, data, backbone."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
+from backbones.linear_updates import LinearUpdates
 from backbones.sizes import Sizes, measure
 from engine import watch
 from engine.errors import UserError
@@ -40,6 +41,7 @@ class ShardedBackbone:
         if recompute:
             self._recompute(recompute, card.name)
         self.root: nn.Module = FrozenRoot(self.model, offload_inputs)
+        self.updates: LinearUpdates = self.root.updates  # type: ignore[assignment]
         self._engine: Any = None
         if self.zero is not None:
             import deepspeed
@@ -60,6 +62,10 @@ class ShardedBackbone:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         watch.note(f"the backbone's forward pass ({args[0]}), which gathers its layers")
         return self.root(*args, **kwargs)
+
+    def updated(self, update: Any) -> Any:
+        """A context in which linear layers give out what ``update(name, x, out)`` makes of it; None: what they are."""
+        return self.updates.during(update)
 
     def release(self) -> None:
         """After a backward, or a forward without one: else a few parameters stay gathered and the next release raises."""

@@ -26,11 +26,20 @@ class BankRow:
     """None: the row keeps its last step."""
     steps: int = 0
     """Of its own; afterwards it rests."""
+    variant: str = ""
+    """What tells it from the method's other rows of the same task, shots and seed."""
+    lr: float = 0.0
+    """Peak learning rate, where its group has one for each row."""
+
+    @property
+    def label(self) -> str:
+        """The method in results: ``metaprompt``, or ``metaprompt@task:NAME``."""
+        return f"{self.method}@{self.variant}" if self.variant else self.method
 
     @property
     def name(self) -> str:
         """Unique in the bank."""
-        return f"{self.task}/{self.method}/{self.shots}/{self.seed}"
+        return f"{self.task}/{self.label}/{self.shots}/{self.seed}"
 
 
 @dataclass

@@ -99,9 +99,9 @@ class TeacherCache:
         Raises:
             UserError: the disk is full, on any rank.
         """
-        rank, world = formulation.rank, formulation.world
+        rank, world, length = formulation.rank, formulation.world, self.rows[0].prompt_LD.shape[0]
         for begin in range(0, len(numbers), world):
-            groups = [self._groups(n, formulation) for n in numbers[begin : begin + world]]
+            groups = [self._groups(n, formulation, length) for n in numbers[begin : begin + world]]
             rounds = max(map(len, groups))
             own = groups[rank] if rank < len(groups) else []
             filler = groups[0][0][:1]  # ranks call the backbone equally often
@@ -133,7 +133,7 @@ class TeacherCache:
             self._open[number] = {"file": file, "offsets": file.get_tensor("offsets").tolist(), **slices}
         return self._open[number]  # type: ignore[no-any-return]
 
-    def _groups(self, number: int, formulation: Formulation) -> list[list[Item]]:
+    def _groups(self, number: int, formulation: Formulation, length: int) -> list[list[Item]]:
         """A part's micro-batches, samples in order."""
         part = self.parts[number]
         groups: list[list[Item]] = []
@@ -142,7 +142,7 @@ class TeacherCache:
             item = Item(part.row, self.rows[part.row].split.sample(index), 1.0, index)
             if not groups or tokens + len(item.sample) > formulation.token_budget:
                 groups.append([])
-                tokens = formulation.prompt_length
+                tokens = length
             groups[-1].append(item)
             tokens += len(item.sample)
         return groups
@@ -186,7 +186,7 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank) -> None:
     read = sum(n * lengths[row][index] for (row, index), n in visits.items())
     if not _worth(cache, wanted, read, how, folder, session.say):
         return
-    cache.fill(cache.missing(wanted), session.formulation(prompts_KLD.shape[1]), teachers, session.say)
+    cache.fill(cache.missing(wanted), session.formulation(), teachers, session.say)
     stage.kept = cache.states
 
 

@@ -46,6 +46,7 @@ class Loop:
         self.best_loss = [math.inf] * len(stage.rows)
         self.best_step = [0] * len(stage.rows)
         self.waited = [0] * len(stage.rows)
+        self.row_tokens = [0] * len(stage.rows)  # real ones that each row was trained on
         self.best = {n: p.detach().clone() for n, p in stage.bank.named_parameters()}
         self.any_best = False
         self.changes: list[str] = []
@@ -53,9 +54,7 @@ class Loop:
         self.step = 0
         self.last_step_picks: list[Pick] = []
         self.window = Window()
-        with torch.no_grad():
-            length = stage.bank.prompts(torch.zeros(1, dtype=torch.long, device=backbone.device)).shape[1]
-        self.formulation = Formulation(backbone, settings.packed, length, settings.token_budget, settings.rank, settings.world)
+        self.formulation = Formulation(backbone, settings.packed, settings.token_budget, settings.rank, settings.world)
 
     # ---- one global step -------------------------------------------------------------------------------------------------
 
@@ -71,9 +70,11 @@ class Loop:
         picks = plan_step(counts, self.streams, self.cursors)
         self.last_step_picks = picks
         samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
+        for pick, sample in zip(picks, samples, strict=True):
+            self.row_tokens[pick.row] += len(sample)
         items = weigh([p.row for p in picks], samples, [p.index for p in picks])
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
-        for group in self.formulation.micro_batches(items):
+        for group in self.formulation.micro_batches(items, stage.bank):
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
             terms = self.formulation.train(group, stage.bank, stage.weights, stage.teachers, stage.kept)
             real = terms.weights_N > 0
@@ -166,7 +167,7 @@ class Loop:
         if self.fence is not None:
             self.fence.check()
         values = self.window.take(self.stage, self.start_shared, self.backbone)
-        log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
+        log.step(self.step, {**values, "device_seconds": values.pop("seconds") * self.settings.world, "mem": max(gather_objects(peak_bytes()))})
 
     def _optimise(self, present: Tensor) -> dict[str, Any]:
         by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}
@@ -211,7 +212,7 @@ class Loop:
         totals = torch.zeros(len(self.stage.rows), dtype=torch.float64)
         if not items:
             return {}
-        for group in self.formulation.micro_batches(items):
+        for group in self.formulation.micro_batches(items, self.stage.bank):
             terms = self.formulation.cross_entropies(group, self.stage.bank)
             real = terms.weights_N > 0
             totals.index_add_(0, terms.row_N[real].cpu(), (terms.ce_N.double() * terms.weights_N)[real].cpu())
@@ -286,7 +287,7 @@ class Loop:
         self.stage.optimizer.load_state_dict({n: t.to(device) for n, t in found.optimizer.items()})
         self.any_best = "best" in found.kept
         for name in _PROGRESS:
-            setattr(self, name, found.state["progress"][name])
+            setattr(self, name, found.state["progress"].get(name, getattr(self, name)))  # earlier releases did not count all of them
         self.window = Window(found.state["progress"]["window"])
         if self.settings.rank == 0:
             for line in accepted:
@@ -304,7 +305,7 @@ class Loop:
 
 
 def _labels(row: BankRow) -> dict[str, Any]:
-    return {"task": row.task, "method": row.method, "shots": row.shots, "seed": row.seed}
+    return {"task": row.task, "method": row.label, "shots": row.shots, "seed": row.seed}
 
 
-_PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited")
+_PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited", "row_tokens")

@@ -10,6 +10,7 @@ torch only: flat arguments, no config, no files, no DeepSpeed. Tensor names carr
 from prompt_modules.averaging import average_factors
 from prompt_modules.bank import DecomposedBank, JoinedBank, NoPrompts, PromptBank, SoftPromptBank
 from prompt_modules.initialisation import embeddings_from_text, embeddings_from_vocabulary, identity_factors
+from prompt_modules.lora import LoraBank, lora_start
 from prompt_modules.losses import cross_entropy, distillation_terms
 from prompt_modules.optimizer import RowGroup, RowwiseAdamW, StepReport
 from prompt_modules.tied_head import HeadLoss, TeacherStates, teacher_states, tied_head_loss
@@ -18,6 +19,7 @@ __all__ = [
     "DecomposedBank",
     "HeadLoss",
     "JoinedBank",
+    "LoraBank",
     "NoPrompts",
     "PromptBank",
     "RowGroup",
@@ -31,6 +33,7 @@ __all__ = [
     "embeddings_from_text",
     "embeddings_from_vocabulary",
     "identity_factors",
+    "lora_start",
     "teacher_states",
     "tied_head_loss",
 ]

@@ -4,12 +4,15 @@ A bank is indexed by row, never a module per task: under ZeRO-3 all ranks must r
 same order, and one parameter per kind keeps the optimizer and the checkpoint to a handful of tensors.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from prompt_modules.projection import packed_row
+
+LinearUpdate = Callable[[str, Tensor, Tensor], Tensor]  # of a linear layer: its name, inputs (…, I), outputs (…, O) -> other outputs
 
 
 class PromptBank(Protocol):
@@ -23,8 +26,23 @@ class PromptBank(Protocol):
         """A packed row in the dtype of the text: prompts of K different bank rows, then the text, (K L + T, D)."""
         ...
 
+    def length(self, row: int) -> int:
+        """L, of a row's prompt; 0 where the row is no prompt."""
+        ...
 
-class SoftPromptBank(nn.Module):
+    def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> LinearUpdate | None:
+        """What rows that are no prompts do to the backbone's linear layers, of stretches of tokens: each one's row and size. None: nothing."""
+        ...
+
+
+class _Prompts(nn.Module):
+    """Rows that are prompts and nothing else."""
+
+    def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> None:
+        return None
+
+
+class SoftPromptBank(_Prompts):
     """Ordinary soft prompts, one per row: the teachers T_k, and single-task prompt tuning.
 
     Args:
@@ -33,7 +51,7 @@ class SoftPromptBank(nn.Module):
 
     def __init__(self, prompts_KLD: Tensor):
         super().__init__()
-        self.prompts_KLD = nn.Parameter(_master(prompts_KLD))
+        self.prompts_KLD = nn.Parameter(master(prompts_KLD))
 
     def prompts(self, rows_B: Tensor) -> Tensor:
         return self.prompts_KLD[rows_B]
@@ -41,12 +59,15 @@ class SoftPromptBank(nn.Module):
     def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return _joined(self.prompts(rows_K), tokens_TD)
 
+    def length(self, row: int) -> int:
+        return self.prompts_KLD.shape[1]
+
     def numbers_per_row(self) -> int:
         """How many trainable numbers belong to one adapted task."""
         return self.prompts_KLD[0].numel()
 
 
-class DecomposedBank(nn.Module):
+class DecomposedBank(_Prompts):
     """P_k = P* o (U_k V_k): one metaprompt, elementwise scaled by a rank-R update per row (MPT, arXiv 2303.02861, eq. 1-2).
 
     Args:
@@ -59,9 +80,9 @@ class DecomposedBank(nn.Module):
         super().__init__()
         if shared_SLD.shape[0] not in (1, cols_KLR.shape[0]):
             raise ValueError(f"shared_SLD has {shared_SLD.shape[0]} rows: 1 or {cols_KLR.shape[0]} fit this bank")
-        self.shared_SLD = nn.Parameter(_master(shared_SLD), requires_grad=train_shared)
-        self.cols_KLR = nn.Parameter(_master(cols_KLR))
-        self.rows_KRD = nn.Parameter(_master(rows_KRD))
+        self.shared_SLD = nn.Parameter(master(shared_SLD), requires_grad=train_shared)
+        self.cols_KLR = nn.Parameter(master(cols_KLR))
+        self.rows_KRD = nn.Parameter(master(rows_KRD))
 
     def prompts(self, rows_B: Tensor) -> Tensor:
         update_BLD = self.cols_KLR[rows_B] @ self.rows_KRD[rows_B]
@@ -70,6 +91,9 @@ class DecomposedBank(nn.Module):
 
     def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return packed_row(self.shared_SLD, self.cols_KLR, self.rows_KRD, rows_K, tokens_TD)
+
+    def length(self, row: int) -> int:
+        return self.shared_SLD.shape[1]
 
     def numbers_per_row(self) -> int:
         """How many trainable numbers belong to one adapted task."""
@@ -89,12 +113,19 @@ class NoPrompts:
     def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return tokens_TD
 
+    def length(self, row: int) -> int:
+        return 0
+
+    def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> None:
+        return None
+
 
 def _joined(prompts_KLD: Tensor, tokens_TD: Tensor) -> Tensor:
     return torch.cat([prompts_KLD.flatten(0, 1).to(tokens_TD.dtype), tokens_TD])
 
 
-def _master(values: Tensor) -> Tensor:
+def master(values: Tensor) -> Tensor:
+    """A copy to train: fp32, or wider as it is."""
     # near 1 a bf16 factor cannot move by a step of 1e-3: master values are never narrower than fp32
     return values.detach().clone().to(torch.promote_types(values.dtype, torch.float32))
 
@@ -105,7 +136,7 @@ class JoinedBank(nn.Module):
     Lets different methods (a metaprompt's rows, prompt-tuning rows) train in one pass over one backbone.
     """
 
-    def __init__(self, parts: dict[str, SoftPromptBank | DecomposedBank], sizes: dict[str, int]):
+    def __init__(self, parts: dict[str, Any], sizes: dict[str, int]):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.sizes = sizes
@@ -141,3 +172,17 @@ class JoinedBank(nn.Module):
             if first in span and bool(((rows_K >= span.start) & (rows_K < span.stop)).all()):  # one part's rows: in one go
                 return self.parts[name].row(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
         return _joined(self.prompts(rows_K), tokens_TD)
+
+    def length(self, row: int) -> int:
+        part, place = self._of(row)
+        return self.parts[part].length(place)  # type: ignore[operator, no-any-return]
+
+    def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> LinearUpdate | None:
+        places = [self._of(row) for row in rows]
+        parts = {part for part, _ in places}
+        if len(parts) > 1:  # prompts of several methods; one with updates of its own comes alone, for its length is another
+            return None
+        return self.parts[parts.pop()].updates([place for _, place in places], sizes)  # type: ignore[operator, no-any-return]
+
+    def _of(self, row: int) -> tuple[str, int]:
+        return next((name, row - span.start) for name, span in self.spans().items() if row in span)

@@ -235,7 +235,7 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
         loop = Loop(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
         calls = 0
         for step in range(steps):
-            calls += len(loop.formulation.micro_batches(weigh_all(loop, step)))
+            calls += len(loop.formulation.micro_batches(weigh_all(loop, step), loop.stage.bank))
             loop.gradients(step)
         coordinator = backbone._engine.optimizer.get_param_coordinator()
         return {"given_up": len(given_up), "complete": coordinator.is_complete_trace(), "micro_batches": calls}

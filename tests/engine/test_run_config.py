@@ -66,7 +66,8 @@ def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
         ({"distill": {"sources": "a"}}, "distill.sources: expected a list, found 'a'"),
         ({"adapt": {"seeds": [1, "b"]}}, "adapt.seeds: expected a whole number, found 'b'"),
         ({"teach": {"schedule": "lineer"}}, "teach.schedule: 'lineer' is none of constant, linear, cosine; did you mean 'linear'?"),
-        ({"adapt": {"methods": ["lora"]}}, "adapt.methods: 'lora' is none of metaprompt, prompt_tuning"),
+        ({"adapt": {"methods": ["adalora"]}},
+         "adapt.methods: 'adalora' is none of metaprompt, prompt_tuning, multitask_prompt, lora, instruction, in_context; did you mean 'lora'?"),
     ],
 )
 def test_what_a_file_must_not_say(content: dict[str, Any], wanted: str, write) -> None:
@@ -111,7 +112,7 @@ def test_what_a_flag_must_not_say(key: str, text: str, wanted: str, write) -> No
 
 
 def test_all_problems_are_told_at_once(write) -> None:
-    path = write({"sed": 1, "teach": {"steps": "x", "lrr": 2}, "adapt": {"methods": ["lora"]}})
+    path = write({"sed": 1, "teach": {"steps": "x", "lrr": 2}, "adapt": {"methods": ["adalora"]}})
     found = problems(path, fres="true", distill__steps="many")
     assert len(found) == 6
     assert [p.startswith("command line: --") for p in found] == [True] * 2 + [False] * 4

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.adaptation import Source, adapt_rows, adapt_stage
 from engine.data import TaskData
 from engine.errors import UserError
 from engine.sampling import TaskMixture
-from engine.stages import adapt_rows, adapt_stage, distill_stage, teach_stage
+from engine.stages import distill_stage, teach_stage
 from prompt_modules import DecomposedBank, average_factors
 from prompt_modules.bank import JoinedBank
 
@@ -85,7 +86,7 @@ def test_the_samplers_weights_are_the_tasks_sizes(make_session, tasks: dict[str,
 
 def rows(make_session, tasks: dict[str, TaskData], **changes):
     session = make_session("rows" + str(abs(hash(str(changes)))), **changes)
-    return adapt_rows(session.config.adapt, session.config.seed, tasks)
+    return adapt_rows(session.config, tasks)
 
 
 def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks: dict[str, TaskData]) -> None:
@@ -131,6 +132,10 @@ def source(rank: int) -> JoinedBank:
     return JoinedBank({"metaprompt": part}, {"metaprompt": 3})
 
 
+def sources(bank: JoinedBank) -> dict[str, Source]:
+    return {"metaprompt": Source(bank.parts["metaprompt"], NAMES, "hash", 0)}
+
+
 @pytest.mark.parametrize(
     ("init", "rank", "how"),
     [("auto", 1, "mean_factors"), ("auto", 2, "mean_product"), ("mean_factors", 2, "mean_factors"), ("mean_product", 1, "mean_product"), ("ones", 2, "ones"),
@@ -139,7 +144,7 @@ def source(rank: int) -> JoinedBank:
 def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(init: str, rank: int, how: str, make_session, tasks: dict[str, TaskData]) -> None:
     bank = source(rank)
     part = bank.parts["metaprompt"]
-    stage = adapt_stage(make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, bank, NAMES, "hash", 0)
+    stage = adapt_stage(make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, sources(bank))
     if how:
         u, v = average_factors(part.cols_KLR.detach(), part.rows_KRD.detach(), how, torch.zeros(5, rank))
         wanted = part.shared_SLD[0] * (u @ v if how != "ones" else torch.ones(5, 64))
@@ -152,12 +157,12 @@ def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(init: str, 
 
 def test_a_source_task_that_is_not_there_is_refused(make_session, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError, match=r"adapt\.init: 'delta' is no source task of .*; it has alpha, beta, gamma"):
-        adapt_stage(make_session(**{"adapt.init": "task:delta"}), tasks, source(2), NAMES, "hash", 0)
+        adapt_stage(make_session(**{"adapt.init": "task:delta"}), tasks, sources(source(2)))
 
 
 def test_adapting_leaves_its_source_as_it_was(make_session, make_loop, tasks: dict[str, TaskData]) -> None:
     bank = source(2)
     before = {n: p.detach().clone() for n, p in bank.named_parameters()}
     session = make_session(**{"adapt.train": "all"})
-    make_loop(adapt_stage(session, tasks, bank, NAMES, "hash", 0), session).run()
+    make_loop(adapt_stage(session, tasks, sources(bank)), session).run()
     assert all(torch.equal(p, before[n]) for n, p in bank.named_parameters())

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from engine import checkpoint
+from engine.adaptation import Source, adapt_stage
 from engine.data import TaskData
 from engine.sampling import EveryRow, TaskMixture
 from engine.stage import Stage
-from engine.stages import adapt_stage
 from engine.trainer import Loop
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 from prompt_modules.bank import JoinedBank
@@ -143,10 +143,8 @@ def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[...
         session = make_session(f"adapt{next(count)}", **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes})
         generator = torch.Generator().manual_seed(1)
         cols_KLR, rows_KRD = identity_factors(3, 5, 2, 64, generator)
-        source = JoinedBank(
-            {"metaprompt": DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)}, {"metaprompt": 3}
-        )
-        stage = adapt_stage(session, {n: tasks[n] for n in session.config.adapt.targets}, source, NAMES, "hash", 0)
+        part = DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)
+        stage = adapt_stage(session, {n: tasks[n] for n in session.config.adapt.targets}, {"metaprompt": Source(part, NAMES, "hash", 0)})
         loop = make_loop(stage, session, checkpoint_every=100)
         loop.run()
         return loop

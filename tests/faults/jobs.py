@@ -22,7 +22,7 @@ SMALL = [
     f"--teach.steps={TEACH}", "--teach.eval_every=3", "--teach.examples=2", f"--distill.steps={STEPS}", "--distill.batch=6", "--log.every=1",
     "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--log.tensorboard=false",
 ]  # fmt: skip
-TIMING = ("tokens_per_s", "mem", "mfu", "gathers", "gather_bytes")  # what no two launches share
+TIMING = ("tokens_per_s", "device_seconds", "mem", "mfu", "gathers", "gather_bytes")  # what no two launches share
 LONGEST = 120  # seconds a job may take
 
 
