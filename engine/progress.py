@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones import resident_bytes
+from engine.distributed import world_size
 from engine.sharding import ShardedBackbone
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Window:
             "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "task_examples": examples, "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
-            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "seconds": seconds, "real_tokens": self.tokens, "mfu": None,
+            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "device_seconds": seconds * world_size(), "real_tokens": self.tokens, "mfu": None,
             "gathers": calls / self.timed_steps, "gather_bytes": gathered / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
         }  # fmt: skip
         self._reset()

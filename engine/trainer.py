@@ -167,7 +167,7 @@ class Loop:
         if self.fence is not None:
             self.fence.check()
         values = self.window.take(self.stage, self.start_shared, self.backbone)
-        log.step(self.step, {**values, "device_seconds": values.pop("seconds") * self.settings.world, "mem": max(gather_objects(peak_bytes()))})
+        log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
 
     def _optimise(self, present: Tensor) -> dict[str, Any]:
         by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}
