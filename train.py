@@ -3,6 +3,7 @@
     python train.py distill  --config configs/demo/distill.yaml
     torchrun --nproc_per_node 2 train.py adapt --config configs/demo/adapt.yaml --adapt.steps=50
     python train.py evaluate --run runs/demo/adapt
+    python train.py study    --config configs/pocket/study.yaml
     python train.py report   --runs runs/demo/distill,runs/demo/adapt
     python train.py tasks    list | check --data_root DIR
 """

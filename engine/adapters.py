@@ -44,7 +44,7 @@ def check_adapters(config: RunConfig, session: Session) -> None:
         UserError: as ``read_adapters``.
     """
     if config.teach.adapters:
-        read_adapters(expand(config.teach.adapters), config.distill.sources, config.prompt.length, session.model_config.hidden_size)
+        read_adapters(expand(config.teach.adapters), config.distill.tasks, config.prompt.length, session.model_config.hidden_size)
 
 
 def _read(folder: Path, length: int, width: int) -> Tensor:

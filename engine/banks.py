@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine import checkpoint
@@ -28,6 +29,32 @@ def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best
     banks: dict[str, Any] = {n: _part(parts[n]) for n in order}
     sizes = {n: len(parts[n]["cols_KLR"] if "cols_KLR" in parts[n] else parts[n]["prompts_KLD"]) for n in order}
     return JoinedBank(banks, sizes)
+
+
+def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> tuple[JoinedBank, str]:
+    """Teachers of another distillation, in the order of ``tasks``, and what names them.
+
+    Args:
+        wanted: hashes of the teachers that this run would train. Data and the list of tasks may differ: each teacher learnt from its own task alone.
+
+    Raises:
+        UserError: there are none, not of all tasks, or of another backbone or other settings.
+    """
+    folder = run_dir / "teachers"
+    bank, found = load_bank(folder, "teachers")
+    names = [row["task"] for row in found.state["rows"]]
+    problems = [f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}" for task in tasks if task not in names]
+    saved = found.state["hashes"]
+    problems += [f"teach.run: {run_dir}: its teachers are of another {key}" for key in ("backbone", "layout") if saved[key] != wanted[key]]
+    for section in ("prompt", "teach", "data"):
+        before, now = ({k: v for k, v in h["config"].get(section, {}).items() if k != "run"} for h in (saved, wanted))
+        differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        problems += [f"teach.run: {run_dir}: {section}.{k} was {before.get(k)!r} there, is {now.get(k)!r} here" for k in differing]
+    if problems:
+        raise UserError(problems)
+    chosen = torch.tensor([names.index(task) for task in tasks])
+    part = SoftPromptBank(bank.prompts(chosen).detach())
+    return JoinedBank({"teacher": part}, {"teacher": len(tasks)}), f"{found.identity} {' '.join(tasks)}"
 
 
 def _part(tensors: dict[str, Tensor]) -> DecomposedBank | SoftPromptBank | LoraBank:

@@ -57,6 +57,15 @@ def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
     commands.evaluate(flags["run"], _listed(flags.get("tasks")), {k: v for k, v in flags.items() if k not in ("run", "tasks")})
 
 
+def _study(flags: dict[str, str], _: Sequence[str]) -> None:
+    dry_run = flags.get("dry_run", "false").lower()
+    if dry_run not in ("true", "false"):
+        raise UserError(f"command line: --dry_run: {dry_run!r} is neither true nor false")
+    from engine.study import run_study
+
+    run_study(flags["config"], _listed(flags.get("only")), {k: v for k, v in flags.items() if k not in ("config", "only", "dry_run")}, dry_run == "true")
+
+
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
     own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output", "mode", "prepare"}
     machine = [flags.get(name, default) for name, default in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", "80"), ("host_gb", "256"))]
@@ -78,6 +87,12 @@ def _listed(text: str | None) -> list[str]:
 MODES: dict[str, Mode] = {
     "distill": Mode("teach every source task a prompt, then distil them into one metaprompt", CONFIG, _with_config(commands.distill), ("config",), True),
     "adapt": Mode("adapt the metaprompt: targets x methods x shots x seeds in one pass", CONFIG, _with_config(commands.adapt), ("config",), True),
+    "study": Mode(
+        "a protocol file's distillations and adaptations, evaluated, in one report; goes on where it was",
+        {"config": "YAML protocol (required), see docs/studies.md; keys of the run configuration can follow as --a.b=value, for every run",
+         "only": "only these protocols, comma-separated", "dry_run": "true: name the runs and what is done of them"},
+        _study, ("config",), True,
+    ),
     "evaluate": Mode(
         "official metrics of a finished run -> results.json",
         {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "tasks": "only these, comma-separated"},
@@ -121,7 +136,7 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
-            if name in ("distill", "adapt", "evaluate"):  # a scheduler's signal may come while libraries are imported
+            if name in ("distill", "adapt", "evaluate", "study"):  # a scheduler's signal may come while libraries are imported
                 startup.note_early(signal.SIGUSR1, leave=name == "evaluate")
             mode.run(flags, words)
     except UserError as error:

@@ -24,7 +24,7 @@ def distill(config: RunConfig) -> None:
     if _already_done(session, "distill"):
         return
     check_adapters(config, session)
-    data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.sources})
+    data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.tasks})
     data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     session.backbone()
@@ -46,14 +46,18 @@ def distill(config: RunConfig) -> None:
 
 
 def _teach(session: Any, data: Any) -> tuple[Any, str]:
-    """The teachers of this run: those in run_dir/teachers if they fit, else trained now."""
+    """The teachers of this run: those in run_dir/teachers if they fit, those of ``teach.run``, else trained now."""
     from engine import checkpoint
-    from engine.banks import load_bank
+    from engine.banks import load_bank, teachers_of
     from engine.provenance import check_hashes
     from engine.stages import teach_stage
 
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data)
+    if session.config.teach.run:
+        bank, identity = teachers_of(expand(session.config.teach.run), session.config.distill.tasks, stage.hashes)
+        session.say(f"teachers: {len(bank)} of {session.config.teach.run}")
+        return bank.requires_grad_(False), identity
     if (folder / "COMPLETED").exists() and not session.config.fresh:
         done = checkpoint.load(folder)
         if done is not None:

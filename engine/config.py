@@ -59,12 +59,16 @@ class TeachConfig:
     """A row stops after this many validations without a better one; 0 never."""
     adapters: str = ""
     """A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching them."""
+    run: str = ""
+    """Run directory of a distillation whose teachers are taken, in place of teaching the same ones again; it may have more source tasks."""
 
 
 @dataclass
 class DistillConfig:
     sources: list[str] = field(default_factory=list)
     """Source tasks."""
+    without: list[str] = field(default_factory=list)
+    """Of these leave out so many: what each is worth to the others."""
     steps: int = 600
     """Global steps."""
     batch: int = 32
@@ -94,6 +98,11 @@ class DistillConfig:
     teacher_cache: str = "auto"
     """Keep what teachers say of each answer token on disk, beside data.cache: ``auto`` where samples are read again and there is room,
     ``off``, or the most GB it may take."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The source tasks that are left."""
+        return [task for task in self.sources if task not in self.without]
 
 
 @dataclass
@@ -250,5 +259,5 @@ class RunConfig:
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
     "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "preempt_signal", "max_skipped", "hang_minutes",
-    "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "distill.teacher_cache", "log", "checkpoint", "evaluate",
+    "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run", "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

@@ -76,6 +76,12 @@ class Need:
             return (self.device + self.host) * m.ranks_per_node <= USABLE * m.host_bytes
         return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
 
+    def room(self, m: Machine) -> float:
+        """Bytes of a rank that are left."""
+        if m.device == "cpu":
+            return max(0.0, USABLE * m.host_bytes / m.ranks_per_node - self.device - self.host)
+        return max(0.0, USABLE * m.device_bytes - self.device)
+
     def again(self) -> str:
         return f"{self.recompute} layers recomputed{', their inputs on the host' if self.offloaded else ''}"
 
@@ -105,7 +111,7 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
     each = len(a.targets) * len(a.shots) * len(a.seeds)
     adapted = rows(lambda m: each * (1 + len(a.transfer) * (m == "metaprompt")))
     swept = rows(lambda m: len(a.targets) * len(t.shots or a.shots) * len(getattr(t, m)))
-    return max(len(config.distill.sources) * prompt, adapted, swept) + prompt
+    return max(len(config.distill.tasks) * prompt, adapted, swept) + prompt
 
 
 def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine, offloaded: bool = False) -> Need:

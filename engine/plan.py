@@ -37,7 +37,7 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
     if mode == "distill":
         check_adapters(config, session)
     if prepare:
-        tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
+        tasks = config.adapt.targets if mode == "adapt" else config.distill.tasks
         data = session.data({task: ["train", "validation", "test"] for task in tasks})
         if mode == "distill":
             hold_unseen(data, config.data)

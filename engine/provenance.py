@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.resolve import known_keys
 
 
 def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, accept: bool = False) -> list[str]:
@@ -14,6 +15,9 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, acce
         UserError: anything differs, and it is not.
     """
     flat_saved, flat_now = _flat(saved), _flat(now)
+    for key, (_, default) in known_keys().items():  # of a release that did not know the key: it did what the default does
+        if f"config.{key}" in flat_now and f"config.{key}" not in flat_saved:
+            flat_saved[f"config.{key}"] = json.loads(json.dumps(default))
     differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
     told = [f"{k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}" for k in differing]
     if told and not accept:

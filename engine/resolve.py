@@ -217,6 +217,11 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append("data.exclude_overlap: needs data.keep_unseen, the tasks whose test documents no source may train on")
     if c.data.keep_unseen and not c.distill.sources:
         problems.append("data.keep_unseen: is of a distillation (distill.sources); an adaptation takes over what its source_run found")
+    problems += [f"distill.without: {name!r} is not in distill.sources" for name in c.distill.without if name not in c.distill.sources]
+    if c.distill.sources and not c.distill.tasks:
+        problems.append("distill.without: leaves no source task")
+    if c.teach.run and c.teach.adapters:
+        problems.append("teach.run: and teach.adapters both say where teachers come from; take one away")
     both = sorted(set(c.data.keep_unseen) & set(c.distill.sources))
     if both:
         problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")

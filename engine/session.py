@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,7 @@ class Session:
             startup.mark("rendezvous")
             torch.manual_seed(self.config.seed)
             try:
-                chosen, machine = self._place(device)
-                file = self.config.deepspeed or placement.file_of(chosen.placement)
-                self._backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
-                                                 offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
+                self._backbone = self._standing_or_new(device)
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)
@@ -129,14 +126,32 @@ class Session:
             startup.mark("weights")
         return self._backbone
 
-    def _place(self, device: torch.device) -> tuple[placement.Need, placement.Machine]:
-        """Choose where the backbone lives and how much is recomputed, and say so. A collective."""
-        c, machine = self.config, placement.machine_here(device)
-        chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, placement.workload_of(c, self.sizes), machine)
+    def _standing_or_new(self, device: torch.device) -> ShardedBackbone:
+        """A process holds one backbone, and a study asks for the same one again and again. A collective."""
+        global _standing
+        c = self.config
+        work = placement.workload_of(c, self.sizes)
+        asked = (self.card, placement.asked_for(c), c.deepspeed, c.recompute, replace(work, bank=0))
+        if _standing is not None:
+            if _standing.asked == asked and work.bank <= _standing.bank_room:
+                return _standing.backbone
+            _standing.backbone.destroy()
+            _standing = None
+        machine = placement.machine_here(device)
+        chosen = self._place(work, machine)
+        file = c.deepspeed or placement.file_of(chosen.placement)
+        backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
+                                   offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
+        _standing = _Standing(asked, work.bank + chosen.room(machine), backbone)
+        return backbone
+
+    def _place(self, work: placement.Workload, machine: placement.Machine) -> placement.Need:
+        """Choose where the backbone lives and how much is recomputed, and say so."""
+        chosen = placement.choose(self.sizes, placement.asked_for(self.config), self.config.recompute, work, machine)
         self.say(chosen.line())
         if not chosen.fits(machine):
             self.say(f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more ranks bring it down")
-        return chosen, machine
+        return chosen
 
     def verify_backbone(self) -> None:
         """After training: every weight is what it was, to the bit, on every rank.
@@ -228,6 +243,18 @@ class Session:
         if self.leads:
             (folder / "COMPLETED").touch()
         distributed.barrier()
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """The backbone that this process holds. ``bank_room``: the largest bank that there was memory for beside it."""
+
+    asked: tuple[Any, ...]
+    bank_room: float
+    backbone: ShardedBackbone
+
+
+_standing: _Standing | None = None
 
 
 def check_toolchain() -> None:

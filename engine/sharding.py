@@ -1,5 +1,6 @@
 """The backbone under DeepSpeed: configuration derived in one place, partitioned, offloaded, released after each backward."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,16 @@ class ShardedBackbone:
     def updated(self, update: Any) -> Any:
         """A context in which linear layers give out what ``update(name, x, out)`` makes of it; None: what they are."""
         return self.updates.during(update)
+
+    def destroy(self) -> None:
+        """Give its memory back; it must not be called again."""
+        if self._engine is not None:
+            self._engine.destroy()
+            self._engine = None
+        del self.model, self.root, self.updates, self.gathers
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def release(self) -> None:
         """After a backward, or a forward without one: else a few parameters stay gathered and the next release raises."""

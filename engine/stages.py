@@ -17,7 +17,7 @@ from prompt_modules.bank import JoinedBank
 def teach_stage(session: Session, data: dict[str, TaskData]) -> Stage:
     """Stage 0: one ordinary soft prompt per source task, all in one pass."""
     c, t, device = session.config, session.config.teach, session.backbone().device
-    tasks = c.distill.sources
+    tasks = c.distill.tasks
     prompts_KLD = torch.stack([session.start_prompt("teacher", task) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
     group = RowGroup({"prompts_KLD": bank.parts["teacher"].prompts_KLD}, t.lr, t.steps, t.warmup_steps, t.schedule, t.clip)  # type: ignore[dict-item]
@@ -39,7 +39,7 @@ def teach_stage(session: Session, data: dict[str, TaskData]) -> Stage:
 def distill_stage(session: Session, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str) -> Stage:
     """Stage 1: the metaprompt and every source task's factors, from the frozen teachers; without teachers a multitask prompt."""
     c, s, device = session.config, session.config.distill, session.backbone().device
-    tasks, k = s.sources, len(s.sources)
+    tasks, k = s.tasks, len(s.tasks)
     start_LD = session.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(k, c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed))
     part = DecomposedBank(start_LD[None], cols_KLR, rows_KRD)
