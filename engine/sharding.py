@@ -41,6 +41,7 @@ class ShardedBackbone:
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if recompute:
             self._recompute(recompute, card.name)
+        self._recomputes, self._all_to_release = bool(recompute), False
         self.root: nn.Module = FrozenRoot(self.model, offload_inputs)
         self.updates: LinearUpdates = self.root.updates  # type: ignore[assignment]
         self._engine: Any = None
@@ -66,6 +67,7 @@ class ShardedBackbone:
 
     def updated(self, update: Any) -> Any:
         """A context in which linear layers give out what ``update(name, x, out)`` makes of it; None: what they are."""
+        self._all_to_release = self._recomputes and update is not None
         return self.updates.during(update)
 
     def destroy(self) -> None:
@@ -83,6 +85,9 @@ class ShardedBackbone:
         watch.note("after a backward pass")
         if self._engine is not None:
             self._engine.optimizer.release_backward_leftovers()
+            if self._all_to_release:
+                # a layer that is computed again is left in its last linear, as soon as that has what LoRA saves: nobody sees it off
+                self._engine.optimizer.partition_all_parameters()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embedding rows, (n, D), on the CPU. A collective: every rank calls it alike."""

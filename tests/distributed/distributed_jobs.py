@@ -13,11 +13,11 @@ from engine.choices import Choice, option_likelihoods
 from engine.data import Sample
 from engine.formulation import LossWeights
 from engine.generation import Greedy
-from engine.sampling import TaskMixture, seed_of
+from engine.sampling import EveryRow, TaskMixture, seed_of
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
 from engine.trainer import Loop
-from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank
+from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, lora_start
 from prompt_modules.bank import JoinedBank
 
 LLAMA = {"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -46,9 +46,9 @@ def card_of(family: str, dtype: str = "float32") -> BackboneCard:
 class Samples:
     """Token rows of unequal length, one split of one task."""
 
-    def __init__(self, task: int, n: int = 12):
+    def __init__(self, task: int, n: int = 12, least: int = 0):
         g = torch.Generator().manual_seed(100 + task)
-        sizes = [(int(torch.randint(0, 14, (1,), generator=g)), int(torch.randint(1, 6, (1,), generator=g))) for _ in range(n)]
+        sizes = [(int(torch.randint(least, 14, (1,), generator=g)), int(torch.randint(1, 6, (1,), generator=g))) for _ in range(n)]
         self.rows = [Sample(torch.randint(3, 256, (c,), generator=g).tolist(), torch.randint(3, 256, (a,), generator=g).tolist()) for c, a in sizes]
         self.kept = list(range(n))
 
@@ -73,24 +73,42 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
                  LossWeights(0.9, 0.7, 1.5), teachers)  # fmt: skip
 
 
+def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
+    """Two ordinary prompts and three rows of LoRA that have left their start."""
+    hidden, g = backbone.model.config.hidden_size, torch.Generator().manual_seed(4)
+    lora = lora_start(3, backbone.updates.shapes, 2, hidden, [torch.Generator().manual_seed(k) for k in range(3)])
+    with torch.no_grad():
+        for _, up in lora.layers().values():
+            up.copy_(0.3 * torch.randn(up.shape, generator=g))
+    parts = {"prompt_tuning": SoftPromptBank(torch.randn(2, LENGTH, hidden, generator=g)), "lora": lora}
+    trained = {m: {n: p for n, p in part.named_parameters() if p.requires_grad} for m, part in parts.items()}
+    bank = JoinedBank(parts, {"prompt_tuning": 2, "lora": 3})
+    splits = [Samples(k, least=1) for k in range(5)]
+    rows = [BankRow(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k)) for k, s in enumerate(splits)]  # type: ignore[arg-type]
+    groups = {m: RowGroup(p, 0.02, 4) for m, p in trained.items()}
+    return Stage("adapt", Path("unused"), bank, rows, RowwiseAdamW(groups), dict(bank.spans()), EveryRow(5, 3), 4)
+
+
 def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:
     where = distributed.place()
     return LoopSettings(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
 def gradients(
-    family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: int = 0, packed: bool = True, offload_inputs: bool = False
+    family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: int = 0, packed: bool = True, offload_inputs: bool = False,
+    mixed: bool = False,
 ) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
-    loop = Loop(stage_of(backbone.model.config.hidden_size, Path("unused")), backbone, settings_of(budget, packed))
+    stage = mixed_stage_of(backbone) if mixed else stage_of(backbone.model.config.hidden_size, Path("unused"))
+    loop = Loop(stage, backbone, settings_of(budget, packed))
     outcome = loop.gradients(0)
     calls, received = backbone.gathers.take()
     return {
-        "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters()},
+        "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
         "sums": outcome["sums"].numpy(), "gathers": calls, "gather_bytes": received, "resident_before": held, "resident_after": resident_bytes(backbone.model),
         "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
         "unchanged": backbone_checksum(backbone.model) == before,

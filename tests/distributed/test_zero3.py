@@ -33,12 +33,12 @@ def relative(found, expected):
     return {n: np.linalg.norm(found[n] - expected[n]) / np.linalg.norm(expected[n]) for n in expected}
 
 
-def plain_gradients(family, budget, dtype="float32", packed=False):
+def plain_gradients(family, budget, dtype="float32", packed=False, mixed=False):
     """One process, no DeepSpeed, no process group, and unless asked for no packed rows."""
     backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "", torch.device("cpu"))
-    loop = jobs.Loop(jobs.stage_of(32, Path("unused")), backbone, jobs.settings_of(budget, packed))
+    loop = jobs.Loop(jobs.mixed_stage_of(backbone) if mixed else jobs.stage_of(32, Path("unused")), backbone, jobs.settings_of(budget, packed))
     loop.gradients(0)
-    return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters()}
+    return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -55,6 +55,20 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
         assert 0.5 <= share < 0.52
         assert rank["resident_after"] == rank["resident_before"], "something stayed gathered after the step"
         assert rank["unchanged"]
+    for n in expected:
+        np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
+
+
+@pytest.mark.parametrize(("packed", "recompute"), [(True, 0), (True, 3), (False, 0)])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_lora_beside_prompts_trains_through_shards(two, cpu, family, packed, recompute):
+    out = two.run("gradients", family=family, deepspeed=cpu, budget=60, packed=packed, recompute=recompute, mixed=True)
+    expected = plain_gradients(family, 10_000, mixed=True)
+    assert any(".down." in n for n in expected) and any(".up." in n for n in expected)
+    for rank in out:
+        errors = relative(rank["grads"], expected)
+        assert max(errors.values()) <= 2e-5, errors
+        assert rank["unchanged"] and rank["resident_after"] == rank["resident_before"], "something stayed gathered after the step"
     for n in expected:
         np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
 
