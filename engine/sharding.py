@@ -67,7 +67,7 @@ class ShardedBackbone:
 
     def updated(self, update: Any) -> Any:
         """A context in which linear layers give out what ``update(name, x, out)`` makes of it; None: what they are."""
-        self._all_to_release = self._recomputes and update is not None
+        self._all_to_release |= self._recomputes and update is not None
         return self.updates.during(update)
 
     def destroy(self) -> None:
@@ -86,7 +86,8 @@ class ShardedBackbone:
         if self._engine is not None:
             self._engine.optimizer.release_backward_leftovers()
             if self._all_to_release:
-                # a layer that is computed again is left in its last linear, as soon as that has what LoRA saves: nobody sees it off
+                # a layer that is computed again is left in its last linear, as soon as that has what LoRA saves: nobody sees it off; and DeepSpeed
+                # decides what to keep by the order of modules it saw last, which among LoRA's and prompts' micro-batches is not the same
                 self._engine.optimizer.partition_all_parameters()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
