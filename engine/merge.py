@@ -179,7 +179,7 @@ def _start(method: str, runs: Sequence[Run], needed: bool, problems: list[str]) 
             problems.append("--sum_of: each row of prompt_tuning began at a draw of its own; they can be summed only under one prompt.init: text")
         zero_shot = [(run, k) for run in runs for k, row in enumerate(run.rows) if (row["method"], row["shots"]) == (method, "0")] if needed else []
         if needed and not zero_shot:
-            problems.append('--sum: weights that do not sum to 1 need the prompts\' start: adapt with shots "0" too, which is it')
+            problems.append('--sum: weights that do not sum to 1 need the start of the prompts: adapt with shots "0" too, which is it')
         return zero_shot[0][0].row(zero_shot[0][1])["best.prompts_KLD"] if zero_shot else None
     if not needed:
         return None
@@ -190,7 +190,7 @@ def _start(method: str, runs: Sequence[Run], needed: bool, problems: list[str]) 
         source = checkpoint.load(folder) if folder.is_dir() else None
         if source is not None and source.identity == run.found.state["hashes"]["source"]:
             return source.prompts["best.parts.metaprompt.shared_SLD"][0]
-    problems.append("--sum: weights that do not sum to 1 need the metaprompt; under adapt.train: all it is in adapt.source_run alone, which is not there as it was")
+    problems.append("--sum: weights that do not sum to 1 need P*; under adapt.train: all it is in adapt.source_run alone, which is not there as it was")
     return None
 
 

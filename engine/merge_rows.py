@@ -56,7 +56,7 @@ class Run:
     def of_row(self, k: int, tensor: Tensor) -> Tensor:
         """What of a tensor belongs to row ``k``: its own, or what all rows of its part share."""
         span = next(span for span in self.spans.values() if k in span)
-        return tensor[k - span.start] if len(tensor) == len(span) else tensor[0] if len(tensor) == 1 else tensor
+        return tensor[k - span.start] if _front(tensor) == len(span) else tensor[0] if _front(tensor) == 1 else tensor
 
     def row(self, k: int) -> dict[str, Tensor]:
         """All that row ``k`` is made of."""
@@ -78,7 +78,7 @@ def shape_problems(runs: Sequence[Run]) -> list[str]:
                 problems.append(f"{both} of other shapes: {shown}")
         for name in () if problems else shapes:
             copies = [run.tensors(part)[name] for run in (first, *others)]
-            repeatable = all(len(t) in (1, len(run.spans[part])) for run, t in zip((first, *others), copies, strict=True))
+            repeatable = all(_front(t) in (1, len(run.spans[part])) for run, t in zip((first, *others), copies, strict=True))
             if not repeatable and not _is_shared(name, part, (first, *others)):
                 problems.append(f"--runs: rows of {part}: {name} is shared by the rows of a run and differs from run to run, and cannot be repeated by row")
     return problems
@@ -121,7 +121,8 @@ def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) ->
                 prompts[f"parts.{part}.{own}"] = tensor
     order = [entry for rows in parts.values() for entry in rows]
     states = [run.found.state for run in runs]
-    state = {"stage": "adapt", "rows": [runs[n].rows[k] for n, k in order], "progress": _by_row([s["progress"] for s in states], runs, order, told)}
+    state: dict[str, Any] = {"stage": "adapt"}
+    state |= {"rows": [runs[n].rows[k] for n, k in order], "progress": _by_row([s["progress"] for s in states], runs, order, told)}
     state["progress"]["step"] = max(s["step"] for s in states)
     known = {*state, "hashes", "changes", "step", "kept", "sha256"}
     state |= _by_row([{k: v for k, v in s.items() if k not in known} for s in states], runs, order, told)
@@ -144,11 +145,15 @@ def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Ten
     return Checkpoint(longer(merged.prompts, name), merged.optimizer, state, kept)
 
 
+def _front(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.dim() else 0
+
+
 def _is_shared(name: str, part: str, holders: Sequence[Run]) -> bool:
     """Whether the rows of all runs share one tensor. In a part of one row a shared one looks like the row's own: there, what trains is the row's own."""
     copies, sizes = [run.tensors(part)[name] for run in holders], [len(run.spans[part]) for run in holders]
     same = all(torch.equal(copies[0], other) for other in copies[1:])
-    looks_shared = any(len(t) != n for t, n in zip(copies, sizes, strict=True))
+    looks_shared = any(_front(t) != n for t, n in zip(copies, sizes, strict=True))
     return same and (looks_shared or set(sizes) == {1} and all(name.removeprefix("best.") in run.frozen(part) for run in holders))
 
 
@@ -161,7 +166,7 @@ def _joined(name: str, part: str, rows: Sequence[Entry], runs: Sequence[Run]) ->
 
 def _by_row(values: Sequence[dict[str, Any]], runs: Sequence[Run], order: Sequence[Entry], told: list[str]) -> dict[str, Any]:
     """Lists with an entry a row are joined; what is the same in all runs stays; the rest is left out, and told."""
-    out = {}
+    out: dict[str, Any] = {}
     for key in dict.fromkeys(k for one in values for k in one):
         here = [one.get(key) for one in values]
         if all(isinstance(v, list) and len(v) == len(run.rows) for v, run in zip(here, runs, strict=True)):
