@@ -75,7 +75,7 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
     chosen = [k for k, row in enumerate(rows) if not tasks or row["task"] in tasks]
     sums = [_name(rows, k) for k in chosen if rows[k]["method"] == SUM] if fmt == "peft" else []
     if sums:
-        raise UserError([f"--format: {name}: a sum of prompts has no factors; write it as peft_collapsed or vllm, or leave its task out (--tasks)" for name in sums])
+        raise UserError([f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks without its task" for name in sums])
     adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_collapsed(bank, rows, k) for k in chosen]
     _check(adapters)
     layout = {"template": card.template, "separator": card.separator}

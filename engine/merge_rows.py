@@ -198,7 +198,7 @@ def _optimizer(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[st
 
 
 def _part_of(run: Run, group: str, tensors: dict[str, Tensor]) -> str | None:
-    """The part whose rows an optimizer's group moves: as many rows, parameters of these names; of several the one that is named like it."""
+    """The part whose rows an optimizer's group moves: as many rows, parameters of these names; of several the one that it is named after."""
     moved = {name.removesuffix(".first") for name in tensors if name.endswith(".first")}
     fits = [part for part, span in run.spans.items() if all(len(t) == len(span) for t in tensors.values()) and moved <= run.tensors(part).keys()]
-    return min(fits, key=lambda part: (part != group, not group.startswith(part)), default=None)
+    return min(fits, key=lambda part: -len(part) if group.startswith(part) else 0, default=None)

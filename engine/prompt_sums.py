@@ -57,7 +57,7 @@ def read_sums(text: str, tasks: Sequence[str], problems: list[str]) -> list[Prom
         tasks: that have prompts. A name may hold a minus: the longest that fits is meant.
     """
     names = "|".join(re.escape(t) for t in sorted(tasks, key=len, reverse=True))
-    term = re.compile(rf"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?({names})(?!\w)\s*")
+    term = re.compile(rf"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?({names})\s*")
     out = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         target, _, rest = part.partition("=")

@@ -14,10 +14,12 @@ from torch import Tensor
 from engine import checkpoint
 from engine.banks import load_bank
 from engine.checkpoint import Checkpoint
+from engine.config import RunConfig
 from engine.data import TaskData
 from engine.errors import UserError
 from engine.export import export_run
 from engine.merge import merge_runs
+from engine.merge_rows import Run, entries, join
 from engine.prompt_sums import read_sums
 from engine.resolve import resolve, to_yaml
 from engine.stages import adapt_stage
@@ -68,7 +70,7 @@ B = {"adapt.targets": ["beta", "gamma"], "adapt.shots": ["full"]}
 
 @pytest.mark.parametrize("how", [("factors", "factors"), ("all", "all"), ("factors", "all"), ("all", "factors")])
 def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_path: Path) -> None:
-    runs = [adapted(name, **{**part, "adapt.train": train}) for name, part, train in zip("ab", (A, B), how, strict=True)]
+    runs = [adapted(name, **{**part, "adapt.train": train, "adapt.steps": 3 - n}) for n, (name, part, train) in enumerate(zip("ab", (A, B), how, strict=True))]
     merge_runs(runs, tmp_path / "out", say=silent)
     parts, merged = [rows_of(run) for run in runs], rows_of(tmp_path / "out")
     wanted = parts[0] | parts[1]
@@ -79,6 +81,7 @@ def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_
     assert len(shared) == (1 if how == ("factors", "factors") else 5)  # what a P* of each row's own costs
     assert ("frozen" in found.kept) == (how == ("factors", "factors"))
     assert resolve(tmp_path / "out/config.yaml").adapt.train == ("factors" if set(how) == {"factors"} else "all")
+    assert found.state["step"] == found.state["progress"]["step"] == 3
     # last steps, moments and progress stay with their rows too
     for number, part in enumerate(of_parts):
         here = [found.state["rows"].index(row) for row in part.state["rows"]]
@@ -144,8 +147,8 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     said: list[str] = []
     merge_runs([a, same], tmp_path / "out", say=said.append)  # zero-shot rows of both are the untouched start
     assert "2 rows stood twice, the same to the bit: kept once" in said
-    assert list(rows_of(tmp_path / "out")) == [*(("alpha", "metaprompt", s, n) for s, n in (("0", 0), ("4", 0), ("4", 1), ("full", 0), ("full", 1))),
-                                               *(("alpha", "prompt_tuning", s, n) for s, n in (("0", 0), ("4", 0), ("4", 1), ("full", 0), ("full", 1)))]  # fmt: skip
+    each = (("0", 0), ("4", 0), ("4", 1), ("full", 0), ("full", 1))
+    assert list(rows_of(tmp_path / "out")) == [("alpha", method, shots, seed) for method in ("metaprompt", "prompt_tuning") for shots, seed in each]
     with pytest.raises(UserError) as error:
         merge_runs([a, other], tmp_path / "no", say=silent)
     assert len(error.value.problems) == 4 and not (tmp_path / "no").exists()
@@ -166,9 +169,9 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, t
     with pytest.raises(UserError) as error:
         merge_runs([a, short, far, a, tmp_path / "gone", unfinished, distilled], tmp_path / "full", say=silent)
     told = "\n".join(error.value.problems)
-    wanted = ["--output: ", f"{a} stands twice", "gone is no run directory", f"{unfinished}: holds no finished adaptation", "no adaptation but a run of distill",
-              f"{short} and {a}: prompt.length is 4 and 5", f"{short} and {a}: prompt.rank is 1 and 2", f"{far} and {a}: another backbone",
-              f"{far} and {a}: another layout", f"{far} and {a}: adapted from different metaprompts"]  # fmt: skip
+    wanted = ["--output: ", f"{a} stands twice", "gone is no run directory", f"{unfinished}: holds no finished adaptation",
+              "no adaptation but a run of distill", f"{short} and {a}: prompt.length is 4 and 5", f"{short} and {a}: prompt.rank is 1 and 2",
+              f"{far} and {a}: another backbone", f"{far} and {a}: another layout", f"{far} and {a}: adapted from different metaprompts"]  # fmt: skip
     assert [w for w in wanted if w not in told] == [] and len(error.value.problems) == len(wanted)  # short has no row of a metaprompt
     with pytest.raises(UserError, match="nothing to merge"):
         merge_runs([a], tmp_path / "out", say=silent)
@@ -211,8 +214,6 @@ def test_tensors_and_lists_of_any_name_go_with_their_rows(adapted, tmp_path: Pat
         state = {k: v for k, v in found.state.items() if k not in ("step", "kept", "sha256")} | {"rates": [number + 0.1] * n, "of_run": number, "same": 4}
         checkpoint.save(run, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.kept | {"best": best}), 1)
     said: list[str] = []
-    from engine.merge_rows import Run, entries, join
-
     opened = []
     for run in runs:
         found = checkpoint.load(run)
@@ -223,6 +224,20 @@ def test_tensors_and_lists_of_any_name_go_with_their_rows(adapted, tmp_path: Pat
     assert down.tolist() == [[0, 1], [2, 3], [4, 5], [100, 101], [102, 103]] and same.shape == (7, 2) and each[:, 0].tolist() == [0, 0, 0, 100, 100]
     assert merged.state["rates"] == [0.1] * 3 + [1.1] * 2 and merged.state["same"] == 4 and "of_run" not in merged.state
     assert said == ["merged: of_run differs from run to run and is no row's own: left out"]
+
+
+def test_an_optimizers_group_goes_with_the_part_it_is_named_after(tmp_path: Path) -> None:
+    """Parts of the same kind and size, in another order in each run."""
+    groups, opened = {"one": 10.0, "two": 20.0, "two_more.fast": 30.0}, []
+    for number, order in enumerate((["one", "two", "two_more"], ["two_more", "two", "one"])):
+        prompts = {f"{best}parts.{part}.cols_KLR": torch.zeros(1, 2, 1) for best in ("", "best.") for part in order}
+        optimizer = {f"{group}.{name}": torch.tensor([value + number]) for group, value in groups.items() for name in ("steps_K", "cols_KLR.first")}
+        rows = [{"task": str(number), "method": part, "shots": "0", "seed": 0} for part in order]
+        found = Checkpoint(prompts, optimizer, {"rows": rows, "progress": {}, "step": 1})
+        opened.append(Run(tmp_path / str(number), "", RunConfig(), found, {part: range(n, n + 1) for n, part in enumerate(order)}))
+    merged = join(opened, entries(opened, []), []).optimizer
+    assert {name: tensor.tolist() for name, tensor in merged.items()} == {
+        f"{group}.{name}": [value, value + 1] for group, value in groups.items() for name in ("steps_K", "cols_KLR.first")}  # fmt: skip
 
 
 # ---- sums -----------------------------------------------------------------------------------------------------------------------
@@ -260,6 +275,34 @@ def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedB
         merge_runs([tmp_path / "out"], tmp_path / "no", "gamma=beta", say=silent)
 
 
+def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Path) -> None:
+    a = adapted("a", **{**A, "adapt.methods": ["metaprompt"]})
+    merge_runs([a], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
+    b = adapted("b", **{**B, "adapt.methods": ["prompt_tuning"]})
+    merge_runs([tmp_path / "out", b], tmp_path / "more", "delta=-alpha", "metaprompt/4", silent)
+    rows, own = rows_of(tmp_path / "more"), rows_of(tmp_path / "out") | rows_of(b)
+    assert all(torch.equal(rows[label], own[label]) for label in own)
+    assert [label for label in rows if label not in own] == list(rows)[-2:] == [("delta", "sum", "0", 0), ("delta", "sum", "0", 1)]
+
+
+def test_a_sum_has_the_seeds_that_all_its_tasks_have(adapted, cards, tmp_path: Path) -> None:
+    runs = [adapted("a", **{**A, "adapt.shots": ["full"]}), adapted("b", **{**B, "adapt.seeds": [1, 2]})]
+    merge_runs(runs, tmp_path / "out", "gamma=alpha+beta", say=silent)
+    assert [label[3] for label in rows_of(tmp_path / "out") if label[1] == "sum"] == [1]
+
+
+def test_nothing_is_left_of_a_merge_that_could_not_be_written(adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [adapted("a", **A), adapted("b", **B)]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.merge.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        merge_runs(runs, tmp_path / "out", say=silent)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_a_task_alone_is_its_own_prompt_to_the_bit(adapted, cards, tmp_path: Path) -> None:
     run = adapted("a", **A)
     merge_runs([run], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
@@ -275,6 +318,9 @@ def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, t
     without = adapted("without", **text)
     with pytest.raises(UserError, match='adapt with shots "0" too'):
         merge_runs([without], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
+    other = adapted("other", **{**text, "prompt.init_text": "drug", "adapt.targets": ["beta"], "adapt.seeds": [1]})
+    with pytest.raises(UserError, match="only under one prompt.init: text"):
+        merge_runs([without, other], tmp_path / "out", "gamma=alpha", "prompt_tuning/full", silent)
     run = adapted("text", **text, **{"adapt.shots": ["0", "full"]})
     merge_runs([run], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
@@ -316,7 +362,10 @@ def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("text", "terms"),
-    [("n=a", ((1.0, "a"),)), ("n= .5 * a - b", ((0.5, "a"), (-1.0, "b"))), ("n=-a+2*a-b", ((-1.0, "a"), (2.0, "a-b"))), ("n=2012_x+a", ((1.0, "2012_x"), (1.0, "a")))],
+    [
+        ("n=a", ((1.0, "a"),)), ("n= .5 * a - b", ((0.5, "a"), (-1.0, "b"))), ("n=-a+2*a-b", ((-1.0, "a"), (2.0, "a-b"))),
+        ("n=2012_x+a", ((1.0, "2012_x"), (1.0, "a"))),
+    ],
 )
 def test_how_a_sum_is_written(text: str, terms: tuple[tuple[float, str], ...]) -> None:
     problems: list[str] = []
