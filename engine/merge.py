@@ -26,7 +26,8 @@ from engine.provenance import flat
 from engine.resolve import expand, resolve, to_yaml, value_at
 from engine.unseen import joined_records, read_record, write_record
 
-JOINED = ("adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "data.cards")  # of which the merged configuration has all runs'
+JOINED = ("adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "adapt.transfer", "data.cards")  # of which the merged configuration has all runs'
+TUNING = Path("tune/tuning.json")  # what a sweep leaves in a run
 
 
 def merge_runs(folders: Sequence[Path], output: Path, sums: str = "", sum_of: str = "metaprompt/full", say: Callable[[str], None] = print) -> None:
@@ -61,8 +62,11 @@ def merge_runs(folders: Sequence[Path], output: Path, sums: str = "", sum_of: st
     if wanted:
         merged = _with_sums(merged, list(parts), runs, wanted, sum_of, config)
         told += [f"{s.target} sum: start + sum of w (P - start) over rows {sum_of}: {s.text}; nothing was trained for it" for s in wanted]
+    tables = list(dict.fromkeys((run.folder / TUNING).read_text() if (run.folder / TUNING).is_file() else "" for run in runs))
+    if len(tables) > 1:
+        told.append(f"merged: tables of learning rates that were tried stay in the runs ({TUNING})")
     merged.state["changes"] = [*(f"{run.name}: {line}" for run in runs for line in run.found.state.get("changes", [])), *told]
-    _write(output, merged, config, joined_records([read_record(run.folder) for run in runs]))
+    _write(output, merged, config, joined_records([read_record(run.folder) for run in runs]), tables[0] if len(tables) == 1 else "")
     for line in told:
         say(f"NOTE {line}")
     repeated = sum(len(run.rows) for run in runs) - n_joined
@@ -93,10 +97,10 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
         for key in ("prompt.length", "prompt.rank"):
             here, there = value_at(run.config, key), value_at(first.config, key)
             problems += [f"{both}: {key} is {here} and {there}; they must agree"] if here != there else []
-    adapted = [run for run in runs if run.has_metaprompt()]
-    for run in adapted[1:]:
-        if run.found.state["hashes"]["source"] != adapted[0].found.state["hashes"]["source"]:
-            problems.append(f"--runs: {run.folder} and {adapted[0].folder}: adapted from different metaprompts (adapt.source_run)")
+    for part in dict.fromkeys(part for run in runs for part in run.sources):
+        adapted = [run for run in runs if part in run.sources]
+        problems += [f"--runs: {run.folder} and {adapted[0].folder}: rows of {part} adapted from different distillations" for run in adapted[1:]
+                     if run.sources[part] != adapted[0].sources[part]]  # fmt: skip
     return problems or shape_problems(runs)
 
 
@@ -115,15 +119,23 @@ def _config(runs: Sequence[Run], output: Path, sums: Sequence[PromptSum]) -> Run
 
 def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
     """How rows came about, or were asked, otherwise than the merged configuration says. Without paths: it goes into results and model cards."""
-    kept = flat({k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "evaluate")})
-    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "evaluate.batch"}
+    kept = flat({k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "tune", "evaluate")})
+    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch"}
+    rates = _rates(runs)
     out = []
     for run in runs:
         own = flat(asdict(run.config))
         out += [f"{run.name}: {k} is {own[k]!r} there, {v!r} in the merged configuration" for k, v in kept.items() if k not in skipped and own[k] != v]
+        chosen = run.found.state["hashes"].get("rates", {})
+        out += [f"{run.name}: the learning rate of {k} is {v:g} there, {rates[k]:g} in an earlier run" for k, v in chosen.items() if v != rates[k]]
         if own["data.root"] != kept["data.root"]:
             out.append(f"{run.name}: another data.root than {runs[0].name}; give evaluate a --data.root that holds all corpora")
     return out
+
+
+def _rates(runs: Sequence[Run]) -> dict[str, float]:
+    """What sweeps chose, by method and shots; of several runs the first's."""
+    return {k: v for run in reversed(runs) for k, v in run.found.state["hashes"].get("rates", {}).items()}
 
 
 def _hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
@@ -135,7 +147,7 @@ def _hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
         out["config"][section][leaf] = value_at(config, key)
     data = list(dict.fromkeys(h["data"] for h in all_hashes))
     out["data"] = data[0] if len(data) == 1 else hashlib.sha256(json.dumps(data).encode()).hexdigest()
-    out["source"] = next((run.found.state["hashes"]["source"] for run in runs if run.has_metaprompt()), out["source"])
+    out |= {"sources": {part: identity for run in runs for part, identity in run.sources.items()}, "rates": _rates(runs)}
     return out | {"merged": [run.found.identity for run in runs]}
 
 
@@ -183,18 +195,18 @@ def _start(method: str, runs: Sequence[Run], needed: bool, problems: list[str]) 
         return zero_shot[0][0].row(zero_shot[0][1])["best.prompts_KLD"] if zero_shot else None
     if not needed:
         return None
-    for run in (run for run in runs if run.has_metaprompt()):
+    for run in (run for run in runs if method in run.sources):
         if "shared_SLD" in run.frozen(method):
             return run.tensors(method)["shared_SLD"][0]
         folder = expand(run.config.adapt.source_run)  # each row trained a P* of its own
         source = checkpoint.load(folder) if folder.is_dir() else None
-        if source is not None and source.identity == run.found.state["hashes"]["source"]:
+        if source is not None and source.identity == run.sources[method]:
             return source.prompts["best.parts.metaprompt.shared_SLD"][0]
     problems.append("--sum: weights that do not sum to 1 need P*; under adapt.train: all it is in adapt.source_run alone, which is not there as it was")
     return None
 
 
-def _write(output: Path, merged: Checkpoint, config: RunConfig, overlap: dict[str, Any] | None) -> None:
+def _write(output: Path, merged: Checkpoint, config: RunConfig, overlap: dict[str, Any] | None, tuning: str) -> None:
     """All of it, or nothing."""
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # its owner's alone
@@ -202,6 +214,9 @@ def _write(output: Path, merged: Checkpoint, config: RunConfig, overlap: dict[st
         checkpoint.save(partial, merged.state["progress"]["step"], merged, 1)
         write_whole(partial / "config.yaml", to_yaml(config))
         write_record(partial, overlap)
+        if tuning:
+            (partial / TUNING).parent.mkdir(mode=0o700)
+            write_whole(partial / TUNING, tuning)
         (partial / "COMPLETED").touch()
         if output.exists():
             output.rmdir()  # empty: checked before

@@ -5,6 +5,7 @@ where it is the same to the bit in every run, and is repeated for each row where
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.prompt_sums import METHOD as SUM
 
 LABELS = ("task", "method", "shots", "seed")
 UNTRAINED = {"stopped": True, "best_loss": math.inf}  # progress of a row that never trained; of what is not named here 0
+BY_ROW = re.compile(r"_K[A-Z]*$")  # of a tensor's name: its shape begins with the rows
 Entry = tuple[int, int]  # number of the run, number of the row in it
 
 
@@ -36,9 +38,10 @@ class Run:
     def rows(self) -> list[dict[str, Any]]:
         return self.found.state["rows"]  # type: ignore[no-any-return]
 
-    def has_metaprompt(self) -> bool:
-        """Whether rows of it were adapted from a metaprompt."""
-        return any(str(row["method"]).partition("@")[0] == "metaprompt" for row in self.rows)
+    @property
+    def sources(self) -> dict[str, str]:
+        """Part -> the distillation that its rows started from."""
+        return self.found.state["hashes"].get("sources", {})  # type: ignore[no-any-return]
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """By name, those of the best step with ``best.`` in front."""
@@ -150,11 +153,12 @@ def _front(tensor: Tensor) -> int:
 
 
 def _is_shared(name: str, part: str, holders: Sequence[Run]) -> bool:
-    """Whether the rows of all runs share one tensor. In a part of one row a shared one looks like the row's own: there, what trains is the row's own."""
+    """Whether the rows of all runs share one tensor. In a part of one row it looks like the row's own: there, what trains, or is called K, is that."""
     copies, sizes = [run.tensors(part)[name] for run in holders], [len(run.spans[part]) for run in holders]
     same = all(torch.equal(copies[0], other) for other in copies[1:])
     looks_shared = any(_front(t) != n for t, n in zip(copies, sizes, strict=True))
-    return same and (looks_shared or set(sizes) == {1} and all(name.removeprefix("best.") in run.frozen(part) for run in holders))
+    alone = set(sizes) == {1} and not BY_ROW.search(name) and all(name.removeprefix("best.") in run.frozen(part) for run in holders)
+    return same and (looks_shared or alone)
 
 
 def _joined(name: str, part: str, rows: Sequence[Entry], runs: Sequence[Run]) -> Tensor:
@@ -182,8 +186,11 @@ def _optimizer(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[st
     """Moments, step counts and flags, row by row. A row without a group's state (its P* was frozen, say) has zeros and rests."""
     held: dict[tuple[str, str], dict[int, dict[str, Tensor]]] = {}  # (group, part) -> run -> tensors
     for number, run in enumerate(runs):
-        for group in (key.removesuffix(".steps_K") for key in run.found.optimizer if key.endswith(".steps_K")):
-            tensors = {key[len(group) + 1 :]: t for key, t in run.found.optimizer.items() if key.startswith(f"{group}.")}
+        groups: dict[str, dict[str, Tensor]] = {key.removesuffix(".steps_K"): {} for key in run.found.optimizer if key.endswith(".steps_K")}
+        for key, tensor in run.found.optimizer.items():  # one group's name may begin with another's
+            group = max((g for g in groups if key.startswith(f"{g}.")), key=len)
+            groups[group][key[len(group) + 1 :]] = tensor
+        for group, tensors in groups.items():
             part = _part_of(run, group, tensors)
             if part is None:
                 told.append(f"{run.name}: optimizer state of {group}, which is no part's by row, is left out")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine import checkpoint
+from engine.adaptation import Source, adapt_stage
 from engine.banks import load_bank
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
@@ -22,7 +23,6 @@ from engine.merge import merge_runs
 from engine.merge_rows import Run, entries, join
 from engine.prompt_sums import read_sums
 from engine.resolve import resolve, to_yaml
-from engine.stages import adapt_stage
 from engine.unseen import joined_records, read_record, write_record
 from prompt_modules import DecomposedBank
 from prompt_modules.bank import JoinedBank
@@ -42,9 +42,10 @@ def source() -> JoinedBank:
 def adapted(make_session, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
     """``adapted("a", **{"adapt.targets": ["alpha"]})``: a finished adaptation."""
 
-    def run(name: str, source_hash: str = "of the source", **changes: Any) -> Path:
+    def run(name: str, source_hash: str = "of the source", rates: Any = None, **changes: Any) -> Path:
         session = make_session(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
-        stage = adapt_stage(session, tasks, source, ["alpha", "beta", "gamma"], source_hash, 0)
+        start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], source_hash, 0)  # type: ignore[arg-type]
+        stage = adapt_stage(session, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
         make_loop(stage, session).run()
         (session.run_dir / "config.yaml").write_text(to_yaml(session.config))
         session.complete(session.run_dir)
@@ -91,14 +92,38 @@ def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_
             own = [k for k, row in enumerate(part.state["rows"]) if row["method"] == part_name]
             first = 0 if part_name == "metaprompt" else 5
             for name, tensor in part.optimizer.items():
-                if name.startswith(f"{part_name}."):
+                if name.startswith(f"{part_name}."):  # P*'s too
                     assert torch.equal(found.optimizer[name][[here[k] - first for k in own]], tensor)
             for name, tensor in part.prompts.items():
                 if name.startswith(f"parts.{part_name}.") and len(tensor) == len(own) and len(found.prompts[name]) == 5:
                     assert torch.equal(found.prompts[name][[here[k] - first for k in own]], tensor)
-        if how[number] == "factors" and "shared.steps_K" in found.optimizer:
+        if how[number] == "factors" and "metaprompt.shared.steps_K" in found.optimizer:
             own = [k for k in here if k < 5]
-            assert not found.optimizer["shared.steps_K"][own].any() and not found.optimizer["shared.active_K"][own].any()
+            assert not found.optimizer["metaprompt.shared.steps_K"][own].any() and not found.optimizer["metaprompt.shared.active_K"][own].any()
+
+
+@pytest.mark.parametrize("train", ["factors", "all"])
+def test_rows_of_every_method_are_what_they_were(train: str, adapted, tmp_path: Path) -> None:
+    """LoRA, whose rows are many tensors and no prompt; a second metaprompt; a variant. One row a part is the hardest to tell from what is shared."""
+    every = {"adapt.methods": ["metaprompt", "multitask_prompt", "lora", "prompt_tuning"], "adapt.train": train, "adapt.lora_rank": 2}
+    a = adapted("a", rates={("lora", "full"): 0.5}, **{**every, "adapt.targets": ["alpha"]})
+    b = adapted("b", rates={("lora", "full"): 0.25}, **{**every, "adapt.targets": ["beta"], "adapt.transfer": ["gamma"]})
+    merge_runs([a, b], tmp_path / "out", say=silent)
+    (bank, found), of_parts = load_bank(tmp_path / "out", "run"), [load_bank(run, "run")[1] for run in (a, b)]
+    assert bank.sizes == {"metaprompt": 3, "multitask_prompt": 2, "lora": 2, "prompt_tuning": 2}
+    assert {m: len(bank.parts[m].shared_SLD) for m in ("metaprompt", "multitask_prompt")} == (
+        {"metaprompt": 1, "multitask_prompt": 1} if train == "factors" else {"metaprompt": 3, "multitask_prompt": 2})  # fmt: skip
+    merged = Run(tmp_path, "", resolve(tmp_path / "out/config.yaml"), found, bank.spans())
+    for run, own in zip((a, b), of_parts, strict=True):
+        part = Run(run, "", resolve(run / "config.yaml"), own, load_bank(run, "run")[0].spans())
+        for k, label in enumerate(part.rows):
+            there = merged.row(merged.rows.index(label))
+            assert there.keys() == part.row(k).keys() and all(torch.equal(there[name], tensor) for name, tensor in part.row(k).items())
+    assert found.optimizer.keys() == of_parts[0].optimizer.keys() == of_parts[1].optimizer.keys()
+    for name, tensor in found.optimizer.items():
+        assert torch.equal(tensor, torch.cat([own.optimizer[name] for own in of_parts]))
+    assert found.state["hashes"]["rates"] == {"lora full": 0.5} and resolve(tmp_path / "out/config.yaml").adapt.transfer == ["gamma"]
+    assert "run 2 (b): the learning rate of lora full is 0.25 there, 0.5 in an earlier run" in found.state["changes"]
 
 
 def test_one_row_each_with_one_frozen_metaprompt_still_shares_it(adapted, tmp_path: Path) -> None:
@@ -136,6 +161,18 @@ def test_a_merged_run_merges_again_and_says_what_it_is(adapted, tmp_path: Path) 
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_tables_of_a_sweep_go_along_only_where_there_is_one(adapted, cards, tmp_path: Path) -> None:
+    a, b = adapted("a", **A), adapted("b", **B)
+    for run, best in ((a, 0), (b, 1)):
+        (run / "tune").mkdir()
+        (run / "tune/tuning.json").write_text(json.dumps({"lora": {"full": {"rates": [0.1, 0.2], "scores": [0.5, 0.5], "best": best}}}))
+    merge_runs([a], tmp_path / "sum", "gamma=alpha", "metaprompt/4", silent)
+    assert (tmp_path / "sum/tune/tuning.json").read_text() == (a / "tune/tuning.json").read_text()
+    said: list[str] = []
+    merge_runs([a, b], tmp_path / "out", say=said.append)
+    assert not (tmp_path / "out/tune").exists() and "NOTE merged: tables of learning rates that were tried stay in the runs (tune/tuning.json)" in said
+
+
 def test_records_that_excluded_and_did_not_count_as_not_excluded() -> None:
     records = [{"targets": ["a"], "excluded": e, "pairs": [], "dropped": {}} for e in (True, False)]
     assert joined_records([*records, None]) == {"targets": ["a"], "excluded": False, "pairs": [], "dropped": {}}
@@ -171,7 +208,8 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, t
     told = "\n".join(error.value.problems)
     wanted = ["--output: ", f"{a} stands twice", "gone is no run directory", f"{unfinished}: holds no finished adaptation",
               "no adaptation but a run of distill", f"{short} and {a}: prompt.length is 4 and 5", f"{short} and {a}: prompt.rank is 1 and 2",
-              f"{far} and {a}: another backbone", f"{far} and {a}: another layout", f"{far} and {a}: adapted from different metaprompts"]  # fmt: skip
+              f"{far} and {a}: another backbone", f"{far} and {a}: another layout",
+              f"{far} and {a}: rows of metaprompt adapted from different distillations"]  # fmt: skip
     assert [w for w in wanted if w not in told] == [] and len(error.value.problems) == len(wanted)  # short has no row of a metaprompt
     with pytest.raises(UserError, match="nothing to merge"):
         merge_runs([a], tmp_path / "out", say=silent)
@@ -322,7 +360,8 @@ def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, t
     with pytest.raises(UserError, match="only under one prompt.init: text"):
         merge_runs([without, other], tmp_path / "out", "gamma=alpha", "prompt_tuning/full", silent)
     run = adapted("text", **text, **{"adapt.shots": ["0", "full"]})
-    merge_runs([run], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
+    beside = adapted("beside", **{**A, "adapt.methods": ["metaprompt"]})  # none of the rows that are summed: how it starts does not matter
+    merge_runs([run, beside], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     start = own["alpha", "prompt_tuning", "0", 0]
     assert torch.equal(start, own["beta", "prompt_tuning", "0", 0]) and not torch.equal(start, own["beta", "prompt_tuning", "full", 0])
