@@ -5,6 +5,7 @@
     python train.py evaluate --run runs/demo/adapt
     python train.py study    --config configs/pocket/study.yaml
     python train.py report   --runs runs/demo/distill,runs/demo/adapt
+    python train.py merge    --runs runs/demo/adapt,runs/demo/later --output runs/demo/both
     python train.py tasks    list | check --data_root DIR
 """
 

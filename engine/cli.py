@@ -128,6 +128,13 @@ MODES: dict[str, Mode] = {
          "tasks": "only these, comma-separated"},
         lambda f, _: commands.export(f["run"], f["format"], f["output"], _listed(f.get("tasks"))), ("run", "format", "output"),
     ),
+    "merge": Mode(
+        "rows of several adaptations of one metaprompt as one run; sums of prompts",
+        {"runs": "finished adaptations, comma-separated (required)", "output": "new run directory (required)",
+         "sum": "NAME=0.5*task1+0.5*task2: an untrained prompt for task NAME; several comma-separated",
+         "sum_of": "METHOD/SHOTS of the rows that are summed (default metaprompt/full)"},
+        lambda f, _: commands.merge(_listed(f["runs"]), f["output"], f.get("sum", ""), f.get("sum_of", "metaprompt/full")), ("runs", "output"),
+    ),
 }  # fmt: skip
 
 

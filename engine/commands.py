@@ -200,6 +200,15 @@ def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:
         print(f"written {folder}")
 
 
+def merge(runs: Sequence[str], output: str, sums: str = "", sum_of: str = "metaprompt/full") -> None:
+    """Several finished adaptations as one run; rows that are sums of prompts."""
+    from engine.merge import merge_runs
+
+    if not runs:
+        raise UserError("--runs: names no run directory")
+    merge_runs([expand(r) for r in runs], expand(output), sums, sum_of)
+
+
 def tasks_list(cards: Sequence[str] = ()) -> None:
     """Every task card: name, type, metric, access, licence."""
     from engine.config import DataConfig

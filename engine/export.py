@@ -21,6 +21,7 @@ from backbones.frozen import backbone_config
 from engine.banks import load_bank
 from engine.errors import UserError
 from engine.export_card import model_card
+from engine.prompt_sums import METHOD as SUM
 from engine.resolve import resolve
 from prompt_modules import DecomposedBank
 from prompt_modules.bank import JoinedBank
@@ -72,6 +73,9 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
         raise UserError(error.problems) from None
     shape = {"base_model_name_or_path": card.name, "num_layers": model.num_hidden_layers, "num_attention_heads": model.num_attention_heads}
     chosen = [k for k, row in enumerate(rows) if not tasks or row["task"] in tasks]
+    sums = [_name(rows, k) for k in chosen if rows[k]["method"] == SUM] if fmt == "peft" else []
+    if sums:
+        raise UserError([f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks without its task" for name in sums])
     adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_collapsed(bank, rows, k) for k in chosen]
     _check(adapters)
     layout = {"template": card.template, "separator": card.separator}

@@ -14,7 +14,7 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, acce
     Raises:
         UserError: anything differs, and it is not.
     """
-    flat_saved, flat_now = _flat(saved), _flat(now)
+    flat_saved, flat_now = flat(saved), flat(now)
     for key, (_, default) in known_keys().items():  # of a release that did not know the key: it did what the default does
         if f"config.{key}" in flat_now and f"config.{key}" not in flat_saved:
             flat_saved[f"config.{key}"] = json.loads(json.dumps(default))
@@ -26,11 +26,12 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, acce
     return told
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys with dots between them, values as JSON gives them back."""
     out: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, dict):
-            out |= _flat(inner, f"{prefix}{key}.")
+            out |= flat(inner, f"{prefix}{key}.")
         else:
             out[prefix + key] = json.loads(json.dumps(inner))
     return out

@@ -89,6 +89,20 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     return record
 
 
+def joined_records(records: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """One record of several runs: all their targets and pairs; excluded only where all were. None where none has one."""
+    there = [r for r in records if r is not None]
+    if not there:
+        return None
+    out: dict[str, Any] = {"targets": [], "excluded": all(r["excluded"] for r in there), "pairs": [], "dropped": {}}
+    for record in there:
+        for key in ("targets", "pairs"):
+            out[key] += [entry for entry in record[key] if entry not in out[key]]
+        for name, count in record["dropped"].items():
+            out["dropped"][name] = max(count, out["dropped"].get(name, 0))
+    return out
+
+
 def of_targets(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
     """For results.json of an adaptation: the record of its targets, and which of them were not compared."""
     empty: dict[str, Any] = {"targets": [], "excluded": False, "pairs": [], "dropped": {}}

@@ -34,13 +34,14 @@ def test_the_page_runs_as_it_stands(tmp_path):
         return re.sub(r"\bmy/", f"{mine}/", text)
 
     blocks = re.findall(r"`(my/[\w/]+\.yaml)`[^`]*(?:`[^`\n]*`[^`]*)*?```yaml\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in blocks] == ["my/cards/my_entities.yaml", "my/cards/my_relations.yaml", "my/distill.yaml", "my/adapt.yaml"]
+    assert [name for name, _ in blocks] == ["my/cards/my_entities.yaml", "my/cards/my_relations.yaml", "my/distill.yaml", "my/adapt.yaml",
+                                           "my/cards/my_doses.yaml"]  # fmt: skip
     for name, content in blocks:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(here(content))
     commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.strip().split("\n")]
-    assert len(commands) == 5
+    assert len(commands) == 9
     said = []
     for command in commands:
         python, script, *arguments = shlex.split(here(command))
@@ -50,5 +51,14 @@ def test_the_page_runs_as_it_stands(tmp_path):
     results = json.loads((mine / "runs" / "adapt" / "results.json").read_text())
     assert set(results["tasks"]["my_relations"]["methods"]["metaprompt"]) == {"0", "4", "full"}
     assert "my_relations" in (mine / "runs" / "report.md").read_text()
+    scored = json.loads((mine / "runs" / "both" / "results.json").read_text())
+    assert list(scored["tasks"]) == ["my_relations", "my_doses"] and set(scored["average"]["metaprompt"]) == {"0", "4", "full"}
+    assert scored["tasks"]["my_relations"] == results["tasks"]["my_relations"]  # intervals, labels and all
+    assert "12 rows in" in said[6] and "13 rows in" in said[8]
+    run("evaluate", "--run", str(mine / "runs" / "doses"), ranks=1, home=tmp_path)
+    assert scored["tasks"]["my_doses"] == json.loads((mine / "runs" / "doses" / "results.json").read_text())["tasks"]["my_doses"]
+    run("evaluate", "--run", str(mine / "runs" / "sums"), "--tasks", "my_doses", ranks=1, home=tmp_path)
+    summed = json.loads((mine / "runs" / "sums" / "results.json").read_text())
+    assert list(summed["tasks"]["my_doses"]["methods"]["sum"]) == ["0"] and any("nothing was trained for it" in line for line in summed["changes"])
     # No word of a note outside the caches and predictions.
     assert not any(name in text for text in said for name in (*TRAIN, *NAMES["test"]))
