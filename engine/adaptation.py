@@ -159,7 +159,7 @@ def _adapted_bank(session: Session, method: str, source: Source, rows: Sequence[
             raise UserError(f"{key}: {name!r} is no source task of {run or session.run_dir}; it has {', '.join(source.tasks)}")
         return cols_KLR[source.tasks.index(name)], rows_KRD[source.tasks.index(name)]
 
-    inits = [r.variant or a.init for r in rows]
+    inits = [r.variant if r.variant.startswith("task:") else a.init for r in rows]
     starts = {init: start(init) for init in dict.fromkeys(inits)}
     cols, factors = (torch.stack([starts[init][n] for init in inits]) for n in (0, 1))
     shared, all_trained = part.shared_SLD.detach(), a.train == "all"

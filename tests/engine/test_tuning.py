@@ -1,0 +1,91 @@
+"""The sweep of learning rates: its rows, what is chosen of their scores, and what it leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine import tuning
+from engine.adaptation import Source, adapt_rows, adapt_stage
+from engine.data import TaskData
+from prompt_modules import DecomposedBank
+
+SWEEP = {"adapt.methods": ["metaprompt", "prompt_tuning"], "adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1],
+         "tune.metaprompt": [0.1, 0.2], "tune.prompt_tuning": [0.3, 0.6]}  # fmt: skip
+
+
+def sources() -> dict[str, Source]:
+    generator = torch.Generator().manual_seed(2)
+    part = DecomposedBank(*(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64))))
+    return {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}
+
+
+def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, tasks: dict[str, TaskData]) -> None:
+    c = make_session(**SWEEP, **{"tune.shots": ["2"]}).config
+    swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): 0.2})
+    assert {(r.label, r.lr) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in (("metaprompt", (0.1, 0.2)), ("prompt_tuning", (0.3, 0.6))) for lr in lrs}
+    assert len(swept) == 2 * 2 * 2 and {r.shots for r in swept} == {"2"} and {r.seed for r in swept} == {100} and not any(r.validation for r in swept)
+    assert {r.lr for r in trained if r.method == "metaprompt"} == {0.2, c.adapt.lr_task}
+    assert {r.lr for r in trained if r.method == "prompt_tuning"} == {c.adapt.lr_prompt}
+    alpha = [r for r in swept if r.task == "alpha"]
+    assert all(r.train_indices == alpha[0].train_indices for r in alpha)
+    assert alpha[0].train_indices not in [r.train_indices for r in trained if r.task == "alpha" and r.shots == "2"]
+
+
+def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[str, TaskData], near) -> None:
+    """A rate's row of the sweep is the row of a run with that rate alone."""
+    data = {n: tasks[n] for n in ("alpha", "beta")}
+    together = make_session("together", **SWEEP, **{"adapt.train": "all", "adapt.lr_shared": 0.01, "adapt.lr_task": 0.1})
+    loop = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
+    loop.run()
+    alone = make_session("alone", **{**SWEEP, "tune.metaprompt": [], "tune.prompt_tuning": []},
+                         **{"adapt.train": "all", "adapt.lr_shared": 0.02, "adapt.lr_task": 0.2})  # fmt: skip
+    alone.config.adapt.seeds, alone.config.adapt.methods = [100], ["metaprompt"]
+    other = make_loop(adapt_stage(alone, data, sources()), alone)
+    other.run()
+    prompts = {r.name: loop.stage.bank.prompts(torch.tensor([k]))[0] for k, r in enumerate(loop.stage.rows)}
+    names = [r.name for r in other.stage.rows if r.shots != "0"]
+    assert names and loop.stage.name == "tune" and loop.stage.run_dir == together.run_dir / "tune"
+    for k, row in enumerate(other.stage.rows):
+        if row.shots != "0":
+            task, _, shots, seed = row.name.split("/")
+            near(prompts[f"{task}/metaprompt@lr=0.2/{shots}/{seed}"].detach(), other.stage.bank.prompts(torch.tensor([k]))[0].detach(), 1e-10)
+
+
+def scored(method: str, shots: str, by_rate: dict[float, list[float]]) -> list[dict[str, Any]]:
+    return [{"method": method, "shots": shots, "rate": rate, "score": s} for rate, scores in by_rate.items() for s in scores]
+
+
+def test_the_best_mean_over_the_targets_is_chosen_for_each_method_and_size() -> None:
+    rows = scored("a", "2", {0.1: [0.2, 0.4], 0.2: [0.9, 0.1], 0.4: [0.5, 0.5]}) + scored("a", "full", {0.1: [0.6, 0.6], 0.2: [0.1, 0.1]})
+    found = tuning.summary(rows + scored("b", "2", {0.3: [0.0, 0.0], 0.6: [0.0, 0.0]}), 2)
+    assert found["a"]["2"] == {"rates": [0.1, 0.2, 0.4], "scores": [pytest.approx(0.3), 0.5, 0.5], "best": 1}
+    assert found["a"]["full"]["best"] == 0 and found["b"]["2"]["best"] == 0
+    with pytest.raises(AssertionError):
+        tuning.summary(rows, 3)
+
+
+@pytest.mark.parametrize(("shots", "rate"), [("4", 1.0), ("16", 2.0), ("20", 2.0), ("100", 3.0), ("full", 4.0), ("5", 1.0)])
+def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest(shots: str, rate: float) -> None:
+    by_shots = {s: {"rates": [r], "best": 0} for s, r in (("4", 1.0), ("16", 2.0), ("64", 3.0), ("full", 4.0))}
+    assert tuning._nearest(by_shots, shots) == rate
+
+
+def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -> None:
+    line = {"row": 3, "of": "key", "method": "a", "rate": 0.1, "task": "t", "shots": "2", "score": 0.5}
+    file = tmp_path / "scores.jsonl"
+    file.write_text("".join([json.dumps(line) + "\n", json.dumps({**line, "row": 4, "of": "another"}) + "\n", json.dumps({**line, "row": 5})[:-9]]))
+    assert tuning._read(file, "key") == {"3": line}
+    assert tuning._read(tmp_path / "none", "key") == {}
+
+
+def test_tuning_seed_and_shots_are_checked(make_session) -> None:
+    from engine.resolve import _impossible
+
+    config = make_session(**SWEEP, **{"tune.seed": 1, "tune.shots": ["0", "x"], "tune.lora": [0.0]}).config
+    told = " ".join(_impossible(config))
+    for wanted in ("tune.seed: 1 stands in adapt.seeds", "tune.shots: 0 trains nothing", "tune.shots: 'x' is neither", "tune.lora: 0.0 is not above 0"):
+        assert wanted in told
+    assert config.tune.any()
