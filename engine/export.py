@@ -23,7 +23,7 @@ from engine.errors import UserError
 from engine.export_card import model_card
 from engine.prompt_sums import METHOD as SUM
 from engine.resolve import resolve
-from prompt_modules import DecomposedBank
+from prompt_modules import DecomposedBank, LoraBank
 from prompt_modules.bank import JoinedBank
 
 FORMATS = ("peft", "peft_collapsed", "vllm")
@@ -44,8 +44,8 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
     """Write the best rows of a run.
 
     Args:
-        fmt: peft (MULTITASK_PROMPT_TUNING with the factors; PROMPT_TUNING where a row is no product), peft_collapsed (a PROMPT_TUNING adapter a
-            row), vllm (a tensor of prompt embeddings a row, and a client). tasks: only these.
+        fmt: peft (MULTITASK_PROMPT_TUNING with the factors; PROMPT_TUNING or LORA where a row is no product), peft_collapsed (a PROMPT_TUNING or
+            LORA adapter a row), vllm (a tensor of prompt embeddings a row, and a client). tasks: only these.
 
     Returns:
         The folders written.
@@ -76,7 +76,10 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
     sums = [_name(rows, k) for k in chosen if rows[k]["method"] == SUM] if fmt == "peft" else []
     if sums:
         raise UserError([f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks without its task" for name in sums])
-    adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_collapsed(bank, rows, k) for k in chosen]
+    updates = [_name(rows, k) for k in chosen if rows[k]["method"] == "lora"] if fmt == "vllm" else []
+    if updates:
+        raise UserError([f"--format: {name}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take --tasks without its task" for name in updates])
+    adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_alone(bank, rows, k) for k in chosen]
     _check(adapters)
     layout = {"template": card.template, "separator": card.separator}
     return _write(output, adapters, fmt, shape, layout, model_card(run_dir, card, found))
@@ -96,14 +99,22 @@ def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -
                 config = {"peft_type": "MULTITASK_PROMPT_TUNING", "num_tasks": len(group), "num_ranks": part.cols_KLR.shape[2]}
                 out.append(Adapter(name if len(group) > 1 or len(groups) == 1 else _name(rows, group[0]), [rows[k] for k in group], tensors, config))
         else:
-            out += [_collapsed(bank, rows, k) for k in own]
+            out += [_alone(bank, rows, k) for k in own]
     return out
 
 
 @torch.no_grad()
-def _collapsed(bank: JoinedBank, rows: list[dict[str, Any]], k: int) -> Adapter:
-    prompt_LD = bank.prompts(torch.tensor([k]))[0]
-    return Adapter(_name(rows, k), [rows[k]], {"prompt_embeddings": prompt_LD}, {"peft_type": "PROMPT_TUNING"})
+def _alone(bank: JoinedBank, rows: list[dict[str, Any]], k: int) -> Adapter:
+    """A row as an adapter of its own: an ordinary prompt, or LoRA."""
+    name, span = next((n, s) for n, s in bank.spans().items() if k in s)
+    part = bank.parts[name]
+    if not isinstance(part, LoraBank):
+        return Adapter(_name(rows, k), [rows[k]], {"prompt_embeddings": bank.prompts(torch.tensor([k]))[0]}, {"peft_type": "PROMPT_TUNING"})
+    tensors = {}
+    for layer, (down, up) in part.layers().items():
+        tensors[f"base_model.model.{layer}.lora_A.weight"], tensors[f"base_model.model.{layer}.lora_B.weight"] = down[k - span.start], up[k - span.start]
+    rank, leaves = next(iter(tensors.values())).shape[0], sorted({layer.rpartition(".")[2] for layer in part.layers()})
+    return Adapter(_name(rows, k), [rows[k]], tensors, {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": leaves, "bias": "none"})
 
 
 def _name(rows: list[dict[str, Any]], k: int) -> str:
@@ -136,9 +147,11 @@ def _write(output: Path, adapters: list[Adapter], fmt: str, shape: dict[str, Any
                 save_file({"prompt_embeds": tensors["prompt_embeddings"]}, folder / "prompt.safetensors")
             else:
                 save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-                length, width = tensors["prompt_embeddings"].shape
-                config = {**adapter.config, **shape, "task_type": "CAUSAL_LM", "inference_mode": True, "num_virtual_tokens": length, "token_dim": width,
-                          "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM", "tokenizer_name_or_path": None}  # fmt: skip
+                config = {**adapter.config, "base_model_name_or_path": shape["base_model_name_or_path"], "task_type": "CAUSAL_LM", "inference_mode": True}
+                if "prompt_embeddings" in tensors:
+                    length, width = tensors["prompt_embeddings"].shape
+                    config |= {**shape, "num_virtual_tokens": length, "token_dim": width, "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM",
+                               "tokenizer_name_or_path": None}  # fmt: skip
                 (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
             (folder / "layout.json").write_text(json.dumps(layout) + "\n")
             (folder / "rows.json").write_text(json.dumps(adapter.rows, indent=1) + "\n")

@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from backbones import load_backbone_card, load_tokenizer
+from backbones.frozen import backbone_config
 from engine import checkpoint, vllm_client
 from engine.adapters import read_adapters
 from engine.banks import load_bank
@@ -29,7 +31,7 @@ TASKS = ("demo_qa", "demo_entities", "demo_summary")
 
 
 def write_run(run_dir: Path, family: str, kind: str, spoil: float | None = None) -> Path:
-    """A finished run on a pocket backbone with invented prompts. kind: distill, adapt (prompt tuning beside it), all (each row its own metaprompt)."""
+    """A finished run on a pocket backbone with invented prompts. kind: distill, adapt (prompt tuning beside it), all (each row its own metaprompt), lora."""
     from engine.config import RunConfig
 
     g = torch.Generator().manual_seed(3)
@@ -43,6 +45,14 @@ def write_run(run_dir: Path, family: str, kind: str, spoil: float | None = None)
     if kind == "adapt":
         rows += [{"task": t, "method": "prompt_tuning", "shots": s, "seed": 1} for t in TASKS[:2] for s in ("16", "full")]
         tensors["prompt_tuning.prompts_KLD"] = draw(4, LENGTH, width)
+    if kind == "lora":
+        rows = [{"task": t, "method": "lora", "shots": "full", "seed": 0} for t in TASKS[:2]]
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(backbone_config(card))
+        linears = {n.replace(".", "-"): m for n, m in model.named_modules() if type(m) is torch.nn.Linear and m is not model.get_output_embeddings()}
+        tensors = {"lora.prompts_KLD": torch.zeros(2, 0, width)}
+        tensors |= {f"lora.down.{n}": draw(2, 3, m.in_features) for n, m in linears.items()}
+        tensors |= {f"lora.up.{n}": draw(2, m.out_features, 3) for n, m in linears.items()}
     if spoil is not None:
         tensors["metaprompt.rows_KRD"][1, 0, 0] = spoil
     config = RunConfig(run_dir=str(run_dir), backbone=str(ROOT / f"backbones/pocket/{family}.yaml"))
@@ -88,11 +98,11 @@ def cut(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def theirs(model: Any, contexts: list[list[int]], tokenizer: Any, **task: Tensor) -> tuple[Tensor, list[list[int]]]:
+def theirs(model: Any, contexts: list[list[int]], tokenizer: Any, length: int = LENGTH, **task: Tensor) -> tuple[Tensor, list[list[int]]]:
     answers = []
     with torch.no_grad():
         first = torch.tensor([contexts[0]])
-        logits = model(input_ids=first, attention_mask=torch.ones_like(first), use_cache=False, **task).logits[0, LENGTH:]
+        logits = model(input_ids=first, attention_mask=torch.ones_like(first), use_cache=False, **task).logits[0, length:]
         for context in contexts:
             ids = torch.tensor([context])
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_id,
@@ -102,7 +112,8 @@ def theirs(model: Any, contexts: list[list[int]], tokenizer: Any, **task: Tensor
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
-@pytest.mark.parametrize(("kind", "fmt"), [("distill", "peft"), ("adapt", "peft"), ("all", "peft"), ("adapt", "peft_collapsed")])
+@pytest.mark.parametrize(("kind", "fmt"), [("distill", "peft"), ("adapt", "peft"), ("all", "peft"), ("adapt", "peft_collapsed"),
+                                           ("lora", "peft"), ("lora", "peft_collapsed")])  # fmt: skip
 def test_stock_peft_computes_the_same(family: str, kind: str, fmt: str, models: Callable[[str], Any], tmp_path: Path) -> None:
     from peft import PeftModel
 
@@ -114,18 +125,27 @@ def test_stock_peft_computes_the_same(family: str, kind: str, fmt: str, models: 
     seen = []
     for folder in folders:
         model = PeftModel.from_pretrained(base, folder).eval()
+        kind_of_adapter = json.loads((folder / "adapter_config.json").read_text())["peft_type"]
         for number, row in enumerate(json.loads((folder / "rows.json").read_text())):
             k = found.state["rows"].index(row)
             seen.append(k)
             with torch.no_grad():
                 prompt_LD = bank.prompts(torch.tensor([k]))[0]
-            factored = json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "MULTITASK_PROMPT_TUNING"
-            task = {"task_ids": torch.tensor([number])} if factored else {}
-            wanted, found_here = ours(backbone, contexts, prompt_LD, tokenizer), theirs(model, contexts, tokenizer, **task)
+            task = {"task_ids": torch.tensor([number])} if kind_of_adapter == "MULTITASK_PROMPT_TUNING" else {}
+            with backbone.updated(bank.updates([k], [0])):
+                wanted = ours(backbone, contexts, prompt_LD, tokenizer)
+            found_here = theirs(model, contexts, tokenizer, len(prompt_LD), **task)
             assert (wanted[0] - found_here[0]).abs().max() <= 1e-5
             assert wanted[1] == found_here[1]
+        if kind_of_adapter == "LORA":  # it stands in the model's own layers
+            model.unload()
     assert sorted(seen) == list(range(len(found.state["rows"])))
-    assert len({tuple(map(tuple, load_file(f / "adapter_model.safetensors")["prompt_embeddings"].tolist())) for f in folders}) == len(folders)
+    assert len({next(iter(load_file(f / "adapter_model.safetensors").values())).numpy().tobytes() for f in folders}) == len(folders)
+
+
+def test_lora_is_no_prompt_for_vllm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--format: demo_qa: LoRA is no prompt; vLLM serves it as a PEFT adapter \(peft\)"):
+        export_run(write_run(tmp_path / "run", "llama", "lora"), "vllm", tmp_path / "out")
 
 
 def test_what_lies_in_an_exported_folder(tmp_path: Path) -> None:
