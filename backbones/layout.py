@@ -5,6 +5,7 @@ border between tokens for every tokenizer, in training, scoring and generation a
 """
 
 import hashlib
+from collections.abc import Sequence
 
 from backbones.card import BackboneCard, BackboneError
 from backbones.tokenizer import HuggingFaceTokenizer, TextTokenizer
@@ -53,11 +54,16 @@ class Layout:
         bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         return [*bos, *encode(input_text + self.separator)]
 
-    def instructed_ids(self, instruction: str, input_text: str) -> list[int]:
-        """The same, with a written instruction in place of a soft prompt."""
+    def instructed_ids(self, instruction: str, input_text: str, solved: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """The same, with a written instruction in place of a soft prompt, and before the input solved examples: (input text, answer text)."""
+        asked = "".join(map(self.solved_text, solved)) + input_text
         if self.instruction_first:
-            return [*self.tokenizer.encode(instruction), *self.context_ids(input_text)]
-        return self.context_ids(instruction + self.separator + input_text)
+            return [*self.tokenizer.encode(instruction), *self.context_ids(asked)]
+        return self.context_ids(instruction + self.separator + asked)
+
+    def solved_text(self, example: tuple[str, str]) -> str:
+        """A solved example as it stands in a context: input, separator, answer, a blank line."""
+        return f"{example[0]}{self.separator}{example[1]}\n\n"
 
     def answer_ids(self, answer_text: str) -> list[int]:
         """The answer's tokens and the end token, which is an answer token too."""

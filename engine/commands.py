@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
-    "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation", "recompute", "backbone",
+    "fresh", "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation", "recompute", "backbone",
 )  # fmt: skip
 
 
@@ -178,7 +178,8 @@ def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | No
     fixed = [key for key in overrides if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION]
     if fixed:
         raise UserError([f"command line: --{key}: belongs to the run; evaluate can change {', '.join(FREE_IN_EVALUATION)}, evaluate.*" for key in fixed])
-    config = resolve(run_dir / "config.yaml", {**overrides, "run_dir": str(run_dir)})
+    # the run's own `fresh` was of its training
+    config = resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
     evaluate_run(Session(config), tasks)
 
 

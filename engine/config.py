@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+UNTRAINED = ("instruction", "in_context")  # methods of an adaptation that are scored and need no training
+
 
 @dataclass
 class DataConfig:
@@ -117,7 +119,8 @@ class AdaptConfig:
         default_factory=lambda: ["metaprompt", "prompt_tuning"]
     )
     """What to hold against one another on each target: ``multitask_prompt`` is a metaprompt that was trained without teachers, ``lora`` low-rank
-    updates of every linear layer; ``instruction`` and ``in_context`` train nothing."""
+    updates of every linear layer. Two train nothing: ``instruction``, the card's written instruction (at shots 0), and ``in_context``, the instruction and
+    solved examples: of every number in ``shots`` and every seed, the very few-shot set that is trained on."""
     transfer: list[str] = field(default_factory=list)
     """Source tasks: the metaprompt is adapted from the factors of each one alone too, as ``metaprompt@task:NAME`` (a transfer matrix)."""
     shots: list[str] = field(default_factory=lambda: ["full"])
@@ -192,7 +195,7 @@ class EvaluateConfig:
     resamples: int = 1000
     """Bootstrap resamples of the documents for the intervals in results; 0 is off."""
     instruction: bool = False
-    """Score each task's written instruction too, in place of a prompt; nothing is trained for it."""
+    """Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run, whatever its adapt.methods."""
 
 
 @dataclass

@@ -6,8 +6,9 @@ everything else is generated greedily, with every rank in step. An example that 
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,25 @@ from torch import Tensor
 
 import clinical_tasks
 from backbones import parameter_count
-from engine import banks
+from clinical_tasks import TaskCard
 from engine.batching import Item
 from engine.choices import Choice, option_likelihoods
-from engine.data import Sample, Split, TaskData
+from engine.data import Sample, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.generation import Greedy
+from engine.in_context import Shown, common_start
+from engine.predictions import Answered, Predictions, Questions
 from engine.results import average, summarise
+from engine.scored_rows import ScoredRow, rows_of_run, shown_examples
 from engine.session import Session
 from engine.unseen import of_targets, read_record
 from prompt_modules import NoPrompts, PromptBank
 from prompt_modules.bank import JoinedBank
 
-EMPTY = ""  # the answer of an example that could not be asked
+EMPTY = Answered("")  # the answer of an example that could not be asked
+CHUNK = 16  # packed rows of a rank whose choices are asked before their answers are written
 
 
 def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
@@ -42,47 +47,41 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     run_dir, on = session.run_dir, session.config.evaluate.split
     suffix = "" if on == "test" else f"_{on}"
     file = run_dir / f"results{suffix}.json"
-    bank, found = banks.load_bank(run_dir, "run")
+    rows, bank, found = rows_of_run(session)
     role = "target" if found.state["stage"] == "adapt" else "source"
-    jobs: list[tuple[JoinedBank | None, int, dict[str, Any], int]] = []
-    jobs += [(bank, k, labels, found.state["progress"]["best_step"][k]) for k, labels in enumerate(found.state["rows"])]
-    if role == "source":
-        teachers, taught = banks.load_bank(run_dir / "teachers", "teachers")
-        jobs += [(teachers, k, labels, taught.state["progress"]["best_step"][k]) for k, labels in enumerate(taught.state["rows"])]
-    names = list(dict.fromkeys(labels["task"] for _, _, labels, _ in jobs))
-    if session.config.evaluate.instruction:
-        jobs += [(None, 0, {"task": n, "method": "instruction", "shots": "0", "seed": 0}, 0) for n in names]
-    hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
-    differing = [k for k, v in hashes.items() if found.state["hashes"][k] != v]
-    if differing:
-        raise UserError(f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with ({', '.join(differing)} differ)")
+    names = list(dict.fromkeys(row.labels["task"] for row in rows))
     unknown = [t for t in only if t not in names]
     if unknown:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
     every, names = names, [n for n in names if not only or n in only]
-    data = session.data({name: [on] for name in names})
+    shows = any(row.labels["method"] == "in_context" for row in rows)
+    data = session.data({name: [on, "train"] if shows else [on] for name in names})
     backbone = session.backbone()
     scored = []
+    work = {name: Work() for name in names}
     for name in names:
-        for source, k, labels, step in jobs:
-            if labels["task"] != name:
-                continue
-            asker = Asker(session, None if source is None else source.to(backbone.device))
-            answers = asker.answers(data[name], k)
-            split = data[name].splits[on]
-            outcome = clinical_tasks.evaluate(data[name].card, split.examples(), answers, resamples=session.config.evaluate.resamples)
-            scored.append({**labels, **vars(outcome), "best_step": step, "n_dropped": split.n_dropped, "n_truncated": asker.n_truncated})
-            metric = data[name].card.metric
-            session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {metric} {outcome.scores[metric]:.3f}")
-            if session.leads:
-                _write_predictions(run_dir / f"predictions{suffix}", labels, split, answers)
+        card, split = data[name].card, data[name].splits[on]
+        for row in (r for r in rows if r.labels["task"] == name):
+            shown = shown_examples(data[name].splits["train"], row.labels, session.config.seed) if row.labels["method"] == "in_context" else []
+            asker = Asker(session, None if row.bank is None else row.bank.to(backbone.device), shown)
+            key = asker.key(card, split, row)
+            answers = asker.answers(data[name], row.number, Predictions(run_dir / f"predictions{suffix}", row.name, key, session.place.rank))
+            outcome = clinical_tasks.evaluate(card, split.examples(), answers, resamples=session.config.evaluate.resamples)
+            counts = {"n_dropped": split.n_dropped, "n_truncated": asker.n_truncated, **(asker.shown.told() if shown and asker.shown else {})}
+            scored.append({**row.labels, **vars(outcome), "best_step": row.best_step, **counts})
+            work[name].add(asker.work)
+            labels, back = row.labels, f" ({asker.work.read_back} answers read back)" if asker.work.read_back else ""
+            session.say(f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {card.metric} {outcome.scores[card.metric]:.3f}{back}")
+        session.say(f"{name}: {work[name].line()}")
     tasks = summarise(scored, {n: d.card for n, d in data.items()}, {n: len(d.splits[on]) for n, d in data.items()}, role)["tasks"]
+    earlier = _earlier(file, found.identity)
     for name, task in tasks.items():
         card = data[name].card
         task["rules"] = {m: clinical_tasks.rule(card, m) for m in (card.metric, *card.extra_metrics)}
         task["answers"] = f"options by likelihood ({session.config.evaluate.likelihood})" if card.answer == "likelihood" else "generated"
-    results: dict[str, Any] = {"checkpoint": found.identity}
-    results["tasks"] = _earlier(file, results["checkpoint"]) | tasks
+        # where nothing was asked, what was measured when it was
+        task["answering"] = vars(work[name]) if work[name].answers else earlier.get(name, {}).get("answering", vars(work[name]))
+    results: dict[str, Any] = {"checkpoint": found.identity, "tasks": earlier | tasks}
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
@@ -114,47 +113,123 @@ def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any
     return {"count": count, "percent": 100 * count / total}
 
 
+@dataclass
+class Work:
+    """What answering took, of answers that this command asked for. ``tokens``: generated; choices have none. ``read_back``: answers of an earlier
+    command that were not asked again."""
+
+    seconds: float = 0.0
+    answers: int = 0
+    tokens: int = 0
+    read_back: int = 0
+
+    def add(self, other: "Work") -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def line(self) -> str:
+        if not self.answers:
+            return f"nothing asked, {self.read_back} answers read back"
+        tokens = f", {self.tokens / self.seconds:.0f} generated tokens/s" if self.tokens else ""
+        return f"{self.answers} answers in {self.seconds:.1f} s, {self.answers / self.seconds:.1f} a second{tokens}"
+
+
 class Asker:
-    """Asks one bank's rows, or without a bank a task's written instruction, for answers to a task's split.
+    """Asks one bank's rows, or without a bank a task's written instruction (with solved examples), for answers to a task's split.
 
     Collective: every rank calls alike and gets all answers.
+
+    Args:
+        solved: (input text, answer text) that stand in every context of an untrained backbone.
     """
 
-    def __init__(self, session: Session, bank: JoinedBank | None):
-        self.session, self.bank, self.backbone = session, bank, session.backbone()
+    def __init__(self, session: Session, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
+        self.session, self.bank, self.backbone, self.solved = session, bank, session.backbone(), solved
         self._asked: PromptBank = NoPrompts(session.model_config.hidden_size) if bank is None else bank
-        self.instruction = ""
-        self.n_truncated = 0  # generated answers of the last call that did not end by themselves
+        # of the last call
+        self.shown: Shown | None = None
+        self.n_truncated = 0  # generated answers that did not end by themselves
+        self.work = Work()
 
-    def answers(self, task: TaskData, row: int) -> list[str]:
-        """One answer text per example, in the split's order."""
+    def answers(self, task: TaskData, row: int, kept: Predictions | None = None) -> list[str]:
+        """One answer text per example, in the split's order; those that ``kept`` has are not asked again, and it takes in the others as they come."""
         split = task.splits[self.session.config.evaluate.split]
-        self.instruction = task.card.instruction
-        likelihood = task.card.answer == "likelihood"
-        with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
-            found = self._choose(split, row) if likelihood else self._generate(split, row)
-        return [found.get(i, EMPTY) for i in range(len(split))]
+        found = self.ask(task.card, split, row, kept)
+        every = [found.get(i, EMPTY) for i in range(len(split))]
+        if kept is not None and self.session.leads:
+            kept.finish(split, every)
+        return [a.text for a in every]
 
-    def _context(self, split: Split, index: int) -> list[int]:
+    def ask(self, card: TaskCard, split: Questions, row: int, kept: Predictions | None = None) -> dict[int, Answered]:
+        """Answers to all that fits, by number."""
+        leads, fresh = self.session.leads, self.session.config.fresh
+        earlier = kept.read(fresh) if leads and kept is not None else {}
+        earlier = gather_objects(earlier)[0]  # what rank 0 found is what all leave out
+        earlier = {i: earlier[i] for i in split.kept if i in earlier}
+        self._begin(card)
+        likelihood = card.answer == "likelihood"
+        # examples in a context are counted over all contexts, asked now or not
+        contexts = {i: self._context(split, i, likelihood) for i in split.kept if i not in earlier or self.solved}
+        contexts = {i: ids for i, ids in contexts.items() if i not in earlier}
+        begin = time.perf_counter()
+        new: dict[int, Answered] = {}
+        if contexts:  # alike on every rank
+            with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
+                new = self._choose(split, contexts, row, kept) if likelihood else self._generate(contexts, row, kept)
+        self.work = Work(time.perf_counter() - begin if new else 0.0, len(new), sum(a.tokens for a in new.values()), len(earlier))
+        found = earlier | new
+        self.n_truncated = sum(not a.ended for a in found.values())
+        return found
+
+    def key(self, card: TaskCard, split: Questions, row: ScoredRow) -> list[Any]:
+        """All that a row's answers to a split depend on."""
+        s, layout = self.session, self.session.layout
+        asked = [row.checkpoint, row.number, row.labels] if row.bank is not None else [card.instruction, layout.instruction_first, self.solved]
+        settings = [s.config.evaluate.max_new_tokens, s.config.evaluate.likelihood, s.config.data.max_length]
+        return [1, s.backbone_hash, layout.fingerprint(), asked, card.answer, split.key, settings]
+
+    def _begin(self, card: TaskCard) -> None:
+        if self.bank is None:
+            c = self.session.model_config
+            limit = min(self.session.config.data.max_length, getattr(c, "max_position_embeddings", None) or math.inf)
+            self.shown = Shown(self.session.layout, card.instruction, self.solved, int(limit))
+
+    def _context(self, split: Questions, index: int, likelihood: bool) -> list[int]:
         """Token ids between the prompt and the answer; an instruction is among them."""
-        if self.bank is not None:
+        if self.shown is None:
             return split.sample(index).context_ids
-        return self.session.layout.instructed_ids(self.instruction, split.example(index).input_text)
+        example = split.example(index)
+        room = max(len(self.session.layout.answer_ids(o)) for o in example.options) if likelihood else self.session.config.evaluate.max_new_tokens
+        return self.shown.context(example.input_text, room)
 
-    def _choose(self, split: Split, row: int) -> dict[int, str]:
-        layout, place, per_token = self.session.layout, self.session.place, self.session.config.evaluate.likelihood == "mean"
-        written = {i: split.example(i).options for i in split.kept}
-        choices = [Choice(self._context(split, i), [layout.answer_ids(o) for o in written[i]]) for i in split.kept]
-        if self.session.config.formulation == "packed":
-            prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
-            found = option_likelihoods(self.backbone, prompt_LD, choices, self.session.config.token_budget, place.rank, world_size())
-        else:
-            found = self._plain_likelihoods(choices, row)
-        best: dict[int, str] = {}
-        for index, choice, sums in zip(split.kept, choices, found, strict=True):
-            scores = [s / (len(ids) if per_token else 1) for s, ids in zip(sums, choice.options, strict=True)]
-            scores = [-math.inf if math.isnan(s) else s for s in scores]
-            best[index] = written[index][scores.index(max(scores))]
+    def _before(self, prompt_LD: Tensor, contexts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
+        """Without a bank, what all contexts begin with (the instruction, solved examples) is read once, in a soft prompt's place."""
+        n = common_start(contexts) if self.bank is None and self.session.config.formulation == "packed" else 0
+        if not n:
+            return prompt_LD, contexts
+        return self.backbone.embed(torch.tensor(contexts[0][:n])).to(self.backbone.device), [ids[n:] for ids in contexts]
+
+    def _choose(self, split: Questions, contexts: dict[int, list[int]], row: int, kept: Predictions | None) -> dict[int, Answered]:
+        layout, place, config = self.session.layout, self.session.place, self.session.config
+        prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
+        prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
+        written = {i: split.example(i).options for i in contexts}
+        choices = {i: Choice(ids, [layout.answer_ids(o) for o in written[i]]) for i, ids in zip(contexts, cut, strict=True)}
+        best: dict[int, Answered] = {}
+        for chunk in _chunks(choices, CHUNK * world_size() * config.token_budget):
+            asked = [choices[i] for i in chunk]
+            if config.formulation == "packed":
+                found = option_likelihoods(self.backbone, prompt_LD, asked, config.token_budget, place.rank, world_size())
+            else:
+                found = self._plain_likelihoods(asked, row)
+            for index, choice, sums in zip(chunk, asked, found, strict=True):
+                scores = [s / (len(ids) if config.evaluate.likelihood == "mean" else 1) for s, ids in zip(sums, choice.options, strict=True)]
+                scores = [-math.inf if math.isnan(s) else s for s in scores]
+                best[index] = Answered(written[index][scores.index(max(scores))])
+                if kept is not None and self.session.leads:
+                    kept.add(index, best[index])
+        if kept is not None:
+            kept.close()
         return best
 
     def _plain_likelihoods(self, choices: list[Choice], row: int) -> list[list[float]]:
@@ -171,23 +246,31 @@ class Asker:
         values = iter(logp[1:].tolist())
         return [[next(values) for _ in c.options] for c in choices]
 
-    def _generate(self, split: Split, row: int) -> dict[int, str]:
+    def _generate(self, contexts: dict[int, list[int]], row: int, kept: Predictions | None) -> dict[int, Answered]:
         config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
-        order = sorted(split.kept, key=lambda i: -len(self._context(split, i)))
-        mine = order[rank::world]  # of every length a share
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
-        contexts = [self._context(split, i) for i in mine]
-        evaluate = config.evaluate
+        prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
+        contexts = dict(zip(contexts, cut, strict=True))
+        order = sorted(contexts, key=lambda i: -len(contexts[i]))
+        mine = order[rank::world]  # of every length a share
+        evaluate, own_contexts = config.evaluate, [contexts[i] for i in mine]
         if config.formulation == "packed":
-            found = Greedy(self.backbone, prompt_LD, evaluate.max_new_tokens, layout.end_id, evaluate.batch, config.token_budget, world > 1)(contexts)
+            greedy = Greedy(self.backbone, prompt_LD, evaluate.max_new_tokens, layout.end_id, evaluate.batch, config.token_budget, world > 1)
+            found = greedy(own_contexts)
         else:
-            found = self._plain(contexts, prompt_LD, -(-len(order) // world))
-        own = {mine[number]: (layout.answer_text(ids), layout.end_id in ids) for number, ids in found}
-        merged: dict[int, tuple[str, bool]] = {}
+            found = self._plain(own_contexts, prompt_LD, -(-len(order) // world))
+        own: dict[int, Answered] = {}
+        for number, ids in found:
+            ended = layout.end_id in ids
+            own[mine[number]] = Answered(layout.answer_text(ids), ended, ids.index(layout.end_id) + 1 if ended else len(ids))
+            if kept is not None:
+                kept.add(mine[number], own[mine[number]])
+        if kept is not None:
+            kept.close()
+        merged: dict[int, Answered] = {}
         for part in gather_objects(own):
             merged |= part
-        self.n_truncated = sum(not ended for _, ended in merged.values())
-        return {index: text for index, (text, _) in merged.items()}
+        return merged
 
     def _plain(self, contexts: list[list[int]], prompt_LD: Tensor, most: int) -> Iterator[tuple[int, list[int]]]:
         """By transformers' own generation, prompt and context anew for every sample; as many groups on every rank as the one with ``most`` has."""
@@ -201,9 +284,15 @@ class Asker:
             yield from ((begin + n, answer) for n, answer in enumerate(ids.tolist()[: len(group)]))
 
 
-def _write_predictions(folder: Path, labels: dict[str, Any], split: Split, answers: Sequence[str]) -> None:
-    """Model output on notes: protected like notes."""
-    folder.mkdir(exist_ok=True, mode=0o700)
-    lines = [json.dumps({"example_id": e.example_id, "answer": a}) for e, a in zip(split.examples(), answers, strict=True)]
-    path = folder / f"{labels['task']}.{labels['method']}.{labels['shots']}.{labels['seed']}.jsonl"
-    write_whole(path, "".join(line + "\n" for line in lines))
+def _chunks(choices: dict[int, Choice], tokens: int) -> Iterator[list[int]]:
+    """Numbers of the choices, the shortest first, cut where so many tokens are together: how much a kill can cost."""
+    chunk: list[int] = []
+    size = 0
+    for index in sorted(choices, key=lambda i: choices[i].tokens):
+        if chunk and size + choices[index].tokens > tokens:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(index)
+        size += choices[index].tokens
+    if chunk:
+        yield chunk

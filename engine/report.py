@@ -75,6 +75,11 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
         r = task["resampling"]
         out.append(f"{name}: {r['n_documents']} documents, {r['resamples']} resamples, seed {r['seed']}." if r["resamples"]
                    else f"{name}: {r['n_documents']} documents, not resampled.")  # fmt: skip
+    for shots, cell in task["methods"].get("in_context", {}).items():
+        if any(cell.get("n_examples_left_out", ())):
+            fewest, most = min(cell["n_examples_fewest"]), max(cell["n_examples_most"])
+            left_out = sum(cell["n_examples_left_out"])
+            out.append(f"{name}: in_context {shots}: contexts hold {fewest} to {most} of {shots} examples, the others did not fit ({left_out} in all).")
     cut = max(c.get("scores", {}).get("n_cut", 0) for by in task["methods"].values() for c in by.values())
     if cut:
         out.append(f"{name}: relations cut in two with their long documents, counted as missed: {cut:.0f}.")

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from engine.config import RunConfig
+from engine.config import UNTRAINED, RunConfig
 from engine.errors import UserError
 
 
@@ -243,6 +243,11 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append(f"tune.seed: {c.tune.seed} stands in adapt.seeds; what a rate was chosen on must not be reported")
     if c.adapt.transfer and "metaprompt" not in c.adapt.methods:
         problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
+    if c.adapt.methods and set(c.adapt.methods) <= set(UNTRAINED):
+        problems.append(f"adapt.methods: {', '.join(c.adapt.methods)}: nothing to train, so no run to score; name a trained method beside it, or score the "
+                        "written instruction with any finished run (python train.py evaluate --run DIR --evaluate.instruction=true)")  # fmt: skip
+    if "in_context" in c.adapt.methods and not set(c.adapt.shots) - {"0", "full"}:
+        problems.append("adapt.shots: in_context takes its numbers of examples from here, and there is none above 0")
     if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):
         problems.append(f"adapt.init: {c.adapt.init!r} is none of auto, mean_factors, mean_product, ones, task:NAME")
     keep = c.distill.teacher_cache

@@ -44,8 +44,13 @@ def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     return {
         "mean": mean, "std": std, "ci95": None if half is None else [mean - half, mean + half], "seeds": [r["seed"] for r in rows], "values": values,
         "steps": [r["best_step"] for r in rows], "scores": {m: statistics.fmean(r["scores"][m] for r in rows) for m in rows[0]["scores"]},
-        "n_dropped": rows[0]["n_dropped"], "n_truncated": [r["n_truncated"] for r in rows], **_intervals(rows), **_labels(rows),
+        "n_dropped": rows[0]["n_dropped"], "n_truncated": [r["n_truncated"] for r in rows], **_examples(rows), **_intervals(rows), **_labels(rows),
     }  # fmt: skip
+
+
+def _examples(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of in-context rows, by seed: solved examples that did not fit, over all contexts; the most and fewest that a context holds."""
+    return {k: [r[k] for r in rows] for k in ("n_examples_left_out", "n_examples_most", "n_examples_fewest") if k in rows[0]}
 
 
 def _intervals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -49,6 +49,19 @@ def test_templates_lay_out_input_and_answer(folder):
     assert len({plain.fingerprint(), chat.fingerprint(), harmony.fingerprint(), layout_of(folder, "none", " and ").fingerprint()}) == 4
 
 
+def test_solved_examples_stand_between_instruction_and_input(folder):
+    solved = [("fever", "yes"), ("rash", "final")]
+    shown = ["fever", ".", "yes", "rash", ".", "final"]  # separator " . "
+    plain, chat, harmony = (layout_of(folder, t) for t in ("none", "chat", "harmony"))
+    assert plain.solved_text(solved[0]) == "fever . yes\n\n"
+    assert words(plain.instructed_ids("and", "rash", solved)) == ["<s>", "and", ".", *shown, "rash", "."]
+    assert words(chat.instructed_ids("and", "rash", solved)) == ["<s>", "user", "and", ".", *shown, "rash", "<|end|>", "assistant"]
+    assert words(harmony.instructed_ids("and", "rash", solved))[2:] == ["<|message|>", "and", ".", *shown, "rash", "<|end|>", "<|start|>", "assistant",
+                                                                       "<|channel|>", "final", "<|message|>"]  # fmt: skip
+    plain.instruction_first = True
+    assert words(plain.instructed_ids("and", "rash", solved)) == ["and", "<s>", *shown, "rash", "."]
+
+
 def test_a_template_the_tokenizer_cannot_serve_is_refused(folder, project):
     sentencepiece = load_tokenizer(project / "configs" / "tiny" / "tokenizer.model")
     with pytest.raises(BackboneError, match="needs a transformers tokenizer folder"):

@@ -46,8 +46,11 @@ def outputs(place):
     common = [f"--data.root={place / 'data'}", f"--data.cache={place / 'cache'}", "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4"]
     out = {"distill": run(*distill_arguments(place, "distill"), home=home)}
     out["adapt"] = run("adapt", "--config=configs/demo/adapt.yaml", *common, f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'adapt'}",
-                       "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
+                       "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--adapt.methods=metaprompt,prompt_tuning,in_context",
+                       "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
+    killed = run_and_kill("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", when="metaprompt full seed 0")
     out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", home=home)
+    out["evaluate killed"] = killed
     out["evaluate validation"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.split=validation", ranks=1, home=home)
     out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
     out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
@@ -87,15 +90,17 @@ def test_the_backbone_is_sharded_between_steps(place, outputs):
 def test_results_cover_every_cell(place, outputs):
     results = json.loads((place / "adapt" / "results.json").read_text())
     methods = results["tasks"]["demo_relations"]["methods"]
-    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}, "instruction": {"0"}}
+    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}, "instruction": {"0"}, "in_context": {"4"}}
     assert results["trainable"]["count"] == 16 + 64
     assert results["tasks"]["demo_relations"]["role"] == "target"
-    assert set(results["average"]) == {"metaprompt", "prompt_tuning", "instruction"}
+    assert set(results["average"]) == {"metaprompt", "prompt_tuning", "instruction", "in_context"}
     task, cell = results["tasks"]["demo_relations"], methods["metaprompt"]["full"]
     assert task["rules"]["relation_f1"].startswith("micro over") and task["answers"] == "generated"
     assert task["resampling"] == {"unit": "document", "n_documents": 4, "resamples": 1000, "seed": 0, "level": 0.95}
     assert cell["intervals"].keys() == {m for m in cell["scores"] if not m.startswith("n_")} and cell["scores"]["n_cut"] == 0
     assert sum(row["support"] for row in cell["labels"].values()) == cell["scores"]["n_gold"]
+    shown = methods["in_context"]["4"]
+    assert shown["n_examples_left_out"] == [4 * 4 - 4 * shown["n_examples_most"][0]] or shown["n_examples_fewest"] < shown["n_examples_most"]
     report = (place / "report" / "report.md").read_text()
     assert "| demo_relations" in report and "### demo_relations, by label" in report
 
@@ -104,12 +109,28 @@ def test_a_validation_split_is_scored_beside_the_results(place, outputs):
     results, validated = (json.loads((place / "adapt" / f"results{s}.json").read_text()) for s in ("", "_validation"))
     assert "next:" not in outputs["evaluate validation"] and validated["checkpoint"] == results["checkpoint"]
     methods = validated["tasks"]["demo_relations"]["methods"]
-    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}}
+    assert set(methods) == {"metaprompt", "prompt_tuning", "in_context"}
     asked = {
         folder: {json.loads(line)["example_id"] for line in (place / "adapt" / folder / "demo_relations.metaprompt.full.0.jsonl").read_text().splitlines()}
         for folder in ("predictions", "predictions_validation")
     }
     assert asked["predictions"] and asked["predictions_validation"] and not asked["predictions"] & asked["predictions_validation"]
+
+
+def test_a_killed_evaluation_goes_on_and_says_how_fast_it_was(place, outputs):
+    assert "metaprompt full seed 0" in outputs["evaluate killed"] and "read back" not in outputs["evaluate killed"]
+    first = outputs["evaluate killed"].split("metaprompt 0 seed 0")[0].split()[-1]
+    assert f"{first} metaprompt 0 seed 0" in outputs["evaluate adapt"] and "answers read back)" in outputs["evaluate adapt"]
+    assert "answers in" in outputs["evaluate adapt"] and "generated tokens/s" in outputs["evaluate adapt"]
+    tasks = json.loads((place / "adapt" / "results.json").read_text())["tasks"]
+    for name, task in tasks.items():
+        rows = sum(len(cell["seeds"]) for by in task["methods"].values() for cell in by.values())
+        dropped = next(iter(task["methods"]["metaprompt"].values()))["n_dropped"]
+        answering = task["answering"]
+        assert answering["answers"] + answering["read_back"] == rows * (task["n_test"] - dropped) and answering["seconds"] > 0, name
+        assert (answering["tokens"] > 0) == (task["answers"] == "generated")
+    assert tasks[first]["answering"]["read_back"] >= 3 * (tasks[first]["n_test"] - 1)  # three rows at least were done before the kill
+    assert not [p for p in (place / "adapt" / "predictions").iterdir() if p.suffix != ".jsonl"]
 
 
 def test_no_note_text_leaves_caches_and_predictions(place, outputs):

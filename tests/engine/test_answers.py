@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from clinical_tasks import Example
+from engine.adaptation import adapt_rows
 from engine.data import Sample, Split, TaskData
-from engine.evaluation import Asker, _write_predictions
+from engine.evaluation import Asker
+from engine.in_context import Shown, common_start
+from engine.predictions import Answered, Predictions
+from engine.scored_rows import ScoredRow, shown_examples
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
 
 OPTIONS = ("yes", "no", "maybe not")
 DROPPED = 3
 INSTRUCTION = "the dose of asthma"
+SOLVED = [("pain in the knee ?", "no"), ("fever and cough ?", "yes")]
 
 
 @pytest.fixture
@@ -109,17 +114,21 @@ def test_generation_is_greedy_whatever_the_batch(batch: int, formulation: str, m
 
 
 @pytest.mark.parametrize("answer", ["likelihood", "generation"])
-@pytest.mark.parametrize("first", [True, False])
-def test_an_instruction_is_asked_in_place_of_a_prompt(answer: str, first: bool, make_session, task, backbone) -> None:
-    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3})
+@pytest.mark.parametrize(("first", "solved", "formulation"), [(True, [], "packed"), (False, [], "plain"), (True, SOLVED, "packed"), (False, SOLVED, "packed"),
+                                                              (False, SOLVED, "plain")])  # fmt: skip
+def test_an_instruction_is_asked_in_place_of_a_prompt(answer: str, first: bool, solved, formulation: str, make_session, task, backbone) -> None:
+    """With solved examples between it and the input where there are any; each whole context anew, read in one go."""
+    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3, "formulation": formulation})
     s.layout.instruction_first = first
     mine = task(answer)
-    found = Asker(s, None).answers(mine, 0)
+    found = Asker(s, None, solved).answers(mine, 0)
+    shown = "".join(f"{text}{s.layout.separator}{answered}\n\n" for text, answered in solved)
     encode, bos = s.tokenizer.encode, s.tokenizer.bos_id
     for i in range(8):
         example = mine.splits["test"].example(i)
         after = s.layout.separator
-        ids = [*encode(INSTRUCTION), bos, *encode(example.input_text + after)] if first else [bos, *encode(INSTRUCTION + after + example.input_text + after)]
+        asked = shown + example.input_text + after
+        ids = [*encode(INSTRUCTION), bos, *encode(asked)] if first else [bos, *encode(INSTRUCTION + after + asked)]
         wanted = ""
         with torch.no_grad():
             if answer == "likelihood":
@@ -148,14 +157,150 @@ def test_an_answer_ends_at_the_end_token(make_session, bank: JoinedBank, task, m
     assert short[which] and free[which].startswith(short[which]) and "asthma" not in short[which]
 
 
+def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_session, task) -> None:
+    s = make_session(**{"evaluate.max_new_tokens": 6})
+    mine, layout = task("generation"), s.layout
+    longest = max(len(layout.instructed_ids(INSTRUCTION, e.input_text, SOLVED[:1])) for e in mine.splits["test"].examples())
+    room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
+    counts = []
+    for limit in room:
+        asker = Asker(make_session(**{"evaluate.max_new_tokens": 6, "data.max_length": limit}), None, SOLVED)
+        asker.answers(mine, 0)
+        assert asker.shown is not None
+        counts.append(asker.shown.told())
+    assert counts[0] == {"n_examples_left_out": 7, "n_examples_most": 1, "n_examples_fewest": 1}  # of seven contexts that are asked
+    assert 7 < counts[1]["n_examples_left_out"] <= 14 and counts[1]["n_examples_fewest"] == 0
+    assert counts[2] == {"n_examples_left_out": 14, "n_examples_most": 0, "n_examples_fewest": 0}
+
+
+@pytest.mark.parametrize("limit", [0, 30, 60, 90, 200, 10_000])
+def test_a_context_holds_as_many_examples_as_fit(limit: int, make_session) -> None:
+    layout = make_session().layout
+    examples = [(f"note {'pain ' * (n % 4)}{n}", "yes") for n in range(9)]
+    shown = Shown(layout, INSTRUCTION, examples, limit)
+    ids = shown.context("fever ?", 5)
+    fitting = [n for n in range(10) if len(layout.instructed_ids(INSTRUCTION, "fever ?", examples[:n])) + 5 <= limit]
+    assert shown.used == [max(fitting, default=0)] and ids == layout.instructed_ids(INSTRUCTION, "fever ?", examples[: shown.used[0]])
+
+
+def test_the_beginning_that_contexts_share() -> None:
+    assert common_start([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4, 6]]) == 2
+    assert common_start([[1, 2], [1, 2]]) == common_start([[1, 2], [1, 2, 3]]) == 1, "each keeps a token of its own"
+    assert common_start([[1], [2, 3]]) == common_start([[], [2, 3]]) == common_start([[7]]) == 0
+
+
+def stored(folder, key="k", rank=0, name="mine.metaprompt.16.2") -> Predictions:
+    return Predictions(folder / "predictions", name, key, rank)
+
+
 def test_predictions_are_protected_like_notes(task, tmp_path) -> None:
     before = os.umask(0o022)
     try:
-        labels = {"task": "mine", "method": "metaprompt", "shots": "16", "seed": 2}
-        _write_predictions(tmp_path / "predictions", labels, task("generation").splits["test"], [str(i) for i in range(8)])
+        kept = stored(tmp_path)
+        kept.read()
+        kept.add(4, Answered("as it came", False, 6))
+        (part,) = (tmp_path / "predictions").iterdir()
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+        kept.close()
+        kept.finish(task("generation").splits["test"], [Answered(str(i)) for i in range(8)])
     finally:
         os.umask(before)
     (path,) = (tmp_path / "predictions").iterdir()
     assert path.name == "mine.metaprompt.16.2.jsonl"
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"example_id": f"e{i}", "answer": str(i)} for i in range(8)]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["example_id"], line["answer"]) for line in lines] == [(f"e{i}", str(i)) for i in range(8)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_what_every_rank_wrote_is_read_back_and_nothing_torn_damaged_or_of_another_key(tmp_path) -> None:
+    first, second = stored(tmp_path), stored(tmp_path, rank=1)
+    first.read()
+    answers = {i: Answered(f"drug: aspirin \u00e9 {i}\nnone", i % 2 == 0, i) for i in range(6)}
+    for i in (0, 1, 2):
+        first.add(i, answers[i])
+    for i in (3, 4, 5):
+        second.add(i, answers[i])
+    first.close()
+    second.close()
+    assert stored(tmp_path).read() == answers
+    assert stored(tmp_path, name="mine.metaprompt.16.20").read() == {} == stored(tmp_path, key="other").read()
+    path = tmp_path / "predictions" / ".mine.metaprompt.16.2.rank1.part"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"aspirin \\u00e9 3", b"aspirin \\u00e9 8") + b'{"index": 7, "answer": "x')
+    assert stored(tmp_path).read() == {i: a for i, a in answers.items() if i != 3}
+    again = stored(tmp_path, rank=1)
+    again.add(7, answers[5])  # behind what a kill tore
+    again.close()
+    assert stored(tmp_path).read() == {i: a for i, a in answers.items() if i != 3} | {7: answers[5]}
+    path.write_bytes(b"[]\n3\nnull\n\xff\xfe\n{}\n")
+    assert stored(tmp_path).read() == {i: answers[i] for i in (0, 1, 2)}
+    assert stored(tmp_path).read(fresh=True) == {} == stored(tmp_path).read()
+
+
+@pytest.mark.parametrize("answer", ["likelihood", "generation"])
+def test_an_evaluation_goes_on_where_it_was_killed(answer: str, make_session, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = make_session(token_budget=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch": 2})
+    monkeypatch.setattr("engine.evaluation.CHUNK", 1)
+    mine, row = task(answer), ScoredRow({"task": "mine", "method": "teacher", "shots": "full", "seed": 0}, bank, 1, 5, "sha")
+    wanted = Asker(s, bank).answers(mine, 1)
+
+    def kept(asker: Asker) -> Predictions:
+        return Predictions(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Predictions):
+        def add(self, index: int, answered: Answered) -> None:
+            super().add(index, answered)
+            if len(self.read()) == 3:
+                raise Killed
+
+    asker = Asker(s, bank)
+    with pytest.raises(Killed):
+        asker.answers(mine, 1, Dying(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0))
+    assert asker.answers(mine, 1, kept(asker)) == wanted
+    assert (asker.work.answers, asker.work.read_back) == (4, 3) and (asker.work.tokens > 0) == (answer == "generation")
+    assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (0, 7)
+    truncated = asker.n_truncated
+    s.config.fresh = True
+    assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (7, 0) and asker.n_truncated == truncated
+    s.config.fresh = False
+    s.config.evaluate.max_new_tokens = 3  # other answers
+    assert asker.answers(mine, 1, kept(asker)) == Asker(s, bank).answers(mine, 1) and asker.work.read_back == 0
+
+
+def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, bank: JoinedBank, task) -> None:
+    s, mine = make_session(), task("generation")
+    labels = {"task": "mine", "method": "teacher", "shots": "full", "seed": 0}
+    row, untrained = ScoredRow(labels, bank, 1, 5, "sha"), ScoredRow({**labels, "method": "in_context"})
+
+    def key(session=s, row=row, solved=(), split=mine.splits["test"], card=mine.card) -> str:
+        return json.dumps(Asker(session, row.bank, solved).key(card, split, row))
+
+    other = task("generation").splits["test"]
+    other.key = "another release"
+    reworded = SimpleNamespace(answer="generation", instruction="other words")
+    changed = [key(row=ScoredRow(labels, bank, 0, 5, "sha")), key(row=ScoredRow(labels, bank, 1, 5, "sum")), key(split=other), key(row=untrained),
+               key(row=untrained, solved=SOLVED), key(row=untrained, card=reworded), key(make_session(**{"evaluate.max_new_tokens": 5})),
+               key(make_session(**{"evaluate.likelihood": "mean"}))]  # fmt: skip
+    assert len({key(), *changed}) == 9
+    assert key() == key(make_session(token_budget=7, **{"evaluate.batch": 3})) == key(card=reworded)
+
+
+def test_in_context_examples_are_the_set_that_trained_rows_get(make_session, task) -> None:
+    from datasets import Dataset
+
+    layout = make_session().layout
+    examples = [Example("mine", f"e{i}", f"d{i}", 0, f"note {i}", f"answer {i}", (), {"label": str(i % 3)}) for i in range(12)]
+    columns = {"context_ids": [layout.context_ids(e.input_text) for e in examples], "answer_ids": [[5]] * 12,
+               "example": [json.dumps(e.__dict__) for e in examples], "kept": [i != 4 for i in range(12)]}  # fmt: skip
+    train = Split(Dataset.from_dict(columns))
+    c = make_session(seed=7, **{"adapt.targets": ["mine"], "adapt.shots": ["2", "4", "full"], "adapt.seeds": [0, 1],
+                                "adapt.methods": ["metaprompt", "instruction", "in_context"]}).config  # fmt: skip
+    rows = adapt_rows(c, {"mine": TaskData(None, {"train": train})})  # type: ignore[arg-type]
+    assert {r.method for r in rows} == {"metaprompt"}
+    for row in rows:
+        if row.shots != "full":
+            labels = {"task": "mine", "method": "in_context", "shots": row.shots, "seed": row.seed}
+            assert shown_examples(train, labels, 7) == [(examples[i].input_text, examples[i].answer_text) for i in row.train_indices]

@@ -132,6 +132,8 @@ def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
         ({"prompt": {"init": "text"}}, "prompt.init_text: missing"), ({"teach": {"lr": -0.1}}, "teach.lr: -0.1 is not at least 0"),
         ({"teach": {"lr": ".nan"}}, "teach.lr: nan is not at least 0"), ({"distill": {"temperature": 0}}, "distill.temperature: 0.0 is not above 0"),
         ({"distill": {"temperature": ".inf"}}, "distill.temperature: inf"), ({"distill": {"sources": ["a", "b", "a"]}}, "distill.sources: a stands twice"),
+        ({"adapt": {"methods": ["instruction", "in_context"], "shots": ["4"]}}, "adapt.methods: instruction, in_context: nothing to train"),
+        ({"adapt": {"methods": ["metaprompt", "in_context"], "shots": ["0", "full"]}}, "adapt.shots: in_context takes its numbers of examples from here"),
         ({"adapt": {"seeds": [1, 1]}}, "adapt.seeds: 1 stands twice"), ({"adapt": {"shots": ["half"]}}, "adapt.shots: 'half' is neither full nor a number"),
         ({"adapt": {"shots": ["-4"]}}, "adapt.shots: '-4' is neither"), ({"adapt": {"init": "median"}}, "adapt.init: 'median' is none of auto"),
         ({"deepspeed": "ds_configs/none.json"}, "deepspeed: ds_configs/none.json does not exist"), ({"checkpoint": {"keep": 0}}, "checkpoint.keep: 0"),
