@@ -13,6 +13,7 @@ from clinical_tasks.errors import CardError, ReadError
 from clinical_tasks.metrics.bootstrap import interval
 from clinical_tasks.metrics.rules import rule
 from clinical_tasks.metrics.spans import pubtator_mention_counts, pubtator_relation_counts
+from clinical_tasks.own_notes import brat_lines, note_result, read_notes
 from clinical_tasks.parsing import parse_answer
 from clinical_tasks.readers.pubtator import read_pubtator
 from clinical_tasks.scoring import Evaluation, evaluate, round_trip, score
@@ -29,15 +30,18 @@ __all__ = [
     "Relation",
     "TaskCard",
     "TaskCheck",
+    "brat_lines",
     "check_tasks",
     "evaluate",
     "format_checks",
     "interval",
     "load_card",
     "load_cards",
+    "note_result",
     "parse_answer",
     "pubtator_mention_counts",
     "pubtator_relation_counts",
+    "read_notes",
     "read_pubtator",
     "read_split",
     "round_trip",

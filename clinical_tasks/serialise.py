@@ -26,7 +26,10 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def make_example(card: TaskCard, document: Document, *, offset: int = 0, piece: int = 0, cut_relations: int = 0) -> Example:
-    """The text pair of a document, or of a piece of one (then mentions are relative to the piece, which starts at `offset`)."""
+    """The text pair of a document, or of a piece of one (then mentions are relative to the piece, which starts at `offset`).
+
+    A row without an `answer` among its fields, a user's own, is asked without gold: its answer is empty.
+    """
     makers = {"ner": _ner, "re": _re, "qa": _question, "nli": _labelled, "summarization": _free_text}
     fields, answer, options, gold = makers[card.type](card, document)
     input_text, text_range = _fill(card.input, fields)
@@ -119,7 +122,7 @@ def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> P
     if not 2 <= len(found) <= 26:
         raise row_error(document, f"{len(found)} options", "correct options.columns in the card")
     letters = tuple(string.ascii_uppercase[: len(found)])
-    answer = letters[gold_index(spec, document, found)]
+    answer = letters[gold_index(spec, document, found)] if "answer" in document.fields else ""
     layout = "\n".join(
         _fill(spec.layout, {"letter": letter, "text": choice.text})[0] for letter, choice in zip(letters, found, strict=True)
     )
@@ -128,15 +131,19 @@ def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> P
 
 
 def _labelled(card: TaskCard, document: Document) -> Parts:
+    options = tuple(dict.fromkeys(card.labels.values()))
+    if "answer" not in document.fields:
+        return _texts(document), "", options, {"label": "", "options": list(options)}
     label = as_text(document.fields["answer"])
     if label not in card.labels:
         near = did_you_mean(label, card.labels)
         raise row_error(document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels")
-    options = tuple(dict.fromkeys(card.labels.values()))
     return _texts(document), card.labels[label], options, {"label": card.labels[label], "options": list(options)}
 
 
 def _free_text(card: TaskCard, document: Document) -> Parts:
+    if "answer" not in document.fields:
+        return _texts(document), "", (), {"references": []}
     value = document.fields["answer"]
     # A list of references is what extractive QA releases; the first is learnt, the best match is scored.
     references = [text for text in map(as_text, value if isinstance(value, list) else [value]) if text]

@@ -66,6 +66,12 @@ def _study(flags: dict[str, str], _: Sequence[str]) -> None:
     run_study(flags["config"], _listed(flags.get("only")), {k: v for k, v in flags.items() if k not in ("config", "only", "dry_run")}, dry_run == "true")
 
 
+def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
+    row = [flags.get(name, "") for name in ("task", "method", "shots", "seed")]
+    own = ("run", "task", "input", "output", "method", "shots", "seed")
+    commands.predict(flags["run"], row, flags["input"], flags["output"], {k: v for k, v in flags.items() if k not in own})
+
+
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
     own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output", "mode", "prepare"}
     machine = [flags.get(name, default) for name, default in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", "80"), ("host_gb", "256"))]
@@ -112,7 +118,13 @@ MODES: dict[str, Mode] = {
          "sources": "tasks in whose training documents (check; default: all)", "output": "JSON file to write too (check)"},
         _tasks, positional=("list", "check"),
     ),
-    "predict": Mode("answers for a user's own notes", {}, _not_yet("predict")),
+    "predict": Mode(
+        "answers for your own notes",
+        {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "task": "one of the run's tasks (required)",
+         "input": "a .txt, a folder of them, or a .jsonl (required)", "output": "a .jsonl, or for NER a folder/ of brat .ann files (required)",
+         "method": "default: metaprompt", "shots": "default: full, or the most there are", "seed": "default: the first"},
+        _predict, ("run", "task", "input", "output"), True,
+    ),
     "plan": Mode(
         "memory of every placement before a job is submitted; what a run would be refused with",
         {**CONFIG, "nodes": "how many (default 1)", "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
@@ -143,8 +155,8 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
-            if name in ("distill", "adapt", "evaluate", "study"):  # a scheduler's signal may come while libraries are imported
-                startup.note_early(signal.SIGUSR1, leave=name == "evaluate")
+            if name in ("distill", "adapt", "evaluate", "predict", "study"):  # a scheduler's signal may come while libraries are imported
+                startup.note_early(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
             mode.run(flags, words)
     except UserError as error:
         _fail(error.problems)

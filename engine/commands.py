@@ -171,16 +171,29 @@ def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | No
     from engine.evaluation import evaluate_run
     from engine.session import Session
 
+    evaluate_run(Session(_of_run(run, overrides or {}, "evaluate")), tasks)
+
+
+def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
+    """Answers for a user's own notes, by one row of a finished run: task, method, shots and seed (empty: chosen)."""
+    from engine.predict import Wanted, predict_notes
+    from engine.session import Session
+
+    config = _of_run(run, overrides or {}, "predict")
+    into = expand(output)
+    predict_notes(Session(config), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+
+
+def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
+    """A finished run's configuration, with what a command that only reads the run may change."""
     run_dir = expand(run)
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
-    overrides = overrides or {}
     fixed = [key for key in overrides if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION]
     if fixed:
-        raise UserError([f"command line: --{key}: belongs to the run; evaluate can change {', '.join(FREE_IN_EVALUATION)}, evaluate.*" for key in fixed])
+        raise UserError([f"command line: --{key}: belongs to the run; {mode} can change {', '.join(FREE_IN_EVALUATION)}, evaluate.*" for key in fixed])
     # the run's own `fresh` was of its training
-    config = resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
-    evaluate_run(Session(config), tasks)
+    return resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
 
 
 def report(runs: Sequence[str], output: str = "") -> None:

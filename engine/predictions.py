@@ -57,7 +57,7 @@ class Predictions:
         """What is there and whole, by number; with ``fresh`` nothing, and the rest of an earlier command goes. For one rank, before any adds."""
         self.folder.mkdir(exist_ok=True, parents=True, mode=0o700)
         if fresh:
-            self._forget_parts()
+            self.forget()
             return {}
         found: dict[int, Answered] = {}
         for path in (self.file, *self._parts()):
@@ -85,7 +85,7 @@ class Predictions:
         """Write the row's file, one line an example. For one rank, when all have closed."""
         lines = [{"example_id": questions.example(i).example_id, **self._line(i, a)} for i, a in enumerate(answered)]
         write_whole(self.file, "".join(json.dumps(line) + "\n" for line in lines))
-        self._forget_parts()
+        self.forget()
 
     def _line(self, index: int, a: Answered) -> dict[str, Any]:
         content = {"index": index, "answer": a.text, "ended": a.ended, "tokens": a.tokens}
@@ -104,6 +104,7 @@ class Predictions:
         stem = self._part.name.rpartition(".rank")[0] + ".rank"
         return sorted(p for p in self.folder.iterdir() if p.name.startswith(stem) and p.name.endswith(".part"))
 
-    def _forget_parts(self) -> None:
+    def forget(self) -> None:
+        """What came so far is not needed any more. For one rank, when all have closed."""
         for path in self._parts():
             path.unlink()

@@ -53,6 +53,12 @@ def outputs(place):
     out["evaluate killed"] = killed
     out["evaluate validation"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.split=validation", ranks=1, home=home)
     out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
+    notes = place / "data" / "demo_notes" / "test"
+    out["predict"] = run("predict", f"--run={place / 'distill'}", "--task=demo_entities", f"--input={notes}", f"--output={place / 'answered'}/", home=home)
+    one = sorted(notes.glob("*.txt"))[0]
+    mine = [f"--run={place / 'distill'}", "--task=demo_entities", f"--input={one}", f"--output={place / 'answered.jsonl'}", "--method=teacher"]
+    out["predict one"] = run("predict", *mine, ranks=1, home=home)
+    out["predict again"] = run("predict", *mine, ranks=1, home=home, expect=2)
     out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
     return out
 
@@ -90,7 +96,8 @@ def test_the_backbone_is_sharded_between_steps(place, outputs):
 def test_results_cover_every_cell(place, outputs):
     results = json.loads((place / "adapt" / "results.json").read_text())
     methods = results["tasks"]["demo_relations"]["methods"]
-    assert {m: set(s) for m, s in methods.items()} == {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}, "instruction": {"0"}, "in_context": {"4"}}
+    trained = {"metaprompt": {"0", "4", "full"}, "prompt_tuning": {"0", "4", "full"}}
+    assert {m: set(s) for m, s in methods.items()} == trained | {"instruction": {"0"}, "in_context": {"4"}}
     assert results["trainable"]["count"] == 16 + 64
     assert results["tasks"]["demo_relations"]["role"] == "target"
     assert set(results["average"]) == {"metaprompt", "prompt_tuning", "instruction", "in_context"}
@@ -133,6 +140,18 @@ def test_a_killed_evaluation_goes_on_and_says_how_fast_it_was(place, outputs):
     assert not [p for p in (place / "adapt" / "predictions").iterdir() if p.suffix != ".jsonl"]
 
 
+def test_a_users_notes_are_answered_by_two_ranks_or_one(place, outputs):
+    notes = sorted((place / "data" / "demo_notes" / "test").glob("*.txt"))
+    assert {p.name for p in (place / "answered").iterdir()} == {f"{p.stem}.ann" for p in notes} and len(notes) > 2
+    assert f"{len(notes)} notes in" in outputs["predict"] and "by demo_entities.metaprompt.full.0" in outputs["predict"]
+    (line,) = (place / "answered.jsonl").read_text().splitlines()
+    answer = json.loads(line)
+    assert answer["id"] == notes[0].stem and {"answer", "spans", "unaligned"} <= answer.keys()
+    for path in ((place / "answered"), (place / "answered.jsonl"), *(place / "answered").iterdir()):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077
+    assert "answered.jsonl is there already" in outputs["predict again"] and not list(place.glob(".answered*"))
+
+
 def test_no_note_text_leaves_caches_and_predictions(place, outputs):
     for name, text in outputs.items():
         assert CANARY not in text, name
@@ -142,9 +161,9 @@ def test_no_note_text_leaves_caches_and_predictions(place, outputs):
         if path.is_file() and not path.is_symlink() and CANARY.encode() in path.read_bytes():
             held.append(path)
     assert held, "the canary is nowhere: this test checks nothing"
-    allowed = (place / "data", place / "cache")
+    allowed = (place / "data", place / "cache", place / "answered")
     for path in held:
-        assert any(path.is_relative_to(a) for a in allowed) or path.parent.name in ("predictions", "predictions_validation"), path
+        assert any(path.is_relative_to(a) for a in allowed) or path.name == "answered.jsonl" or path.parent.name in ("predictions", "predictions_validation"), path
     for folder in ("cache", "distill", "adapt"):
         for path in (place / folder).rglob("*"):
             if not path.is_symlink():

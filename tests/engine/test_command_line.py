@@ -99,7 +99,7 @@ def test_other_wrong_commands(arguments: list[str], wanted: str, monkeypatch: py
     assert wanted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["predict", "benchmark"])
+@pytest.mark.parametrize("mode", ["benchmark"])
 def test_modes_that_do_not_exist_yet_say_so(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([mode], [mode, "--config=x", "--anything=1"]):
         with pytest.raises(SystemExit) as end:
