@@ -106,14 +106,16 @@ def test_text_files_alone_and_in_a_folder(card, tmp_path: Path) -> None:
 
 
 RE_FAULTS: list[Any] = [
-    {"type": "Drug", "start": 3, "end": 3}, {"type": "", "start": 0, "end": 3}, {"type": "Drug", "start": 0, "end": 99}, {"type": "Drug", "start": True, "end": 3},
+    {"type": "Drug", "start": 3, "end": 3}, {"type": "", "start": 0, "end": 3}, {"type": "Drug", "start": 0, "end": 99},
+    {"type": "Drug", "start": True, "end": 3},
     {"start": 0, "end": 3}, "Drug", {"type": "Drug", "start": -1, "end": 3}, {"type": "Drug", "start": "0", "end": 3},
 ]  # fmt: skip
 
 
 def test_everything_wrong_is_told_with_its_line_and_without_its_text(card, tmp_path: Path, canary: str) -> None:
     file = tmp_path / "notes.jsonl"
-    lines = [f'{{"id": "{canary}", "text": "{canary}', f'"{canary}"', json.dumps({"text": canary}), json.dumps({"id": " ", "text": canary}), json.dumps({"id": "x"}),
+    lines = [f'{{"id": "{canary}", "text": "{canary}', f'"{canary}"', json.dumps({"text": canary}), json.dumps({"id": " ", "text": canary}),
+             json.dumps({"id": "x"}),
              json.dumps({"id": "y", "text": 3}), json.dumps({"id": "z", "text": [canary]}), json.dumps({"id": 1, "text": canary}),
              json.dumps({"id": "1", "text": canary}), json.dumps({"id": True, "text": canary})]  # fmt: skip
     file.write_text("\n".join(lines))
@@ -134,7 +136,8 @@ def test_everything_wrong_is_told_with_its_line_and_without_its_text(card, tmp_p
     file.write_bytes(b'{"id": 1, "text": "\xff"}')
     absent, empty = tmp_path / "absent.jsonl", tmp_path / "empty"
     empty.mkdir()
-    for path, wanted in ((file, "UTF-8"), (absent, "does not exist"), (empty, "holds no note"), (tmp_path / "x.pdf", "does not exist"), (tmp_path / "y.txt", "not exist")):
+    faults = ((file, "UTF-8"), (absent, "does not exist"), (empty, "holds no note"), (tmp_path / "x.pdf", "does not exist"), (tmp_path / "y.txt", "not exist"))
+    for path, wanted in faults:
         (problem,) = read_notes(path, card("ner"))[1]
         assert wanted in problem and str(path) in problem
         more.append(problem)
