@@ -1,6 +1,9 @@
-"""Greedy answers of a test split: ours, and transformers' generate with the prompt put before each sample.
+"""Answers to a test split: ours, and transformers' with the prompt put before each sample.
 
     python -m benchmarks.evaluation --shapes pocket cpu_mid --output benchmarks/results/evaluation_cpu.json
+
+Two kinds (--kinds): ``generation``, greedy, against ``generate``; ``choices``, the likeliest of two to five options, against forward passes over every
+option behind its context and prompt, whose head sees the options' positions alone. ``ratio`` is of each case, ``whole`` of all cases of a shape together.
 
 The peer gets batches of like length, padded on the left, its KV cache and SDPA, and whichever batch width of those tried is its fastest. Samples end
 as their reference answers do, at lengths that differ from sample to sample, for both (an untrained model would never end). The answers of both are
@@ -22,6 +25,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import REGIMES, SHAPES, Workload
+from engine.choices import Choice, option_likelihoods
 from engine.generation import Answer, Greedy
 from engine.protection import protect
 
@@ -78,17 +82,75 @@ def peer(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_L
     return [out[i] for i in range(len(contexts))]
 
 
-def measure(name: str, regime: str, samples: int, pairs: int, budget: int) -> dict[str, Any]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    work = Workload(replace(SHAPES[name], samples=samples, tasks=1), regime, device)
+def choices_of(work: Workload) -> list[Choice]:
+    """Two to five options of one to three tokens and the end token behind each context, as labels and letters have."""
+    g = torch.Generator().manual_seed(2)
+    vocabulary = work.shape.card["vocab_size"]
+    draw = lambda: [*torch.randint(3, vocabulary, (int(torch.randint(1, 4, (), generator=g)),), generator=g).tolist(), END]  # noqa: E731
+    return [Choice(item.sample.context_ids, [draw() for _ in range(2 + n % 4)]) for n, item in enumerate(work.items)]
+
+
+def best_options(choices: list[Choice], sums: Sequence[Sequence[float]]) -> list[list[int]]:
+    return [c.options[max(range(len(s)), key=s.__getitem__)] for c, s in zip(choices, sums, strict=True)]
+
+
+@torch.no_grad()
+def peer_choices(work: Workload, choices: list[Choice], prompt_LD: Tensor, width: int) -> list[list[float]]:
+    """Every option as a sample of its own, batches of like length, padded on the left so that the head need not see contexts."""
+    model, table = work.backbone.model, work.backbone.model.get_input_embeddings()
+    asked = [(n, o) for n, c in enumerate(choices) for o in range(len(c.options))]
+    asked.sort(key=lambda pair: len(choices[pair[0]].context) + len(choices[pair[0]].options[pair[1]]))
+    sums = [[0.0] * len(c.options) for c in choices]
+    for begin in range(0, len(asked), width):
+        group = asked[begin : begin + width]
+        ids = [choices[n].context + choices[n].options[o] for n, o in group]
+        longest, last = max(map(len, ids)), max(len(choices[n].options[o]) for n, o in group)
+        embeds = torch.zeros(len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype)
+        mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
+        for b, own_ids in enumerate(ids):
+            own = torch.cat([prompt_LD, table(torch.tensor(own_ids, device=work.device))])
+            embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        logp = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1).logits.log_softmax(-1)
+        for b, (n, o) in enumerate(group):
+            option = torch.tensor(choices[n].options[o], device=work.device)
+            sums[n][o] = float(logp[b, -1 - len(option) : -1].gather(1, option[:, None]).double().sum())
+    return sums
+
+
+Sides = dict[str, Callable[[], list[list[int]]]]
+
+
+def generation_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides, int]:
     contexts = [i.sample.context_ids for i in work.items]
     lengths = [len(i.sample.answer_ids) + 1 for i in work.items]  # and the end token
-    weight = work.backbone.model.get_output_embeddings().weight
-    prompt_LD = work.start_LD.to(device, weight.dtype)
-    sides: dict[str, Callable[[], list[list[int]]]] = {}
+    sides: Sides = {}
     for width in WIDTHS:
         sides[f"ours, {width} at once"] = lambda width=width: ours(work, contexts, lengths, prompt_LD, width, budget)  # type: ignore[misc]
-        sides[f"generate, batches of {width}"] = lambda width=width: peer(work, contexts, lengths, prompt_LD, width)  # type: ignore[misc]
+        sides[f"transformers, batches of {width}"] = lambda width=width: peer(work, contexts, lengths, prompt_LD, width)  # type: ignore[misc]
+    return sides, sum(lengths)
+
+
+def choice_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides, int]:
+    choices, sides = choices_of(work), Sides()
+    for tokens in (budget // 4, budget // 2, budget):
+        sides[f"ours, rows of {tokens}"] = lambda tokens=tokens: best_options(  # type: ignore[misc]
+            choices, option_likelihoods(work.backbone, prompt_LD, choices, tokens, 0, 1)
+        )
+    for width in WIDTHS:
+        sides[f"transformers, batches of {width}"] = lambda width=width: best_options(choices, peer_choices(work, choices, prompt_LD, width))  # type: ignore[misc]
+    return sides, sum(len(o) for c in choices for o in c.options)
+
+
+KINDS = {"generation": generation_sides, "choices": choice_sides}
+
+
+def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget: int) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    work = Workload(replace(SHAPES[name], samples=samples, tasks=1), regime, device)
+    weight = work.backbone.model.get_output_embeddings().weight
+    prompt_LD = work.start_LD.to(device, weight.dtype)
+    sides, tokens = KINDS[kind](work, prompt_LD, budget)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     answers: dict[str, list[list[int]]] = {}
     for repeat in range(pairs + 1):  # the first is a warm-up, and the answers
@@ -98,17 +160,29 @@ def measure(name: str, regime: str, samples: int, pairs: int, budget: int) -> di
             if repeat:
                 seconds[side].append(time.perf_counter() - begin)
     medians = {side: statistics.median(s) for side, s in seconds.items()}
-    best = {who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side]) for who in ("ours", "generate")}
-    ratios = sorted(p / o for p, o in zip(seconds[best["generate"]], seconds[best["ours"]], strict=True))
-    same = [a == b for a, b in zip(answers[best["ours"]], answers[best["generate"]], strict=True)]
+    best = {who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side]) for who in ("ours", "transformers")}
+    ratios = sorted(p / o for p, o in zip(seconds[best["transformers"]], seconds[best["ours"]], strict=True))
+    same = [a == b for a, b in zip(answers[best["ours"]], answers[best["transformers"]], strict=True)]
     out = {
-        "shape": name, "regime": regime, "samples": samples, "prompt_length": len(prompt_LD), "mean_context": statistics.fmean(map(len, contexts)),
-        "mean_answer": statistics.fmean(lengths), "seconds": medians, "best": best, "ratio": statistics.median(ratios), "ratios": ratios,
-        "same_answers": sum(same), "answer_tokens_per_s": {who: sum(lengths) / medians[side] for who, side in best.items()},
+        "shape": name, "regime": regime, "kind": kind, "samples": samples, "prompt_length": len(prompt_LD),
+        "mean_context": statistics.fmean(len(i.sample.context_ids) for i in work.items), "answer_tokens": tokens, "seconds": medians, "best": best,
+        "ratio": statistics.median(ratios), "ratios": ratios, "same_answers": sum(same),
+        "answers_per_s": {who: samples / medians[side] for who, side in best.items()},
+        "answer_tokens_per_s": {who: tokens / medians[side] for who, side in best.items()},
     }  # fmt: skip
     spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
-    print(f"{name} {regime}: {medians[best['ours']]:.2f} s ({best['ours']}) against {medians[best['generate']]:.2f} s ({best['generate']}): "
+    print(f"{name} {regime} {kind}: {medians[best['ours']]:.2f} s ({best['ours']}) against {medians[best['transformers']]:.2f} s ({best['transformers']}): "
           f"{out['ratio']:.2f}x ({spread}); same answers {sum(same)} of {samples}", flush=True)  # fmt: skip
+    return out
+
+
+def whole(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each shape, and of all: the peer's seconds over ours, summed over the cases, each side at its best width."""
+    out = {}
+    for shape in [*dict.fromkeys(c["shape"] for c in cases), "all"]:
+        own = [c for c in cases if shape in ("all", c["shape"])]
+        total = {who: sum(c["seconds"][c["best"][who]] for c in own) for who in ("ours", "transformers")}
+        out[shape] = {**total, "ratio": total["transformers"] / total["ours"]}
     return out
 
 
@@ -117,15 +191,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["pocket", "cpu_mid"])
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["short", "medium"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--token_budget", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
-    cases = [measure(shape, regime, a.samples, a.pairs, a.token_budget) for shape in a.shapes for regime in a.regimes]
+    cases = [measure(shape, regime, kind, a.samples, a.pairs, a.token_budget) for shape in a.shapes for regime in a.regimes for kind in a.kinds]
+    for shape, total in whole(cases).items():
+        print(f"{shape}, whole: {total['ours']:.2f} s against {total['transformers']:.2f} s: {total['ratio']:.2f}x", flush=True)
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
+        made = {"machine": machine(), "versions": versions(), "commit": commit()}
+        a.output.write_text(json.dumps({"cases": cases, "whole": whole(cases), **made}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
