@@ -196,6 +196,13 @@ class EvaluateConfig:
     """Bootstrap resamples of the documents for the intervals in results; 0 is off."""
     instruction: bool = False
     """Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run, whatever its adapt.methods."""
+    server: str = ""
+    """Have a vLLM server (``vllm serve MODEL --enable-prompt-embeds``), such as http://localhost:8000, generate the answers; choices are compared here. What
+    is sent are embeddings of the notes' tokens, which can be turned back into text."""
+    server_model: str = ""
+    """The model's name there; default: the card's ``path``."""
+    server_remote: bool = False
+    """Let ``server`` be another machine."""
 
 
 @dataclass

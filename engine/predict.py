@@ -19,6 +19,7 @@ from engine.evaluation import Asker
 from engine.files import write_whole
 from engine.predictions import Predictions
 from engine.scored_rows import ScoredRow, rows_of_run
+from engine.served import announce
 from engine.session import Session
 
 
@@ -71,6 +72,7 @@ def predict_notes(session: Session, wanted: Wanted, source: Path, output: Path, 
     if problems:
         raise UserError(problems)
     notes = Notes([piece for example in whole for piece in _pieces(session, card, example)], session.layout, session.config.data.max_length)
+    announce(session)
     backbone = session.backbone()
     asker = Asker(session, None if row.bank is None else row.bank.to(backbone.device))
     kept = Predictions(output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], session.place.rank)

@@ -29,6 +29,27 @@ class Answered:
     tokens: int = 0
 
 
+@dataclass
+class Work:
+    """What answering took, of answers that this command asked for. ``tokens``: generated; choices have none. ``read_back``: answers of an earlier
+    command that were not asked again."""
+
+    seconds: float = 0.0
+    answers: int = 0
+    tokens: int = 0
+    read_back: int = 0
+
+    def add(self, other: "Work") -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def line(self) -> str:
+        if not self.answers:
+            return f"nothing asked, {self.read_back} answers read back"
+        tokens = f", {self.tokens / self.seconds:.0f} generated tokens/s" if self.tokens else ""
+        return f"{self.answers} answers in {self.seconds:.1f} s, {self.answers / self.seconds:.1f} a second{tokens}"
+
+
 class Questions(Protocol):
     """What can be asked: a split, or a user's notes. ``kept``: the numbers that fit; ``key``: hash of the content."""
 

@@ -1,0 +1,92 @@
+"""A vLLM server that generates answers (``evaluate.server``): where it may be, and how it is asked.
+
+What a note's tokens embed to leaves this process, and can be turned back into its text: only where the key is set, only to this machine unless
+``evaluate.server_remote`` says otherwise, by no proxy and after no redirect.
+"""
+
+import ipaddress
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.config import EvaluateConfig
+from engine.errors import UserError
+
+TRIES, WAIT, TIMEOUT = 4, 2.0, 600.0  # seconds: between tries, doubled each time; for one answer
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """A redirect is an error: it may lead to another machine."""
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def problems_of(e: EvaluateConfig) -> list[str]:
+    """What is wrong with the server's address."""
+    if not e.server:
+        return []
+    try:
+        parts = urlsplit(e.server)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good:
+        return [f"evaluate.server: {e.server!r} is no address such as http://localhost:8000"]
+    if not _is_here(str(parts.hostname)) and not e.server_remote:
+        return [f"evaluate.server: {parts.hostname} may be another machine, and notes would go there; evaluate.server_remote=true allows it"]
+    return []
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_server(e: EvaluateConfig, model: str) -> None:
+    """Whether it is there and serves the model; nothing of a note is sent.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    try:
+        with _OPENER.open(f"{e.server.rstrip('/')}/v1/models", timeout=30) as answer:
+            served = [str(m["id"]) for m in json.loads(answer.read())["data"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        start = "start it with: vllm serve MODEL --enable-prompt-embeds"
+        raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does ({type(error).__name__}); {start}") from None
+    if model not in served:
+        raise UserError(f"evaluate.server: {e.server} serves {', '.join(served)}, not {model}; evaluate.server_model names it")
+
+
+def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
+    """The answer to a request of /v1/completions, whether it ended by itself, its tokens.
+
+    Raises:
+        RuntimeError: no answer after several tries.
+    """
+    content = json.dumps(body).encode()
+    for attempt in range(TRIES):
+        request = urllib.request.Request(f"{url.rstrip('/')}/v1/completions", content, {"Content-Type": "application/json"})
+        try:
+            with _OPENER.open(request, timeout=TIMEOUT) as answer:
+                found = json.loads(answer.read())
+            choice = found["choices"][0]
+            return str(choice["text"]).strip(), choice["finish_reason"] == "stop", int(found["usage"]["completion_tokens"])
+        except urllib.error.HTTPError as error:
+            reason, again = f"HTTP {error.code}", error.code == 429 or error.code >= 500
+        except OSError as error:
+            reason, again = type(error).__name__, True
+        except (ValueError, KeyError, IndexError, TypeError):
+            reason, again = "an answer that is no completion", False
+        if not again:
+            break
+        if attempt + 1 < TRIES:
+            time.sleep(WAIT * 2**attempt)
+    raise RuntimeError(f"evaluate.server: {url}: {reason}; answers so far are kept, start the command again when it serves")
