@@ -10,10 +10,12 @@ from backbones import BackboneCard, BackboneError, backbone_checksum, build_back
 from backbones.embedding_rows import RowsFromFile
 from engine import distributed
 from engine.choices import Choice, option_likelihoods
+from engine.config import EvaluateConfig
 from engine.data import Sample
 from engine.formulation import LossWeights
 from engine.generation import Greedy
 from engine.sampling import EveryRow, TaskMixture, seed_of
+from engine.served import served_answers
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
 from engine.trainer import Loop
@@ -233,6 +235,17 @@ def likelihoods(family: str, deepspeed: str, sizes: list[int], budget: int) -> l
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     return option_likelihoods(backbone, *invented_choices(sizes), budget, distributed.place().rank, distributed.place().world)
+
+
+def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[int, str]:
+    """A server's answers to this rank's share of contexts of these lengths; the last rank has none, and looks embeddings up with the others."""
+    device = distributed.start(distributed.place())
+    backbone = ShardedBackbone(card_of(family), deepspeed, device)
+    rank, share = distributed.place().rank, distributed.place().world - 1
+    mine = list(range(len(lengths)))[rank::share] if rank < share else []
+    found = served_answers(backbone, torch.zeros(LENGTH, 32), [[5] * lengths[i] for i in mine], -(-len(lengths) // share),
+                           EvaluateConfig(batch=2, server=url), "mine", 2)  # fmt: skip
+    return {mine[number]: answered.text for number, answered in found}
 
 
 def invented_choices(sizes: list[int]) -> tuple[torch.Tensor, list[Choice]]:

@@ -1,6 +1,10 @@
 """Real DeepSpeed ZeRO-3 with CPU offload on gloo ranks, against plain torch."""
 
+import base64
+import io
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import distributed_jobs as jobs
@@ -189,3 +193,31 @@ def test_likelihoods_of_options_equal_one_process(two, cpu, family, budget):
     for rank in out:
         for found, alone in zip(rank, wanted, strict=True):
             np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
+class Counting(BaseHTTPRequestHandler):
+    """Stands for vLLM: says how many embeddings it got."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        embeds = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
+        answer = {"choices": [{"text": f"{len(embeds)} {int(embeds[jobs.LENGTH:].abs().sum(1).gt(0).sum())}", "finish_reason": "stop"}],
+                  "usage": {"completion_tokens": 1}}  # fmt: skip
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_ranks_ask_a_server_for_their_own_contexts_and_look_embeddings_up_together(two, cpu):
+    server = HTTPServer(("127.0.0.1", 0), Counting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    lengths = [3, 9, 5, 1, 7]
+    try:
+        out = two.run("served", family="llama", deepspeed=cpu, lengths=lengths, url=f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert out == [{i: f"{jobs.LENGTH + n} {n}" for i, n in enumerate(lengths)}, {}]
