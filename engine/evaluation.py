@@ -168,7 +168,7 @@ class Asker:
         s, layout = self.session, self.session.layout
         asked = [row.checkpoint, row.number, row.labels] if row.bank is not None else [card.instruction, layout.instruction_first, self.solved]
         settings: list[Any] = [s.config.evaluate.max_new_tokens, s.config.evaluate.likelihood, s.config.data.max_length]
-        if s.config.evaluate.server and card.answer != "likelihood":
+        if s.config.evaluate.server and card.answer != "likelihood" and self._asked.updates([row.number], [0]) is None:
             settings.append(f"served as {model_name(s)}")  # its kernels are not ours
         return [1, s.backbone_hash, layout.fingerprint(), asked, card.answer, split.key, settings]
 
@@ -239,7 +239,7 @@ class Asker:
         mine = order[rank::world]  # of every length a share
         evaluate, own_contexts, most = config.evaluate, [contexts[i] for i in mine], -(-len(order) // world)
         answers: Iterable[tuple[int, Answered]]
-        if evaluate.server:
+        if evaluate.server and self._asked.updates([row], [0]) is None:  # what changes linear layers cannot be sent
             answers = served_answers(self.backbone, prompt_LD, own_contexts, most, evaluate, model_name(self.session), layout.end_id)
         elif config.formulation == "packed":
             greedy = Greedy(self.backbone, prompt_LD, evaluate.max_new_tokens, layout.end_id, evaluate.batch, config.token_budget, world > 1)
