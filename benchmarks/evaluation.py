@@ -3,7 +3,8 @@
     python -m benchmarks.evaluation --shapes pocket cpu_mid --output benchmarks/results/evaluation_cpu.json
 
 Two kinds (--kinds): ``generation``, greedy, against ``generate``; ``choices``, the likeliest of two to five options, against forward passes over every
-option behind its context and prompt, whose head sees the options' positions alone. ``ratio`` is of each case, ``whole`` of all cases of a shape together.
+option behind its context and prompt, whose head sees the options' positions alone. ``ratio`` is of each case, ``whole`` of all cases of a shape together,
+``token_ratio`` what sharing could give at most where time goes with tokens: those that the peer computes over ours, no padding counted on either side.
 
 The peer gets batches of like length, padded on the left, its KV cache and SDPA, and whichever batch width of those tried is its fastest. Samples end
 as their reference answers do, at lengths that differ from sample to sample, for both (an untrained model would never end). The answers of both are
@@ -142,6 +143,16 @@ def choice_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides,
     return sides, sum(len(o) for c in choices for o in c.options)
 
 
+def token_ratio(work: Workload, kind: str) -> float:
+    """The peer's tokens over ours: it computes the prompt for every sample, and for every option prompt and context; we compute contexts once."""
+    length = work.shape.length
+    asked = [(len(i.sample.context_ids), [len(i.sample.answer_ids) + 1]) for i in work.items]
+    if kind == "choices":
+        asked = [(len(c.context), [len(o) for o in c.options]) for c in choices_of(work)]
+    own = sum(context + sum(sizes) for context, sizes in asked)
+    return sum((length + context) * len(sizes) + sum(sizes) for context, sizes in asked) / own
+
+
 KINDS = {"generation": generation_sides, "choices": choice_sides}
 
 
@@ -166,13 +177,13 @@ def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget:
     out = {
         "shape": name, "regime": regime, "kind": kind, "samples": samples, "prompt_length": len(prompt_LD),
         "mean_context": statistics.fmean(len(i.sample.context_ids) for i in work.items), "answer_tokens": tokens, "seconds": medians, "best": best,
-        "ratio": statistics.median(ratios), "ratios": ratios, "same_answers": sum(same),
+        "ratio": statistics.median(ratios), "ratios": ratios, "token_ratio": token_ratio(work, kind), "same_answers": sum(same),
         "answers_per_s": {who: samples / medians[side] for who, side in best.items()},
         "answer_tokens_per_s": {who: tokens / medians[side] for who, side in best.items()},
     }  # fmt: skip
     spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
     print(f"{name} {regime} {kind}: {medians[best['ours']]:.2f} s ({best['ours']}) against {medians[best['transformers']]:.2f} s ({best['transformers']}): "
-          f"{out['ratio']:.2f}x ({spread}); same answers {sum(same)} of {samples}", flush=True)  # fmt: skip
+          f"{out['ratio']:.2f}x ({spread}), by tokens {out['token_ratio']:.2f}x; same answers {sum(same)} of {samples}", flush=True)  # fmt: skip
     return out
 
 
