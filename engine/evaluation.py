@@ -28,6 +28,7 @@ from engine.generation import Greedy
 from engine.in_context import Shown, common_start
 from engine.predictions import Answered, Predictions, Questions, Work
 from engine.results import average, summarise
+from engine.run_facts import further, trainable
 from engine.scored_rows import ScoredRow, rows_of_run, shown_examples
 from engine.served import announce, model_name, served_answers
 from engine.session import Session
@@ -93,7 +94,8 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
         results["overlap"] = overlap
     if found.state.get("changes"):
         results["changes"] = found.state["changes"]
-    results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
+    results["trainable"] = trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
+    results |= further(run_dir, found.state["rows"], found.state["progress"])
     if session.leads:
         write_whole(file, json.dumps(results, indent=1))
         session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
@@ -107,13 +109,6 @@ def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}
     return results["tasks"] if results.get("checkpoint") == checkpoint else {}
-
-
-def _trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:
-    """Numbers that one adapted task trains: of the metaprompt's rows where there are any."""
-    part = bank.parts["metaprompt"] if "metaprompt" in bank.parts else next(iter(bank.parts.values()))
-    count = sum(p[0].numel() for n, p in part.named_parameters() if n != "shared_SLD" or with_shared)
-    return {"count": count, "percent": 100 * count / total}
 
 
 class Asker:

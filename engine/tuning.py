@@ -19,9 +19,8 @@ from engine.distributed import gather_objects
 from engine.evaluation import Asker
 from engine.files import write_whole
 from engine.provenance import check_hashes
+from engine.run_facts import TUNING
 from engine.session import Session
-
-FILE = "tuning.json"
 
 
 def chosen_rates(session: Session, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
@@ -49,14 +48,8 @@ def chosen_rates(session: Session, data: dict[str, TaskData], sources: Mapping[s
             pairs[tried["best"]] += " *"
             session.say(f"learning rates of {method} at {shots}, mean validation score of the targets: {', '.join(pairs)}")
     if session.leads:
-        write_whole(folder / FILE, json.dumps(table, indent=1))
+        write_whole(session.run_dir / TUNING, json.dumps(table, indent=1))
     return {(m, shots): _nearest(table[m], shots) for m in trained(c.adapt.methods) if m in table for shots in c.adapt.shots if shots != "0"}
-
-
-def read_tuning(run_dir: Path) -> dict[str, Any]:
-    """METHOD -> SHOTS -> rates, scores, best; empty where nothing was tuned."""
-    file = run_dir / "tune" / FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def summary(scored: Sequence[dict[str, Any]], targets: int) -> dict[str, dict[str, dict[str, Any]]]:

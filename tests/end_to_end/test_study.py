@@ -38,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], st
             "transfer": {"source": "fewer", "adapt.methods": ["metaprompt"], "adapt.shots": ["0"], "adapt.transfer": ["demo_qa"], "adapt.eval_every": 0},
         },
     }  # fmt: skip
-    (base / "study.yaml").write_text(yaml.safe_dump(protocol))
+    (base / "study.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     command = ["study", f"--config={base / 'study.yaml'}"]
     return base / "runs", command, run(*command)
 

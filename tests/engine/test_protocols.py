@@ -67,7 +67,7 @@ def test_cells_are_every_combination_and_follow_their_distillation(write, tmp_pa
         ({"distill": None}, "distill: missing; name a run configuration"),
         ({"adaptations": ["few"]}, "adaptations: expected names, each with keys and values"),
         ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: is a distillation and an adaptation"),
-        ({"adaptations": {"few": {"source": "plan"}}}, "few: source: 'plan' is none of the distillations (plain)"),
+        ({"adaptations": {"few": {"source": "plan"}}}, "few: source: 'plan' is none of the distillations before it (plain)"),
         ({"adaptations": {"few": {"adapt.stpes": 3}}}, "few: unknown key 'adapt.stpes'; did you mean 'adapt.steps'?"),
         ({"adaptations": {"few": {"adapt.steps": "many"}}}, "few: adapt.steps: expected a whole number, found 'many'"),
         ({"adaptations": {"few": {"each": {"adapt.stpes": [1]}}}}, "few: each: unknown key 'adapt.stpes'"),
