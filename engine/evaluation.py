@@ -24,7 +24,8 @@ from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.generation import Greedy
-from engine.results import average, summarise
+from engine.logbook import write_hparams
+from engine.results import average, made_with, summarise
 from engine.session import Session
 from engine.unseen import of_targets, read_record
 from prompt_modules import NoPrompts, PromptBank
@@ -86,6 +87,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
+    results |= made_with() | {"hashes": {k: v for k, v in found.state["hashes"].items() if isinstance(v, str)}}
     overlap = of_targets(run_dir, list(results["tasks"])) if role == "target" else read_record(run_dir)
     if overlap is not None:
         results["overlap"] = overlap
@@ -94,6 +96,8 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     results["trainable"] = _trainable(bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model))
     if session.leads:
         write_whole(file, json.dumps(results, indent=1))
+        if session.config.log.tensorboard and not suffix:
+            write_hparams(run_dir, session.config, average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {})
         session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
     return results
 
