@@ -5,16 +5,18 @@ as by colour. At most 360 points wide: they stand beside one another on a desk a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+from engine.report_data import ORDER
 
 WIDTH, HEIGHT = 340, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
 LETTER = 6.1  # points of a letter at font size 11, about
 COLOURS = 8
-ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
+Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Point:
-    """low, high: its interval, if any. told: what hovering says."""
+    """low, high: its interval, if any. told: what hovering says. ringed: one that was chosen."""
 
     x: float
     y: float
@@ -36,13 +38,17 @@ class Point:
     high: float | None = None
     told: str = ""
     label: str = ""
+    ringed: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
+    """level: its one point is drawn as a line across: what nothing on the x axis changes."""
+
     name: str
     style: Style
     points: Sequence[Point]
+    level: bool = False
 
 
 def style_of(name: str, names: Sequence[str]) -> Style:
@@ -71,53 +77,78 @@ def mark(x: float, y: float, style: Style, size: float = 4, told: str = "") -> M
 
 def key(style: Style, line: bool = True) -> Markup:
     """What stands before a name in a legend."""
-    dash = ' stroke-dasharray="4 3"' if style.dashed else ""
+    dash, wide = ' stroke-dasharray="4 3"' if style.dashed else "", 26 if line else 14
     drawn = Markup(f'<path d="M1 7H25" class="l{style.colour}"{dash}/>') if line else Markup("")
-    return Markup('<svg class="key" width="26" height="14" viewBox="0 0 26 14" aria-hidden="true">') + drawn + mark(13, 7, style, 3.5) + Markup("</svg>")
+    head = Markup(f'<svg class="key" width="{wide}" height="14" viewBox="0 0 {wide} 14" aria-hidden="true">')
+    return head + drawn + mark(wide / 2, 7, style, 3.5) + Markup("</svg>")
 
 
 def lines(
-    title: str, series: Sequence[Series], x_names: Sequence[str] = (), x_title: str = "", y_title: str = "", y_range: tuple[float, float] | None = None,
-    log_x: bool = False, log_y: bool = False, joined: bool = True, width: int = WIDTH,
+    title: str, series: Sequence[Series], x_names: Sequence[str] = (), x_title: str = "", y_title: str = "", log_x: bool = False, log_y: bool = False,
+    joined: bool = True, whole_x: bool = False, width: int = WIDTH,
 ) -> Markup:  # fmt: skip
-    """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else numbers."""
+    """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else numbers (``whole_x``: whole ones)."""
     points = [p for s in series for p in s.points if _drawable(p, log_x, log_y)]
     if not points:
         return Markup("")
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None and (v > 0 or not log_y)]
-    y_low, y_high = y_range or _padded(min(ys), max(ys), log_y)
+    y_low, y_high = _padded(min(ys), max(ys), log_y)
     x_low, x_high = (-0.3, len(x_names) - 0.7) if x_names else _padded(min(p.x for p in points), max(p.x for p in points), log_x)
     across, up = _scale(x_low, x_high, LEFT, width - RIGHT, log_x), _scale(y_low, y_high, HEIGHT - BOTTOM, TOP, log_y)
     body = Markup("")
     for value in _ticks(y_low, y_high, log_y):
         body += Markup(f'<path d="M{LEFT} {up(value):.1f}H{width - RIGHT}" class="grid"/>') + _text(LEFT - 6, up(value) + 4, short(value), "end")
-    for value, name in enumerate(x_names) if x_names else ((v, short(v)) for v in _ticks(x_low, x_high, log_x)):
+    for value, name in enumerate(x_names) if x_names else ((v, short(v)) for v in _ticks(x_low, x_high, log_x, 6, whole_x)):
         body += Markup(f'<path d="M{across(value):.1f} {HEIGHT - BOTTOM}v4" class="axis"/>') + _text(across(value), HEIGHT - BOTTOM + 16, name)
     body += Markup(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{width - RIGHT}" class="axis"/>')
     body += _text((LEFT + width - RIGHT) / 2, HEIGHT - 6, x_title, "middle", "soft")
+    marks, taken = Markup(""), []
     for number, one in enumerate(series):
-        body += _series(one, number, len(series), across, up, log_x, log_y, joined, bool(x_names))
-    return _chart(title, body, width, HEIGHT, y_title)
+        # named places are shared by all series: their intervals stand side by side, not upon each other
+        aside = (number - (len(series) - 1) / 2) * min(5.0, 22 / len(series)) if x_names and not one.level else 0.0
+        placed = [(p, across(p.x) + aside, up(p.y)) for p in one.points if _drawable(p, log_x, log_y)]
+        body += _strokes(one, placed, up, joined, width)
+        marks += _marks(one, placed, joined)
+        taken += [(x, y) for _, x, y in placed]
+    for one in series:
+        for p in one.points:
+            if p.label and _drawable(p, log_x, log_y):
+                marks += _label(p.label, across(p.x), up(p.y), taken, width)
+    return _chart(title, body + marks, width, HEIGHT, y_title)
 
 
-def _series(one: Series, number: int, of: int, across, up, log_x: bool, log_y: bool, joined: bool, spread: bool) -> Markup:
-    """Named places are shared by all series: their intervals stand side by side, not upon each other."""
-    aside = (number - (of - 1) / 2) * min(5.0, 22 / max(of, 1)) if spread else 0.0
-    points = [p for p in one.points if _drawable(p, log_x, log_y)]
-    places = [(across(p.x) + aside, up(p.y)) for p in points]
-    out = Markup("")
-    if joined and len(points) > 1:
-        dash = ' stroke-dasharray="4 3"' if one.style.dashed else ""
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        out += Markup(f'<path d="{path}" class="l{one.style.colour}"{dash}/>')
-    for p, (x, y) in zip(points, places, strict=True):
+def _strokes(one: Series, placed: Sequence[tuple[Point, float, float]], up: Scale, joined: bool, width: int) -> Markup:
+    """The line through a series' points and their intervals."""
+    dash, out = ' stroke-dasharray="4 3"' if one.style.dashed else "", Markup("")
+    if one.level and placed:
+        out += Markup(f'<path d="M{LEFT} {placed[0][2]:.1f}H{width - RIGHT}" class="l{one.style.colour}" stroke-dasharray="1 3"/>')
+    elif joined and len(placed) > 1:
+        out += Markup(f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for _, x, y in placed)}" class="l{one.style.colour}"{dash}/>')
+    for p, x, _ in placed:
         if p.low is not None and p.high is not None:
             out += Markup(f'<path d="M{x:.1f} {up(p.low):.1f}V{up(p.high):.1f}" class="ci l{one.style.colour}"/>')
-        if p.told or not joined or len(points) == 1:
-            out += mark(x, y, one.style, 3.6, p.told)
-        if p.label:
-            out += _text(x + 7, y + 4, p.label, "start", "soft")
     return out
+
+
+def _marks(one: Series, placed: Sequence[tuple[Point, float, float]], joined: bool) -> Markup:
+    out = Markup("")
+    for p, x, y in placed:
+        if p.told or not joined or len(placed) == 1:
+            out += mark(x, y, one.style, 3.6, p.told)
+        if p.ringed:
+            out += Markup(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7.5" class="l{one.style.colour}"/>')
+    return out
+
+
+def _label(words: str, x: float, y: float, taken: list[tuple[float, float]], width: int) -> Markup:
+    """Beside its point, on the side that is free; nowhere where none is (hovering still tells)."""
+    reach = LETTER * len(words)
+    for anchor, start, middle in (("start", x + 7, x + 7 + reach / 2), ("end", x - 7, x - 7 - reach / 2)):
+        free = all(abs(middle - a) > reach / 2 + 5 or abs(y - b) > 9 for a, b in taken)
+        if free and LEFT < middle < width - reach / 2:
+            taken.append((middle, y))
+            return _text(start, y + 4, words, anchor, "soft")
+    return Markup("")
 
 
 def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], x_title: str, width: int = 420) -> Markup:
@@ -140,7 +171,7 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | No
             body += Markup(f'<path d="M{across(ci[0]):.1f} {y}H{across(ci[1]):.1f}" class="ci l{style.colour}"/>')
         body += mark(across(difference), y, style, 4, told) + _text(width - 4, y + 4, f"{difference:+.3f}", "end")
     body += _text((left + width - 60) / 2, height - 6, x_title, "middle", "soft")
-    return _chart(title, body, width, height)
+    return _chart(title or x_title, body, width, height, named=bool(title))
 
 
 def heat(
@@ -206,7 +237,7 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _scale(low: float, high: float, start: float, end: float, log: bool):
+def _scale(low: float, high: float, start: float, end: float, log: bool) -> Scale:
     def place(value: float) -> float:
         share = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low)) if log else (value - low) / (high - low)
         return start + share * (end - start)
@@ -214,7 +245,7 @@ def _scale(low: float, high: float, start: float, end: float, log: bool):
     return place
 
 
-def _ticks(low: float, high: float, log: bool, most: int = 6) -> list[float]:
+def _ticks(low: float, high: float, log: bool, most: int = 6, whole: bool = False) -> list[float]:
     """Round numbers from low to high: 1, 2 or 5 times a power of ten; of a logarithmic axis powers of ten, or 1, 2, 5 where these are few."""
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -223,5 +254,5 @@ def _ticks(low: float, high: float, log: bool, most: int = 6) -> list[float]:
         return found[:: math.ceil(len(found) / most)] if found else [low, high]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = max(next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999), 1.0 if whole else 0.0)
     return [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -12,6 +12,9 @@ import yaml
 from engine.errors import UserError
 from engine.results import average
 
+ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
+"""Of methods in tables and legends; variants stand behind their method, others last."""
+
 REFERENCES = {
     "n2c2_2022_sdoh_entities": ("F1", 0.871), "n2c2_2022_sdoh_relations": ("F1", 0.835), "uf_opioid_entities": ("F1", 0.914),
     "uf_opioid_relations": ("F1", 0.893), "headqa": ("accuracy", 0.644), "medbullets": ("accuracy", 0.689), "scinli": ("F1", 0.865),
@@ -48,7 +51,7 @@ class Run:
     def averages(self) -> dict[str, dict[str, float]]:
         """METHOD -> SHOTS -> mean over the targets as evaluated; of a distillation over its sources."""
         found: dict[str, dict[str, float]] = self.results["average"] if self.role == "target" else average(self.tasks, "source")
-        return found
+        return {m: found[m] for m in sorted(found, key=method_order)}
 
     def columns(self, transfer: bool = False) -> list[tuple[str, str]]:
         """Every (method, shots) that is there, in order; those of the transfer matrix, or all others."""
@@ -109,8 +112,13 @@ def scrubbed(value: Any) -> Any:
     return _ABSOLUTE.sub(r"…/\1", value) if isinstance(value, str) else value
 
 
-def _order(column: tuple[str, str]) -> tuple[str, float]:
-    return column[0], shots_value(column[1])
+def method_order(method: str) -> tuple[int, str]:
+    base = method.partition("@")[0]
+    return ORDER.index(base) if base in ORDER else len(ORDER), method
+
+
+def _order(column: tuple[str, str]) -> tuple[int, str, float]:
+    return *method_order(column[0]), shots_value(column[1])
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -33,8 +33,11 @@ def few_shot(run: Run) -> list[Block]:
         one = [_series(m, methods, shots, {s: _task_point(m, s, c) for s, c in task["methods"].get(m, {}).items()}) for m in methods]
         charts.append(lines(name, [s for s in one if s.points], shots, "training examples", task["metric"]))
     numbers = Table(["method", *shots], [[m, *_spread(run, m, shots)] for m in methods])
-    caption = "Bars: 95 % interval over seeds (Student's t), where there are several. The places of the numbers of examples are not to scale."
-    return [Figure("Few-shot curves", charts, caption, _keys(methods), numbers)]
+    caption = (
+        "Bars: 95 % interval over seeds (Student's t), where there are several. The numbers of examples are not to scale. "
+        "The written instruction takes no examples: a line across."
+    )
+    return [Figure("Scores over training examples", charts, caption, _keys(methods), numbers)]
 
 
 def _spread(run: Run, method: str, shots: Sequence[str]) -> list[str]:
@@ -48,7 +51,7 @@ def _spread(run: Run, method: str, shots: Sequence[str]) -> list[str]:
 
 def _series(method: str, methods: Sequence[str], shots: Sequence[str], points: Mapping[str, Point]) -> Series:
     placed = [replace(points[s], x=shots.index(s)) for s in shots if s in points]
-    return Series(method, style_of(method, methods), placed)
+    return Series(method, style_of(method, methods), placed, method == "instruction")
 
 
 def _average_point(run: Run, method: str, shots: str, value: float) -> Point:
@@ -83,14 +86,18 @@ def by_run(runs: Sequence[Run]) -> list[Block]:
     return [Figure("The metaprompt, by run", [lines("average of targets", series, shots, "training examples", width=360)], "", keys, numbers)]
 
 
-def differences(title: str, rows: Sequence[tuple[str, Mapping[str, Any]]], caption: str, numbers: Table | None, x_title: str) -> Figure:
-    """Of the metaprompt to others: (name, {difference, interval}); blue where it is ahead, orange where it is behind, grey where the interval holds 0."""
+def differences(title: str, charts: Sequence[tuple[str, Sequence[tuple[str, Mapping[str, Any]]]]], caption: str, x_title: str) -> Figure:
+    """Of the metaprompt to others: (title, [(name, {difference, interval})]) of each chart."""
     drawn = []
-    for name, d in rows:
-        ends = tuple(d["interval"]) if d.get("interval") else None
-        told = f"{name}: {d['difference']:+.3f}" + (f", 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "")
-        drawn.append((name, d["difference"], ends, told))
-    return Figure(title, [forest(title, drawn, x_title)], caption, (), numbers)
+    for heading, rows in charts:
+        marks = []
+        for name, d in rows:
+            ends = tuple(d["interval"]) if d.get("interval") else None
+            told = f"{name}: {d['difference']:+.3f}" + (f", 95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "")
+            marks.append((name, d["difference"], ends, told))
+        drawn.append(forest(heading, marks, x_title))
+    colours = "Lines: 95 % intervals. Blue: above 0, orange: below it, grey: it holds 0, or there is none."
+    return Figure(title, drawn, f"{caption} {colours}")
 
 
 def transfer(run: Run) -> list[Block]:
@@ -114,7 +121,7 @@ def transfer(run: Run) -> list[Block]:
             f"Blue: better than from all sources (last row), orange: worse; the strongest tint is {most:.3f}."
         )
         charts = [heat(f"Transfer, {shots} examples", names, targets, values, tints, told)]
-        out.append(Figure(f"Transfer: which source helps which target, {shots} examples", charts, caption, (), numbers))
+        out.append(Figure(f"Which source helps which target, {shots} examples", charts, caption, (), numbers))
     return out
 
 
@@ -149,7 +156,7 @@ def cost(run: Run) -> list[Block]:
                   2)  # fmt: skip
     caption = ("Average over the tasks; small words are the numbers of examples. Numbers trained for one adapted task; a row's own tokens, and its share "
                "(by tokens) of the devices' time in the shared pass. The distillation before it is not in it.")  # fmt: skip
-    return [Figure("Quality against cost", charts, caption, _keys([m for m in methods if any(r[0] == m for r in rows)], False), shown)]
+    return [Figure("Score against what it took", charts, caption, _keys([m for m in methods if any(r[0] == m for r in rows)], False), shown)]
 
 
 def sweeps(run: Run) -> list[Block]:
@@ -168,13 +175,14 @@ def sweeps(run: Run) -> list[Block]:
             for n, (rate, score) in enumerate(zip(cell["rates"], cell["scores"], strict=True)):
                 best = n == cell["best"]
                 rows.append([m, s, _rate_words(rate), Cell(f"{score:.3f}", "chosen" if best else "", "good" if best else "")])
-                points.append(Point(_rate(rate), score, told=f"{m}, rate {_rate_words(rate)}: {score:.3f}", label="chosen" if best else ""))
+                points.append(Point(_rate(rate), score, told=f"{m}, rate {_rate_words(rate)}: {score:.3f}", ringed=best))
             series.append(Series(m, style_of(m, methods), sorted(points, key=lambda p: p.x)))
         charts.append(lines(f"{s} examples", series, (), "learning rate", "validation score", log_x=True))
     if not rows:
         return []
-    caption = "Mean validation score over the targets; the best of each method and number of examples was used for the reported seeds, on test data."
-    return [Figure("Learning-rate sweeps", charts, caption, _keys(methods), Table(["method", "shots", "learning rate", "validation score"], rows, 2))]
+    caption = "Mean validation score over the targets; the best of each method and number of examples (ringed) was used on test data."
+    numbers = Table(["method", "shots", "learning rate", "validation score"], rows, 2)
+    return [Figure("What was tried on validation data", charts, caption, _keys(methods), numbers)]
 
 
 def _rate(rate: Any) -> float:
@@ -187,7 +195,7 @@ def _rate_words(rate: Any) -> str:
 
 def training(run: Run) -> list[Block]:
     """Losses as they were logged, of the run and of its teachers and sweeps."""
-    charts, rows = [], []
+    charts, rows, drawn = [], [], set()
     for name, steps in run.curves.items():
         series = []
         for term, colour in LOSSES.items():
@@ -197,15 +205,17 @@ def training(run: Run) -> list[Block]:
         where = name or "this run"
         positive = [p.y for s in series for p in s.points if p.y > 0]
         wide = bool(positive) and max(positive) / min(positive) > 30
-        charts.append(lines(where, series, (), "step", "loss" + (", logarithmic" if wide else ""), log_y=wide))
+        charts.append(lines(where, series, (), "step", "loss" + (", logarithmic" if wide else ""), log_y=wide, whole_x=True))
+        drawn |= {s.name for s in series}
         every = steps[:: math.ceil(len(steps) / MOST_STEPS)]
         for s in every if every[-1] is steps[-1] else [*every, steps[-1]]:
             rows.append([where, str(s["step"]), *(f"{s[t]:.4g}" if isinstance(s.get(t), int | float) else "" for t in (*LOSSES, "lr", "tokens_per_s"))])
     if not rows:
         return []
-    keys = [(key(Style(c, c, c > 0)), LOSS_WORDS[t]) for t, c in LOSSES.items()]
+    keys = [(key(Style(c, c, c > 0)), LOSS_WORDS[t]) for t, c in LOSSES.items() if t in drawn]
     caption = f"From metrics.jsonl; of each curve at most {MOST_STEPS + 1} steps are written out."
-    return [Figure("Training curves", [c for c in charts if c], caption, keys, Table(["of", "step", *LOSSES, "learning rate", "tokens a second"], rows, 1))]
+    numbers = Table(["of", "step", *LOSSES, "learning rate", "tokens a second"], rows, 1)
+    return [Figure("Losses as they were logged", [c for c in charts if c], caption, keys, numbers)]
 
 
 def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[str, float]]] | None) -> list[Block]:
@@ -219,7 +229,8 @@ def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[st
             chosen = [k for k, row in enumerate(found.labels) if row["method"] == m and types[k] == kind]
             points = [Point(float(found.places[k, 0]), float(found.places[k, 1]), told=names[k], label=str(k + 1)) for k in chosen]
             series.append(Series(f"{kind or 'P*'} {m}", Style(TYPES.get(kind, 7), methods.index(m)), points))
-    keys = [(key(s.style, False), (s.name if len(methods) > 1 else s.name.rsplit(" ", 1)[0])) for s in series if s.points]
+    keys = [(key(Style(TYPES.get(t, 7), 0), False), t or "P* (the metaprompt)") for t in dict.fromkeys(types)]
+    keys += [(key(Style(7, n), False), m) for n, m in enumerate(methods)] if len(methods) > 1 else []
     axes = [f"component {n} ({100 * share:.0f} %)" for n, share in enumerate(found.shares, 1)]
     plane = lines("principal components", [s for s in series if s.points], (), axes[0], axes[1], joined=False, width=360)
     values = found.cosines.tolist()
@@ -232,7 +243,7 @@ def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[st
     upper = [values[i][j] for i in range(len(values)) for j in range(i)]
     rows = [[n, f"{found.places[k, 0]:.3g}", f"{found.places[k, 1]:.3g}", f"{np.delete(found.cosines[k], k).max():.3f}"] for k, n in enumerate(names)]
     table = Table(["prompt", axes[0], axes[1], "largest cosine to another"], rows)
-    out: list[Block] = [Figure("Prompt geometry", [plane, matrix], f"{caption} Mean cosine of two prompts: {np.mean(upper):.3f}.", keys, table)]
+    out: list[Block] = [Figure("Where the prompts lie", [plane, matrix], f"{caption} Mean cosine of two prompts: {np.mean(upper):.3f}.", keys, table)]
     if words is not None:
         warning = ("A prompt is derived from its corpus and can leak it: the entries below are to be protected like the notes. They are the nearest by "
                    "cosine, which does not make them the prompt's meaning.")  # fmt: skip

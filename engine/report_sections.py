@@ -15,8 +15,9 @@ from engine.unseen import lines
 
 LEGEND = (
     "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % interval over test documents (bootstrap); "
-    "`n` test examples; `dropped` ones were too long and count as wrong."
+    "n: test examples; dropped: those that were too long, which count as wrong."
 )
+ONE_SEED = "without a verdict (one seed)"
 REFERENCE_NOTE = "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a comparison with them."
 
 
@@ -27,13 +28,26 @@ def overview(runs: Sequence[Run]) -> list[Block]:
     for run in runs:
         rows = [(m, s, d) for m, s in run.columns() if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))]
         if rows:
-            named = f", {run.name}" if len(runs) > 1 else ""
-            caption = "Averages over the targets, paired by seed. Blue: the interval lies above 0, orange: below it, grey: it holds 0, or there is none."
-            numbers = Table(["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied"], [_over_targets(*row) for row in rows], 2)
+            title = "Does the metaprompt win?" + (f" {run.name}" if len(runs) > 1 else "")
+            caption = f"{_verdicts([d for *_, d in rows])} Averages over the {len(run.tasks)} targets, paired by seed."
+            head = ["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied", "so the metaprompt is"]
             drawn = [(f"{m}, {s}", d) for m, s, d in rows]
-            found.append(differences(f"Does the metaprompt win?{named}", drawn, caption, numbers, "metaprompt minus the other, average of targets"))
-            found.append(Items([_verdict(m, s, d) for m, s, d in rows]))
+            found.append(differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets"))
+            found.append(Table(head, [_over_targets(*row) for row in rows], 2))
     return found
+
+
+def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
+    """In words, as the numbers stand."""
+    words = [_verdict(d) for d in found]
+    counts = [f"{words.count(w)} {w}" for w in ("ahead", "behind", "not shown to differ", ONE_SEED) if w in words]
+    return f"Of {len(words)} comparisons with other methods at the same number of examples: {', '.join(counts)}."
+
+
+def _verdict(d: Mapping[str, Any]) -> str:
+    if d["interval"] is None:
+        return ONE_SEED
+    return {"good": "ahead", "bad": "behind", "": "not shown to differ"}[_mark(d)]
 
 
 def averages_table(runs: Sequence[Run]) -> Table:
@@ -54,7 +68,8 @@ def _mean_cell(run: Run, method: str, shots: str) -> Cell:
 
 
 def _over_targets(method: str, shots: str, d: Mapping[str, Any]) -> list[Cell | str]:
-    return [method, shots, Cell(f"{d['difference']:+.3f}", "", _mark(d)), _ends(d["interval"]), str(len(d["seeds"])), f"{d['won']} / {d['lost']} / {d['tied']}"]
+    won = f"{d['won']} / {d['lost']} / {d['tied']}"
+    return [method, shots, Cell(f"{d['difference']:+.3f}", "", _mark(d)), _ends(d["interval"]), str(len(d["seeds"])), won, Cell(_verdict(d), "", _mark(d))]
 
 
 def _ends(interval: Sequence[float] | None) -> str:
@@ -64,18 +79,6 @@ def _ends(interval: Sequence[float] | None) -> str:
 def _mark(d: Mapping[str, Any]) -> str:
     interval = d["interval"]
     return "" if interval is None or interval[0] <= 0 <= interval[1] else "good" if d["difference"] > 0 else "bad"
-
-
-def _verdict(method: str, shots: str, d: Mapping[str, Any]) -> str:
-    """In words, as the numbers stand."""
-    of = f"{shots} examples" if shots != "full" else "all examples"
-    if d["interval"] is None:
-        says = f"{d['difference']:+.3f} on one seed, which says nothing of others"
-    elif _mark(d):
-        says = f"{'ahead' if d['difference'] > 0 else 'behind'} by {abs(d['difference']):.3f} (95 % interval {_ends(d['interval'])}, {len(d['seeds'])} seeds)"
-    else:
-        says = f"no difference shown: {d['difference']:+.3f}, and the 95 % interval {_ends(d['interval'])} holds 0 ({len(d['seeds'])} seeds)"
-    return f"Against {method}, {of}: {says}; {d['won']} targets won, {d['lost']} lost, {d['tied']} tied."
 
 
 def of_run(run: Run, vocabulary: bool) -> Section:
@@ -156,7 +159,7 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
 def _paired(run: Run) -> list[Block]:
     """Per task, over the same resampled documents; p also by Holm over the tasks of one comparison."""
     rows: list[list[Cell | str]] = []
-    drawn: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    drawn: dict[str, list[tuple[str, list[tuple[str, Any]]]]] = {}  # shots -> a chart for each other method
     pairs = dict.fromkeys((pair, s) for t in run.tasks.values() for pair, by in t.get("paired", {}).items() for s in by)
     for pair, shots in pairs:
         other = pair.removeprefix(f"{OURS}-")
@@ -165,27 +168,19 @@ def _paired(run: Run) -> list[Block]:
         for name, d in found.items():
             difference = Cell(f"{d['difference']:+.3f}", "", _mark(d))
             rows.append([name, other, shots, difference, _ends(d["interval"]), f"{d['p']:.3f}", f"{adjusted[name]:.3f}"])
-        drawn[f"{OURS} minus {other}, {shots if shots != 'full' else 'all'} examples"] = list(found.items())
+        if not source_of(other):
+            drawn.setdefault(shots, []).append((f"minus {other}, {shots if shots != 'full' else 'all'} examples", list(found.items())))
     if not rows:
         return []
     explained = Text(
         f"Metaprompt minus another method on the same documents, resample by resample; each side is the mean over its seeds. p is two-sided; its second "
         f"column is corrected for the {len(run.tasks)} tasks of one comparison (Holm). {len(rows)} tests: without any difference about "
-        f"{0.05 * len(rows):.0f} would have p < 0.05."
+        f"{0.05 * len(rows):.1f} of them would have p < 0.05."
     )
-    largest = [title for title in drawn if not source_of(title.removeprefix(f"{OURS} minus ").split(",")[0])]
-    kept = [d for d in largest if _shots_of(d) == max((_shots_of(t) for t in largest), key=_rank)]
-    figures = [differences(title, drawn[title], "", None, "difference (95 % interval over documents)") for title in kept]
+    charts = drawn[max(drawn, key=shots_value)] if drawn else []
+    figures = [differences("Task by task", charts, "With the most examples; the other numbers of them below.", "difference")] if charts else []
     table = Table(["task", "against", "shots", "difference", "95 % interval", "p", "p (Holm)"], rows, 3)
     return [explained, *figures, Fold("Every paired test", [table])]
-
-
-def _shots_of(title: str) -> str:
-    return title.rsplit(", ", 1)[1].split(" ")[0]
-
-
-def _rank(shots: str) -> float:
-    return float("inf") if shots == "all" else float(shots)
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
