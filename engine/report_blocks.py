@@ -45,11 +45,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts that belong together; ``numbers`` is what Markdown shows in their place, and HTML folded beneath. Keys: (class, words)."""
+    """Charts that belong together; ``numbers`` is what Markdown shows in their place (without them the figure is HTML's alone), and HTML folded beneath.
+
+    colours: how to read the charts, for who sees them. keys: (drawn mark, words).
+    """
 
     title: str
     charts: Sequence[Markup]
     caption: str = ""
+    colours: str = ""
     keys: Sequence[tuple[Markup, str]] = ()
     numbers: Table | None = None
     name: str = "figure"
@@ -99,10 +103,10 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
             folded.append(f"### {block.title}{f' ({where})' if where else ''}\n")
             folded.extend(_written(block.blocks, folded, 4, where))
         elif isinstance(block, Figure):
-            yield f"{'#' * level} {block.title}\n"
-            if block.caption:
-                yield f"{block.caption}\n"
             if block.numbers:
+                yield f"{'#' * level} {block.title}\n"
+                if block.caption:
+                    yield f"{block.caption}\n"
                 yield table([block.numbers.head, *block.numbers.rows])
         elif isinstance(block, Table):
             yield table([block.head, *block.rows])

@@ -33,11 +33,9 @@ def few_shot(run: Run) -> list[Block]:
         one = [_series(m, methods, shots, {s: _task_point(m, s, c) for s, c in task["methods"].get(m, {}).items()}) for m in methods]
         charts.append(lines(name, [s for s in one if s.points], shots, "training examples", task["metric"]))
     numbers = Table(["method", *shots], [[m, *_spread(run, m, shots)] for m in methods])
-    caption = (
-        "Bars: 95 % interval over seeds (Student's t), where there are several. The numbers of examples are not to scale. "
-        "The written instruction takes no examples: a line across."
-    )
-    return [Figure("Scores over training examples", charts, caption, _keys(methods), numbers)]
+    caption = "Averages over the targets, with half the 95 % interval over seeds (Student's t) where there are several."
+    colours = "Bars: these intervals. The numbers of examples are not to scale. The written instruction takes no examples: a line across."
+    return [Figure("Scores over training examples", charts, caption, colours, _keys(methods), numbers)]
 
 
 def _spread(run: Run, method: str, shots: Sequence[str]) -> list[str]:
@@ -83,10 +81,12 @@ def by_run(runs: Sequence[Run]) -> list[Block]:
         series.append(Series(run.name, Style(number % 8, number % 6, number > 7), placed))
     keys = [(key(s.style), s.name) for s in series]
     numbers = Table(["run", *shots], [[r.name, *_spread(r, "metaprompt", shots)] for r in found])
-    return [Figure("The metaprompt, by run", [lines("average of targets", series, shots, "training examples", width=360)], "", keys, numbers)]
+    return [Figure("The metaprompt, by run", [lines("average of targets", series, shots, "training examples", width=360)], "", "", keys, numbers)]
 
 
-def differences(title: str, charts: Sequence[tuple[str, Sequence[tuple[str, Mapping[str, Any]]]]], caption: str, x_title: str) -> Figure:
+def differences(
+    title: str, charts: Sequence[tuple[str, Sequence[tuple[str, Mapping[str, Any]]]]], caption: str, x_title: str, numbers: Table | None = None
+) -> Figure:
     """Of the metaprompt to others: (title, [(name, {difference, interval})]) of each chart."""
     drawn = []
     for heading, rows in charts:
@@ -97,7 +97,7 @@ def differences(title: str, charts: Sequence[tuple[str, Sequence[tuple[str, Mapp
             marks.append((name, d["difference"], ends, told))
         drawn.append(forest(heading, marks, x_title))
     colours = "Lines: 95 % intervals. Blue: above 0, orange: below it, grey: it holds 0, or there is none."
-    return Figure(title, drawn, f"{caption} {colours}")
+    return Figure(title, drawn, caption, colours, (), numbers)
 
 
 def transfer(run: Run) -> list[Block]:
@@ -116,12 +116,10 @@ def transfer(run: Run) -> list[Block]:
         names.append("all sources")
         told = [[_heat_words(n, t, v, b) for t, v, b in zip(targets, row, base.values(), strict=True)] for n, row in zip(names, values, strict=True)]
         numbers = Table(["source", *targets], [[n, *("" if v is None else f"{v:.3f}" for v in row)] for n, row in zip(names, values, strict=True)])
-        caption = (
-            "Score on a target (column) of prompts adapted from one source task's factors (row). "
-            f"Blue: better than from all sources (last row), orange: worse; the strongest tint is {most:.3f}."
-        )
+        caption = "Score on a target (column) of prompts adapted from one source task's factors (row)."
+        colours = f"Blue: better than from all sources (last row), orange: worse; the strongest tint is a difference of {most:.3f}."
         charts = [heat(f"Transfer, {shots} examples", names, targets, values, tints, told)]
-        out.append(Figure(f"Which source helps which target, {shots} examples", charts, caption, (), numbers))
+        out.append(Figure(f"Which source helps which target, {shots} examples", charts, caption, colours, (), numbers))
     return out
 
 
@@ -152,11 +150,12 @@ def cost(run: Run) -> list[Block]:
     if not charts:
         return []
     shown = Table(["method", "shots", "average score", "trainable numbers", "tokens of a row", "device hours of a row"],
-                  [[m, s, f"{v:.3f}", *("" if c is None else f"{c:,.4g}" if isinstance(c, float) else f"{c:,}" for c in rest)] for m, s, v, *rest in rows],
-                  2)  # fmt: skip
-    caption = ("Average over the tasks; small words are the numbers of examples. Numbers trained for one adapted task; a row's own tokens, and its share "
-               "(by tokens) of the devices' time in the shared pass. The distillation before it is not in it.")  # fmt: skip
-    return [Figure("Score against what it took", charts, caption, _keys([m for m in methods if any(r[0] == m for r in rows)], False), shown)]
+                  [[m, s, f"{v:.3f}", *("" if c is None else f.format(c) for c, f in zip(rest, ("{:,}", "{:,.0f}", "{:.3g}"), strict=True))]
+                   for m, s, v, *rest in rows], 2)  # fmt: skip
+    caption = ("Average over the tasks. Numbers trained for one adapted task; a row's own tokens, and its share (by tokens) of the devices' time in the "
+               "shared pass. The distillation before it is not in it.")  # fmt: skip
+    keys = _keys([m for m in methods if any(r[0] == m for r in rows)], False)
+    return [Figure("Score against what it took", charts, caption, "Small words: numbers of examples.", keys, shown)]
 
 
 def sweeps(run: Run) -> list[Block]:
@@ -180,9 +179,9 @@ def sweeps(run: Run) -> list[Block]:
         charts.append(lines(f"{s} examples", series, (), "learning rate", "validation score", log_x=True))
     if not rows:
         return []
-    caption = "Mean validation score over the targets; the best of each method and number of examples (ringed) was used on test data."
+    caption = "Mean validation score over the targets; the best of each method and number of examples was used on test data."
     numbers = Table(["method", "shots", "learning rate", "validation score"], rows, 2)
-    return [Figure("What was tried on validation data", charts, caption, _keys(methods), numbers)]
+    return [Figure("What was tried on validation data", charts, caption, "Ringed: the best.", _keys(methods), numbers)]
 
 
 def _rate(rate: Any) -> float:
@@ -215,7 +214,7 @@ def training(run: Run) -> list[Block]:
     keys = [(key(Style(c, c, c > 0)), LOSS_WORDS[t]) for t, c in LOSSES.items() if t in drawn]
     caption = f"From metrics.jsonl; of each curve at most {MOST_STEPS + 1} steps are written out."
     numbers = Table(["of", "step", *LOSSES, "learning rate", "tokens a second"], rows, 1)
-    return [Figure("Losses as they were logged", [c for c in charts if c], caption, keys, numbers)]
+    return [Figure("Losses as they were logged", [c for c in charts if c], caption, "", keys, numbers)]
 
 
 def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[str, float]]] | None) -> list[Block]:
@@ -230,7 +229,8 @@ def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[st
             points = [Point(float(found.places[k, 0]), float(found.places[k, 1]), told=names[k], label=str(k + 1)) for k in chosen]
             series.append(Series(f"{kind or 'P*'} {m}", Style(TYPES.get(kind, 7), methods.index(m)), points))
     keys = [(key(Style(TYPES.get(t, 7), 0), False), t or "P* (the metaprompt)") for t in dict.fromkeys(types)]
-    keys += [(key(Style(7, n), False), m) for n, m in enumerate(methods)] if len(methods) > 1 else []
+    keys += [(key(Style(7, n), False), f"mark: {m}") for n, m in enumerate(methods)] if len(methods) > 1 else []
+    colours = "Right: cosine of every two prompts; columns bear the rows' numbers; blue: towards 1, orange: below 0."
     axes = [f"component {n} ({100 * share:.0f} %)" for n, share in enumerate(found.shares, 1)]
     plane = lines("principal components", [s for s in series if s.points], (), axes[0], axes[1], joined=False, width=360)
     values = found.cosines.tolist()
@@ -243,7 +243,7 @@ def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[st
     upper = [values[i][j] for i in range(len(values)) for j in range(i)]
     rows = [[n, f"{found.places[k, 0]:.3g}", f"{found.places[k, 1]:.3g}", f"{np.delete(found.cosines[k], k).max():.3f}"] for k, n in enumerate(names)]
     table = Table(["prompt", axes[0], axes[1], "largest cosine to another"], rows)
-    out: list[Block] = [Figure("Where the prompts lie", [plane, matrix], f"{caption} Mean cosine of two prompts: {np.mean(upper):.3f}.", keys, table)]
+    out: list[Block] = [Figure("Where the prompts lie", [plane, matrix], f"{caption} Mean cosine of two prompts: {np.mean(upper):.3f}.", colours, keys, table)]
     if words is not None:
         warning = ("A prompt is derived from its corpus and can leak it: the entries below are to be protected like the notes. They are the nearest by "
                    "cosine, which does not make them the prompt's meaning.")  # fmt: skip

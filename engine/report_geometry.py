@@ -123,8 +123,13 @@ def nearest_vocabulary(prompts_KLD: Tensor, card_path: str) -> list[list[tuple[s
         raise UserError(f"--vocabulary: prompts are {prompts_KLD.shape[2]} wide, {card.name} {table_VD.shape[1]}; the run's backbone is another one")
     ids, best = nearest(prompts_KLD.flatten(0, 1), table_VD)
     length = prompts_KLD.shape[1]
-    words = [(tokenizer.decode([i]).strip() or f"#{i}", value) for i, value in zip(ids, best, strict=True)]
+    words = [(_readable(tokenizer.decode([i]).strip(), i), value) for i, value in zip(ids, best, strict=True)]
     return [words[start : start + length] for start in range(0, len(words), length)]
+
+
+def _readable(word: str, number: int) -> str:
+    """A piece of a character, or none at all, is named by its number."""
+    return word if word and word.isprintable() and "\ufffd" not in word else f"#{number}"
 
 
 def nearest(vectors_ND: Tensor, table_VD: Tensor) -> tuple[list[int], list[float]]:

@@ -17,6 +17,7 @@ LEGEND = (
     "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % interval over test documents (bootstrap); "
     "n: test examples; dropped: those that were too long, which count as wrong."
 )
+MOST_COLUMNS = 12  # of one main table, beside those of the task: what a printed page holds
 ONE_SEED = "without a verdict (one seed)"
 REFERENCE_NOTE = "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a comparison with them."
 
@@ -32,8 +33,8 @@ def overview(runs: Sequence[Run]) -> list[Block]:
             caption = f"{_verdicts([d for *_, d in rows])} Averages over the {len(run.tasks)} targets, paired by seed."
             head = ["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied", "so the metaprompt is"]
             drawn = [(f"{m}, {s}", d) for m, s, d in rows]
-            found.append(differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets"))
-            found.append(Table(head, [_over_targets(*row) for row in rows], 2))
+            numbers = Table(head, [_over_targets(*row) for row in rows], 2)
+            found.append(differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets", numbers))
     return found
 
 
@@ -90,7 +91,7 @@ def of_run(run: Run, vocabulary: bool) -> Section:
     trainable = run.results["trainable"]
     note = f"Backbone {run.results['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
     blocks: list[Block] = [Text(note), *(Text(line, "warning") for line in warnings(run)), *(Text(line, "note") for line in notes(run))]
-    blocks += [_main_table(run)]
+    blocks += _main_tables(run)
     remarks = [line for name, task in run.tasks.items() for line in _remarks(name, task)]
     if remarks:
         blocks.append(Fold("Rules of the metrics, documents, resamples", [Items(remarks)]))
@@ -120,8 +121,19 @@ def notes(run: Run) -> list[str]:
     return out
 
 
-def _main_table(run: Run) -> Table:
-    columns = run.columns()
+def _main_tables(run: Run) -> list[Block]:
+    """Every task and method; several tables where there are more columns than a page holds, none of which parts a method that would fit."""
+    groups: list[list[tuple[str, str]]] = [[]]
+    for method in dict.fromkeys(m for m, _ in run.columns()):
+        own = [c for c in run.columns() if c[0] == method]
+        if groups[-1] and len(groups[-1]) + len(own) > MOST_COLUMNS:
+            groups.append([])
+        groups[-1] += own
+    cut = [group[n : n + MOST_COLUMNS] for group in groups for n in range(0, max(len(group), 1), MOST_COLUMNS)]
+    return [_main_table(run, columns) for columns in cut]
+
+
+def _main_table(run: Run, columns: Sequence[tuple[str, str]]) -> Table:
     rows: list[list[Cell | str]] = []
     for name, task in run.tasks.items():
         cells = [task["methods"].get(m, {}).get(s) for m, s in columns]

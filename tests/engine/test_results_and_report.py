@@ -136,7 +136,7 @@ def test_cut_relations_rules_intervals_and_labels_go_from_answers_to_the_report(
     assert "- mine: relation_f1, micro over Treats, Causes: sets of (document, type, both ends' spans and types); answers generated.\n" in text
     assert "- mine: 3 documents, 1000 resamples, seed 0.\n" in text
     assert "- mine: relations cut in two with their long documents, counted as missed: 1.\n" in text
-    assert """### mine, by label
+    assert f"""### mine, by label ({run})
 
 | label  | support | metaprompt full (P R F1) |
 |--------|---------|--------------------------|
@@ -160,11 +160,24 @@ RESULT = {
 }  # fmt: skip
 
 TABLE = """\
-| task               | role   | metric   | n  | dropped | lora full | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full |
-|--------------------|--------|----------|----|---------|-----------|--------------|--------------|---------------|-----------------|
-| alpha              | target | accuracy | 18 | 2       | 0.750     | 0.125        | 0.250        | 0.300         | 0.500 ± 0.125   |
-| be                 | target | f1       | 7  | 0       |           |              |              |               | 1.000           |
-| average of targets |        |          |    |         |           |              |              |               | 0.750           |
+| task               | role   | metric   | n  | dropped | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
+|--------------------|--------|----------|----|---------|--------------|--------------|---------------|-----------------|-----------|
+| alpha              | target | accuracy | 18 | 2       | 0.125        | 0.250        | 0.300         | 0.500 ± 0.125   | 0.750     |
+| be                 | target | f1       | 7  | 0       |              |              |               | 1.000           |           |
+| average of targets |        |          |    |         |              |              |               | 0.750           |           |
+"""
+
+SHORT = """\
+| run    | average of | method     | full  |
+|--------|------------|------------|-------|
+| my-run | targets    | metaprompt | 0.750 |
+
+my-run
+| task  | metric   | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
+|-------|----------|--------------|--------------|---------------|-----------------|-----------|
+| alpha | accuracy | 0.125        | 0.250        | 0.300         | 0.500           | 0.750     |
+| be    | f1       |              |              |               | 1.000           |           |
+
 """
 
 
@@ -176,11 +189,11 @@ def written(folder: Path, result: dict[str, Any]) -> Path:
 
 def test_the_table_of_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = written(tmp_path / "my-run", RESULT)
-    text = write_report([run], tmp_path / "out")
+    text = write_report([run], tmp_path / "out", ["my-run"])
     assert (tmp_path / "out/report.md").read_text() == text
-    assert TABLE in text and f"## {run}\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
+    assert TABLE in text and "## my-run\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
     printed = capsys.readouterr().out
-    assert TABLE in printed and str(tmp_path / "out/report.md") in printed
+    assert printed == f"{SHORT}written to {tmp_path / 'out/report.html'} and {tmp_path / 'out/report.md'}\n"
 
 
 def test_runs_stand_one_after_another(tmp_path: Path) -> None:
