@@ -171,7 +171,7 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | No
             body += Markup(f'<path d="M{across(ci[0]):.1f} {y}H{across(ci[1]):.1f}" class="ci l{style.colour}"/>')
         body += mark(across(difference), y, style, 4, told) + _text(width - 4, y + 4, f"{difference:+.3f}", "end")
     body += _text((left + width - 60) / 2, height - 6, x_title, "middle", "soft")
-    return _chart(title or x_title, body, width, height, named=bool(title))
+    return _chart(title, body, width, height, label=x_title)
 
 
 def heat(
@@ -209,10 +209,12 @@ def short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 0.1 and value else f"{value:.3g}"
 
 
-def _chart(title: str, body: Markup, width: float, height: float, y_title: str = "", named: bool = True) -> Markup:
-    head = Markup('<svg class="chart" role="img" aria-label="{}" width="{}" height="{}" viewBox="0 0 {} {}">').format(title, width, height, width, height)
+def _chart(title: str, body: Markup, width: float, height: float, y_title: str = "", named: bool = True, label: str = "") -> Markup:
+    kind = "chart fit" if named else "chart"  # a matrix scrolls, for shrunk it could not be read
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    head = Markup(f'<svg class="{kind}" role="img" {size} aria-label="') + escape(title or label) + Markup('">')
     words = title + (f" ({y_title})" if y_title else "")
-    shown = _text(4, 14, _cut(words, int((width - 8) / 6.6)), "start", "name") if named else Markup("")
+    shown = _text(4, 14, _cut(words, int((width - 8) / 6.6)), "start", "name") if named and title else Markup("")
     return head + shown + body + Markup("</svg>")
 
 

@@ -16,6 +16,8 @@ TARGETS = {"radnli": "nli", "pocket_medqa": "qa", "headqa": "qa"}
 CARDS: Any = {n: SimpleNamespace(name=n, type=kind, metric="accuracy") for n, kind in TARGETS.items()}
 GAIN = {"metaprompt": 0.1, "prompt_tuning": 0.0, "lora": 0.12, "metaprompt@task:mednli": 0.05, "metaprompt@task:emrqa": 0.15, "metaprompt@rank4": 0.08}
 
+PAIR = {"target": "radnli", "source": "mednli", "test_documents": 20, "affected": 3, "by_id": 3, "train_examples": 4}
+
 
 def scored(role: str = "target") -> dict[str, Any]:
     """Tasks: three methods and three variants at 4 and all examples, three seeds, resamples that agree with the scores."""
@@ -29,7 +31,8 @@ def scored(role: str = "target") -> dict[str, Any]:
                     labels = {"<yes>": {"precision": score, "recall": 1.0, "f1": score, "support": 3, "predicted": 4}}
                     rows.append({"task": task, "method": method, "shots": shots, "seed": seed, "scores": {"accuracy": score}, "best_step": 5, "n_dropped": 0,
                                  "n_truncated": 0, "replicates": {"accuracy": score + noise}, "labels": labels})  # fmt: skip
-        rows.append({"task": task, "method": "instruction", "shots": "0", "seed": 0, "scores": {"accuracy": 0.4}, "best_step": 0, "n_dropped": 1, "n_truncated": 0})
+        written = {"task": task, "method": "instruction", "shots": "0", "seed": 0, "scores": {"accuracy": 0.4}}
+        rows.append({**written, "best_step": 0, "n_dropped": 1, "n_truncated": 0})
     return summarise(rows, CARDS, dict.fromkeys(TARGETS, 20), role)
 
 
@@ -43,7 +46,7 @@ def results() -> dict[str, Any]:
         "versions": {"torch": "9.9.9"}, "hashes": {"data": "d" * 64}, "trainable": {"count": 80, "percent": 0.01, "methods": methods}, "cost": spent,
         "tuning": {m: {"full": {"rates": r, "scores": [0.61, 0.62], "best": 1}} for m, r in rates.items()},
         "changes": ["step 5: config.adapt.steps: the checkpoint has 5, this run 6; read from '/home/someone/secret/notes.txt'"],
-        "overlap": {"targets": ["radnli"], "excluded": False, "dropped": {}, "unchecked": ["headqa"], "pairs": [{"target": "radnli", "source": "mednli", "test_documents": 20, "affected": 3, "by_id": 3, "train_examples": 4}]},
+        "overlap": {"targets": ["radnli"], "excluded": False, "dropped": {}, "unchecked": ["headqa"], "pairs": [PAIR]},
     }  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def bank() -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     rows += [{"task": t, "method": "prompt_tuning", "shots": "full", "seed": 0} for t in ("radnli", "headqa")]
     parts = {"metaprompt.shared_SLD": draw(1, 2, 3), "metaprompt.cols_KLR": draw(4, 2, 1), "metaprompt.rows_KRD": draw(4, 1, 3),
              "prompt_tuning.prompts_KLD": draw(2, 2, 3)}  # fmt: skip
-    return {f"parts.{n}": v for n, v in parts.items()} | {f"best.parts.{n}": v for n, v in parts.items()}, rows
+    return {f"{kind}parts.{n}": v.clone() for kind in ("", "best.") for n, v in parts.items()}, rows
 
 
 def write_run(folder: Path, found: dict[str, Any] | None = None) -> Path:

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tests.engine.reported_run import GAIN, TARGETS, results, scored, write_run
 
 from engine import commands
 from engine.errors import UserError
@@ -21,6 +20,7 @@ from engine.report_data import gather, scrubbed, without_home
 from engine.report_geometry import components, cosines, geometry, nearest, nearest_vocabulary
 from engine.report_sections import holm
 from engine.results import by_seed, paired_over_targets, student, summarise, two_sided
+from tests.engine.reported_run import GAIN, TARGETS, results, scored, write_run
 
 
 @pytest.fixture(scope="module")
@@ -234,13 +234,14 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
     card = tmp_path / "card.yaml"
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**settings, "backbone": str(card)}))
-    card.write_text("{name: drawn, random: {model_type: llama}, tokenizer: t.model}")
+    tokenizer = Path("backbones/pocket/llama/tokenizer.model").resolve()
+    card.write_text(f"{{name: drawn, random: {{model_type: llama}}, tokenizer: {tokenizer}}}")
     with pytest.raises(UserError, match="--vocabulary: drawn has no weight files"):
         commands.report([str(run)], str(tmp_path / "out"), "true")
     weights = tmp_path / "weights"
     weights.mkdir()
     save_file({"model.norm.weight": torch.ones(3)}, weights / "model.safetensors")
-    card.write_text(f"{{name: own, path: {weights}, tokenizer: {Path('backbones/pocket/llama/tokenizer.model').resolve()}}}")
+    card.write_text(f"{{name: own, path: {weights}, tokenizer: {tokenizer}}}")
     with pytest.raises(UserError, match="none of its tensors ends in embed_tokens.weight"):
         commands.report([str(run)], str(tmp_path / "out"), "true")
     shown = geometry(run).prompts
