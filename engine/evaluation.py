@@ -97,7 +97,8 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     if session.leads:
         write_whole(file, json.dumps(results, indent=1))
         if session.config.log.tensorboard and not suffix:
-            write_hparams(run_dir, session.config, average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {})
+            whole = average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {}
+            write_hparams(run_dir, session.config, whole, results.get("tuning", {}))
         session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
     return results
 

@@ -78,14 +78,15 @@ class Logbook:
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
 
 
-HPARAMS = ("prompt", "teach", "distill", "adapt")  # sections of the configuration; seed and token_budget beside them
+HPARAMS = ("prompt", "teach", "distill", "adapt", "tune")  # sections of the configuration; seed and token_budget beside them
 
 
-def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mapping[str, float]]) -> None:
+def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mapping[str, float]], tuning: Mapping[str, Any]) -> None:
     """TensorBoard's table of settings against scores: ``tensorboard/hparams``, written anew.
 
     Args:
         average: method -> shots -> mean over the run's tasks; ``average/METHOD/SHOTS`` in TensorBoard. Nothing is written where it is empty.
+        tuning: of results.json; the rates that were chosen are settings too, ``chosen.METHOD.SHOTS``.
     """
     scores = {f"average/{method}/{shots}": value for method, by in average.items() for shots, value in by.items()}
     if not scores:
@@ -100,6 +101,7 @@ def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mappin
                 settings[f"{section}.{key}"] = value
             elif key not in _PATHS:
                 settings[f"{section}.{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    settings |= {f"chosen.{m}.{s}": float(cell["rates"][cell["best"]]) for m, by in tuning.items() for s, cell in by.items()}
     folder = run_dir / "tensorboard" / "hparams"
     shutil.rmtree(folder, ignore_errors=True)  # else every evaluation would add a row
     with SummaryWriter(str(folder)) as writer:
@@ -109,7 +111,7 @@ def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mappin
             writer.add_scalar(name, value)
 
 
-_PATHS = ("source_run", "adapters", "init_text")  # of the machine, or words that may be of a note
+_PATHS = ("source_run", "multitask_run", "run", "adapters", "init_text")  # of the machine, or words that may be of a note
 
 
 def _lines(path: Path) -> list[str]:

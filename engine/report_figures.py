@@ -179,7 +179,8 @@ def sweeps(run: Run) -> list[Block]:
         charts.append(lines(f"{s} examples", series, (), "learning rate", "validation score", log_x=True))
     if not rows:
         return []
-    caption = "Mean validation score over the targets; the best of each method and number of examples was used on test data."
+    caption = ("Mean validation score over the targets; the best of each method and number of examples was used on test data, that of the nearest number where "
+               "none was tried.")  # fmt: skip
     numbers = Table(["method", "shots", "learning rate", "validation score"], rows, 2)
     return [Figure("What was tried on validation data", charts, caption, "Ringed: the best.", _keys(methods), numbers)]
 

@@ -17,6 +17,7 @@ from backbones.sources import SafetensorsSource
 from backbones.tokenizer import load_tokenizer
 from engine.banks import load_bank
 from engine.errors import UserError
+from engine.report_data import shots_value, source_of
 from engine.resolve import expand
 
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
@@ -40,6 +41,7 @@ class Geometry:
 
 def geometry(run_dir: Path, most: int = 32) -> Geometry:
     """Of a finished run: the metaprompt and, of every task and method, the row with the most examples and the first seed; ``most`` at most.
+    Rows of the transfer matrix are left out.
 
     Raises:
         UserError: there is no finished run, or its checkpoint cannot be read.
@@ -47,7 +49,8 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
     bank, found = load_bank(run_dir, "run")
     rows = found.state["rows"]
     chosen = _representatives(rows)
-    left_out = {"other shots and seeds": len(rows) - len(chosen), f"beyond {most}": max(len(chosen) - most, 0)}
+    single = sum(bool(source_of(row["method"])) for row in rows)
+    left_out = {"other shots and seeds": len(rows) - len(chosen) - single, "of the transfer matrix": single, f"beyond {most}": max(len(chosen) - most, 0)}
     labels, prompts = [], []
     for name, span in bank.spans().items():
         part: Any = bank.parts[name]
@@ -78,7 +81,9 @@ def _representatives(rows: Sequence[dict[str, Any]]) -> list[int]:
     """Of each (task, method) the row trained on the most examples, of its first seed."""
     best: dict[tuple[str, str], tuple[float, int, int]] = {}
     for k, row in enumerate(rows):
-        size = float("inf") if row["shots"] == "full" else float(row["shots"])
+        if source_of(row["method"]):
+            continue
+        size = shots_value(row["shots"])
         cell = (row["task"], row["method"])
         if cell not in best or (size, -row["seed"]) > best[cell][:2]:
             best[cell] = (size, -row["seed"], k)
