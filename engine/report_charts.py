@@ -180,7 +180,7 @@ def heat(
 ) -> Markup:  # fmt: skip
     """A matrix of coloured cells. ``tints``: -1..1, how far towards the colour of less or more."""
     left = 14 + LETTER * max(len(n) for n in row_names)
-    top = 16 + LETTER * 0.8 * max(len(n) for n in column_names)
+    top = 26 + LETTER * 0.8 * max(len(n) for n in column_names)
     tall = min(side, 26)
     width, height = left + side * len(column_names) + top * 0.75, top + tall * len(row_names) + 8
     body = Markup("")
@@ -198,7 +198,7 @@ def heat(
             body += Markup("<title>{}</title></rect>").format(told[r][c])
             if value is not None and written:
                 body += _text(x + side / 2, y + tall / 2 + 4, f"{value:.2f}")
-    return _chart(title, body, math.ceil(width), math.ceil(height), named=False)
+    return _chart(title, body, math.ceil(width), math.ceil(height), fits=False)
 
 
 def short(value: float) -> str:
@@ -209,12 +209,12 @@ def short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 0.1 and value else f"{value:.3g}"
 
 
-def _chart(title: str, body: Markup, width: float, height: float, y_title: str = "", named: bool = True, label: str = "") -> Markup:
-    kind = "chart fit" if named else "chart"  # a matrix scrolls, for shrunk it could not be read
+def _chart(title: str, body: Markup, width: float, height: float, y_title: str = "", fits: bool = True, label: str = "") -> Markup:
+    kind = "chart fit" if fits else "chart"  # a matrix scrolls, for shrunk it could not be read
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     head = Markup(f'<svg class="{kind}" role="img" {size} aria-label="') + escape(title or label) + Markup('">')
     words = title + (f" ({y_title})" if y_title else "")
-    shown = _text(4, 14, _cut(words, int((width - 8) / 6.6)), "start", "name") if named and title else Markup("")
+    shown = _text(4, 14, _cut(words, int((width - 8) / 6.6)), "start", "name") if title else Markup("")
     return head + shown + body + Markup("</svg>")
 
 

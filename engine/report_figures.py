@@ -34,7 +34,7 @@ def few_shot(run: Run) -> list[Block]:
         charts.append(lines(name, [s for s in one if s.points], shots, "training examples", task["metric"]))
     numbers = Table(["method", *shots], [[m, *_spread(run, m, shots)] for m in methods])
     caption = "Averages over the targets, with half the 95 % interval over seeds (Student's t) where there are several."
-    colours = "Bars: these intervals. The numbers of examples are not to scale. The written instruction takes no examples: a line across."
+    colours = "Bars: these intervals, cut at 0 and 1. The numbers of examples are not to scale. The written instruction takes no examples: a line across."
     return [Figure("Scores over training examples", charts, caption, colours, _keys(methods), numbers)]
 
 
@@ -55,12 +55,12 @@ def _series(method: str, methods: Sequence[str], shots: Sequence[str], points: M
 def _average_point(run: Run, method: str, shots: str, value: float) -> Point:
     seeds = by_seed(run.tasks, method, shots)
     half = student(list(seeds.values()))[1] if seeds else None
-    low, high = (None, None) if half is None else (value - half, value + half)
+    low, high = (None, None) if half is None else (max(value - half, 0.0), min(value + half, 1.0))
     return Point(0, value, low, high, f"{method}, {shots} examples: {value:.3f}" + ("" if half is None else f" ± {half:.3f}"))
 
 
 def _task_point(method: str, shots: str, cell: Mapping[str, Any]) -> Point:
-    low, high = cell["ci95"] or (None, None)
+    low, high = (max(cell["ci95"][0], 0.0), min(cell["ci95"][1], 1.0)) if cell["ci95"] else (None, None)
     return Point(0, cell["mean"], low, high, f"{method}, {shots} examples: {cell['mean']:.3f}")
 
 
@@ -101,26 +101,26 @@ def differences(
 
 
 def transfer(run: Run) -> list[Block]:
-    """Sources x targets, of the variants adapted from one source's factors alone."""
-    out: list[Block] = []
-    columns = run.columns(transfer=True)
+    """Sources x targets, of the variants adapted from one source's factors alone; a matrix for each number of examples."""
+    columns, targets = run.columns(transfer=True), list(run.tasks)
+    charts, rows = [], []
     for shots in dict.fromkeys(s for _, s in sorted(columns, key=lambda c: shots_value(c[1]))):
-        sources = [m for m, s in columns if s == shots]
-        base = {t: task["methods"].get("metaprompt", {}).get(shots, {}).get("mean") for t, task in run.tasks.items()}
-        means = [[task["methods"].get(m, {}).get(shots, {}).get("mean") for task in run.tasks.values()] for m in sources]
-        names, targets = [source_of(m) for m in sources], list(run.tasks)
-        values = [*means, list(base.values())]
-        present = [abs(v - b) for row in means for v, b in zip(row, base.values(), strict=True) if v is not None and b is not None]
-        most = max([0.02, *present])
-        tints = [[0.0 if v is None or b is None else (v - b) / most for v, b in zip(row, base.values(), strict=True)] for row in values]
-        names.append("all sources")
-        told = [[_heat_words(n, t, v, b) for t, v, b in zip(targets, row, base.values(), strict=True)] for n, row in zip(names, values, strict=True)]
-        numbers = Table(["source", *targets], [[n, *("" if v is None else f"{v:.3f}" for v in row)] for n, row in zip(names, values, strict=True)])
-        caption = "Score on a target (column) of prompts adapted from one source task's factors (row)."
-        colours = f"Blue: better than from all sources (last row), orange: worse; the strongest tint is a difference of {most:.3f}."
-        charts = [heat(f"Transfer, {shots} examples", names, targets, values, tints, told)]
-        out.append(Figure(f"Which source helps which target, {shots} examples", charts, caption, colours, (), numbers))
-    return out
+        variants = [m for m, s in columns if s == shots]
+        names = [*(source_of(m) for m in variants), "all sources"]
+        values = [[task["methods"].get(m, {}).get(shots, {}).get("mean") for task in run.tasks.values()] for m in (*variants, "metaprompt")]
+        base = values[-1]
+        gains = [[None if v is None or b is None else v - b for v, b in zip(row, base, strict=True)] for row in values]
+        most = max([0.02, *(abs(g) for row in gains for g in row if g is not None)])
+        tints = [[(g or 0.0) / most for g in row] for row in gains]
+        told = [[_heat_words(n, t, v, b) for t, v, b in zip(targets, row, base, strict=True)] for n, row in zip(names, values, strict=True)]
+        title = f"{shots if shots != 'full' else 'all'} examples"
+        charts.append(heat(title, names, targets, values, tints, told))
+        rows += [[n, shots, *("" if v is None else f"{v:.3f}" for v in row)] for n, row in zip(names, values, strict=True)]
+    if not rows:
+        return []
+    caption = "Score on a target (column) of prompts adapted from one source task's factors (row)."
+    colours = "Blue: better than from all sources (last row), orange: worse; each matrix has its own strongest tint."
+    return [Figure("Which source helps which target", charts, caption, colours, (), Table(["source", "shots", *targets], rows, 2))]
 
 
 def _heat_words(source: str, target: str, value: float | None, base: float | None) -> str:
@@ -238,7 +238,7 @@ def prompt_geometry(run: Run, found: Geometry, words: Sequence[Sequence[tuple[st
     told = [[f"{a} and {b}: {v:.3f}" for b, v in zip(names, row, strict=True)] for a, row in zip(names, values, strict=True)]
     numbers = [str(n) for n in range(1, len(names) + 1)]
     matrix = heat("cosines of prompts", names, numbers, values, values, told, 30 if len(names) < 16 else 20, len(names) < 16)
-    left = "".join(f" Left out: {n} rows ({why})." for why, n in found.left_out.items())
+    left = f" Left out: {', '.join(f'{n} rows {why}' for why, n in found.left_out.items())}." if found.left_out else ""
     size = f"{found.prompts.shape[1]} x {found.prompts.shape[2]}"
     caption = f"Prompts as they are fed to the backbone, flattened ({size}); of every task and method one row.{left}"
     upper = [values[i][j] for i in range(len(values)) for j in range(i)]

@@ -21,6 +21,7 @@ from engine.report_data import shots_value, source_of
 from engine.resolve import expand
 
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+NO_PROMPT = "without a prompt (low-rank updates)"
 CHUNK = 8192  # vocabulary entries compared at once
 
 
@@ -50,7 +51,7 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
     rows = found.state["rows"]
     chosen = _representatives(rows)
     single = sum(bool(source_of(row["method"])) for row in rows)
-    left_out = {"other shots and seeds": len(rows) - len(chosen) - single, "of the transfer matrix": single, f"beyond {most}": max(len(chosen) - most, 0)}
+    left_out = {"of other shots and seeds": len(rows) - len(chosen) - single, "of the transfer matrix": single, f"beyond {most}": max(len(chosen) - most, 0)}
     labels, prompts = [], []
     for name, span in bank.spans().items():
         part: Any = bank.parts[name]
@@ -61,7 +62,7 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
                 labels.append(rows[k])
                 prompts.append(prompt_LD)
             else:
-                left_out["without a prompt (low-rank updates)"] = left_out.get("without a prompt (low-rank updates)", 0) + 1
+                left_out[NO_PROMPT] = left_out.get(NO_PROMPT, 0) + 1
         shared = getattr(part, "shared_SLD", None)
         if shared is not None and len(shared) == 1:
             labels.insert(0, {"task": "P*", "method": name, "shots": "", "seed": 0})

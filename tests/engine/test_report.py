@@ -139,7 +139,7 @@ def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
     tasks = results()["tasks"]
     for source in ("mednli", "emrqa"):
         means = [f"{t['methods'][f'metaprompt@task:{source}']['full']['mean']:.3f}" for t in tasks.values()]
-        assert [source, *means] in cells(text, source)
+        assert [source, "full", *means] in cells(text, source)
         assert f"{source} to radnli: {means[0]} (" in page
     assert "metaprompt@task:mednli full" not in text.split("## At length")[0]  # in the matrix, not in the main table
     average = f"{results()['average']['lora']['full']:.3f}"
@@ -225,7 +225,7 @@ def test_one_row_of_each_task_and_method_and_what_is_left_out(tmp_path: Path) ->
         ("P*", "metaprompt", ""), ("radnli", "metaprompt", "full"), ("headqa", "metaprompt", "full"),
         ("radnli", "prompt_tuning", "full"), ("headqa", "prompt_tuning", "full"),
     ]  # fmt: skip
-    assert found.left_out == {"other shots and seeds": 2} and geometry(tmp_path / "run", 3).left_out == {"other shots and seeds": 2, "beyond 3": 1}
+    assert found.left_out == {"of other shots and seeds": 2} and geometry(tmp_path / "run", 3).left_out == {"of other shots and seeds": 2, "beyond 3": 1}
 
 
 def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, written: tuple[str, str]) -> None:

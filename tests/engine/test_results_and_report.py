@@ -187,7 +187,8 @@ def written(folder: Path, result: dict[str, Any]) -> Path:
     return folder
 
 
-def test_the_table_of_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # wherever the command is given
     run = written(tmp_path / "my-run", RESULT)
     text = write_report([run], tmp_path / "out", ["my-run"])
     assert (tmp_path / "out/report.md").read_text() == text
