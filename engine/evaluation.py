@@ -25,7 +25,7 @@ from engine.errors import UserError
 from engine.files import write_whole
 from engine.generation import Greedy
 from engine.logbook import write_hparams
-from engine.results import average, made_with, summarise
+from engine.results import average, identities, made_with, summarise
 from engine.session import Session
 from engine.unseen import of_targets, read_record
 from prompt_modules import NoPrompts, PromptBank
@@ -87,7 +87,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
-    results |= made_with() | {"hashes": {k: v for k, v in found.state["hashes"].items() if isinstance(v, str)}}
+    results |= made_with() | {"hashes": identities(found.state["hashes"])}
     overlap = of_targets(run_dir, list(results["tasks"])) if role == "target" else read_record(run_dir)
     if overlap is not None:
         results["overlap"] = overlap

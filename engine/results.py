@@ -145,6 +145,13 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
     }  # fmt: skip
 
 
+def identities(hashes: Mapping[str, Any]) -> dict[str, str]:
+    """Of a checkpoint's hashes those that name something (data, backbone, layout, teachers, sources.METHOD), not the settings."""
+    out = {k: v for k, v in hashes.items() if isinstance(v, str) and v}
+    sources = hashes.get("sources")
+    return out | ({f"sources.{k}": v for k, v in sources.items() if isinstance(v, str)} if isinstance(sources, dict) else {})
+
+
 def made_with() -> dict[str, Any]:
     """The date (UTC) and the versions of what computes."""
     versions = {"python": platform.python_version()}

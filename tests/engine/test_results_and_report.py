@@ -11,7 +11,7 @@ import pytest
 import clinical_tasks
 from engine.errors import UserError
 from engine.report import write_report
-from engine.results import T95, average, summarise
+from engine.results import T95, average, identities, made_with, summarise
 
 CARDS = {n: SimpleNamespace(name=n, type="qa", metric="accuracy") for n in ("a", "b")}
 
@@ -88,6 +88,13 @@ def test_intervals_over_documents_are_of_the_mean_over_seeds() -> None:
     # One seed without replicates: no interval rather than that of the others.
     rows[1]["replicates"] = {}
     assert "intervals" not in summary(rows)["tasks"]["a"]["methods"]["metaprompt"]["16"]
+
+
+def test_what_a_checkpoint_came_from_is_named_without_its_settings() -> None:
+    hashes = {"config": {"seed": 0}, "data": "d", "backbone": "b", "teachers": "", "sources": {"metaprompt": "m"}}
+    assert identities(hashes) == {"data": "d", "backbone": "b", "sources.metaprompt": "m"}
+    assert identities({"data": "d", "sources": ["a", "b"]}) == {"data": "d"}
+    assert {"python", "torch", "transformers"} <= made_with()["versions"].keys() and made_with()["date"].endswith(" UTC")
 
 
 def test_labels_are_means_over_the_seeds_that_have_them() -> None:
