@@ -19,13 +19,17 @@ LEGEND = (
 )
 MOST_COLUMNS = 12  # of one main table, beside those of the task: what a printed page holds
 ONE_SEED = "without a verdict (one seed)"
+UNLIKE = "The runs have other targets, or other numbers of test examples of them: their averages do not compare with one another."
 REFERENCE_NOTE = "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a comparison with them."
 
 
 def overview(runs: Sequence[Run]) -> list[Block]:
     """At a glance: averages of all runs, and what the metaprompt gains or loses against every other method."""
     found: list[Block] = [averages_table(runs)] if any(r.averages() for r in runs) else []
-    found += by_run(runs)
+    if len({tuple(sorted((name, t["n_test"]) for name, t in r.tasks.items())) for r in runs if r.role == "target"}) > 1:
+        found.insert(0, Text(UNLIKE, "warning"))
+    else:
+        found += by_run(runs)
     for run in runs:
         rows = [(m, s, d) for m, s in run.columns() if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))]
         if rows:
@@ -58,7 +62,7 @@ def averages_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         for method, by in run.averages().items():
             if not source_of(method):
-                rows.append([run.name, run.role + "s", method, *(_mean_cell(run, method, s) if s in by else "" for s in shots)])
+                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *(_mean_cell(run, method, s) if s in by else "" for s in shots)])
     return Table(["run", "average of", "method", *shots], rows, 3)
 
 

@@ -203,8 +203,11 @@ def test_several_runs_are_compared_first(tmp_path: Path) -> None:
     text = write_report([write_run(tmp_path / "a"), write_run(tmp_path / "b", other)], tmp_path / "out", ["a", "b"])
     glance = text[: text.index("## a\n")]
     first, second = (f"{v['average']['metaprompt']['full']:.3f}" for v in (results(), other))
-    assert cells(glance, "a", "targets", "metaprompt")[0][-1].startswith(first) and cells(glance, "b", "targets", "metaprompt")[0][-1].startswith(second)
-    assert "### The metaprompt, by run" in glance
+    assert cells(glance, "a", "3 targets", "metaprompt")[0][-1].startswith(first) and cells(glance, "b", "3 targets", "metaprompt")[0][-1].startswith(second)
+    assert "### The metaprompt, by run" in glance and "do not compare" not in glance
+    del other["tasks"]["headqa"]
+    text = write_report([tmp_path / "a", write_run(tmp_path / "c", other)], tmp_path / "out", ["a", "c"])
+    assert "> The runs have other targets" in text and "### The metaprompt, by run" not in text and cells(text, "c", "2 targets", "metaprompt")
 
 
 # ---- geometry --------------------------------------------------------------------------------------------------------

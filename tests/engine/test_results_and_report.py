@@ -177,7 +177,7 @@ TABLE = """\
 SHORT = """\
 | run    | average of | method     | full  |
 |--------|------------|------------|-------|
-| my-run | targets    | metaprompt | 0.750 |
+| my-run | 2 targets  | metaprompt | 0.750 |
 
 my-run
 | task  | metric   | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
