@@ -41,7 +41,7 @@ demo: setup
 	$(TORCHRUN) evaluate --run=$(DEMO)/distill
 	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
 	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
-	@echo "Where to look next: $(DEMO)/report.md, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
+	@echo "Where to look next: $(DEMO)/report.html, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
 
 # metaprompt against prompt tuning, both tuned: ten tasks x (16, 64, full) x three seeds; goes on where it was
 study: setup

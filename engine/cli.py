@@ -105,9 +105,10 @@ MODES: dict[str, Mode] = {
         _evaluate, ("run",), True,
     ),
     "report": Mode(
-        "a table of several runs: terminal and report.md",
-        {"runs": "run directories, comma-separated (required)", "output": "folder of report.md; default: the first run"},
-        lambda f, _: commands.report(_listed(f["runs"]), f.get("output", "")), ("runs",),
+        "several runs' results with figures: report.html, report.md, averages on the terminal",
+        {"runs": "run directories, comma-separated (required)", "output": "folder of the files; default: the first run",
+         "vocabulary": "true: the vocabulary entries nearest to each prompt too, which can leak its corpus"},
+        lambda f, _: commands.report(_listed(f["runs"]), f.get("output", ""), f.get("vocabulary", "false")), ("runs",),
     ),
     "tasks": Mode(
         "list: the task cards; check: which corpora are there and whole",

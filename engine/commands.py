@@ -196,14 +196,16 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
     return resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
 
 
-def report(runs: Sequence[str], output: str = "") -> None:
-    """One table of several runs' results: to the terminal, and as Markdown where ``output`` names a folder."""
+def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
+    """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the terminal."""
     from engine.report import write_report
 
-    if not runs:
-        raise UserError("--runs: names no run directory")
-
-    write_report([expand(r) for r in runs], expand(output) if output else expand(runs[0]))
+    problems = [] if runs else ["--runs: names no run directory"]
+    if vocabulary.lower() not in ("true", "false"):
+        problems.append(f"command line: --vocabulary: {vocabulary!r} is neither true nor false")
+    if problems:
+        raise UserError(problems)
+    write_report([expand(r) for r in runs], expand(output) if output else expand(runs[0]), runs, vocabulary.lower() == "true")
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

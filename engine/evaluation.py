@@ -26,8 +26,9 @@ from engine.errors import UserError
 from engine.files import write_whole
 from engine.generation import Greedy
 from engine.in_context import Shown, common_start
+from engine.logbook import write_hparams
 from engine.predictions import Answered, Predictions, Questions, Work
-from engine.results import average, summarise
+from engine.results import average, identities, made_with, summarise
 from engine.run_facts import further, trainable
 from engine.scored_rows import ScoredRow, rows_of_run, shown_examples
 from engine.served import announce, model_name, served_answers
@@ -89,6 +90,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
+    results |= made_with() | {"hashes": identities(found.state["hashes"])}
     overlap = of_targets(run_dir, list(results["tasks"])) if role == "target" else read_record(run_dir)
     if overlap is not None:
         results["overlap"] = overlap
@@ -98,6 +100,9 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     results |= further(run_dir, found.state["rows"], found.state["progress"])
     if session.leads:
         write_whole(file, json.dumps(results, indent=1))
+        if session.config.log.tensorboard and not suffix:
+            whole = average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {}
+            write_hparams(run_dir, session.config, whole, results.get("tuning", {}))
         session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
     return results
 

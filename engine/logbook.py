@@ -1,11 +1,15 @@
 """What a run tells: one line a logged step, ``metrics.jsonl``, TensorBoard, and a progress bar where someone watches."""
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from engine.config import RunConfig
 from engine.files import write_whole
 
 
@@ -72,6 +76,42 @@ class Logbook:
         done = step - self._first + 1
         seconds = (time.monotonic() - self._started) / max(done, 1) * (self.total - step)
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
+
+
+HPARAMS = ("prompt", "teach", "distill", "adapt", "tune")  # sections of the configuration; seed and token_budget beside them
+
+
+def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mapping[str, float]], tuning: Mapping[str, Any]) -> None:
+    """TensorBoard's table of settings against scores: ``tensorboard/hparams``, written anew.
+
+    Args:
+        average: method -> shots -> mean over the run's tasks; ``average/METHOD/SHOTS`` in TensorBoard. Nothing is written where it is empty.
+        tuning: of results.json; the rates that were chosen are settings too, ``chosen.METHOD.SHOTS``.
+    """
+    scores = {f"average/{method}/{shots}": value for method, by in average.items() for shots, value in by.items()}
+    if not scores:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    settings: dict[str, int | float | str | bool] = {"seed": config.seed, "token_budget": config.token_budget}
+    for section in HPARAMS:
+        for key, value in asdict(getattr(config, section)).items():
+            if isinstance(value, int | float | bool):
+                settings[f"{section}.{key}"] = value
+            elif key not in _PATHS:
+                settings[f"{section}.{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    settings |= {f"chosen.{m}.{s}": float(cell["rates"][cell["best"]]) for m, by in tuning.items() for s, cell in by.items()}
+    folder = run_dir / "tensorboard" / "hparams"
+    shutil.rmtree(folder, ignore_errors=True)  # else every evaluation would add a row
+    with SummaryWriter(str(folder)) as writer:
+        for summary in hparams(settings, scores):
+            writer.file_writer.add_summary(summary)
+        for name, value in scores.items():
+            writer.add_scalar(name, value)
+
+
+_PATHS = ("source_run", "multitask_run", "run", "adapters", "init_text")  # of the machine, or words that may be of a note
 
 
 def _lines(path: Path) -> list[str]:

@@ -103,7 +103,8 @@ class _Reader:
         allowed = ["each", *SOURCES[mode], *known_keys()]
         unknown = [f"{self.file}: {name}: " + unknown_key(str(key), allowed) for key in body if key not in allowed]
         sources = {word: body[word] for word in SOURCES[mode] if word in body}
-        unknown += [f"{self.file}: {name}: {w}: {s!r} is none of the distillations before it ({', '.join(distilled)})" for w, s in sources.items() if s not in distilled]
+        there = ", ".join(distilled)
+        unknown += [f"{self.file}: {name}: {w}: {s!r} is none of the distillations before it ({there})" for w, s in sources.items() if s not in distilled]
         if unknown:
             self.problems += unknown
             return []

@@ -48,4 +48,4 @@ fi
 third="$(submit evaluate "$second" launch_scripts/evaluate.sbatch "${runs[@]}")"
 list="$(IFS=,; echo "${runs[*]}")"
 submit report "$third" --nodes=1 --ntasks=1 --ntasks-per-node=1 --gpus-per-task=0 launch_scripts/report.sbatch "$list" > /dev/null
-echo "watch them with squeue; the table will be in ${runs[0]}/report.md" >&2
+echo "watch them with squeue; the results will be in ${runs[0]}/report.html and report.md" >&2

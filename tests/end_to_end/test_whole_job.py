@@ -110,6 +110,9 @@ def test_results_cover_every_cell(place, outputs):
     assert shown["n_examples_left_out"] == [4 * 4 - 4 * shown["n_examples_most"][0]] or shown["n_examples_fewest"] < shown["n_examples_most"]
     report = (place / "report" / "report.md").read_text()
     assert "| demo_relations" in report and "### demo_relations, by label" in report
+    found = task["paired"]["metaprompt-prompt_tuning"]["full"]
+    assert f"{found['difference']:+.3f}" in report and (place / "report" / "report.html").stat().st_size > len(report)
+    assert results["hashes"].keys() >= {"data", "backbone", "layout"} and list((place / "adapt/tensorboard/hparams").iterdir())
 
 
 def test_a_validation_split_is_scored_beside_the_results(place, outputs):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.logbook import Logbook
+from engine.config import AdaptConfig, RunConfig, TeachConfig
+from engine.logbook import Logbook, write_hparams
 
 VALUES = {"loss": 1.5, "ce": 1.25, "kl": None, "task_ce": {"alpha": 1.0}, "lr": 0.1, "tokens_per_s": 1000.0}
 
@@ -100,3 +101,29 @@ def test_a_step_that_cannot_be_logged_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OSError, match="the last checkpoint is whole, start again .*metrics.jsonl"):
         found.step(1, VALUES)
+
+
+def test_settings_and_scores_read_back_from_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    config = RunConfig(run_dir="r", backbone="/weights/somewhere", seed=7, teach=TeachConfig(run="/of/someone"),
+                       adapt=AdaptConfig(lr_task=0.25, shots=["4", "full"], source_run="/runs/of/someone", multitask_run="/of/someone"))  # fmt: skip
+    tuning = {"metaprompt": {"4": {"rates": [0.125, 0.5], "scores": [0.2, 0.3], "best": 1}}}
+    for score in (0.1, 0.5):  # an evaluation that is repeated replaces the row
+        write_hparams(tmp_path, config, {"metaprompt": {"4": score, "full": 0.75}, "lora": {"full": 0.5}}, tuning)
+    write_hparams(tmp_path / "other", config, {}, tuning)
+    assert not (tmp_path / "other").exists() and len(list((tmp_path / "tensorboard/hparams").iterdir())) == 1
+    events = EventAccumulator(str(tmp_path / "tensorboard/hparams"))
+    events.Reload()
+    assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {
+        "average/metaprompt/4": 0.5, "average/metaprompt/full": 0.75, "average/lora/full": 0.5,
+    }  # fmt: skip
+    plugin = {tag: HParamsPluginData.FromString(content) for tag, content in events.PluginTagToContent("hparams").items()}
+    started = plugin["_hparams_/session_start_info"].session_start_info.hparams
+    values = {name: value.number_value or value.string_value or value.bool_value for name, value in started.items()}
+    assert (values["seed"], values["prompt.length"], values["prompt.rank"], values["adapt.lr_task"], values["adapt.shots"]) == (7, 100, 1, 0.25, "4, full")
+    assert values["distill.lambda_kl"] == 0.9 and values["chosen.metaprompt.4"] == 0.5 and values["adapt.steps"] == 150
+    assert not any("someone" in str(v) or "somewhere" in str(v) for v in values.values())
+    metrics = {m.name.tag for m in plugin["_hparams_/experiment"].experiment.metric_infos}
+    assert metrics == {"average/metaprompt/4", "average/metaprompt/full", "average/lora/full"}

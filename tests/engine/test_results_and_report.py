@@ -11,7 +11,7 @@ import pytest
 import clinical_tasks
 from engine.errors import UserError
 from engine.report import write_report
-from engine.results import T95, average, summarise
+from engine.results import T95, average, identities, made_with, summarise
 
 CARDS = {n: SimpleNamespace(name=n, type="qa", metric="accuracy") for n in ("a", "b")}
 
@@ -90,6 +90,13 @@ def test_intervals_over_documents_are_of_the_mean_over_seeds() -> None:
     assert "intervals" not in summary(rows)["tasks"]["a"]["methods"]["metaprompt"]["16"]
 
 
+def test_what_a_checkpoint_came_from_is_named_without_its_settings() -> None:
+    hashes = {"config": {"seed": 0}, "data": "d", "backbone": "b", "teachers": "", "sources": {"metaprompt": "m"}}
+    assert identities(hashes) == {"data": "d", "backbone": "b", "sources.metaprompt": "m"}
+    assert identities({"data": "d", "sources": ["a", "b"]}) == {"data": "d"}
+    assert {"python", "torch", "transformers"} <= made_with()["versions"].keys() and made_with()["date"].endswith(" UTC")
+
+
 def test_labels_are_means_over_the_seeds_that_have_them() -> None:
     one = {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 4, "predicted": 8}
     other = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 4, "predicted": 2}
@@ -136,7 +143,7 @@ def test_cut_relations_rules_intervals_and_labels_go_from_answers_to_the_report(
     assert "- mine: relation_f1, micro over Treats, Causes: sets of (document, type, both ends' spans and types); answers generated.\n" in text
     assert "- mine: 3 documents, 1000 resamples, seed 0.\n" in text
     assert "- mine: relations cut in two with their long documents, counted as missed: 1.\n" in text
-    assert """### mine, by label
+    assert f"""### mine, by label ({run})
 
 | label  | support | metaprompt full (P R F1) |
 |--------|---------|--------------------------|
@@ -160,11 +167,24 @@ RESULT = {
 }  # fmt: skip
 
 TABLE = """\
-| task               | role   | metric   | n  | dropped | lora full | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full |
-|--------------------|--------|----------|----|---------|-----------|--------------|--------------|---------------|-----------------|
-| alpha              | target | accuracy | 18 | 2       | 0.750     | 0.125        | 0.250        | 0.300         | 0.500 ± 0.125   |
-| be                 | target | f1       | 7  | 0       |           |              |              |               | 1.000           |
-| average of targets |        |          |    |         |           |              |              |               | 0.750           |
+| task               | role   | metric   | n  | dropped | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
+|--------------------|--------|----------|----|---------|--------------|--------------|---------------|-----------------|-----------|
+| alpha              | target | accuracy | 18 | 2       | 0.125        | 0.250        | 0.300         | 0.500 ± 0.125   | 0.750     |
+| be                 | target | f1       | 7  | 0       |              |              |               | 1.000           |           |
+| average of targets |        |          |    |         |              |              |               | 0.750           |           |
+"""
+
+SHORT = """\
+| run    | average of | method     | full  |
+|--------|------------|------------|-------|
+| my-run | 2 targets  | metaprompt | 0.750 |
+
+my-run
+| task  | metric   | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
+|-------|----------|--------------|--------------|---------------|-----------------|-----------|
+| alpha | accuracy | 0.125        | 0.250        | 0.300         | 0.500           | 0.750     |
+| be    | f1       |              |              |               | 1.000           |           |
+
 """
 
 
@@ -174,13 +194,14 @@ def written(folder: Path, result: dict[str, Any]) -> Path:
     return folder
 
 
-def test_the_table_of_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # wherever the command is given
     run = written(tmp_path / "my-run", RESULT)
-    text = write_report([run], tmp_path / "out")
+    text = write_report([run], tmp_path / "out", ["my-run"])
     assert (tmp_path / "out/report.md").read_text() == text
-    assert TABLE in text and f"## {run}\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
+    assert TABLE in text and "## my-run\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
     printed = capsys.readouterr().out
-    assert TABLE in printed and str(tmp_path / "out/report.md") in printed
+    assert printed == f"{SHORT}written to {tmp_path / 'out/report.html'} and {tmp_path / 'out/report.md'}\n"
 
 
 def test_runs_stand_one_after_another(tmp_path: Path) -> None:

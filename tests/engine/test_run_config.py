@@ -210,7 +210,7 @@ def test_keys_that_are_free_on_resume_exist() -> None:
 
 def run_configs(project: Path) -> list[Path]:
     found = sorted((project / "configs").rglob("*.yaml"))
-    return [p for p in found if TASK_CARDS not in p.parts and BACKBONE_CARDS not in p.parts and p.stem not in ("backbone", "shape")]
+    return [p for p in found if TASK_CARDS not in p.parts and BACKBONE_CARDS not in p.parts and p.stem not in ("backbone", "shape") and "study" not in p.stem]
 
 
 def test_every_run_configuration_resolves_and_says_how_to_run_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,127 @@
+"""What a report is made of, before it is HTML or Markdown: both say the same."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``small`` stands smaller behind the text in HTML. ``mark``: good, bad or empty."""
+
+    text: str
+    small: str = ""
+    mark: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.small}".strip()
+
+
+@dataclass(frozen=True)
+class Text:
+    """kind: plain, note (in a box) or warning."""
+
+    text: str
+    kind: str = "plain"
+    name: str = "text"
+
+
+@dataclass(frozen=True)
+class Items:
+    items: Sequence[str]
+    name: str = "items"
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: as long as head. words: this many first columns hold words, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    words: int = 1
+    name: str = "table"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts that belong together; ``numbers`` is what Markdown shows in their place (without them the figure is HTML's alone), and HTML folded beneath.
+
+    colours: how to read the charts, for who sees them. keys: (drawn mark, words).
+    """
+
+    title: str
+    charts: Sequence[Markup]
+    caption: str = ""
+    colours: str = ""
+    keys: Sequence[tuple[Markup, str]] = ()
+    numbers: Table | None = None
+    name: str = "figure"
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+    language: str = ""
+    name: str = "code"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Long material: closed in HTML until it is asked for, at the end in Markdown."""
+
+    title: str
+    blocks: Sequence["Block"]
+    name: str = "fold"
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence["Block"] = field(default_factory=list)
+    anchor: str = ""
+    level: int = 2
+    name: str = "section"
+
+
+Block = Text | Items | Table | Figure | Code | Fold | Section
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Headings, tables that read well unrendered, code; what is folded in HTML stands at the end."""
+    folded: list[str] = []
+    main = list(_written(blocks, folded))
+    return "\n".join([*main, *(["## At length\n", *folded] if folded else [])])
+
+
+def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: str = "") -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, Section):
+            yield f"{'#' * block.level} {block.title}\n"
+            yield from _written(block.blocks, folded, block.level + 1, block.title if block.level == 2 else where)
+        elif isinstance(block, Fold):
+            folded.append(f"### {block.title}{f' ({where})' if where else ''}\n")
+            folded.extend(_written(block.blocks, folded, 4, where))
+        elif isinstance(block, Figure):
+            if block.numbers:
+                yield f"{'#' * level} {block.title}\n"
+                if block.caption:
+                    yield f"{block.caption}\n"
+                yield table([block.numbers.head, *block.numbers.rows])
+        elif isinstance(block, Table):
+            yield table([block.head, *block.rows])
+        elif isinstance(block, Items):
+            yield "".join(f"- {item}\n" for item in block.items)
+        elif isinstance(block, Code):
+            yield f"```{block.language}\n{block.text.rstrip()}\n```\n"
+        else:
+            yield f"{'> ' if block.kind != 'plain' else ''}{block.text}\n"
+
+
+def table(rows: Sequence[Sequence[Cell | str]]) -> str:
+    """A Markdown table that reads well unrendered too."""
+    cells = [[str(v).replace("|", "\\|").replace("\n", " ") for v in row] for row in rows]
+    widths = [max(len(r[i]) for r in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines) + "\n"

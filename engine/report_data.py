@@ -1,0 +1,155 @@
+"""What a report tells of a run, gathered from its directory. Numbers, names and settings only: never ``predictions/``, never a path of the machine."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.errors import UserError
+from engine.results import average
+
+ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
+"""Of methods in tables and legends; variants stand behind their method, others last."""
+
+REFERENCES = {
+    "n2c2_2022_sdoh_entities": ("F1", 0.871), "n2c2_2022_sdoh_relations": ("F1", 0.835), "uf_opioid_entities": ("F1", 0.914),
+    "uf_opioid_relations": ("F1", 0.893), "headqa": ("accuracy", 0.644), "medbullets": ("accuracy", 0.689), "scinli": ("F1", 0.865),
+    "radnli": ("F1", 0.823),
+}  # fmt: skip
+"""Task -> what the published work is said to reach, its best backbone (read from a third party's table: secondary)."""
+_ABSOLUTE = re.compile(r"(?<![\w.~$…/-])(?:~|\$\w+)?/(?:[^\s'\",:;()\[\]{}/]+/)*([^\s'\",:;()\[\]{}/]+)/?")
+_TRANSFER = re.compile(r"^metaprompt@task:(.+)$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """name: as its user wrote it, without a home folder. results: results.json. curves: sub-run ('' is the run) -> logged steps.
+
+    config: the resolved configuration, scrubbed; empty where the directory holds none.
+    """
+
+    folder: Path
+    name: str
+    results: dict[str, Any]
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        tasks: dict[str, Any] = self.results["tasks"]
+        return tasks
+
+    @property
+    def role(self) -> str:
+        """target, or source where nothing is a target."""
+        return "target" if any(t["role"] == "target" for t in self.tasks.values()) else "source"
+
+    def averages(self) -> dict[str, dict[str, float]]:
+        """METHOD -> SHOTS -> mean over the targets as evaluated; of a distillation over its sources."""
+        found: dict[str, dict[str, float]] = self.results["average"] if self.role == "target" else average(self.tasks, "source")
+        return {m: found[m] for m in sorted(found, key=method_order)}
+
+    def columns(self, transfer: bool = False) -> list[tuple[str, str]]:
+        """Every (method, shots) that is there, in order; those of the transfer matrix, or all others."""
+        found = {(m, s) for t in self.tasks.values() for m, by in t["methods"].items() for s in by}
+        return sorted((c for c in found if bool(source_of(c[0])) == transfer), key=_order)
+
+
+def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
+    """Read every run.
+
+    Args:
+        names: how the user wrote them; default: the paths.
+
+    Raises:
+        UserError: a run has no results.json, or it cannot be read; all at once.
+    """
+    problems, found = [], []
+    for run, name in zip(runs, names or [str(r) for r in runs], strict=True):
+        try:
+            results = json.loads((run / "results.json").read_text())
+            if isinstance(results, dict) and {"tasks", "average", "trainable", "backbone"} <= results.keys():
+                found.append(Run(run, without_home(name), results, _curves(run), scrubbed(_config(run))))
+            else:
+                problems.append(f"--runs: {run / 'results.json'}: is no results file; evaluate the run again")
+        except FileNotFoundError:
+            problems.append(f"--runs: {run} has no results.json; run `python train.py evaluate --run {run}` first")
+        except (OSError, ValueError) as error:
+            problems.append(f"--runs: {run / 'results.json'}: not readable ({type(error).__name__}); evaluate the run again")
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def source_of(method: str) -> str:
+    """The source task of a transfer variant, ``metaprompt@task:SOURCE``; else nothing."""
+    found = _TRANSFER.match(method)
+    return found[1] if found else ""
+
+
+def shots_value(shots: str) -> float:
+    return float("inf") if shots == "full" else float(shots)
+
+
+def without_home(path: str) -> str:
+    """A home folder is not named: ``~`` in its place."""
+    home = str(Path.home())
+    if home != "/" and (path == home or path.startswith(home + "/")):
+        path = "~" + path[len(home) :]
+    return re.sub(r"^/(?:home|Users)/[^/]+", "~", path)
+
+
+def scrubbed(value: Any) -> Any:
+    """Settings without the machine's folders: an absolute path keeps its last part, ``…/name``; words around it stay."""
+    if isinstance(value, dict):
+        return {k: scrubbed(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [scrubbed(v) for v in value]
+    return _ABSOLUTE.sub(r"…/\1", value) if isinstance(value, str) else value
+
+
+def method_order(method: str) -> tuple[int, str]:
+    base = method.partition("@")[0]
+    return ORDER.index(base) if base in ORDER else len(ORDER), method
+
+
+def _order(column: tuple[str, str]) -> tuple[int, str, float]:
+    return *method_order(column[0]), shots_value(column[1])
+
+
+def _config(run: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _curves(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """metrics.jsonl of the run, its teachers and its sweeps."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for folder in (run, run / "teachers", run / "tune", *sorted((run / "tune").glob("*/"))):
+        if (folder / "metrics.jsonl").is_file():
+            lines = [_step(line) for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines()]
+            steps = [line for line in lines if line]
+            if steps:
+                found["" if folder == run else str(folder.relative_to(run))] = steps
+    return found
+
+
+def _step(line: str) -> dict[str, Any] | None:
+    """One logged step; a line torn by a kill is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+
+
+def reference_rows(tasks: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """(task, metric, score) of those tasks that bear a published name; invented ``pocket_`` tasks never do."""
+    return [(name, *REFERENCES[name]) for name in tasks if name in REFERENCES]
