@@ -13,7 +13,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study test test-slurm test-faults wheelhouse check clean
+.PHONY: setup toolchain demo study study-full test test-slurm test-faults wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -43,9 +43,17 @@ demo: setup
 	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
 	@echo "Where to look next: $(DEMO)/report.html, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
 
-# metaprompt against prompt tuning, both tuned: ten tasks x (16, 64, full) x three seeds; goes on where it was
+# the metaprompt against its baselines, each tuned: ten tasks x (0, 4, 16, 64, all examples) x three seeds; goes on where it was
+STUDY = python -m clinical_tasks.pocket --output runs/pocket/data && torchrun --nproc_per_node 2 -- train.py study $(COMMON) --run_dir=runs/study-$(BACKBONE)
+
 study: setup
-	python -m engine.study --backbone=$(CARD) --output=runs/study-$(BACKBONE) --report=docs/results.md
+	$(STUDY) --config=configs/pocket/study.yaml
+	python -m engine.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+
+# ablations, a transfer matrix, one source left out at a time besides: hours, in as many sittings as it takes (ONLY=transfer,rank)
+study-full: study
+	$(STUDY) --config=configs/pocket/study_full.yaml $(if $(ONLY),--only=$(ONLY))
+	python -m engine.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
 
 test: setup
 	python -m pytest
