@@ -76,12 +76,6 @@ class Need:
             return (self.device + self.host) * m.ranks_per_node <= USABLE * m.host_bytes
         return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
 
-    def room(self, m: Machine) -> float:
-        """Bytes of a rank that are left."""
-        if m.device == "cpu":
-            return max(0.0, USABLE * m.host_bytes / m.ranks_per_node - self.device - self.host)
-        return max(0.0, USABLE * m.device_bytes - self.device)
-
     def again(self) -> str:
         return f"{self.recompute} layers recomputed{', their inputs on the host' if self.offloaded else ''}"
 

@@ -31,15 +31,25 @@ def overview(runs: Sequence[Run]) -> list[Block]:
     else:
         found += by_run(runs)
     for run in runs:
-        rows = [(m, s, d) for m, s in run.columns() if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))]
+        rows = _compared(run)
         if rows:
             title = "Does the metaprompt win?" + (f" {run.name}" if len(runs) > 1 else "")
-            caption = f"{_verdicts([d for *_, d in rows])} Averages over the {len(run.tasks)} targets, paired by seed."
-            head = ["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied", "so the metaprompt is"]
+            verdict, numbers = comparisons(run)
+            caption = f"{verdict} Averages over the {len(run.tasks)} targets, paired by seed."
             drawn = [(f"{m}, {s}", d) for m, s, d in rows]
-            numbers = Table(head, [_over_targets(*row) for row in rows], 2)
             found.append(differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets", numbers))
     return found
+
+
+def _compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
+    return [(m, s, d) for m, s in run.columns() if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))]
+
+
+def comparisons(run: Run) -> tuple[str, Table]:
+    """The metaprompt against every other method at the same number of examples: in words, and as a table."""
+    rows = _compared(run)
+    head = ["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied", "so the metaprompt is"]
+    return _verdicts([d for *_, d in rows]), Table(head, [_over_targets(*row) for row in rows], 2)
 
 
 def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
@@ -62,11 +72,12 @@ def averages_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         for method, by in run.averages().items():
             if not source_of(method):
-                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *(_mean_cell(run, method, s) if s in by else "" for s in shots)])
+                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *(mean_cell(run, method, s) if s in by else "" for s in shots)])
     return Table(["run", "average of", "method", *shots], rows, 3)
 
 
-def _mean_cell(run: Run, method: str, shots: str) -> Cell:
+def mean_cell(run: Run, method: str, shots: str) -> Cell:
+    """An average over the tasks, with half the 95 % interval over seeds where there are several."""
     seeds = by_seed(run.tasks, method, shots)
     half = student(list(seeds.values()))[1] if seeds else None
     return Cell(f"{run.averages()[method][shots]:.3f}", "" if half is None else f"± {half:.3f}")

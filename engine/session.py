@@ -129,11 +129,11 @@ class Session:
     def _standing_or_new(self, device: torch.device) -> ShardedBackbone:
         """A process holds one backbone, and a study asks for the same one again and again. A collective."""
         global _standing
-        c = self.config
-        work = placement.workload_of(c, self.sizes)
-        asked = (self.card, placement.asked_for(c), c.deepspeed, c.recompute, replace(work, bank=0))
+        c, work = self.config, placement.workload_of(self.config, self.sizes)
         if _standing is not None:
-            if _standing.asked == asked and work.bank <= _standing.bank_room:
+            # as if it were not there yet: what it takes itself is not to count against it
+            chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, work, _standing.machine)
+            if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen)):
                 return _standing.backbone
             _standing.backbone.destroy()
             _standing = None
@@ -142,7 +142,7 @@ class Session:
         file = c.deepspeed or placement.file_of(chosen.placement)
         backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
                                    offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
-        _standing = _Standing(asked, work.bank + chosen.room(machine), backbone)
+        _standing = _Standing(self.card, c.deepspeed, _how(chosen), machine, backbone)
         return backbone
 
     def _place(self, work: placement.Workload, machine: placement.Machine) -> placement.Need:
@@ -247,11 +247,17 @@ class Session:
 
 @dataclass(frozen=True)
 class _Standing:
-    """The backbone that this process holds. ``bank_room``: the largest bank that there was memory for beside it."""
+    """The backbone that this process holds. ``machine``: as it was before."""
 
-    asked: tuple[Any, ...]
-    bank_room: float
+    card: BackboneCard
+    deepspeed: str
+    how: tuple[str, int, bool]
+    machine: placement.Machine
     backbone: ShardedBackbone
+
+
+def _how(chosen: placement.Need) -> tuple[str, int, bool]:
+    return chosen.placement, chosen.recompute, chosen.offloaded
 
 
 _standing: _Standing | None = None

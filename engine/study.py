@@ -29,6 +29,8 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         raise UserError(unknown)
     chosen = _needed(cells, only)
     leads = distributed.place().rank == 0
+    if leads and not plan_only:
+        _tell(folder, file, chosen)
     for number, cell in enumerate(chosen, 1):
         if leads:
             print(f"study: {cell.mode} {cell.name}, {number} of {len(chosen)}: {state_of(cell)}", flush=True)
@@ -39,7 +41,6 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not leads or not adapted:
         return
-    write_whole(folder / "study.json", json.dumps({"file": file, "cells": [_told(c, folder) for c in chosen]}, indent=1) + "\n")
     commands.report([c.config.run_dir for c in adapted], str(folder))
 
 
@@ -48,6 +49,15 @@ def state_of(cell: Cell) -> str:
     if not (cell.run_dir / "COMPLETED").exists():
         return "begun" if (cell.run_dir / "latest").exists() else "to do"
     return "done" if cell.mode == "distill" or (cell.run_dir / "results.json").exists() else "to be evaluated"
+
+
+def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:
+    """study.json: which run is which cell, those of other protocol files that share the folder too."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path, told = folder / "study.json", [{"file": file, **_told(c, folder)} for c in cells]
+    before = json.loads(path.read_text())["cells"] if path.exists() else []
+    known = {c["run"] for c in told}
+    write_whole(path, json.dumps({"cells": [c for c in before if c["run"] not in known] + told}, indent=1) + "\n")
 
 
 def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

@@ -1,12 +1,16 @@
 """A study from the command line on two ranks: every method, each with its sweep, one after another in one job; killed and gone on with."""
 
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from commands_runner import ROOT, run
+
+from engine.study_page import write_page
 
 METHODS = ["metaprompt", "multitask_prompt", "prompt_tuning", "lora", "instruction", "in_context"]
 
@@ -80,6 +84,23 @@ def test_the_backbone_is_built_once_and_what_is_done_is_passed_over(study: tuple
     assert again.count("already COMPLETED") == 5 and "study: adapt all_methods, 4 of 5: done" in again
     assert {f: (runs / f).stat().st_mtime_ns for f in before} == before
     assert "5 of 5: done" in run(*command, "--dry_run=true", ranks=1)
+
+
+def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str], tmp_path: Path) -> None:
+    runs, _, _ = study
+    write_page(runs, tmp_path / "docs/results.md")
+    text = (tmp_path / "docs/results.md").read_text()
+    figures = re.findall(r"\]\((\S+\.svg)\)", text)
+    assert figures == ["results_all_methods.svg", "results_transfer.svg"]
+    for figure in figures:
+        root = ElementTree.parse(tmp_path / "docs" / figure).getroot()
+        assert root.tag.endswith("svg") and float(root.attrib["width"]) > 200
+    scores = json.loads((runs / "all_methods/results.json").read_text())["average"]
+    table = next(block for block in text.split("\n\n") if block.startswith("| method ") and "in_context" in block)
+    assert re.search(rf"\| lora +\| {scores['lora']['0']:.3f} .*\| {scores['lora']['2']:.3f} ", table), table
+    for wanted in ("## all_methods", "## One source at a time", "| against ", "chosen", "trainable numbers", "with 2 seeds"):
+        assert wanted in text, wanted
+    assert str(runs) not in text
 
 
 def test_a_part_can_be_chosen_and_nothing_else_is(study: tuple[Path, list[str], str]) -> None:
