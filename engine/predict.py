@@ -137,7 +137,7 @@ def _results(card: TaskCard, notes: Notes, answers: dict[int, str], truncated: s
 def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens: int) -> list[str]:
     total: Counter[str] = Counter()
     for result in results:
-        total.update({k: bool(result.get(k)) for k in ("n_not_asked", "n_truncated", "unaligned")})
+        total.update({k: int(bool(result.get(k))) for k in ("n_not_asked", "n_truncated", "unaligned")})
     said = {
         "n_not_asked": f"have a part longer than data.max_length={max_length} that was not asked (n_not_asked)",
         "n_truncated": f"have an answer cut at evaluate.max_new_tokens={max_new_tokens} (n_truncated)",

@@ -11,7 +11,7 @@ import torch
 
 from clinical_tasks import load_card
 from engine.errors import UserError
-from engine.predict import Wanted, choose_row, predict_notes
+from engine.predict import Wanted, _warnings, choose_row, predict_notes
 from engine.predictions import Predictions
 from engine.scored_rows import ScoredRow
 from prompt_modules import SoftPromptBank
@@ -149,3 +149,8 @@ def test_the_cards_of_this_file_are_valid(make, tmp_path: Path) -> None:
     for kind in CARD:
         make(kind)
         assert load_card(tmp_path / "cards" / "mine.yaml").type == kind
+
+
+def test_notes_with_a_fault_are_counted_not_their_faults() -> None:
+    found = _warnings([{"n_truncated": 3}, {"n_truncated": 1, "unaligned": ["x"]}, {}], 100, 4)
+    assert found[0].startswith("2 of 3 notes have an answer cut at evaluate.max_new_tokens=4") and found[1].startswith("1 of 3 notes have lines")
