@@ -1,8 +1,10 @@
 """Where the time went until the first step, and what a signal means that comes before any loop can take it."""
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from types import FrameType
 
@@ -40,6 +42,19 @@ def note_early(number: signal.Signals, leave: bool = False) -> None:
         leave: there will be no loop, and nothing is lost: leave at once, to be started again.
     """
     signal.signal(number, _leave if leave else _on_signal)
+
+
+@contextlib.contextmanager
+def nothing_to_lose(number: signal.Signals = signal.SIGUSR1) -> Iterator[None]:
+    """Within, answers are asked, which are on disk as they come: a signal, or one that came before, leaves at once, to be started again."""
+    if taken():
+        _leave(number, None)
+    before = signal.getsignal(number)
+    note_early(number, leave=True)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def carry() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import commands, distributed
+from engine import commands, distributed, startup
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.protocols import Cell, read_study
@@ -37,7 +37,8 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         if not plan_only:
             {"distill": commands.distill, "adapt": commands.adapt}[cell.mode](cell.config)
             if cell.mode == "adapt" and state_of(cell) != "done":
-                commands.evaluate(cell.config.run_dir)
+                with startup.nothing_to_lose():
+                    commands.evaluate(cell.config.run_dir)
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not leads or not adapted:
         return

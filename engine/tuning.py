@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import clinical_tasks
-from engine import checkpoint
+from engine import checkpoint, startup
 from engine.adaptation import Rates, Source, adapt_rows, adapt_stage, trained
 from engine.banks import load_bank
 from engine.data import TaskData
@@ -41,7 +41,9 @@ def chosen_rates(session: Session, data: dict[str, TaskData], sources: Mapping[s
     else:
         session.train(stage, session.open_run_dir(folder, stage.hashes))
         session.complete(folder)
-    table = summary(_scores(session, folder, data), len(c.adapt.targets))
+    with startup.nothing_to_lose():
+        scored = _scores(session, folder, data)
+    table = summary(scored, len(c.adapt.targets))
     for method, by_shots in table.items():
         for shots, tried in by_shots.items():
             pairs = [f"{rate:g} {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]

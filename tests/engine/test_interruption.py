@@ -351,3 +351,17 @@ def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Fence(tmp_path)
     owner = json.loads((tmp_path / "owner.json").read_text())
     assert owner["slurm_job"] == "77" and owner["restart"] == "2" and owner["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("when", "code", "said"),
+    [("within", 75, ""), ("before", 75, ""), ("after", 0, "True"), ("never", 0, "False")],
+)
+def test_while_answers_are_asked_a_signal_leaves_at_once_and_afterwards_it_waits_for_the_loop(when: str, code: int, said: str) -> None:
+    kill = "os.kill(os.getpid(), signal.SIGUSR1)"
+    script = "\n".join([
+        "import os, signal", "from engine import startup", "startup.note_early(signal.SIGUSR1)", kill if when == "before" else "",
+        "with startup.nothing_to_lose():", f"    {kill if when == 'within' else 'pass'}", kill if when == "after" else "", "print(startup.taken())",
+    ])  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (code, said), done.stderr
