@@ -27,8 +27,10 @@ def distill(config: RunConfig) -> None:
     data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.tasks})
     data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
+    taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
+    given = _given_teachers(session) if taught and config.teach.run else None  # its errors before the process group starts
     session.backbone()
-    teachers, teachers_hash = _teach(session, data) if config.distill.lambda_kl or config.distill.lambda_hidden else (None, "")
+    teachers, teachers_hash = given or (_teach(session, data) if taught else (None, ""))
 
     from engine.stages import distill_stage
     from engine.teacher_cache import keep_teachers
@@ -45,19 +47,24 @@ def distill(config: RunConfig) -> None:
     session.say(f"metaprompt in {session.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {session.run_dir}")
 
 
+def _given_teachers(session: Any) -> tuple[Any, str]:
+    from engine.banks import teachers_of
+
+    config = session.config
+    bank, identity = teachers_of(expand(config.teach.run), config.distill.tasks, session.hashes(["data", "prompt", "teach"], ""))
+    session.say(f"teachers: {len(bank)} of {config.teach.run}")
+    return bank.requires_grad_(False), identity
+
+
 def _teach(session: Any, data: Any) -> tuple[Any, str]:
-    """The teachers of this run: those in run_dir/teachers if they fit, those of ``teach.run``, else trained now."""
+    """The teachers of this run: those in run_dir/teachers if they fit, else trained now."""
     from engine import checkpoint
-    from engine.banks import load_bank, teachers_of
+    from engine.banks import load_bank
     from engine.provenance import check_hashes
     from engine.stages import teach_stage
 
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data)
-    if session.config.teach.run:
-        bank, identity = teachers_of(expand(session.config.teach.run), session.config.distill.tasks, stage.hashes)
-        session.say(f"teachers: {len(bank)} of {session.config.teach.run}")
-        return bank.requires_grad_(False), identity
     if (folder / "COMPLETED").exists() and not session.config.fresh:
         done = checkpoint.load(folder)
         if done is not None:

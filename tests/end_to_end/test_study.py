@@ -109,3 +109,12 @@ def test_a_part_can_be_chosen_and_nothing_else_is(study: tuple[Path, list[str], 
     assert "distill taught, 1 of 3" in said and "distill fewer, 2 of 3" in said and "adapt transfer, 3 of 3" in said
     refused = run(*command, "--only=transfre", "--adapt.stpes=3", ranks=1, expect=2)
     assert "unknown key 'adapt.stpes'" in refused
+
+
+def test_teachers_that_are_others_are_refused_before_anything_starts(study: tuple[Path, list[str], str], tmp_path: Path) -> None:
+    runs, _, _ = study
+    config = [f"--config={runs.parent / 'distill.yaml'}", f"--run_dir={tmp_path / 'run'}", "--teach.steps=3", "--teach.examples=2", "--teach.eval_every=0"]
+    said = run("distill", *config, f"--teach.run={runs / 'taught'}", "--teach.lr=0.9", "--prompt.init=text", "--prompt.init_text=fever", ranks=1, expect=2)
+    assert "teach.lr was 0.1 there, is 0.9 here" in said and "prompt.init was 'vocabulary' there, is 'text' here" in said
+    said = run("distill", *config, f"--teach.run={runs / 'fewer'}", ranks=1, expect=2)
+    assert "holds no finished teachers" in said and not (tmp_path / "run").exists()
