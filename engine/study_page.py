@@ -16,7 +16,7 @@ from markupsafe import Markup
 from engine.protection import protect
 from engine.report_blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.report_data import Run, gather, shots_value, source_of
-from engine.report_figures import cost, few_shot, sweeps, transfer
+from engine.report_figures import few_shot, transfer
 from engine.report_sections import comparisons, mean_cell
 
 HEAD = """# What the methods reach on invented notes
@@ -47,7 +47,8 @@ def write_page(study: Path, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     first = (curves or runs)[0]
     seeds = max(len(cell["seeds"]) for t in first.tasks.values() for by in t["methods"].values() for cell in by.values())
-    n_test = f"{min(t['n_test'] for t in first.tasks.values())} to {max(t['n_test'] for t in first.tasks.values())} a task"
+    sizes = sorted({t["n_test"] for t in first.tasks.values()})
+    n_test = f"{sizes[0]} a task" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} a task"
     parts = [HEAD.format(backbone=first.results["backbone"], seeds=seeds, n_test=n_test)]
     for run in curves:
         parts.append(markdown(list(_curve_blocks(run))).replace("@@", _drawn(few_shot(run)[0], output, run.name)))  # type: ignore[arg-type]
@@ -70,8 +71,22 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     blocks: list[Block] = [Text("@@"), Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."), numbers]
     blocks += [Text(verdict + " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the seeds."), compared]
     blocks += [Text("By task, all examples or the most there are."), _by_task(run)]
-    blocks += [b for figures in (sweeps(run), cost(run)) for f in figures if isinstance(f, Figure) and f.numbers for b in (Text(f.caption), f.numbers)]
+    if run.results.get("tuning"):
+        told = "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest size's)."
+        blocks += [Text(told), _rates(run)]
+    counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
+    blocks.append(Text(f"Numbers that one task trains: {counts}."))
     yield Section(run.name, blocks)
+
+
+def _rates(run: Run) -> Table:
+    rows = []
+    for method, by_shots in run.results["tuning"].items():
+        for shots, tried in by_shots.items():
+            shown = [f"{rate:g}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]
+            shown[tried["best"]] += " *"
+            rows.append([method, shots, ", ".join(shown)])
+    return Table(["method", "shots", "rate: score"], rows, 3)
 
 
 def _by_task(run: Run) -> Table:
@@ -118,7 +133,7 @@ def _drawn(figure: Figure, output: Path, name: str) -> str:
 
 def sheet(figure: Figure) -> str:
     """Charts side by side with their legend, as an SVG that stands alone and follows the reader's theme."""
-    parts, x, y, tall, widest = [], 0.0, 26.0, 0.0, 0.0
+    parts, x, y, tall, widest = [], 8.0, 26.0, 0.0, 0.0
     for mark, words in figure.keys:
         parts.append(_placed(mark, x, 4) + f'<text x="{x + 32:.0f}" y="15">{Markup.escape(words)}</text>')
         x += 46 + 6.6 * len(words)

@@ -98,7 +98,7 @@ def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str],
     scores = json.loads((runs / "all_methods/results.json").read_text())["average"]
     table = next(block for block in text.split("\n\n") if block.startswith("| method ") and "in_context" in block)
     assert re.search(rf"\| lora +\| {scores['lora']['0']:.3f} .*\| {scores['lora']['2']:.3f} ", table), table
-    for wanted in ("## all_methods", "## One source at a time", "| against ", "chosen", "trainable numbers", "with 2 seeds"):
+    for wanted in ("## all_methods", "## One source at a time", "| against ", " *  ", "Numbers that one task trains: metaprompt ", "with 2 seeds"):
         assert wanted in text, wanted
     assert str(runs) not in text
 
