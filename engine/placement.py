@@ -89,7 +89,7 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
     length = config.prompt.length
     tokens = max(config.token_budget, length + config.data.max_length)
-    bank = 16 * bank_numbers(config, sizes.hidden, sizes.linear_sides)  # fp32 numbers, their gradient and two moments
+    bank = 20 * bank_numbers(config, sizes.hidden, sizes.linear_sides)  # fp32 numbers, their gradient, two moments, the best
     return Workload(tokens, tokens, bank, sizes.linear_inputs if "lora" in config.adapt.methods and config.adapt.targets else 0)
 
 

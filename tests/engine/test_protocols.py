@@ -86,11 +86,18 @@ def test_what_a_protocol_must_not_say(content: dict[str, Any], wanted: str, writ
 
 def test_the_protocols_of_this_repository_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for file, least in (("configs/pocket/study.yaml", 4), ("configs/pocket/study_full.yaml", 60)):
-        _, cells = read_study(file, {})
-        assert len(cells) >= least
+    files = sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("study*.yaml"))
+    assert len(files) == 5
+    for file in files:
+        folder, cells = read_study(str(file), {})
+        assert len(cells) >= 4 and f"--config {file}" in file.read_text()
         for cell in cells:
-            assert {c.config.run_dir for c in cells} >= {f for f in (cell.config.adapt.source_run, cell.config.teach.run) if f and f.startswith("runs/study")}
+            starts = (cell.config.adapt.source_run, cell.config.adapt.multitask_run) if cell.mode == "adapt" else (cell.config.teach.run,)
+            needed = {m for m in ("metaprompt", "multitask_prompt") if m in cell.config.adapt.methods and cell.mode == "adapt"}
+            own = {c.config.run_dir for c in cells}
+            assert all(start in own for start in starts if start.startswith(str(folder)))
+            assert "metaprompt" not in needed or cell.config.adapt.source_run in own, cell.name
+            assert "multitask_prompt" not in needed or cell.config.adapt.multitask_run in own, cell.name
 
 
 @pytest.fixture
