@@ -72,7 +72,7 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     blocks += [Text(verdict + " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the seeds."), compared]
     blocks += [Text("By task, all examples or the most there are."), _by_task(run)]
     if run.results.get("tuning"):
-        told = "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest size's)."
+        told = "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest size's); beyond an edge there may be a better one."
         blocks += [Text(told), _rates(run)]
     counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
     blocks.append(Text(f"Numbers that one task trains: {counts}."))
@@ -84,7 +84,8 @@ def _rates(run: Run) -> Table:
     for method, by_shots in run.results["tuning"].items():
         for shots, tried in by_shots.items():
             shown = [f"{rate:g}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]
-            shown[tried["best"]] += " *"
+            at_the_edge = len(shown) > 1 and tried["best"] in (0, len(shown) - 1)  # there may be a better one beyond
+            shown[tried["best"]] += " * (edge)" if at_the_edge else " *"
             rows.append([method, shots, ", ".join(shown)])
     return Table(["method", "shots", "rate: score"], rows, 3)
 
