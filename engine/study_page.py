@@ -72,7 +72,8 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     blocks += [Text(verdict + " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the seeds."), compared]
     blocks += [Text("By task, all examples or the most there are."), _by_task(run)]
     if run.results.get("tuning"):
-        told = "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest size's); beyond an edge there may be a better one."
+        told = ("Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest "
+                "size's); beyond an edge there may be a better one.")  # fmt: skip
         blocks += [Text(told), _rates(run)]
     counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
     blocks.append(Text(f"Numbers that one task trains: {counts}."))
