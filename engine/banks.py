@@ -47,7 +47,7 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
     saved = found.state["hashes"]
     problems += [f"teach.run: {run_dir}: its teachers are of another {key}" for key in ("backbone", "layout") if saved[key] != wanted[key]]
     for section in ("prompt", "teach", "data"):
-        before, now = ({k: v for k, v in h["config"].get(section, {}).items() if k != "run"} for h in (saved, wanted))
+        before, now = ({k: v for k, v in h["config"].get(section, {}).items() if k != "rank"} for h in (saved, wanted))  # of factors, which come later
         differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         problems += [f"teach.run: {run_dir}: {section}.{k} was {before.get(k)!r} there, is {now.get(k)!r} here" for k in differing]
     if problems:
