@@ -39,7 +39,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], st
                 "adapt.examples": 2, "adapt.eval_every": 0, "adapt.lora_rank": 2, "adapt.train": "all",
                 "tune.metaprompt": [0.1, 0.2], "tune.prompt_tuning": [0.3], "tune.multitask_prompt": [0.1], "tune.lora": [0.001, 0.01],
             },
-            "transfer": {"source": "fewer", "prompt.rank": 2, "adapt.methods": ["metaprompt"], "adapt.shots": ["0"], "adapt.transfer": ["demo_qa"], "adapt.eval_every": 0},
+            "transfer": {"source": "fewer", "prompt.rank": 2, "adapt.methods": ["metaprompt"], "adapt.shots": ["0"], "adapt.transfer": ["demo_qa"],
+                         "adapt.eval_every": 0},
         },
     }  # fmt: skip
     (base / "study.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
