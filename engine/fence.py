@@ -4,6 +4,7 @@ The newest to open the directory owns it; the older notices before its next writ
 whatever the order in which they come.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ class Fence:
     """Rank 0's right to write into a run directory. Claims it.
 
     Raises:
-        LostRunDirectory: a later start of this very job, requeued since, has opened it.
+        LostRunDirectory: a later start of this very job, requeued since, has opened it. OSError: it cannot be written; says which file and why.
     """
 
     def __init__(self, run_dir: Path):
@@ -33,8 +34,13 @@ class Fence:
         if job and owner.get("slurm_job") == job.get("slurm_job") and int(owner.get("restart", 0)) > int(job.get("restart", 0)):
             raise LostRunDirectory(f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one writes nothing")
         partial = self.file.with_name(f".{OWNER}.{self.token}")
-        partial.write_text(json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), **job}) + "\n")
-        partial.replace(self.file)
+        try:
+            partial.write_text(json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), **job}) + "\n")
+            partial.replace(self.file)
+        except OSError as error:  # a write knows no file name
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise OSError(error.errno, f"{error.strerror}; nothing was changed, start again once it can be written", str(self.file)) from None
 
     def check(self) -> None:
         """

@@ -365,3 +365,14 @@ def test_while_answers_are_asked_a_signal_leaves_at_once_and_afterwards_it_waits
     ])  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (code, said), done.stderr
+
+
+def test_a_claim_that_cannot_be_written_says_where_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"No space left on device; nothing was changed, .*owner\.json") as error:
+        Fence(tmp_path)
+    assert error.value.errno == 28 and list(tmp_path.iterdir()) == []
