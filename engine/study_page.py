@@ -13,6 +13,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from engine.config import UNTRAINED
 from engine.protection import protect
 from engine.report_blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.report_data import Run, gather, shots_value, source_of
@@ -61,7 +62,10 @@ def write_page(study: Path, output: Path) -> None:
     output.write_text("\n".join(part.rstrip() + "\n" for part in parts))
 
 
-_ABLATIONS = "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in `configs/pocket/study_full.yaml`."
+_ABLATIONS = (
+    "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in `configs/pocket/study_full.yaml`. Learning rates are those of the base "
+    "configuration, the same for every cell: a part that would like another rate is not at its best here."
+)
 
 
 def _curve_blocks(run: Run) -> Iterator[Block]:
@@ -107,7 +111,7 @@ def _by_task(run: Run) -> Table:
 def _by_cell(runs: Sequence[Run]) -> Table:
     shots = sorted({s for r in runs for by in r.averages().values() for s in by}, key=shots_value)
     rows = [[r.name, str(len(r.tasks)), method, *(mean_cell(r, method, s) if s in by else "" for s in shots)]
-            for r in runs for method, by in r.averages().items() if not source_of(method)]  # fmt: skip
+            for r in runs for method, by in r.averages().items() if not source_of(method) and method not in UNTRAINED]  # fmt: skip
     return Table(["cell", "targets", "method", *shots], rows, 3)
 
 
@@ -120,7 +124,8 @@ def _best_sources(run: Run) -> Iterator[Block]:
         found = {source_of(m): task["methods"][m][shots]["mean"] for m, s in columns if s == shots and m in task["methods"]}
         best, worst = max(found, key=lambda s: found[s]), min(found, key=lambda s: found[s])
         every = task["methods"].get("metaprompt", {}).get(shots)
-        rows.append([name.removeprefix("pocket_"), *(f"{s.removeprefix('pocket_')} {found[s]:.3f}" for s in (best, worst)),
+        both = ["all alike", f"{found[best]:.3f}"] if found[best] == found[worst] else [f"{s.removeprefix('pocket_')} {found[s]:.3f}" for s in (best, worst)]
+        rows.append([name.removeprefix("pocket_"), *both,
                      "" if every is None else f"{every['mean']:.3f}"])  # fmt: skip
     yield Text(f"Of each target the best and the worst source at {shots} examples, and all sources together.")
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
