@@ -1,7 +1,8 @@
 """Frozen language models: cards, tokenizers, prompt layout, loading into ZeRO-3 shards."""
 
 from backbones.card import BackboneCard, BackboneError, load_backbone_card
-from backbones.frozen import GatherCounter, backbone_checksum, build_backbone, parameter_count, resident_bytes
+from backbones.frozen import backbone_checksum, build_backbone, parameter_count, resident_bytes
+from backbones.gathers import GatherCounter, Gathered
 from backbones.layout import Layout
 from backbones.packing import PackedBatch, SharedPrefix, share_prefix
 from backbones.root import Batch, FrozenRoot
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "FrozenRoot",
     "GatherCounter",
+    "Gathered",
     "Layout",
     "PackedBatch",
     "SharedPrefix",

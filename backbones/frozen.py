@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
@@ -222,38 +221,3 @@ def backbone_checksum(model: nn.Module) -> str:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     digest.update(json.dumps(len(list(model.parameters()))).encode())
     return digest.hexdigest()
-
-
-class GatherCounter:
-    """Counts the all-gathers that ZeRO-3 issues for a backbone, and the bytes this rank receives by them.
-
-    Wraps each partitioned parameter's own gather, the one door through which DeepSpeed's coordinator fetches.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.calls, self.bytes = 0, 0
-        for parameter in model.parameters():
-            if hasattr(parameter, "all_gather_coalesced"):
-                parameter.all_gather_coalesced = self._counted(parameter.all_gather_coalesced)
-
-    def _counted(self, gather: Any) -> Any:
-        def counted(params: Any, *args: Any, **kwargs: Any) -> Any:
-            params = list(params)
-            self.calls += 1
-            self.bytes += sum(map(_received, params))
-            return gather(params, *args, **kwargs)
-
-        return counted
-
-    def take(self) -> tuple[int, int]:
-        """(calls, bytes) since the last take."""
-        out = self.calls, self.bytes
-        self.calls = self.bytes = 0
-        return out
-
-
-def _received(parameter: Any) -> int:
-    """Bytes that gathering a parameter brings to this rank: from its node where there are secondary shards, else from all."""
-    secondary = parameter.ds_secondary_tensor
-    shard, group = (parameter.ds_tensor, parameter.ds_process_group) if secondary is None else (secondary, parameter.ds_zero_param_process_group)
-    return shard.numel() * shard.element_size() * (dist.get_world_size(group=group) - 1)

@@ -21,7 +21,8 @@ class Sizes:
     for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
     experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head, added up: LoRA's
     numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
-    embeddings up in the file.
+    embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a
+    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none.
     """
 
     numbers: int
@@ -41,6 +42,9 @@ class Sizes:
     linear_sides: int = 0
     linear_inputs: int = 0
     rows_from_file: bool = False
+    active: int = 0
+    queries: int = 0
+    experts: tuple[int, int] = (1, 1)
 
     @property
     def weights(self) -> int:
@@ -97,6 +101,11 @@ def measure(card: BackboneCard) -> Sizes:
     else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
         middle = b * chosen * (6 * inner + config.hidden_size)
     linears = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()}
+    routed = getattr(config, "num_local_experts", None) or 0
+    active = sum(m.weight.numel() for n, m in linears.items())
+    if routed:  # a stack of experts, and a router that is no nn.Linear
+        per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
+        active += per_layer * len(layers)
     expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
     return Sizes(
         numbers=parameter_count(model), hidden=config.hidden_size, vocabulary=config.vocab_size, itemsize=b,
@@ -109,5 +118,6 @@ def measure(card: BackboneCard) -> Sizes:
         working_per_token=12 * config.hidden_size + b * (4 * inner + queries) * (chosen or 1),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
-        rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * (getattr(config, "num_local_experts", None) or 0)),
+        rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * routed),
+        active=active, queries=queries, experts=(routed or 1, chosen or 1),
     )  # fmt: skip

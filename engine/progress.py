@@ -80,7 +80,7 @@ class Window:
         examples: dict[str, int] = {}
         for row, count in zip(stage.rows, self.examples, strict=True):
             examples[row.task] = examples.get(row.task, 0) + count
-        calls, gathered = backbone.gathers.take()
+        gathered = backbone.gathers.take()
         shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
         drift = [(p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared]
         tokens_per_s = self.timed_tokens / seconds
@@ -90,7 +90,7 @@ class Window:
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
             "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "device_seconds": seconds * world_size(), "real_tokens": self.tokens, "mfu": None,
-            "gathers": calls / self.timed_steps, "gather_bytes": gathered / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
+            "gathers": gathered.calls / self.timed_steps, "gather_bytes": gathered.bytes / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
         }  # fmt: skip
         self._reset()
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

@@ -51,7 +51,7 @@ class ShardedBackbone:
             # no optimizer: DeepSpeed shards and offloads the frozen backbone only; the bank lives outside, replicated in fp32
             self._engine, *_ = deepspeed.initialize(model=self.root, config=self.zero)
             self.root = self._engine.module  # the module, not the engine, whose backward demands an optimizer
-        self.gathers = GatherCounter(self.model)
+        self.gathers = GatherCounter(self.model, ranks_per_node, device.type == "cuda")
 
     def _recompute(self, layers: int, name: str) -> None:
         if getattr(self.model.config, "attention_dropout", 0):

@@ -108,10 +108,10 @@ def gradients(
     stage = mixed_stage_of(backbone) if mixed else stage_of(backbone.model.config.hidden_size, Path("unused"))
     loop = Loop(stage, backbone, settings_of(budget, packed))
     outcome = loop.gradients(0)
-    calls, received = backbone.gathers.take()
+    gathered = backbone.gathers.take()
     return {
         "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
-        "sums": outcome["sums"].numpy(), "gathers": calls, "gather_bytes": received, "resident_before": held, "resident_after": resident_bytes(backbone.model),
+        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes, "resident_before": held, "resident_after": resident_bytes(backbone.model),
         "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
         "unchanged": backbone_checksum(backbone.model) == before,
     }  # fmt: skip

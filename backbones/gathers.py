@@ -1,0 +1,64 @@
+"""What ZeRO-3 moves for a backbone, counted where DeepSpeed fetches: bytes from ranks of the own node, from other nodes, over PCIe."""
+
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from torch import nn
+
+
+class Gathered(NamedTuple):
+    """calls: all-gathers. intra, inter: bytes that this rank receives, by where a shard lies: on its own node or on another, whatever way the
+    collective sends it. uploaded: bytes of its own shards that go from host memory to its GPU."""
+
+    calls: int = 0
+    intra: int = 0
+    inter: int = 0
+    uploaded: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.intra + self.inter
+
+    def plus(self, other: "Gathered") -> "Gathered":
+        return Gathered(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class GatherCounter:
+    """Counts the all-gathers that ZeRO-3 issues for a backbone, and the bytes they bring to this rank.
+
+    Wraps each partitioned parameter's own gather, the one door through which DeepSpeed's coordinator fetches.
+
+    Args:
+        ranks_per_node: ranks lie node by node, equally many on each. on_gpu: shards in host memory go over PCIe first.
+    """
+
+    def __init__(self, model: nn.Module, ranks_per_node: int = 1, on_gpu: bool = False):
+        self.ranks_per_node, self.on_gpu = ranks_per_node, on_gpu
+        self.since = Gathered()
+        for parameter in model.parameters():
+            if hasattr(parameter, "all_gather_coalesced"):
+                parameter.all_gather_coalesced = self._counted(parameter.all_gather_coalesced)
+
+    def _counted(self, gather: Any) -> Any:
+        def counted(params: Any, *args: Any, **kwargs: Any) -> Any:
+            params = list(params)
+            for each in map(self._brought, params):
+                self.since = self.since.plus(each)
+            self.since = self.since._replace(calls=self.since.calls + 1)
+            return gather(params, *args, **kwargs)
+
+        return counted
+
+    def take(self) -> Gathered:
+        """What was counted since the last take."""
+        out, self.since = self.since, Gathered()
+        return out
+
+    def _brought(self, parameter: Any) -> Gathered:
+        """By gathering a parameter: from its node where there are secondary shards, else from all."""
+        secondary = parameter.ds_secondary_tensor
+        shard, group = (parameter.ds_tensor, parameter.ds_process_group) if secondary is None else (secondary, parameter.ds_zero_param_process_group)
+        each, me = shard.numel() * shard.element_size(), dist.get_rank()
+        near = sum(rank // self.ranks_per_node == me // self.ranks_per_node for rank in dist.get_process_group_ranks(group or dist.group.WORLD))
+        size = dist.get_world_size(group=group)
+        return Gathered(0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0)

@@ -1,0 +1,92 @@
+"""What a device and its links can do: configs/machines/*.yaml, or a file of your own. Peaks as the maker states them, and the part of each to count on."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.errors import UserError
+from engine.resolve import read_yaml, unknown_key
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "machines"
+
+
+@dataclass(frozen=True)
+class DeviceKind:
+    """A kind of GPU (or CPU rank) in its usual node. Rates are per second and device, in one direction; ``network`` is a node's, shared by its devices.
+
+    flops: dtype ("bfloat16", "float32") -> multiply-adds x 2 of dense matrix products. memory: bytes read or written. memory_bytes: what it has.
+    pcie: from host memory. intra: between devices of a node. network: into a node. reach: for compute, memory, pcie, intra and network the part of the
+    peak that a step gets. matches: words of the name that the driver reports. source: where the peaks stand.
+    """
+
+    name: str
+    flops: dict[str, float]
+    memory: float
+    memory_bytes: float
+    pcie: float
+    intra: float
+    network: float
+    reach: dict[str, float]
+    matches: list[str] = dataclasses.field(default_factory=list)
+    source: str = ""
+
+
+REACHED = ("compute", "memory", "pcie", "intra", "network")
+
+
+def names() -> list[str]:
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def read_kind(name: str) -> DeviceKind:
+    """A kind by its name in configs/machines, or by the path of a YAML file.
+
+    Raises:
+        UserError: there is none, or the file lacks a key, has one more, or a value that is no number above zero; all at once.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name.lower()}.yaml"
+    if not path.is_file():
+        raise UserError(f"command line: --gpu: {name!r} is none of {', '.join(names())}, and no YAML file; copy one of {FOLDER.name}/ for a machine of your own")
+    content = read_yaml(path)
+    fields = {f.name: f for f in dataclasses.fields(DeviceKind)}
+    problems = [f"{path}: " + unknown_key(str(key), fields) for key in content if key not in fields]
+    needed = [n for n, f in fields.items() if f.default_factory is dataclasses.MISSING and f.default is dataclasses.MISSING]
+    problems += [f"{path}: {key}: missing; see DeviceKind in engine/device_kinds.py" for key in needed if key not in content]
+    for key in ("memory", "memory_bytes", "pcie", "intra", "network"):
+        problems += _checked(path, key, content.get(key, 1))
+    for key, inner in (("flops", ("bfloat16", "float32")), ("reach", REACHED)):
+        table = content.get(key, {})
+        if not isinstance(table, dict):
+            problems.append(f"{path}: {key}: expected keys and values")
+            continue
+        problems += [f"{path}: {key}.{k}: missing" for k in inner if key in content and k not in table]
+        problems += [p for k, v in table.items() for p in _checked(path, f"{key}.{k}", v)]
+        problems += [f"{path}: reach.{k}: {v} is above 1" for k, v in table.items() if key == "reach" and _number(v) is not None and float(v) > 1]
+    if problems:
+        raise UserError(problems)
+    numbers = {k: float(content[k]) for k in ("memory", "memory_bytes", "pcie", "intra", "network")}
+    tables = {k: {n: float(v) for n, v in content[k].items()} for k in ("flops", "reach")}
+    return DeviceKind(**{**content, **numbers, **tables})
+
+
+def kind_here() -> DeviceKind | None:
+    """The kind of this process's GPU; None without one, or where it is not known."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_name()
+    every = [read_kind(name) for name in names()]
+    return next((k for k in every if any(word in found for word in k.matches)), None)
+
+
+def _checked(path: Path, key: str, value: object) -> list[str]:
+    number = _number(value)
+    return [] if number is not None and 0 < number < float("inf") else [f"{path}: {key}: {value!r} is no number above 0"]
+
+
+def _number(value: object) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
