@@ -177,6 +177,14 @@ def backbone_fingerprint(card: BackboneCard) -> str:
     return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
 
 
+def recompute_first(model: Any, layers: int) -> None:
+    """Of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
+    for number, layer in enumerate(model.base_model.layers):
+        layer.gradient_checkpointing = number < layers
+
+
 def _rebuild_rotary(model: PreTrainedModel) -> None:
     """zero.Init computes buffers in bf16 (RoPE inv_freq off by up to 5 %), and weight files hold none: compute them again outside."""
     for name, module in list(model.named_modules()):
