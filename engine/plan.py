@@ -27,8 +27,8 @@ HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and wit
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and compile what is compiled once, so that a job
-    does not hold its nodes for that. device: None for memory and bytes alone. sweep, png: settings to try one after another, and where to draw them."""
+    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and compile what is compiled once, so that a
+    job does not hold its nodes for that. device: None for memory and bytes alone. sweep, png: settings to try one after another, and where to draw them."""
 
     mode: str = ""
     prepare: bool = False

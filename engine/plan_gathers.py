@@ -23,7 +23,7 @@ NEVER = -(10**10)
 @dataclass(frozen=True)
 class ZeroRules:
     """What a DeepSpeed file decides, in elements: of a fetch ahead, of parameters whole at once, of the way to the next use up to which a parameter stays
-    whole, of parameters that are never partitioned. group: ranks that hold secondary shards between them, or 1. uploads: shards wait in host memory of a GPU."""
+    whole, of parameters that are never partitioned. group: ranks that hold secondary shards between them, or 1. uploads: shards wait in a GPU's host memory."""
 
     prefetch: int
     live: int
@@ -60,7 +60,8 @@ class Coordinator:
     def __init__(self, sizes: Sizes, trace: Trace, rules: ZeroRules, machine: Machine):
         self.rules, self.visits = rules, trace.visits
         self.parameters = {
-            name: _Parameter(elements, elements <= rules.persistence, _brought(elements, itemsize, rules, machine)) for name, elements, itemsize in sizes.parameters
+            name: _Parameter(elements, elements <= rules.persistence, _brought(elements, itemsize, rules, machine))
+            for name, elements, itemsize in sizes.parameters
         }
         self.of_module: Sequence[tuple[str, ...]] = trace.modules
         self.recording, self.complete = False, False

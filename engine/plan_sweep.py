@@ -46,8 +46,8 @@ class Point:
         for name, case in (("strong", self.strong), ("weak", self.weak)):
             if case is not None:
                 stage = self.of(case)
-                out[name] = {"stage": self.stage, "tokens_per_s": stage.tokens_per_s, "step_seconds": stage.step.total, "terms": stage.step.terms, "mfu": stage.mfu,
-                             "binding": stage.step.binding, "placement": case.need.placement, "fits": case.need.fits(case.machine),
+                out[name] = {"stage": self.stage, "tokens_per_s": stage.tokens_per_s, "step_seconds": stage.step.total, "terms": stage.step.terms,
+                             "mfu": stage.mfu, "binding": stage.step.binding, "placement": case.need.placement, "fits": case.need.fits(case.machine),
                              "node_hours": case.node_hours}  # fmt: skip
         return out
 
@@ -121,7 +121,7 @@ def grown(config: RunConfig, times: float) -> RunConfig:
 def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
     """Tables and bars."""
     out = []
-    curves = [("Strong scaling: the step as configured", [(p, p.strong) for p in points])] if sweep.key in DEVICES else [(f"By {sweep.key}", [(p, p.strong) for p in points])]
+    curves = [("Strong scaling: the step as configured" if sweep.key in DEVICES else f"By {sweep.key}", [(p, p.strong) for p in points])]
     if sweep.key in DEVICES:
         curves.append(("Weak scaling: examples a step grow with the devices", [(p, p.weak) for p in points if p.weak is not None]))
     for title, cases in curves:

@@ -72,9 +72,9 @@ def time_lines(case: Case, told: str, knobs: Sequence[dict[str, Any]]) -> list[s
 def advice(case: Case, knobs: Sequence[dict[str, Any]]) -> list[str]:
     """Which term binds the longest stage, and the settings that move it."""
     stage = case.main
-    share = stage.step.terms[stage.step.binding] / stage.step.total
-    out = [f"{stage.work.name}, the longest stage, is bound by {stage.step.binding}: {IN_WORDS[stage.step.binding]} takes {duration(stage.step.terms[stage.step.binding])}"
-           f" of a step's {duration(stage.step.total)} ({share:.0%})."]  # fmt: skip
+    term, step = stage.step.binding, stage.step
+    out = [f"{stage.work.name}, the longest stage, is bound by {term}: {IN_WORDS[term]} takes {duration(step.terms[term])} of a step's"
+           f" {duration(step.total)} ({step.terms[term] / step.total:.0%})."]  # fmt: skip
     better = [k for k in knobs if k["times"] >= WORTH_TELLING]
     if better:
         first = better[0]

@@ -137,7 +137,7 @@ def passes(kind: str, recomputed: float) -> tuple[float, float]:
 
 
 def gather_seconds(g: Gathered, m: Machine, intra: float, network: float) -> float:
-    """A ring's: every rank receives all that is not its own, from its neighbour in the node; into a node goes what lies on others, once for all of its ranks."""
+    """A ring's: every rank receives what is not its own from its neighbour in the node; into a node goes what lies on others, once for all of its ranks."""
     inside = (g.intra + g.inter) / intra if m.ranks_per_node > 1 else 0.0
     return max(inside, g.inter / network)
 

@@ -27,7 +27,7 @@ SAMPLED = 6  # steps of a stage that are cut; the rest are taken to be like them
 
 @dataclass(frozen=True)
 class Assumed:
-    """Where no corpus can be read: mean tokens of a sample and of its answer (samples are half to one and a half times as long), training examples of a task."""
+    """Where no corpus can be read: mean tokens of a sample (they are half to one and a half times as long) and of its answer, a task's training examples."""
 
     sample_tokens: int
     answer_tokens: int

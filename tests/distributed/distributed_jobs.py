@@ -111,7 +111,8 @@ def gradients(
     gathered = backbone.gathers.take()
     return {
         "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
-        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes, "resident_before": held, "resident_after": resident_bytes(backbone.model),
+        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes, "resident_before": held,
+        "resident_after": resident_bytes(backbone.model),
         "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
         "unchanged": backbone_checksum(backbone.model) == before,
     }  # fmt: skip
@@ -283,14 +284,15 @@ def weigh_all(loop: Loop, step: int) -> list[Any]:
     return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
 
 
-def traffic(card: dict[str, Any], deepspeed: str, kinds: list[str], budget: int, recompute: int = 0, packed: bool = True, ranks_per_node: int = 1,
-            offload_inputs: bool = False) -> list[list[int]]:  # fmt: skip
+def traffic(card: dict[str, Any], deepspeed: str, kinds: list[str], budget: int, recompute: int = 0, packed: bool = True,
+            ranks_per_node: int = 1) -> list[list[int]]:  # fmt: skip
     """What each micro-batch brought to this rank: one after the other, of these kinds."""
     import deepspeed as ds
 
     device = distributed.start(distributed.place())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # DeepSpeed takes one backbone with secondary shards a process, this process several
-    backbone = ShardedBackbone(BackboneCard(tokenizer="unused", **card), deepspeed, device, recompute, ranks_per_node=ranks_per_node, offload_inputs=offload_inputs)
+    card_ = BackboneCard(tokenizer="unused", **card)
+    backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
     stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
     loop = Loop(stage, backbone, settings_of(budget, packed))
     group = loop.formulation.micro_batches(weigh_all(loop, 0), stage.bank)[0]

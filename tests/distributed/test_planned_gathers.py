@@ -54,11 +54,13 @@ def predicted(card: BackboneCard, file: str, kinds: list[str], recompute: int, p
     return [list(coordinator.micro_batch(kind)) for kind in kinds]
 
 
-def check(pool: Pool, card: BackboneCard, file: str, stage: str, recompute: int = 0, packed: bool = True, ranks_per_node: int = 1, **more: Any) -> list[list[int]]:
+def check(pool: Pool, card: BackboneCard, file: str, stage: str, recompute: int = 0, packed: bool = True, ranks_per_node: int = 1) -> list[list[int]]:
+    """The prediction, which every rank was held against."""
     machine = Machine(pool.world // ranks_per_node, ranks_per_node, "cpu", 0, 10**10)
     wanted = predicted(card, file, STAGES[stage], recompute, packed, machine)
     plain = {k: v for k, v in asdict(card).items() if k != "tokenizer"}
-    found = pool.run("traffic", card=plain, deepspeed=file, kinds=STAGES[stage], budget=80, recompute=recompute, packed=packed, ranks_per_node=ranks_per_node, **more)
+    how = {"budget": 80, "recompute": recompute, "packed": packed, "ranks_per_node": ranks_per_node}
+    found = pool.run("traffic", card=plain, deepspeed=file, kinds=STAGES[stage], **how)
     for rank in found:
         assert rank == wanted
     assert sum(map(sum, wanted)) > 0
@@ -93,7 +95,9 @@ def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
-@pytest.mark.parametrize(("recompute", "packed", "reach"), [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)])
+@pytest.mark.parametrize(
+    ("recompute", "packed", "reach"), [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)]
+)
 def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, recompute, packed, reach):
     card = jobs.card_of(family)
     sizes = measure(card)
