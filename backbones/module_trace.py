@@ -104,7 +104,14 @@ def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tu
     return student.logits_NV, torch.zeros_like(student.logits_NV)
 
 
-def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
+def twin_card(card: BackboneCard) -> BackboneCard:
+    """A backbone of the card's family and depth, its widths as small as they may be, with seeded weights."""
+    keys = _narrow(card).to_dict()
+    return BackboneCard(name=f"{card.name}, narrow", random={k: v for k, v in keys.items() if v is not None}, tokenizer="unused", dtype=card.dtype, dummy=True)
+
+
+def _narrow(card: BackboneCard) -> Any:
+    """transformers' configuration of the twin."""
     config = copy.deepcopy(backbone_config(card))
     width = max(BLOCK, -(-(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // BLOCK) * BLOCK)
     small = {"hidden_size": width, "intermediate_size": BLOCK, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": width,
@@ -113,6 +120,11 @@ def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
         if hasattr(config, key):
             setattr(config, key, value)
     config.pad_token_id = None
+    return config
+
+
+def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
+    config = _narrow(card)
     with no_init_weights(), experts_as_released(config):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.tie_weights()
@@ -122,7 +134,7 @@ def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
         for parameter in model.parameters():
             parameter.zero_()
     if rows_from_file:
-        read_rows_from(model, torch.zeros(8, width), torch.float32, torch.device("cpu"))
+        read_rows_from(model, torch.zeros(8, config.hidden_size), torch.float32, torch.device("cpu"))
     return model
 
 
