@@ -62,7 +62,7 @@ def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int 
     return DeviceKind(
         f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}", rate, memory, memory_bytes, pcie, intra, network,
         dict.fromkeys(REACHED, 1.0), overlap, latency, entering, [torch.cuda.get_device_name(device)] if cuda else [],
-        "python -m engine.calibration: median of 5, the slowest rank; on one rank a node `intra`, on one node `network` is not measured but the next faster link's",
+        "engine.calibration: medians of 5, the slowest rank. On one rank a node `intra`, on one node `network` is the other's, for there is nothing to measure",
     )  # fmt: skip
 
 

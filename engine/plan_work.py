@@ -12,10 +12,12 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
+import clinical_tasks
 from engine.adaptation import adapt_rows
 from engine.batching import Item, packed_groups, padded_groups, weigh
 from engine.config import RunConfig
 from engine.data import Sample, Split, TaskData, cache_key, load_cards
+from engine.errors import UserError
 from engine.resolve import expand
 from engine.sampling import EveryRow, Stream, TaskMixture, plan_step, seed_of
 from engine.session import Session
@@ -104,7 +106,7 @@ def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, T
     c = session.config
     tasks = [*c.distill.tasks, *c.adapt.targets]
     own = {"distill": c.distill.tasks, "adapt": c.adapt.targets}.get(mode, tasks)
-    found = _cached(session, own)
+    found = _cached(session, own) if own and c.data.root else None
     if found is not None:
         return found, f"lengths of {len(found)} tasks' samples from {c.data.cache}"
     validation = min(c.data.max_validation or 100, assumed.examples)
@@ -116,19 +118,15 @@ def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, T
 def _cached(session: Session, tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
     c = session.config
-    if not tasks or not c.data.root or not expand(c.data.root).is_dir():
-        return None
-    cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
-    for task in tasks:
-        for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
-            if task not in cards or split not in cards[task].splits:
-                return None
-            try:
+    try:
+        cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
+        for task in tasks:
+            for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
                 key = cache_key(cards[task], split, root, session.layout, c.data.max_length, limit)
-            except Exception:  # whatever a reader says of files that are not there
-                return None
-            if not (cache / f"{task}-{split}-{key}").is_dir():
-                return None
+                if not (cache / f"{task}-{split}-{key}").is_dir():
+                    return None
+    except (UserError, KeyError, OSError, clinical_tasks.ReadError, clinical_tasks.CardError):  # no corpora here, or others
+        return None
     return session.data({task: ["train", "validation"] for task in tasks})
 
 
@@ -193,12 +191,13 @@ def _cut(c: RunConfig, rows: Sequence[BankRow], items: Sequence[Item], world: in
     for length in (0, c.prompt.length):
         own = [i for i in items if (rows[i.row].method == "lora") == (length == 0)]
         if own:
-            groups = [_micro_batch(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)]
+            groups = [micro_batch_of(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)]
             out += [max(groups[at : at + world], key=lambda b: b.tokens) for at in range(0, len(groups), world)]
     return tuple(out)
 
 
-def _micro_batch(group: Sequence[Item], length: int, packed: bool) -> MicroBatch:
+def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBatch:
+    """Of samples, behind prompts of a length; 0 where they are of rows of LoRA."""
     widest = max(len(i.sample) for i in group)
     sizes = [len(i.sample) if packed else widest for i in group]
     prompts = (len({i.row for i in group}) if packed else len(group)) if length else 0
@@ -232,5 +231,5 @@ def _filled(c: RunConfig, rows: Sequence[BankRow], parts: Sequence[tuple[int, li
                 total = c.prompt.length
             total += len(sample)
         cuts.append(len(samples))
-        out += [_micro_batch([Item(row, s, 1.0) for s in samples[a:b]], c.prompt.length, True) for a, b in pairwise(cuts)]
+        out += [micro_batch_of([Item(row, s, 1.0) for s in samples[a:b]], c.prompt.length, True) for a, b in pairwise(cuts)]
     return tuple(out)

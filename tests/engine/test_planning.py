@@ -303,7 +303,8 @@ def test_wrong_flags_are_told_together(project: Path, capsys: pytest.CaptureFixt
 
 def test_assumed_lengths_go_together(config: RunConfig) -> None:
     assert assumed_of(config).sample_tokens == 1024 and assumed_of(config).answer_tokens == 64
-    for flags, wanted in ((("9999",), "above data.max_length"), (("100", "100"), "leaves nothing"), (("1.5",), "whole number"), (("", "", "0"), "--task_examples")):
+    cases = ((("9999",), "above data.max_length"), (("100", "100"), "leaves nothing"), (("1.5",), "whole number"), (("", "", "0"), "--task_examples"))
+    for flags, wanted in cases:
         with pytest.raises(UserError, match=wanted):
             assumed_of(config, *flags)
 
