@@ -91,17 +91,14 @@ def launched(case: Case, what: str, steps: int, folder: Path) -> dict[str, Any]:
     out.unlink(missing_ok=True)
     with places(case) as ranks:
         command = [sys.executable, "-m", "benchmarks.planning_case", what, json.dumps(asdict(case)), str(steps), str(out)]
-        logs = [open(folder / f"{what}{r}.log", "w+") for r in range(len(ranks))]
-        workers = [subprocess.Popen([*p.prefix, *command], env={**os.environ, **p.environment}, stdout=log, stderr=log)
-                   for p, log in zip(ranks, logs, strict=True)]  # fmt: skip
-        codes = [w.wait() for w in workers]
-        for log in logs:
-            log.seek(0)
-        tails = ["".join(log.readlines()[-5:]) for log in logs]
-        for log in logs:
-            log.close()
+        with contextlib.ExitStack() as stack:
+            logs = [stack.enter_context((folder / f"{what}{r}.log").open("w")) for r in range(len(ranks))]
+            workers = [subprocess.Popen([*p.prefix, *command], env={**os.environ, **p.environment}, stdout=log, stderr=log)
+                       for p, log in zip(ranks, logs, strict=True)]  # fmt: skip
+            codes = [w.wait() for w in workers]
     if any(codes):
-        raise RuntimeError(f"{case.name}: {what} ended with {codes}: {tails[codes.index(next(filter(None, codes)))]}")
+        failed = codes.index(next(filter(None, codes)))
+        raise RuntimeError(f"{case.name}: {what} ended with {codes}: {(folder / f'{what}{failed}.log').read_text()[-1000:]}")
     return json.loads(out.read_text())  # type: ignore[no-any-return]
 
 
@@ -119,20 +116,20 @@ def measured(case: Case, steps: int, folder: Path) -> dict[str, Any]:
     return {
         "case": asdict(case), "name": case.name, "kind": calibrated["kind"],
         "memory": {"predicted": wanted["memory"], "measured": memory, "error": wanted["memory"] / memory - 1, "parts": wanted["parts"]},
-        "seconds": {"predicted": wanted["seconds"], "measured": median, "spread": (max(seconds) - min(seconds)) / median, "error": wanted["seconds"] / median - 1,
-                    "terms": wanted["terms"], "all": seconds},
+        "seconds": {"predicted": wanted["seconds"], "measured": median, "spread": (max(seconds) - min(seconds)) / median,
+                    "error": wanted["seconds"] / median - 1, "terms": wanted["terms"], "all": seconds},
         "bytes": {"predicted": wanted["bytes"], "measured": found["bytes"]},
     }  # fmt: skip
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
-    rows = ["| case | peak memory of a rank: predicted, measured | error | a step: predicted, measured | error | spread | bytes gathered a step: predicted, measured |",
-            "|---|---|---|---|---|---|---|"]  # fmt: skip
+    rows = ["| case | peak memory of a rank: predicted, measured | error | a step: predicted, measured | error | spread"
+            " | bytes gathered a step: predicted, measured |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for r in results:
         m, s, b = r["memory"], r["seconds"], r["bytes"]
-        rows.append(f"| {r['name']} | {m['predicted'] / 1e9:.2f}, {m['measured'] / 1e9:.2f} GB | {m['error']:+.0%} | {s['predicted']:.2f}, {s['measured']:.2f} s"
-                    f" | {s['error']:+.0%} | {s['spread']:.0%} | {sum(b['predicted']):,}, {sum(b['measured']):,} |")  # fmt: skip
+        rows.append(f"| {r['name']} | {m['predicted'] / 1e9:.2f}, {m['measured'] / 1e9:.2f} GB | {m['error']:+.0%}"
+                    f" | {s['predicted']:.2f}, {s['measured']:.2f} s | {s['error']:+.0%} | {s['spread']:.0%} | {sum(b['predicted']):,}, {sum(b['measured']):,} |")  # fmt: skip
     return "\n".join(rows)
 
 

@@ -15,7 +15,7 @@ from engine.operations import utilisation
 from engine.placement import Machine, Need
 from engine.plan_gathers import Coordinator, rules_of
 from engine.plan_time import NOTHING, Model, Seconds, attention_of, step_seconds
-from engine.plan_work import Assumed, StageWork, data_for, stages_of
+from engine.plan_work import Assumed, Parts, StageWork, data_for, stages_of
 from engine.session import Session
 from engine.sharding import zero_config
 
@@ -72,6 +72,7 @@ class Planner:
         self.session, self.mode, self.device, self.sizes, self.assumed = session, mode, device, session.sizes, assumed
         self._traces: dict[tuple[int, bool], Trace] = {}
         self._steady: dict[Any, Gathered] = {}
+        self._decided: dict[str, Parts | None] = {}
 
     @cached_property
     def _data(self) -> tuple[dict[str, Any], str]:
@@ -131,7 +132,7 @@ class Planner:
     def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:
         need = self.need(config, machine, asked)
         model = self.model(config, machine, need)
-        stages = stages_of(config, self.mode, self._data[0], machine.world)
+        stages = stages_of(config, self.mode, self._data[0], machine.world, self._decided)
         return Case(config, machine, model.device, need, tuple(self._time(config, model, work) for work in stages))
 
     def _time(self, config: RunConfig, model: Model, work: StageWork) -> StageTime:

@@ -24,7 +24,8 @@ from engine.session import Session
 from engine.stage import BankRow, Stage
 from engine.teacher_cache import PART, WORTH, visited
 
-SAMPLED = 6  # steps of a stage that are cut; the rest are taken to be like them
+SAMPLED, ENOUGH = 6, 3000  # steps of a stage that are cut, or samples of them; the rest are taken to be like them
+Parts = list[tuple[int, list[int]]]  # (row, samples) of the files that teachers' answers are kept in
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,18 @@ def _cached(session: Session, tasks: Sequence[str]) -> dict[str, TaskData] | Non
     return session.data({task: ["train", "validation"] for task in tasks})
 
 
-def stages_of(config: RunConfig, mode: str, data: dict[str, TaskData], world: int) -> list[StageWork]:
-    """The stages that a mode runs, or all that the configuration has."""
+def stages_of(config: RunConfig, mode: str, data: dict[str, TaskData], world: int, decided: dict[str, Parts | None]) -> list[StageWork]:
+    """The stages that a mode runs, or all that the configuration has.
+
+    Args:
+        decided: keeps from call to call whether teachers' answers are kept, so that other settings are compared alike.
+    """
     c, out = config, []
     if mode in ("", "distill") and c.distill.tasks:
         taught = bool(c.distill.lambda_kl or c.distill.lambda_hidden)
         if taught and not c.teach.adapters and not c.teach.run:
             out.append(_teach(c, data, world))
-        out.append(_distill(c, data, world, taught))
+        out.append(_distill(c, data, world, taught, decided))
     if mode in ("", "adapt") and c.adapt.targets:
         for name, tuning in (("tune", True), ("adapt", False)):
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
@@ -153,11 +158,13 @@ def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     return _stage(c, "teach", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, t.eval_every)
 
 
-def _distill(c: RunConfig, data: dict[str, TaskData], world: int, taught: bool) -> StageWork:
+def _distill(c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]) -> StageWork:
     tasks, s = c.distill.tasks, c.distill
     rows = [_row(task, data[task], seed_of(c.seed, "order", task), "metaprompt", False) for task in tasks]
     sampler = TaskMixture([len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture"))
-    kept = _kept_parts(c, rows, sampler) if taught else None
+    if "parts" not in decided:
+        decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
+    kept = decided["parts"]
     work = _stage(c, "distill", rows, sampler, s.steps, "train" if kept is not None or not taught else "train_with_teacher", world, 0)
     return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
 
@@ -176,6 +183,8 @@ def _stage(c: RunConfig, name: str, rows: Sequence[BankRow], sampler: Any, steps
         sampled.append(_cut(c, rows, items, world))
         tokens += sum(len(i.sample) for i in items)
         examples += len(items)
+        if examples >= ENOUGH:
+            break
     forward: tuple[MicroBatch, ...] = ()
     if eval_every and any(r.validation is not None for r in rows):
         read = [(k, r.validation) for k, r in enumerate(rows) if r.validation is not None]
@@ -205,9 +214,8 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
     return MicroBatch(prompts, length, sum(sizes), sum(len(i.sample.answer_ids) for i in group), pairs, not length)
 
 
-def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> list[tuple[int, list[int]]] | None:
-    """(row, samples) of the files that a distillation keeps its teachers' answers in; None where it asks them every time. As engine.teacher_cache decides, the
-    disk apart."""
+def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> Parts | None:
+    """None where a distillation asks its teachers every time. As engine.teacher_cache decides, the disk apart."""
     if c.distill.teacher_cache == "off" or c.formulation != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)
@@ -218,7 +226,7 @@ def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> list[tup
     return wanted if times >= WORTH or c.distill.teacher_cache != "auto" else None
 
 
-def _filled(c: RunConfig, rows: Sequence[BankRow], parts: Sequence[tuple[int, list[int]]], world: int) -> tuple[MicroBatch, ...]:
+def _filled(c: RunConfig, rows: Sequence[BankRow], parts: Parts, world: int) -> tuple[MicroBatch, ...]:
     """Forward passes of a rank that fill the teacher cache: a file after the other, as many at once as there are ranks."""
     out: list[MicroBatch] = []
     for begin in range(0, len(parts), world):

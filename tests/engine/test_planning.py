@@ -77,8 +77,9 @@ def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) ->
     sizes = session.sizes
     assert model_operations(sizes, 10.0) == 40 * sizes.active
     assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
-    # of gpt-oss-20B's 20.9 billion numbers 3.6 are active, of them 1.16 embedding and head (the model card); attention and four experts are left
-    assert 2.3e9 < sizes.active < 2.5e9 and sizes.experts == (32, 4) and sizes.queries == 64 * 64
+    # the model card's 3.6 billion active numbers of gpt-oss-20B are these and the head
+    assert sizes.active == 24 * (2 * 2880 * 4096 + 2 * 2880 * 512 + 2880 * 32 + 4 * 3 * 2880 * 2880) and 3.55e9 < sizes.active + 201088 * 2880 < 3.65e9
+    assert sizes.experts == (32, 4) and sizes.queries == 64 * 64
 
 
 def test_a_dense_backbone_s_active_numbers_are_its_linears(project: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again
     sizes = session.sizes
     brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"))
     everything = (sizes.moved - sizes.rows_from_file * sizes.embedding) * 31 / 32
-    assert everything - 3 * max(sizes.layers) < brought.bytes < everything  # DeepSpeed keeps what is used again within a billion elements
+    assert everything - 5 * max(sizes.layers) < brought.bytes < everything  # DeepSpeed keeps what is used again within a billion elements
     assert brought.inter == pytest.approx(brought.intra * 24 / 7)
     inside = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded_hpz"))
     assert inside.inter == 0 and inside.intra == pytest.approx(brought.bytes * (7 / 8) / (31 / 32), rel=1e-5)
@@ -138,7 +139,7 @@ def test_with_boundless_links_compute_binds_and_with_a_slow_one_gathers_do(plann
     slow = planner.case(config, CLUSTER, "sharded")
     assert all(s.step.binding == "gather" for s in slow.stages) and slow.node_hours > 5 * fast.node_hours
     resident = planner.case(config, CLUSTER, "resident")
-    assert all(s.step.terms["gather"] < 0.01 * s.step.total and s.gathered == Gathered() for s in resident.stages)
+    assert all(s.gathered == Gathered() for s in resident.stages) and resident.node_hours < 0.2 * slow.node_hours
 
 
 @pytest.mark.parametrize("what", ["network", "intra", "memory", "pcie"])
