@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,16 @@ def backbone_fingerprint(card: BackboneCard) -> str:
     """Hash of what decides the frozen weights: the card, and for a folder its files."""
     files = folder_fingerprint(Path(card.path)) if card.path and not card.dummy else ""
     return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
+
+
+def recompute_first(model: Any, layers: int) -> None:
+    """Of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 calls it activation_checkpointing_enable, 5.17 does not know that
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
+    for number, layer in enumerate(model.base_model.layers):
+        layer.gradient_checkpointing = number < layers
 
 
 def _rebuild_rotary(model: PreTrainedModel) -> None:

@@ -22,7 +22,7 @@ class Sizes:
     experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head, added up: LoRA's
     numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
     embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a
-    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none.
+    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name, elements and bytes of an element of each.
     """
 
     numbers: int
@@ -45,6 +45,7 @@ class Sizes:
     active: int = 0
     queries: int = 0
     experts: tuple[int, int] = (1, 1)
+    parameters: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def weights(self) -> int:
@@ -120,4 +121,5 @@ def measure(card: BackboneCard) -> Sizes:
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
         rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * routed),
         active=active, queries=queries, experts=(routed or 1, chosen or 1),
+        parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
     )  # fmt: skip

@@ -33,6 +33,11 @@ def micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, 
 
     A sample longer than the budget makes a micro-batch of its own.
     """
+    return padded_groups(items, prompt_length, token_budget, world)[rank::world]
+
+
+def padded_groups(items: Sequence[Item], prompt_length: int, token_budget: int, world: int) -> list[list[Item]]:
+    """Micro-batches of all ranks, as they take turns."""
     order = sorted(items, key=lambda i: -len(i.sample))  # stable: the plan's order decides among equals
     groups: list[list[Item]] = []
     for item in order:
@@ -44,7 +49,7 @@ def micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, 
     shortest = order[-1]
     while len(groups) % world:
         groups.append([replace(shortest, weight=0.0)])
-    return groups[rank::world]
+    return groups
 
 
 def collate(items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
@@ -71,6 +76,11 @@ def packed_micro_batches(items: Sequence[Item], prompt_length: int, token_budget
 
     Samples of a bank row stay together, so that few prompts are repeated. A sample longer than the budget makes a row of its own.
     """
+    return packed_groups(items, prompt_length, token_budget, world)[rank::world]
+
+
+def packed_groups(items: Sequence[Item], prompt_length: int, token_budget: int, world: int) -> list[list[Item]]:
+    """Packed rows of all ranks, as they take turns."""
     order = sorted(items, key=lambda i: (i.row, len(i.sample)))  # stable: the plan's order decides among equals
     least = -(-_row_tokens(order, prompt_length) // token_budget)
     n = max(1, -(-least // world)) * world
@@ -89,7 +99,7 @@ def packed_micro_batches(items: Sequence[Item], prompt_length: int, token_budget
     shortest = min(items, key=lambda i: len(i.sample))
     while len(groups) % world:
         groups.append([replace(shortest, weight=0.0)])
-    return groups[rank::world]
+    return groups
 
 
 def _row_tokens(items: Sequence[Item], prompt_length: int) -> int:

@@ -73,10 +73,7 @@ def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
-    own = {"config", "nodes", "gpus_per_node", "gpu_gb", "host_gb", "output", "mode", "prepare"}
-    machine = [flags.get(name, default) for name, default in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", "80"), ("host_gb", "256"))]
-    commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in own}), machine,
-                  flags.get("output", ""), flags.get("mode", ""), flags.get("prepare", "false"))  # fmt: skip
+    commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in MODES["plan"].flags}), flags)
 
 
 def _not_yet(what: str) -> Callable[[dict[str, str], Sequence[str]], None]:
@@ -127,10 +124,17 @@ MODES: dict[str, Mode] = {
         _predict, ("run", "task", "input", "output"), True,
     ),
     "plan": Mode(
-        "memory of every placement before a job is submitted; what a run would be refused with",
+        "memory, bytes and time before a job is submitted; what a run would be refused with",
         {**CONFIG, "nodes": "how many (default 1)", "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
-         "gpu_gb": "free memory of a GPU in GB (default 80)", "host_gb": "free memory of a node in GB (default 256)", "output": "JSON file to write too",
-         "mode": "distill or adapt: check what it needs too",
+         "gpu": "h100 | h200 | a100 | l40s, or a YAML file like those in configs/machines: predict time too",
+         "gpu_gb": "free memory of a GPU in GB (default: the kind's, or 80)", "host_gb": "free memory of a node in GB (default 256)",
+         "pcie_gbs": "from host memory to a GPU, GB/s (default: the kind's)",
+         "nvlink_gbs": "between GPUs of a node, GB/s a GPU in one direction (default: the kind's)",
+         "network_gbs": "into a node, GB/s (default: the kind's)",
+         "sample_tokens": "mean length of a sample where no corpus can be read (default: data.max_length / 4)",
+         "answer_tokens": "of them answer (default: a sixteenth)", "task_examples": "training examples of a task where no corpus can be read (default 10000)",
+         "sweep": "nodes=1,2,4 | gpus_per_node=… | token_budget=…: scaling", "png": "draw the sweep here", "output": "JSON file to write too",
+         "mode": "distill or adapt: check what it needs too, and time it alone",
          "prepare": "true: tokenise the corpora and compile what is compiled once"},
         _plan, ("config",), True,
     ),

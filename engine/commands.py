@@ -1,6 +1,6 @@
 """The modes of ``train.py``: each a short story told with the other modules. Checks come first; nothing starts before they pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,17 +160,37 @@ def _say_trainable(session: Any, bank: Any) -> None:
             session.say(f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or adapt.train=factors brings it down")
 
 
-def plan(config: RunConfig, machine: Sequence[str], output: str = "", mode: str = "", prepare: str = "false") -> None:
-    """Memory of every placement on a machine in words: nodes, GPUs a node, GB of a GPU, GB of a node."""
-    from engine.plan import machine_of
+def plan(config: RunConfig, flags: dict[str, str]) -> None:
+    """Memory, bytes and, on a known kind of GPU, time of a configuration on a machine in words."""
+    from engine.placement import GB
+    from engine.plan import Asked, assumed_of, device_of, machine_of
     from engine.plan import plan as print_plan
+    from engine.plan_sweep import check_png, read_sweep
 
+    mode, prepare = flags.get("mode", ""), flags.get("prepare", "false").lower()
     problems = [] if mode in ("", "distill", "adapt") else [f"command line: --mode: {mode!r} is none of distill, adapt"]
-    if prepare.lower() not in ("true", "false"):
+    if prepare not in ("true", "false"):
         problems.append(f"command line: --prepare: {prepare!r} is neither true nor false")
+    found: dict[str, Any] = {}
+
+    def keep(name: str, read: Callable[[], Any]) -> None:
+        try:
+            found[name] = read()
+        except UserError as error:
+            problems.extend(error.problems)
+
+    keep("device", lambda: device_of(flags.get("gpu", ""), {n: flags.get(n, "") for n in ("pcie_gbs", "nvlink_gbs", "network_gbs")}))
+    memory = f"{found['device'].memory_bytes / GB:g}" if found.get("device") else "80"
+    keep("machine", lambda: machine_of(*(flags.get(n, d) for n, d in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", memory), ("host_gb", "256")))))
+    keep("assumed", lambda: assumed_of(config, *(flags.get(n, "") for n in ("sample_tokens", "answer_tokens", "task_examples"))))
+    keep("sweep", lambda: read_sweep(flags.get("sweep", "")))
+    keep("png", lambda: check_png(flags.get("png", ""), found.get("sweep")))
+    if flags.get("sweep") and not flags.get("gpu"):
+        problems.append("command line: --sweep: name the kind of GPU too (--gpu)")
     if problems:
         raise UserError(problems)
-    print_plan(config, machine_of(*machine), output, mode, prepare.lower() == "true")
+    asked = Asked(mode, prepare == "true", found["device"], found["assumed"], found["sweep"], flags.get("png", ""), flags.get("output", ""))
+    print_plan(config, found["machine"], asked)
 
 
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:

@@ -10,6 +10,9 @@ from engine.errors import UserError
 from engine.resolve import read_yaml, unknown_key
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "machines"
+REACHED = ("compute", "memory", "pcie", "intra", "network")
+OVERLAPPED = ("memory", "gather", "transfer", "host")
+RATES = ("memory", "memory_bytes", "pcie", "intra", "network")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class DeviceKind:
 
     flops: dtype ("bfloat16", "float32") -> multiply-adds x 2 of dense matrix products. memory: bytes read or written. memory_bytes: what it has.
     pcie: from host memory. intra: between devices of a node. network: into a node. reach: for compute, memory, pcie, intra and network the part of the
-    peak that a step gets. matches: words of the name that the driver reports. source: where the peaks stand.
+    peak that a step gets. overlap: of memory, gather, transfer and host the part that hides behind compute (1 all, 0 nothing). latency: seconds of an
+    all-gather besides its bytes. entering: seconds that the host takes for each module that is entered: ZeRO-3's hooks, kernel launches.
+    matches: words of the name that the driver reports. source: where the peaks stand.
     """
 
     name: str
@@ -29,11 +34,12 @@ class DeviceKind:
     intra: float
     network: float
     reach: dict[str, float]
+    overlap: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(OVERLAPPED, 1.0))
+    latency: float = 3e-5
+    entering: float = 6e-5
     matches: list[str] = dataclasses.field(default_factory=list)
     source: str = ""
 
-
-REACHED = ("compute", "memory", "pcie", "intra", "network")
 
 
 def names() -> list[str]:
@@ -54,20 +60,21 @@ def read_kind(name: str) -> DeviceKind:
     problems = [f"{path}: " + unknown_key(str(key), fields) for key in content if key not in fields]
     needed = [n for n, f in fields.items() if f.default_factory is dataclasses.MISSING and f.default is dataclasses.MISSING]
     problems += [f"{path}: {key}: missing; see DeviceKind in engine/device_kinds.py" for key in needed if key not in content]
-    for key in ("memory", "memory_bytes", "pcie", "intra", "network"):
+    for key in (*RATES, "latency", "entering"):
         problems += _checked(path, key, content.get(key, 1))
-    for key, inner in (("flops", ("bfloat16", "float32")), ("reach", REACHED)):
+    for key, inner in (("flops", ("bfloat16", "float32")), ("reach", REACHED), ("overlap", OVERLAPPED)):
         table = content.get(key, {})
         if not isinstance(table, dict):
             problems.append(f"{path}: {key}: expected keys and values")
             continue
         problems += [f"{path}: {key}.{k}: missing" for k in inner if key in content and k not in table]
-        problems += [p for k, v in table.items() for p in _checked(path, f"{key}.{k}", v)]
-        problems += [f"{path}: reach.{k}: {v} is above 1" for k, v in table.items() if key == "reach" and _number(v) is not None and float(v) > 1]
+        problems += [f"{path}: {key}.{k}: " + unknown_key(str(k), inner) for k in table if k not in inner]
+        problems += [p for k, v in table.items() for p in _checked(path, f"{key}.{k}", v, key == "overlap")]
+        problems += [f"{path}: {key}.{k}: {v} is above 1" for k, v in table.items() if key != "flops" and (_number(v) or 0) > 1]
     if problems:
         raise UserError(problems)
-    numbers = {k: float(content[k]) for k in ("memory", "memory_bytes", "pcie", "intra", "network")}
-    tables = {k: {n: float(v) for n, v in content[k].items()} for k in ("flops", "reach")}
+    numbers = {k: float(content[k]) for k in (*RATES, "latency", "entering") if k in content}
+    tables = {k: {n: float(v) for n, v in content[k].items()} for k in ("flops", "reach", "overlap") if k in content}
     return DeviceKind(**{**content, **numbers, **tables})
 
 
@@ -80,9 +87,10 @@ def kind_here() -> DeviceKind | None:
     return next((k for k in every if any(word in found for word in k.matches)), None)
 
 
-def _checked(path: Path, key: str, value: object) -> list[str]:
+def _checked(path: Path, key: str, value: object, zero: bool = False) -> list[str]:
     number = _number(value)
-    return [] if number is not None and 0 < number < float("inf") else [f"{path}: {key}: {value!r} is no number above 0"]
+    good = number is not None and (0 < number < float("inf") or (zero and number == 0))
+    return [] if good else [f"{path}: {key}: {value!r} is no number {'from 0 up' if zero else 'above 0'}"]
 
 
 def _number(value: object) -> float | None:

@@ -1,8 +1,9 @@
-"""``plan``: what a job would need, before one is submitted. No GPU, no network, no weights: a configuration and a machine in words."""
+"""``plan``: what a job would need and take, before one is submitted. No GPU, no network, no weights: a configuration and a machine in words."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from backbones.sizes import Sizes
 from engine import placement
@@ -10,8 +11,13 @@ from engine.adaptation import adapt_rows
 from engine.adapters import check_adapters
 from engine.build_ops import main as build_ops
 from engine.config import RunConfig
+from engine.device_kinds import DeviceKind, read_kind
 from engine.errors import UserError
 from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
+from engine.plan_hours import Case, Planner
+from engine.plan_sweep import Sweep, drawn, scaling, sweep_lines
+from engine.plan_table import columns, size, stage_json, time_lines
+from engine.plan_work import Assumed
 from engine.resolve import value_at
 from engine.session import Session
 from engine.unseen import hold_unseen
@@ -19,16 +25,47 @@ from engine.unseen import hold_unseen
 HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and within nodes", "sharded": "sharded over devices", "offload": "sharded over hosts"}
 
 
-def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepare: bool = False) -> None:
-    """Print the memory table of every placement, what ``auto`` takes, and the bytes gathered; JSON to ``output`` if named.
+@dataclass(frozen=True)
+class Asked:
+    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and compile what is compiled once, so that a
+    job does not hold its nodes for that. device: None for memory and bytes alone. sweep, png: settings to try one after another, and where to draw them."""
 
-    Args:
-        mode: "distill" or "adapt": check what that mode needs of the configuration too.
-        prepare: tokenise its corpora and compile what is compiled once, so that a job does not hold its nodes for that.
+    mode: str = ""
+    prepare: bool = False
+    device: DeviceKind | None = None
+    assumed: Assumed | None = None
+    sweep: Sweep | None = None
+    png: str = ""
+    output: str = ""
+
+
+@dataclass
+class Findings:
+    """lines: for the terminal. content: for the JSON file."""
+
+    lines: list[str] = field(default_factory=list)
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
+    """Print the memory table of every placement, what ``auto`` takes, the bytes gathered and, on a known device, times; JSON to ``asked.output`` if named.
 
     Raises:
         UserError: whatever a run of this configuration would be refused with.
     """
+    session = _checked(config, asked)
+    planner = Planner(session, asked.mode, asked.device, asked.assumed or assumed_of(config))
+    found = _memory(planner, config, machine)
+    if asked.device is not None:
+        _time(planner, config, machine, asked, found)
+    for line in found.lines:
+        print(line)
+    if asked.output:
+        Path(asked.output).write_text(json.dumps(found.content, indent=1) + "\n")
+
+
+def _checked(config: RunConfig, asked: Asked) -> Session:
+    mode = asked.mode
     if mode:
         require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
     session = Session(config)
@@ -36,7 +73,7 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
     if mode == "distill":
         check_adapters(config, session)
-    if prepare:
+    if asked.prepare:
         tasks = config.adapt.targets if mode == "adapt" else config.distill.tasks
         data = session.data({task: ["train", "validation", "test"] for task in tasks})
         if mode == "distill":
@@ -44,26 +81,7 @@ def plan(config: RunConfig, machine: Machine, output: str, mode: str = "", prepa
         if mode == "adapt":
             adapt_rows(config, data)  # more shots than a task has examples, say
         build_ops()
-    sizes = session.sizes
-    work = placement.workload_of(config, sizes)
-    names = [p for p in PLACEMENTS if p in placement.possible(machine, "auto")]
-    needs = {p: placement.choose(sizes, p, config.recompute, work, machine) for p in names}
-    chosen = placement.choose(sizes, placement.asked_for(config), config.recompute, work, machine)
-    needs.setdefault(chosen.placement, chosen)
-    for line in _table(session, sizes, work, machine, needs, chosen):
-        print(line)
-    if output:
-        content = {
-            "run_dir": config.run_dir, "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine),
-            "tokens": work.tokens,
-            "chosen": chosen.placement, "fits": chosen.fits(machine),
-            "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded,
-                               "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine),
-                               "gathered_bytes_per_micro_batch": round(gathered(sizes, p, machine)),
-                               "uploaded_bytes_per_micro_batch": round(uploaded(sizes, p, machine)),
-                               "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},
-        }  # fmt: skip
-        Path(output).write_text(json.dumps(content, indent=1) + "\n")
+    return session
 
 
 def require_key(config: RunConfig, key: str) -> None:
@@ -71,15 +89,57 @@ def require_key(config: RunConfig, key: str) -> None:
         raise UserError(f"{key}: missing; name at least one task")
 
 
-def gathered(sizes: Sizes, name: str, m: Machine) -> float:
-    """Bytes that a rank receives from others for one micro-batch of training."""
-    group = {"resident": 1, "sharded_hpz": m.ranks_per_node}.get(name, m.world)
-    return sizes.moved * (group - 1) / group
+def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = "", examples: str = "") -> Assumed:
+    """Lengths to count with where no corpus can be read; by default a quarter of the longest sample, a sixteenth of that the answer.
+
+    Raises:
+        UserError: every flag that is no whole number above zero, and lengths that do not go together.
+    """
+    problems, values = [], {}
+    default = {"sample_tokens": max(2, config.data.max_length // 4), "answer_tokens": 0, "task_examples": 10_000}
+    for name, text in (("sample_tokens", sample_tokens), ("answer_tokens", answer_tokens), ("task_examples", examples)):
+        values[name] = default[name]
+        if text:
+            if not text.isdigit() or not int(text):
+                problems.append(f"command line: --{name}: {text!r} is no whole number above 0")
+            else:
+                values[name] = int(text)
+    values["answer_tokens"] = values["answer_tokens"] or max(1, values["sample_tokens"] // 16)
+    if not problems and values["sample_tokens"] > config.data.max_length:
+        problems.append(f"command line: --sample_tokens: {values['sample_tokens']} is above data.max_length, {config.data.max_length}")
+    if not problems and values["answer_tokens"] >= values["sample_tokens"]:
+        problems.append(f"command line: --answer_tokens: {values['answer_tokens']} leaves nothing of --sample_tokens {values['sample_tokens']}")
+    if problems:
+        raise UserError(problems)
+    return Assumed(values["sample_tokens"], values["answer_tokens"], values["task_examples"])
 
 
-def uploaded(sizes: Sizes, name: str, m: Machine) -> float:
-    """Bytes of its own shards that a rank sends to its GPU for one micro-batch of training."""
-    return sizes.moved / m.world if name == "offload" and m.device == "cuda" else 0.0
+def device_of(gpu: str, links: dict[str, str]) -> DeviceKind | None:
+    """A kind by its name or file, with links of one's own. ``links``: pcie_gbs, nvlink_gbs, network_gbs, in GB/s.
+
+    Raises:
+        UserError: every flag that is wrong; links without a kind.
+    """
+    given = {name: text for name, text in links.items() if text}
+    if not gpu:
+        if given:
+            raise UserError([f"command line: --{name}: name the kind of GPU too (--gpu)" for name in given])
+        return None
+    problems, rates = [], {}
+    for name, text in given.items():
+        try:
+            rates[{"pcie_gbs": "pcie", "nvlink_gbs": "intra", "network_gbs": "network"}[name]] = float(text) * GB
+        except ValueError:
+            rates[name] = -1.0
+        if not 0 < list(rates.values())[-1] < float("inf"):
+            problems.append(f"command line: --{name}: {text!r} is no number of GB/s above 0")
+    try:
+        kind = read_kind(gpu)
+    except UserError as error:
+        raise UserError([*error.problems, *problems]) from None
+    if problems:
+        raise UserError(problems)
+    return replace(kind, **rates)
 
 
 def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Machine:
@@ -102,9 +162,45 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
     return Machine(int(values["nodes"]), gpus or 1, "cuda" if gpus else "cpu", int(values["gpu_gb"] * GB), int(values["host_gb"] * GB))
 
 
-def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: dict[str, Need], chosen: Need) -> list[str]:
+# ---- memory and bytes ------------------------------------------------------------------------------------------------------
+
+
+def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
+    session, sizes = planner.session, planner.sizes
+    work = placement.workload_of(config, sizes)
+    names = [p for p in PLACEMENTS if p in placement.possible(machine, "auto")]
+    needs = {p: planner.need(config, machine, p) for p in names}
+    chosen = planner.need(config, machine)
+    needs.setdefault(chosen.placement, chosen)
+    gathered = {p: planner.gathered(config, machine, n) for p, n in needs.items()}
+    largest = {p: planner.largest_budget(config, machine, p) for p in needs}
+    content = {
+        "run_dir": config.run_dir, "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine),
+        "tokens": work.tokens,
+        "chosen": chosen.placement, "fits": chosen.fits(machine),
+        "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded,
+                           "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine), "largest_token_budget": largest[p],
+                           "gathered_bytes_per_micro_batch": gathered[p].bytes, "gathers_per_micro_batch": gathered[p].calls,
+                           "gathered_per_micro_batch": {"intra": gathered[p].intra, "inter": gathered[p].inter},
+                           "uploaded_bytes_per_micro_batch": gathered[p].uploaded,
+                           "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},
+    }  # fmt: skip
+    table = _table(session, sizes, work, machine, needs, chosen)
+    rows = [["received per micro-batch, own node", *(size(g.intra) for g in gathered.values())]]
+    if machine.nodes > 1:
+        rows.append(["received per micro-batch, other nodes", *(size(g.inter) for g in gathered.values())])
+    if machine.device == "cuda":
+        rows.append(["uploaded per micro-batch", *(size(g.uploaded) for g in gathered.values())])
+    rows.append(["largest token_budget that fits", *(f"{n:,}" if n else "none" for n in largest.values())])
+    rows.append(["fits", *("yes" if n.fits(machine) else "no" for n in needs.values())])
+    how = "chosen" if config.placement == "auto" and not config.deepspeed else "asked for"
+    verdict = "" if chosen.fits(machine) else f", but needs more than the {placement.USABLE:.0%} of free memory that can be counted on"
+    return Findings([*table[:3], *columns([*table[3], *rows]), "", f"{how}: {chosen.placement}{verdict}"], content)
+
+
+def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: dict[str, Need], chosen: Need) -> list[Any]:
     card, ranks = session.card, f"{m.nodes} x {m.ranks_per_node} {'GPUs' if m.device == 'cuda' else 'CPU ranks'}"
-    out = [
+    head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
         f"{', experts MXFP4' if sizes.widened[0] else ''}), {len(sizes.layers)} layers",
         f"{ranks}, {placement.free(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
@@ -116,19 +212,35 @@ def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: di
     rows.append(["device" if m.device == "cuda" else "in all", *(f"{(n.device + (n.host if m.device == 'cpu' else 0)) / GB:.2f}" for n in needs.values())])
     if m.device == "cuda":
         rows.append(["host, all ranks of a node", *(f"{n.host * m.ranks_per_node / GB:.2f}" for n in needs.values())])
-        rows.append(["uploaded per micro-batch", *(f"{uploaded(sizes, p, m) / GB:.2f}" for p in needs)])
     rows.append(["layers recomputed", *(f"{n.recompute}{', offloaded' if n.offloaded else ''}" for n in needs.values())])
-    rows.append(["received per micro-batch", *(f"{gathered(sizes, p, m) / GB:.2f}" for p in needs)])
-    rows.append(["fits", *("yes" if n.fits(m) else "no" for n in needs.values())])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        out.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]).rstrip())
-    how = "chosen" if session.config.placement == "auto" and not session.config.deepspeed else "asked for"
-    verdict = "" if chosen.fits(m) else f", but needs more than the {placement.USABLE:.0%} of free memory that can be counted on"
-    return [*out, "", f"{how}: {chosen.placement}{verdict}"]
+    return [*head, rows]
 
 
 def _cell(device: float, host: float) -> str:
     if not device and not host:
         return "-"
     return f"{device / GB:.2f}" if not host else f"{host / GB:.2f} on the host"
+
+
+# ---- time --------------------------------------------------------------------------------------------------------------------
+
+
+def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, found: Findings) -> None:
+    case = planner.case(config, machine)
+    if not case.stages:
+        raise UserError("nothing to time: the configuration has neither distill.sources nor adapt.targets")
+    knobs = planner.knobs(case)
+    found.lines += ["", *time_lines(case, planner.told, knobs)]
+    found.content |= _times_json(case, planner.told, knobs)
+    if asked.sweep is not None:
+        points = scaling(planner, config, machine, asked.sweep)
+        found.lines += ["", *sweep_lines(asked.sweep, points)]
+        found.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
+        if asked.png:
+            drawn(asked.sweep, points, Path(asked.png), f"{planner.session.card.name} on {case.device.name}")
+            found.lines += ["", f"drawn in {asked.png}"]
+
+
+def _times_json(case: Case, told: str, knobs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"gpu": asdict(case.device), "lengths": told, "stages": [stage_json(s) for s in case.stages], "node_hours": case.node_hours,
+            "binding": case.main.step.binding, "knobs": knobs}  # fmt: skip

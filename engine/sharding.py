@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
+from backbones.frozen import recompute_first
 from backbones.linear_updates import LinearUpdates
 from backbones.sizes import Sizes, measure
 from engine import watch
@@ -56,10 +57,7 @@ class ShardedBackbone:
     def _recompute(self, layers: int, name: str) -> None:
         if getattr(self.model.config, "attention_dropout", 0):
             raise UserError(f"backbone {name}: attention_dropout > 0 cannot be trained through with recomputed layers; set recompute: none")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
-        for number, layer in enumerate(self.model.base_model.layers):
-            layer.gradient_checkpointing = number < layers
+        recompute_first(self.model, layers)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         watch.note(f"the backbone's forward pass ({args[0]}), which gathers its layers")

@@ -282,3 +282,28 @@ def weigh_all(loop: Loop, step: int) -> list[Any]:
 
     picks = plan_step(loop.stage.sampler.counts(step, [True] * TASKS), loop.streams, list(loop.cursors))
     return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+
+
+def traffic(card: dict[str, Any], deepspeed: str, kinds: list[str], budget: int, recompute: int = 0, packed: bool = True,
+            ranks_per_node: int = 1) -> list[list[int]]:  # fmt: skip
+    """What each micro-batch brought to this rank: one after the other, of these kinds."""
+    import deepspeed as ds
+
+    device = distributed.start(distributed.place())
+    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    card_ = BackboneCard(tokenizer="unused", **card)
+    backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
+    stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
+    loop = Loop(stage, backbone, settings_of(budget, packed))
+    group = loop.formulation.micro_batches(weigh_all(loop, 0), stage.bank)[0]
+    found = []
+    for kind in kinds:
+        if kind == "embed":
+            backbone.embed(torch.arange(4))
+        elif kind == "forward":
+            loop.formulation.cross_entropies(group, stage.bank)
+        else:
+            loop.formulation.train(group, stage.bank, stage.weights, stage.teachers if kind == "train_with_teacher" else None, None)
+        found.append(list(backbone.gathers.take()))
+    backbone.destroy()
+    return found

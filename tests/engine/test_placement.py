@@ -13,7 +13,7 @@ from backbones.sizes import Sizes, measure
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import FILES, USABLE, Machine, Workload, choose, file_of, free_host_bytes, machine_here, need, of_file, possible
-from engine.plan import gathered, machine_of
+from engine.plan import machine_of
 from engine.sharding import ShardedBackbone, zero_config
 
 GB = 10**9
@@ -90,8 +90,6 @@ def test_what_a_placement_costs(gpt_oss: Sizes) -> None:
     assert shards["resident"] == (gpt_oss.weights, 0) and shards["sharded"] == (gpt_oss.weights / 32, 0)
     assert shards["sharded_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
     assert shards["offload"][0] == 0 and 1 <= shards["offload"][1] / (gpt_oss.weights / 32) <= 2  # pinned blocks are powers of two
-    assert gathered(gpt_oss, "resident", CLUSTER) == 0
-    assert gathered(gpt_oss, "sharded_hpz", CLUSTER) / gathered(gpt_oss, "sharded", CLUSTER) == pytest.approx((7 / 8) / (31 / 32))
 
 
 @pytest.mark.parametrize("name", [n for n, file in FILES.items() if file])

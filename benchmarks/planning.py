@@ -1,0 +1,165 @@
+"""What ``plan`` predicts beside what is measured: peak memory of a rank, seconds of a step, bytes gathered.
+
+    python -m benchmarks.planning --output benchmarks/results/planning_cpu.json --docs docs/planning.md     (root: it makes network namespaces)
+
+The machine is calibrated first, by engine.calibration, through ranks placed as the case's are. Memory is a rank's VmHWM less that of a process which has
+imported the same and joined the same group. Two "nodes" are two network namespaces of this machine, joined by a link whose rate tc limits.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import commit, machine, versions
+from benchmarks.planning_case import CARDS, LENGTH, Case, predicted
+from engine.device_kinds import read_kind
+
+LINK = "planveth"
+MARKS = "<!-- planning figures -->", "<!-- end of planning figures -->"
+
+CASES = [
+    Case("mid", "sharded", 1, 1), Case("mid", "offload", 1, 1), Case("mid", "sharded", 1, 2), Case("mid", "offload", 1, 2),
+    Case("mid", "sharded", 1, 2, stage="distill"), Case("mid", "sharded", 1, 2, recompute=8), Case("mid", "resident", 1, 1),
+    Case("large", "resident", 1, 1), Case("large", "sharded", 1, 1), Case("large", "sharded", 1, 2), Case("large", "offload", 1, 2),
+    Case("large", "sharded", 1, 2, recompute=16), Case("large", "sharded", 1, 2, tokens=2048),
+    *(Case("mid", "sharded", 2, 1, gbit=g) for g in (0.5, 2, 8)),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a rank's process is started: a prefix of its command and its environment."""
+
+    prefix: tuple[str, ...]
+    environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def places(case: Case) -> Iterator[list[Launch]]:
+    """Where the ranks of a case run; namespaces and their link last as long as the context."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(case.world), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    if case.nodes == 1:
+        yield [Launch((), {**common, "MASTER_ADDR": "127.0.0.1", "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(case.world)]
+        return
+    names = [f"plan{n}" for n in range(2)]
+    with _link(names, case.gbit):
+        yield [Launch(("ip", "netns", "exec", names[r // case.ranks_per_node]),
+                      {**common, "MASTER_ADDR": "10.213.7.1", "RANK": str(r), "LOCAL_RANK": str(r % case.ranks_per_node),
+                       "GLOO_SOCKET_IFNAME": f"{LINK}{r // case.ranks_per_node}"}) for r in range(case.world)]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _link(names: Sequence[str], gbit: float) -> Iterator[None]:
+    def run(*words: str) -> None:
+        subprocess.run(words, check=True, capture_output=True)
+
+    try:
+        for name in names:
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "link", "add", f"{LINK}0", "netns", names[0], "type", "veth", "peer", "name", f"{LINK}1", "netns", names[1])
+        for n, name in enumerate(names):
+            run("ip", "-n", name, "addr", "add", f"10.213.7.{n + 1}/24", "dev", f"{LINK}{n}")
+            run("ip", "-n", name, "link", "set", f"{LINK}{n}", "up")
+            run("tc", "-n", name, "qdisc", "add", "dev", f"{LINK}{n}", "root", "tbf", "rate", f"{gbit * 1000:.0f}mbit", "burst", "1mb", "latency", "50ms")
+        yield
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def launched(case: Case, what: str, steps: int, folder: Path) -> dict[str, Any]:
+    """Run workers of a case to their end; what rank 0 wrote.
+
+    Raises:
+        RuntimeError: one failed; with its last lines.
+    """
+    out = folder / f"{what}.json"
+    out.unlink(missing_ok=True)
+    with places(case) as ranks:
+        command = [sys.executable, "-m", "benchmarks.planning_case", what, json.dumps(asdict(case)), str(steps), str(out)]
+        with contextlib.ExitStack() as stack:
+            logs = [stack.enter_context((folder / f"{what}{r}.log").open("w")) for r in range(len(ranks))]
+            workers = [subprocess.Popen([*p.prefix, *command], env={**os.environ, **p.environment}, stdout=log, stderr=log)
+                       for p, log in zip(ranks, logs, strict=True)]  # fmt: skip
+            codes = [w.wait() for w in workers]
+    if any(codes):
+        failed = codes.index(next(filter(None, codes)))
+        raise RuntimeError(f"{case.name}: {what} ended with {codes}: {(folder / f'{what}{failed}.log').read_text()[-1000:]}")
+    return json.loads(out.read_text())  # type: ignore[no-any-return]
+
+
+def measured(case: Case, steps: int, folder: Path) -> dict[str, Any]:
+    """Prediction and measurement of a case, from a calibration of its own."""
+    kind_file = folder / "machine.yaml"
+    empty = launched(case, "empty", steps, folder)
+    calibrated = launched(case, "calibrate", steps, folder)
+    kind_file.write_text(calibrated["yaml"])
+    found = launched(case, "steps", steps, folder)
+    wanted = predicted(case, read_kind(str(kind_file)))
+    seconds = found["seconds"]
+    median = statistics.median(seconds)
+    memory = max(found["peaks"]) - max(empty["peaks"])
+    return {
+        "case": asdict(case), "name": case.name, "kind": calibrated["kind"],
+        "memory": {"predicted": wanted["memory"], "measured": memory, "error": wanted["memory"] / memory - 1, "parts": wanted["parts"]},
+        "seconds": {"predicted": wanted["seconds"], "measured": median, "spread": (max(seconds) - min(seconds)) / median,
+                    "error": wanted["seconds"] / median - 1, "terms": wanted["terms"], "all": seconds},
+        "bytes": {"predicted": wanted["bytes"], "measured": found["bytes"]},
+    }  # fmt: skip
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Markdown."""
+    rows = ["| case | peak memory of a rank: predicted, measured | error | a step: predicted, measured | error | spread"
+            " | bytes gathered a step: predicted, measured |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in results:
+        m, s, b = r["memory"], r["seconds"], r["bytes"]
+        rows.append(f"| {r['name']} | {m['predicted'] / 1e9:.2f}, {m['measured'] / 1e9:.2f} GB | {m['error']:+.0%}"
+                    f" | {s['predicted']:.2f}, {s['measured']:.2f} s | {s['error']:+.0%} | {s['spread']:.0%} | {sum(b['predicted']):,}, {sum(b['measured']):,} |")  # fmt: skip
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--only", default="", help=f"cases whose name contains this; shapes are {', '.join(CARDS)}, L = {LENGTH}")
+    parser.add_argument("--steps", type=int, default=5, help="measured, after one that is not")
+    parser.add_argument("--output", type=Path, help="JSON; cases of an earlier call are kept, the same ones replaced")
+    parser.add_argument("--docs", type=Path, help="Markdown file with a place for the table")
+    a = parser.parse_args()
+    for case in CASES:
+        if a.only and a.only not in case.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            result = measured(case, a.steps, Path(folder)) | {"machine": machine(), "versions": versions(), "commit": commit()}
+        print(table([result]).splitlines()[-1], flush=True)
+        if a.output:
+            _keep(a.output, result)
+    if a.docs and a.output:
+        before, _, rest = a.docs.read_text().partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+        a.docs.write_text(f"{before}{MARKS[0]}\n{table(json.loads(a.output.read_text()))}\n{MARKS[1]}{after}")
+
+
+def _keep(file: Path, result: dict[str, Any]) -> None:
+    earlier = json.loads(file.read_text()) if file.exists() else []
+    kept = {r["name"]: r for r in earlier} | {result["name"]: result}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([kept[c.name] for c in CASES if c.name in kept], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What this machine reaches, measured through the ranks of a job, as a file that ``plan --gpu FILE`` reads.
+
+    torchrun --nproc_per_node 8 -m engine.calibration --backbone configs/gpt_oss_20b/shape.yaml --tokens 16384 --output my/machine.yaml
+
+Every rank measures at once, so that what they share is shared: cores, memory, links. The slowest rank's rate counts. Rates are reached, not peaks:
+``reach`` is 1 throughout. A calibration takes half a minute.
+"""
+
+import argparse
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from backbones import BackboneCard, load_backbone_card
+from backbones.sizes import Sizes, measure
+from engine import distributed
+from engine.device_kinds import OVERLAPPED, REACHED, DeviceKind
+from engine.errors import UserError
+from engine.placement import file_of, free_host_bytes
+
+REPEATS = 5
+COPIED = 1 << 27  # bytes of a copy: far more than any cache
+SMALL = 1 << 10  # bytes of a gather that is all latency
+
+
+def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int = 0, sizes: Sizes | None = None) -> DeviceKind:
+    """The kind of device that this job runs on. A collective.
+
+    Args:
+        tokens: of a micro-batch: products are measured at the backbone's own widths and these many rows. nodes: how many there are; 0: by host names.
+    """
+    sizes = sizes or measure(card)
+    world, rank = distributed.world_size(), distributed.place().rank
+    nodes = nodes or len(Counter(distributed.gather_objects(socket.gethostname())))
+    per_node, cuda = world // nodes, device.type == "cuda"
+    rate = {name: _slowest(_products(sizes, tokens, getattr(torch, name), device)) for name in ("bfloat16", "float32")}
+    memory = _slowest(_copy(device, device))
+    pcie = _slowest(_copy(torch.device("cpu"), device)) if cuda else memory
+    latency = _gather_seconds(SMALL, None, device) if world > 1 else 1e-6
+    bucket = max(1 << 22, min(1 << 28, max(sizes.layers)) // world)  # of a rank, in the gather of a layer
+    intra = network = memory
+    if per_node > 1:
+        groups = [dist.new_group(range(n * per_node, (n + 1) * per_node)) for n in range(nodes)]
+        intra = (per_node - 1) * bucket / max(1e-9, _gather_seconds(bucket, groups[rank // per_node], device) - latency)
+    if nodes > 1:
+        network = (world - per_node) * bucket / max(1e-9, _gather_seconds(bucket, None, device) - latency)
+        intra = intra if per_node > 1 else network
+    else:
+        network = intra
+    entering = _slowest(_entering(card, device), most=True)
+    overlap = dict.fromkeys(OVERLAPPED, 1.0 if cuda else 0.0)  # CPU ranks wait for each gather, and their cores do one thing at a time
+    memory_bytes = float(torch.cuda.mem_get_info(device)[1]) if cuda else free_host_bytes() / per_node
+    name = torch.cuda.get_device_name(device) if cuda else "CPU rank"
+    return DeviceKind(
+        f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}", rate, memory, memory_bytes, pcie, intra, network,
+        dict.fromkeys(REACHED, 1.0), overlap, latency, entering, [torch.cuda.get_device_name(device)] if cuda else [],
+        "engine.calibration: medians of 5, the slowest rank. On one rank a node `intra`, on one node `network` is the other's, for there is nothing to measure",
+    )  # fmt: skip
+
+
+def write_kind(kind: DeviceKind, file: Path) -> None:
+    """A file for ``--gpu``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else {n: float(f"{x:.4g}") for n, x in v.items()} if isinstance(v, dict) else v
+               for k, v in asdict(kind).items()}  # fmt: skip
+    file.write_text("# python train.py plan --config … --gpu " + str(file) + "\n" + yaml.safe_dump(rounded, sort_keys=False, width=150))
+
+
+def _seconds(action: Callable[[], Any], device: torch.device) -> float:
+    """Median of several, after one that does not count."""
+    found = []
+    for _ in range(REPEATS + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return sorted(found[1:])[REPEATS // 2]
+
+
+def _slowest(value: float, most: bool = False) -> float:
+    every = distributed.gather_objects(value)
+    return float(max(every) if most else min(every))
+
+
+def _products(sizes: Sizes, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of the products that a token takes: forward x W^T and backward g W, of a square one and one as wide as the inner layer."""
+    experts, chosen = sizes.experts
+    rows = max(1, tokens * chosen // experts) if device.type == "cpu" else tokens * chosen  # CPUs take the experts one after another
+    inner = max(sizes.hidden, sizes.active // len(sizes.layers) // (4 * sizes.hidden))
+    shapes = [(tokens, sizes.hidden, sizes.queries), (rows, sizes.hidden, inner), (rows, inner, sizes.hidden)]
+    seconds = operations = 0.0
+    for t, width, out in shapes:
+        x, w, g = (torch.randn(a, b, device=device).to(dtype) for a, b in ((t, width), (out, width), (t, out)))
+        seconds += _seconds(lambda x=x, w=w, g=g: (x @ w.T, g @ w), device)  # type: ignore[misc]
+        operations += 2 * 2 * t * width * out
+    return operations / seconds
+
+
+def _copy(source: torch.device, to: torch.device) -> float:
+    """Bytes a second: within a memory those read and those written, from a host to its GPU those sent."""
+    pinned = source.type == "cpu" and to.type == "cuda"
+    a, b = torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned), torch.empty(COPIED, dtype=torch.uint8, device=to)
+    return (1 if pinned else 2) * COPIED / _seconds(lambda: b.copy_(a, non_blocking=True), to)
+
+
+def _gather_seconds(each: int, group: Any, device: torch.device) -> float:
+    """An all-gather of so many bytes of every rank, as DeepSpeed calls it; the slowest rank's. A collective."""
+    import deepspeed.comm as comm
+
+    own = torch.ones(each, dtype=torch.uint8, device=device)
+    whole = torch.empty(each * dist.get_world_size(group), dtype=torch.uint8, device=device)
+    return _slowest(_seconds(lambda: comm.allgather_fn(whole, own, group=group, async_op=True).wait(), device), most=True)
+
+
+def _entering(card: BackboneCard, device: torch.device) -> float:
+    """Seconds that a module costs the host, of a backbone so small that nothing else counts, sharded over this rank alone."""
+    from backbones.module_trace import trace, twin_card
+    from engine.batching import weigh
+    from engine.data import Sample
+    from engine.formulation import Formulation, LossWeights
+    from engine.sharding import ShardedBackbone
+    from prompt_modules import SoftPromptBank
+
+    small = twin_card(card)
+    backbone = ShardedBackbone(small, file_of("sharded"), device)
+    bank = SoftPromptBank(torch.zeros(1, 2, backbone.model.config.hidden_size)).to(device)
+    items = weigh([0], [Sample([3, 3], [3, 3])])
+    formulation = Formulation(backbone, True, 16, 0, 1)
+    seconds = _seconds(lambda: formulation.train(items, bank, LossWeights(), None, None), device)
+    entered = sum(v.enters for v in trace(card).visits["train"])
+    calls = backbone.gathers.take().calls / (REPEATS + 1)
+    backbone.destroy()
+    latency = _gather_seconds(SMALL, None, device) if distributed.world_size() > 1 else 0.0
+    return max(1e-7, (seconds - calls * latency) / entered)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--backbone", required=True, help="its card")
+    parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch")
+    parser.add_argument("--nodes", type=int, default=0, help="default: by host names")
+    parser.add_argument("--output", type=Path, required=True)
+    a = parser.parse_args()
+    if a.tokens < 1 or a.output.suffix not in (".yaml", ".yml"):
+        raise SystemExit("error: --tokens must be above 0, and --output a .yaml file")
+    try:
+        device = distributed.start(distributed.place())
+        kind = calibrate(load_backbone_card(a.backbone), a.tokens, device, a.nodes)
+    except UserError as error:
+        raise SystemExit("\n".join(f"error: {p}" for p in error.problems)) from None
+    if distributed.place().rank == 0:
+        write_kind(kind, a.output)
+        print(a.output.read_text())
+    distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""``plan --sweep``: one setting after another, as a table, as bars in the terminal, and as a PNG.
+
+Of nodes and GPUs two curves: strong scaling leaves the step as it is configured, weak scaling gives every device as many examples as it has at the first point.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor, log, log10
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.placement import Machine
+from engine.plan_hours import EXAMPLES_KEY, Case, Planner, StageTime
+from engine.plan_table import bound, columns, duration, hours
+
+KEYS = ("nodes", "gpus_per_node", "token_budget")
+DEVICES = ("nodes", "gpus_per_node")
+BAR = 40  # letters of the longest
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """key: of KEYS. values: ascending."""
+
+    key: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value. strong: with the step as configured. weak: with as many examples a device as at the first value; None where the number of devices stays."""
+
+    value: int
+    strong: Case
+    weak: Case | None
+    stage: str
+
+    def of(self, case: Case) -> StageTime:
+        return next(s for s in case.stages if s.work.name == self.stage)
+
+    def as_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"value": self.value}
+        for name, case in (("strong", self.strong), ("weak", self.weak)):
+            if case is not None:
+                stage = self.of(case)
+                out[name] = {"stage": self.stage, "tokens_per_s": stage.tokens_per_s, "step_seconds": stage.step.total, "terms": stage.step.terms,
+                             "mfu": stage.mfu, "binding": stage.step.binding, "placement": case.need.placement, "fits": case.need.fits(case.machine),
+                             "node_hours": case.node_hours}  # fmt: skip
+        return out
+
+
+def read_sweep(text: str) -> Sweep | None:
+    """``nodes=1,2,4`` -> a sweep; None for an empty text.
+
+    Raises:
+        UserError: another key, or values that are no ascending whole numbers; all at once.
+    """
+    if not text:
+        return None
+    key, equals, listed = text.partition("=")
+    problems = [] if key in KEYS and equals else [f"command line: --sweep: {text!r}: expected {' or '.join(f'{k}=1,2,4' for k in KEYS)}"]
+    values = []
+    for part in listed.split(","):
+        if part.strip().isdigit() and int(part) > 0:
+            values.append(int(part))
+        elif not problems or part:
+            problems.append(f"command line: --sweep: {part!r} is no whole number above 0")
+    if not problems and values != sorted(set(values)):
+        problems.append(f"command line: --sweep: {listed}: values must ascend")
+    if problems:
+        raise UserError(problems)
+    return Sweep(key, tuple(values))
+
+
+def check_png(png: str, sweep: Sweep | None) -> None:
+    """Before anything is computed.
+
+    Raises:
+        UserError: there is nothing to draw, or no place for it.
+    """
+    if png and sweep is None:
+        raise UserError("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
+    if png and not (png.lower().endswith(".png") and Path(png).absolute().parent.is_dir()):
+        raise UserError(f"command line: --png: {png}: name a .png file in a folder that exists")
+
+
+def scaling(planner: Planner, config: RunConfig, machine: Machine, sweep: Sweep) -> list[Point]:
+    """Cases at every value; of them the longest stage at the first one."""
+    points: list[Point] = []
+    stage = ""
+    for value in sweep.values:
+        here, settings = machine, config
+        if sweep.key == "nodes":
+            here = replace(machine, nodes=value)
+        elif sweep.key == "gpus_per_node":
+            here = replace(machine, ranks_per_node=value)
+        else:
+            settings = replace(copy.deepcopy(config), token_budget=value)
+        strong = planner.case(settings, here)
+        stage = stage or strong.main.work.name
+        weak = None
+        if sweep.key in DEVICES:
+            first = points[0].strong.machine.world if points else here.world
+            weak = planner.case(grown(config, here.world / first), here) if points else strong
+        points.append(Point(value, strong, weak, stage))
+    return points
+
+
+def grown(config: RunConfig, times: float) -> RunConfig:
+    """So many times as many examples in a step of every stage."""
+    out = copy.deepcopy(config)
+    for section, leaf in sorted(set(EXAMPLES_KEY.values())):
+        part = getattr(out, section)
+        setattr(part, leaf, max(1, round(getattr(part, leaf) * times)))
+    return out
+
+
+def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
+    """Tables and bars."""
+    out = []
+    curves = [("Strong scaling: the step as configured" if sweep.key in DEVICES else f"By {sweep.key}", [(p, p.strong) for p in points])]
+    if sweep.key in DEVICES:
+        curves.append(("Weak scaling: examples a step grow with the devices", [(p, p.weak) for p in points if p.weak is not None]))
+    for title, cases in curves:
+        first, case0 = cases[0][0].of(cases[0][1]), cases[0][1]
+        rows = [[sweep.key, "placement", "a step", "real tokens/s", "times", "efficiency", "MFU", "node-hours", "bound by", "fits"]]
+        bars = []
+        for point, case in cases:
+            stage = point.of(case)
+            times = stage.tokens_per_s / first.tokens_per_s
+            efficiency = times / (case.machine.world / case0.machine.world)
+            rows.append([str(point.value), case.need.placement, duration(stage.step.total), f"{stage.tokens_per_s:,.0f}", f"{times:.2f}", f"{efficiency:.0%}",
+                         "-" if stage.mfu is None else f"{stage.mfu:.1%}", hours(case.node_hours), bound(stage.step),
+                         "yes" if case.need.fits(case.machine) else "no"])  # fmt: skip
+            bars.append((str(point.value), stage.tokens_per_s))
+        out += [f"{title} ({points[0].stage})", "", *columns(rows), "", *_bars(sweep.key, bars), ""]
+    return out[:-1]
+
+
+def _bars(key: str, bars: Sequence[tuple[str, float]]) -> list[str]:
+    most, wide = max(v for _, v in bars), max(len(n) for n, _ in bars)
+    return [f"{key} {name.rjust(wide)} {'#' * max(1, round(BAR * value / most))} {value:,.0f} real tokens/s" for name, value in bars]
+
+
+# ---- as a picture ------------------------------------------------------------------------------------------------------------
+
+WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 1200, 620, 110, 190, 60, 80
+INK, SOFT, GRID = (30, 30, 30), (110, 110, 110), (225, 225, 225)
+COLOURS = {"strong": (31, 90, 180), "weak": (200, 90, 20), "ideal": (150, 150, 150)}
+
+
+def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None:
+    """Real tokens a second against the swept setting, both logarithmic, as a PNG of 1200 x 620. Pillow comes with TensorBoard."""
+    from PIL import Image, ImageDraw
+
+    curves = {"strong": [(p.value, p.of(p.strong).tokens_per_s) for p in points]}
+    if sweep.key in DEVICES:
+        curves["weak"] = [(p.value, p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
+        curves["ideal"] = [(v, curves["strong"][0][1] * v / points[0].value) for v, _ in curves["strong"]]
+    image = Image.new("RGB", (WIDE, HIGH), "white")
+    draw = ImageDraw.Draw(image)
+    low, high = min(y for c in curves.values() for _, y in c), max(y for c in curves.values() for _, y in c)
+    across, up = _log_scale(points[0].value, points[-1].value, LEFT, WIDE - RIGHT), _log_scale(low / 1.2, high * 1.2, HIGH - BOTTOM, TOP)
+    for y in _ticks(low / 1.2, high * 1.2):
+        draw.line([(LEFT, up(y)), (WIDE - RIGHT, up(y))], fill=GRID)
+        draw.text((LEFT - 10, up(y)), f"{y:,.0f}", fill=INK, anchor="rm", font=_font(16))
+    for p in points:
+        draw.line([(across(p.value), HIGH - BOTTOM), (across(p.value), HIGH - BOTTOM + 6)], fill=INK)
+        draw.text((across(p.value), HIGH - BOTTOM + 12), str(p.value), fill=INK, anchor="mt", font=_font(16))
+    for place, (name, curve) in enumerate(curves.items()):
+        placed = [(across(x), up(y)) for x, y in curve]
+        draw.line(placed, fill=COLOURS[name], width=1 if name == "ideal" else 3)
+        for x, y in placed if name != "ideal" else ():
+            box = [x - 5, y - 5, x + 5, y + 5]
+            draw.ellipse(box, fill=COLOURS[name]) if name == "strong" else draw.rectangle(box, fill=COLOURS[name])
+        draw.text((WIDE - RIGHT + 20, TOP + 30 * place), _named(name, sweep), fill=COLOURS[name], font=_font(18))
+    draw.text((LEFT, 18), f"{title}: {points[0].stage}, real tokens/s", fill=INK, font=_font(20))
+    draw.text(((LEFT + WIDE - RIGHT) / 2, HIGH - 24), sweep.key, fill=SOFT, anchor="mm", font=_font(18))
+    image.save(file, "PNG")
+
+
+def _named(curve: str, sweep: Sweep) -> str:
+    return {"strong": "strong scaling" if sweep.key in DEVICES else "predicted", "weak": "weak scaling", "ideal": "in proportion"}[curve]
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _log_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    span = log(high / low) if high > low else 1.0
+    return lambda value: start + (end - start) * log(value / low) / span
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    return [m * 10.0**e for e in decades for m in (1, 2, 5) if low <= m * 10.0**e <= high]

@@ -1,0 +1,133 @@
+"""What ``plan`` says that ZeRO-3 gathers, beside what real ranks gather: equal, to the byte, from the first micro-batch on."""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import distributed_jobs as jobs
+import pytest
+from distributed_pool import Pool
+
+from backbones import BackboneCard
+from backbones.module_trace import trace
+from backbones.sizes import measure
+from engine.placement import Machine, file_of
+from engine.plan_gathers import Coordinator, rules_of
+from engine.sharding import zero_config
+
+STAGES = {
+    "teach": ["embed"] * 3 + ["train"] * 4 + ["forward"] * 2 + ["train"] * 3,
+    "distill": ["embed"] + ["train_with_teacher"] * 5,
+    "adapt": ["train"] * 3 + ["forward"] + ["train"] * 2,
+}
+
+
+@pytest.fixture(scope="module")
+def two():
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def four():
+    """Two nodes of two ranks, as far as the backbone can tell."""
+    pool = Pool(4)
+    yield pool
+    pool.close()
+
+
+def deepspeed_file(folder: Path, base: str, **zero: Any) -> str:
+    content = json.loads(Path(base).read_text())
+    content["zero_optimization"] |= zero
+    file = folder / f"{'_'.join(zero) or 'plain'}.json"
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def predicted(card: BackboneCard, file: str, kinds: list[str], recompute: int, packed: bool, machine: Machine) -> list[list[int]]:
+    sizes = measure(card)
+    rules = rules_of(zero_config(file, card, sizes, machine.ranks_per_node), machine)
+    coordinator = Coordinator(sizes, trace(card, recompute, packed, sizes.rows_from_file), rules, machine)
+    return [list(coordinator.micro_batch(kind)) for kind in kinds]
+
+
+def check(pool: Pool, card: BackboneCard, file: str, stage: str, recompute: int = 0, packed: bool = True, ranks_per_node: int = 1) -> list[list[int]]:
+    """The prediction, which every rank was held against."""
+    machine = Machine(pool.world // ranks_per_node, ranks_per_node, "cpu", 0, 10**10)
+    wanted = predicted(card, file, STAGES[stage], recompute, packed, machine)
+    plain = {k: v for k, v in asdict(card).items() if k != "tokenizer"}
+    how = {"budget": 80, "recompute": recompute, "packed": packed, "ranks_per_node": ranks_per_node}
+    found = pool.run("traffic", card=plain, deepspeed=file, kinds=STAGES[stage], **how)
+    for rank in found:
+        assert rank == wanted
+    assert sum(map(sum, wanted)) > 0
+    return wanted
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("llama_tied", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")]
+)
+def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project, family, dtype, stage):
+    check(two, jobs.card_of(family, dtype), file_of("sharded"), stage)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
+@pytest.mark.parametrize("family", ["llama", "mxfp4"])
+def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family, reach):
+    """DeepSpeed keeps what is used again within a billion elements: all of a small backbone. Here the reach is a few layers, as of a large one."""
+    card = jobs.card_of(family, "bfloat16")
+    layer = measure(card).layer_elements
+    far = check(two, card, file_of("sharded"), "distill")
+    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=int(reach * layer)), "distill")
+    assert near[-1][1:] > far[-1][1:]
+
+
+@pytest.mark.parametrize(("key", "share"), [("stage3_prefetch_bucket_size", 0), ("stage3_prefetch_bucket_size", 2.5), ("stage3_max_live_parameters", 0.5),
+                                            ("stage3_param_persistence_threshold", 0.01)])  # fmt: skip
+def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
+    card = jobs.card_of("llama")
+    layer = measure(card).layer_elements
+    check(two, card, deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}), "teach")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
+@pytest.mark.parametrize(
+    ("recompute", "packed", "reach"), [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)]
+)
+def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, recompute, packed, reach):
+    card = jobs.card_of(family)
+    sizes = measure(card)
+    layers = {"all": len(sizes.layers), "one": 1, "none": 0}[recompute]
+    file = deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=int(reach * sizes.layer_elements))
+    check(two, card, file, "distill", layers, packed)
+
+
+@pytest.mark.parametrize("reach", [1.4, 10**6])
+@pytest.mark.parametrize("placement", ["sharded", "sharded_hpz", "offload"])
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")])
+def test_two_nodes_of_two_ranks(four, tmp_path, project, placement, family, dtype, reach):
+    card = jobs.card_of(family, dtype)
+    base = file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    file = deepspeed_file(tmp_path, base, stage3_max_reuse_distance=int(reach * measure(card).layer_elements))
+    last = check(four, card, file, "distill", ranks_per_node=2)[-1]
+    if placement == "sharded_hpz":
+        assert last[1] > 0 and last[2] == 0, "secondary shards keep gathers inside the node"
+    else:
+        assert last[2] == 2 * last[1], "two of three other shards lie on the other node"
+
+
+def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**copy.deepcopy(jobs.LLAMA))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    card = BackboneCard(name="released", path=str(tmp_path), tokenizer="unused", dtype="float32")
+    sizes = measure(card)
+    assert sizes.rows_from_file
+    from_file = check(two, card, file_of("sharded"), "distill")[-1]
+    gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
+    assert gathered[2] - from_file[2] == sizes.embedding // 2

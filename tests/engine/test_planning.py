@@ -1,0 +1,315 @@
+"""What ``plan`` says of time and scale: the model's limits, what it counts, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import train
+from backbones import PACKED_FAMILIES, BackboneCard, load_backbone_card
+from backbones.gathers import Gathered
+from backbones.module_trace import KINDS, trace
+from backbones.sizes import Sizes, measure
+from engine.config import RunConfig
+from engine.device_kinds import OVERLAPPED, REACHED, DeviceKind, names, read_kind
+from engine.errors import UserError
+from engine.operations import model_operations, utilisation
+from engine.placement import Machine, choose, workload_of
+from engine.plan import assumed_of, device_of
+from engine.plan_hours import Planner
+from engine.plan_sweep import Sweep, check_png, read_sweep, scaling
+from engine.plan_time import TERMS, combined, gather_seconds, passes
+from engine.resolve import resolve
+from engine.session import Session
+
+GB = 10**9
+NODE, CLUSTER = Machine(1, 8, "cuda", 80 * GB, 1000 * GB), Machine(4, 8, "cuda", 80 * GB, 1000 * GB)
+ALL = dict.fromkeys(OVERLAPPED, 1.0)
+
+
+@pytest.fixture(scope="module")
+def config(project: Path) -> RunConfig:
+    flags = {"backbone": str(project / "configs/gpt_oss_20b/shape.yaml"), "data.root": "", "distill.steps": "50"}
+    return resolve(str(project / "configs/gpt_oss_20b/distill.yaml"), flags)
+
+
+@pytest.fixture(scope="module")
+def session(config: RunConfig) -> Session:
+    return Session(config)
+
+
+@pytest.fixture(scope="module")
+def h100() -> DeviceKind:
+    return read_kind("h100")
+
+
+@pytest.fixture()
+def planner(session: Session, config: RunConfig, h100: DeviceKind) -> Planner:
+    return Planner(session, "distill", h100, assumed_of(config))
+
+
+# ---- terms -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_overlaps_counts_once_and_what_does_not_is_added() -> None:
+    terms = {"compute": 4.0, "memory": 1.0, "gather": 3.0, "transfer": 0.5, "host": 0.25}
+    assert combined(terms, 0.125, ALL).total == 4.125  # the largest, and the first layer's gather
+    assert combined(terms, 0.125, dict.fromkeys(OVERLAPPED, 0.0)).total == sum(terms.values())
+    assert combined(terms, 0.0, ALL | {"gather": 0.5}).total == 5.5
+    assert combined(terms | {"gather": 9.0}, 0.0, ALL).total == 9.0 and combined(terms | {"gather": 9.0}, 0.0, ALL).binding == "gather"
+
+
+def test_a_ring_brings_into_a_node_once_what_lies_on_others() -> None:
+    brought = Gathered(1, 7 * GB, 24 * GB, 0)
+    assert gather_seconds(brought, CLUSTER, 31 * GB, 1000 * GB) == 1.0  # in the node everything passes every rank
+    assert gather_seconds(brought, CLUSTER, 1000 * GB, 12 * GB) == 2.0
+    assert gather_seconds(Gathered(1, 0, 3 * GB, 0), Machine(4, 1, "cuda", 1, 1), 1.0, GB) == 3.0  # no other rank in the node
+
+
+def test_a_recomputed_layer_goes_forward_once_more() -> None:
+    assert passes("train", 0) == (1, 1) and passes("train", 1) == (2, 1) and passes("train_with_teacher", 0.5) == (2.5, 1) and passes("forward", 1) == (1, 0)
+
+
+def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) -> None:
+    sizes = session.sizes
+    assert model_operations(sizes, 10.0) == 40 * sizes.active
+    assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
+    # the model card's 3.6 billion active numbers of gpt-oss-20B are these and the head
+    assert sizes.active == 24 * (2 * 2880 * 4096 + 2 * 2880 * 512 + 2880 * 32 + 4 * 3 * 2880 * 2880) and 3.55e9 < sizes.active + 201088 * 2880 < 3.65e9
+    assert sizes.experts == (32, 4) and sizes.queries == 64 * 64
+
+
+def test_a_dense_backbone_s_active_numbers_are_its_linears(project: Path) -> None:
+    sizes = measure(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
+    assert sizes.active == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) and sizes.experts == (1, 1) and sizes.queries == 4096
+
+
+# ---- gathers ---------------------------------------------------------------------------------------------------------------
+
+
+def card_of_family(family: str) -> BackboneCard:
+    keys = {"model_type": family, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 300}  # fmt: skip
+    return BackboneCard(name=family, random=keys, tokenizer="unused", dtype="float32")
+
+
+@pytest.mark.parametrize("recompute", [0, 2])
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
+def test_the_twin_of_every_family_has_the_backbone_s_modules(family: str, recompute: int) -> None:
+    card = card_of_family(family)
+    found = trace(card, recompute)
+    known = {name for name, _, _ in measure(card).parameters}
+    assert {name for module in found.modules for name in module} == known
+    for kind in KINDS:
+        entered = [v.module for v in found.visits[kind] if v.enters]
+        touched = {name for module in entered for name in found.modules[module]}
+        assert touched == known if kind != "embed" else len(touched) == 1
+    again = [v for v in found.visits["train"] if v.again]
+    assert bool(again) == bool(recompute)
+
+
+def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again_soon(planner: Planner, config: RunConfig, session: Session) -> None:
+    sizes = session.sizes
+    brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"))
+    everything = (sizes.moved - sizes.rows_from_file * sizes.embedding) * 31 / 32
+    assert everything - 5 * max(sizes.layers) < brought.bytes < everything  # DeepSpeed keeps what is used again within a billion elements
+    assert brought.inter == pytest.approx(brought.intra * 24 / 7)
+    inside = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded_hpz"))
+    assert inside.inter == 0 and inside.intra == pytest.approx(brought.bytes * (7 / 8) / (31 / 32), rel=1e-5)
+    assert planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "resident")) == Gathered()
+    offloaded = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "offload"))
+    assert offloaded.uploaded == pytest.approx(offloaded.bytes / 31) and offloaded.bytes == brought.bytes
+    asked = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"), "train_with_teacher")
+    assert 1.3 < asked.bytes / brought.bytes < 1.6  # the teacher's forward pass takes the layers once more
+
+
+# ---- a whole plan ----------------------------------------------------------------------------------------------------------
+
+
+def test_with_boundless_links_compute_binds_and_with_a_slow_one_gathers_do(planner: Planner, config: RunConfig, h100: DeviceKind) -> None:
+    planner.device = replace(h100, network=1e18, intra=1e18, pcie=1e18, memory=1e18, latency=1e-12, entering=1e-12)
+    fast = planner.case(config, CLUSTER, "sharded")
+    for stage in fast.stages:
+        assert stage.step.binding == "compute" and stage.step.total == pytest.approx(stage.step.terms["compute"], rel=1e-3)
+        assert stage.mfu is not None and 0 < stage.mfu <= h100.reach["compute"]
+    planner.device = replace(h100, network=1e9)
+    slow = planner.case(config, CLUSTER, "sharded")
+    assert all(s.step.binding == "gather" for s in slow.stages) and slow.node_hours > 5 * fast.node_hours
+    resident = planner.case(config, CLUSTER, "resident")
+    assert all(s.gathered == Gathered() for s in resident.stages) and resident.node_hours < 0.2 * slow.node_hours
+
+
+@pytest.mark.parametrize("what", ["network", "intra", "memory", "pcie"])
+def test_a_faster_link_never_slows_a_step(planner: Planner, config: RunConfig, h100: DeviceKind, what: str) -> None:
+    before = None
+    for factor in (0.01, 0.1, 1, 10):
+        planner.device = replace(h100, **{what: getattr(h100, what) * factor})
+        found = planner.case(config, CLUSTER, "offload").node_hours
+        assert before is None or found <= before
+        before = found
+
+
+def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Planner, config: RunConfig) -> None:
+    points = scaling(planner, config, NODE, Sweep("nodes", (1, 2, 4, 8)))
+    speed = [p.of(p.strong).tokens_per_s for p in points]
+    assert all(b <= a * 2.001 for a, b in zip(speed[:-1], speed[1:], strict=True))
+    for n, point in enumerate(points):
+        assert point.weak is not None and point.of(point.weak).tokens_per_s >= 0.95 * speed[n]
+        weak, first = point.of(point.weak), points[0].of(points[0].strong)
+        assert weak.work.examples == pytest.approx(first.work.examples * 2**n)
+
+
+def test_the_largest_token_budget_fits_and_a_larger_one_does_not(planner: Planner, config: RunConfig, session: Session) -> None:
+    machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
+    for name in ("resident", "sharded", "offload"):
+        found = planner.largest_budget(config, machine, name)
+        for tokens, fits in ((found, True), (round(found * 1.01) + 1, False)):
+            work = replace(workload_of(config, session.sizes), tokens=tokens, answers=tokens)
+            assert choose(session.sizes, name, config.recompute, work, machine).fits(machine) == fits, (name, found)
+    assert planner.largest_budget(config, Machine(1, 1, "cuda", 2 * GB, 4 * GB), "resident") == 0
+
+
+def test_a_knob_s_number_is_the_model_s_own(planner: Planner, config: RunConfig) -> None:
+    case = planner.case(config, CLUSTER)
+    knobs = planner.knobs(case)
+    assert {"token_budget", "placement", "nodes", "--network_gbs", "--nvlink_gbs"} <= {k["key"] for k in knobs}
+    assert [k["times"] for k in knobs] == sorted((k["times"] for k in knobs), reverse=True)
+    told = next(k for k in knobs if k["key"] == "nodes")
+    again = planner.case(config, replace(CLUSTER, nodes=8))
+    same = next(s for s in again.stages if s.work.name == case.main.work.name)
+    assert told["tokens_per_s"] == same.tokens_per_s and told["node_hours"] == again.node_hours
+
+
+def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(session: Session, config: RunConfig, h100: DeviceKind) -> None:
+    kinds = {}
+    for examples in ("60", "100000"):  # read often, read once
+        planner = Planner(session, "distill", h100, assumed_of(config, examples=examples))
+        distill = planner.case(config, NODE).stages[-1]
+        kinds[examples] = distill.work.kind, bool(distill.work.forward)
+    assert kinds == {"60": ("train", True), "100000": ("train_with_teacher", False)}
+
+
+def test_lengths_come_from_the_token_cache_where_it_has_them(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h100: DeviceKind) -> None:
+    monkeypatch.chdir(project)
+    config = resolve("configs/demo/distill.yaml", {"data.cache": str(tmp_path / "tokens")})
+    session = Session(config)
+    assumed = Planner(session, "distill", h100, assumed_of(config))
+    assert assumed.told.startswith("assumed: 192 tokens a sample, 12 of them answer")
+    assumed.case(config, NODE)
+    session.data({task: ["train", "validation"] for task in config.distill.tasks})
+    known = Planner(session, "distill", h100, assumed_of(config))
+    case = known.case(config, Machine(1, 1, "cuda", 80 * GB, 100 * GB))
+    assert known.told.startswith("lengths of 3 tasks' samples from")
+    teach = case.stages[0].work
+    data = session.data({task: ["train"] for task in config.distill.tasks})
+    lengths = [len(d.splits["train"].sample(i)) for d in data.values() for i in d.splits["train"].kept]
+    assert teach.examples == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
+
+
+# ---- from the command line -------------------------------------------------------------------------------------------------
+
+
+def run_plan(*flags: str) -> dict[str, Any]:
+    train.main(["plan", *flags])
+    output = next(f.removeprefix("--output=") for f in flags if f.startswith("--output="))
+    return json.loads(Path(output).read_text())  # type: ignore[no-any-return]
+
+
+def test_a_newcomer_s_command_says_what_binds(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(project)
+    picture = tmp_path / "scaling.png"
+    found = run_plan("--config=configs/gpt_oss_20b/distill.yaml", "--backbone=configs/gpt_oss_20b/shape.yaml", "--nodes=4", "--gpus_per_node=8", "--gpu=h100",
+                     "--host_gb=1000", "--sweep=nodes=1,4,16", f"--png={picture}", f"--output={tmp_path / 'plan.json'}")  # fmt: skip
+    text = capsys.readouterr().out
+    assert "the longest stage, is bound by " in text and "Strong scaling" in text and "Weak scaling" in text and "largest token_budget that fits" in text
+    assert found["machine"]["device_bytes"] == 80 * GB and found["gpu"]["name"].startswith("H100")
+    assert [s["stage"] for s in found["stages"]] == ["teach", "distill"]
+    for stage in found["stages"]:
+        assert set(stage["terms"]) == set(TERMS) and stage["binding"] == max(stage["terms"], key=stage["terms"].get)
+        assert stage["step_seconds"] >= max(stage["terms"].values()) and 0 < stage["mfu"] < 0.6
+        assert stage["node_hours"] == pytest.approx(4 * stage["seconds"] / 3600)
+        assert stage["tokens_per_s"] == pytest.approx(stage["real_tokens_per_step"] / stage["step_seconds"])
+    assert found["node_hours"] == pytest.approx(sum(s["node_hours"] for s in found["stages"])) and found["knobs"] and found["binding"] in TERMS
+    assert [p["value"] for p in found["sweep"]["points"]] == [1, 4, 16] and all({"strong", "weak"} <= set(p) for p in found["sweep"]["points"])
+    with Image.open(picture) as image:
+        assert image.size == (1200, 620) and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
+
+
+def test_links_of_ones_own_replace_the_kind_s() -> None:
+    kind = device_of("A100", {"pcie_gbs": "20", "nvlink_gbs": "", "network_gbs": "12.5"})
+    assert kind is not None and (kind.pcie, kind.network, kind.intra) == (20e9, 12.5e9, read_kind("a100").intra)
+    assert device_of("", {"pcie_gbs": ""}) is None
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_kind_is_read(name: str) -> None:
+    kind = read_kind(name)
+    assert set(kind.flops) == {"bfloat16", "float32"} and set(kind.reach) == set(REACHED) and set(kind.overlap) == set(OVERLAPPED)
+    assert kind.flops["bfloat16"] > kind.flops["float32"] and kind.network and kind.source and kind.matches
+
+
+def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    content = {"name": "mine", "flops": {"bfloat16": "fast", "fp8": 1e15}, "memory": -1, "memory_bytes": 8e10, "pcie": True, "intra": 4e11, "netwrok": 1e9,
+               "reach": {"compute": 1.6, "memory": 0.8, "pcie": 0.8, "intra": 0.8, "network": 0}, "latency": 0}  # fmt: skip
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as error:
+        read_kind(str(file))
+    told = "\n".join(error.value.problems)
+    for wanted in ("unknown key 'netwrok'", "network: missing", "flops.bfloat16: 'fast'", "flops.float32: missing", "flops.fp8: unknown", "memory: -1",
+                   "pcie: True", "reach.compute: 1.6 is above 1", "reach.network: 0", "latency: 0"):  # fmt: skip
+        assert wanted in told, (wanted, told)
+    with pytest.raises(UserError, match="none of a100, h100, h200, l40s"):
+        read_kind("b200")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("nodes", "expected nodes=1,2,4"), ("gpus=1,2", "expected nodes=1,2,4"), ("nodes=1,x", "'x' is no whole number"), ("nodes=4,2", "must ascend"),
+     ("nodes=1,0", "'0' is no whole number"), ("nodes=", "expected|no whole number"), ("token_budget=2,2", "must ascend")],
+)  # fmt: skip
+def test_a_sweep_that_is_none(text: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        read_sweep(text)
+
+
+def test_a_sweep_and_its_picture(tmp_path: Path) -> None:
+    sweep = read_sweep("token_budget=1024, 2048")
+    assert sweep == Sweep("token_budget", (1024, 2048)) and read_sweep("") is None
+    check_png(str(tmp_path / "a.png"), sweep)
+    for png, given in ((str(tmp_path / "a.png"), None), (str(tmp_path / "a.jpg"), sweep), (str(tmp_path / "none" / "a.png"), sweep)):
+        with pytest.raises(UserError):
+            check_png(png, given)
+
+
+def test_wrong_flags_are_told_together(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    flags = ["--gpu=h101", "--network_gbs=fast", "--sample_tokens=-3", "--answer_tokens=x", "--sweep=nodes=a", "--png=x.png", "--nodes=0"]
+    with pytest.raises(SystemExit) as end:
+        train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    for wanted in ("--gpu: 'h101'", "--network_gbs: 'fast'", "--sample_tokens: '-3'", "--answer_tokens: 'x'", "--sweep: 'a'", "--png", "--nodes: '0'"):
+        assert wanted in told, (wanted, told)
+    for alone in (["--network_gbs=50"], ["--sweep=nodes=1,2"]):
+        with pytest.raises(SystemExit) as end:
+            train.main(["plan", "--config=configs/demo/distill.yaml", *alone])
+        assert end.value.code == 2 and "--gpu" in capsys.readouterr().err
+
+
+def test_assumed_lengths_go_together(config: RunConfig) -> None:
+    assert assumed_of(config).sample_tokens == 1024 and assumed_of(config).answer_tokens == 64
+    cases = ((("9999",), "above data.max_length"), (("100", "100"), "leaves nothing"), (("1.5",), "whole number"), (("", "", "0"), "--task_examples"))
+    for flags, wanted in cases:
+        with pytest.raises(UserError, match=wanted):
+            assumed_of(config, *flags)
+
+
+def test_sizes_tell_every_parameter(session: Session) -> None:
+    sizes: Sizes = session.sizes
+    assert sum(n * b for _, n, b in sizes.parameters) == sizes.weights and tuple(n * b for _, n, b in sizes.parameters) == sizes.tensors
