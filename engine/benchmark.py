@@ -55,7 +55,7 @@ class Measured:
     def lives(self) -> tuple[Any, ...]:
         """Cases alike in this share a backbone."""
         assert self.chosen is not None
-        return self.session.card, self.case.config.deepspeed, self.chosen.placement, self.chosen.recompute, self.chosen.offloaded
+        return repr(self.session.card), self.case.config.deepspeed, self.chosen.placement, self.chosen.recompute, self.chosen.offloaded
 
 
 def run_benchmark(request: Request) -> None:
@@ -112,8 +112,10 @@ def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Mea
 
 
 def _told(every: list[Measured], groups: list[list[Measured]], request: Request) -> str:
-    turns = "" if len(every) == 1 else "; they take turns" if len(groups) == 1 else "; one after another" if len(groups) == len(every) else "; in turns by backbone"
-    rows = f"invented rows of {request.invented[0]} + {request.invented[1]} tokens" if request.invented else "the run's own data"
+    turns = ""
+    if len(every) > 1:
+        turns = "; they take turns" if len(groups) == 1 else "; one after another" if len(groups) == len(every) else "; in turns by backbone"
+    rows = f"invented rows of {request.invented.context} + {request.invented.answer} tokens" if request.invented else "the run's own data"
     return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {request.warmup} + {request.steps} steps on {rows}{turns}"
 
 

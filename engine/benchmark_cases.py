@@ -8,7 +8,7 @@ from typing import Any
 from engine.benchmark_stage import for_steps, mode_of
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.invented import sizes_of
+from engine.invented import Invention, invention_of
 from engine.placement import PLACEMENTS
 from engine.resolve import expand, known_keys, resolve, unknown_key
 
@@ -26,14 +26,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Request:
-    """steps: measured ones, after ``warmup``. invented: mean tokens of contexts and answers, or None for the run's own data."""
+    """steps: measured ones, after ``warmup``. invented: None for the run's own data."""
 
     mode: str
     steps: int
     warmup: int
     output: Path
     cases: list[Case]
-    invented: tuple[int, int] | None = None
+    invented: Invention | None = None
     profile: bool = False
     alternate: bool = True
     compare: Path | None = None
@@ -64,7 +64,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
             if check == "mode":
                 mode = mode_of(own.get("mode", ""), base)
             elif "invented" in own:
-                invented = sizes_of(own["invented"], base.data.max_length)
+                invented = invention_of(own["invented"], base.data.max_length)
         except UserError as error:
             problems += error.problems
     old = expand(own["compare"]) if own.get("compare") else None

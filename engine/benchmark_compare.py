@@ -74,8 +74,8 @@ class Old:
             raise UserError([f"--compare: {self.path}: has no case {label!r}; it has {held}" for label in missing])
         problems = [p for i in identities for p in _differences(there[i["case"]], i)]
         problems += [] if self.content["world_size"] == world else [f"ranks: {self.content['world_size']} there, {world} here"]
-        now = machine() if here is None else here
-        problems += [f"machine: {k}: {self.content['machine'].get(k)} there, {now.get(k)} here" for k in HARDWARE if self.content["machine"].get(k) != now.get(k)]
+        then, now = self.content["machine"], machine() if here is None else here
+        problems += [f"machine: {k}: {then.get(k)} there, {now.get(k)} here" for k in HARDWARE if then.get(k) != now.get(k)]
         self._refuse(problems, anyway)
 
     def check_nodes(self, nodes: int, anyway: bool) -> None:

@@ -29,12 +29,12 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
     where = f"{content['world_size']} ranks on {m['nodes']} node{'s' * (m['nodes'] > 1)}, {device}"
     out = [
         f"# {content['mode']} of {content['backbone']}", "",
-        f"{where}. {len(c['steps']['seconds'])} steps after {c['warmup']} of warm-up; medians (10th to 90th percentile). torch {content['versions'].get('torch')}, "
-        f"DeepSpeed {content['versions'].get('deepspeed')}, commit {content['commit'] or 'unknown'}. Made by:", "",
+        f"{where}. {len(c['steps']['seconds'])} steps after {c['warmup']} of warm-up; medians (10th to 90th percentile). "
+        f"torch {content['versions'].get('torch')}, DeepSpeed {content['versions'].get('deepspeed')}, commit {content['commit'] or 'unknown'}. Made by:", "",
         "    python train.py " + " ".join(sys.argv[1:]), "",
         *table, "",
-        "Real tokens are those of samples; computed ones have prompts, padding and fillers besides. MFU counts 4 N operations a real token (N: numbers of the layers "
-        "that a token meets; a frozen backbone has no gradient of weights) against the peak that the device's maker states; - where that is not known. "
+        "Real tokens are those of samples; computed ones have prompts, padding and fillers besides. MFU counts 4 N operations a real token (N: numbers of the "
+        "layers that a token meets; a frozen backbone has no gradient of weights) against the peak that the device's maker states; - where that is not known. "
         "Bytes are of a rank and a step.", "",
         "![phases](benchmark.png)", "", *phase_table(content["cases"]), "",
         *(f"- {name}: {MEANINGS[name]}" for name in PHASES), "",
@@ -47,8 +47,8 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
 
 
 def case_table(cases: list[dict[str, Any]]) -> list[str]:
-    head = ["case", "placement", "step s", "real tokens/s", "computed tokens/s", "samples/s", "MFU", "gathered MB near, far", "uploaded MB", "GPU GB", "host GB",
-            "load s", "projection"]  # fmt: skip
+    head = ["case", "placement", "step s", "real tokens/s", "computed tokens/s", "samples/s", "MFU", "gathered MB near, far", "uploaded MB",
+            "GPU GB", "host GB", "load s", "projection"]  # fmt: skip
     rows = []
     for c in cases:
         s, g = c["step_seconds"], c["gather_bytes_per_step"]
@@ -56,7 +56,8 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
             c["label"] or "-", c["placement"] + (f", {c['recompute']} layers recomputed" if c["recompute"] else ""),
             f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})", f"{c['tokens_per_s']:,.0f}", f"{c['computed_tokens_per_s']:,.0f}",
             f"{c['samples_per_s']:.3g}", "-" if c["mfu"] is None else f"{c['mfu']:.1%}", f"{g['intra'] / 1e6:,.1f}, {g['inter'] / 1e6:,.1f}",
-            f"{c['h2d_bytes_per_step'] / 1e6:,.1f}", _gb(c["peak_gpu_bytes"]), _gb(c["peak_host_bytes"]), f"{c['load_seconds']:.2f}", f"{c['kernel_share']:.1%}",
+            f"{c['h2d_bytes_per_step'] / 1e6:,.1f}", _gb(c["peak_gpu_bytes"]), _gb(c["peak_host_bytes"]), f"{c['load_seconds']:.2f}",
+            f"{c['kernel_share']:.1%}",
         ])  # fmt: skip
     return markdown(head, rows)
 

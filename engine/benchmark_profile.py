@@ -76,7 +76,7 @@ def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
     return [
         f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in {len(between)} gaps, "
         f"the longest {max(between, default=0.0) / 1e3:.2f} ms",
-        f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms ({exposed / whole:.1%} of the whole) while nothing else ran: exposed",
+        f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms ({exposed / whole:.1%} of the whole) exposed: nothing else ran",
     ]
 
 

@@ -9,7 +9,7 @@ from engine.adaptation import DECOMPOSED, Source, adapt_rows, adapt_stage, facto
 from engine.config import RunConfig
 from engine.data import TaskData
 from engine.errors import UserError
-from engine.invented import ROWS, invented_data
+from engine.invented import Invention, invented_data
 from engine.session import Session
 from engine.stage import Stage
 from engine.stages import distill_stage, teach_stage
@@ -46,14 +46,14 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
     )  # fmt: skip
 
 
-def data_of(session: Session, mode: str, invented: tuple[int, int] | None) -> dict[str, TaskData]:
+def data_of(session: Session, mode: str, invented: Invention | None) -> dict[str, TaskData]:
     """Training splits; before the process group starts."""
     c = session.config
     tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
     if invented is not None:
         shots = [int(s) for s in c.adapt.shots if s != "full"] if mode == "adapt" else []
         vocabulary = min(session.tokenizer.vocab_size, session.model_config.vocab_size)
-        return invented_data(tasks, *invented, vocabulary, c.seed, max([ROWS, *shots]))
+        return invented_data(tasks, replace(invented, rows=max([invented.rows, *shots])), vocabulary, c.seed)
     data = session.data({task: ["train"] for task in tasks})
     if mode == "adapt":
         adapt_rows(c, data)  # its errors before the process group starts

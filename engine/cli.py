@@ -24,7 +24,8 @@ CONFIG = {"config": "YAML run configuration (required); any of its keys can foll
 BENCHMARK = {
     "steps": "measured steps (required)", "mode": "teach, distill or adapt; default: what the configuration is for",
     "warmup": "steps before that are not counted (default 2)", "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
-    "invented": "CONTEXT,ANSWER: mean tokens of invented rows in place of corpora", "placements": "placements to hold side by side, comma-separated",
+    "invented": "CONTEXT,ANSWER[,ROWS]: mean tokens of invented rows in place of corpora, and how many a task (512)",
+    "placements": "placements to hold side by side, comma-separated",
     "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;", "alternate": "false: one case after another, each alone in memory",
     "profile": "true: a torch profiler trace of two more steps, and a page on it", "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
     "compare_anyway": "true: although configuration, machine or backbone differ",

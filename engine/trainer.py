@@ -95,8 +95,8 @@ class Loop:
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
         examples = torch.bincount(torch.tensor([p.row for p in picks], dtype=torch.long), minlength=len(rows))
-        real, computed = sum(len(i.sample) for i in items), sum(self.formulation.tokens(g, stage.bank) for g in groups)
-        return {"sums": sums, "present": present, "examples": examples, "real_tokens": torch.tensor(real), "computed_tokens": torch.tensor(computed)}
+        tokens = {"real_tokens": sum(len(i.sample) for i in items), "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups)}
+        return {"sums": sums, "present": present, "examples": examples, **{name: torch.tensor(n) for name, n in tokens.items()}}
 
     def advance(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what ``gradients`` and the optimizer say."""
