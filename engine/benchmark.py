@@ -20,10 +20,10 @@ from engine import distributed, phases, placement
 from engine.benchmark_cases import PROFILED, Case, Request
 from engine.benchmark_compare import Old, read_old
 from engine.benchmark_files import write_files
-from engine.benchmark_memory import HostPeak, gpu_held, gpu_peak, reset_gpu_peak
 from engine.benchmark_profile import profiled
 from engine.benchmark_result import StepRecord, assemble, identity_of
 from engine.benchmark_stage import data_of, stage_of
+from engine.benchmark_surroundings import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
 from engine.data import TaskData, data_fingerprint
 from engine.errors import Slower, UserError
 from engine.placement import Machine, Need
@@ -124,7 +124,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
     cache = request.output / f".teachers-{number}"
     with phases.running(device) as clock, contextlib.ExitStack() as after:
         after.callback(_remove, cache, group[0].session)
-        host = HostPeak()
+        host, probe = HostPeak(), Probe(device)
         standing: dict[tuple[Any, ...], _Standing] = {}
         after.callback(_destroy, group, standing)
         for m in group:
@@ -141,7 +141,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.own_bytes = there.bytes + gpu_held() - before
         for step in range(request.warmup + request.steps):
             for m in group:
-                record = _step(m, clock, device)
+                record = _step(m, clock, device, probe)
                 if step >= request.warmup:
                     m.records.append(record)
             if step + 1 == request.warmup:
@@ -152,7 +152,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             for i, m in enumerate(group):
                 with profiled(request.output, f"{number}-{i}", m.case.label, m.session.leads, device):
                     for _ in range(PROFILED):
-                        _step(m, clock, device)
+                        _step(m, clock, device, None)
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,10 @@ def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     return _Standing(backbone, max(distributed.gather_objects(time.perf_counter() - begin)), gpu_held() - before)
 
 
-def _step(m: Measured, clock: phases.Clock, device: torch.device) -> StepRecord:
+def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe | None) -> StepRecord:
     """One step of the case's loop: all ranks begin together, and a step is over when its numbers are there."""
     assert m.loop is not None and m.backbone is not None
+    probed = probe.seconds() if probe is not None else 0.0
     distributed.barrier()
     m.backbone.gathers.take()
     reset_gpu_peak()
@@ -194,7 +195,7 @@ def _step(m: Measured, clock: phases.Clock, device: torch.device) -> StepRecord:
     gathered = m.backbone.gathers.take()
     return StepRecord(
         seconds, clock.take(), int(outcome["examples"].sum()), int(outcome["real_tokens"]), int(outcome["computed_tokens"]), gathered,
-        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None,
+        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None, probed,
     )  # fmt: skip
 
 

@@ -4,13 +4,14 @@
 
 Steps of equal number did equal work in both (same seed, same picks), so ratios are taken step by step where their tokens agree, and of the
 two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread within each run and nothing of what differs from
-run to run (another node, a neighbour's load): a difference below TOLERANCE is never called one.
+run to run: a difference below TOLERANCE is never called one, and where a matrix product of a fixed size, timed before each step, takes
+longer too (lower clocks, busier neighbours), a step is called slower only for what that does not explain.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.errors import UserError
 from engine.made_on import machine
 
 RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
+MACHINE = "slower, and so is the machine"
 SLOWER, FASTER, SAME, FEW = "slower beyond the spread", "faster", "no difference that this many steps can show", "too few steps to tell"
 HARDWARE = ("cpu", "gpu", "cores", "threads")
 SINGLE = ("peak_gpu_bytes", "peak_host_bytes", "load_seconds", "h2d_bytes_per_step")
@@ -102,7 +104,7 @@ def read_old(path: Path) -> Old:
     """
     try:
         content = json.loads(path.read_text())
-        whole = all(c["steps"]["seconds"] and c["identity"]["config"] and c["label"] is not None for c in content["cases"])
+        whole = all(c["steps"]["seconds"] and c["steps"]["probe"] and c["identity"]["config"] and c["label"] is not None for c in content["cases"])
         whole = whole and bool(content["cases"] and content["world_size"] and content["machine"] and content["versions"])
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
@@ -120,7 +122,12 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
     case, before, now = new["label"], old["steps"], new["steps"]
     paired = all(before[k] == now[k] for k in ("real_tokens", "computed_tokens"))
-    out = [_timed(case, "step_seconds", before["seconds"], now["seconds"], paired)]
+    probe = _timed(case, "the machine (a fixed product)", before["probe"], now["probe"], False)
+    step = _timed(case, "step_seconds", before["seconds"], now["seconds"], paired)
+    assert probe.interval is not None and step.interval is not None
+    if step.says == SLOWER and probe.interval[0] > 1 and not _beyond(step.ratio / probe.ratio, step.interval[0] / probe.interval[1]):
+        step = replace(step, says=MACHINE)
+    out = [step, probe]
     for name, values in now["phases"].items():
         if name in before["phases"] and max(old["phases"][name]["share"], new["phases"][name]["share"]) >= 0.02:
             out.append(_timed(case, f"phase: {name}", before["phases"][name], values, paired))
@@ -155,9 +162,13 @@ def ratio_of(old: Sequence[float], new: Sequence[float], paired: bool, seed: int
 def says(ratio: float, low: float, high: float, steps: int) -> str:
     if steps < LEAST_STEPS:
         return FEW
-    if low > 1 and ratio >= 1 + TOLERANCE:
+    if _beyond(ratio, low):
         return SLOWER
     return FASTER if high < 1 and ratio <= 1 / (1 + TOLERANCE) else SAME
+
+
+def _beyond(ratio: float, low: float) -> bool:
+    return low > 1 and ratio >= 1 + TOLERANCE
 
 
 def main() -> None:

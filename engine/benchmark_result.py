@@ -30,7 +30,8 @@ SECTIONS_ELSEWHERE = ("log", "checkpoint", "evaluate", "tune")
 
 
 class StepRecord(NamedTuple):
-    """A step on one rank: seconds; seconds of each phase; samples and real tokens of all ranks; this rank's computed tokens, gathers and GPU peak."""
+    """A step on one rank: seconds; seconds of each phase; samples and real tokens of all ranks; this rank's computed tokens, gathers and GPU peak;
+    seconds of the probe before it."""
 
     seconds: float
     phases: dict[str, float]
@@ -39,6 +40,7 @@ class StepRecord(NamedTuple):
     computed_tokens: int
     gathered: Gathered
     peak_gpu: int | None
+    probe: float
 
 
 def identity_of(mode: str, case: Case, session: Session, rows: str) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
         "teacher": m.teacher, "beside": m.beside, "warmup": warmup, "gathers_per_step": statistics.fmean(r.gathered.calls for r in everyone),
         "phases": {name: {**spread(values), "share": sum(values) / total} for name, values in of_phase.items()},
         "steps": {"seconds": seconds, "real_tokens": real, "computed_tokens": computed, "samples": [step[0].samples for step in steps],
-                  "phases": of_phase},
+                  "phases": of_phase, "probe": [max(r.probe for r in step) for step in steps]},
         "identity": m.identity,
     }  # fmt: skip
 

@@ -1,6 +1,10 @@
-"""Peaks of memory: of a GPU by torch's own count, of a process by the kernel's, which can be set back."""
+"""What is measured around a step: peaks of memory, and how fast the machine itself is at that moment.
+
+A GPU's memory is torch's own count, a process's the kernel's, which can be set back.
+"""
 
 import contextlib
+import time
 from pathlib import Path
 
 import torch
@@ -33,3 +37,23 @@ def gpu_peak() -> int:
 def reset_gpu_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+class Probe:
+    """A matrix product of a fixed size: it takes longer when clocks are lower or neighbours busier, whatever the code under measurement does."""
+
+    def __init__(self, device: torch.device):
+        on_gpu = device.type == "cuda"
+        self.a = torch.ones(8192 if on_gpu else 512, 8192 if on_gpu else 512, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        self.on_gpu = on_gpu
+
+    def seconds(self) -> float:
+        """Of the faster of two."""
+        return min(self._once(), self._once())
+
+    def _once(self) -> float:
+        begin = time.perf_counter()
+        torch.mm(self.a, self.a)
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
