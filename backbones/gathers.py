@@ -1,9 +1,14 @@
 """What ZeRO-3 moves for a backbone, counted where DeepSpeed fetches: bytes from ranks of the own node, from other nodes, over PCIe."""
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import nn
+
+ISSUE, WAIT = "gather issue", "gather wait"  # phases of a step
 
 
 class Gathered(NamedTuple):
@@ -62,3 +67,38 @@ class GatherCounter:
         near = sum(rank // self.ranks_per_node == me // self.ranks_per_node for rank in dist.get_process_group_ranks(group or dist.group.WORLD))
         size = dist.get_world_size(group=group)
         return Gathered(0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0)
+
+
+@contextlib.contextmanager
+def timed_gathers(phase: Callable[[str], contextlib.AbstractContextManager[None]], on_gpu: bool) -> Iterator[None]:
+    """Within, whatever DeepSpeed's coordinator does before a module is a phase: WAIT where it is blocked on a gather's handle, ISSUE the rest.
+
+    Args:
+        phase: its context. on_gpu: handles wait on a stream of their own; what counts is how long the computing stream stands still,
+            which is from before the coordinator's call to after it: all of it is WAIT.
+    """
+    from deepspeed.runtime.zero import partition_parameters as handles
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    def within(name: str, plain: Any, fetches: bool) -> Any:
+        @functools.wraps(plain)
+        def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if fetches and not args[0]._parameters:  # most modules have none of their own
+                return plain(self, *args, **kwargs)
+            with phase(name):
+                return plain(self, *args, **kwargs)
+
+        return timed
+
+    doors: list[tuple[Any, str, str]] = [(Coordinator, "fetch_sub_module", WAIT if on_gpu else ISSUE)]
+    if not on_gpu:
+        every = (handles.NoGatherHandle, handles.NoGatherCoalescedHandle, handles.AllGatherHandle, handles.AllGatherCoalescedHandle)
+        doors += [(handle, "wait", WAIT) for handle in every]
+    before = [getattr(owner, name) for owner, name, _ in doors]
+    try:
+        for (owner, name, what), plain in zip(doors, before, strict=True):
+            setattr(owner, name, within(what, plain, owner is Coordinator))
+        yield
+    finally:
+        for (owner, name, _), plain in zip(doors, before, strict=True):
+            setattr(owner, name, plain)

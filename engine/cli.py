@@ -14,12 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine import commands, startup, watch
-from engine.errors import Stopped, UserError
+from engine.errors import Slower, Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
-USER_ERROR, FAULT, START_AGAIN = 2, 1, startup.START_AGAIN
+USER_ERROR, FAULT, START_AGAIN, SLOWER = 2, 1, startup.START_AGAIN, 3
 LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
+
+BENCHMARK = {
+    "steps": "measured steps (required)", "mode": "teach, distill or adapt; default: what the configuration is for",
+    "warmup": "steps before that are not counted (default 2)", "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
+    "invented": "CONTEXT,ANSWER[,ROWS]: mean tokens of invented rows in place of corpora, and how many a task (512)",
+    "placements": "placements to hold side by side, comma-separated",
+    "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;", "alternate": "false: one case after another, each alone in memory",
+    "profile": "true: a torch profiler trace of two more steps, and a page on it", "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
+    "compare_anyway": "true: although configuration, machine or backbone differ",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,12 @@ def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
     commands.plan(resolve(flags["config"], {k: v for k, v in flags.items() if k not in MODES["plan"].flags}), flags)
 
 
-def _not_yet(what: str) -> Callable[[dict[str, str], Sequence[str]], None]:
-    def refuse(_: dict[str, str], __: Sequence[str]) -> None:
-        raise UserError(f"{what} is not part of this release yet; see CHANGELOG.md")
+def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
+    from engine.benchmark import run_benchmark
+    from engine.benchmark_cases import request_of
 
-    return refuse
+    own = {k: v for k, v in flags.items() if k in BENCHMARK}
+    run_benchmark(request_of(flags["config"], own, {k: v for k, v in flags.items() if k not in BENCHMARK and k != "config"}))
 
 
 def _listed(text: str | None) -> list[str]:
@@ -138,7 +149,7 @@ MODES: dict[str, Mode] = {
          "prepare": "true: tokenise the corpora and compile what is compiled once"},
         _plan, ("config",), True,
     ),
-    "benchmark": Mode("measure throughput", {}, _not_yet("benchmark")),
+    "benchmark": Mode("how fast this configuration trains here -> benchmark.json", {**CONFIG, **BENCHMARK}, _benchmark, ("config", "steps"), True),
     "export": Mode(
         "prompts of a finished run for other programs",
         {"run": "run directory (required)", "format": "peft | peft_collapsed | vllm (required)", "output": "new folder (required)",
@@ -156,7 +167,7 @@ MODES: dict[str, Mode] = {
 
 
 def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
-    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 75 start me again, 1 a fault)."""
+    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 3 slower than before, 75 start me again, 1 a fault)."""
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
@@ -165,8 +176,8 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
             mode.run(flags, words)
     except UserError as error:
         _fail(error.problems)
-    except Stopped as stop:
-        _stopped(stop)
+    except (Stopped, Slower) as end:
+        _ended(end, START_AGAIN if isinstance(end, Stopped) else SLOWER)
     except BrokenPipeError:  # the reader of our output left
         os._exit(FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said
@@ -191,8 +202,6 @@ def _checked(name: str, words: list[str], flags: dict[str, str]) -> Mode | None:
     if "help" in flags or "h" in flags or "help" in words:
         _help(name, mode)
         return None
-    if mode.run.__qualname__.startswith("_not_yet"):
-        return mode
     known = [*mode.flags, *(known_keys() if mode.takes_config else ())]
     problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
     if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
@@ -263,12 +272,13 @@ def _fault(error: Exception) -> None:
     os._exit(FAULT)  # other ranks may sit in a collective that this one will never join
 
 
-def _stopped(stop: Stopped) -> None:
+def _ended(end: Exception, code: int) -> None:
+    """All is written, and every rank is here for the same reason."""
     if _rank() == 0:
-        print(stop, flush=True)
-    _tell(START_AGAIN)
-    _leave_group(START_AGAIN)  # which no rank gets through before all have come: a launcher may end the others for one that has left
-    raise SystemExit(START_AGAIN)
+        print(end, flush=True)
+    _tell(code)
+    _leave_group(code)  # which no rank gets through before all have come: a launcher may end the others for one that has left
+    raise SystemExit(code)
 
 
 def _group_started() -> bool:

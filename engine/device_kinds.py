@@ -87,6 +87,12 @@ def kind_here() -> DeviceKind | None:
     return next((k for k in every if any(word in found for word in k.matches)), None)
 
 
+def peak_here(dtype: str) -> float | None:
+    """Operations a second that the maker of this process's GPU states for dense products; None where it is not known."""
+    kind = kind_here()
+    return None if kind is None else kind.flops.get(dtype)
+
+
 def _checked(path: Path, key: str, value: object, zero: bool = False) -> list[str]:
     number = _number(value)
     good = number is not None and (0 < number < float("inf") or (zero and number == 0))

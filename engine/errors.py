@@ -18,3 +18,7 @@ class Stopped(Exception):
 
     def __init__(self, stage: str, step: int, total: int):
         super().__init__(f"{stage}: stopped at step {step} of {total} as asked; the same command goes on from there")
+
+
+class Slower(Exception):
+    """A benchmark was compared with an earlier one, and a step takes longer beyond the spread. Exit code 3."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
+from engine.phases import BACKWARD, DATA, FORWARD, LOSS, PROJECT, backward_from, phase
 from engine.sharding import ShardedBackbone
 from prompt_modules import HeadLoss, PromptBank, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
 from prompt_modules.bank import LinearUpdate
@@ -63,8 +64,14 @@ class Formulation:
         """
         with self.backbone.updated(self._updates(group, bank)):
             terms = self._train_packed(group, bank, weights, teachers, kept) if self.packed else self._train_plain(group, bank, weights, teachers)
-        self.backbone.release()
+        with phase(BACKWARD):
+            self.backbone.release()
         return terms
+
+    def tokens(self, group: Sequence[Item], bank: PromptBank) -> int:
+        """Rows of a micro-batch that go through the student's backbone: samples, prompts, padding and fillers."""
+        length, sizes = _length(group, bank), [len(i.sample) for i in group]
+        return sum(sizes) + length * len({i.row for i in group}) if self.packed else (length + max(sizes)) * len(sizes)
 
     def _updates(self, group: Sequence[Item], bank: PromptBank) -> LinearUpdate | None:
         widest = max(len(i.sample) for i in group)  # without packing a sample's stretch is as long as the longest
@@ -108,31 +115,43 @@ class Formulation:
     def _train_packed(
         self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None
     ) -> AnswerTerms:
-        batch = pack(group, _length(group, bank), self.backbone.device)
-        said = None if kept is None else kept(group, self.backbone.device)
+        with phase(DATA):
+            batch = pack(group, _length(group, bank), self.backbone.device)
+            said = None if kept is None else kept(group, self.backbone.device)
 
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
             teacher = said if teacher_ND is None else teacher_ND
-            return tied_head_loss(weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights))
+            with phase(LOSS):
+                return tied_head_loss(weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights))
 
         asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
-        student_ND, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss, asked)
-        student_ND.backward(found.gradient_ND.to(student_ND.dtype))
+        with phase(FORWARD):
+            student_ND, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss, asked)
+        with phase(BACKWARD):
+            student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
 
     def _train_plain(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None) -> AnswerTerms:
-        batch = collate(group, self.backbone.device)
-        with torch.no_grad():
-            asked = None if teachers is None else teachers.prompts(batch.rows_B)
-        student, teacher = self.backbone("answers", batch, bank.prompts(batch.rows_B), asked)
-        if teacher is None:
-            ce_N = cross_entropy(student.logits_NV, batch.labels_N)
-            kl_N = hidden_N = torch.zeros_like(ce_N)
-        else:
-            hidden = (student.hidden_ND, teacher.hidden_ND)
-            ce_N, kl_N, hidden_N = distillation_terms(student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature)
-        weights_N = batch.weights_B[batch.sample_N]
-        ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum().backward()
+        with phase(DATA):
+            batch = collate(group, self.backbone.device)
+        with phase(PROJECT):
+            with torch.no_grad():
+                asked = None if teachers is None else teachers.prompts(batch.rows_B)
+            prompts_BLD = bank.prompts(batch.rows_B)
+            backward_from(prompts_BLD, PROJECT)
+        with phase(FORWARD):
+            student, teacher = self.backbone("answers", batch, prompts_BLD, asked)
+        with phase(LOSS):
+            if teacher is None:
+                ce_N = cross_entropy(student.logits_NV, batch.labels_N)
+                kl_N = hidden_N = torch.zeros_like(ce_N)
+            else:
+                hidden = (student.hidden_ND, teacher.hidden_ND)
+                ce_N, kl_N, hidden_N = distillation_terms(student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature)
+            weights_N = batch.weights_B[batch.sample_N]
+            total = ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum()
+        with phase(BACKWARD):
+            total.backward()
         return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
 
 
@@ -141,4 +160,10 @@ def _length(group: Sequence[Item], bank: PromptBank) -> int:
 
 
 def _fill(bank: PromptBank, rows_K: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda tokens_TD: bank.row(rows_K, tokens_TD)
+    def fill(tokens_TD: Tensor) -> Tensor:
+        with phase(PROJECT):
+            row_SD = bank.row(rows_K, tokens_TD)
+        backward_from(row_SD, PROJECT)
+        return row_SD
+
+    return fill

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backbones import resident_bytes
 from engine.distributed import world_size
+from engine.operations import utilisation
 from engine.sharding import ShardedBackbone
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Window:
             "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "task_examples": examples, "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
-            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "device_seconds": seconds * world_size(), "real_tokens": self.tokens, "mfu": None,
+            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "device_seconds": seconds * world_size(), "real_tokens": self.tokens,
+            "mfu": None if backbone.sizes is None else utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size()),
             "gathers": gathered.calls / self.timed_steps, "gather_bytes": gathered.bytes / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
         }  # fmt: skip
         self._reset()

@@ -107,10 +107,7 @@ class Session:
     def backbone(self) -> ShardedBackbone:
         """Start the process group and build the backbone, once."""
         if self._backbone is None:
-            check_toolchain()
-            device = distributed.start(self.place, self.config.hang_minutes)
-            watch.start(self.config.hang_minutes, self.place.rank, self.place.world, distributed.store_for_a_thread())
-            startup.mark("rendezvous")
+            device = self.join()
             torch.manual_seed(self.config.seed)
             try:
                 self._backbone = self._standing_or_new(device)
@@ -126,6 +123,28 @@ class Session:
             startup.mark("weights")
         return self._backbone
 
+    def join(self) -> torch.device:
+        """Start the process group, or find it started. -> this rank's device."""
+        check_toolchain()
+        device = distributed.start(self.place, self.config.hang_minutes)
+        watch.start(self.config.hang_minutes, self.place.rank, self.place.world, distributed.store_for_a_thread())
+        startup.mark("rendezvous")
+        return device
+
+    def build(self, device: torch.device, chosen: placement.Need, ranks_per_node: int) -> ShardedBackbone:
+        """A backbone where it was chosen to live, which is the caller's. A collective.
+
+        Raises:
+            BackboneError: its files.
+        """
+        file = self.config.deepspeed or placement.file_of(chosen.placement)
+        return ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=ranks_per_node,
+                               offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
+
+    def lend(self, backbone: ShardedBackbone) -> None:
+        """Use this one, which the caller built and will destroy."""
+        self._backbone, self._checksum = backbone, ""
+
     def _standing_or_new(self, device: torch.device) -> ShardedBackbone:
         """A process holds one backbone, and a study asks for the same one again and again. A collective."""
         global _standing
@@ -139,9 +158,7 @@ class Session:
             _standing = None
         machine = placement.machine_here(device)
         chosen = self._place(work, machine)
-        file = c.deepspeed or placement.file_of(chosen.placement)
-        backbone = ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=machine.ranks_per_node,
-                                   offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
+        backbone = self.build(device, chosen, machine.ranks_per_node)
         _standing = _Standing(self.card, c.deepspeed, _how(chosen), machine, backbone)
         return backbone
 

@@ -14,6 +14,7 @@ from backbones.frozen import recompute_first
 from backbones.linear_updates import LinearUpdates
 from backbones.sizes import Sizes, measure
 from engine import watch
+from engine.device_kinds import peak_here
 from engine.errors import UserError
 
 ALLOWED = ("train_micro_batch_size_per_gpu", "bf16", "zero_optimization", "comms_logger", "zero_allow_untested_optimizer", "wall_clock_breakdown")
@@ -38,6 +39,7 @@ class ShardedBackbone:
         sizes: Sizes | None = None,
     ):  # fmt: skip
         self.device = device
+        self.sizes, self.peak = sizes, peak_here(card.dtype) if device.type == "cuda" else None
         self.zero = zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if recompute:

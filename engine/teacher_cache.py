@@ -165,8 +165,11 @@ def _written(part: Part, groups: Sequence[Sequence[Item]], found: Sequence[Teach
     return ""
 
 
-def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank) -> None:
+def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
     """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.kept``. A collective.
+
+    Args:
+        steps: fill what the first so many steps read; whether it is worth it is decided as for all of them.
 
     Raises:
         UserError: a limit was given that is too small, or the disk is full.
@@ -186,16 +189,18 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank) -> None:
     read = sum(n * lengths[row][index] for (row, index), n in visits.items())
     if not _worth(cache, wanted, read, how, folder, session.say):
         return
+    if steps is not None:
+        wanted = sorted({cache.part_of(row, index) for row, index in visited(stage, steps)})
     cache.fill(cache.missing(wanted), session.formulation(), teachers, session.say)
     stage.kept = cache.states
 
 
-def visited(stage: Stage) -> Counter[tuple[int, int]]:
-    """(bank row, sample) -> how often a whole distillation reads it; its rows never stop."""
+def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
+    """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never stop."""
     streams = [Stream(r.train_indices, r.stream_seed) for r in stage.rows]
     cursors = [0] * len(streams)
     found: Counter[tuple[int, int]] = Counter()
-    for step in range(stage.total_steps):
+    for step in range(stage.total_steps if steps is None else steps):
         picks = plan_step(stage.sampler.counts(step, [True] * len(streams)), streams, cursors)
         found.update((p.row, p.index) for p in picks)
     return found

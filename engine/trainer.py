@@ -19,6 +19,7 @@ from engine.fence import Fence
 from engine.formulation import Formulation
 from engine.interruption import Interruption, Request
 from engine.logbook import Logbook
+from engine.phases import DATA, REDUCE, STEP, phase
 from engine.progress import Window, peak_bytes
 from engine.provenance import check_hashes
 from engine.sampling import Pick, Stream, plan_step
@@ -64,25 +65,29 @@ class Loop:
         Returns:
             sums: fp64 (K, 4), per row the sums of ce, kl, hidden and the number of answer tokens. present: bool (K,), rows with samples.
             examples: int (K,), samples of each row. real_tokens: int (), tokens of all samples, without prompts and padding.
+            computed_tokens: int (), of this rank's micro-batches with them.
         """
         stage, rows = self.stage, self.stage.rows
-        counts = stage.sampler.counts(step, [not s for s in self.stopped])
-        picks = plan_step(counts, self.streams, self.cursors)
-        self.last_step_picks = picks
-        samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
-        for pick, sample in zip(picks, samples, strict=True):
-            self.row_tokens[pick.row] += len(sample)
-        items = weigh([p.row for p in picks], samples, [p.index for p in picks])
+        with phase(DATA):
+            counts = stage.sampler.counts(step, [not s for s in self.stopped])
+            picks = plan_step(counts, self.streams, self.cursors)
+            self.last_step_picks = picks
+            samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
+            for pick, sample in zip(picks, samples, strict=True):
+                self.row_tokens[pick.row] += len(sample)
+            items = weigh([p.row for p in picks], samples, [p.index for p in picks])
+            groups = self.formulation.micro_batches(items, stage.bank)
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
-        for group in self.formulation.micro_batches(items, stage.bank):
+        for group in groups:
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
             terms = self.formulation.train(group, stage.bank, stage.weights, stage.teachers, stage.kept)
             real = terms.weights_N > 0
             row_N = terms.row_N[real].cpu()
             for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):
                 sums[:, column].index_add_(0, row_N, values[real].double().cpu())
-        sum_gradients(stage.bank)
-        sum_over_ranks(sums)
+        with phase(REDUCE):
+            sum_gradients(stage.bank)
+            sum_over_ranks(sums)
         present = torch.zeros(len(rows), dtype=torch.bool)
         present[[p.row for p in picks]] = True
         for name, span in stage.groups_of_row.items():
@@ -90,7 +95,17 @@ class Loop:
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
         examples = torch.bincount(torch.tensor([p.row for p in picks], dtype=torch.long), minlength=len(rows))
-        return {"sums": sums, "present": present, "examples": examples, "real_tokens": torch.tensor(sum(len(i.sample) for i in items))}
+        tokens = {"real_tokens": sum(len(i.sample) for i in items), "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups)}
+        return {"sums": sums, "present": present, "examples": examples, **{name: torch.tensor(n) for name, n in tokens.items()}}
+
+    def advance(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what ``gradients`` and the optimizer say."""
+        outcome = self.gradients(self.step)
+        with phase(STEP):
+            reports = self._optimise(outcome["present"])
+        self.step += 1
+        self._finish_rows(outcome["present"])
+        return outcome, reports
 
     # ---- the loop --------------------------------------------------------------------------------------------------------
 
@@ -103,14 +118,11 @@ class Loop:
             self._keep_last()
             self._save()
         while self.step < stage.total_steps and not all(self.stopped):
-            outcome = self.gradients(self.step)
-            reports = self._optimise(outcome["present"])
-            self.step += 1
+            outcome, reports = self.advance()
             self.window.add(outcome, reports)
             if told := startup.first_step():
                 log.say(told)
             log.tick(self.step)
-            self._finish_rows(outcome["present"])
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
                 self._log(log)

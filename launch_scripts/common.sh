@@ -74,13 +74,29 @@ in_container() {
   esac
 }
 
-# train.py with these arguments on all tasks of the job; requeues the job if it stopped on request
-run_ranks() {
-  local python code=0 options=()
-  python="$(in_container)"
+# srun's options for a container that srun itself starts
+container_options() {
+  options=()
   if [ "$CONTAINER" = pyxis ]; then
     options+=("--container-image=$IMAGE" "--container-mounts=$PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS}" "--container-workdir=$PROJECT")
   fi
+}
+
+# python with these arguments, once, on the first node
+run_once() {
+  local python options
+  python="$(in_container)"
+  container_options
+  # shellcheck disable=SC2086  # $python is a command and its arguments
+  srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --relative=0 "${options[@]}" $python "$@"
+}
+
+# train.py with these arguments on all tasks of the job, or of its first STEP_NODES nodes; requeues the job if it stopped on request
+run_ranks() {
+  local python code=0 options
+  python="$(in_container)"
+  container_options
+  if [ -n "${STEP_NODES:-}" ]; then options+=("--nodes=$STEP_NODES" "--ntasks=$((STEP_NODES * ${SLURM_NTASKS_PER_NODE:-1}))" --relative=0); fi
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
   prepare_nodes || leave "$?"
   # an srun of an earlier start, back from behind a broken network, ends the step of its own number: a step more, and it is not the new ranks'
@@ -117,6 +133,7 @@ leave() {
   local code="$1"
   case "$code" in
     0) echo "done" ;;
+    3) echo "slower than what it was compared with: not requeued" >&2 ;;
     2) echo "the configuration, data or command is wrong (see the error above): not requeued" >&2 ;;
     75 | 138)  # 138: by SIGUSR1, before Python could take it
       if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then

@@ -99,15 +99,6 @@ def test_other_wrong_commands(arguments: list[str], wanted: str, monkeypatch: py
     assert wanted in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["benchmark"])
-def test_modes_that_do_not_exist_yet_say_so(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([mode], [mode, "--config=x", "--anything=1"]):
-        with pytest.raises(SystemExit) as end:
-            train.main(arguments)
-        assert end.value.code == 2
-        assert f"{mode} is not part of this release yet" in capsys.readouterr().err
-
-
 def test_everything_wrong_is_told_at_once(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("run_dir: x\nbackbon: y\nteach: {steps: many}\n")

@@ -23,7 +23,7 @@ def test_shellcheck_has_nothing_to_say(project: Path) -> None:
 
 
 def test_there_is_a_script_for_each_part_of_the_job() -> None:
-    assert {p.name for p in SCRIPTS.iterdir()} == {"adapt.sbatch", "common.sh", "distill.sbatch", "evaluate.sbatch", "pipeline.sh", "report.sbatch",
+    assert {p.name for p in SCRIPTS.iterdir()} == {"adapt.sbatch", "benchmark.sbatch", "common.sh", "distill.sbatch", "evaluate.sbatch", "pipeline.sh", "report.sbatch",
                                                "study.sbatch"}
 
 
@@ -38,7 +38,7 @@ def test_a_job_script_says_how_to_run_it_and_stops_at_the_first_error(script: Pa
     assert script.stat().st_mode & 0o100
 
 
-@pytest.mark.parametrize("script", [p for p in JOBS if p.name != "report.sbatch"], ids=lambda p: p.name)
+@pytest.mark.parametrize("script", [p for p in JOBS if p.name not in ("benchmark.sbatch", "report.sbatch")], ids=lambda p: p.name)
 def test_jobs_that_train_can_be_requeued_and_are_warned_of_their_time_limit(script: Path) -> None:
     text = script.read_text()
     assert "#SBATCH --requeue" in text and "#SBATCH --signal=USR1@180" in text

@@ -1,0 +1,111 @@
+"""``benchmark --profile``: a torch profiler trace of a few steps, and a page on it: top operators, gaps between kernels, gathers that nothing hides.
+
+The trace is Chrome's (chrome://tracing, Perfetto), gzipped. It holds names and shapes of operators and times; no tensor's content, no source lines,
+no token: nothing of a note.
+"""
+
+import contextlib
+import gzip
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.files import write_whole
+
+PAGE, SHOWN = "profile.md", 15
+COLLECTIVE = ("nccl", "gloo")
+Span = tuple[float, float]
+
+
+@contextlib.contextmanager
+def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.device) -> Iterator[None]:
+    """Trace what runs within on rank 0; the first call of a folder begins its page, the others add to it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    if not leads:
+        yield
+        return
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities, record_shapes=True, with_stack=False, profile_memory=False) as found:
+        yield
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plain, packed = folder / f".trace-{name}.json", folder / f"trace-{name}.json.gz"
+    try:
+        found.export_chrome_trace(str(plain))
+        plain.chmod(0o600)
+        with plain.open("rb") as source, gzip.open(packed, "wb") as target:
+            shutil.copyfileobj(source, target)
+        packed.chmod(0o600)
+        events = json.loads(plain.read_text())["traceEvents"]
+    finally:
+        plain.unlink(missing_ok=True)
+    page = folder / PAGE
+    begun = page.read_text().splitlines() if page.exists() and name != "0-0" else ["# Where a step's time goes", "", __doc__ or ""]
+    averages = found.key_averages()
+    write_whole(page, "\n".join([*begun, "", f"## {label or 'The case'} ({packed.name})", "", *summary(averages, events, device.type == "cuda")]) + "\n")
+
+
+def summary(averages: Iterable[Any], events: Sequence[dict[str, Any]], on_gpu: bool) -> list[str]:
+    """The part of a page on one trace, rank 0's."""
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    ordered = sorted((a for a in averages if getattr(a, own, 0) > 0), key=lambda a: -getattr(a, own))
+    total = sum(getattr(a, own) for a in ordered) or 1.0
+    out = [f"| operator | calls | self {'GPU' if on_gpu else 'CPU'} ms | share |", "|---|---|---|---|"]
+    out += [f"| `{a.key[:80]}` | {a.count} | {getattr(a, own) / 1e3:.1f} | {getattr(a, own) / total:.1%} |" for a in ordered[:SHOWN]]
+    spans = [(e["name"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("ph") == "X" and e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    if on_gpu and spans:
+        out += ["", *gaps(spans)]
+    else:
+        out += ["", "No GPU: there are no launches to leave gaps. The time blocked on gathers is the phase `gather wait` of benchmark.md."]
+    return out
+
+
+def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Idle time of a GPU between its kernels, and the time of collectives that no other kernel covers; times in microseconds."""
+    every = merged((begin, end) for _, begin, end in kernels)
+    whole = every[-1][1] - every[0][0]
+    between = [b[0] - a[1] for a, b in zip(every, every[1:], strict=False)]
+    gathering = merged((b, e) for name, b, e in kernels if _collective(name))
+    computing = merged((b, e) for name, b, e in kernels if not _collective(name))
+    exposed = length(gathering) - overlap(gathering, computing)
+    idle = sum(between)
+    return [
+        f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in {len(between)} gaps, "
+        f"the longest {max(between, default=0.0) / 1e3:.2f} ms",
+        f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms ({exposed / whole:.1%} of the whole) exposed: nothing else ran",
+    ]
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Their union, in order."""
+    out: list[Span] = []
+    for begin, end in sorted(spans):
+        if out and begin <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        else:
+            out.append((begin, end))
+    return out
+
+
+def length(spans: Sequence[Span]) -> float:
+    return sum(end - begin for begin, end in spans)
+
+
+def overlap(a: Sequence[Span], b: Sequence[Span]) -> float:
+    """Time that two unions share."""
+    total, i, j = 0.0, 0, 0
+    while i < len(a) and j < len(b):
+        total += max(0.0, min(a[i][1], b[j][1]) - max(a[i][0], b[j][0]))
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return total
+
+
+def _collective(name: str) -> bool:
+    return any(word in name.lower() for word in COLLECTIVE)

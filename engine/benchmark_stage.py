@@ -1,0 +1,92 @@
+"""The stage that a benchmark runs: the very one of a run, on invented rows or the run's own, and started from prompts that nobody trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine.adaptation import DECOMPOSED, Source, adapt_rows, adapt_stage, factor_generator
+from engine.config import RunConfig
+from engine.data import TaskData
+from engine.errors import UserError
+from engine.invented import Invention, invented_data
+from engine.session import Session
+from engine.stage import Stage
+from engine.stages import distill_stage, teach_stage
+from engine.teacher_cache import keep_teachers
+from prompt_modules import DecomposedBank, SoftPromptBank, identity_factors
+from prompt_modules.bank import JoinedBank
+
+MODES = ("teach", "distill", "adapt")
+NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}
+
+
+def mode_of(asked: str, config: RunConfig) -> str:
+    """The stage to measure: as asked, else the configuration's main one.
+
+    Raises:
+        UserError: there is no such stage, or the configuration names no task for it.
+    """
+    mode = asked or ("adapt" if config.adapt.targets and not config.distill.sources else "distill")
+    if mode not in MODES:
+        raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
+    tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
+    if not tasks:
+        raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
+    return mode
+
+
+def for_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The configuration with stages of at least so many steps, and no validation between them."""
+    return replace(
+        config,
+        teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_every=0, adapters="", run=""),
+        distill=replace(config.distill, steps=max(config.distill.steps, steps)),
+        adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_every=0),
+    )  # fmt: skip
+
+
+def data_of(session: Session, mode: str, invented: Invention | None) -> dict[str, TaskData]:
+    """Training splits; before the process group starts."""
+    c = session.config
+    tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
+    if invented is not None:
+        shots = [int(s) for s in c.adapt.shots if s != "full"] if mode == "adapt" else []
+        vocabulary = min(session.tokenizer.vocab_size, session.model_config.vocab_size)
+        return invented_data(tasks, replace(invented, rows=max([invented.rows, *shots])), vocabulary, c.seed)
+    data = session.data({task: ["train"] for task in tasks})
+    if mode == "adapt":
+        adapt_rows(c, data)  # its errors before the process group starts
+    return data
+
+
+def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
+    """A stage, ready for a loop. A collective.
+
+    Args:
+        steps: how many will be run. cache: where a distillation keeps what its teachers say, if it does (``distill.teacher_cache``).
+    """
+    c = session.config
+    if mode == "teach":
+        return teach_stage(session, data)
+    if mode == "adapt":
+        return adapt_stage(session, data, {m: _untrained(session) for m in c.adapt.methods if m in DECOMPOSED})
+    teachers = None
+    if c.distill.lambda_kl or c.distill.lambda_hidden:
+        prompts_KLD = torch.stack([session.start_prompt("teacher", task) for task in c.distill.tasks])
+        teachers = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)}).to(session.backbone().device).requires_grad_(False)
+    stage = distill_stage(session, data, teachers, "")
+    if teachers is not None:
+        session.config = replace(c, data=replace(c.data, cache=str(cache)))
+        keep_teachers(session, stage, teachers, steps)
+    return stage
+
+
+def _untrained(session: Session) -> Source:
+    """A distillation's outcome as far as its shapes go, with the source tasks that the configuration starts from."""
+    c = session.config
+    named = [c.adapt.init.removeprefix("task:")] if c.adapt.init.startswith("task:") else []
+    tasks = list(dict.fromkeys([*named, *c.adapt.transfer])) or ["source"]
+    start_LD = session.start_prompt("metaprompt")
+    cols_KLR, rows_KRD = identity_factors(len(tasks), c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed))
+    return Source(DecomposedBank(start_LD[None], cols_KLR, rows_KRD), tasks, "untrained", c.seed)

@@ -1,0 +1,126 @@
+"""Two kinds of charts as PNG files, drawn with Pillow (which tensorboard brings): no plotting library, no display."""
+
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+# told apart by colour-blind readers too (Okabe and Ito, 2008), and a few greys
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c8c8c", "#595959", "#bfbfbf")
+INK, GRID, WIDTH, FINE = "#222222", "#dddddd", 1000, 2  # drawn at twice the size: what is saved has smooth edges
+
+
+class _Canvas:
+    """A white sheet with text and shapes, in final pixels."""
+
+    def __init__(self, height: float):
+        self.image = Image.new("RGB", (WIDTH * FINE, int(height) * FINE), "white")
+        self.draw = ImageDraw.Draw(self.image)
+        self.fonts = {size: ImageFont.load_default(size * FINE) for size in (13, 15, 19)}
+
+    def text(self, x: float, y: float, text: str, size: int = 15, anchor: str = "lm") -> None:
+        self.draw.text((x * FINE, y * FINE), text, INK, self.fonts[size], anchor)
+
+    def wide(self, text: str, size: int = 15) -> float:
+        return float(self.fonts[size].getlength(text)) / FINE
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
+        self.draw.line([(x * FINE, y * FINE) for x, y in points], colour, max(1, round(width * FINE)), "curve")
+
+    def box(self, x: float, y: float, x2: float, y2: float, colour: str) -> None:
+        if x2 > x:
+            self.draw.rectangle((x * FINE, y * FINE, x2 * FINE, y2 * FINE), colour)
+
+    def dot(self, x: float, y: float, colour: str) -> None:
+        self.draw.ellipse(((x - 4) * FINE, (y - 4) * FINE, (x + 4) * FINE, (y + 4) * FINE), colour)
+
+    def legend(self, names: Sequence[str], x: float, y: float) -> None:
+        left = x
+        for name, colour in zip(names, COLOURS * 3, strict=False):
+            if left + 26 + self.wide(name, 13) > WIDTH - 20:
+                left, y = x, y + 22
+            self.box(left, y - 6, left + 12, y + 6, colour)
+            self.text(left + 18, y, name, 13)
+            left += 38 + self.wide(name, 13)
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all, for its owner alone."""
+        out = io.BytesIO()
+        self.image.resize((WIDTH, self.image.height // FINE), Image.Resampling.LANCZOS).save(out, "PNG", optimize=True)
+        partial = file.with_name(f".{file.name}.partial")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(out.getvalue())
+        partial.replace(file)
+
+
+def stacked_bars(file: Path, title: str, unit: str, labels: Sequence[str], parts: Mapping[str, Sequence[float]], notes: Sequence[str] = ()) -> None:
+    """A horizontal bar a label, of coloured parts; a note behind each. ``parts``: name -> a value at least 0 for every label."""
+    top, bar, gap = 96 + 22 * (len(parts) > 7), 34, 18
+    canvas = _Canvas(top + len(labels) * (bar + gap) + 64)
+    left = 30 + min(320, max(canvas.wide(_short(x)) for x in labels))
+    right = WIDTH - 30 - max([0.0, *(canvas.wide(n, 13) for n in notes)])
+    totals = [sum(values[i] for values in parts.values()) for i in range(len(labels))]
+    ticks = ticks_to(max([*totals, 1e-12]))
+    scale = (right - left) / ticks[-1]
+    bottom = top + len(labels) * (bar + gap)
+    canvas.text(20, 28, title, 19)
+    canvas.legend(list(parts), 20, 64)
+    for tick in ticks:
+        canvas.line([(left + tick * scale, top - 8), (left + tick * scale, bottom)], GRID)
+        canvas.text(left + tick * scale, bottom + 14, f"{tick:g}", 13, "mm")
+    canvas.text((left + right) / 2, bottom + 40, unit, 13, "mm")
+    for i, label in enumerate(labels):
+        y, x = top + i * (bar + gap), left
+        canvas.text(left - 10, y + bar / 2, _short(label), anchor="rm")
+        for values, colour in zip(parts.values(), COLOURS * 3, strict=False):
+            canvas.box(x, y, x + values[i] * scale, y + bar, colour)
+            x += values[i] * scale
+        if notes:
+            canvas.text(x + 8, y + bar / 2, notes[i], 13)
+    canvas.save(file)
+
+
+def lines(file: Path, title: str, across: str, upwards: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm."""
+    canvas = _Canvas(560)
+    points = [p for own in series.values() for p in own]
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    by_log = x_low > 0 and x_high / x_low > 8
+    place = (lambda x: math.log(x)) if by_log else (lambda x: x)
+    ticks = ticks_to(max([*(y for _, y in points), 1e-12]))
+    left, right, top, bottom = 40 + max(canvas.wide(f"{t:,g}", 13) for t in ticks), WIDTH - 40, 96, 490
+    spread = place(x_high) - place(x_low)
+    at_x = lambda x: left + 20 + (right - left - 40) * ((place(x) - place(x_low)) / spread if spread else 0.5)  # noqa: E731
+    at_y = lambda y: bottom - (bottom - top) * y / ticks[-1]  # noqa: E731
+    canvas.text(20, 28, title, 19)
+    canvas.legend([f"{name} {upwards}" for name in series], 20, 64)
+    for tick in ticks:
+        canvas.line([(left, at_y(tick)), (right, at_y(tick))], GRID)
+        canvas.text(left - 8, at_y(tick), f"{tick:,g}", 13, "rm")
+    for x in sorted({x for x, _ in points}):
+        canvas.text(at_x(x), bottom + 18, f"{x:,g}", 13, "mm")
+    canvas.text((left + right) / 2, bottom + 46, across, 15, "mm")
+    for own, colour in zip(series.values(), COLOURS * 3, strict=False):
+        canvas.line([(at_x(x), at_y(y)) for x, y in own], colour, 2.5)
+        for x, y in own:
+            canvas.dot(at_x(x), at_y(y), colour)
+    canvas.save(file)
+
+
+def ticks_to(largest: float) -> list[float]:
+    """Four to nine round numbers from 0 to the first at or above ``largest``."""
+    rough = largest / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
+    if step > 1.9 * rough:
+        step /= 2
+    count = math.ceil(largest / step * 0.999)
+    return [float(f"{i * step:.6g}") for i in range(count + 1)]
+
+
+def _short(label: str, most: int = 42) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
