@@ -78,12 +78,15 @@ def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project
 @pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
 @pytest.mark.parametrize("family", ["llama", "mxfp4"])
 def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family, reach):
-    """DeepSpeed keeps what is used again within a billion elements: all of a small backbone. Here the reach is a few layers, as of a large one."""
+    """DeepSpeed keeps what is used again within a billion elements, and what its prefetch has passed over: all of a small backbone. Here the reach is a few
+    layers, as of a large one, with and without a prefetch."""
     card = jobs.card_of(family, "bfloat16")
     layer = measure(card).layer_elements
     far = check(two, card, file_of("sharded"), "distill")
-    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=int(reach * layer)), "distill")
-    assert near[-1][1:] > far[-1][1:]
+    reused = {"stage3_max_reuse_distance": int(reach * layer)}
+    check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused), "distill")
+    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill")
+    assert near[-1][2] > 1.5 * far[-1][2]
 
 
 @pytest.mark.parametrize(("key", "share"), [("stage3_prefetch_bucket_size", 0), ("stage3_prefetch_bucket_size", 2.5), ("stage3_max_live_parameters", 0.5),
