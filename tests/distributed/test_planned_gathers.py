@@ -134,3 +134,16 @@ def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path):
     from_file = check(two, card, file_of("sharded"), "distill")[-1]
     gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
     assert gathered[2] - from_file[2] == sizes.embedding // 2
+
+
+@pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])
+def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_path, family, nodes):
+    from engine.device_kinds import OVERLAPPED, read_kind
+
+    first, second = two.run("calibrated", family=family, nodes=nodes, file=str(tmp_path / "mine.yaml"))
+    assert first == second, "every rank agrees on the slowest"
+    found = asdict(read_kind(str(tmp_path / "mine.yaml")))
+    assert found.keys() == first.keys() and found["overlap"] == dict.fromkeys(OVERLAPPED, 0.0) and found["reach"] == first["reach"]
+    for key in ("memory", "memory_bytes", "pcie", "intra", "network", "latency", "entering"):
+        assert found[key] > 0 and found[key] == pytest.approx(first[key], rel=1e-3)
+    assert found["latency"] < 0.1 and found["entering"] < 0.1 and found["flops"]["float32"] > 1e6
