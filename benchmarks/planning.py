@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.machine import commit, machine, versions
 from benchmarks.planning_case import CARDS, LENGTH, Case, predicted
-from engine.device_kinds import read_kind
+from engine.device_kinds import DeviceKind
 
 LINK = "planveth"
 MARKS = "<!-- planning figures -->", "<!-- end of planning figures -->"
@@ -102,52 +102,63 @@ def launched(case: Case, what: str, steps: int, folder: Path) -> dict[str, Any]:
     return json.loads(out.read_text())  # type: ignore[no-any-return]
 
 
-def measured(case: Case, steps: int, folder: Path) -> dict[str, Any]:
-    """Prediction and measurement of a case, from a calibration of its own."""
-    kind_file = folder / "machine.yaml"
-    empty = launched(case, "empty", steps, folder)
-    calibrated = launched(case, "calibrate", steps, folder)
-    kind_file.write_text(calibrated["yaml"])
+def measured(case: Case, steps: int, folder: Path, earlier: dict[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    """Measurements of a case, and the calibration of its place.
+
+    Args:
+        earlier: what was measured of the same place before: calibrations, processes that do nothing.
+    """
+    place = (case.shape, case.tokens, case.nodes, case.ranks_per_node, case.gbit)
+    if place not in earlier:
+        earlier[place] = launched(case, "calibrate", steps, folder)
+    if place[2:] not in earlier:
+        earlier[place[2:]] = launched(case, "empty", steps, folder)
     found = launched(case, "steps", steps, folder)
-    wanted = predicted(case, read_kind(str(kind_file)))
-    seconds = found["seconds"]
-    median = statistics.median(seconds)
-    memory = max(found["peaks"]) - max(empty["peaks"])
+    return {"name": case.name, "case": asdict(case), "kind": earlier[place]["kind"], "seconds": found["seconds"], "bytes": found["bytes"],
+            "memory": max(found["peaks"]) - max(earlier[place[2:]]["peaks"])}  # fmt: skip
+
+
+def compared(found: dict[str, Any]) -> dict[str, Any]:
+    """Measurements with what the plan says."""
+    wanted = predicted(Case(**found["case"]), DeviceKind(**found["kind"]))
+    median = statistics.median(found["seconds"])
     return {
-        "case": asdict(case), "name": case.name, "kind": calibrated["kind"],
-        "memory": {"predicted": wanted["memory"], "measured": memory, "error": wanted["memory"] / memory - 1, "parts": wanted["parts"]},
-        "seconds": {"predicted": wanted["seconds"], "measured": median, "spread": (max(seconds) - min(seconds)) / median,
-                    "error": wanted["seconds"] / median - 1, "terms": wanted["terms"], "all": seconds},
-        "bytes": {"predicted": wanted["bytes"], "measured": found["bytes"]},
+        **found, "predicted": wanted, "memory_error": wanted["memory"] / found["memory"] - 1, "seconds_error": wanted["seconds"] / median - 1,
+        "spread": (max(found["seconds"]) - min(found["seconds"])) / median, "bytes_equal": wanted["bytes"] == found["bytes"],
     }  # fmt: skip
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     rows = ["| case | peak memory of a rank: predicted, measured | error | a step: predicted, measured | error | spread"
-            " | bytes gathered a step: predicted, measured |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+            " | bytes received a step: predicted, measured |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for r in results:
-        m, s, b = r["memory"], r["seconds"], r["bytes"]
-        rows.append(f"| {r['name']} | {m['predicted'] / 1e9:.2f}, {m['measured'] / 1e9:.2f} GB | {m['error']:+.0%}"
-                    f" | {s['predicted']:.2f}, {s['measured']:.2f} s | {s['error']:+.0%} | {s['spread']:.0%} | {sum(b['predicted']):,}, {sum(b['measured']):,} |")  # fmt: skip
+        p = r["predicted"]
+        rows.append(f"| {r['name']} | {p['memory'] / 1e9:.2f}, {r['memory'] / 1e9:.2f} GB | {r['memory_error']:+.0%}"
+                    f" | {p['seconds']:.2f}, {statistics.median(r['seconds']):.2f} s | {r['seconds_error']:+.0%} | {r['spread']:.0%}"
+                    f" | {sum(p['bytes']):,}, {sum(r['bytes']):,} |")  # fmt: skip
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--only", default="", help=f"cases whose name contains this; shapes are {', '.join(CARDS)}, L = {LENGTH}")
+    parser.add_argument("--only", default="", help=f"cases whose name contains one of these words, separated by ;. Shapes are {', '.join(CARDS)}, L = {LENGTH}")
     parser.add_argument("--steps", type=int, default=5, help="measured, after one that is not")
     parser.add_argument("--output", type=Path, help="JSON; cases of an earlier call are kept, the same ones replaced")
     parser.add_argument("--docs", type=Path, help="Markdown file with a place for the table")
+    parser.add_argument("--again", action="store_true", help="measure nothing: predict anew for the measurements and calibrations in --output")
     a = parser.parse_args()
-    for case in CASES:
-        if a.only and a.only not in case.name:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            result = measured(case, a.steps, Path(folder)) | {"machine": machine(), "versions": versions(), "commit": commit()}
-        print(table([result]).splitlines()[-1], flush=True)
-        if a.output:
-            _keep(a.output, result)
+    if a.again:
+        for earlier in json.loads(a.output.read_text()):
+            _keep(a.output, compared(earlier))
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for case in CASES if not a.again else ():
+        if any(words in case.name for words in a.only.split(";")):
+            with tempfile.TemporaryDirectory() as folder:
+                result = compared(measured(case, a.steps, Path(folder), known)) | {"machine": machine(), "versions": versions(), "commit": commit()}
+            print(table([result]).splitlines()[-1], flush=True)
+            if a.output:
+                _keep(a.output, result)
     if a.docs and a.output:
         before, _, rest = a.docs.read_text().partition(MARKS[0])
         after = rest.partition(MARKS[1])[2]

@@ -73,9 +73,9 @@ def read_kind(name: str) -> DeviceKind:
         problems += [f"{path}: {key}.{k}: {v} is above 1" for k, v in table.items() if key != "flops" and (_number(v) or 0) > 1]
     if problems:
         raise UserError(problems)
-    numbers = {k: float(content[k]) for k in (*RATES, "latency", "entering") if k in content}
-    tables = {k: {n: float(v) for n, v in content[k].items()} for k in ("flops", "reach", "overlap") if k in content}
-    return DeviceKind(**{**content, **numbers, **tables})
+    numbers: dict[str, float] = {k: float(content[k]) for k in (*RATES, "latency", "entering") if k in content}
+    tables: dict[str, dict[str, float]] = {k: {n: float(v) for n, v in content[k].items()} for k in ("flops", "reach", "overlap") if k in content}
+    return DeviceKind(**(content | numbers | tables))
 
 
 def kind_here() -> DeviceKind | None:

@@ -25,6 +25,8 @@ FILES = {"resident": "", "sharded_hpz": "zero3_hpz.json", "sharded": "zero3.json
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 GB = 1e9
+REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
+AHEAD = 3  # layers: the one at work, the one that is fetched, and one that the prefetch has passed over
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,9 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
         parts["weights"] = (0, pinned)
     else:
         parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
-    if placement != "resident":
-        parts["gathered"] = (2 * max(sizes.layers) + (sizes.head or sizes.embedding), 0)  # a layer, the next one, a vocabulary matrix
+    if placement != "resident" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
+        layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
+        parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
     n, per_layer = len(sizes.layers), (sizes.kept_per_token + work.kept_besides) * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
     again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)

@@ -125,7 +125,8 @@ def device_of(gpu: str, links: dict[str, str]) -> DeviceKind | None:
         if given:
             raise UserError([f"command line: --{name}: name the kind of GPU too (--gpu)" for name in given])
         return None
-    problems, rates = [], {}
+    problems: list[str] = []
+    rates: dict[str, Any] = {}
     for name, text in given.items():
         try:
             rates[{"pcie_gbs": "pcie", "nvlink_gbs": "intra", "network_gbs": "network"}[name]] = float(text) * GB

@@ -48,6 +48,7 @@ class _Parameter:
     """status and users: now. elements: what DeepSpeed counts. brings: this rank's bytes when it is gathered."""
 
     elements: int
+    itemsize: int
     persists: bool
     brings: Gathered
     status: int = AWAY
@@ -60,7 +61,7 @@ class Coordinator:
     def __init__(self, sizes: Sizes, trace: Trace, rules: ZeroRules, machine: Machine):
         self.rules, self.visits = rules, trace.visits
         self.parameters = {
-            name: _Parameter(elements, elements <= rules.persistence, _brought(elements, itemsize, rules, machine))
+            name: _Parameter(elements, itemsize, elements <= rules.persistence, _brought(elements, itemsize, rules, machine))
             for name, elements, itemsize in sizes.parameters
         }
         self.of_module: Sequence[tuple[str, ...]] = trace.modules
@@ -77,6 +78,7 @@ class Coordinator:
         self.recomputed: dict[int, set[str]] = {}
         self.to_release: dict[tuple[int, int], frozenset[str]] = {}  # DeepSpeed keeps its answers, even when the trace is another
         self.counted = Gathered()
+        self.whole = self.most_whole = 0  # bytes of parameters that are not partitioned now, and at their most
 
     def micro_batch(self, kind: str) -> Gathered:
         """What a micro-batch of a kind of ``backbones.module_trace.KINDS`` brings to this rank. Resident backbones gather nothing: do not ask."""
@@ -181,9 +183,11 @@ class Coordinator:
         for name in away:
             parameter = self.parameters[name]
             parameter.status = COMING
+            self.whole += parameter.elements * parameter.itemsize
             self.coming[name] = number
             self.available += parameter.elements
             self.counted = self.counted.plus(parameter.brings)
+        self.most_whole = max(self.most_whole, self.whole)
         self.counted = self.counted._replace(calls=self.counted.calls + 1)
 
     def _arrive(self, name: str) -> None:
@@ -212,6 +216,7 @@ class Coordinator:
         parameter = self.parameters[name]
         if parameter.status == HERE and not parameter.users:
             parameter.status = AWAY
+            self.whole -= parameter.elements * parameter.itemsize
             self.available -= parameter.elements
 
     def _unused_soon(self, module: int) -> frozenset[str]:

@@ -78,12 +78,15 @@ def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project
 @pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
 @pytest.mark.parametrize("family", ["llama", "mxfp4"])
 def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family, reach):
-    """DeepSpeed keeps what is used again within a billion elements: all of a small backbone. Here the reach is a few layers, as of a large one."""
+    """DeepSpeed keeps what is used again within a billion elements, and what its prefetch has passed over: all of a small backbone. Here the reach is a few
+    layers, as of a large one, with and without a prefetch."""
     card = jobs.card_of(family, "bfloat16")
     layer = measure(card).layer_elements
     far = check(two, card, file_of("sharded"), "distill")
-    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=int(reach * layer)), "distill")
-    assert near[-1][1:] > far[-1][1:]
+    reused = {"stage3_max_reuse_distance": int(reach * layer)}
+    check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused), "distill")
+    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill")
+    assert near[-1][2] >= far[-1][2] * (1.3 if reach <= 1 else 1)
 
 
 @pytest.mark.parametrize(("key", "share"), [("stage3_prefetch_bucket_size", 0), ("stage3_prefetch_bucket_size", 2.5), ("stage3_max_live_parameters", 0.5),
@@ -131,3 +134,16 @@ def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path):
     from_file = check(two, card, file_of("sharded"), "distill")[-1]
     gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
     assert gathered[2] - from_file[2] == sizes.embedding // 2
+
+
+@pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])
+def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_path, family, nodes):
+    from engine.device_kinds import OVERLAPPED, read_kind
+
+    first, second = two.run("calibrated", family=family, nodes=nodes, file=str(tmp_path / "mine.yaml"))
+    assert first == second, "every rank agrees on the slowest"
+    found = asdict(read_kind(str(tmp_path / "mine.yaml")))
+    assert found.keys() == first.keys() and found["overlap"] == dict.fromkeys(OVERLAPPED, 0.0) and found["reach"] == first["reach"]
+    for key in ("memory", "memory_bytes", "pcie", "intra", "network", "latency", "entering"):
+        assert found[key] > 0 and found[key] == pytest.approx(first[key], rel=1e-3)
+    assert found["latency"] < 0.1 and found["entering"] < 0.1 and found["flops"]["float32"] > 1e6
