@@ -71,17 +71,17 @@ def test_the_phases_add_up_to_the_step(content: Any) -> None:
 
 def test_bytes_are_those_that_zero_gathers(content: Any) -> None:
     sharded, resident = content["cases"]
-    # layers twice, the rest once a micro-batch; a rank receives the other's half
-    card = {"hidden": 64, "inner": 128, "layers": 2, "vocabulary": 1024, "kv": 32}
-    layer = 2 * card["hidden"] ** 2 + 2 * card["hidden"] * card["kv"] + 3 * card["hidden"] * card["inner"] + 2 * card["hidden"]
-    once = 4 * (2 * 2 * layer + card["hidden"] + 2 * card["vocabulary"] * card["hidden"]) / 2
-    rounds = sharded["gather_bytes_per_step"]["intra"] / once
-    assert 1 <= rounds <= 4 and sharded["gather_bytes_per_step"]["inter"] == 0
+    hidden, inner, keys, vocabulary = 64, 128, 32, 1024
+    layer = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
+    rest = hidden + 2 * vocabulary * hidden
+    # one micro-batch a rank: each layer for the forward and again for the backward pass, unless DeepSpeed still holds it; a rank receives the other's half
+    assert 4 * (2 * layer + rest) / 2 <= sharded["gather_bytes_per_step"]["intra"] <= 4 * (2 * 2 * layer + rest) / 2
+    assert sharded["gather_bytes_per_step"]["inter"] == 0
     assert sharded["gathers_per_step"] > 0 and sharded["h2d_bytes_per_step"] == 0
     assert resident["gather_bytes_per_step"] == {"intra": 0, "inter": 0}
 
 
-def test_a_slower_step_ends_with_3_and_another_configuration_with_2(folder: Path, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_step_ends_with_3(folder: Path, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for case in content["cases"]:  # as if the machine had been so much faster than any noise
         case["steps"]["seconds"] = [s / 50 for s in case["steps"]["seconds"]]
     (tmp_path / "old.json").write_text(json.dumps(content))
@@ -91,5 +91,3 @@ def test_a_slower_step_ends_with_3_and_another_configuration_with_2(folder: Path
     assert (tmp_path / "code").read_text() == "3\n"
     assert "slower beyond the spread" in text and re.search(r"a step takes [\d.]+ times", text)
     assert (tmp_path / "out/benchmark.json").is_file() and "## Against an earlier run" in (tmp_path / "out/benchmark.md").read_text()
-    text = run(*COMMAND[:-2], "--token_budget=512", COMMAND[-1], *compare, ranks=1, expect=2)
-    assert "ranks: 2 there, 1 here" in text and "token_budget: 256 there, 512 here" in text

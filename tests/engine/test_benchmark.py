@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from engine import chart_png, phases
+from engine.benchmark import run_benchmark
 from engine.benchmark_cases import request_of
 from engine.benchmark_compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
 from engine.benchmark_profile import gaps, merged, overlap, profiled
@@ -21,6 +22,7 @@ from engine.benchmark_table import main as table_of
 from engine.benchmark_table import table
 from engine.errors import UserError
 from engine.invented import Invention, invented_data, invention_of
+from engine.session import Session
 from engine.trainer import Loop
 
 RNG = np.random.default_rng
@@ -124,6 +126,17 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
         old.check_nodes(2, False)
     with pytest.raises(UserError, match="has no case 'placement=offload'; it has ''"):
         old.check([{**other, "case": "placement=offload"}], 2, True, here)
+
+
+def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.json").write_text(json.dumps(content_of(steps_of(1))))
+    monkeypatch.setattr(Session, "join", lambda _: pytest.fail("a process group was started"))
+    own = {"steps": "1", "mode": "teach", "invented": "20,4", "compare": str(tmp_path / "old.json"), "output": str(tmp_path / "out")}
+    with pytest.raises(UserError) as error:
+        run_benchmark(request_of(DEMO, own, {"run_dir": str(tmp_path / "run")}))
+    text = "\n".join(error.value.problems)
+    assert "backbone: b there, tiny-llama-random here" in text and "prompt.length: 16" not in text and "ranks: 2 there, 1 here" in text
+    assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cases": []}', '{"cases": [{}], "world_size": 1}'])
