@@ -60,11 +60,13 @@ def vs_peft(cases: Content) -> Section:
         theirs = c["methods"].get("peft", {})
         row += [f"{_median(theirs)} / {_median(mine)}", f"{_gb(theirs.get('peak_bytes'))} / {_gb(mine.get('peak_bytes'))}"]
         rows.append(row)
-    head = ["", "against PEFT (10th-90th), operations allow", "against our plain formulation, operations allow", "seconds PEFT / ours", "peak memory PEFT / ours"]
-    note = ("32 samples of 4 tasks, L = 100; R is a sample's mean length in tokens. PEFT's multitask prompt tuning on the same model, samples and token budget, length-grouped "
-            "batches, SDPA, no checkpointing. The one forward pass that keeps a teacher is not in a step. Operations: multiply-adds, attention counted; what lies above "
-            "them is memory traffic of logits that are not made.")  # fmt: skip
-    return Section("A training step beside PEFT", "python -m benchmarks.vs_peft --output benchmarks/results/vs_peft_cpu.json", [note, "", *table(head, rows)], ratios)
+    head = ["", "against PEFT (10th-90th), operations allow", "against our plain formulation, operations allow", "seconds PEFT / ours",
+            "peak memory PEFT / ours"]  # fmt: skip
+    note = ("32 samples of 4 tasks, L = 100; R is a sample's mean length in tokens. PEFT's multitask prompt tuning on the same model, samples and token "
+            "budget, length-grouped batches, SDPA, no checkpointing. The one forward pass that keeps a teacher is not in a step. Operations: multiply-adds, "
+            "attention counted; what lies above them is memory traffic of logits that are not made.")  # fmt: skip
+    command = "python -m benchmarks.vs_peft --output benchmarks/results/vs_peft_cpu.json"
+    return Section("A training step beside PEFT", command, [note, "", *table(head, rows)], ratios)
 
 
 def one_pass(c: Content) -> Section:
@@ -95,7 +97,8 @@ def loader(c: Content) -> Section:
     seconds = {who: statistics.median(values) for who, values in c["seconds"].items()}
     ratio = statistics.median(c["ratio"])
     rows = [[f"{c['bytes'] / 1e9:.1f} GB on {c['ranks']} ranks", f"{ratio:.1f} ({min(c['ratio']):.1f}-{max(c['ratio']):.1f})",
-             f"{seconds['from_pretrained']:.1f} / {seconds['ours']:.1f}", f"{c['peak_bytes']['from_pretrained'] / 1e9:.2f} / {c['peak_bytes']['ours'] / 1e9:.2f} GB"]]  # fmt: skip
+             f"{seconds['from_pretrained']:.1f} / {seconds['ours']:.1f}",
+             f"{c['peak_bytes']['from_pretrained'] / 1e9:.2f} / {c['peak_bytes']['ours'] / 1e9:.2f} GB"]]  # fmt: skip
     note = f"A rank's peak may be its half of the model and a tenth of the largest tensor: {c['allowed_bytes'] / 1e9:.3f} GB."
     return Section("Loading into shards", "python -m benchmarks.loader --folder runs/loader --output benchmarks/results/loader_cpu.json",
                    [*table(["", "against from_pretrained under DeepSpeed", "seconds", "peak of a rank"], rows), "", note],
@@ -141,7 +144,9 @@ def checkpoint(content: Content) -> Section:
     rows = []
     for c in content["cases"]:
         s, path = c["seconds"], "on the step's path"
-        share = f"{c['share_of_100_steps']:.3%} of 100 steps" if "share_of_100_steps" in c else f"below 1 % of 100 steps of {c['shortest_step_below_1_percent'] * 1e3:.0f} ms"
+        share = f"{c['share_of_100_steps']:.3%} of 100 steps" if "share_of_100_steps" in c else (
+            f"below 1 % of 100 steps of {c['shortest_step_below_1_percent'] * 1e3:.0f} ms"
+        )
         rows.append([c["size"], f"{s[path] * 1e3:.2f}", f"{s['processor'] * 1e3:.1f}", f"{c['bytes'] / 1e6:.2f}", share])
     return Section("Checkpoints", "python -m benchmarks.checkpoint --output benchmarks/results/checkpoint_cpu.json",
                    table(["", "ms on the step's path", "ms of a processor beside it", "MB", "cost"], rows))  # fmt: skip
@@ -151,14 +156,13 @@ def long_notes(content: Content) -> Section:
     by_length: dict[tuple[str, int], dict[bool, Any]] = {}
     for c in content["cases"]:
         by_length.setdefault((c["shape"], c["length"]), {})[c["recomputed"]] = c
-    rows, ratios = [], []
+    rows = []
     for (shape, length), both in sorted(by_length.items()):
         kept, again = both[False], both[True]
         rows.append([f"{shape}, {length:,} tokens", f"{kept['peak_bytes'] / 1e9:.2f} ({kept['predicted_bytes'] / 1e9:.2f})",
                      f"{again['peak_bytes'] / 1e9:.2f} ({again['predicted_bytes'] / 1e9:.2f})", f"{kept['seconds']:.1f} / {again['seconds']:.1f}"])  # fmt: skip
-        ratios.append(Ratio(f"memory of a note of {length:,} tokens, {shape}, kept against recomputed", kept["peak_bytes"] / again["peak_bytes"]))
     head = ["", "peak of a step in GB, all kept (predicted)", "layers recomputed (predicted)", "seconds kept / recomputed"]
-    return Section("Long notes", "python -m benchmarks.long_notes --output benchmarks/results/long_notes_cpu.json", table(head, rows), ratios)
+    return Section("Long notes", "python -m benchmarks.long_notes --output benchmarks/results/long_notes_cpu.json", table(head, rows))
 
 
 SECTIONS: dict[str, Callable[[Content], Section]] = {
@@ -183,8 +187,8 @@ def page(results: Path) -> list[str]:
     whole = sum(len(s.ratios) for s in sections)
     out = [
         "# How fast, beside what", "",
-        "Written by `python -m benchmarks.performance_page` from `benchmarks/results/`; `make bench` measures what takes less than a quarter of an hour on two quiet "
-        "cores anew and writes this page again. Ratios are the peer's time (or memory) over ours, from the medians of turns on the same machine: above 1 is ours. "
+        "Written by `python -m benchmarks.performance_page` from `benchmarks/results/`; `make bench` measures anew what two quiet cores can in a quarter of an "
+        "hour, and writes this page again. Ratios are the peer's time (or memory) over ours, from turns on the same machine: above 1 is ours. "
         "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](benchmark.md)).", "",
         "## Where it is not faster", "",
         f"Of {whole} ratios on this page {len(slow)} are below {FASTER}:" if slow else f"None of the {whole} ratios on this page is below {FASTER}.", "",
@@ -201,14 +205,14 @@ def page(results: Path) -> list[str]:
 def made_on(content: Content) -> str:
     """Machine, versions and commit of a results file; of each group of cases where they differ."""
     cases = [content, *content.get("cases", [])] if isinstance(content, dict) else content
-    found = []
+    found: dict[str, list[str]] = {}
     for c in cases:
         m, v = c.get("machine"), c.get("versions")
         if m:
             device = f"GPU {m['gpu']}" if m["gpu"] else f"{m['cpu'] or 'a CPU'}, {m['cores']} cores, {m['threads']} thread{'s' * (m['threads'] > 1)}"
             names = ", ".join(f"{n} {v[n]}" for n in ("torch", "transformers", "deepspeed", "peft") if v and v.get(n))
-            found.append(f"{device}; {names}; commit {c.get('commit') or 'unknown'}")
-    return "Made on: " + ". ".join(dict.fromkeys(found)) + "."
+            found.setdefault(f"{device}; {names}", []).append(c.get("commit") or "unknown")
+    return "Made on: " + ". ".join(f"{where}; commit {', '.join(dict.fromkeys(commits))}" for where, commits in found.items()) + "."
 
 
 def _median(method: dict[str, Any]) -> str:
