@@ -82,7 +82,8 @@ def one_pass(c: Content) -> Section:
 def loss(content: Content) -> Section:
     rows, ratios = [], []
     pairs = {"cross-entropy": ("ce: plain", "ce: ours"), "distillation": ("distil: plain", "distil: ours"),
-             "distillation, teacher kept": ("distil: plain", "distil: ours, teacher kept"), "cross-entropy, against Liger": ("ce: liger", "ce: ours")}  # fmt: skip
+             "distillation, teacher kept": ("distil: plain", "distil: ours, teacher kept"),
+             "cross-entropy, against Liger": ("ce: liger", "ce: ours")}  # fmt: skip
     for c in content["cases"]:
         for what, (peer, own) in pairs.items():
             if peer in c["seconds"] and own in c["seconds"]:
@@ -100,8 +101,8 @@ def loader(c: Content) -> Section:
              f"{seconds['from_pretrained']:.1f} / {seconds['ours']:.1f}",
              f"{c['peak_bytes']['from_pretrained'] / 1e9:.2f} / {c['peak_bytes']['ours'] / 1e9:.2f} GB"]]  # fmt: skip
     note = f"A rank's peak may be its half of the model and a tenth of the largest tensor: {c['allowed_bytes'] / 1e9:.3f} GB."
-    return Section("Loading into shards", "python -m benchmarks.loader --folder runs/loader --output benchmarks/results/loader_cpu.json",
-                   [*table(["", "against from_pretrained under DeepSpeed", "seconds", "peak of a rank"], rows), "", note],
+    command = "python -m benchmarks.loader --folder runs/loader --output benchmarks/results/loader_cpu.json"
+    return Section("Loading into shards", command, [*table(["", "against from_pretrained under DeepSpeed", "seconds", "peak of a rank"], rows), "", note],
                    [Ratio("loading", ratio), Ratio("peak memory of loading", c["peak_bytes"]["from_pretrained"] / c["peak_bytes"]["ours"])])  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def page(results: Path) -> list[str]:
         "hour, and writes this page again. Ratios are the peer's time (or memory) over ours, from turns on the same machine: above 1 is ours. "
         "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](benchmark.md)).", "",
         "## Where it is not faster", "",
-        f"Of {whole} ratios on this page {len(slow)} are below {FASTER}:" if slow else f"None of the {whole} ratios on this page is below {FASTER}.", "",
+        f"Of {whole} ratios on this page {len(slow)} {'is' if len(slow) == 1 else 'are'} below {FASTER}:" if slow else f"None of the {whole} ratios on this page is below {FASTER}.", "",
         *(f"- {r.value:.2f}: {r.where}{f' ({r.detail})' if r.detail else ''}" for r in slow),
     ]  # fmt: skip
     for section, where in zip(sections, made, strict=True):

@@ -15,6 +15,7 @@ from engine import chart_png, phases
 from engine.benchmark import run_benchmark
 from engine.benchmark_cases import request_of
 from engine.benchmark_compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
+from engine.benchmark_compare import main as compare_files
 from engine.benchmark_profile import gaps, merged, overlap, profiled
 from engine.benchmark_result import CONTRACT, spread
 from engine.benchmark_stage import stage_of
@@ -144,6 +145,18 @@ def test_a_file_that_is_no_measurement_is_refused(text: str, tmp_path: Path) -> 
     (tmp_path / "old.json").write_text(text)
     with pytest.raises(UserError, match=r"old.json is no benchmark.json of this release"):
         read_old(tmp_path / "old.json")
+
+
+def test_two_files_can_be_compared_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"old": content_of(steps_of(1)), "slow": content_of(steps_of(2, 1.2)), "other": content_of(steps_of(2), world_size=4)}
+    for name, content in names.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    for name, code, wanted in (("slow", 3, "slower beyond the spread"), ("old", 0, "no difference"), ("other", 2, "ranks: 2 there, 4 here")):
+        monkeypatch.setattr("sys.argv", ["benchmark_compare", str(tmp_path / "old"), str(tmp_path / name)])
+        with pytest.raises(SystemExit) as end:
+            compare_files()
+        said = capsys.readouterr()
+        assert end.value.code == code and wanted in said.out + said.err
 
 
 def test_versions_that_changed_are_told_and_not_refused() -> None:
@@ -301,6 +314,25 @@ def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
         request_of(DEMO, {"steps": "1", "sweep": "seed=1,2"}, {"seed": "3"})
     with pytest.raises(UserError, match="adapt.targets: missing; --mode=adapt needs at least one task"):
         request_of(DEMO, {"steps": "1", "mode": "adapt"}, {})
+
+
+def test_a_log_line_has_mfu_where_the_device_is_known(make_session: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    backbone = session.backbone()
+    loop = Loop(stage_of(session, "teach", invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0), 3, tmp_path), backbone,
+                session.loop_settings())  # fmt: skip
+
+    def logged() -> dict[str, Any]:
+        loop.window.add(*loop.advance())
+        return loop.window.take(loop.stage, loop.start_shared, backbone)
+
+    assert logged()["mfu"] is None
+    monkeypatch.setattr(backbone, "sizes", session.sizes)
+    assert logged()["mfu"] is None  # a CPU
+    monkeypatch.setattr(backbone, "peak", 1e9)
+    line = logged()
+    layer = 2 * 64**2 + 2 * 64 * 32 + 3 * 64 * 128
+    assert line["mfu"] == pytest.approx(4 * 2 * layer * line["tokens_per_s"] / 1e9)
 
 
 # ---- traces, tables, charts --------------------------------------------------------------------------------------------------
