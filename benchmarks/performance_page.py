@@ -192,7 +192,8 @@ def page(results: Path) -> list[str]:
         "hour, and writes this page again. Ratios are the peer's time (or memory) over ours, from turns on the same machine: above 1 is ours. "
         "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](benchmark.md)).", "",
         "## Where it is not faster", "",
-        f"Of {whole} ratios on this page {len(slow)} {'is' if len(slow) == 1 else 'are'} below {FASTER}:" if slow else f"None of the {whole} ratios on this page is below {FASTER}.", "",
+        f"Of {whole} ratios on this page {len(slow)} {'is' if len(slow) == 1 else 'are'} below {FASTER}:" if slow
+        else f"None of the {whole} ratios on this page is below {FASTER}.", "",
         *(f"- {r.value:.2f}: {r.where}{f' ({r.detail})' if r.detail else ''}" for r in slow),
     ]  # fmt: skip
     for section, where in zip(sections, made, strict=True):
