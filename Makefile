@@ -13,7 +13,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full test test-slurm test-faults wheelhouse check clean
+.PHONY: setup toolchain demo study study-full bench test test-slurm test-faults wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -54,6 +54,19 @@ study: setup
 study-full: study
 	$(STUDY) --config=configs/pocket/study_full.yaml $(if $(ONLY),--only=$(ONLY))
 	python -m engine.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+
+# speed beside its peers, what takes less than a quarter of an hour on two quiet cores: one after the other, then the page
+RESULT = --output benchmarks/results/
+bench: setup
+	python -m benchmarks.loss $(RESULT)loss_cpu.json
+	python -m benchmarks.projection --repeats 5 $(RESULT)projection_cpu.json
+	python -m benchmarks.checkpoint $(RESULT)checkpoint_cpu.json
+	python -m benchmarks.loader --folder runs/loader $(RESULT)loader_cpu.json
+	python -m benchmarks.long_notes --lengths 1024,2048,4096 $(RESULT)long_notes_cpu.json
+	python -m benchmarks.evaluation --shapes pocket $(RESULT)evaluation_cpu.json
+	torchrun --nproc_per_node 2 -m benchmarks.one_pass $(RESULT)one_pass_cpu.json
+	python -m benchmarks.vs_peft --regimes short --pairs 3 $(RESULT)vs_peft_cpu.json
+	python -m benchmarks.performance_page
 
 test: setup
 	python -m pytest

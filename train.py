@@ -7,6 +7,7 @@
     python train.py report   --runs runs/demo/distill,runs/demo/adapt
     python train.py merge    --runs runs/demo/adapt,runs/demo/later --output runs/demo/both
     python train.py tasks    list | check --data_root DIR
+    python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invented 200,20
 """
 
 import sys

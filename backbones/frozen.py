@@ -95,6 +95,10 @@ def _source(card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, wa
 def _partitioned(zero_config: dict[str, Any]) -> Any:
     """DeepSpeed's zero.Init, but nothing is sent from rank 0: what is there before the shards are filled is nobody's."""
     import deepspeed
+    from deepspeed.utils import groups
+
+    # DeepSpeed refuses a second backbone with secondary shards in a process while it knows the first one's group, which that one goes on using
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
     class Partitioned(deepspeed.zero.Init):
         def _zero_init_param(self, param: Any) -> None:

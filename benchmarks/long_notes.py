@@ -95,9 +95,13 @@ def main() -> None:
             print(f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: {found['peak_bytes'] / GB:.2f} GB, "
                   f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s", flush=True)  # fmt: skip
     if a.output:
-        earlier = json.loads(a.output.read_text())["cases"] if a.output.exists() else []
-        earlier = [c for c in earlier if c["shape"] != a.shape]
-        a.output.write_text(json.dumps({"cases": earlier + cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
+        made = {"machine": machine(), "versions": versions(), "commit": commit()}
+        new = [(c["shape"], c["length"]) for c in cases]
+        before = json.loads(a.output.read_text()) if a.output.exists() else {"cases": []}
+        # cases of an earlier call keep what they were made on
+        earlier = [{**{k: before[k] for k in made if k in before}, **c} for c in before["cases"] if (c["shape"], c["length"]) not in new]
+        a.output.parent.mkdir(parents=True, exist_ok=True)
+        a.output.write_text(json.dumps({"cases": earlier + [{**c, **made} for c in cases]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,16 @@ import torch
 
 from engine.files import write_whole
 
-PAGE, SHOWN = "profile.md", 15
+PAGE, FIRST, SHOWN = "profile.md", "0-0", 15
+CONTENT = ("Rank 0's, of a few steps after the measured ones. A trace opens in chrome://tracing or Perfetto; it holds names, shapes and times of operators, no "
+           "content.")  # fmt: skip
 COLLECTIVE = ("nccl", "gloo")
 Span = tuple[float, float]
 
 
 @contextlib.contextmanager
 def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.device) -> Iterator[None]:
-    """Trace what runs within on rank 0; the first call of a folder begins its page, the others add to it."""
+    """Trace what runs within on rank 0. The call named FIRST begins a folder's page, the others add to it."""
     from torch.profiler import ProfilerActivity, profile
 
     if not leads:
@@ -33,6 +35,9 @@ def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.dev
     with profile(activities=activities, record_shapes=True, with_stack=False, profile_memory=False) as found:
         yield
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if name == FIRST:  # of an earlier call
+        for file in (folder / PAGE, *folder.glob("trace-*.json.gz")):
+            file.unlink(missing_ok=True)
     plain, packed = folder / f".trace-{name}.json", folder / f"trace-{name}.json.gz"
     try:
         found.export_chrome_trace(str(plain))
@@ -44,7 +49,7 @@ def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.dev
     finally:
         plain.unlink(missing_ok=True)
     page = folder / PAGE
-    begun = page.read_text().splitlines() if page.exists() and name != "0-0" else ["# Where a step's time goes", "", __doc__ or ""]
+    begun = page.read_text().splitlines() if page.exists() else ["# Where a step's time goes", "", CONTENT]
     averages = found.key_averages()
     write_whole(page, "\n".join([*begun, "", f"## {label or 'The case'} ({packed.name})", "", *summary(averages, events, device.type == "cuda")]) + "\n")
 

@@ -96,7 +96,6 @@ run_ranks() {
   local python code=0 options
   python="$(in_container)"
   container_options
-  if [ -n "${STEP_NODES:-}" ]; then options+=("--nodes=$STEP_NODES" "--ntasks=$((STEP_NODES * ${SLURM_NTASKS_PER_NODE:-1}))" --relative=0); fi
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
   prepare_nodes || leave "$?"
   # an srun of an earlier start, back from behind a broken network, ends the step of its own number: a step more, and it is not the new ranks'
@@ -120,6 +119,7 @@ run_ranks() {
       exit "$code"' _ $python -m torch.distributed.run --master_addr 127.0.0.1 --master_port "$MASTER_PORT" \
       --nproc_per_node "${SLURM_GPUS_ON_NODE:-${SLURM_NTASKS_PER_NODE:-1}}" -- train.py "$@" || code=$?
   else
+    if [ -n "${STEP_NODES:-}" ]; then options+=("--nodes=$STEP_NODES" "--ntasks=$((STEP_NODES * ${SLURM_NTASKS_PER_NODE:-1}))" --relative=0); fi
     # a rank that fails ends the job at once; those that stop on request have all saved and met before the first of them leaves
     # shellcheck disable=SC2086  # $python is a command and its arguments
     srun --kill-on-bad-exit=1 --wait=60 "${options[@]}" $python train.py "$@" || code=$?

@@ -63,6 +63,16 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
         np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
 
 
+def test_a_process_holds_two_backbones_with_secondary_shards(two, cpu, tmp_path):
+    content = json.loads(Path(cpu).read_text())
+    content["zero_optimization"]["zero_hpz_partition_size"] = 2
+    (tmp_path / "hpz.json").write_text(json.dumps(content))
+    first, second = (two.run("gradients", family="llama", deepspeed=str(tmp_path / "hpz.json"), budget=80) for _ in range(2))
+    expected = plain_gradients("llama", 10_000)
+    for rank in first + second:
+        assert max(relative(rank["grads"], expected).values()) <= 1e-5 and rank["unchanged"]
+
+
 @pytest.mark.parametrize(("packed", "recompute"), [(True, 0), (True, 3), (False, 0)])
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
 def test_lora_beside_prompts_trains_through_shards(two, cpu, family, packed, recompute):

@@ -23,8 +23,8 @@ def test_shellcheck_has_nothing_to_say(project: Path) -> None:
 
 
 def test_there_is_a_script_for_each_part_of_the_job() -> None:
-    assert {p.name for p in SCRIPTS.iterdir()} == {"adapt.sbatch", "benchmark.sbatch", "common.sh", "distill.sbatch", "evaluate.sbatch", "pipeline.sh", "report.sbatch",
-                                               "study.sbatch"}
+    assert {p.name for p in SCRIPTS.iterdir()} == {"adapt.sbatch", "benchmark.sbatch", "common.sh", "distill.sbatch", "evaluate.sbatch", "pipeline.sh",
+                                               "report.sbatch", "study.sbatch"}
 
 
 @pytest.mark.parametrize("script", JOBS, ids=lambda p: p.name)

@@ -1,0 +1,93 @@
+"""``benchmark`` as a user types it: two ranks under torchrun, ZeRO-3, invented rows, no corpora."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands_runner import run
+
+from engine.benchmark_result import CONTRACT
+from engine.invented import Invention, invented_data
+from engine.sampling import Stream, seed_of
+
+STEPS, WARMUP, EXAMPLES = 5, 2, 3
+TASKS = ("demo_qa", "demo_entities", "demo_summary")
+COMMAND = ["benchmark", "--config=configs/demo/distill.yaml", "--mode=teach", f"--steps={STEPS}", f"--warmup={WARMUP}", "--invented=30,5",
+           f"--teach.examples={EXAMPLES}", "--token_budget=256", "--placements=sharded,resident"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("benchmark")
+    text = run(*COMMAND, f"--output={place / 'out'}", f"--run_dir={place / 'run'}", "--profile=true")
+    assert "they take turns" in text and not (place / "run").exists()
+    return place / "out"
+
+
+@pytest.fixture(scope="module")
+def content(folder: Path) -> Any:
+    return json.loads((folder / "benchmark.json").read_text())
+
+
+def test_the_folder_holds_these_files_for_their_owner(folder: Path) -> None:
+    assert {f.name for f in folder.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png", "profile.md", "trace-0-0.json.gz", "trace-0-1.json.gz"}
+    assert all(f.stat().st_mode & 0o077 == 0 for f in [folder, *folder.iterdir()])
+    page = (folder / "benchmark.md").read_text()
+    assert "python train.py benchmark --config=configs/demo/distill.yaml" in page and "placement=resident" in page
+    assert "aten::" in (folder / "profile.md").read_text()
+
+
+def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
+    assert set(content) == {*CONTRACT, "machine", "versions", "commit", "cases"}
+    assert [c["label"] for c in content["cases"]] == ["placement=sharded", "placement=resident"]
+    assert all(set(CONTRACT) <= c.keys() for c in content["cases"])
+    assert content["mode"] == "teach" and content["placement"] == "sharded" and content["world_size"] == 2
+    assert content["mfu"] is None and content["peak_gpu_bytes"] is None  # a CPU's peak is nobody's statement
+    assert content["machine"]["nodes"] == 1 and content["machine"]["ranks_per_node"] == 2
+
+
+def test_real_tokens_are_those_of_the_samples_to_the_last_one(content: Any) -> None:
+    data = invented_data(TASKS, Invention(30, 5), 1024, 0)
+    splits = {task: d.splits["train"] for task, d in data.items()}
+    streams = {task: Stream(split.kept, seed_of(0, "order", task)) for task, split in splits.items()}
+    wanted = [sum(len(splits[t].sample(streams[t].at(step * EXAMPLES + i))) for t in TASKS for i in range(EXAMPLES)) for step in range(WARMUP, WARMUP + STEPS)]
+    for case in content["cases"]:
+        steps = case["steps"]
+        assert steps["real_tokens"] == wanted and steps["samples"] == [EXAMPLES * len(TASKS)] * STEPS
+        assert all(c >= r + 16 * 2 for c, r in zip(steps["computed_tokens"], steps["real_tokens"], strict=True))  # a prompt a rank at the least
+        assert case["tokens_per_s"] == pytest.approx(sum(wanted) / sum(steps["seconds"]))
+
+
+def test_the_phases_add_up_to_the_step(content: Any) -> None:
+    for case in content["cases"]:
+        steps = case["steps"]
+        assert sum(map(sum, steps["phases"].values())) == pytest.approx(sum(steps["seconds"]), rel=0.15)
+        waits = case["phases"]["gather wait"]["median"] > 0
+        assert waits == (case["placement"] == "sharded")
+        assert 0 < case["kernel_share"] < 0.5
+
+
+def test_bytes_are_those_that_zero_gathers(content: Any) -> None:
+    sharded, resident = content["cases"]
+    hidden, inner, keys, vocabulary = 64, 128, 32, 1024
+    layer = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
+    rest = hidden + 2 * vocabulary * hidden
+    # one micro-batch a rank: each layer for the forward and again for the backward pass, unless DeepSpeed still holds it; a rank receives the other's half
+    assert 4 * (2 * layer + rest) / 2 <= sharded["gather_bytes_per_step"]["intra"] <= 4 * (2 * 2 * layer + rest) / 2
+    assert sharded["gather_bytes_per_step"]["inter"] == 0
+    assert sharded["gathers_per_step"] > 0 and sharded["h2d_bytes_per_step"] == 0
+    assert resident["gather_bytes_per_step"] == {"intra": 0, "inter": 0}
+
+
+def test_a_slower_step_ends_with_3(folder: Path, content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in content["cases"]:  # as if the machine had been so much faster than any noise
+        case["steps"]["seconds"] = [s / 50 for s in case["steps"]["seconds"]]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    monkeypatch.setenv("EXIT_CODE_FILE", str(tmp_path / "code"))
+    compare = [f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", f"--compare={tmp_path / 'old.json'}"]
+    text = run(*COMMAND, *compare, expect=1)  # torchrun answers 1 for any failed rank
+    assert (tmp_path / "code").read_text() == "3\n"
+    assert "slower beyond the spread" in text and re.search(r"a step takes [\d.]+ times", text)
+    assert (tmp_path / "out/benchmark.json").is_file() and "## Against an earlier run" in (tmp_path / "out/benchmark.md").read_text()
