@@ -206,15 +206,23 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--token_budget", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON; cases of earlier calls are kept, the same ones replaced")
     a = parser.parse_args()
     cases = [measure(shape, regime, kind, a.samples, a.pairs, a.token_budget) for shape in a.shapes for regime in a.regimes for kind in a.kinds]
     for shape, total in whole(cases).items():
         print(f"{shape}, whole: {total['ours']:.2f} s against {total['transformers']:.2f} s: {total['ratio']:.2f}x", flush=True)
     if a.output:
-        a.output.parent.mkdir(parents=True, exist_ok=True)
-        made = {"machine": machine(), "versions": versions(), "commit": commit()}
-        a.output.write_text(json.dumps({"cases": cases, "whole": whole(cases), **made}, indent=1) + "\n")
+        _keep(a.output, cases)
+
+
+def _keep(file: Path, cases: Sequence[dict[str, Any]]) -> None:
+    made = {"machine": machine(), "versions": versions(), "commit": commit()}
+    name = lambda c: [c[k] for k in ("shape", "regime", "kind")]  # noqa: E731
+    new = [name(c) for c in cases]
+    earlier = json.loads(file.read_text())["cases"] if file.exists() else []
+    every = [c for c in earlier if name(c) not in new] + [{**c, **made} for c in cases]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"cases": every, "whole": whole(every)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

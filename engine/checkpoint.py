@@ -41,7 +41,7 @@ class Checkpoint:
     @property
     def identity(self) -> str:
         """SHA-256 over the prompts of a loaded checkpoint, each row's best included."""
-        return _state_sum({"prompts": self.state["sha256"][FILES[0]], "kept": self.state["kept"]})
+        return _identity(self.state)
 
 
 class Saver:
@@ -171,6 +171,18 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     if damage:
         raise UserError([f"{problem}; point {latest} at an older one, or give --fresh=true" for problem in damage])
     return None
+
+
+def identity_of(run_dir: Path) -> str | None:
+    """``identity`` of the latest checkpoint by its state.json alone; None where that cannot be read."""
+    try:
+        return _identity(json.loads((run_dir / "latest" / "state.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _identity(state: dict[str, Any]) -> str:
+    return _state_sum({"prompts": state["sha256"][FILES[0]], "kept": state["kept"]})
 
 
 class _Damaged(ValueError):

@@ -54,7 +54,7 @@ def read_kind(name: str) -> DeviceKind:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name.lower()}.yaml"
     if not path.is_file():
-        raise UserError(f"command line: --gpu: {name!r} is none of {', '.join(names())}, and no YAML file; copy one of {FOLDER.name}/ for your own machine")
+        raise UserError(f"command line: --gpu: {name!r} is none of {', '.join(names())}, and no YAML file; copy one of configs/machines")
     content = read_yaml(path)
     fields = {f.name: f for f in dataclasses.fields(DeviceKind)}
     problems = [f"{path}: " + unknown_key(str(key), fields) for key in content if key not in fields]

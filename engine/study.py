@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import commands, distributed, startup
+from engine import checkpoint, commands, distributed, startup
 from engine.errors import UserError
 from engine.files import write_whole
 from engine.protocols import Cell, read_study
@@ -49,7 +49,16 @@ def state_of(cell: Cell) -> str:
     """``done``, ``to be evaluated``, ``begun`` or ``to do``."""
     if not (cell.run_dir / "COMPLETED").exists():
         return "begun" if (cell.run_dir / "latest").exists() else "to do"
-    return "done" if cell.mode == "distill" or (cell.run_dir / "results.json").exists() else "to be evaluated"
+    return "done" if cell.mode == "distill" or _scored(cell) else "to be evaluated"
+
+
+def _scored(cell: Cell) -> bool:
+    """Whether results.json holds every target, of the checkpoint that is there now (a run may have gone on under accepted changes)."""
+    try:
+        results = json.loads((cell.run_dir / "results.json").read_text())
+        return results["checkpoint"] == checkpoint.identity_of(cell.run_dir) and set(cell.config.adapt.targets) <= results["tasks"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:

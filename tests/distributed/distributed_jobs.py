@@ -111,8 +111,8 @@ def gradients(
     gathered = backbone.gathers.take()
     return {
         "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
-        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes, "resident_before": held,
-        "resident_after": resident_bytes(backbone.model),
+        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes,
+        "resident_before": held, "resident_after": resident_bytes(backbone.model),
         "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
         "unchanged": backbone_checksum(backbone.model) == before,
     }  # fmt: skip

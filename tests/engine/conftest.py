@@ -24,10 +24,15 @@ from engine.stage import BankRow, LoopSettings, Stage
 from engine.trainer import Loop
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
+from tests.engine import asked_task, merged_runs
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 5  # of a prompt
 TIMING = ("tokens_per_s", "mem", "mfu", "device_seconds")  # what no two launches share
+
+
+bank, task = asked_task.bank, asked_task.task  # fixtures of several files
+source, adapted, cards = merged_runs.source, merged_runs.adapted, merged_runs.cards
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """Protocol files: cells, their order and their configurations; every mistake at once, before anything starts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from engine import commands, study
+from engine import checkpoint, commands, study
 from engine.errors import UserError
 from engine.protocols import read_study
 from engine.study import run_study, state_of
@@ -100,6 +102,10 @@ def test_the_protocols_of_this_repository_are_right(monkeypatch: pytest.MonkeyPa
             assert "multitask_prompt" not in needed or cell.config.adapt.multitask_run in own, cell.name
 
 
+def _train(run: Path, value: float) -> None:
+    checkpoint.save(run, 1, checkpoint.Checkpoint({"p": torch.tensor([value])}, {}, {}), keep=1)
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch):
     """What a study asks of the other modes; they leave what they would leave."""
@@ -109,10 +115,13 @@ def told(monkeypatch: pytest.MonkeyPatch):
         calls.append(("adapt" if "t" in config.adapt.targets else "distill", config.run_dir))
         Path(config.run_dir).mkdir(parents=True, exist_ok=True)
         (Path(config.run_dir) / "COMPLETED").touch()
+        if not (Path(config.run_dir) / "latest").exists():
+            _train(Path(config.run_dir), 0.0)
 
     def evaluated(run: str) -> None:
         calls.append(("evaluate", run))
-        (Path(run) / "results.json").touch()
+        content = {"checkpoint": checkpoint.identity_of(Path(run)), "tasks": {"t": {}}}
+        (Path(run) / "results.json").write_text(json.dumps(content))
 
     monkeypatch.setattr(study.commands, "distill", finished)
     monkeypatch.setattr(study.commands, "adapt", finished)
@@ -134,6 +143,12 @@ def test_a_study_runs_what_is_needed_in_order_and_passes_over_what_is_done(write
     told.clear()
     run_study(file, ["few"], {})
     assert [c for c in told if c[0] == "evaluate"] == [("evaluate", few[1])]
+    _train(Path(few[0]), 1.0)  # went on, under accepted changes: what was scored is another prompt
+    (Path(few[1]) / "results.json").write_text("{")
+    assert [state_of(c) for c in read_study(file, {})[1] if c.protocol == "few"] == ["to be evaluated"] * 2
+    told.clear()
+    run_study(file, ["few"], {})
+    assert [c for c in told if c[0] == "evaluate"] == [("evaluate", run) for run in few]
     told.clear()
     run_study(file, ["rank_too"], {}, plan_only=True)
     assert told == []

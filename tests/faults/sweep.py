@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.faults import faults
+from tests.faults import faults, storage
 from tests.faults.faults import Hung, NotHit, Runs, Try
 from tests.faults.jobs import EVERY, ROOT, STEPS, TEACH, Jobs, can_mount
 
@@ -63,13 +63,13 @@ ROWS = [
     Row("all", "`kill -9` of launcher and both ranks, at a random instant", lambda r, i: faults.all_killed(r, i, 2)),
     Row("alone", "`kill -9` of a run of one rank, at a random instant", lambda r, i: faults.all_killed(r, i, 1)),
     Row("saving", "`kill -9` of all while a checkpoint is being written, of either stage", faults.killed_as_it_saves, every=1),
-    Row("truncated", "newest checkpoint: a file cut short (3 files x 7 lengths)", lambda r, i: faults.newest_damaged(r, i, "truncated")),
-    Row("flipped", "newest checkpoint: a bit flipped (3 files x 7 places)", lambda r, i: faults.newest_damaged(r, i, "flipped")),
-    Row("missing", "newest checkpoint: files, its folder or `latest` missing, or `latest` naming nothing (10 cases, twice)", faults.files_missing),
-    Row("damaged", "every checkpoint damaged: refused, exit code 2, nothing changed", faults.all_damaged),
-    Row("disk", "disk full from a random instant on, then cleared or grown (tmpfs), 2 ranks", faults.disk_full, root=True),
-    Row("readonly", "file system mounted read-only at a random instant, then writable, 2 ranks", faults.read_only, root=True),
-    Row("permission", "write permission of the run directory taken away at a random instant, then given back", faults.permission_lost),
+    Row("truncated", "newest checkpoint: a file cut short (3 files x 7 lengths)", lambda r, i: storage.newest_damaged(r, i, "truncated")),
+    Row("flipped", "newest checkpoint: a bit flipped (3 files x 7 places)", lambda r, i: storage.newest_damaged(r, i, "flipped")),
+    Row("missing", "newest checkpoint: files, its folder or `latest` missing, or `latest` naming nothing (10 cases, twice)", storage.files_missing),
+    Row("damaged", "every checkpoint damaged: refused, exit code 2, nothing changed", storage.all_damaged),
+    Row("disk", "disk full from a random instant on, then cleared or grown (tmpfs), 2 ranks", storage.disk_full, root=True),
+    Row("readonly", "file system mounted read-only at a random instant, then writable, 2 ranks", storage.read_only, root=True),
+    Row("permission", "write permission of the run directory taken away at a random instant, then given back", storage.permission_lost),
     Row("hung", "one rank of two stopped (SIGSTOP) at a random instant", Hung.outcome),  # type: ignore[arg-type]
     Row("elsewhere", "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `token_budget`", faults.resumed_elsewhere),
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import faults
+from tests.faults import faults, storage
 from tests.faults.faults import NotHit, Runs, Try
 from tests.faults.jobs import EVERY, Jobs, can_mount
 
@@ -40,21 +40,21 @@ def test_killed_as_it_saves(runs: Runs) -> None:
 
 
 def test_a_bit_of_the_newest_checkpoint_is_flipped(runs: Runs) -> None:
-    holds(faults.newest_damaged(runs, 10, "flipped"))
+    holds(storage.newest_damaged(runs, 10, "flipped"))
 
 
 def test_latest_is_missing(runs: Runs) -> None:
-    holds(faults.files_missing(runs, 9), 0)
+    holds(storage.files_missing(runs, 9), 0)
 
 
 def test_every_checkpoint_is_damaged(runs: Runs) -> None:
-    holds(faults.all_damaged(runs, 0))
+    holds(storage.all_damaged(runs, 0))
 
 
 def test_the_disk_is_full(runs: Runs, tmp_path: Path) -> None:
     if not can_mount(tmp_path):
         pytest.skip("no file system can be mounted here (root is needed): a full disk is NOT tested")
-    holds(tried(lambda: faults.disk_full(runs, 1, ranks=1)))
+    holds(tried(lambda: storage.disk_full(runs, 1, ranks=1)))
 
 
 def test_a_save_that_is_killed_at_any_of_its_system_calls(tmp_path: Path) -> None:

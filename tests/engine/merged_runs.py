@@ -1,0 +1,64 @@
+"""Finished adaptations for the tests of merging: fixtures, and what they hold."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.adaptation import Source, adapt_stage
+from engine.banks import load_bank
+from engine.data import TaskData
+from engine.resolve import to_yaml
+from prompt_modules import DecomposedBank
+from prompt_modules.bank import JoinedBank
+
+Row = tuple[str, str, str, int]
+
+
+@pytest.fixture
+def source() -> JoinedBank:
+    """A metaprompt and three tasks' factors, far from their start."""
+    g = torch.Generator().manual_seed(2)
+    part = DecomposedBank(*(0.3 * torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64))))
+    return JoinedBank({"metaprompt": part}, {"metaprompt": 3}).requires_grad_(False)
+
+
+@pytest.fixture
+def adapted(make_session, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
+    """``adapted("a", **{"adapt.targets": ["alpha"]})``: a finished adaptation."""
+
+    def run(name: str, source_hash: str = "of the source", rates: Any = None, **changes: Any) -> Path:
+        session = make_session(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
+        start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], source_hash, 0)  # type: ignore[arg-type]
+        stage = adapt_stage(session, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
+        make_loop(stage, session).run()
+        (session.run_dir / "config.yaml").write_text(to_yaml(session.config))
+        session.complete(session.run_dir)
+        return session.run_dir
+
+    return run
+
+
+def rows_of(run: Path) -> dict[Row, Tensor]:
+    """Label -> its best prompt."""
+    bank, found = load_bank(run, "run")
+    with torch.no_grad():
+        return {tuple(row.values()): bank.prompts(torch.tensor([k]))[0] for k, row in enumerate(found.state["rows"])}  # type: ignore[misc]
+
+
+def silent(_: str) -> None:
+    pass
+
+
+A = {"adapt.targets": ["alpha"], "adapt.shots": ["0", "4"], "adapt.seeds": [0, 1]}
+B = {"adapt.targets": ["beta", "gamma"], "adapt.shots": ["full"]}
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine import merge
+
+    monkeypatch.setattr(merge, "load_cards", lambda _: {"gamma": None, "delta": None})
