@@ -80,6 +80,10 @@ def advice(case: Case, knobs: Sequence[dict[str, Any]]) -> list[str]:
         first = better[0]
         out.append(f"What moves it most: {_setting(first)} would give {first['tokens_per_s']:,.0f} real tokens/s, {first['times']:.2f} times as many"
                    f"{_besides(first)}; it would then be bound by {first['binding']}.")  # fmt: skip
+        if _besides(first):
+            same = next((k for k in better if not _besides(k)), None)
+            told = f"{_setting(same)} would give {same['times']:.2f} times as many" if same else "nothing that was tried gives 2 % more"
+            out.append(f"With the optimisation as it is, {told}.")
     else:
         out.append("Nothing that was tried gives 2 % more.")
     if knobs:
