@@ -187,6 +187,12 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         assert wanted in text, wanted
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output: .*file is a file; name a folder"):
+        request_of(DEMO, {"steps": "1", "output": str(tmp_path / "file")}, {})
+
+
 def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
     with pytest.raises(UserError, match="--token_budget: expected a whole number, found 'many'"):
         request_of(DEMO, {"steps": "1", "sweep": "token_budget=512,many"}, {})

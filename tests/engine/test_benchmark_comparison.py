@@ -1,11 +1,13 @@
 """Verdicts that know noise from a slowdown, what is refused to be compared, and tables of several measurements."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine import cli
 from engine.benchmark import run_benchmark
 from engine.benchmark_cases import request_of
 from engine.benchmark_compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
@@ -13,7 +15,7 @@ from engine.benchmark_compare import main as compare_files
 from engine.benchmark_result import spread
 from engine.benchmark_table import main as table_of
 from engine.benchmark_table import table
-from engine.errors import UserError
+from engine.errors import Slower, UserError
 from engine.session import Session
 from tests.engine.measured_runs import RNG, content_of, steps_of
 
@@ -149,3 +151,15 @@ def test_measurements_of_several_node_counts_make_a_table(tmp_path: Path, capsys
         table_of([str(tmp_path / "torn.json")])
     assert end.value.code == 2
     assert len(table([content])) == 3
+
+
+def test_a_slower_benchmark_leaves_with_3_and_tells_the_job_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def slower(flags: object, words: object) -> None:
+        raise Slower("a step takes 1.2 times as long")
+
+    monkeypatch.setitem(cli.MODES, "benchmark", replace(cli.MODES["benchmark"], run=slower))
+    monkeypatch.setenv("EXIT_CODE_FILE", str(tmp_path / "code"))
+    with pytest.raises(SystemExit) as end:
+        cli.run_mode("benchmark", [], {"config": DEMO, "steps": "1"})
+    assert end.value.code == 3 and (tmp_path / "code").read_text() == "3\n"
+    assert capsys.readouterr().out == "a step takes 1.2 times as long\n"
