@@ -65,7 +65,7 @@ bench: setup
 	python -m benchmarks.long_notes --lengths 1024,2048,4096 $(RESULT)long_notes_cpu.json
 	python -m benchmarks.evaluation --shapes pocket --regimes short $(RESULT)evaluation_cpu.json
 	torchrun --nproc_per_node 2 -m benchmarks.one_pass $(RESULT)one_pass_cpu.json
-	python -m benchmarks.vs_peft --regimes short --pairs 3 $(RESULT)vs_peft_cpu.json
+	python -m benchmarks.vs_peft --regimes short --stages teach,distill --pairs 2 --no_memory $(RESULT)vs_peft_cpu.json
 	python -m benchmarks.performance_page
 
 test: setup
