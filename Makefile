@@ -58,14 +58,14 @@ study-full: study
 # speed beside its peers, what takes less than a quarter of an hour on two quiet cores: one after the other, then the page
 RESULT = --output benchmarks/results/
 bench: setup
-	python -m benchmarks.loss $(RESULT)loss_cpu.json
+	python -m benchmarks.loss --repeats 4 $(RESULT)loss_cpu.json
 	python -m benchmarks.projection --repeats 5 $(RESULT)projection_cpu.json
 	python -m benchmarks.checkpoint $(RESULT)checkpoint_cpu.json
-	python -m benchmarks.loader --folder runs/loader $(RESULT)loader_cpu.json
+	python -m benchmarks.loader --pairs 2 --folder runs/loader $(RESULT)loader_cpu.json
 	python -m benchmarks.long_notes --lengths 1024,2048,4096 $(RESULT)long_notes_cpu.json
-	python -m benchmarks.evaluation --shapes pocket $(RESULT)evaluation_cpu.json
+	python -m benchmarks.evaluation --shapes pocket --regimes short $(RESULT)evaluation_cpu.json
 	torchrun --nproc_per_node 2 -m benchmarks.one_pass $(RESULT)one_pass_cpu.json
-	python -m benchmarks.vs_peft --regimes short --pairs 3 $(RESULT)vs_peft_cpu.json
+	python -m benchmarks.vs_peft --regimes short --stages teach,distill --pairs 2 --no_memory $(RESULT)vs_peft_cpu.json
 	python -m benchmarks.performance_page
 
 test: setup

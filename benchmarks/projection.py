@@ -3,7 +3,7 @@
     python -m benchmarks.projection --output benchmarks/results/projection_h100.json
 
 Without a GPU only eager torch and PEFT's operation are timed (Triton's interpreter is for tests). PEFT projects once per sample, we once
-per task: the sizes are K = 21 tasks and n = 32 samples. Bytes: the fp32 bank read, the row written and its gradient read, once each.
+per task: K tasks in a row of 32 samples, or of K where that is more. Bytes: the fp32 bank read, the row written and its gradient read, once each.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmarks.timing import alternate, run
 from prompt_modules.projection import available, packed_row, packed_row_reference
 
 SIZES = {"K21 L100 d4096": (21, 100, 1, 4096), "K21 L100 d2880": (21, 100, 1, 2880), "K64 L200 d4096 R4": (64, 200, 4, 4096)}
-SAMPLES, TEXT = 32, 32 * 60
+SAMPLES, TOKENS = 32, 60  # of a row, at least one of each task; of a sample
 
 
 def per_sample(shared: Tensor, cols: Tensor, rows: Tensor, tasks: Tensor, tokens: Tensor) -> Tensor:
@@ -41,8 +41,9 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g).to(device)  # noqa: E731
     bank = [draw(1, length, width).requires_grad_(), draw(k, length, rank).requires_grad_(), draw(k, rank, width).requires_grad_()]
-    text = draw(TEXT, width).to(dtype)
-    present, tasks = torch.arange(k, device=device), torch.arange(SAMPLES, device=device) % k
+    samples = max(SAMPLES, k)
+    text = draw(samples * TOKENS, width).to(dtype)
+    present, tasks = torch.arange(k, device=device), torch.arange(samples, device=device) % k
     calls: dict[str, Callable[[], object]] = {"eager": both_ways(packed_row_reference, *bank, present, text), "peft": both_ways(per_sample, *bank, tasks, text)}
     if device.type == "cuda":
         calls["compiled"] = both_ways(torch.compile(packed_row_reference), *bank, present, text)
@@ -52,8 +53,8 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         if available(text):
             calls["kernels"] = both_ways(packed_row, *bank, present, text)
     seconds = alternate(calls, repeats, device)
-    row = (k * length + TEXT) * width * text.element_size()
-    moved = sum(2 * t.numel() * 4 for t in bank) + TEXT * width * text.element_size() + 2 * row
+    row = (k * length + len(text)) * width * text.element_size()
+    moved = sum(2 * t.numel() * 4 for t in bank) + len(text) * width * text.element_size() + 2 * row
     out: dict[str, Any] = {"size": name, "seconds": seconds, "bytes": moved}
     if "copy of 256 MiB" in seconds and "kernels" in seconds:
         bandwidth = 2 * (1 << 28) / seconds["copy of 256 MiB"]

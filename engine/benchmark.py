@@ -48,7 +48,7 @@ class Measured:
     peak_host: int | None = None
     peak: float | None = None  # operations a second that this rank's device can do
     teacher: str | None = None  # of a distillation: asked at each step, or kept
-    beside: int = 0  # other backbones that were there
+    beside: int = 0  # other cases that were in memory
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -137,7 +137,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
             m.loop, m.peak = Loop(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
             m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
-            m.beside = len({x.lives for x in group}) - 1
+            m.beside = len(group) - 1
             m.own_bytes = there.bytes + gpu_held() - before
         for step in range(request.warmup + request.steps):
             for m in group:

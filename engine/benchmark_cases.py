@@ -10,6 +10,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.invented import Invention, invention_of
 from engine.placement import PLACEMENTS
+from engine.preflight import ROOM, room_for
 from engine.resolve import expand, known_keys, resolve, unknown_key
 
 PROFILED = 2  # steps of a trace, after the measured ones
@@ -72,8 +73,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
         problems.append(f"command line: --compare: {old} is no file; name an earlier benchmark.json")
     run_dir = expand(base.run_dir)
     output = expand(own["output"]) if own.get("output") else run_dir.with_name(run_dir.name + "-benchmark")
-    if output.exists() and not output.is_dir():
-        problems.append(f"command line: --output: {output} is a file; name a folder")
+    problems += room_for("command line: --output", output, ROOM)
     cases = [] if problems else _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
     if problems:
         raise UserError(problems)

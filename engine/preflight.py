@@ -25,7 +25,7 @@ def problems_of(config: RunConfig, checkpoint_bytes: int) -> list[str]:
         checkpoint_bytes: about, of one.
     """
     wanted = ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes
-    out = [*_place("run_dir", expand(config.run_dir), wanted), *_place("data.cache", expand(config.data.cache), ROOM)]
+    out = [*room_for("run_dir", expand(config.run_dir), wanted), *room_for("data.cache", expand(config.data.cache), ROOM)]
     for name, (least, why) in NEEDED.items():
         found = importlib.metadata.version(name)
         if _numbers(found) < least:
@@ -34,8 +34,8 @@ def problems_of(config: RunConfig, checkpoint_bytes: int) -> list[str]:
     return out
 
 
-def _place(key: str, folder: Path, wanted: int) -> list[str]:
-    """Of a folder that will be made and written to."""
+def room_for(key: str, folder: Path, wanted: int) -> list[str]:
+    """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
     there = folder
     while not there.exists():
         there = there.parent

@@ -45,6 +45,7 @@ def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
     assert all(set(CONTRACT) <= c.keys() for c in content["cases"])
     assert content["mode"] == "teach" and content["placement"] == "sharded" and content["world_size"] == 2
     assert content["mfu"] is None and content["peak_gpu_bytes"] is None  # a CPU's peak is nobody's statement
+    assert content["peak_host_bytes"] is None and all(c["beside"] == 1 for c in content["cases"])  # of two in turns, nobody's own
     assert content["machine"]["nodes"] == 1 and content["machine"]["ranks_per_node"] == 2
 
 
