@@ -48,12 +48,12 @@ STUDY = python -m clinical_tasks.pocket --output runs/pocket/data && torchrun --
 
 study: setup
 	$(STUDY) --config=configs/pocket/study.yaml
-	python -m engine.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
 
 # ablations, a transfer matrix, one source left out at a time besides: hours, in as many sittings as it takes (ONLY=transfer,rank)
 study-full: study
 	$(STUDY) --config=configs/pocket/study_full.yaml $(if $(ONLY),--only=$(ONLY))
-	python -m engine.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
 
 # speed beside its peers, what takes less than a quarter of an hour on two quiet cores: one after the other, then the page
 RESULT = --output benchmarks/results/

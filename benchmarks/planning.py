@@ -2,8 +2,8 @@
 
     python -m benchmarks.planning --output benchmarks/results/planning_cpu.json --docs docs/planning.md     (root: it makes network namespaces)
 
-The machine is calibrated first, by engine.calibration, through ranks placed as the case's are. Memory is a rank's VmHWM less that of a process which has
-imported the same and joined the same group. Two "nodes" are two network namespaces of this machine, joined by a link whose rate tc limits.
+The machine is calibrated first, by engine.planning.calibration, through ranks placed as the case's are. Memory is a rank's VmHWM less that of a process
+which has imported the same and joined the same group. Two "nodes" are two network namespaces of this machine, joined by a link whose rate tc limits.
 """
 
 import argparse

@@ -18,14 +18,14 @@ from backbones.module_trace import trace
 from backbones.sizes import measure
 from engine import distributed
 from engine.batching import Item, packed_groups, weigh
-from engine.calibration import calibrate, write_kind
 from engine.data import Sample
 from engine.device_kinds import DeviceKind
 from engine.formulation import Formulation, LossWeights
 from engine.placement import DS_CONFIGS, FILES, Machine, Workload, need
-from engine.plan_gathers import Coordinator, rules_of
-from engine.plan_time import Model, attention_of, step_seconds
-from engine.plan_work import micro_batch_of
+from engine.planning.calibration import calibrate, write_kind
+from engine.planning.gathers import Coordinator, rules_of
+from engine.planning.seconds import Model, attention_of, step_seconds
+from engine.planning.work import micro_batch_of
 from engine.sharding import ShardedBackbone, zero_config
 from prompt_modules import DecomposedBank, SoftPromptBank
 

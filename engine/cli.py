@@ -87,8 +87,8 @@ def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
 
 
 def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
-    from engine.benchmark import run_benchmark
-    from engine.benchmark_cases import request_of
+    from engine.benchmarking.benchmark import run_benchmark
+    from engine.benchmarking.cases import request_of
 
     own = {k: v for k, v in flags.items() if k in BENCHMARK}
     run_benchmark(request_of(flags["config"], own, {k: v for k, v in flags.items() if k not in BENCHMARK and k != "config"}))

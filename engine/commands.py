@@ -163,9 +163,9 @@ def _say_trainable(session: Any, bank: Any) -> None:
 def plan(config: RunConfig, flags: dict[str, str]) -> None:
     """Memory, bytes and, on a known kind of GPU, time of a configuration on a machine in words."""
     from engine.placement import GB
-    from engine.plan import Asked, assumed_of, device_of, machine_of
-    from engine.plan import plan as print_plan
-    from engine.plan_sweep import check_png, read_sweep
+    from engine.planning.plan import Asked, assumed_of, device_of, machine_of
+    from engine.planning.plan import plan as print_plan
+    from engine.planning.sweep import check_png, read_sweep
 
     mode, prepare = flags.get("mode", ""), flags.get("prepare", "false").lower()
     problems = [] if mode in ("", "distill", "adapt") else [f"command line: --mode: {mode!r} is none of distill, adapt"]
@@ -225,7 +225,7 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
 
 def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
     """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the terminal."""
-    from engine.report import write_report
+    from engine.reporting.report import write_report
 
     problems = [] if runs else ["--runs: names no run directory"]
     if vocabulary.lower() not in ("true", "false"):

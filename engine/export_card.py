@@ -7,7 +7,7 @@ from typing import Any
 from backbones import BackboneCard
 from engine.checkpoint import Checkpoint
 from engine.data import load_cards
-from engine.report import table
+from engine.reporting.report import table
 from engine.resolve import resolve
 
 

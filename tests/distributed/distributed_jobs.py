@@ -313,7 +313,7 @@ def calibrated(family: str, nodes: int, file: str) -> dict[str, Any]:
     """A machine's file, written by rank 0 through these ranks."""
     from dataclasses import asdict
 
-    from engine import calibration
+    from engine.planning import calibration
 
     device = distributed.start(distributed.place())
     calibration.COPIED = 1 << 20

@@ -14,7 +14,7 @@ from backbones import BackboneCard
 from backbones.module_trace import trace
 from backbones.sizes import measure
 from engine.placement import Machine, file_of
-from engine.plan_gathers import Coordinator, rules_of
+from engine.planning.gathers import Coordinator, rules_of
 from engine.sharding import zero_config
 
 STAGES = {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from commands_runner import run
 
-from engine.benchmark_result import CONTRACT
-from engine.invented import Invention, invented_data
+from engine.benchmarking.invented import Invention, invented_data
+from engine.benchmarking.result import CONTRACT
 from engine.sampling import Stream, seed_of
 
 STEPS, WARMUP, EXAMPLES = 5, 2, 3

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from commands_runner import ROOT, run
 
-from engine.study_page import write_page
+from engine.reporting.study_page import write_page
 
 METHODS = ["metaprompt", "multitask_prompt", "prompt_tuning", "lora", "instruction", "in_context"]
 

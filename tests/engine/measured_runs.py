@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from engine import phases
-from engine.benchmark_result import spread
+from engine.benchmarking.result import spread
 
 RNG = np.random.default_rng
 

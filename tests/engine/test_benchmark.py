@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from engine import chart_png, phases
-from engine.benchmark_cases import request_of
-from engine.benchmark_profile import gaps, merged, overlap, profiled
-from engine.benchmark_result import CONTRACT
-from engine.benchmark_stage import stage_of
+from engine.benchmarking.cases import request_of
+from engine.benchmarking.invented import Invention, invented_data, invention_of
+from engine.benchmarking.profile import gaps, merged, overlap, profiled
+from engine.benchmarking.result import CONTRACT
+from engine.benchmarking.stage import stage_of
 from engine.errors import UserError
-from engine.invented import Invention, invented_data, invention_of
 from engine.trainer import Loop
 
 DEMO = "configs/demo/distill.yaml"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from engine import cli
-from engine.benchmark import run_benchmark
-from engine.benchmark_cases import request_of
-from engine.benchmark_compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
-from engine.benchmark_compare import main as compare_files
-from engine.benchmark_result import spread
-from engine.benchmark_table import main as table_of
-from engine.benchmark_table import table
+from engine.benchmarking.benchmark import run_benchmark
+from engine.benchmarking.cases import request_of
+from engine.benchmarking.compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
+from engine.benchmarking.compare import main as compare_files
+from engine.benchmarking.result import spread
+from engine.benchmarking.table import main as table_of
+from engine.benchmarking.table import table
 from engine.errors import Slower, UserError
 from engine.session import Session
 from tests.engine.measured_runs import RNG, content_of, steps_of

@@ -13,7 +13,7 @@ from backbones.sizes import Sizes, measure
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import FILES, USABLE, Machine, Workload, choose, file_of, free_host_bytes, machine_here, need, of_file, possible
-from engine.plan import machine_of
+from engine.planning.plan import machine_of
 from engine.sharding import ShardedBackbone, zero_config
 
 GB = 10**9

@@ -11,9 +11,9 @@ import train
 from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, REACHED, names, read_kind
 from engine.errors import UserError
-from engine.plan import assumed_of, device_of
-from engine.plan_sweep import Sweep, check_png, read_sweep
-from engine.plan_time import TERMS
+from engine.planning.plan import assumed_of, device_of
+from engine.planning.seconds import TERMS
+from engine.planning.sweep import Sweep, check_png, read_sweep
 
 GB = 10**9
 

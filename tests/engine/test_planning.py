@@ -13,11 +13,11 @@ from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, DeviceKind, read_kind
 from engine.operations import model_operations, utilisation
 from engine.placement import Machine, Workload, choose, file_of, need, workload_of
-from engine.plan import assumed_of
-from engine.plan_gathers import Coordinator, rules_of
-from engine.plan_hours import Planner
-from engine.plan_sweep import Sweep, scaling
-from engine.plan_time import combined, gather_seconds, passes
+from engine.planning.gathers import Coordinator, rules_of
+from engine.planning.hours import Planner
+from engine.planning.plan import assumed_of
+from engine.planning.seconds import combined, gather_seconds, passes
+from engine.planning.sweep import Sweep, scaling
 from engine.resolve import resolve
 from engine.session import Session
 from engine.sharding import zero_config

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from engine import commands
 from engine.errors import UserError
-from engine.report import write_report
-from engine.report_blocks import Cell, table
-from engine.report_charts import _ticks, lines, short, style_of
-from engine.report_data import gather, scrubbed, without_home
-from engine.report_geometry import components, cosines, geometry, nearest, nearest_vocabulary
-from engine.report_sections import holm
+from engine.reporting.blocks import Cell, table
+from engine.reporting.charts import _ticks, lines, short, style_of
+from engine.reporting.data import gather, scrubbed, without_home
+from engine.reporting.geometry import components, cosines, geometry, nearest, nearest_vocabulary
+from engine.reporting.report import write_report
+from engine.reporting.sections import holm
 from engine.results import by_seed, paired_over_targets, student, summarise, two_sided
 from tests.engine.reported_run import GAIN, TARGETS, results, scored, write_run
 
@@ -260,7 +260,7 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
 
 
 def test_nearest_is_by_cosine_over_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.report_geometry.CHUNK", 3)
+    monkeypatch.setattr("engine.reporting.geometry.CHUNK", 3)
     table_VD, vectors_ND = torch.randn(10, 4, generator=torch.Generator().manual_seed(1)), torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
     every = torch.nn.functional.cosine_similarity(vectors_ND[:, None], table_VD[None], dim=2)
     ids, values = nearest(vectors_ND, table_VD)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.report import write_report
+from engine.reporting.report import write_report
 from tests.engine.reported_run import results, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}

@@ -10,7 +10,7 @@ import pytest
 
 import clinical_tasks
 from engine.errors import UserError
-from engine.report import write_report
+from engine.reporting.report import write_report
 from engine.results import T95, average, identities, made_with, summarise
 
 CARDS = {n: SimpleNamespace(name=n, type="qa", metric="accuracy") for n in ("a", "b")}

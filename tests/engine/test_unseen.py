@@ -19,7 +19,7 @@ from engine import unseen
 from engine.config import DataConfig
 from engine.data import TaskData, data_fingerprint, prepare
 from engine.errors import UserError
-from engine.report import write_report
+from engine.reporting.report import write_report
 from engine.resolve import resolve
 from engine.unseen import hold_unseen, of_targets, read_record, write_record
 

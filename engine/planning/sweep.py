@@ -13,8 +13,8 @@ from typing import Any
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import Machine
-from engine.plan_hours import EXAMPLES_KEY, Case, Planner, StageTime
-from engine.plan_table import bound, columns, duration, hours
+from engine.planning.hours import EXAMPLES_KEY, Case, Planner, StageTime
+from engine.planning.table import bound, columns, duration, hours
 
 KEYS = ("nodes", "gpus_per_node", "token_budget")
 DEVICES = ("nodes", "gpus_per_node")

@@ -17,13 +17,13 @@ import torch
 
 from backbones import BackboneError
 from engine import distributed, phases, placement
-from engine.benchmark_cases import PROFILED, Case, Request
-from engine.benchmark_compare import Old, read_old
-from engine.benchmark_files import write_files
-from engine.benchmark_profile import profiled
-from engine.benchmark_result import StepRecord, assemble, identity_of
-from engine.benchmark_stage import data_of, stage_of
-from engine.benchmark_surroundings import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
+from engine.benchmarking.cases import PROFILED, Case, Request
+from engine.benchmarking.compare import Old, read_old
+from engine.benchmarking.files import write_files
+from engine.benchmarking.profile import profiled
+from engine.benchmarking.result import StepRecord, assemble, identity_of
+from engine.benchmarking.stage import data_of, stage_of
+from engine.benchmarking.surroundings import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
 from engine.data import TaskData, data_fingerprint
 from engine.errors import Slower, UserError
 from engine.placement import Machine, Need

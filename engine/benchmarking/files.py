@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import chart_png
-from engine.benchmark_compare import Verdict
+from engine.benchmarking.compare import Verdict
 from engine.files import write_whole
 from engine.phases import MEANINGS, PHASES
 

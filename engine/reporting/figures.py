@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.report_blocks import Block, Cell, Figure, Section, Table, Text
-from engine.report_charts import Point, Series, Style, forest, heat, key, lines, style_of
-from engine.report_data import Run, shots_value, source_of
-from engine.report_geometry import Geometry
+from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text
+from engine.reporting.charts import Point, Series, Style, forest, heat, key, lines, style_of
+from engine.reporting.data import Run, shots_value, source_of
+from engine.reporting.geometry import Geometry
 from engine.results import by_seed, student
 
 TYPES = {"ner": 0, "re": 1, "qa": 2, "nli": 3, "summarization": 4}

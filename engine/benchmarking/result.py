@@ -9,7 +9,7 @@ import torch
 
 from backbones.gathers import Gathered
 from engine import distributed
-from engine.benchmark_cases import Case
+from engine.benchmarking.cases import Case
 from engine.made_on import commit, machine, versions
 from engine.operations import model_operations, utilisation
 from engine.phases import PHASES, PROJECT
@@ -17,7 +17,7 @@ from engine.placement import Machine
 from engine.session import Session
 
 if TYPE_CHECKING:
-    from engine.benchmark import Measured
+    from engine.benchmarking.benchmark import Measured
 
 CONTRACT = (
     "mode", "backbone", "placement", "world_size", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "step_seconds", "mfu", "flops_per_step",

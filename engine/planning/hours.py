@@ -13,9 +13,9 @@ from engine.config import RunConfig
 from engine.device_kinds import DeviceKind
 from engine.operations import utilisation
 from engine.placement import Machine, Need
-from engine.plan_gathers import Coordinator, rules_of
-from engine.plan_time import NOTHING, Model, Seconds, attention_of, step_seconds
-from engine.plan_work import Assumed, Parts, StageWork, data_for, stages_of
+from engine.planning.gathers import Coordinator, rules_of
+from engine.planning.seconds import NOTHING, Model, Seconds, attention_of, step_seconds
+from engine.planning.work import Assumed, Parts, StageWork, data_for, stages_of
 from engine.session import Session
 from engine.sharding import zero_config
 

@@ -1,6 +1,6 @@
 """Is it slower than it was? Two benchmark.json files, with an eye to noise.
 
-    python -m engine.benchmark_compare OLD.json NEW.json
+    python -m engine.benchmarking.compare OLD.json NEW.json
 
 Steps of equal number did equal work in both (same seed, same picks), so ratios are taken step by step where their tokens agree, and of the
 two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread within each run and nothing of what differs from
@@ -173,9 +173,9 @@ def _beyond(ratio: float, low: float) -> bool:
 
 def main() -> None:
     if len(sys.argv) != 3:
-        print("usage: python -m engine.benchmark_compare OLD.json NEW.json", file=sys.stderr)
+        print("usage: python -m engine.benchmarking.compare OLD.json NEW.json", file=sys.stderr)
         raise SystemExit(2)
-    from engine.benchmark_files import verdict_table
+    from engine.benchmarking.files import verdict_table
 
     try:
         old, new = read_old(Path(sys.argv[1])), read_old(Path(sys.argv[2])).content

@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 
 from engine.errors import UserError
-from engine.report_blocks import Block, Cell, Code, Fold, Items, Section, Table, Text
-from engine.report_data import Run, reference_rows, scrubbed, shots_value, source_of
-from engine.report_figures import by_run, cost, differences, few_shot, prompt_geometry, sweeps, training, transfer
-from engine.report_geometry import geometry, nearest_vocabulary
+from engine.reporting.blocks import Block, Cell, Code, Fold, Items, Section, Table, Text
+from engine.reporting.data import Run, reference_rows, scrubbed, shots_value, source_of
+from engine.reporting.figures import by_run, cost, differences, few_shot, prompt_geometry, sweeps, training, transfer
+from engine.reporting.geometry import geometry, nearest_vocabulary
 from engine.results import OURS, by_seed, made_with, paired_over_targets, student
 from engine.unseen import lines
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from engine.adaptation import DECOMPOSED, Source, adapt_rows, adapt_stage, factor_generator
+from engine.benchmarking.invented import Invention, invented_data
 from engine.config import RunConfig
 from engine.data import TaskData
 from engine.errors import UserError
-from engine.invented import Invention, invented_data
 from engine.session import Session
 from engine.stage import Stage
 from engine.stages import distill_stage, teach_stage

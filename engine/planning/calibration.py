@@ -1,6 +1,6 @@
 """What this machine reaches, measured through the ranks of a job, as a file that ``plan --gpu FILE`` reads.
 
-    torchrun --nproc_per_node 8 -m engine.calibration --backbone configs/gpt_oss_20b/shape.yaml --tokens 16384 --output my/machine.yaml
+    torchrun --nproc_per_node 8 -m engine.planning.calibration --backbone configs/gpt_oss_20b/shape.yaml --tokens 16384 --output my/machine.yaml
 
 Every rank measures at once, so that what they share is shared: cores, memory, links. The slowest rank's rate counts. Rates are reached, not peaks:
 ``reach`` is 1 throughout. A calibration takes half a minute.
@@ -62,7 +62,7 @@ def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int 
     return DeviceKind(
         f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}", rate, memory, memory_bytes, pcie, intra, network,
         dict.fromkeys(REACHED, 1.0), overlap, latency, entering, [torch.cuda.get_device_name(device)] if cuda else [],
-        "engine.calibration: medians of 5, the slowest rank. On one rank a node `intra`, on one node `network` is the other's, for there is nothing to measure",
+        "engine.planning.calibration: medians of 5, the slowest rank. On one rank a node `intra`, on one node `network` is the other's: nothing to measure",
     )  # fmt: skip
 
 

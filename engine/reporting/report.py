@@ -5,9 +5,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from engine.report_blocks import Block, Section, Text, markdown, table
-from engine.report_data import Run, gather
-from engine.report_sections import LEGEND, averages_table, of_run, overview, warnings
+from engine.reporting.blocks import Block, Section, Text, markdown, table
+from engine.reporting.data import Run, gather
+from engine.reporting.sections import LEGEND, averages_table, of_run, overview, warnings
 from engine.results import made_with
 
 TEMPLATES = Path(__file__).parent / "templates"

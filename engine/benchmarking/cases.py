@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.benchmark_stage import for_steps, mode_of
+from engine.benchmarking.invented import Invention, invention_of
+from engine.benchmarking.stage import for_steps, mode_of
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.invented import Invention, invention_of
 from engine.placement import PLACEMENTS
 from engine.preflight import ROOM, room_for
 from engine.resolve import expand, known_keys, resolve, unknown_key

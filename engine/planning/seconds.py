@@ -12,7 +12,7 @@ from backbones.gathers import Gathered
 from backbones.sizes import Sizes
 from engine.device_kinds import DeviceKind
 from engine.placement import Machine, Need
-from engine.plan_work import MicroBatch
+from engine.planning.work import MicroBatch
 
 TERMS = ("compute", "memory", "gather", "transfer", "host")
 FLASH_BACKWARD = 2.5  # of the forward pass: five products where that has two (Dao et al. 2022, arXiv:2205.14135, algorithm 4)

@@ -1,6 +1,6 @@
 """docs/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its figures as SVG files beside it.
 
-    python -m engine.study_page --study runs/study-llama --output docs/results.md
+    python -m engine.reporting.study_page --study runs/study-llama --output docs/results.md
 
 Whatever cells are evaluated stand in it; the full report, with every task's intervals and tests, is report.html in the study's folder.
 """
@@ -15,10 +15,10 @@ from markupsafe import Markup
 
 from engine.config import UNTRAINED
 from engine.protection import protect
-from engine.report_blocks import Block, Cell, Figure, Section, Table, Text, markdown
-from engine.report_data import Run, gather, shots_value, source_of
-from engine.report_figures import few_shot, transfer
-from engine.report_sections import comparisons, mean_cell
+from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
+from engine.reporting.data import Run, gather, shots_value, source_of
+from engine.reporting.figures import few_shot, transfer
+from engine.reporting.sections import comparisons, mean_cell
 
 HEAD = """# What the methods reach on invented notes
 

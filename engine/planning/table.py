@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.placement import GB
-from engine.plan_hours import WORTH_TELLING, Case, StageTime
-from engine.plan_time import Seconds
+from engine.planning.hours import WORTH_TELLING, Case, StageTime
+from engine.planning.seconds import Seconds
 
 IN_WORDS = {
     "compute": "arithmetic", "memory": "the device's own memory", "gather": "gathering weights from other ranks",

@@ -1,6 +1,6 @@
 """Several benchmark.json files as one table and one chart: node counts, machines, commits.
 
-    python -m engine.benchmark_table runs/bench/nodes-1/benchmark.json runs/bench/nodes-2/benchmark.json --output runs/bench
+    python -m engine.benchmarking.table runs/bench/nodes-1/benchmark.json runs/bench/nodes-2/benchmark.json --output runs/bench
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import chart_png
-from engine.benchmark_files import markdown
+from engine.benchmarking.files import markdown
 from engine.files import write_whole
 from engine.protection import protect
 

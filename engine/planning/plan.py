@@ -14,10 +14,10 @@ from engine.config import RunConfig
 from engine.device_kinds import DeviceKind, read_kind
 from engine.errors import UserError
 from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
-from engine.plan_hours import Case, Planner
-from engine.plan_sweep import Sweep, drawn, scaling, sweep_lines
-from engine.plan_table import columns, size, stage_json, time_lines
-from engine.plan_work import Assumed
+from engine.planning.hours import Case, Planner
+from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
+from engine.planning.table import columns, size, stage_json, time_lines
+from engine.planning.work import Assumed
 from engine.resolve import value_at
 from engine.session import Session
 from engine.unseen import hold_unseen

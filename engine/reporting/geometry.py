@@ -17,7 +17,7 @@ from backbones.sources import SafetensorsSource
 from backbones.tokenizer import load_tokenizer
 from engine.banks import load_bank
 from engine.errors import UserError
-from engine.report_data import shots_value, source_of
+from engine.reporting.data import shots_value, source_of
 from engine.resolve import expand
 
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")

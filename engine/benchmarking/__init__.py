@@ -1,0 +1,1 @@
+"""``benchmark``: how fast a configuration trains on this machine."""

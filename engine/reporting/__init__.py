@@ -1,0 +1,1 @@
+"""``report``: several runs' results as one HTML file and Markdown."""
