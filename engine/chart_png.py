@@ -84,23 +84,26 @@ def stacked_bars(file: Path, title: str, unit: str, labels: Sequence[str], parts
     canvas.save(file)
 
 
-def lines(file: Path, title: str, across: str, upwards: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm."""
+def lines(file: Path, title: str, across: str, upwards: str, series: Mapping[str, Sequence[tuple[float, float]]], by_logs: bool = False) -> None:
+    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm; ``by_logs``: both are, whatever
+    their ranges, so that what grows in proportion is straight. Values are then above 0."""
     canvas = _Canvas(560)
     points = [p for own in series.values() for p in own]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    by_log = x_low > 0 and x_high / x_low > 8
-    place = (lambda x: math.log(x)) if by_log else (lambda x: x)
-    ticks = ticks_to(max([*(y for _, y in points), 1e-12]))
-    left, right, top, bottom = 40 + max(canvas.wide(f"{t:,g}", 13) for t in ticks), WIDTH - 40, 96, 490
+    across_by_log = by_logs or (x_low > 0 and x_high / x_low > 8)
+    place = (lambda x: math.log(x)) if across_by_log else (lambda x: x)
+    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
+    ticks = log_ticks(y_low, y_high) if by_logs else ticks_to(max(y_high, 1e-12))
+    left, right, top, bottom = 40 + max(canvas.wide(_number(t), 13) for t in ticks), WIDTH - 40, 96, 490
     spread = place(x_high) - place(x_low)
     at_x = lambda x: left + 20 + (right - left - 40) * ((place(x) - place(x_low)) / spread if spread else 0.5)  # noqa: E731
-    at_y = lambda y: bottom - (bottom - top) * y / ticks[-1]  # noqa: E731
+    rise = lambda y: math.log(y / ticks[0]) / math.log(ticks[-1] / ticks[0]) if by_logs else y / ticks[-1]  # noqa: E731
+    at_y = lambda y: bottom - (bottom - top) * rise(y)  # noqa: E731
     canvas.text(20, 28, title, 19)
-    canvas.legend([f"{name} {upwards}" for name in series], 20, 64)
+    canvas.legend([f"{name} {upwards}" if upwards not in title else name for name in series], 20, 64)
     for tick in ticks:
         canvas.line([(left, at_y(tick)), (right, at_y(tick))], GRID)
-        canvas.text(left - 8, at_y(tick), f"{tick:,g}", 13, "rm")
+        canvas.text(left - 8, at_y(tick), _number(tick), 13, "rm")
     for x in sorted({x for x, _ in points}):
         canvas.text(at_x(x), bottom + 18, f"{x:,g}", 13, "mm")
     canvas.text((left + right) / 2, bottom + 46, across, 15, "mm")
@@ -120,6 +123,18 @@ def ticks_to(largest: float) -> list[float]:
         step /= 2
     count = math.ceil(largest / step * 0.999)
     return [float(f"{i * step:.6g}") for i in range(count + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10 … from the last at or below ``low`` to the first at or above ``high``; at least two."""
+    every = [float(f"{m}e{e}") for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2) for m in (1, 2, 5)]
+    first = max(i for i, t in enumerate(every) if t <= low * 1.001)
+    last = min(i for i, t in enumerate(every) if t >= high * 0.999)
+    return every[first : max(last, first + 1) + 1]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e4 <= value < 1e12 else f"{value:g}"
 
 
 def _short(label: str, most: int = 42) -> str:

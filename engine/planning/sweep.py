@@ -4,12 +4,12 @@ Of nodes and GPUs two curves: strong scaling leaves the step as it is configured
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, log, log10
 from pathlib import Path
 from typing import Any
 
+from engine import chart_png
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import Machine
@@ -145,58 +145,12 @@ def _bars(key: str, bars: Sequence[tuple[str, float]]) -> list[str]:
     return [f"{key} {name.rjust(wide)} {'#' * max(1, round(BAR * value / most))} {value:,.0f} real tokens/s" for name, value in bars]
 
 
-# ---- as a picture ------------------------------------------------------------------------------------------------------------
-
-WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 1200, 620, 110, 190, 60, 80
-INK, SOFT, GRID = (30, 30, 30), (110, 110, 110), (225, 225, 225)
-COLOURS = {"strong": (31, 90, 180), "weak": (200, 90, 20), "ideal": (150, 150, 150)}
-
-
 def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None:
-    """Real tokens a second against the swept setting, both logarithmic, as a PNG of 1200 x 620. Pillow comes with TensorBoard."""
-    from PIL import Image, ImageDraw
-
-    curves = {"strong": [(p.value, p.of(p.strong).tokens_per_s) for p in points]}
+    """Real tokens a second against the swept setting, both by their logarithms, as a PNG."""
+    strong = [(float(p.value), p.of(p.strong).tokens_per_s) for p in points]
+    series = {"predicted": strong}
     if sweep.key in DEVICES:
-        curves["weak"] = [(p.value, p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
-        curves["ideal"] = [(v, curves["strong"][0][1] * v / points[0].value) for v, _ in curves["strong"]]
-    image = Image.new("RGB", (WIDE, HIGH), "white")
-    draw = ImageDraw.Draw(image)
-    low, high = min(y for c in curves.values() for _, y in c), max(y for c in curves.values() for _, y in c)
-    across, up = _log_scale(points[0].value, points[-1].value, LEFT, WIDE - RIGHT), _log_scale(low / 1.2, high * 1.2, HIGH - BOTTOM, TOP)
-    for y in _ticks(low / 1.2, high * 1.2):
-        draw.line([(LEFT, up(y)), (WIDE - RIGHT, up(y))], fill=GRID)
-        draw.text((LEFT - 10, up(y)), f"{y:,.0f}", fill=INK, anchor="rm", font=_font(16))
-    for p in points:
-        draw.line([(across(p.value), HIGH - BOTTOM), (across(p.value), HIGH - BOTTOM + 6)], fill=INK)
-        draw.text((across(p.value), HIGH - BOTTOM + 12), str(p.value), fill=INK, anchor="mt", font=_font(16))
-    for place, (name, curve) in enumerate(curves.items()):
-        placed = [(across(x), up(y)) for x, y in curve]
-        draw.line(placed, fill=COLOURS[name], width=1 if name == "ideal" else 3)
-        for x, y in placed if name != "ideal" else ():
-            box = [x - 5, y - 5, x + 5, y + 5]
-            draw.ellipse(box, fill=COLOURS[name]) if name == "strong" else draw.rectangle(box, fill=COLOURS[name])
-        draw.text((WIDE - RIGHT + 20, TOP + 30 * place), _named(name, sweep), fill=COLOURS[name], font=_font(18))
-    draw.text((LEFT, 18), f"{title}: {points[0].stage}, real tokens/s", fill=INK, font=_font(20))
-    draw.text(((LEFT + WIDE - RIGHT) / 2, HIGH - 24), sweep.key, fill=SOFT, anchor="mm", font=_font(18))
-    image.save(file, "PNG")
-
-
-def _named(curve: str, sweep: Sweep) -> str:
-    return {"strong": "strong scaling" if sweep.key in DEVICES else "predicted", "weak": "weak scaling", "ideal": "in proportion"}[curve]
-
-
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _log_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    span = log(high / low) if high > low else 1.0
-    return lambda value: start + (end - start) * log(value / low) / span
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    return [m * 10.0**e for e in decades for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        weak = [(float(p.value), p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
+        ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
+        series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
+    chart_png.lines(file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True)

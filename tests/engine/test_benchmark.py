@@ -264,6 +264,13 @@ def test_ticks_are_round_few_and_reach_the_largest(largest: float) -> None:
     assert 3 <= len(ticks) <= 11 and ticks[0] == 0 and ticks[-1] >= 0.999 * largest and ticks[-2] < largest
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"), [(3, 900, [2, 5, 10, 20, 50, 100, 200, 500, 1000]), (20, 20, [20, 50]), (0.004, 0.011, [0.002, 0.005, 0.01, 0.02])]
+)
+def test_ticks_of_a_logarithm_hold_every_value_between_them(low: float, high: float, wanted: list[float]) -> None:
+    assert chart_png.log_ticks(low, high) == pytest.approx(wanted)
+
+
 def test_the_contract_lists_what_other_programs_read() -> None:
     design = ("mode", "backbone", "placement", "world_size", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "step_seconds", "mfu", "flops_per_step",
               "peak_gpu_bytes", "peak_host_bytes", "gather_bytes_per_step", "h2d_bytes_per_step", "load_seconds", "kernel_share")  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import train
+from engine import chart_png
 from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, REACHED, names, read_kind
 from engine.errors import UserError
@@ -43,7 +44,7 @@ def test_a_newcomer_s_command_says_what_binds(project: Path, tmp_path: Path, cap
     assert found["node_hours"] == pytest.approx(sum(s["node_hours"] for s in found["stages"])) and found["knobs"] and found["binding"] in TERMS
     assert [p["value"] for p in found["sweep"]["points"]] == [1, 4, 16] and all({"strong", "weak"} <= set(p) for p in found["sweep"]["points"])
     with Image.open(picture) as image:
-        assert image.size == (1200, 620) and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
+        assert image.width == chart_png.WIDTH and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
 
 
 def test_links_of_ones_own_replace_the_kind_s() -> None:
