@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, help="Markdown file with a place for the table")
     parser.add_argument("--again", action="store_true", help="measure nothing: predict anew for the measurements and calibrations in --output")
     a = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # namespaces are taken down on the way out
     if a.again:
         for earlier in json.loads(a.output.read_text()):
             _keep(a.output, compared(earlier))
