@@ -15,8 +15,7 @@ from engine.errors import UserError
 from engine.resolve import expand, known_keys, resolve, to_yaml, value_at
 
 BASE = {"run_dir": "runs/x", "backbone": "b.yaml"}
-BACKBONE_CARDS, TASK_CARDS = "tiny", "cards"  # folders of configs/ whose files are no run configuration
-MACHINES = "machines"  # kinds of devices
+BACKBONE_CARDS, TASK_CARDS, MACHINES = "tiny", "cards", "machines"  # folders of configs/ whose files are no run configuration
 
 
 @pytest.fixture
