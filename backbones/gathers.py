@@ -40,6 +40,7 @@ class GatherCounter:
     def __init__(self, model: nn.Module, ranks_per_node: int = 1, on_gpu: bool = False):
         self.ranks_per_node, self.on_gpu = ranks_per_node, on_gpu
         self.since = Gathered()
+        self._reaches: dict[Any, tuple[int, int]] = {}
         for parameter in model.parameters():
             if hasattr(parameter, "all_gather_coalesced"):
                 parameter.all_gather_coalesced = self._counted(parameter.all_gather_coalesced)
@@ -63,10 +64,15 @@ class GatherCounter:
         """By gathering a parameter: from its node where there are secondary shards, else from all."""
         secondary = parameter.ds_secondary_tensor
         shard, group = (parameter.ds_tensor, parameter.ds_process_group) if secondary is None else (secondary, parameter.ds_zero_param_process_group)
-        each, me = shard.numel() * shard.element_size(), dist.get_rank()
-        near = sum(rank // self.ranks_per_node == me // self.ranks_per_node for rank in dist.get_process_group_ranks(group or dist.group.WORLD))
-        size = dist.get_world_size(group=group)
+        each, (near, size) = shard.numel() * shard.element_size(), self._reach(group)
         return Gathered(0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0)
+
+    def _reach(self, group: Any) -> tuple[int, int]:
+        """Ranks of a group: on this node, and in all. Asked for once: it is on the path of every gather, and groups may have hundreds."""
+        if group not in self._reaches:
+            ranks, node = dist.get_process_group_ranks(group or dist.group.WORLD), dist.get_rank() // self.ranks_per_node
+            self._reaches[group] = sum(rank // self.ranks_per_node == node for rank in ranks), len(ranks)
+        return self._reaches[group]
 
 
 @contextlib.contextmanager

@@ -247,7 +247,7 @@ class _Workbook:
                 yield
         except expat.ExpatError as error:
             raise self.damaged(f"{part} is not well-formed XML at line {error.lineno}") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ReadError):
                 raise
             raise self.damaged(f"{part} cannot be unpacked") from None
