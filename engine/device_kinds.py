@@ -11,7 +11,7 @@ from engine.resolve import read_yaml, unknown_key
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "machines"
 REACHED = ("compute", "memory", "pcie", "intra", "network")
-OVERLAPPED = ("memory", "gather", "transfer", "host")
+OVERLAPPED = ("gather", "transfer", "host")
 RATES = ("memory", "memory_bytes", "pcie", "intra", "network")
 
 
@@ -21,7 +21,7 @@ class DeviceKind:
 
     flops: dtype ("bfloat16", "float32") -> multiply-adds x 2 of dense matrix products. memory: bytes read or written. memory_bytes: what it has.
     pcie: from host memory. intra: between devices of a node. network: into a node. reach: for compute, memory, pcie, intra and network the part of the
-    peak that a step gets. overlap: of memory, gather, transfer and host the part that hides behind compute (1 all, 0 nothing). latency: seconds of an
+    peak that a step gets. overlap: of gather, transfer and host the part that hides behind the device's kernels (1 all, 0 nothing). latency: seconds of an
     all-gather besides its bytes. entering: seconds that the host takes for each module that is entered: ZeRO-3's hooks, kernel launches.
     matches: words of the name that the driver reports. source: where the peaks stand.
     """

@@ -26,7 +26,8 @@ DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 GB = 1e9
 REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
-# glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD): on CPUs this share of what is alive at most, measured whole and under ZeRO-3
+# on CPUs, measured whole and under ZeRO-3: glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and before 2.38 its posix_memalign, by which
+# torch allocates, passes over a freed block that is just large enough; so recomputed layers' blocks pile up as kept ones do
 HEAP, HEAP_SHARDED, HEAP_BLOCK = 0.7, 1.1, 32 << 20
 AHEAD = 3  # layers: the one at work, the one that is fetched, and one that the prefetch has passed over
 
@@ -136,7 +137,8 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
     parts["widened experts"] = (sizes.widened[0 if m.device == "cpu" else 1], 0)
     parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
     if m.device == "cpu" and inputs < HEAP_BLOCK:
-        parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * (parts["activations"][0] + parts["loss"][0]), 0)
+        passed = per_layer * n + sizes.working_per_token * work.tokens + parts["loss"][0]
+        parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * passed, 0)
     parts["prompts"] = (work.bank, 0)
     return Need(placement, recompute, offloaded, parts)
 

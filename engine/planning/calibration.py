@@ -8,6 +8,7 @@ Every rank measures at once, so that what they share is shared: cores, memory, l
 
 import argparse
 import socket
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from engine.device_kinds import OVERLAPPED, REACHED, DeviceKind
 from engine.errors import UserError
 from engine.placement import file_of, free_host_bytes
 
-REPEATS = 5
+REPEATS = 9
+AT_LEAST = 0.5  # seconds that a rank's own work is repeated for: a moment's disturbance does not hold as long
 COPIED = 1 << 27  # bytes of a copy: far more than any cache
 SMALL = 1 << 10  # bytes of a gather that is all latency
 
@@ -62,7 +64,7 @@ def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int 
     return DeviceKind(
         f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}", rate, memory, memory_bytes, pcie, intra, network,
         dict.fromkeys(REACHED, 1.0), overlap, latency, entering, [torch.cuda.get_device_name(device)] if cuda else [],
-        "engine.planning.calibration: medians of 5, the slowest rank. On one rank a node `intra`, on one node `network` is the other's: nothing to measure",
+        "engine.planning.calibration: medians, the slowest rank. On one rank a node `intra`, on one node `network` is the other's: nothing to measure",
     )  # fmt: skip
 
 
@@ -74,10 +76,10 @@ def write_kind(kind: DeviceKind, file: Path) -> None:
     file.write_text("# python train.py plan --config … --gpu " + str(file) + "\n" + yaml.safe_dump(rounded, sort_keys=False, width=150))
 
 
-def _seconds(action: Callable[[], Any], device: torch.device) -> float:
-    """Median of several, after one that does not count."""
-    found = []
-    for _ in range(REPEATS + 1):
+def _seconds(action: Callable[[], Any], device: torch.device, at_least: float = 0.0) -> float:
+    """Median of REPEATS and of so many seconds, after one that does not count. A collective is repeated as often on every rank: ``at_least`` is 0."""
+    found: list[float] = []
+    while len(found) <= REPEATS or sum(found) < at_least:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         begin = time.perf_counter()
@@ -85,7 +87,7 @@ def _seconds(action: Callable[[], Any], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - begin)
-    return sorted(found[1:])[REPEATS // 2]
+    return statistics.median(found[1:])
 
 
 def _slowest(value: float, most: bool = False) -> float:
@@ -102,7 +104,7 @@ def _products(sizes: Sizes, tokens: int, dtype: torch.dtype, device: torch.devic
     seconds = operations = 0.0
     for t, width, out in shapes:
         x, w, g = (torch.randn(a, b, device=device).to(dtype) for a, b in ((t, width), (out, width), (t, out)))
-        seconds += _seconds(lambda x=x, w=w, g=g: (x @ w.T, g @ w), device)  # type: ignore[misc]
+        seconds += _seconds(lambda x=x, w=w, g=g: (x @ w.T, g @ w), device, AT_LEAST)  # type: ignore[misc]
         operations += 2 * 2 * t * width * out
     return operations / seconds
 
@@ -111,7 +113,7 @@ def _copy(source: torch.device, to: torch.device) -> float:
     """Bytes a second: within a memory those read and those written, from a host to its GPU those sent."""
     pinned = source.type == "cpu" and to.type == "cuda"
     a, b = torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned), torch.empty(COPIED, dtype=torch.uint8, device=to)
-    return (1 if pinned else 2) * COPIED / _seconds(lambda: b.copy_(a, non_blocking=True), to)
+    return (1 if pinned else 2) * COPIED / _seconds(lambda: b.copy_(a, non_blocking=True), to, AT_LEAST)
 
 
 def _gather_seconds(each: int, group: Any, device: torch.device) -> float:

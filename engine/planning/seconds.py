@@ -1,7 +1,8 @@
 """How long a micro-batch takes: operations, bytes and calls over what a device and its links reach. Formulas and sources: docs/planning.md.
 
-A term is what a step would take if all else were free. Terms hide behind one another as far as the device kind's ``overlap`` says: on a GPU DeepSpeed
-fetches a layer ahead of the one that computes, on CPU ranks nothing runs beside anything.
+A term is what a step would take if all else were free. A device's own kernels, products (compute) and what only reads and writes (memory), run one after
+another. The others hide behind them as far as the device kind's ``overlap`` says: on a GPU DeepSpeed fetches a layer ahead of the one that computes, on
+CPU ranks nothing runs beside anything.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from engine.planning.work import MicroBatch
 
 TERMS = ("compute", "memory", "gather", "transfer", "host")
 FLASH_BACKWARD = 2.5  # of the forward pass: five products where that has two (Dao et al. 2022, arXiv:2205.14135, algorithm 4)
+# bytes that norms, rotations, gates, sums, copies and the packed rows' lookups read and write, times what the layers keep for the backward pass: a forward
+# and a backward pass as torch's dispatcher sees them, each operator's inputs and outputs (tests/engine/test_traffic.py)
+TOUCHED = (5.7, 13.0)
 OPTIMIZER = 28  # bytes read or written a trained number: gradient, two moments and the number itself, fp32
 
 
@@ -92,20 +96,25 @@ class Model:
         head = 2 * s.vocabulary * s.hidden * b.answers * {"forward": 1, "train": 2, "train_with_teacher": 4}[kind]
         return linears * (forward + backward) + attention * (forward + FLASH_BACKWARD * backward) + head
 
+    def products(self, kind: str, b: MicroBatch) -> float:
+        """Seconds of the matrix products: their operations, or the weights that they read where these take longer."""
+        s = self.sizes
+        forward, backward = passes(kind, self.need.recompute / len(s.layers))
+        weights = sum(s.layers) * (forward + backward) + (s.head or s.embedding)
+        return max(self.operations(kind, b) / self.rate("compute"), weights / self.rate("memory"))
+
     def moved(self, kind: str, b: MicroBatch) -> float:
-        """Bytes that a device reads and writes in its own memory."""
+        """Bytes that all else reads and writes in the device's own memory."""
         s, n = self.sizes, len(self.sizes.layers)
         forward, backward = passes(kind, self.need.recompute / n)
-        weights = sum(s.layers) * (forward + backward) + (s.head or s.embedding)
         gathered = self.gathered[kind]
         # all-gathered into one memory, then copied from there, parameter by parameter (AllGatherCoalescedHandle.wait)
         copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.placement != "resident" else 0
         experts, chosen = s.experts
         wide = (s.widened[1] if self.machine.device == "cuda" else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))) * n * 2 * (forward + backward)
-        kept = s.kept_per_token * b.tokens * n
-        activations = 2 * kept * (forward + backward) + 2 * s.working_per_token * b.tokens * n * backward
+        touched = s.kept_per_token * b.tokens * n * (TOUCHED[0] * forward + TOUCHED[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
-        return weights + copied + wide + activations + loss
+        return copied + wide + touched + loss
 
     def micro_batch(self, kind: str, b: MicroBatch) -> Seconds:
         g, d, layers = self.gathered[kind], self.device, len(self.sizes.layers)
@@ -115,7 +124,7 @@ class Model:
             uploaded += 2 * self.sizes.hidden * self.sizes.itemsize * b.tokens * self.need.recompute
         gather = gather_seconds(g, self.machine, self.rate("intra"), self.rate("network")) + g.calls * d.latency
         terms = {
-            "compute": self.operations(kind, b) / self.rate("compute"), "memory": self.moved(kind, b) / self.rate("memory"), "gather": gather,
+            "compute": self.products(kind, b), "memory": self.moved(kind, b) / self.rate("memory"), "gather": gather,
             "transfer": uploaded / self.rate("pcie"), "host": self.entered[kind] * d.entering,
         }  # fmt: skip
         first = (gather + g.uploaded / self.rate("pcie")) / (layers * (forward + backward))
@@ -143,10 +152,11 @@ def gather_seconds(g: Gathered, m: Machine, intra: float, network: float) -> flo
 
 
 def combined(terms: dict[str, float], first: float, overlap: dict[str, float]) -> Seconds:
-    """The largest of all terms, or compute and what of the others does not hide behind it; and the first layer's gather."""
-    one_after_another = terms["compute"] + sum((1 - overlap.get(t, 0.0)) * terms[t] for t in TERMS[1:])
+    """The device's kernels, what of the others does not hide behind them, and the first layer's gather; or one of the others, if that takes longer."""
+    device = terms["compute"] + terms["memory"]
+    exposed = sum((1 - overlap.get(t, 0.0)) * terms[t] for t in TERMS[2:])
     hidden = overlap.get("gather", 0.0)
-    return Seconds(terms, first * hidden, max(max(terms.values()), one_after_another) + first * hidden)
+    return Seconds(terms, first * hidden, max(device + exposed, *(terms[t] for t in TERMS[2:])) + first * hidden)
 
 
 def step_seconds(model: Model, kind: str, steps: Sequence[Sequence[MicroBatch]], numbers: int) -> Seconds:

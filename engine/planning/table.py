@@ -42,7 +42,7 @@ def time_lines(case: Case, told: str, knobs: Sequence[dict[str, Any]]) -> list[s
     reach = ", ".join(f"{k} {v:.0%}" for k, v in d.reach.items())
     out = [
         f"Time on {d.name} ({case.need.placement}; {told})",
-        f"counted on, of the makers' peaks: {reach}; hidden behind arithmetic: " + ", ".join(f"{k} {v:.0%}" for k, v in d.overlap.items()),
+        f"counted on, of the makers' peaks: {reach}; hidden behind the device's kernels: " + ", ".join(f"{k} {v:.0%}" for k, v in d.overlap.items()),
         "",
     ]
     heads = ["", *(s.work.name for s in case.stages)]

@@ -16,18 +16,9 @@ from backbones.pack_mxfp4 import pack
 HPZ = {"zero_hpz_partition_size": 2}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=["two", "three"])
 def pool(request: pytest.FixtureRequest) -> Any:
-    pool = Pool(request.param)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def four() -> Any:
-    pool = Pool(4)
-    yield pool
-    pool.close()
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -24,21 +24,6 @@ STAGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def two():
-    pool = Pool(2)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def four():
-    """Two nodes of two ranks, as far as the backbone can tell."""
-    pool = Pool(4)
-    yield pool
-    pool.close()
-
-
 def deepspeed_file(folder: Path, base: str, **zero: Any) -> str:
     content = json.loads(Path(base).read_text())
     content["zero_optimization"] |= zero

@@ -11,21 +11,6 @@ import distributed_jobs as jobs
 import numpy as np
 import pytest
 import torch
-from distributed_pool import Pool
-
-
-@pytest.fixture(scope="module")
-def two():
-    pool = Pool(2)
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def three():
-    pool = Pool(3)
-    yield pool
-    pool.close()
 
 
 @pytest.fixture(scope="module")
