@@ -6,6 +6,7 @@ export VIRTUAL_ENV := $(VENV)
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 export OMP_NUM_THREADS ?= 1
 BACKBONE ?= llama
+WORKERS ?= 2
 # a folder of wheels, for machines that reach no package registry: make wheelhouse on one that does, then make setup WHEELHOUSE=wheelhouse
 PIP_FROM := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 TORCHRUN := torchrun --nproc_per_node 2 -- train.py
@@ -65,11 +66,12 @@ bench: setup
 	python -m benchmarks.long_notes --lengths 1024,2048,4096 $(RESULT)long_notes_cpu.json
 	python -m benchmarks.evaluation --shapes pocket --regimes short $(RESULT)evaluation_cpu.json
 	torchrun --nproc_per_node 2 -m benchmarks.one_pass $(RESULT)one_pass_cpu.json
-	python -m benchmarks.vs_peft --regimes short --stages teach,distill --pairs 2 --no_memory $(RESULT)vs_peft_cpu.json
+	python -m benchmarks.vs_peft --regimes short --stages teach,distill --pairs 2 $(RESULT)vs_peft_cpu.json
 	python -m benchmarks.performance_page
 
+# two at a time: most of a test is waiting. Without them, and in the order of the folders: make test WORKERS=0
 test: setup
-	python -m pytest
+	python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of SLURM_NODES nodes up here; root. `make test` runs some of it
 test-slurm: setup

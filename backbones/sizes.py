@@ -23,6 +23,8 @@ class Sizes:
     numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
     embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a
     layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name, elements and bytes of an element of each.
+    blocks: of a layer's activations as wide as the model, and of those as wide as its inner layer: bytes a token of one, and how much of kept_per_token
+    and of working_per_token they are.
     """
 
     numbers: int
@@ -46,6 +48,7 @@ class Sizes:
     queries: int = 0
     experts: tuple[int, int] = (1, 1)
     parameters: tuple[tuple[str, int, int], ...] = ()
+    blocks: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def weights(self) -> int:
@@ -108,6 +111,8 @@ def measure(card: BackboneCard) -> Sizes:
         per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
         active += per_layer * len(layers)
     expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
+    blocks = ((4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
+              (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)))  # fmt: skip
     return Sizes(
         numbers=parameter_count(model), hidden=config.hidden_size, vocabulary=config.vocab_size, itemsize=b,
         embedding=of["embedding"], head=of["head"], other=of["other"],
@@ -115,8 +120,8 @@ def measure(card: BackboneCard) -> Sizes:
         layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
         tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
-        kept_per_token=attention + middle,
-        working_per_token=12 * config.hidden_size + b * (4 * inner + queries) * (chosen or 1),
+        kept_per_token=attention + middle, blocks=blocks,
+        working_per_token=sum(working for _, _, working in blocks),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
         rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * routed),

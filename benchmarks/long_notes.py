@@ -2,7 +2,8 @@
 
     python -m benchmarks.long_notes --shape cpu_long --lengths 1024,2048,4096,8192 --output benchmarks/results/long_notes_cpu.json
 
-Each case is a child process; memory is its peak above what it held before the step. On a GPU the layers' inputs are kept on the host besides.
+Each case is a child process; memory is the peak of its steps above what it held before the backbone was built. On a GPU the layers' inputs are kept on the
+host besides. What the C library keeps of one step is there in the next: three are run, of notes from 16,000 tokens on `--steps 1` will do.
 """
 
 import argparse
@@ -43,7 +44,8 @@ def _card(shape: Shape) -> BackboneCard:
     return BackboneCard(name="long", random=dict(shape.card), tokenizer="none", dtype=shape.dtype, dummy=True)
 
 
-def child(shape: Shape, length: int, recompute: bool, device: torch.device) -> None:
+def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.device) -> None:
+    held = _status("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated()
     layers = shape.card["num_hidden_layers"] if recompute else 0
     backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and device.type == "cuda")
     g = torch.Generator().manual_seed(0)
@@ -53,15 +55,21 @@ def child(shape: Shape, length: int, recompute: bool, device: torch.device) -> N
     bank = DecomposedBank(0.02 * torch.randn(1, shape.length, hidden, generator=g), torch.ones(1, shape.length, 1), torch.ones(1, 1, hidden)).to(device)
     formulation = Formulation(backbone, True, length + shape.length, 0, 1)
     if device.type == "cuda":
-        held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     else:
-        held = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    begin = time.perf_counter()
-    formulation.train(items, bank, LossWeights(), None, None)
+    for _ in range(steps):
+        begin = time.perf_counter()
+        formulation.train(items, bank, LossWeights(), None, None)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
     print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
+
+
+def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> float:
+    sizes = measure(_card(LONG[shape]))
+    work = Workload(length + LONG[shape].length, ANSWER, 0)
+    parts = need(sizes, "resident", recompute * len(sizes.layers), work, Machine(1, 1, device, 0, 0), recompute and device == "cuda").parts
+    return sum(d for d, _ in parts.values())
 
 
 def _status(field: str) -> int:
@@ -73,25 +81,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--shape", choices=LONG, default="cpu_long")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="tokens of the note")
+    parser.add_argument("--steps", type=int, default=3, help="of each case; the last is timed")
     parser.add_argument("--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced")
+    parser.add_argument("--again", action="store_true", help="measure nothing: predict anew for the measurements in --output")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     a = parser.parse_args()
     shape, device = LONG[a.shape], torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if a.child:
         length, recompute = a.child.split(",")
-        child(shape, int(length), recompute == "1", device)
+        child(shape, int(length), recompute == "1", a.steps, device)
         return
-    sizes, cases = measure(_card(shape)), []
-    here = Machine(1, 1, device.type, 0, 0)
+    if a.again:
+        content = json.loads(a.output.read_text())
+        for c in content["cases"]:
+            c["predicted_bytes"] = predicted_bytes(c["shape"], c["length"], c["recomputed"], device.type)
+        a.output.write_text(json.dumps(content, indent=1) + "\n")
+        return
+    cases = []
     for length in map(int, a.lengths.split(",")):
         for recompute in (0, 1):
-            done = subprocess.run([sys.executable, "-m", "benchmarks.long_notes", "--shape", a.shape, "--child", f"{length},{recompute}"],
+            done = subprocess.run([sys.executable, "-m", "benchmarks.long_notes", "--shape", a.shape, "--steps", str(a.steps),
+                                   "--child", f"{length},{recompute}"],
                                   capture_output=True, text=True, check=True)  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])
-            work = Workload(length + shape.length, ANSWER, 0)
-            parts = need(sizes, "resident", recompute * len(sizes.layers), work, here, bool(recompute) and device.type == "cuda").parts
-            predicted = sum(d for name, (d, _) in parts.items() if name != "weights")
-            cases.append({"shape": a.shape, "length": length, "recomputed": bool(recompute), "predicted_bytes": predicted, **found})
+            predicted = predicted_bytes(a.shape, length, bool(recompute), device.type)
+            cases.append({"shape": a.shape, "length": length, "recomputed": bool(recompute), "steps": a.steps, "predicted_bytes": predicted, **found})
             print(f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: {found['peak_bytes'] / GB:.2f} GB, "
                   f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s", flush=True)  # fmt: skip
     if a.output:

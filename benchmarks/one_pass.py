@@ -59,7 +59,7 @@ def main() -> None:
             for items in steps:
                 step(formulation, bank, items)
             barrier()
-            gathers[name] = work.backbone.gathers.take()[1]
+            gathers[name] = work.backbone.gathers.take().bytes
             if repeat:
                 seconds[name].append(time.perf_counter() - begin)
     if place.rank:

@@ -162,7 +162,7 @@ def long_notes(content: Content) -> Section:
         kept, again = both[False], both[True]
         rows.append([f"{shape}, {length:,} tokens", f"{kept['peak_bytes'] / 1e9:.2f} ({kept['predicted_bytes'] / 1e9:.2f})",
                      f"{again['peak_bytes'] / 1e9:.2f} ({again['predicted_bytes'] / 1e9:.2f})", f"{kept['seconds']:.1f} / {again['seconds']:.1f}"])  # fmt: skip
-    head = ["", "peak of a step in GB, all kept (predicted)", "layers recomputed (predicted)", "seconds kept / recomputed"]
+    head = ["", "peak in GB, all kept (predicted)", "layers recomputed (predicted)", "seconds kept / recomputed"]
     return Section("Long notes", "python -m benchmarks.long_notes --output benchmarks/results/long_notes_cpu.json", table(head, rows))
 
 

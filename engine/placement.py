@@ -136,8 +136,10 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
         parts["layers' inputs"] = (0, inputs * recompute)
     parts["widened experts"] = (sizes.widened[0 if m.device == "cpu" else 1], 0)
     parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
-    if m.device == "cpu" and inputs < HEAP_BLOCK:
-        passed = per_layer * n + sizes.working_per_token * work.tokens + parts["loss"][0]
+    if m.device == "cpu":
+        small = [(kept, working) for width, kept, working in sizes.blocks if width * work.tokens < HEAP_BLOCK]
+        passed: float = sum((kept * n + working) * work.tokens for kept, working in small) + bool(small) * work.kept_besides * work.tokens * n
+        passed += parts["loss"][0] if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK else 0
         parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * passed, 0)
     parts["prompts"] = (work.bank, 0)
     return Need(placement, recompute, offloaded, parts)

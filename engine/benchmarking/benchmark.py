@@ -80,11 +80,18 @@ def run_benchmark(request: Request) -> None:
     for m in every:
         work = placement.workload_of(m.case.config, m.session.sizes)
         m.chosen = placement.choose(m.session.sizes, placement.asked_for(m.case.config), m.case.config.recompute, work, machine)
+    every, left_out = _that_fit(every, machine)
+    for line in left_out:
+        first.say(f"WARNING left out: {line}")
     groups = _groups(every, machine, request.alternate)
     first.say(_told(every, groups, request))
+    content: dict[str, Any] = {}
     for n, group in enumerate(groups):
         _measure(group, request, device, machine, n)
-    content = assemble(every, request.mode, request.warmup, machine, device)
+        done = [m for g in groups[: n + 1] for m in g]
+        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {"left_out": left_out}
+        if first.leads and n + 1 < len(groups):  # if a later case ends the process, these are measured
+            write_files(request.output, content, None, False)
     verdict = None
     if first.leads:
         verdict = old.verdict(content) if old is not None else None
@@ -93,6 +100,19 @@ def run_benchmark(request: Request) -> None:
     verdict = distributed.gather_objects(verdict)[0]
     if verdict is not None and verdict.slower:
         raise Slower(verdict.headline)
+
+
+def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[str]]:
+    """Cases without those of several that memory is predicted not to hold: one would end the others' measurement; and what is said of them."""
+    fit, out = [], []
+    for case in every:
+        assert case.chosen is not None
+        if case.chosen.fits(m):
+            fit.append(case)
+        else:
+            needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
+            out.append(f"{case.case.label}: {case.chosen.placement} needs {needed / placement.GB:.1f} GB a rank, there are {placement.free(m)}")
+    return (fit, out) if fit and len(every) > 1 else (every, [])
 
 
 def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Measured]]:

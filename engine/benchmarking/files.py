@@ -42,6 +42,8 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
     ]  # fmt: skip
     if any(case["beside"] for case in content["cases"]):
         out += ["", "The cases took turns in one process: the host's peak of each alone is not known (`--alternate=false` measures it)."]
+    if content.get("left_out"):
+        out += ["", "Left out, for memory would not hold them:", "", *(f"- {line}" for line in content["left_out"])]
     out += ["", "## Against an earlier run", "", *compared] if compared else []
     return [*out, "", "Traces: profile.md"] if profiled else out
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands_runner import run
+from commands_runner import run, run_and_kill
 
 from engine.benchmarking.invented import Invention, invented_data
 from engine.benchmarking.result import CONTRACT
@@ -40,13 +40,30 @@ def test_the_folder_holds_these_files_for_their_owner(folder: Path) -> None:
 
 
 def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
-    assert set(content) == {*CONTRACT, "machine", "versions", "commit", "cases"}
+    assert set(content) == {*CONTRACT, "machine", "versions", "commit", "cases", "left_out"} and content["left_out"] == []
     assert [c["label"] for c in content["cases"]] == ["placement=sharded", "placement=resident"]
     assert all(set(CONTRACT) <= c.keys() for c in content["cases"])
     assert content["mode"] == "teach" and content["placement"] == "sharded" and content["world_size"] == 2
     assert content["mfu"] is None and content["peak_gpu_bytes"] is None  # a CPU's peak is nobody's statement
     assert content["peak_host_bytes"] is None and all(c["beside"] == 1 for c in content["cases"])  # of two in turns, nobody's own
     assert content["machine"]["nodes"] == 1 and content["machine"]["ranks_per_node"] == 2
+
+
+def test_what_memory_would_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
+    sweep = [f for f in COMMAND if not f.startswith(("--placements", "--token_budget"))] + ["--sweep=token_budget=256,4000000000"]
+    text = run(*sweep, f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", ranks=1)
+    content = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert [c["label"] for c in content["cases"]] == ["token_budget=256"]
+    (line,) = content["left_out"]
+    assert re.search(r"token_budget=4000000000: offload needs [\d.]+ GB a rank, there are [\d.]+ GB", line)
+    assert f"WARNING left out: {line}" in text and line in (tmp_path / "out/benchmark.md").read_text()
+
+
+def test_a_killed_benchmark_has_written_the_cases_that_were_through(tmp_path: Path) -> None:
+    where = [f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", "--alternate=false"]
+    run_and_kill(*COMMAND, *where, when="placement resident", ranks=1)
+    content = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert [c["label"] for c in content["cases"]] == ["placement=sharded"] and len(content["cases"][0]["steps"]["seconds"]) == STEPS
 
 
 def test_real_tokens_are_those_of_the_samples_to_the_last_one(content: Any) -> None:

@@ -57,6 +57,16 @@ def test_auto_takes_the_fastest_that_fits(llama: Sizes, machine: Machine, wanted
         assert not need(llama, faster, len(llama.layers), work, machine).fits(machine)
 
 
+def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: Sizes) -> None:
+    def freed(tokens: int, recompute: int, answers: int = 10) -> float:
+        return need(llama, "resident", recompute, Workload(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)).parts["freed, kept by the allocator"][0]
+
+    assert freed(500, 32) == freed(500, 0) > 0.5 * need(llama, "resident", 0, Workload(500, 10, 0), ONE).parts["activations"][0]
+    assert 0 < freed(2000, 0) < 4 * 0.7 * freed(500, 0)  # the inner layer's blocks are above 32 MiB
+    assert freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10) and freed(3000, 0, answers=100) == 0
+    assert "freed, kept by the allocator" not in need(llama, "resident", 0, WORK, ONE).parts
+
+
 def test_as_few_layers_are_recomputed_as_fit(llama: Sizes) -> None:
     budgets = [int(x * GB) for x in (80, 40, 30, 25, 22)]
     found = [choose(llama, "resident", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
