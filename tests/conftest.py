@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders in whose files a worker stays for minutes: they go first
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For `make test`'s workers (pytest-xdist): a file is one worker's, so that what it sets up is set up once; there is one SLURM."""
     if not hasattr(config, "workerinput"):
