@@ -17,18 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders in whose files a worker stays for minutes: they go first
+LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders whose tests take minutes
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `make test`'s workers (pytest-xdist): a file is one worker's, so that what it sets up is set up once; there is one SLURM."""
-    if not hasattr(config, "workerinput"):
-        return
-    folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
-    items.sort(key=lambda item: LONG.index(folders[item]) if folders[item] in LONG else len(LONG))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slurm" if folders[item] in ("slurm", "launch_scripts") else str(item.path)))
+    """For `make test`'s workers (pytest-xdist), which share all tests out one by one: what takes long goes first, so that no worker is left with it."""
+    if hasattr(config, "workerinput"):
+        folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
+        items.sort(key=lambda item: LONG.index(folders[item]) if folders[item] in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
