@@ -23,9 +23,10 @@ NAME = "shared_prefix"
 # families (model_type) whose packed hidden states and gradients are tested against the plain formulation
 FAMILIES = ("gpt_oss", "llama", "mistral", "phi3", "qwen2", "qwen3")
 BLOCK = 256  # queries of a sequence that go through attention at once
+FLASH_DTYPES = (torch.float16, torch.bfloat16)  # what CUDA's flash attention computes in
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_cpu_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _cuda_forward = torch.ops.aten._flash_attention_forward
 _cuda_backward = torch.ops.aten._flash_attention_backward
 
@@ -82,7 +83,9 @@ class _Packed(torch.autograd.Function):
         q, k, v, *saved = ctx.saved_tensors
         prefix, n = ctx.prefix, len(ctx.prefix.buckets)
         own: list[list[Tensor]] = [[], [], []]
-        shared = [x.new_zeros(prefix.n_prompts, prefix.length, *x.shape[1:]) for x in (k, v)]
+        # a prompt's gradient is a sum over all of its task's samples: it is rounded once, at the end
+        wide = torch.promote_types(k.dtype, torch.float32)
+        shared = [x.new_zeros(prefix.n_prompts, prefix.length, *x.shape[1:], dtype=wide) for x in (k, v)]
         for bucket, out, lse in zip(prefix.buckets, saved[:n], saved[n:], strict=True):
             grad = _rows(grads[0], bucket.index_BR)
             if bucket.real_BR is not None:  # what comes after a sequence's end is nobody's
@@ -90,13 +93,14 @@ class _Packed(torch.autograd.Function):
             found = _attend_backward(grad, *_gather(q, k, v, bucket, prefix), out, lse, ctx.window, ctx.scale)
             before = 0 if bucket.slot_B is None else prefix.length
             for kept, x in zip(own, found, strict=True):
-                kept.append(x[:, :, -bucket.index_BR.shape[1] :])
+                kept.append(x[:, :, -bucket.index_BR.shape[1] :].to(q.dtype))
             if bucket.slot_B is not None:  # by index, not by a product with ones and zeros: a NaN stays its own task's
                 for total, x in zip(shared, found[1:], strict=True):
-                    total.index_add_(0, bucket.slot_B, x[:, :, :before].transpose(1, 2))
+                    total.index_add_(0, bucket.slot_B, x[:, :, :before].transpose(1, 2).to(wide))
         dq, dk, dv = (_to_row(parts, prefix) for parts in own)
+        prompts = prefix.n_prompts * prefix.length
         for x, total in zip((dk, dv), shared, strict=True):
-            x[: prefix.n_prompts * prefix.length] += total.flatten(0, 1)
+            x[:prompts] = total.flatten(0, 1) + x[:prompts]
         return dq, dk, dv, None, None, None, None
 
 
@@ -133,31 +137,79 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
         yield slice(begin, end), slice(lowest, first + end), torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
 
 
+def _flash_on_cuda(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in FLASH_DTYPES
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> tuple[Tensor, Tensor]:
     """Output (B, H, R, d) and log-sum-exp (B, H, R)."""
-    if q.is_cuda:
-        out, lse, *_ = _cuda_forward(*(x.transpose(1, 2) for x in (q, k, v)), None, None, q.shape[2], k.shape[2], 0.0, True, False, **_cuda(window, scale))
+    if _flash_on_cuda(q):
+        tensors, options = [x.transpose(1, 2) for x in (q, k, v)], _cuda(window, scale)
+        out, lse, *_ = _cuda_forward(*tensors, None, None, q.shape[2], k.shape[2], 0.0, True, False, **options)
         return out.transpose(1, 2), lse
-    parts = [_forward(q[:, :, i], k[:, :, j], v[:, :, j], 0.0, False, attn_mask=mask, scale=scale) for i, j, mask in _blocks(q, k, window)]
-    outs, lses = zip(*parts, strict=True)
-    return (outs[0], lses[0]) if len(parts) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
+    forward = _plain_forward if q.is_cuda else _cpu_forward
+    outs, lses = [], []
+    for i, j, mask in _blocks(q, k, window):
+        out, lse = forward(q[:, :, i], k[:, :, j], v[:, :, j], 0.0, False, attn_mask=mask, scale=scale)
+        outs.append(out)
+        lses.append(lse)
+    return (outs[0], lses[0]) if len(outs) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
 
 
 def _attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if q.is_cuda:
+    """Gradients of q, and of k and v: these in fp32 or wider where they are a sum over blocks."""
+    if _flash_on_cuda(q):
         seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of a dropout that there is not
-        tensors = [x.transpose(1, 2) for x in (grad, q, k, v, out)]
-        found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **_cuda(window, scale))
+        tensors, options = [x.transpose(1, 2) for x in (grad, q, k, v, out)], _cuda(window, scale)
+        found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **options)
         return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
-    dq, dk, dv = [], torch.zeros_like(k), torch.zeros_like(v)
+    backward = _plain_backward if q.is_cuda else _cpu_backward
+    wide = torch.promote_types(k.dtype, torch.float32)
+    dq, dk, dv = [], torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
     for i, j, mask in _blocks(q, k, window):
-        dq_i, dk_j, dv_j = _backward(grad[:, :, i], q[:, :, i], k[:, :, j], v[:, :, j], out[:, :, i], lse[:, :, i], 0.0, False, attn_mask=mask, scale=scale)
+        tensors = [grad[:, :, i], q[:, :, i], k[:, :, j], v[:, :, j], out[:, :, i], lse[:, :, i]]
+        dq_i, dk_j, dv_j = backward(*tensors, 0.0, False, attn_mask=mask, scale=scale)
         dq.append(dq_i)
         dk[:, :, j] += dk_j
         dv[:, :, j] += dv_j
     return torch.cat(dq, 2), dk, dv
+
+
+def _plain_forward(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, *, attn_mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The signature of CPU's flash attention, by matrix products: for fp32 and fp64 on CUDA, which flash attention does not know.
+
+    A head of k and v serves the H / G heads of q in its group: q is (B, G H/G, R, d), k and v are (B, G, T, d), the mask is (R, T).
+    """
+    heads, (groups, keys) = q.shape[1], k.shape[1:3]
+    scores = _by_group(q, groups) @ k.transpose(2, 3) * scale
+    scores = scores.view(len(q), heads, -1, keys) + attn_mask
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse[..., None]).exp()
+    return (_by_group(weights, groups) @ v).view_as(q), lse
+
+
+def _plain_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dropout: float, causal: bool, *,
+    attn_mask: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of ``_plain_forward``: gradients of q, k and v. Sinks are in ``out`` and ``lse``, as flash attention's backward takes them."""
+    heads, (groups, keys) = q.shape[1], k.shape[1:3]
+    q_g, grad_g = _by_group(q, groups), _by_group(grad, groups)
+    scores = (q_g @ k.transpose(2, 3) * scale).view(len(q), heads, -1, keys) + attn_mask
+    weights = (scores - lse[..., None]).exp()
+    d_weights = (grad_g @ v.transpose(2, 3)).view_as(weights)
+    d_scores = weights * (d_weights - (grad * out).sum(-1, keepdim=True)) * scale
+    weights_g, d_scores_g = _by_group(weights, groups), _by_group(d_scores, groups)
+    return (d_scores_g @ k).view_as(q), d_scores_g.transpose(2, 3) @ q_g, weights_g.transpose(2, 3) @ grad_g
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """(B, H, R, …) -> (B, G, H/G R, …)."""
+    return x.unflatten(1, (groups, -1)).flatten(2, 3)
 
 
 def _cuda(window: int | None, scale: float) -> dict[str, Any]:
