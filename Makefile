@@ -14,7 +14,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench test test-slurm test-faults wheelhouse check clean
+.PHONY: setup toolchain demo study study-full bench test test-slurm test-faults resolve wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -80,6 +80,12 @@ test-slurm: setup
 # every fault, on hundreds of runs: about half an hour on two cores; file systems are mounted as root
 test-faults: setup
 	python -m tests.faults.sweep --tries 20 --output docs/faults.md
+
+# whether requirements-dev.txt can be installed with the torch that the registry serves (CUDA); installs nothing
+TARGET ?= $(VENV)/resolve
+resolve:
+	$(PYTHON) -m pip install -q --disable-pip-version-check --dry-run --ignore-installed --target $(TARGET) --no-build-isolation \
+		-r requirements-dev.txt "$$(sed -n 's/^torch==/torch===/p' requirements.txt)"
 
 wheelhouse:
 	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse setuptools wheel "$$(grep '^torch==' requirements.txt)"

@@ -9,7 +9,8 @@ O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward w
 needs no more than P = exp(S - lse') and the row sums of dO * O'.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ FAMILIES = ("gpt_oss", "llama", "mistral", "phi3", "qwen2", "qwen3")
 BLOCK = 256  # queries of a sequence that go through attention at once
 FLASH_DTYPES = (torch.float16, torch.bfloat16)  # what CUDA's flash attention computes in
 
-_cpu_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_cpu_forward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, dropout_p=0.0, is_causal=False)
+_cpu_backward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, dropout_p=0.0, is_causal=False)
 _cuda_forward = torch.ops.aten._flash_attention_forward
 _cuda_backward = torch.ops.aten._flash_attention_backward
 
@@ -147,10 +148,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -
         tensors, options = [x.transpose(1, 2) for x in (q, k, v)], _cuda(window, scale)
         out, lse, *_ = _cuda_forward(*tensors, None, None, q.shape[2], k.shape[2], 0.0, True, False, **options)
         return out.transpose(1, 2), lse
-    forward = _plain_forward if q.is_cuda else _cpu_forward
+    forward: Callable[..., Any] = _plain_forward if q.is_cuda else _cpu_forward
     outs, lses = [], []
     for i, j, mask in _blocks(q, k, window):
-        out, lse = forward(q[:, :, i], k[:, :, j], v[:, :, j], 0.0, False, attn_mask=mask, scale=scale)
+        out, lse = forward(q[:, :, i], k[:, :, j], v[:, :, j], attn_mask=mask, scale=scale)
         outs.append(out)
         lses.append(lse)
     return (outs[0], lses[0]) if len(outs) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
@@ -165,22 +166,20 @@ def _attend_backward(
         tensors, options = [x.transpose(1, 2) for x in (grad, q, k, v, out)], _cuda(window, scale)
         found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **options)
         return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
-    backward = _plain_backward if q.is_cuda else _cpu_backward
+    backward: Callable[..., Any] = _plain_backward if q.is_cuda else _cpu_backward
     wide = torch.promote_types(k.dtype, torch.float32)
     dq, dk, dv = [], torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
     for i, j, mask in _blocks(q, k, window):
-        tensors = [grad[:, :, i], q[:, :, i], k[:, :, j], v[:, :, j], out[:, :, i], lse[:, :, i]]
-        dq_i, dk_j, dv_j = backward(*tensors, 0.0, False, attn_mask=mask, scale=scale)
+        grad_i, q_i, out_i, lse_i = (x[:, :, i] for x in (grad, q, out, lse))
+        dq_i, dk_j, dv_j = backward(grad_i, q_i, k[:, :, j], v[:, :, j], out_i, lse_i, attn_mask=mask, scale=scale)
         dq.append(dq_i)
         dk[:, :, j] += dk_j
         dv[:, :, j] += dv_j
     return torch.cat(dq, 2), dk, dv
 
 
-def _plain_forward(
-    q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, *, attn_mask: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The signature of CPU's flash attention, by matrix products: for fp32 and fp64 on CUDA, which flash attention does not know.
+def _plain_forward(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """What CPU's flash attention gives, by matrix products: for fp32 and fp64 on CUDA, which flash attention does not know.
 
     A head of k and v serves the H / G heads of q in its group: q is (B, G H/G, R, d), k and v are (B, G, T, d), the mask is (R, T).
     """
@@ -193,9 +192,8 @@ def _plain_forward(
 
 
 def _plain_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dropout: float, causal: bool, *,
-    attn_mask: Tensor, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, attn_mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of ``_plain_forward``: gradients of q, k and v. Sinks are in ``out`` and ``lse``, as flash attention's backward takes them."""
     heads, (groups, keys) = q.shape[1], k.shape[1:3]
     q_g, grad_g = _by_group(q, groups), _by_group(grad, groups)

@@ -6,17 +6,16 @@ from typing import Any, cast
 
 import torch
 
-from engine.config import RunConfig
+from engine.config import DECOMPOSED, TRAINED, RunConfig
 from engine.data import Split, TaskData, data_fingerprint
 from engine.errors import UserError
+from engine.rates import Rate, own_rate, shared_rate, tried_rates
 from engine.sampling import EveryRow, few_shot_order, seed_of
 from engine.session import Session
 from engine.stage import BankRow, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, average_factors, identity_factors, lora_start
 from prompt_modules.bank import JoinedBank
 
-DECOMPOSED = ("metaprompt", "multitask_prompt")
-TRAINED = (*DECOMPOSED, "prompt_tuning", "lora")
 SHARED = ".shared"  # of a method's optimizer group: its metaprompt
 
 
@@ -30,7 +29,7 @@ class Source:
     seed: int
 
 
-Rates = Mapping[tuple[str, str], float]  # (method, shots) -> peak learning rate
+Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
 def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[str, Source], rates: Rates | None = None, tuning: bool = False) -> Stage:
@@ -49,19 +48,20 @@ def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[st
         return RowGroup(parameters, torch.tensor(lrs, dtype=torch.float64), a.steps, a.warmup_steps, a.schedule, a.clip)
 
     for method, own in by_method.items():
-        lrs = [r.lr for r in own]
+        lrs = [r.rate.own for r in own]
         if method in DECOMPOSED:
             part: Any = _adapted_bank(session, method, sources[method], own).to(device)
             groups[method] = group({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, lrs)
             if a.train == "all":
-                ratio = a.lr_shared / a.lr_task if a.lr_task else 0.0
-                groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, [lr * ratio if a.lr_task else a.lr_shared for lr in lrs])
+                shared = [session.prompt_rate(shared_rate(a, r.rate)) for r in own]
+                groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared)
         elif method == "lora":
             part = _lora(session, own).to(device)
             groups[method] = group({n: p for n, p in part.named_parameters() if p.requires_grad}, lrs)
         else:
-            part = SoftPromptBank(torch.stack([session.start_prompt("prompt_tuning", r.task, r.seed) for r in own])).to(device)
-            groups[method] = group({"prompts_KLD": part.prompts_KLD}, lrs)
+            starts = [session.start_prompt("prompt_tuning", r.task, r.seed, card=data[r.task].card) for r in own]
+            part = SoftPromptBank(torch.stack(starts)).to(device)
+            groups[method] = group({"prompts_KLD": part.prompts_KLD}, [session.prompt_rate(lr) for lr in lrs])
         parts[method] = part
     bank = JoinedBank(parts, {m: len(own) for m, own in by_method.items()})
     spans = bank.spans()
@@ -71,7 +71,7 @@ def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[st
         {name: spans[name.removesuffix(SHARED)] for name in groups}, EveryRow(len(rows), a.examples), a.steps,
         eval_every=0 if tuning else a.eval_every, patience=a.patience,
         hashes=session.hashes(["data", "prompt", "adapt", "tune"], data_fingerprint(data), sources=further,
-                              rates={" ".join(k): v for k, v in (rates or {}).items()}),
+                              rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()}),
     )  # fmt: skip
 
 
@@ -99,8 +99,8 @@ def adapt_rows(c: RunConfig, data: dict[str, TaskData], rates: Rates | None = No
                 seeds = [c.tune.seed] if tuning else a.seeds[:1] if shots == "0" else a.seeds  # zero-shot draws nothing
                 for s in seeds:
                     indices = train_indices(train, labels, task, shots, s, c.seed)
-                    for variant, lr in _variants(c, method, shots, rates, tuning):
-                        row = BankRow(task, method, shots, s, train, indices, seed_of(c.seed, "order", task, s), None, a.steps, variant, lr)
+                    for variant, rate in _variants(c, method, shots, rates, tuning):
+                        row = BankRow(task, method, shots, s, train, indices, seed_of(c.seed, "order", task, s), None, a.steps, variant, rate)
                         if not tuning and a.eval_every and (shots == "full" or a.few_shot_validation) and shots != "0":
                             row.validation = data[task].splits.get("validation")
                         rows.append(row)
@@ -111,16 +111,20 @@ def adapt_rows(c: RunConfig, data: dict[str, TaskData], rates: Rates | None = No
     return rows
 
 
-def _variants(c: RunConfig, method: str, shots: str, rates: Rates | None, tuning: bool) -> Iterator[tuple[str, float]]:
-    """(variant, peak learning rate) of a method's rows at so many shots."""
-    own = {"prompt_tuning": c.adapt.lr_prompt, "lora": c.adapt.lr_lora}.get(method, c.adapt.lr_task)
+def _variants(c: RunConfig, method: str, shots: str, rates: Rates | None, tuning: bool) -> Iterator[tuple[str, Rate]]:
+    """(variant, rates) of a method's rows at so many shots."""
     if tuning:
-        yield from ((f"lr={rate:g}", rate) for rate in getattr(c.tune, method))
+        for rate in tried_rates(c, method):
+            label = f"lr={rate.own:g}"
+            if rate.shared is not None:
+                label += f",shared={rate.shared:g}"
+            yield label, rate
         return
-    chosen = (rates or {}).get((method, shots), own)
+    chosen = (rates or {}).get((method, shots), Rate(own_rate(c, method)))
     yield "", chosen
     if method == "metaprompt":
-        yield from ((f"task:{task}", chosen) for task in c.adapt.transfer)
+        for task in c.adapt.transfer:
+            yield f"task:{task}", chosen
 
 
 def train_indices(train: Split, labels: dict[str, list[str] | None], task: str, shots: str, seed: int, run_seed: int) -> list[int]:

@@ -24,7 +24,8 @@ def distill(config: RunConfig) -> None:
     if _already_done(session, "distill"):
         return
     check_adapters(config, session)
-    data = session.data({task: ["train", "validation"] if config.teach.eval_every else ["train"] for task in config.distill.tasks})
+    wanted = ["train", "validation"] if config.teach.eval_every or config.tune.relative_lr_teach else ["train"]
+    data = session.data({task: wanted for task in config.distill.tasks})
     data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
@@ -62,9 +63,10 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     from engine.banks import load_bank
     from engine.provenance import check_hashes
     from engine.stages import teach_stage
+    from engine.tuning import chosen_teach_rate
 
     folder = session.run_dir / "teachers"
-    stage = teach_stage(session, data)
+    stage = teach_stage(session, data, chosen_teach_rate(session, data))
     if (folder / "COMPLETED").exists() and not session.config.fresh:
         done = checkpoint.load(folder)
         if done is not None:

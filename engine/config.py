@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+DECOMPOSED = ("metaprompt", "multitask_prompt")  # methods of an adaptation that start from a distillation
+TRAINED = (*DECOMPOSED, "prompt_tuning", "lora")
 UNTRAINED = ("instruction", "in_context")  # methods of an adaptation that are scored and need no training
 
 
@@ -35,8 +37,9 @@ class PromptConfig:
     """L, virtual tokens."""
     rank: int = 1
     """R of a task's update."""
-    init: Literal["vocabulary", "text"] = "vocabulary"
-    """Start of soft prompts: embeddings of sampled vocabulary entries, or of ``init_text``."""
+    init: Literal["vocabulary", "text", "instruction"] = "vocabulary"
+    """Start of soft prompts: embeddings of sampled vocabulary entries, of ``init_text``, or of the task's written instruction (its card's).
+    The metaprompt is all tasks': under ``instruction`` it starts from the vocabulary."""
     init_text: str = ""
     """Text to start from."""
 
@@ -47,8 +50,8 @@ class TeachConfig:
     """Steps of each teacher's own optimizer rows."""
     examples: int = 8
     """Examples of each task in a step."""
-    lr: float = 0.3
-    """Peak learning rate."""
+    relative_lr: float = 0.3
+    """Peak learning rate, in multiples of the RMS of the backbone's input embeddings."""
     warmup_steps: int = 10
     """In a row's own steps."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -81,8 +84,8 @@ class DistillConfig:
     """Of the sampler ``capped``."""
     task_subsets: bool = True
     """Per step draw a number of tasks from 2..K, then that many tasks (MPT)."""
-    lr_shared: float = 0.3
-    """Peak learning rate of the metaprompt."""
+    relative_lr_shared: float = 0.3
+    """Peak learning rate of the metaprompt, in multiples of the RMS of the backbone's input embeddings."""
     lr_task: float = 0.1
     """Peak learning rate of the factors."""
     warmup_steps: int = 10
@@ -136,12 +139,12 @@ class AdaptConfig:
     """Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product above."""
     train: Literal["factors", "all"] = "factors"
     """Train U and V, or P* too (one copy per row)."""
-    lr_shared: float = 0.03
-    """Peak learning rate of P* under ``train: all``."""
+    relative_lr_shared: float = 0.3
+    """Peak learning rate of P* under ``train: all``, in multiples of the RMS of the backbone's input embeddings."""
     lr_task: float = 0.1
     """Peak learning rate of the factors."""
-    lr_prompt: float = 0.3
-    """Peak learning rate of prompt tuning."""
+    relative_lr_prompt: float = 0.3
+    """Peak learning rate of prompt tuning, in multiples of the RMS of the backbone's input embeddings."""
     lr_lora: float = 1e-3
     """Peak learning rate of LoRA."""
     lora_rank: int = 16
@@ -162,14 +165,20 @@ class AdaptConfig:
 
 @dataclass
 class TuneConfig:
-    """Of an adaptation: learning rates that each method tries on validation data before it is trained for good. All of them train in one pass."""
+    """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a distillation's
+    teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are told apart by cross-entropy."""
 
     metaprompt: list[float] = field(default_factory=list)
-    """Peak learning rates of the factors; with ``adapt.train: all`` the metaprompt's own keeps its ratio to them. Empty: adapt.lr_task is used."""
+    """Peak learning rates of the factors. Empty: adapt.lr_task is used."""
     multitask_prompt: list[float] = field(default_factory=list)
     """Likewise."""
-    prompt_tuning: list[float] = field(default_factory=list)
-    """Empty: adapt.lr_prompt is used."""
+    relative_lr_shared: list[float] = field(default_factory=list)
+    """Of P* under ``adapt.train: all``, each with every rate of the factors. Empty: it keeps its ratio to them
+    (adapt.relative_lr_shared to adapt.lr_task)."""
+    relative_lr_prompt: list[float] = field(default_factory=list)
+    """Of prompt tuning. Empty: adapt.relative_lr_prompt is used."""
+    relative_lr_teach: list[float] = field(default_factory=list)
+    """Of the teachers of a distillation. Empty: teach.relative_lr is used."""
     lora: list[float] = field(default_factory=list)
     """Empty: adapt.lr_lora is used."""
     shots: list[str] = field(default_factory=list)
@@ -178,8 +187,8 @@ class TuneConfig:
     """Draws their few-shot sets, data order and starts; none of adapt.seeds."""
 
     def any(self) -> bool:
-        """Whether there is anything to choose from."""
-        return bool(self.metaprompt or self.multitask_prompt or self.prompt_tuning or self.lora)
+        """Whether an adaptation has anything to choose from."""
+        return bool(self.metaprompt or self.multitask_prompt or self.relative_lr_shared or self.relative_lr_prompt or self.lora)
 
 
 @dataclass
@@ -188,6 +197,9 @@ class EvaluateConfig:
     """Longest generated answer."""
     batch: int = 32
     """Sequences generated at once on a rank; decides memory and speed, never the result."""
+    max_context: int = 8192
+    """Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. Never more than the
+    backbone's positions. A row of which no context holds an example gets no score."""
     split: Literal["test", "validation"] = "test"
     """What to score on. ``validation``, for choosing settings, leaves results.json alone: see results_validation.json."""
     likelihood: Literal["sum", "mean"] = "sum"

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.files import write_whole
+from engine.rates import Rate
 
 
 class Logbook:
@@ -101,7 +102,12 @@ def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mappin
                 settings[f"{section}.{key}"] = value
             elif key not in _PATHS:
                 settings[f"{section}.{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    settings |= {f"chosen.{m}.{s}": float(cell["rates"][cell["best"]]) for m, by in tuning.items() for s, cell in by.items()}
+    for method, by_shots in tuning.items():
+        for shots, cell in by_shots.items():
+            rate = Rate.of(cell["rates"][cell["best"]])
+            settings[f"chosen.{method}.{shots}"] = rate.own
+            if rate.shared is not None:
+                settings[f"chosen.{method}.{shots}.shared"] = rate.shared
     folder = run_dir / "tensorboard" / "hparams"
     shutil.rmtree(folder, ignore_errors=True)  # else every evaluation would add a row
     with SummaryWriter(str(folder)) as writer:

@@ -23,6 +23,7 @@ from engine.files import write_whole
 from engine.merge_rows import LABELS, Run, append_sums, entries, join, shape_problems
 from engine.prompt_sums import PromptSum
 from engine.provenance import flat
+from engine.rates import Rate
 from engine.resolve import expand, resolve, to_yaml, value_at
 from engine.unseen import joined_records, read_record, write_record
 
@@ -127,13 +128,15 @@ def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
         own = flat(asdict(run.config))
         out += [f"{run.name}: {k} is {own[k]!r} there, {v!r} in the merged configuration" for k, v in kept.items() if k not in skipped and own[k] != v]
         chosen = run.found.state["hashes"].get("rates", {})
-        out += [f"{run.name}: the learning rate of {k} is {v:g} there, {rates[k]:g} in an earlier run" for k, v in chosen.items() if v != rates[k]]
+        for k, v in chosen.items():
+            if v != rates[k]:
+                out.append(f"{run.name}: the learning rate of {k} is {Rate.of(v)} there, {Rate.of(rates[k])} in an earlier run")
         if own["data.root"] != kept["data.root"]:
             out.append(f"{run.name}: another data.root than {runs[0].name}; give evaluate a --data.root that holds all corpora")
     return out
 
 
-def _rates(runs: Sequence[Run]) -> dict[str, float]:
+def _rates(runs: Sequence[Run]) -> dict[str, Any]:
     """What sweeps chose, by method and shots; of several runs the first's."""
     return {k: v for run in reversed(runs) for k, v in run.found.state["hashes"].get("rates", {}).items()}
 

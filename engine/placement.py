@@ -17,6 +17,7 @@ import torch
 from backbones.sizes import Sizes
 from engine.config import RunConfig
 from engine.distributed import gather_objects
+from engine.rates import tried_rates
 from engine.sharding import read_deepspeed
 from prompt_modules.tied_head import CHUNK_BYTES
 
@@ -109,8 +110,9 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
 
     each = len(a.targets) * len(a.shots) * len(a.seeds)
     adapted = rows(lambda m: each * (1 + len(a.transfer) * (m == "metaprompt")))
-    swept = rows(lambda m: len(a.targets) * len(t.shots or a.shots) * len(getattr(t, m)))
-    return max(len(config.distill.tasks) * prompt, adapted, swept) + prompt
+    swept = rows(lambda m: len(a.targets) * len(t.shots or a.shots) * len(tried_rates(config, m)))
+    taught = len(config.distill.tasks) * max(1, len(t.relative_lr_teach)) * prompt
+    return max(taught, adapted, swept) + prompt
 
 
 def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine, offloaded: bool = False) -> Need:

@@ -13,6 +13,9 @@ import yaml
 from engine import server
 from engine.config import UNTRAINED, RunConfig
 from engine.errors import UserError
+from engine.rates import REPLACED, refusal, replaced_in, rms_of_card
+
+SWEPT = ("metaprompt", "multitask_prompt", "relative_lr_shared", "relative_lr_prompt", "relative_lr_teach", "lora")  # rates in TuneConfig
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -45,13 +48,31 @@ def resolve(config_file: str | Path, overrides: dict[str, str] | None = None) ->
     content = read_yaml(config_file)
     problems: list[str] = []
     for dotted, text in (overrides or {}).items():
-        _override(content, dotted, text, problems)
+        if dotted not in REPLACED:
+            _override(content, dotted, text, problems)
+    problems += _absolute_rates(content, overrides or {}, str(config_file))
     config = _build(RunConfig, content, "", str(config_file), problems)
     # a key already told about holds its default here: once is enough
     problems += [f"{config_file}: {p}" for p in _impossible(config) if not any(f"{p.partition(':')[0]}:" in told for told in problems)]
     if problems:
         raise UserError(problems)
     return config
+
+
+def _absolute_rates(content: dict[str, Any], overrides: dict[str, str], where: str) -> list[str]:
+    """A problem for each key of an absolute learning rate, which is taken out of ``content``, with what to write in its place."""
+    found = {f"{where}: ": replaced_in(content), "command line: --": {}}
+    for old, text in overrides.items():
+        if old in REPLACED:
+            found["command line: --"][old] = [part.strip() for part in text.strip("[]").split(",")] if "," in text else text
+    if not any(found.values()):
+        return []
+    backbone = str(content.get("backbone", ""))
+    rms = rms_of_card(backbone) if backbone else None
+    for old in found[f"{where}: "]:
+        section, _, leaf = old.partition(".")
+        content[section] = {key: value for key, value in content[section].items() if key != leaf}
+    return [place + refusal(old, value, rms, backbone) for place, keys in found.items() for old, value in keys.items()]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -197,13 +218,19 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append("run_dir: missing; name the folder that this run writes to")
     if not c.backbone:
         problems.append("backbone: missing; name a backbone card")
-    positive = ["token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples", "distill.steps", "distill.batch",
-                "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps", "adapt.lora_rank", "evaluate.max_new_tokens", "evaluate.batch",
-                "log.every", "checkpoint.every", "checkpoint.keep", "hang_minutes"]  # fmt: skip
-    other = ["teach.lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience", "distill.lr_shared", "distill.lr_task", "distill.clip",
-             "distill.warmup_steps", "distill.lambda_kl", "distill.lambda_hidden", "adapt.lr_shared", "adapt.lr_task", "adapt.lr_prompt", "adapt.clip",
-             "adapt.lr_lora", "adapt.warmup_steps", "adapt.eval_every", "adapt.patience",
-             "data.max_train", "data.max_validation", "data.max_test", "max_skipped"]  # fmt: skip
+    positive = [
+        "token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples",
+        "distill.steps", "distill.batch", "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps",
+        "adapt.lora_rank", "evaluate.max_new_tokens", "evaluate.max_context", "evaluate.batch", "log.every",
+        "checkpoint.every", "checkpoint.keep", "hang_minutes",
+    ]  # fmt: skip
+    other = [
+        "teach.relative_lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience",
+        "distill.relative_lr_shared", "distill.lr_task", "distill.clip", "distill.warmup_steps", "distill.lambda_kl",
+        "distill.lambda_hidden", "adapt.relative_lr_shared", "adapt.lr_task", "adapt.relative_lr_prompt",
+        "adapt.clip", "adapt.lr_lora", "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train",
+        "data.max_validation", "data.max_test", "max_skipped",
+    ]  # fmt: skip
     for key in positive + other:
         value = value_at(c, key)
         if not (value > 0 if key in positive else value >= 0) or value == float("inf"):
@@ -227,7 +254,7 @@ def _impossible(c: RunConfig) -> list[str]:
     if both:
         problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")
     for key in ("data.keep_unseen", "distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "adapt.transfer",
-                "tune.metaprompt", "tune.multitask_prompt", "tune.prompt_tuning", "tune.lora", "tune.shots"):  # fmt: skip
+                *(f"tune.{name}" for name in SWEPT), "tune.shots"):  # fmt: skip
         values = value_at(c, key)
         twice = sorted({str(v) for v in values if values.count(v) > 1})
         if twice:
@@ -236,8 +263,12 @@ def _impossible(c: RunConfig) -> list[str]:
         for shot in value_at(c, key):
             if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
                 problems.append(f"{key}: {shot!r} is neither full nor a number")
-    problems += [f"tune.{m}: {rate} is not above 0" for m in ("metaprompt", "multitask_prompt", "prompt_tuning", "lora")
-                 for rate in getattr(c.tune, m) if not 0 < rate < float("inf")]  # fmt: skip
+    for name in SWEPT:
+        problems += [f"tune.{name}: {rate} is not above 0" for rate in getattr(c.tune, name) if not 0 < rate < float("inf")]
+    if c.tune.relative_lr_teach and (c.teach.run or c.teach.adapters):
+        problems.append("tune.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune")
+    if c.tune.relative_lr_shared and c.adapt.train != "all":
+        problems.append("tune.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set adapt.train: all")
     if "0" in c.tune.shots:
         problems.append("tune.shots: 0 trains nothing, so no rate is better than another")
     if c.tune.seed in c.adapt.seeds:

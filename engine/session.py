@@ -24,6 +24,7 @@ from backbones import (
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
 from backbones.sizes import Sizes, measure
+from clinical_tasks import TaskCard
 from engine import checkpoint, distributed, placement, preflight, startup, watch
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
@@ -33,12 +34,13 @@ from engine.files import write_whole
 from engine.formulation import Formulation
 from engine.interruption import Interruption, signal_of
 from engine.provenance import check_hashes
+from engine.rates import rms_of
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, read_deepspeed
 from engine.stage import LoopSettings, Stage
 from engine.trainer import Loop
-from prompt_modules import embeddings_from_text, embeddings_from_vocabulary
+from prompt_modules import embeddings_from_instruction, embeddings_from_text, embeddings_from_vocabulary
 
 
 class Session:
@@ -81,8 +83,11 @@ class Session:
             problems += _problems_of(config.deepspeed)
         if problems:
             raise UserError(problems)
+        for line in preflight.older_than_tested():
+            self.say(line)
         self.backbone_hash = backbone_fingerprint(self.card)
         self._backbone: ShardedBackbone | None = None
+        self._instructions: dict[str, list[int]] = {}
         startup.mark("checks")
 
     @property
@@ -181,9 +186,36 @@ class Session:
             raise RuntimeError("the frozen backbone changed during training")
         self.say("backbone unchanged, to the bit")
 
-    def start_prompt(self, *label: object) -> torch.Tensor:
-        """fp32 (L, D): a prompt's start by the configuration, drawn from (seed, label)."""
+    @cached_property
+    def embedding_rms(self) -> float:
+        """Of the backbone's input embeddings: the unit of prompts' learning rates. A collective, once."""
+        rms = rms_of(self.backbone().embed, self.tokenizer.vocab_size)
+        self.say(f"learning rates of prompts are in multiples of the embeddings' RMS, {rms:g}")
+        return rms
+
+    def prompt_rate(self, relative: float) -> float:
+        """The learning rate of AdamW that is ``relative`` times the embeddings' RMS. A collective."""
+        return relative * self.embedding_rms
+
+    def _instruction_ids(self, card: TaskCard) -> list[int]:
+        """Tokens of a task's written instruction; says once where a prompt cannot hold all of them."""
+        if card.name not in self._instructions:
+            ids, length = self.tokenizer.encode(card.instruction), self.config.prompt.length
+            self._instructions[card.name] = ids
+            if len(ids) > length:
+                cut = f"the instruction of {card.name} has {len(ids)} tokens and is cut to prompt.length ({length})"
+                self.say(f"WARNING prompt.init: {cut}; set prompt.length to {len(ids)} or more")
+        return self._instructions[card.name]
+
+    def start_prompt(self, *label: object, card: TaskCard | None = None) -> torch.Tensor:
+        """fp32 (L, D): a prompt's start by the configuration, drawn from (seed, label).
+
+        Args:
+            card: of the prompt's task, where it has one.
+        """
         prompt, backbone = self.config.prompt, self.backbone()
+        if prompt.init == "instruction" and card is not None:
+            return embeddings_from_instruction(backbone.embed, self._instruction_ids(card), prompt.length)
         if prompt.init == "text":
             return embeddings_from_text(backbone.embed, self.tokenizer.encode(prompt.init_text), prompt.length)
         special = self.tokenizer.special_ids()

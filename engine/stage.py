@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.data import Split
 from engine.formulation import Kept, LossWeights
+from engine.rates import Rate
 from prompt_modules import RowwiseAdamW
 from prompt_modules.bank import JoinedBank
 
@@ -28,8 +29,8 @@ class BankRow:
     """Of its own; afterwards it rests."""
     variant: str = ""
     """What tells it from the method's other rows of the same task, shots and seed."""
-    lr: float = 0.0
-    """Peak learning rate, where its group has one for each row."""
+    rate: Rate = Rate(0.0)
+    """Peak learning rates, where its groups have one for each row."""
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine import checkpoint, startup
-from engine.batching import Item, weigh
+from engine.batching import weigh
 from engine.distributed import gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import Stopped, UserError
 from engine.fence import Fence
@@ -25,6 +25,7 @@ from engine.provenance import check_hashes
 from engine.sampling import Pick, Stream, plan_step
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
+from engine.validation import validation_losses
 
 
 class Loop:
@@ -215,21 +216,9 @@ class Loop:
 
     def validation_losses(self, rows: Sequence[int]) -> dict[int, float]:
         """Mean cross-entropy of an answer token on each row's validation split. A collective."""
-        items: list[Item] = []
-        for k in rows:
-            split = self.stage.rows[k].validation
-            assert split is not None
-            samples = [split.sample(i) for i in split.kept]
-            items += weigh([k] * len(samples), samples)
-        totals = torch.zeros(len(self.stage.rows), dtype=torch.float64)
-        if not items:
-            return {}
-        for group in self.formulation.micro_batches(items, self.stage.bank):
-            terms = self.formulation.cross_entropies(group, self.stage.bank)
-            real = terms.weights_N > 0
-            totals.index_add_(0, terms.row_N[real].cpu(), (terms.ce_N.double() * terms.weights_N)[real].cpu())
-        sum_over_ranks(totals)
-        return {k: totals[k].item() for k in rows}
+        splits = {k: self.stage.rows[k].validation for k in rows}
+        assert all(split is not None for split in splits.values())
+        return validation_losses(self.formulation, self.stage.bank, splits)  # type: ignore[arg-type]
 
     def _validate(self, log: Logbook, last: bool) -> None:
         due = [k for k, r in enumerate(self.stage.rows) if r.validation is not None and r.train_indices and (self.best_step[k] < self.row_steps[k])]

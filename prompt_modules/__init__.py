@@ -9,7 +9,12 @@ torch only: flat arguments, no config, no files, no DeepSpeed. Tensor names carr
 
 from prompt_modules.averaging import average_factors
 from prompt_modules.bank import DecomposedBank, JoinedBank, NoPrompts, PromptBank, SoftPromptBank
-from prompt_modules.initialisation import embeddings_from_text, embeddings_from_vocabulary, identity_factors
+from prompt_modules.initialisation import (
+    embeddings_from_instruction,
+    embeddings_from_text,
+    embeddings_from_vocabulary,
+    identity_factors,
+)
 from prompt_modules.lora import LoraBank, lora_start
 from prompt_modules.losses import cross_entropy, distillation_terms
 from prompt_modules.optimizer import RowGroup, RowwiseAdamW, StepReport
@@ -30,6 +35,7 @@ __all__ = [
     "average_factors",
     "cross_entropy",
     "distillation_terms",
+    "embeddings_from_instruction",
     "embeddings_from_text",
     "embeddings_from_vocabulary",
     "identity_factors",

@@ -51,5 +51,18 @@ def embeddings_from_text(lookup: Callable[[Tensor], Tensor], token_ids: Sequence
     return _as_master(lookup(torch.tensor((list(token_ids) * repeats)[:length])))
 
 
+def embeddings_from_instruction(lookup: Callable[[Tensor], Tensor], token_ids: Sequence[int], length: int) -> Tensor:
+    """A prompt of the embeddings of a written instruction: fp32 (L, D) (fp64 stays).
+
+    The whole instruction stands last, next to the text, where an instruction in the input would end. A longer prompt begins with
+    the end of further copies of it; a shorter one holds the instruction's first L tokens.
+    """
+    if not token_ids:
+        raise ValueError("the instruction to start a prompt from is empty")
+    ids = list(token_ids)[:length]
+    repeats = -(-length // len(ids))
+    return _as_master(lookup(torch.tensor((ids * repeats)[-length:])))
+
+
 def _as_master(values: Tensor) -> Tensor:
     return values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32))

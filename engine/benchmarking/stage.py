@@ -73,7 +73,7 @@ def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int,
         return adapt_stage(session, data, {m: _untrained(session) for m in c.adapt.methods if m in DECOMPOSED})
     teachers = None
     if c.distill.lambda_kl or c.distill.lambda_hidden:
-        prompts_KLD = torch.stack([session.start_prompt("teacher", task) for task in c.distill.tasks])
+        prompts_KLD = torch.stack([session.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks])
         teachers = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)}).to(session.backbone().device).requires_grad_(False)
     stage = distill_stage(session, data, teachers, "")
     if teachers is not None:

@@ -141,6 +141,8 @@ def stages_of(config: RunConfig, mode: str, data: dict[str, TaskData], world: in
     if mode in ("", "distill") and c.distill.tasks:
         taught = bool(c.distill.lambda_kl or c.distill.lambda_hidden)
         if taught and not c.teach.adapters and not c.teach.run:
+            if c.tune.relative_lr_teach:
+                out.append(_teach_sweep(c, data, world))
             out.append(_teach(c, data, world))
         out.append(_distill(c, data, world, taught, decided))
     if mode in ("", "adapt") and c.adapt.targets:
@@ -156,6 +158,14 @@ def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     tasks, t = c.distill.tasks, c.teach
     rows = [_row(task, data[task], seed_of(c.seed, "order", task), "teacher", bool(t.eval_every)) for task in tasks]
     return _stage(c, "teach", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, t.eval_every)
+
+
+def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
+    t, rows = c.teach, []
+    for task in c.distill.tasks:
+        order = seed_of(c.seed, "order", task, c.tune.seed)
+        rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.tune.relative_lr_teach]
+    return _stage(c, "tune", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, 0)
 
 
 def _distill(c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]) -> StageWork:

@@ -182,6 +182,8 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
             fewest, most = min(cell["n_examples_fewest"]), max(cell["n_examples_most"])
             left_out = sum(cell["n_examples_left_out"])
             out.append(f"{name}: in_context {shots}: contexts hold {fewest} to {most} of {shots} examples, the others did not fit ({left_out} in all).")
+    for method, by_shots in task.get("unfilled", {}).items():
+        out += [f"{name}: {method} {shots}: no score: {reason}." for shots, reason in by_shots.items()]
     cut = max((c.get("scores", {}).get("n_cut", 0) for by in task["methods"].values() for c in by.values()), default=0)
     if cut:
         out.append(f"{name}: relations cut in two with their long documents, counted as missed: {cut:.0f}.")

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from engine.config import UNTRAINED
 from engine.protection import protect
+from engine.rates import Rate
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.reporting.data import Run, gather, shots_value, source_of
 from engine.reporting.figures import few_shot, transfer
@@ -88,7 +89,7 @@ def _rates(run: Run) -> Table:
     rows = []
     for method, by_shots in run.results["tuning"].items():
         for shots, tried in by_shots.items():
-            shown = [f"{rate:g}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]
+            shown = [f"{Rate.of(rate)}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]
             at_the_edge = len(shown) > 1 and tried["best"] in (0, len(shown) - 1)  # there may be a better one beyond
             shown[tried["best"]] += " * (edge)" if at_the_edge else " *"
             rows.append([method, shots, ", ".join(shown)])

@@ -37,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], st
             "all_methods": {
                 "source": "taught", "multitask": "untaught", "adapt.methods": METHODS, "adapt.shots": ["0", "2"], "adapt.seeds": [0, 1], "adapt.steps": 2,
                 "adapt.examples": 2, "adapt.eval_every": 0, "adapt.lora_rank": 2, "adapt.train": "all",
-                "tune.metaprompt": [0.1, 0.2], "tune.prompt_tuning": [0.3], "tune.multitask_prompt": [0.1], "tune.lora": [0.001, 0.01],
+                "tune.metaprompt": [0.1, 0.2], "tune.relative_lr_prompt": [0.3], "tune.multitask_prompt": [0.1], "tune.lora": [0.001, 0.01],
             },
             "transfer": {"source": "fewer", "prompt.rank": 2, "adapt.methods": ["metaprompt"], "adapt.shots": ["0"], "adapt.transfer": ["demo_qa"],
                          "adapt.eval_every": 0},
@@ -115,7 +115,8 @@ def test_a_part_can_be_chosen_and_nothing_else_is(study: tuple[Path, list[str], 
 def test_teachers_that_are_others_are_refused_before_anything_starts(study: tuple[Path, list[str], str], tmp_path: Path) -> None:
     runs, _, _ = study
     config = [f"--config={runs.parent / 'distill.yaml'}", f"--run_dir={tmp_path / 'run'}", "--teach.steps=3", "--teach.examples=2", "--teach.eval_every=0"]
-    said = run("distill", *config, f"--teach.run={runs / 'taught'}", "--teach.lr=0.9", "--prompt.init=text", "--prompt.init_text=fever", ranks=1, expect=2)
-    assert "teach.lr was 0.1 there, is 0.9 here" in said and "prompt.init was 'vocabulary' there, is 'text' here" in said
+    changed = ["--teach.relative_lr=0.9", "--prompt.init=text", "--prompt.init_text=fever"]
+    said = run("distill", *config, f"--teach.run={runs / 'taught'}", *changed, ranks=1, expect=2)
+    assert "teach.relative_lr was 5.0 there, is 0.9 here" in said and "prompt.init was 'vocabulary' there, is 'text' here" in said
     said = run("distill", *config, f"--teach.run={runs / 'fewer'}", ranks=1, expect=2)
     assert "holds no finished teachers" in said and not (tmp_path / "run").exists()

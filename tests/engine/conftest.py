@@ -28,6 +28,7 @@ from tests.engine import asked_task, merged_runs
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 5  # of a prompt
+TINY_RMS = 0.03987  # of the input embeddings of the fp64 backbone of these tests
 TIMING = ("tokens_per_s", "mem", "mfu", "device_seconds")  # what no two launches share
 
 
@@ -80,8 +81,10 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Ses
     def make(name: str = "run", **changes: Any) -> Session:
         base = {
             "run_dir": str(tmp_path / name), "backbone": str(ROOT / "configs/tiny/llama.yaml"), "placement": "resident", "token_budget": 120,
-            "prompt.length": LENGTH, "prompt.rank": 2, "teach.steps": 6, "teach.examples": 2, "teach.lr": 0.1, "teach.warmup_steps": 2, "teach.eval_every": 0,
-            "distill.sources": ["alpha", "beta", "gamma"], "distill.steps": 8, "distill.batch": 6, "distill.lr_shared": 0.05, "distill.lr_task": 0.05,
+            "prompt.length": LENGTH, "prompt.rank": 2, "teach.steps": 6, "teach.examples": 2, "teach.relative_lr": 0.1 / TINY_RMS,
+            "teach.warmup_steps": 2, "teach.eval_every": 0,
+            "distill.sources": ["alpha", "beta", "gamma"], "distill.steps": 8, "distill.batch": 6,
+            "distill.relative_lr_shared": 0.05 / TINY_RMS, "distill.lr_task": 0.05,
             "distill.warmup_steps": 2, "adapt.targets": ["alpha", "beta"], "adapt.steps": 5, "adapt.examples": 2, "adapt.warmup_steps": 2,
             "adapt.eval_every": 0, "log.tensorboard": False, "log.every": 1,
         }  # fmt: skip

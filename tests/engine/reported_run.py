@@ -40,7 +40,10 @@ def results() -> dict[str, Any]:
     found = scored()
     methods = {"metaprompt": {"count": 80, "percent": 0.01}, "lora": {"count": 40_000, "percent": 1.8}, "prompt_tuning": {"count": 3072, "percent": 0.14}}
     spent = {m: {s: {"tokens": 1000.0 * n, "device_hours": 0.01 * n} for n, s in enumerate(("4", "full"), 1)} for m in methods}
-    rates: dict[str, list[Any]] = {"metaprompt": [{"lr_task": 0.1, "lr_shared": 0.3}, {"lr_task": 0.3, "lr_shared": 0.3}], "lora": [0.001, 0.01]}
+    rates: dict[str, list[Any]] = {
+        "metaprompt": [{"lr_task": 0.1, "relative_lr_shared": 0.3}, {"lr_task": 0.3, "relative_lr_shared": 0.3}],
+        "lora": [0.001, 0.01],
+    }
     return {
         "checkpoint": "c" * 64, **found, "average": average(found["tasks"]), "backbone": "tiny & <small>", "date": "2026-01-02 03:04 UTC",
         "versions": {"torch": "9.9.9"}, "hashes": {"data": "d" * 64}, "trainable": {"count": 80, "percent": 0.01, "methods": methods}, "cost": spent,

@@ -12,7 +12,7 @@ import torch
 from clinical_tasks import Example
 from engine.adaptation import adapt_rows
 from engine.data import Sample, Split, TaskData
-from engine.evaluation import Asker
+from engine.evaluation import Asker, _said_of_examples
 from engine.in_context import Shown, common_start
 from engine.predictions import Answered, Predictions
 from engine.scored_rows import ScoredRow, shown_examples
@@ -129,13 +129,39 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_ses
     room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
     counts = []
     for limit in room:
-        asker = Asker(make_session(**{"evaluate.max_new_tokens": 6, "data.max_length": limit}), None, SOLVED)
-        asker.answers(mine, 0)
-        assert asker.shown is not None
+        asker = Asker(make_session(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED)
+        answers = asker.answers(mine, 0)
+        assert asker.shown is not None and asker.nothing_fits == (limit == 1) == (answers == [])
         counts.append(asker.shown.told())
     assert counts[0] == {"n_examples_left_out": 7, "n_examples_most": 1, "n_examples_fewest": 1}  # of seven contexts that are asked
     assert 7 < counts[1]["n_examples_left_out"] <= 14 and counts[1]["n_examples_fewest"] == 0
     assert counts[2] == {"n_examples_left_out": 14, "n_examples_most": 0, "n_examples_fewest": 0}
+
+
+def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make_session, task) -> None:
+    mine = task("generation")
+    short = Asker(make_session(**{"data.max_length": 1}), None, SOLVED)  # of samples that are trained on
+    short.answers(mine, 0)
+    assert short.shown is not None and short.shown.limit == 8192 and set(short.shown.used) == {len(SOLVED)}
+    s = make_session(**{"evaluate.max_context": 10**6})
+    s.model_config.max_position_embeddings = 300
+    asker = Asker(s, None, SOLVED)
+    asker._begin(mine.card)
+    assert asker.shown is not None and asker.shown.limit == 300
+
+
+def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_session, task) -> None:
+    labels = {"task": "mine", "method": "in_context", "shots": "2", "seed": 0}
+    asker = Asker(make_session(), None, SOLVED)
+    asker.shown = Shown(asker.session.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
+    assert _said_of_examples(asker, labels, 100) == []
+    asker.shown.used = [2, 0, 0]
+    (line,) = _said_of_examples(asker, labels, 100)
+    assert line.startswith("WARNING mine in_context 2 seed 0: 2 of 3 contexts hold no solved example; evaluate.max_context=100")
+    asker.nothing_fits = True
+    (line,) = _said_of_examples(asker, labels, 100)
+    assert "no solved example fits any context, so there is no score" in line
+    assert _said_of_examples(Asker(make_session(), None), labels, 100) == []  # the instruction alone
 
 
 @pytest.mark.parametrize("limit", [0, 30, 60, 90, 200, 10_000])
@@ -248,8 +274,10 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, 
     reworded = SimpleNamespace(answer="generation", instruction="other words")
     changed = [key(row=ScoredRow(labels, bank, 0, 5, "sha")), key(row=ScoredRow(labels, bank, 1, 5, "sum")), key(split=other), key(row=untrained),
                key(row=untrained, solved=SOLVED), key(row=untrained, card=reworded), key(make_session(**{"evaluate.max_new_tokens": 5})),
-               key(make_session(**{"evaluate.likelihood": "mean"}))]  # fmt: skip
-    assert len({key(), *changed}) == 9
+               key(make_session(**{"evaluate.likelihood": "mean"})),
+               key(make_session(**{"evaluate.max_context": 99}), row=untrained, solved=SOLVED)]  # fmt: skip
+    assert len({key(), *changed}) == 10
+    assert key(make_session(**{"evaluate.max_context": 99})) == key()
     assert key() == key(make_session(token_budget=7, **{"evaluate.batch": 3})) == key(card=reworded)
 
 

@@ -155,9 +155,10 @@ def test_dotted_keys_and_dashes_reach_the_configuration(config: Path, monkeypatc
     monkeypatch.chdir(project)
     seen = []
     monkeypatch.setitem(cli.MODES, "distill", cli.Mode("", cli.CONFIG, cli._with_config(seen.append), ("config",), True))
-    train.main(["distill", "--config", str(config), "--run-dir=2024_01", "--teach.lr", "1e-3", "--distill.sources=a,b", "--fresh", "--data.max_train=5"])
+    train.main(["distill", "--config", str(config), "--run-dir=2024_01", "--teach.relative_lr", "1e-3",
+                "--distill.sources=a,b", "--fresh", "--data.max_train=5"])  # fmt: skip
     (found,) = seen
-    assert (found.run_dir, found.teach.lr, found.distill.sources, found.fresh, found.data.max_train) == ("2024_01", 0.001, ["a", "b"], True, 5)
+    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.fresh, found.data.max_train) == ("2024_01", 0.001, ["a", "b"], True, 5)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -16,6 +16,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.merge import merge_runs
 from engine.merge_rows import Run, entries, join
+from engine.rates import Rate
 from engine.resolve import resolve
 from engine.unseen import joined_records, read_record, write_record
 from tests.engine.merged_runs import A, B, rows_of, silent
@@ -58,8 +59,8 @@ def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_
 def test_rows_of_every_method_are_what_they_were(train: str, adapted, tmp_path: Path) -> None:
     """LoRA, whose rows are many tensors and no prompt; a second metaprompt; a variant. One row a part is the hardest to tell from what is shared."""
     every = {"adapt.methods": ["metaprompt", "multitask_prompt", "lora", "prompt_tuning"], "adapt.train": train, "adapt.lora_rank": 2}
-    a = adapted("a", rates={("lora", "full"): 0.5}, **{**every, "adapt.targets": ["alpha"]})
-    b = adapted("b", rates={("lora", "full"): 0.25}, **{**every, "adapt.targets": ["beta"], "adapt.transfer": ["gamma"]})
+    a = adapted("a", rates={("lora", "full"): Rate(0.5)}, **{**every, "adapt.targets": ["alpha"]})
+    b = adapted("b", rates={("lora", "full"): Rate(0.25)}, **{**every, "adapt.targets": ["beta"], "adapt.transfer": ["gamma"]})
     merge_runs([a, b], tmp_path / "out", say=silent)
     (bank, found), of_parts = load_bank(tmp_path / "out", "run"), [load_bank(run, "run")[1] for run in (a, b)]
     assert bank.sizes == {"metaprompt": 3, "multitask_prompt": 2, "lora": 2, "prompt_tuning": 2}

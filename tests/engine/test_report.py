@@ -144,7 +144,7 @@ def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
     assert "metaprompt@task:mednli full" not in text.split("## At length")[0]  # in the matrix, not in the main table
     average = f"{results()['average']['lora']['full']:.3f}"
     assert ["lora", "full", average, "40,000", "2,000", "0.02"] in cells(text, "lora", "full")
-    assert ["metaprompt", "full", "lr_task 0.3, lr_shared 0.3", "0.620 chosen"] in cells(text, "metaprompt", "full")
+    assert ["metaprompt", "full", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(text, "metaprompt", "full")
 
 
 def test_curves_of_the_run_its_teachers_and_its_sweeps(written: tuple[str, str]) -> None:

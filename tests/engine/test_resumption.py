@@ -130,7 +130,7 @@ def test_fresh_starts_again_and_its_own_checkpoints_count(build: Build, metrics,
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
-        ("teach", "teach.lr", 0.2), ("teach", "seed", 1), ("teach", "prompt.init", "text"), ("distill", "distill.lambda_kl", 0.5),
+        ("teach", "teach.relative_lr", 0.2), ("teach", "seed", 1), ("teach", "prompt.init", "text"), ("distill", "distill.lambda_kl", 0.5),
         ("distill", "data.max_length", 77),
     ],
 )  # fmt: skip

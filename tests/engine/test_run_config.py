@@ -37,11 +37,11 @@ def problems(path: Path, **flags: str) -> list[str]:
 
 
 def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
-    path = write({"seed": 4, "teach": {"steps": 3, "lr": 1}, "adapt": {"shots": [0, 16, "full"]}})
-    found = resolve(path, {"teach.lr": "0.25", "distill.steps": "9"})
-    assert (found.seed, found.teach.steps, found.teach.lr, found.distill.steps, found.teach.examples) == (4, 3, 0.25, 9, 8)
+    path = write({"seed": 4, "teach": {"steps": 3, "relative_lr": 1}, "adapt": {"shots": [0, 16, "full"]}})
+    found = resolve(path, {"teach.relative_lr": "0.25", "distill.steps": "9"})
+    assert (found.seed, found.teach.steps, found.teach.relative_lr, found.distill.steps, found.teach.examples) == (4, 3, 0.25, 9, 8)
     assert found.adapt.shots == ["0", "16", "full"]
-    assert resolve(path).teach.lr == 1.0 and isinstance(resolve(path).teach.lr, float)
+    assert resolve(path).teach.relative_lr == 1.0 and isinstance(resolve(path).teach.relative_lr, float)
     assert resolve(write({})) == RunConfig(**BASE)
 
 
@@ -56,8 +56,8 @@ def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
         ({"teach": {"steps": "many"}}, "teach.steps: expected a whole number, found 'many'"),
         ({"teach": {"steps": 3.0}}, "teach.steps: expected a whole number, found 3.0"),
         ({"teach": {"steps": True}}, "teach.steps: expected a whole number, found True"),
-        ({"teach": {"lr": "fast"}}, "teach.lr: expected a number, found 'fast'"),
-        ({"teach": {"lr": True}}, "teach.lr: expected a number, found True"),
+        ({"teach": {"relative_lr": "fast"}}, "teach.relative_lr: expected a number, found 'fast'"),
+        ({"teach": {"relative_lr": True}}, "teach.relative_lr: expected a number, found True"),
         ({"fresh": "yes please"}, "fresh: expected true or false, found 'yes please'"),
         ({"fresh": 1}, "fresh: expected true or false, found 1"),
         ({"run_dir": 1.5}, "run_dir: expected text, found 1.5"),
@@ -80,7 +80,7 @@ def test_what_a_file_must_not_say(content: dict[str, Any], wanted: str, write) -
     ("key", "text", "value"),
     [
         ("run_dir", "2024_01", "2024_01"), ("run_dir", "1e10", "1e10"), ("run_dir", "true", "true"), ("run_dir", "[a]", "[a]"), ("run_dir", "a: b", "a: b"),
-        ("teach.lr", "1e-3", 0.001), ("teach.lr", "3", 3.0), ("teach.lr", ".5", 0.5), ("seed", "-4", -4), ("seed", "12", 12),
+        ("teach.relative_lr", "1e-3", 0.001), ("teach.relative_lr", "3", 3.0), ("teach.relative_lr", ".5", 0.5), ("seed", "-4", -4), ("seed", "12", 12),
         ("fresh", "true", True), ("fresh", "False", False), ("recompute", "all", "all"),
         ("teach.schedule", "cosine", "cosine"), ("adapt.init", "task:my_task", "task:my_task"), ("prompt.init_text", "no", "no"),
         ("distill.sources", "a,b", ["a", "b"]), ("distill.sources", "a", ["a"]), ("distill.sources", "[a, b]", ["a", "b"]),
@@ -101,7 +101,8 @@ def test_flags_are_coerced_by_the_fields_type(key: str, text: str, value: Any, w
         ("teach.stpes", "3", "unknown key 'teach.stpes'; did you mean 'teach.steps'?"), ("dryrun", "True", "unknown key 'dryrun'; see --help"),
         ("teach", "3", "unknown key 'teach'"), ("teach.steps", "abc", "expected a whole number, found 'abc'"),
         ("teach.steps", "1e3", "expected a whole number"),
-        ("teach.steps", "3.5", "expected a whole number, found 3.5"), ("teach.steps", "", "expected a whole number"), ("teach.lr", "fast", "expected a number"),
+        ("teach.steps", "3.5", "expected a whole number, found 3.5"), ("teach.steps", "", "expected a whole number"),
+        ("teach.relative_lr", "fast", "expected a number"),
         ("fresh", "1", "expected true or false, found 1"), ("adapt.seeds", "0,x", "expected a whole number, found 'x'"),
         ("adapt.seeds", "[0", "cannot be read as a list"), ("teach.schedule", "cosin", "did you mean 'cosine'?"),
     ],
@@ -129,8 +130,9 @@ def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
     [
         ({"run_dir": ""}, "run_dir: missing"), ({"backbone": ""}, "backbone: missing"), ({"token_budget": 0}, "token_budget: 0 is not above 0"),
         ({"teach": {"steps": 0}}, "teach.steps: 0 is not above 0"), ({"prompt": {"length": 4, "rank": 5}}, "prompt.rank: 5 is above prompt.length (4)"),
-        ({"prompt": {"init": "text"}}, "prompt.init_text: missing"), ({"teach": {"lr": -0.1}}, "teach.lr: -0.1 is not at least 0"),
-        ({"teach": {"lr": ".nan"}}, "teach.lr: nan is not at least 0"), ({"distill": {"temperature": 0}}, "distill.temperature: 0.0 is not above 0"),
+        ({"prompt": {"init": "text"}}, "prompt.init_text: missing"), ({"teach": {"relative_lr": -0.1}}, "teach.relative_lr: -0.1 is not at least 0"),
+        ({"teach": {"relative_lr": ".nan"}}, "teach.relative_lr: nan is not at least 0"),
+        ({"distill": {"temperature": 0}}, "distill.temperature: 0.0 is not above 0"),
         ({"distill": {"temperature": ".inf"}}, "distill.temperature: inf"), ({"distill": {"sources": ["a", "b", "a"]}}, "distill.sources: a stands twice"),
         ({"adapt": {"methods": ["instruction", "in_context"], "shots": ["4"]}}, "adapt.methods: instruction, in_context: nothing to train"),
         ({"adapt": {"methods": ["metaprompt", "in_context"], "shots": ["0", "full"]}}, "adapt.shots: in_context takes its numbers of examples from here"),
@@ -151,7 +153,7 @@ def test_impossible_values(changes: dict[str, Any], wanted: str, write) -> None:
 
 
 def test_impossible_values_are_told_together(write) -> None:
-    assert len(problems(write("seed: 1\nplacement: resident\n"), token_budget="0", teach__lr="-1")) == 4  # run_dir and backbone are missing too
+    assert len(problems(write("seed: 1\nplacement: resident\n"), token_budget="0", teach__relative_lr="-1")) == 4  # run_dir and backbone are missing too
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_resolved_configuration_survives_its_own_yaml(write, tmp_path: Path) -> None:
-    flags = {"run_dir": "2024_01", "adapt.shots": "0,full", "adapt.seeds": "3,1", "teach.lr": "1e-7", "prompt.init": "text",
+    flags = {"run_dir": "2024_01", "adapt.shots": "0,full", "adapt.seeds": "3,1", "teach.relative_lr": "1e-7", "prompt.init": "text",
              "prompt.init_text": "yes: {no} # 'quoted' \"twice\"\n é", "data.root": "$HOME/x", "distill.sources": "on,1e3", "fresh": "true"}  # fmt: skip
     found = resolve(write({}), flags)
     again = tmp_path / "again.yaml"
@@ -237,10 +239,10 @@ def test_paths_are_expanded_and_an_unset_variable_is_told(monkeypatch: pytest.Mo
 
 def test_unknown_keys_wrong_types_and_impossible_values_are_told_together(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("backbone: 3.5\nprompt: {lenght: 5, rank: 200}\nteach: {lr: -1}\n")
+    path.write_text("backbone: 3.5\nprompt: {lenght: 5, rank: 200}\nteach: {relative_lr: -1}\n")
     with pytest.raises(UserError) as caught:
         resolve(path)
     told = "\n".join(caught.value.problems)
-    for part in ("'prompt.lenght'", "backbone: expected text", "run_dir: missing", "teach.lr: -1.0 is not at least 0", "prompt.rank: 200 is above"):
+    for part in ("'prompt.lenght'", "backbone: expected text", "run_dir: missing", "teach.relative_lr: -1.0 is not at least 0", "prompt.rank: 200 is above"):
         assert part in told
     assert told.count("backbone:") == 1
