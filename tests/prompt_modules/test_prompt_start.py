@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from prompt_modules import DecomposedBank, embeddings_from_text, embeddings_from_vocabulary, identity_factors
+from prompt_modules import (
+    DecomposedBank,
+    embeddings_from_instruction,
+    embeddings_from_text,
+    embeddings_from_vocabulary,
+    identity_factors,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -58,6 +64,19 @@ def test_a_text_start_repeats_or_cuts_the_text() -> None:
     weights = table()
     assert embeddings_from_text(lambda ids: weights[ids], [4, 5, 6], 7)[:, 0].tolist() == [4, 5, 6, 4, 5, 6, 4]
     assert embeddings_from_text(lambda ids: weights[ids], [4, 5, 6], 2)[:, 1].tolist() == [4, 5]
+
+
+def test_an_instruction_start_holds_the_whole_instruction_last_next_to_the_text() -> None:
+    weights = table()
+
+    def ids(length: int) -> list[float]:
+        return embeddings_from_instruction(lambda ids: weights[ids], [4, 5, 6], length)[:, 0].tolist()
+
+    assert ids(3) == [4, 5, 6]
+    assert ids(7) == [6, 4, 5, 6, 4, 5, 6] and ids(4) == [6, 4, 5, 6]
+    assert ids(2) == [4, 5], "one that is too long is cut at its end"
+    with pytest.raises(ValueError, match="instruction to start a prompt from is empty"):
+        embeddings_from_instruction(lambda ids: weights[ids], [], 2)
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
