@@ -75,7 +75,7 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     verdict, compared = comparisons(run)
     blocks: list[Block] = [Text("@@"), Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."), numbers]
     blocks += [Text(verdict + " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the seeds."), compared]
-    blocks += [Text("By task, all examples or the most there are."), _by_task(run)]
+    blocks += [Text("By task, all examples or the most there are, ± the standard deviation over seeds."), _by_task(run)]
     if run.results.get("tuning"):
         told = ("Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest "
                 "size's); beyond an edge there may be a better one.")  # fmt: skip
