@@ -62,6 +62,8 @@ class Stage:
     patience: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
     """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
+    source_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Method -> what is noted of the distillation that its rows start from (``source_terms``); it lies in checkpoints, for cards."""
 
 
 @dataclass
