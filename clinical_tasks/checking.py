@@ -171,11 +171,14 @@ def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sampl
 
 
 def _tell_mismatches(check: TaskCheck) -> None:
-    """Where offsets do not hold the quoted words: a note, and a problem where that is so of most of a task's annotations."""
-    places = ", ".join(check.mismatch_places) + (", …" if check.offset_mismatches > len(check.mismatch_places) else "")
-    told = f"offsets and quoted words disagree, or no words are quoted: {check.offset_mismatches} of {check.mentions} annotations ({places})"
+    """Where offsets do not hold the quoted words: a note, or a problem if that is most of a task's annotations."""
+    more = ["…"] if check.offset_mismatches > len(check.mismatch_places) else []
+    places = ", ".join([*check.mismatch_places, *more])
+    counts = f"{check.offset_mismatches} of {check.mentions} annotations"
+    told = f"offsets and quoted words disagree, or no words are quoted: {counts} ({places})"
     if 2 * check.offset_mismatches > check.mentions:
-        check.problems.append(f"{told}. Fix: count characters, not bytes, of the very files that were annotated, line ends included")
+        fix = "count characters, not bytes, of the very files that were annotated, line ends included"
+        check.problems.append(f"{told}. Fix: {fix}")
     else:
         check.notes.append(told)
 

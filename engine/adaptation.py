@@ -24,7 +24,8 @@ SHARED = ".shared"  # of a method's optimizer group: its metaprompt
 class Source:
     """A finished distillation: what rows of a method start from.
 
-    ``identity``: of its checkpoint. ``seed``: it drew its factors from. ``record``: its source tasks and their terms (``source_terms``).
+    ``identity``: of its checkpoint. ``seed``: it drew its factors from. ``record``: its source tasks and their terms
+    (``source_terms``).
     """
 
     part: DecomposedBank

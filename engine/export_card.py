@@ -56,7 +56,10 @@ corpora named, on the backbone named; other notes, other hospitals and other bac
     return text.replace("{", "{{").replace("}", "}}").replace("TITLE", "{title}").replace("ROWS", "{rows}")
 
 
-_OUTSIDE = "Their teachers were adapters from elsewhere, or of a run that is not there any more: what those were trained on is not known here.\n"
+_OUTSIDE = (
+    "Their teachers were adapters from elsewhere, or of a run that is not there any more: what those were trained on "
+    "is not known here.\n"
+)
 _UNKNOWN = "not known here"
 
 
@@ -73,11 +76,12 @@ def _adapted_from(sources: dict[str, Record | None], state: dict[str, Any]) -> s
         which = f"a distillation (checkpoint `{identity}`)" if identity else "a distillation"
         if record is None:
             text += (
-                f"**Sources of `{method}` unknown**: its rows start from {which}; the checkpoint does not name its source tasks, and it is "
-                "not there as it was.\n\n"
+                f"**Sources of `{method}` unknown**: its rows start from {which}; the checkpoint does not name its "
+                "source tasks, and it is not there as it was.\n\n"
             )
             continue
-        text += f"Rows of `{method}`, and sums of them, start from {which} of these source tasks, and are derived from them too:\n\n"
+        text += f"Rows of `{method}`, and sums of them, start from {which} of these source tasks,\n"
+        text += "and are derived from them too:\n\n"
         text += f"{_terms_table(record['tasks'])}\n{_OUTSIDE if record['outside_teachers'] else ''}\n"
     return text
 
@@ -89,9 +93,11 @@ def _derived(tasks: list[dict[str, str]], unknown: bool) -> str:
     unclear += ["sources unknown"] if unknown else []
     told = []
     if names:
-        told.append(f"**Derived from data under agreement** ({', '.join(names)}): whoever gets these files needs the same agreements.")
+        needed = "whoever gets these files needs the same agreements"
+        told.append(f"**Derived from data under agreement** ({', '.join(names)}): {needed}.")
     if unclear:
-        told.append(f"**Derived from data of unknown terms** ({', '.join(unclear)}): treat these files as under agreement.")
+        needed = "treat these files as under agreement"
+        told.append(f"**Derived from data of unknown terms** ({', '.join(unclear)}): {needed}.")
     return "\n".join(told)
 
 

@@ -154,7 +154,7 @@ def _hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
 
 
 def _source_tasks(runs: Sequence[Run]) -> dict[str, Any]:
-    """What any of the runs knows of the distillations behind their rows, which are the same for a method in all of them."""
+    """What any of the runs knows of the distillations behind their rows: for a method the same one in all runs."""
     noted: dict[str, Any] = {}
     for run in runs:
         noted |= {method: record for method, record in sources_of(run.found.state, run.config).items() if record}

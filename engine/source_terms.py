@@ -1,4 +1,4 @@
-"""The source tasks behind adapted rows: who starts from a distillation is derived from what it was distilled from, and bound by its terms."""
+"""The source tasks behind adapted rows, and their terms: prompts derive from what their start was distilled from."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from engine.resolve import expand, resolve, value_at
 SOURCES: dict[str, str] = {"metaprompt": "adapt.source_run", "multitask_prompt": "adapt.multitask_run"}
 TERMS = ("licence", "access", "citation")
 
-# tasks: of each its name and TERMS ("" where no card of it is known). outside_teachers: its teachers were, or may have been, adapters
-# that were trained elsewhere.
+# tasks: of each its name and TERMS ("" where no card of it is known). outside_teachers: its teachers were, or may have
+# been, adapters that were trained elsewhere.
 Record = dict[str, Any]
 
 
@@ -34,8 +34,8 @@ def source_record(folder: Path, tasks: Sequence[str], cards: Mapping[str, TaskCa
     """What a run that starts from a distillation notes of it.
 
     Args:
-        folder: the distillation's. tasks: its source tasks. cards: of the run that starts from it; they count for tasks of which the
-            distillation's own cards are not there any more.
+        folder: the distillation's. tasks: its source tasks. cards: of the run that starts from it; they count for tasks
+            of which the distillation's own cards are not there any more.
     """
     config = _config(folder)
     known = dict(cards)
@@ -59,9 +59,10 @@ def outside_teachers(config: RunConfig | None) -> bool:
 
 
 def sources_of(state: Mapping[str, Any], config: RunConfig) -> dict[str, Record | None]:
-    """Of an adaptation, by method, what its rows start from: as noted when it was adapted, else by the distillation's directory.
+    """Of an adaptation, by method, what its rows start from.
 
-    None: neither is there, or the directory holds another distillation by now. Of other runs nothing.
+    As noted when it was adapted, else by the distillation's directory. None: neither is there, or the directory holds
+    another distillation by now. Of other runs nothing.
     """
     if state["stage"] != "adapt":
         return {}

@@ -63,7 +63,7 @@ class Stage:
     hashes: dict[str, Any] = field(default_factory=dict)
     """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
     source_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Method -> what is noted of the distillation that its rows start from (``source_terms``); it lies in checkpoints, for cards."""
+    """Method -> what checkpoints note of the distillation that its rows start from (``source_terms``), for cards."""
 
 
 @dataclass

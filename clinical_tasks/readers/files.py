@@ -59,7 +59,8 @@ def read_text(path: Path, *, skip_bom: bool = True) -> str:
 def lines_of(path: Path) -> list[str]:
     """The lines of a file of annotations, without their "\\n"; a "\\r" before it stays.
 
-    Only "\\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number after.
+    Only "\\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number
+    after.
 
     Raises:
         ReadError: lines end in CR alone, so that the file would be one line.

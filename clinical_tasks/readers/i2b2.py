@@ -4,8 +4,9 @@
     c="chest pain" 13:2 13:3||t="problem"||a="present"
     c="aspirin" 13:6 13:6||r="TrAP"||c="chest pain" 13:2 13:3
 
-Lines count from 1 and end in "\\n" only; tokens count from 0 and are what stands between single spaces; the end token belongs to
-the span, which may run over lines. The quoted text is lower-cased.
+Lines count from 1 and end in "\\n", or in a lone "\\r" too where more quoted texts agree so. Tokens count from 0 and
+are what stands between single spaces; the end token belongs to the span, which may run over lines. The quoted text is
+lower-cased.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from clinical_tasks.documents import Document, Mention, Relation, mention_order,
 from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.files import lines_of, name_in, read_text
 
-# Quoted texts may hold quotes and bars themselves; positions and labels cannot. A text that seems to go on after a position is two lines
-# that have run together, as lines that end in "\r" alone do.
+# Quoted texts may hold quotes and bars themselves; positions and labels cannot. A text that seems to go on after a
+# position is two lines that have run together, as lines that end in "\r" alone do.
 _PLACE = r"\d{1,9}:\d{1,9} \d{1,9}:\d{1,9}"
 _CONCEPT = rf'c="((?:(?!" {_PLACE}\|\|).)*)" (\d{{1,9}}):(\d{{1,9}}) (\d{{1,9}}):(\d{{1,9}})'
 _CON_LINE = re.compile(_CONCEPT + r'\|\|t="([^"|]+)"\s*')
@@ -106,7 +107,7 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
 
 
 def ways_of_lines(text: str) -> list[TokenSpans]:
-    """Tokens of lines that end in "\\n" only; where the note has lone "\\r", of lines that end in those too, as a second way."""
+    """Tokens of lines that end in "\\n" only. Where the note has lone "\\r", a second way ends lines there too."""
     lone = _LONE_RETURN.sub("\n", text)
     return [token_spans(text)] if lone == text else [token_spans(text), token_spans(lone)]
 

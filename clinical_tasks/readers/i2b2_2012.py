@@ -102,7 +102,10 @@ def _agrees(way: tuple[str, int, int], span: _Span) -> bool:
 
 
 def _blank(text: str) -> str:
-    """Every whitespace character as a space, CR LF as one, none dropped: the parser has made spaces of those in attributes."""
+    """Every whitespace character as a space, CR LF as one, none dropped.
+
+    The parser has made spaces of those in attributes.
+    """
     return re.sub(r"\r[\n ]|\s", " ", text)
 
 

@@ -1,7 +1,7 @@
 """Whether offsets count a note's line ends as the file has them, by the words that its annotations quote.
 
-CR LF is two characters of the file. Tools that read text as Python or Java's readers of lines do, brat among them, see one. The
-other way round, a note may have lost the CRs that its offsets count. Neither may give other words in silence.
+CR LF is two characters of the file. Tools that read text as Python or Java's readers of lines do, brat among them, see
+one. The other way round, a note may have lost the CRs that its offsets count. Neither may give other words in silence.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from clinical_tasks.documents import Document, one_line
 from clinical_tasks.errors import ReadError, read_error
@@ -34,7 +35,10 @@ class Quote:
 
 @dataclass(frozen=True)
 class LineEndFault:
-    """One note of which the annotations do not count the line ends that it has: what mends it, and where `sed` does, its expression."""
+    """One note of which the annotations do not count the line ends that it has.
+
+    `fix`: what mends it. `expression`: of `sed`, where that does it.
+    """
 
     note: Path
     annotations: Path
@@ -58,7 +62,8 @@ class LineEndError(ReadError):
         self.faults, self.whole_folder = list(faults), whole_folder
         first, *others = self.faults
         folder = shlex.quote(str(first.note.parent))
-        reason, fix = first.reason, first.remedy(f"{folder}/*.txt" if whole_folder else shlex.quote(str(first.note)))
+        target = f"{folder}/*.txt" if whole_folder else shlex.quote(str(first.note))
+        reason, fix = first.reason, first.remedy(target)
         if others:
             names = [f"{fault.annotations}:{fault.line}" for fault in others[:_NAMED]]
             names += ["…"] if len(others) > _NAMED else []
@@ -75,12 +80,12 @@ class LineEndError(ReadError):
 def check_line_ends(note: Path, annotations: Path, text: str, quotes: Iterable[Quote]) -> None:
     """Compare the quoted words under both counts of a line end.
 
-    Annotations that quote nothing, and those before the first line end, say nothing about it. Where the note as it is fits better, what
-    still disagrees is a mismatch for the caller to count.
+    Annotations that quote nothing, and those before the first line end, say nothing about it. Where the note as it is
+    fits better, what still disagrees is a mismatch for the caller to count.
 
     Raises:
-        LineEndError: the offsets fit better with each line end one character shorter (CR LF) or longer (LF) than in the file; or
-            the note has CR LF and no annotation after the first fits either way.
+        LineEndError: the offsets fit better with each line end one character shorter (CR LF) or longer (LF) than in the
+            file; or the note has CR LF, and both counts fit equally few.
     """
     crlf = "\r\n" in text
     other = text.replace("\r\n", "\n") if crlf else text.replace("\n", "\r\n")
@@ -94,18 +99,28 @@ def check_line_ends(note: Path, annotations: Path, text: str, quotes: Iterable[Q
     here = len(telling) - len(astray)
     there = sum(quote.agrees(other) for quote in telling)
     # One annotation of a note with LF may be a character off for any reason.
-    doubtful = there >= here if crlf else there > max(here, 1)
+    needed = here if crlf else max(here, 1) + 1
+    doubtful = there >= needed
     if doubtful:
-        raise LineEndError([_fault(note, annotations, astray[0].line, crlf, {"here": here, "there": there, "of": len(telling)})])
+        counts = _Counts(here, there, len(telling))
+        raise LineEndError([_fault(note, annotations, line=astray[0].line, crlf=crlf, counts=counts)])
 
 
-def _fault(note: Path, annotations: Path, line: int, crlf: bool, counts: dict[str, int]) -> LineEndFault:
+class _Counts(NamedTuple):
+    """Annotations that fit the note as it is, that fit the other count of line ends, and all that say something."""
+
+    here: int
+    there: int
+    total: int
+
+
+def _fault(note: Path, annotations: Path, *, line: int, crlf: bool, counts: _Counts) -> LineEndFault:
     has, here, there = ("CR LF", "two characters", "one") if crlf else ("LF", "one character", "two")
     told = (
-        f"of {counts['of']} annotations after the first line end, {counts['there']} hold the words that they quote if it counts as {there}, "
-        f"{counts['here']} if it counts as {here}"
+        f"of {counts.total} annotations after the first line end, {counts.there} hold the words that they quote "
+        f"if it counts as {there}, {counts.here} if it counts as {here}"
     )
-    if counts["there"] <= counts["here"]:
+    if counts.there <= counts.here:
         reason = f"offsets do not agree with the CR LF line ends of {note.name}: {told}"
         fix = "correct the offsets: they count characters of the .txt as it is, CR LF as two"
         return LineEndFault(note, annotations, line, reason, fix)

@@ -18,13 +18,14 @@ from clinical_tasks.errors import ReadError, read_error
 
 # The parser takes text in slices, so that a large file is never one tree.
 _SLICE = 1 << 16
-# XML has no control characters, but notes do. Each stands as a private-use character while the parser has the text. So does a CR of the
-# text or of an attribute's value, which the parser would make part of a line end or a space: offsets may count it (`by_quoted_words`).
+# XML has no control characters, but notes do. Each stands as a private-use character while the parser has the text. So
+# does a CR of the text or of an attribute's value, which the parser would make part of a line end or a space: offsets
+# may count it (`by_quoted_words`).
 _HIDDEN = {code: 0x10F000 + code for code in range(32) if code not in (9, 10)}
 _SHOWN = {hidden: code for code, hidden in _HIDDEN.items()}
 _MARKUP = {code: hidden for code, hidden in _HIDDEN.items() if code != 13}
-# Pieces of a file in which a CR means nothing: comments, processing instructions, DOCTYPE, tags, and whitespace between these. What is not
-# closed reaches to the end, so that a damaged file takes no longer than another; the parser refuses it.
+# Pieces of a file in which a CR means nothing: comments, processing instructions, DOCTYPE, tags, and whitespace between
+# these. What is not closed reaches to the end, so that a damaged file takes no longer; the parser refuses it.
 _BETWEEN = r"(?:\A|(?<=>)(?<!\]\]>))\s++(?=<(?!!\[CDATA\[)|\Z)"
 _MEANS_NOTHING = rf"<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z)|<!DOCTYPE[^\[>]*+(?:\[.*?(?:\]\s*+|\Z))?>?|{_BETWEEN}"
 _TAG = r"""</?[A-Za-z_:](?:[^<>"']++|"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))*+>?"""
@@ -92,13 +93,13 @@ def _hide_returns(piece: re.Match[str]) -> str:
 
 
 def by_quoted_words(path: Path, text: str, tag: str, build: Callable[[Path, Element], Document]) -> Iterator[Document]:
-    """A document for each element with this tag; where lines end in CR LF, as its quoted words say that its offsets count.
+    """A document for each element with this tag. Where lines end in CR LF, its quoted words say what its offsets count.
 
-    XML shows CR LF as LF (XML 1.0, 2.11), and so do the tools that read it: one character. Others counted the characters of the file. Of the
-    two documents the one with fewer mismatches is returned, in doubt the first.
+    XML shows CR LF as LF (XML 1.0, 2.11), and so do the tools that read it: one character. Others counted the
+    characters of the file. Of the two documents the one with fewer mismatches is returned, in doubt the first.
 
     Raises:
-        ReadError: the file cannot be read; or, with the first way of counting, a document of which neither can be made.
+        ReadError: the file cannot be read, or a document can be made in neither way; then the reason of the first.
     """
     shown = elements(path, text.replace("\r\n", "\n"), tag)
     if "\r\n" not in text:
