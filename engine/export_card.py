@@ -1,6 +1,7 @@
 """The card beside exported prompts: what they are, what they were trained on and under which terms, how well they do, what they are not."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ prompts' `{found.identity}`.{_changes(found.state)}
 A soft prompt can give away parts of what it was trained on: treat it as its corpora. Nothing here de-identifies anything. The scores are of the
 corpora named, on the backbone named; other notes, other hospitals and other backbones were not tried. Not for decisions about patients.
 """
+    text = re.sub(r"\n{3,}", "\n\n", text)  # where a part has nothing to say
     return text.replace("{", "{{").replace("}", "}}").replace("TITLE", "{title}").replace("ROWS", "{rows}")
 
 
