@@ -19,6 +19,8 @@ from clinical_tasks.token_counts import TokenCounts, TokenLimits
 _SUMMARY_SAMPLE = 200
 # What the round trip holds at most, in characters of input, of each split: every released annotated corpus of the table whole.
 _ROUND_TRIP_CHARACTERS = 4_000_000
+# How many places of offset mismatches are named.
+_NAMED = 5
 # Below this the gold answers themselves lose score, which a card has to explain.
 CEILING = 0.99
 
@@ -36,6 +38,10 @@ class TaskCheck:
     released: dict[str, dict[str, int]] = field(default_factory=dict)
     published: dict[str, dict[str, int]] = field(default_factory=dict)
     offset_mismatches: int = 0
+    mentions: int = 0
+    """Of all labels; with `offset_mismatches`, those of them that do not hold the words that they quote."""
+    mismatch_places: list[str] = field(default_factory=list)
+    """`FILE:LINE` of the first mismatches."""
     ceiling: float | None = None
     labels: dict[str, int] = field(default_factory=dict)
     ignored_labels: dict[str, int] = field(default_factory=dict)
@@ -110,6 +116,8 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
                 continue
             kept += sample.kept
             seen += sample.seen
+    if check.offset_mismatches:
+        _tell_mismatches(check)
     if tokens:
         check.tokens = tokens.percentiles()
         check.fates = {split: dict(fates) for split, fates in tokens.fates.items()}
@@ -126,11 +134,13 @@ def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sampl
     """Adds to `check` once the whole split has been read: a file that breaks off leaves no half counts."""
     parent = card.splits[split].hold_out_from
     released, labels, left_out = _no_counts(card), Counter[str](), Counter[str]()
-    mismatches = examples = 0
+    mentions = examples = 0
+    mismatches: list[str] = []
     for document in stream_documents(card, root, split, as_released=True):
         if not parent:
             _count_released(card, document, released)
-            mismatches += len(document.mismatches)
+            mentions += len(document.mentions)
+            mismatches += document.mismatches
             left_out.update(document.left_out)
             check.notes += [note for note in document.notes if note not in check.notes]
             if not is_labelled(card, document):
@@ -147,7 +157,9 @@ def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sampl
     check.counts[split] = examples
     if not parent:
         check.released[split] = released
-        check.offset_mismatches += mismatches
+        check.mentions += mentions
+        check.offset_mismatches += len(mismatches)
+        check.mismatch_places += mismatches[: _NAMED - len(check.mismatch_places)]
         check.left_out = dict(Counter(check.left_out) + left_out)
         _compare(check, split)
     if not examples:
@@ -156,6 +168,19 @@ def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sampl
         # The official label is in the files and the card, so it may be shown; texts may not.
         into = check.labels if card.type not in ("ner", "re") or card.keeps(label) else check.ignored_labels
         into[label] = into.get(label, 0) + count
+
+
+def _tell_mismatches(check: TaskCheck) -> None:
+    """Where offsets do not hold the quoted words: a note, or a problem if that is most of a task's annotations."""
+    more = ["…"] if check.offset_mismatches > len(check.mismatch_places) else []
+    places = ", ".join([*check.mismatch_places, *more])
+    counts = f"{check.offset_mismatches} of {check.mentions} annotations"
+    told = f"offsets and quoted words disagree, or no words are quoted: {counts} ({places})"
+    if 2 * check.offset_mismatches > check.mentions:
+        fix = "count characters, not bytes, of the very files that were annotated, line ends included"
+        check.problems.append(f"{told}. Fix: {fix}")
+    else:
+        check.notes.append(told)
 
 
 def _no_counts(card: TaskCard) -> dict[str, int]:

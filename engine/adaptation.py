@@ -1,7 +1,7 @@
 """Stage 2: every target x method x shots x seed is a row of one bank; all train in one pass, those of a learning-rate sweep too."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -21,12 +21,17 @@ SHARED = ".shared"  # of a method's optimizer group: its metaprompt
 
 @dataclass(frozen=True)
 class Source:
-    """A finished distillation: what rows of a method start from. ``identity``: of its checkpoint. ``seed``: it drew its factors from."""
+    """A finished distillation: what rows of a method start from.
+
+    ``identity``: of its checkpoint. ``seed``: it drew its factors from. ``record``: its source tasks and their terms
+    (``source_terms``).
+    """
 
     part: DecomposedBank
     tasks: Sequence[str]
     identity: str
     seed: int
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
@@ -72,6 +77,7 @@ def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[st
         eval_every=0 if tuning else a.eval_every, patience=a.patience,
         hashes=session.hashes(["data", "prompt", "adapt", "tune"], data_fingerprint(data), sources=further,
                               rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()}),
+        source_tasks={method: dict(sources[method].record) for method in further if sources[method].record},
     )  # fmt: skip
 
 

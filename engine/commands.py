@@ -1,6 +1,7 @@
 """The modes of ``train.py``: each a short story told with the other modules. Checks come first; nothing starts before they pass."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
 def adapt(config: RunConfig) -> None:
     """Stage 2: adapt the metaprompt to the target tasks; the other methods beside it, on the same data."""
     from engine.banks import load_bank
+    from engine.data import load_cards
     from engine.session import Session
+    from engine.source_terms import SOURCES, source_record
     from engine.unseen import read_record, write_record
 
     _require(config, "adapt.targets")
@@ -97,7 +100,11 @@ def adapt(config: RunConfig) -> None:
     session = Session(config)
     from engine.adaptation import adapt_rows, adapt_stage, source_of
 
-    sources = {method: source_of(bank, found.state, found.identity) for method, (bank, found) in loaded.items()}
+    cards = load_cards(config.data)
+    sources = {}
+    for method, (bank, found) in loaded.items():
+        record = source_record(folders[method], [row["task"] for row in found.state["rows"]], cards)
+        sources[method] = replace(source_of(bank, found.state, found.identity), record=record)
     problems = [p for method, source in sources.items() for p in _problems_of(method, source, loaded[method][1].state, session, folders[method])]
     if problems:
         raise UserError(problems)
@@ -123,11 +130,10 @@ def adapt(config: RunConfig) -> None:
     session.say(f"adapted rows in {session.run_dir / 'latest'}; next: python train.py evaluate --run {session.run_dir}")
 
 
-SOURCES: dict[str, str] = {"metaprompt": "adapt.source_run", "multitask_prompt": "adapt.multitask_run"}
-
-
 def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, folder: Path) -> list[str]:
     """All that keeps a distillation from being adapted under this configuration, at once."""
+    from engine.source_terms import SOURCES
+
     config, key = session.config, SOURCES[method]
     if state["stage"] != "distill":
         return [f"{key}: {folder} is no distillation but a run of {state['stage']}"]

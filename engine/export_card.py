@@ -1,6 +1,7 @@
 """The card beside exported prompts: what they are, what they were trained on and under which terms, how well they do, what they are not."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,17 @@ from engine.checkpoint import Checkpoint
 from engine.data import load_cards
 from engine.reporting.report import table
 from engine.resolve import resolve
+from engine.source_terms import TERMS, Record, outside_teachers, sources_of, terms
 
 
 def model_card(run_dir: Path, backbone: BackboneCard, found: Checkpoint) -> str:
     """Markdown with the places ``{title}`` and ``{rows}``. Names, counts, licences, hashes; no path of the machine."""
     config = resolve(run_dir / "config.yaml", {"run_dir": str(run_dir)})
     known = load_cards(config.data)
-    names = list(dict.fromkeys(row["task"] for row in found.state["rows"]))
-    cards = [known[n] for n in names if n in known]
-    terms = table([["corpus", "licence", "access", "cite"], *([c.name, c.licence, c.access, c.citation] for c in cards)])
-    agreed = [c.name for c in cards if c.access != "public"]
-    derived = f"**Derived from data under agreement** ({', '.join(agreed)}): whoever gets these files needs the same agreements." if agreed else ""
+    own = terms(list(dict.fromkeys(row["task"] for row in found.state["rows"])), known)
+    sources = sources_of(found.state, config)
+    behind = [entry for record in sources.values() if record for entry in record["tasks"]]
+    outside = found.state["stage"] == "distill" and outside_teachers(config)
     length = config.prompt.length
     text = f"""---
 library_name: peft
@@ -37,8 +38,9 @@ ROWS
 
 ## Trained on
 
-{terms}
-{derived}
+{_terms_table(own)}
+{_OUTSIDE if outside else ""}
+{_adapted_from(sources, found.state)}{_derived([*own, *behind], unknown=None in sources.values())}
 
 Backbone's hash `{found.state['hashes']['backbone']}`, layout's `{found.state['hashes']['layout']}`, data's `{found.state['hashes']['data']}`,
 prompts' `{found.identity}`.{_changes(found.state)}
@@ -52,7 +54,53 @@ prompts' `{found.identity}`.{_changes(found.state)}
 A soft prompt can give away parts of what it was trained on: treat it as its corpora. Nothing here de-identifies anything. The scores are of the
 corpora named, on the backbone named; other notes, other hospitals and other backbones were not tried. Not for decisions about patients.
 """
+    text = re.sub(r"\n{3,}", "\n\n", text)  # where a part has nothing to say
     return text.replace("{", "{{").replace("}", "}}").replace("TITLE", "{title}").replace("ROWS", "{rows}")
+
+
+_OUTSIDE = (
+    "Their teachers were adapters from elsewhere, or of a run that is not there any more: what those were trained on "
+    "is not known here.\n"
+)
+_UNKNOWN = "not known here"
+
+
+def _terms_table(tasks: list[dict[str, str]]) -> str:
+    rows = [[entry["task"], *(entry[key] or _UNKNOWN for key in TERMS[:2]), entry["citation"]] for entry in tasks]
+    return table([["corpus", "licence", "access", "cite"], *rows])
+
+
+def _adapted_from(sources: dict[str, Record | None], state: dict[str, Any]) -> str:
+    """Of each method whose rows start from a distillation its source tasks, or that they are unknown."""
+    text = ""
+    for method, record in sources.items():
+        identity = state["hashes"].get("sources", {}).get(method)
+        which = f"a distillation (checkpoint `{identity}`)" if identity else "a distillation"
+        if record is None:
+            text += (
+                f"**Sources of `{method}` unknown**: its rows start from {which}; the checkpoint does not name its "
+                "source tasks, and it is not there as it was.\n\n"
+            )
+            continue
+        text += f"Rows of `{method}`, and sums of them, start from {which} of these source tasks,\n"
+        text += "and are derived from them too:\n\n"
+        text += f"{_terms_table(record['tasks'])}\n{_OUTSIDE if record['outside_teachers'] else ''}\n"
+    return text
+
+
+def _derived(tasks: list[dict[str, str]], unknown: bool) -> str:
+    """What the terms of all these tasks ask for; nothing where all are public."""
+    names = list(dict.fromkeys(entry["task"] for entry in tasks if entry["access"] not in ("public", "")))
+    unclear = list(dict.fromkeys(entry["task"] for entry in tasks if not entry["access"]))
+    unclear += ["sources unknown"] if unknown else []
+    told = []
+    if names:
+        needed = "whoever gets these files needs the same agreements"
+        told.append(f"**Derived from data under agreement** ({', '.join(names)}): {needed}.")
+    if unclear:
+        needed = "treat these files as under agreement"
+        told.append(f"**Derived from data of unknown terms** ({', '.join(unclear)}): {needed}.")
+    return "\n".join(told)
 
 
 def _changes(state: dict[str, Any]) -> str:

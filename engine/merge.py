@@ -25,6 +25,7 @@ from engine.prompt_sums import PromptSum
 from engine.provenance import flat
 from engine.rates import Rate
 from engine.resolve import expand, resolve, to_yaml, value_at
+from engine.source_terms import sources_of
 from engine.unseen import joined_records, read_record, write_record
 
 JOINED = ("adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "adapt.transfer", "data.cards")  # of which the merged configuration has all runs'
@@ -60,6 +61,7 @@ def merge_runs(folders: Sequence[Path], output: Path, sums: str = "", sum_of: st
     merged = join(runs, parts, told)
     n_joined = len(merged.state["rows"])
     merged.state["hashes"] = _hashes(runs, config)
+    merged.state.update(_source_tasks(runs))
     if wanted:
         merged = _with_sums(merged, list(parts), runs, wanted, sum_of, config)
         told += [f"{s.target} sum: start + sum of w (P - start) over rows {sum_of}: {s.text}; nothing was trained for it" for s in wanted]
@@ -152,6 +154,14 @@ def _hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
     out["data"] = data[0] if len(data) == 1 else hashlib.sha256(json.dumps(data).encode()).hexdigest()
     out |= {"sources": {part: identity for run in runs for part, identity in run.sources.items()}, "rates": _rates(runs)}
     return out | {"merged": [run.found.identity for run in runs]}
+
+
+def _source_tasks(runs: Sequence[Run]) -> dict[str, Any]:
+    """What any of the runs knows of the distillations behind their rows: for a method the same one in all runs."""
+    noted: dict[str, Any] = {}
+    for run in runs:
+        noted |= {method: record for method, record in sources_of(run.found.state, run.config).items() if record}
+    return {"source_tasks": noted} if noted else {}
 
 
 def _with_sums(merged: Checkpoint, order: Sequence[str], runs: Sequence[Run], sums: Sequence[PromptSum], sum_of: str, config: RunConfig) -> Checkpoint:

@@ -127,7 +127,7 @@ def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) ->
     state: dict[str, Any] = {"stage": "adapt"}
     state |= {"rows": [runs[n].rows[k] for n, k in order], "progress": _by_row([s["progress"] for s in states], runs, order, told)}
     state["progress"]["step"] = max(s["step"] for s in states)
-    known = {*state, "hashes", "changes", "step", "kept", "sha256"}
+    known = {*state, "hashes", "changes", "source_tasks", "step", "kept", "sha256"}
     state |= _by_row([{k: v for k, v in s.items() if k not in known} for s in states], runs, order, told)
     return Checkpoint(prompts, _optimizer(runs, parts, told), state, {kind: tensors for kind, tensors in kept.items() if tensors})
 

@@ -63,6 +63,8 @@ class Stage:
     patience: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
     """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
+    source_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Method -> what checkpoints note of the distillation that its rows start from (``source_terms``), for cards."""
 
 
 @dataclass

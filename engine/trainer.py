@@ -270,6 +270,8 @@ class Loop:
             progress["window"] = self.window.state()
             state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes,
                      "changes": self.changes}  # fmt: skip
+            if self.stage.source_tasks:
+                state["source_tasks"] = self.stage.source_tasks
             seldom = {kind: tensors for kind, tensors in (("best", best), ("frozen", frozen)) if tensors}
             self.saver.start(self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state, seldom))
 

@@ -11,7 +11,7 @@ from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
-from clinical_tasks.readers.markup import Element, attribute, count_others, elements, whole_number
+from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, count_others, whole_number
 from clinical_tasks.readers.pubtator import concept_ids, strip_mesh
 
 # Between two passages the format leaves a gap of a character and does not say which: the PubTator edition of BC5CDR has a line break.
@@ -35,8 +35,7 @@ class _Draft:
 def read_bioc(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """The documents of all files. BC5CDR's relations are between concept identifiers; relations of nodes are between mentions."""
     for path in paths:
-        for element in elements(path, read_text(path), "document"):
-            yield _document(path, element)
+        yield from by_quoted_words(path, read_text(path), "document", _document)
 
 
 def _document(path: Path, element: Element) -> Document:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
+from clinical_tasks.documents import Document, Mention, Relation, mention_order
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import is_file, name_in, read_text
+from clinical_tasks.readers.files import is_file, lines_of, name_in, read_text
+from clinical_tasks.readers.line_ends import Quote, check_line_ends, refused_together
 
 # (line number, id of the annotation, its fields)
 Row = tuple[int, str, list[str]]
@@ -24,10 +25,12 @@ def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
     The files may be the `.txt`, the `.ann` or both (a whole folder); brat's own `.conf` files are passed over.
     Reader option `events: relations` turns each event into (trigger, role, argument) relations; with `events: argument_types` the
     relation is named after the argument's type instead, where that says more than the role (SDOH: Status is StatusTime or StatusEmploy).
+
+    Raises `LineEndError` for all notes whose annotations count other line ends than the `.txt` has.
     """
     notes = dict.fromkeys(path.with_suffix(".txt") for path in paths if path.suffix in (".txt", ".ann"))
-    for note in notes:
-        yield _read_note(note, folder, str(card.reader_options.get("events", "ignore")))
+    events = str(card.reader_options.get("events", "ignore"))
+    yield from refused_together(notes, lambda note: _read_note(note, folder, events))
 
 
 def _read_note(text_path: Path, folder: Path, events: str) -> Document:
@@ -39,13 +42,15 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     text = read_text(text_path, skip_bom=False)
     rows = _rows(ann_path)
     mentions: dict[str, Mention] = {}
-    mismatches: list[str] = []
+    quotes: list[Quote] = []
     for line, key, fields in rows["T"]:
         if key in mentions:
             raise read_error(ann_path, "an id is used twice", line=line, fix="give each annotation its own id")
-        mentions[key] = _mention(ann_path, line, key, fields, len(text))
-        if len(fields) < 2 or one_line(fields[1]) != one_line(_covered(text, mentions[key])):
-            mismatches.append(f"{ann_path}:{line}")
+        mentions[key] = _mention(ann_path, line, key, fields)
+        quotes.append(Quote(line, mentions[key].fragments, fields[1] if len(fields) > 1 else ""))
+    check_line_ends(text_path, ann_path, text, quotes)
+    _check_length(ann_path, quotes, len(text))
+    mismatches = [f"{ann_path}:{quote.line}" for quote in quotes if not quote.agrees(text)]
     triggers = _triggers(ann_path, rows["E"], mentions)
     relations = [_relation(ann_path, line, fields, mentions, triggers) for line, _, fields in rows["R"]]
     arguments = [relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers, events)]
@@ -71,8 +76,7 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
 def _rows(path: Path) -> dict[str, list[Row]]:
     """The annotation lines by kind. A and M (attributes), `*` (equivalence), `#` (notes) and N (normalisation) are counted, not used."""
     rows: dict[str, list[Row]] = {kind: [] for kind in "TREAM*#N"}
-    # Only "\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number after.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         line = line.rstrip("\r")
         if not line.strip():
             continue
@@ -85,7 +89,7 @@ def _rows(path: Path) -> dict[str, list[Row]]:
     return rows
 
 
-def _mention(path: Path, line: int, key: str, fields: list[str], length: int) -> Mention:
+def _mention(path: Path, line: int, key: str, fields: list[str]) -> Mention:
     """`Type start end[;start end...]`; a discontinuous mention keeps its fragments and covers all of them."""
     kind, _, offsets = fields[0].strip().partition(" ")
     try:
@@ -95,10 +99,16 @@ def _mention(path: Path, line: int, key: str, fields: list[str], length: int) ->
     start, end = fragments[0][0], max(fragment[1] for fragment in fragments)
     if start < 0 or any(begin >= stop for begin, stop in fragments):
         raise read_error(path, "a span is empty or negative", line=line, fix="ends are exclusive and lie after their start")
-    if end > length:
-        reason = f"offset {end} lies beyond the note's {length} characters"
-        raise read_error(path, reason, line=line, fix="offsets count characters, not bytes; check that .txt and .ann belong together")
     return Mention(key, kind, start, end, fragments)
+
+
+def _check_length(path: Path, quotes: list[Quote], length: int) -> None:
+    for quote in quotes:
+        end = max(end for _, end in quote.spans)
+        if end > length:
+            reason = f"offset {end} lies beyond the note's {length} characters"
+            fix = "offsets count characters, not bytes; check that .txt and .ann belong together"
+            raise read_error(path, reason, line=quote.line, fix=fix)
 
 
 def _number(text: str) -> int:
@@ -106,10 +116,6 @@ def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError
     return int(text)
-
-
-def _covered(text: str, mention: Mention) -> str:
-    return " ".join(text[start:end] for start, end in mention.fragments)
 
 
 def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention], triggers: dict[str, str]) -> Relation:

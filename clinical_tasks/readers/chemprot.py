@@ -14,7 +14,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import lines_of
 from clinical_tasks.readers.markup import whole_number
 
 _KINDS = ("abstracts", "entities", "gold_standard", "relations")
@@ -48,7 +48,7 @@ def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[D
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         key, *columns = line.rstrip("\r\t").split("\t")
         if line.strip():
             yield key, (path, number, columns)

@@ -16,14 +16,13 @@ from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
-from clinical_tasks.readers.markup import Element, attribute, count_others, elements, whole_number
+from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, count_others, whole_number
 
 
 def read_ddi(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each `<document>`: its sentences, one a line. Pairs that interact are relations, the others are counted."""
     for path in paths:
-        for element in elements(path, read_text(path), "document"):
-            yield _document(path, element)
+        yield from by_quoted_words(path, read_text(path), "document", _document)
 
 
 def _document(path: Path, element: Element) -> Document:

@@ -56,6 +56,21 @@ def read_text(path: Path, *, skip_bom: bool = True) -> str:
         raise _not_utf8(path, position) from None
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file of annotations, without their "\\n"; a "\\r" before it stays.
+
+    Only "\\n" ends a line: `splitlines` also breaks on characters that occur inside notes, and shifts every number
+    after.
+
+    Raises:
+        ReadError: lines end in CR alone, so that the file would be one line.
+    """
+    lines = read_text(path).split("\n")
+    if len(lines) == 1 and "\r" in lines[0].rstrip("\r"):
+        raise read_error(path, "lines end in a carriage return alone", fix="let lines end in \\n or \\r\\n")
+    return lines
+
+
 def open_text(path: Path, *, skip_bom: bool = True) -> Iterator[str]:
     """The file's lines, one at a time, without their "\\n". Only "\\n" ends a line: a "\\r" before it stays, and so do characters at which
     `splitlines` would break. Memory is that of the longest line. A final "\\n" begins no further line.

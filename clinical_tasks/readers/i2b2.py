@@ -4,8 +4,9 @@
     c="chest pain" 13:2 13:3||t="problem"||a="present"
     c="aspirin" 13:6 13:6||r="TrAP"||c="chest pain" 13:2 13:3
 
-Lines count from 1 and end in "\\n" only; tokens count from 0 and are what stands between single spaces; the end token belongs to
-the span, which may run over lines. The quoted text is lower-cased.
+Lines count from 1 and end in "\\n", or in a lone "\\r" too where more quoted texts agree so. Tokens count from 0 and
+are what stands between single spaces; the end token belongs to the span, which may run over lines. The quoted text is
+lower-cased.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from pathlib import Path
 
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import name_in, read_text
+from clinical_tasks.errors import ReadError, read_error
+from clinical_tasks.readers.files import lines_of, name_in, read_text
 
-_CONCEPT = r'c="(.*)" (\d{1,9}):(\d{1,9}) (\d{1,9}):(\d{1,9})'
-# Quoted texts may hold quotes and bars themselves; positions and labels cannot.
+# Quoted texts may hold quotes and bars themselves; positions and labels cannot. A text that seems to go on after a
+# position is two lines that have run together, as lines that end in "\r" alone do.
+_PLACE = r"\d{1,9}:\d{1,9} \d{1,9}:\d{1,9}"
+_CONCEPT = rf'c="((?:(?!" {_PLACE}\|\|).)*)" (\d{{1,9}}):(\d{{1,9}}) (\d{{1,9}}):(\d{{1,9}})'
 _CON_LINE = re.compile(_CONCEPT + r'\|\|t="([^"|]+)"\s*')
 _AST_LINE = re.compile(_CONCEPT + r'\|\|t="([^"|]+)"\|\|a="([^"|]+)"\s*')
 _REL_LINE = re.compile(_CONCEPT + r'\|\|r="([^"|]+)"\|\|' + _CONCEPT + r"\s*")
+
+# A line end to whoever counted lines with Java's or Python's readers; a character to others.
+_LONE_RETURN = re.compile(r"\r(?!\n)")
 
 # (first line, first token, last line, last token)
 Place = tuple[int, int, int, int]
@@ -64,17 +70,18 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
 def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: bool) -> Document:
     # A byte order mark is no token: it stays, and the first token holds it.
     text = read_text(text_path, skip_bom=False)
-    lines = token_spans(text)
     con_path = files[".con"]
+    concepts = list(_matches(con_path, _CON_LINE, 'c="text" LINE:TOKEN LINE:TOKEN||t="type"'))
+    lines = max(ways_of_lines(text), key=lambda way: sum(_fits(con_path, text, way, concept) for concept in concepts))
     assertions = dict(_assertions(files[".ast"])) if ".ast" in files else {}
     mismatches: list[str] = []
     mentions: dict[Place, Mention] = {}
     every: list[Mention] = []
-    for number, match in _matches(con_path, _CON_LINE, 'c="text" LINE:TOKEN LINE:TOKEN||t="type"'):
+    for number, match in concepts:
         quoted, *numbers, kind = match.groups()
         place = place_of(numbers)
         start, end = span_of(con_path, number, lines, place)
-        if one_line(text[start:end]).lower() != one_line(quoted).lower():
+        if not _agrees(text[start:end], quoted):
             mismatches.append(f"{con_path}:{number}")
         if (place, kind) in assertions and asserted:
             kind = assertions[place, kind][1]
@@ -99,6 +106,26 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
     )
 
 
+def ways_of_lines(text: str) -> list[TokenSpans]:
+    """Tokens of lines that end in "\\n" only. Where the note has lone "\\r", a second way ends lines there too."""
+    lone = _LONE_RETURN.sub("\n", text)
+    return [token_spans(text)] if lone == text else [token_spans(text), token_spans(lone)]
+
+
+def _fits(path: Path, text: str, lines: TokenSpans, concept: tuple[int, re.Match[str]]) -> bool:
+    number, match = concept
+    quoted, *numbers, _ = match.groups()
+    try:
+        start, end = span_of(path, number, lines, place_of(numbers))
+    except ReadError:
+        return False
+    return _agrees(text[start:end], quoted)
+
+
+def _agrees(words: str, quoted: str) -> bool:
+    return one_line(words).lower() == one_line(quoted).lower()
+
+
 def token_spans(text: str) -> TokenSpans:
     """Where each token of each line stands. Two spaces in a row have an empty token between them, which counts."""
     spans, position = [], 0
@@ -112,7 +139,7 @@ def token_spans(text: str) -> TokenSpans:
 
 
 def _matches(path: Path, pattern: re.Pattern[str], form: str) -> Iterator[tuple[int, re.Match[str]]]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if not line.strip():
             continue
         match = pattern.fullmatch(line)

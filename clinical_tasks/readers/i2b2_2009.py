@@ -17,8 +17,8 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import ReadError, read_error
-from clinical_tasks.readers.files import name_in, read_text
-from clinical_tasks.readers.i2b2 import Place, TokenSpans, place_of, span_of, token_spans
+from clinical_tasks.readers.files import lines_of, name_in, read_text
+from clinical_tasks.readers.i2b2 import Place, TokenSpans, place_of, span_of, ways_of_lines
 
 _SUFFIXES = (".entries", ".m")
 _FIELDS = ("m", "do", "mo", "f", "du", "r")
@@ -112,7 +112,7 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
 
 def _read_entries(path: Path) -> _Annotations:
     found = _Annotations(path)
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if line.strip():
             found.entries.append(list(_read_entry(found, number, line.rstrip())))
     return found
@@ -137,8 +137,12 @@ def _read_entry(found: _Annotations, number: int, line: str) -> Iterator[_Field]
 
 
 def _tokens(text: str, annotations: _Annotations) -> TokenSpans:
-    """Tokens between single spaces or between runs of whitespace, whichever agrees with more of the quoted words."""
-    ways = [token_spans(text), _whitespace_tokens(text)]
+    """Tokens between single spaces or between runs of whitespace, whichever agrees with more of the quoted words.
+
+    Lines may end in lone "\\r" too, where a note has such.
+    """
+    first, *others = ways_of_lines(text)
+    ways = [first, _whitespace_tokens(text), *others]
     items = [item for entry in annotations.entries for item in entry]
     return max(ways, key=lambda way: sum(_fits(annotations.path, text, way, item) for item in items))
 

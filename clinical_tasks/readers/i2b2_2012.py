@@ -87,8 +87,11 @@ def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
     """
     from_0, from_1, from_1_inclusive = (0, 0), (-1, -1), (-1, 0)
     shifts = [from_0, from_1, from_1_inclusive] if text[:1] in ("\n", "\r") else [from_1, from_0, from_1_inclusive]
-    texts = [text.replace("\r\n", "\n"), text] if "\r\n" in text else [text]
-    ways = [(one, first, last) for one in texts for first, last in shifts]
+    ways = [(text.replace("\r\n", "\n"), first, last) for first, last in shifts]
+    if "\r\n" in text:
+        # From 1 after a line break of two characters.
+        stored = [(1, 1), *shifts] if text.startswith("\r\n") else shifts
+        ways += [(text, first, last) for first, last in stored]
     return max(ways, key=lambda way: sum(_agrees(way, span) for span in spans))
 
 
@@ -99,8 +102,11 @@ def _agrees(way: tuple[str, int, int], span: _Span) -> bool:
 
 
 def _blank(text: str) -> str:
-    """Every whitespace character as a space, none dropped: the parser has made spaces of those in attributes."""
-    return re.sub(r"\s", " ", text.replace("\r\n", "\n"))
+    """Every whitespace character as a space, CR LF as one, none dropped.
+
+    The parser has made spaces of those in attributes.
+    """
+    return re.sub(r"\r[\n ]|\s", " ", text)
 
 
 def _relations(path: Path, tags: Element, mentions: dict[str, Mention], left_out: Counter[str]) -> tuple[Relation, ...]:

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
+from clinical_tasks.documents import Document
 from clinical_tasks.errors import ReadError, read_error
 
 # The parser takes text in slices, so that a large file is never one tree.
 _SLICE = 1 << 16
-# XML has no control characters and turns CR LF into LF, but notes hold both and offsets count them. Each stands as a private-use
-# character while the parser has the text.
+# XML has no control characters, but notes do. Each stands as a private-use character while the parser has the text. So
+# does a CR of the text or of an attribute's value, which the parser would make part of a line end or a space: offsets
+# may count it (`by_quoted_words`).
 _HIDDEN = {code: 0x10F000 + code for code in range(32) if code not in (9, 10)}
 _SHOWN = {hidden: code for code, hidden in _HIDDEN.items()}
+_MARKUP = {code: hidden for code, hidden in _HIDDEN.items() if code != 13}
+# Pieces of a file in which a CR means nothing: comments, processing instructions, DOCTYPE, tags, and whitespace between
+# these. What is not closed reaches to the end, so that a damaged file takes no longer; the parser refuses it.
+_BETWEEN = r"(?:\A|(?<=>)(?<!\]\]>))\s++(?=<(?!!\[CDATA\[)|\Z)"
+_MEANS_NOTHING = rf"<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z)|<!DOCTYPE[^\[>]*+(?:\[.*?(?:\]\s*+|\Z))?>?|{_BETWEEN}"
+_TAG = r"""</?[A-Za-z_:](?:[^<>"']++|"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))*+>?"""
+_CDATA = r"<!\[CDATA\[.*?(?:\]\]>|\Z)"
+_PIECE = re.compile(rf"{_CDATA}|(?P<markup>{_MEANS_NOTHING})|(?P<tag>{_TAG})|[^<]++|<", re.DOTALL)
+_VALUE = re.compile(r""""[^"]*+"|'[^']*+'""")
 _PRIVATE = re.compile("[\U0010f000-\U0010f01f]")
 
 
@@ -65,11 +76,49 @@ def elements(path: Path, text: str, tag: str = "") -> Iterator[Element]:
     if _PRIVATE.search(text):
         raise read_error(path, "holds characters of the private area U+10F000", fix="replace them; they have no meaning of their own")
     builder = _Builder(path, tag)
-    text = text.translate(_HIDDEN)
+    text = _PIECE.sub(_hide_returns, text).translate(_MARKUP) if "\r" in text else text.translate(_HIDDEN)
     for begin in range(0, max(len(text), 1), _SLICE):
         builder.feed(text[begin : begin + _SLICE], last=begin + _SLICE >= len(text))
         yield from builder.done
         builder.done.clear()
+
+
+def _hide_returns(piece: re.Match[str]) -> str:
+    """A CR stays where the parser takes it for whitespace, as a line end that is no part of any text."""
+    if piece["markup"] is not None:
+        return piece[0]
+    if piece["tag"] is not None:
+        return _VALUE.sub(lambda value: value[0].replace("\r", chr(_HIDDEN[13])), piece[0])
+    return piece[0].replace("\r", chr(_HIDDEN[13]))
+
+
+def by_quoted_words(path: Path, text: str, tag: str, build: Callable[[Path, Element], Document]) -> Iterator[Document]:
+    """A document for each element with this tag. Where lines end in CR LF, its quoted words say what its offsets count.
+
+    XML shows CR LF as LF (XML 1.0, 2.11), and so do the tools that read it: one character. Others counted the
+    characters of the file. Of the two documents the one with fewer mismatches is returned, in doubt the first.
+
+    Raises:
+        ReadError: the file cannot be read, or a document can be made in neither way; then the reason of the first.
+    """
+    shown = elements(path, text.replace("\r\n", "\n"), tag)
+    if "\r\n" not in text:
+        yield from (build(path, element) for element in shown)
+        return
+    for element, as_stored in zip(shown, elements(path, text, tag), strict=True):
+        yield _better(path, [element, as_stored], build)
+
+
+def _better(path: Path, ways: list[Element], build: Callable[[Path, Element], Document]) -> Document:
+    documents, errors = [], []
+    for element in ways:
+        try:
+            documents.append(build(path, element))
+        except ReadError as error:
+            errors.append(error)
+    if not documents:
+        raise errors[0]
+    return min(documents, key=lambda document: len(document.mismatches))
 
 
 class _Builder:

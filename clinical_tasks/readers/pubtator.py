@@ -11,7 +11,7 @@ from pathlib import Path
 from clinical_tasks.card import TaskCard
 from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
 from clinical_tasks.errors import read_error
-from clinical_tasks.readers.files import read_text
+from clinical_tasks.readers.files import lines_of
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
@@ -47,7 +47,7 @@ def read_pubtator(path: Path | str) -> list[Document]:
     """
     path = Path(path)
     drafts: dict[str, _Draft] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         line = line.rstrip("\r")
         if not line.strip():
             continue

@@ -40,6 +40,21 @@ def test_a_partly_missing_task_and_a_broken_file_are_problems_without_content(ca
     assert all(word not in table for word in canary.split())
 
 
+def test_mismatches_are_named_and_most_of_a_task_being_wrong_is_a_problem(card, brat, tmp_path, canary):
+    wrong = "".join(f"T{n}\tDrug 0 7\t{canary}\n" for n in range(1, 8))
+    path = brat("train_a", "aspirin", wrong)
+    brat("test_a", "aspirin", "T1\tDrug 0 7\taspirin\n")
+    (check,) = check_tasks([card("ner", splits={"train": "train_*.txt", "test": "test_*.txt"})], tmp_path)
+    places = ", ".join(f"{path}:{n}" for n in range(1, 6))
+    told = f"offsets and quoted words disagree, or no words are quoted: 7 of 8 annotations ({places}, …)"
+    assert check.status == "problems" and check.problems[0].startswith(f"{told}. Fix: count characters")
+    assert all(word not in format_checks([check]) for word in canary.split())
+    brat("train_a", "aspirin", wrong.partition("\n")[0] + "\nT2\tDrug 0 7\taspirin\n")
+    (check,) = check_tasks([card("ner", splits={"train": "train_*.txt", "test": "test_*.txt"})], tmp_path)
+    assert check.status == "ok"
+    assert f"offsets and quoted words disagree, or no words are quoted: 1 of 3 annotations ({path}:1)" in check.notes
+
+
 def test_a_low_ceiling_is_noted(card, brat, tmp_path):
     # The second occurrence is the annotated one, and nothing in the answer says so.
     brat("a", "pain or pain", "T1\tProblem 8 12\tpain\n")

@@ -86,6 +86,12 @@ def test_the_run_directories_hold_what_the_contract_says(place, outputs):
     assert "backbone unchanged, to the bit" in outputs["distill"] and "backbone unchanged, to the bit" in outputs["adapt"]
 
 
+def test_the_adaptation_notes_what_it_was_adapted_from(place, outputs):
+    noted = json.loads((place / "adapt/latest/state.json").read_text())["source_tasks"]
+    assert [entry["task"] for entry in noted["metaprompt"]["tasks"]] == ["demo_qa", "demo_entities", "demo_summary"]
+    assert {entry["access"] for entry in noted["metaprompt"]["tasks"]} == {"public"} and noted.keys() == {"metaprompt"}
+
+
 def test_the_backbone_is_sharded_between_steps(place, outputs):
     for run_dir in ("distill", "adapt"):
         last = json.loads((place / run_dir / "metrics.jsonl").read_text().splitlines()[-1])
