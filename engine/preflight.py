@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 from engine.config import RunConfig
+from engine.files import can_be_made, nearest
+from engine.protection import LIBRARIES, library_folder
 from engine.resolve import expand
 
 # release from which on a library is right for a frozen, sharded backbone, and what was wrong before
@@ -36,17 +38,26 @@ def problems_of(config: RunConfig, checkpoint_bytes: int) -> list[str]:
 
 def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = nearest(folder)
     if not there.is_dir():
         return [f"{key}: {there} is a file; name a folder"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"{key}: {folder}: {there} cannot be written to by this user; name another folder, or have it opened"]
+    if not can_be_made(folder):
+        fix = f"name another folder (--{key}=FOLDER), or have it opened"
+        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
     free = shutil.disk_usage(there).free
     if free < wanted:
         return [f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or name another disk"]
     return []
+
+
+def library_problems(with_gpu: bool) -> list[str]:
+    """What keeps libraries from compiling: triton's kernels on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
+    name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"
+    folder = Path(os.environ[name]) if os.environ.get(name) else library_folder(LIBRARIES[name])
+    if can_be_made(folder):
+        return []
+    there = nearest(folder)
+    return [f"{name}: {folder}: {there} cannot be written to by this user; export {name}=FOLDER, one that can be"]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
