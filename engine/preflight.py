@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.config import RunConfig
@@ -48,6 +49,17 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     if free < wanted:
         return [f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or name another disk"]
     return []
+
+
+def output_problems(flags: Mapping[str, str]) -> list[str]:
+    """What is wrong with the files and folders that a command names to write to. Writes nothing."""
+    out = []
+    for name in ("output", "png"):
+        if flags.get(name):
+            there = nearest(expand(flags[name]))
+            if not os.access(there, os.W_OK):
+                out.append(f"command line: --{name}: {there} cannot be written to by this user; name another place")
+    return out
 
 
 def library_problems(with_gpu: bool) -> list[str]:

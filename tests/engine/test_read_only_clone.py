@@ -88,3 +88,20 @@ def test_libraries_compile_in_the_users_cache_folder(run: Run, clone: Path, tmp_
         assert {name: found[name] for name in folders} == {n: str(base / "clinical-metaprompt" / f) for n, f in folders.items()}
     found = json.loads(run("-c", script, TRITON_CACHE_DIR="/mine").stdout)
     assert found["TRITON_CACHE_DIR"] == "/mine"  # the user's own choice
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tasks", "check", "--data_root=configs/demo/data", "--cards=configs/demo/cards", "--output=check.json"),
+        ("report", "--runs=run", "--output=report"),
+        ("plan", "--config=configs/demo/distill.yaml", "--output=plan.json"),
+        ("study", "--config=configs/pocket/study.yaml"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_outputs_in_it_are_refused_before_anything_starts(run: Run, clone: Path, command: tuple[str, ...]) -> None:
+    done = run("train.py", *command)
+    assert done.returncode == 2 and done.stdout == ""
+    named = "run_dir: runs/study" if command[0] == "study" else "command line: --output: "
+    assert done.stderr.startswith(f"error: {named}") and f"{clone} cannot be written to by this user" in done.stderr
