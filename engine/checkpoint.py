@@ -9,7 +9,6 @@ the corpus and may leak it: folders are 0700, files 0600.
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch import Tensor
 from engine import kept
 from engine.errors import UserError
 from engine.fence import Fence
+from engine.files import new_partial, sync
 
 FILES = ("prompts.safetensors", "optimizer.safetensors")
 
@@ -107,8 +107,7 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     final = folder / f"step_{step:08d}"
     for left in folder.glob(".step_*.partial"):  # of a process that was killed as it wrote
         shutil.rmtree(left, ignore_errors=True)
-    partial = folder / f".step_{step:08d}.{os.getpid()}.partial"
-    partial.mkdir(mode=0o700)
+    partial = new_partial(final, folder=True)
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.prompts.items()}, partial / FILES[0])
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.optimizer.items()}, partial / FILES[1])
     names = {kind: kept.write(folder, kind, tensors) for kind, tensors in checkpoint.kept.items()}
@@ -117,14 +116,14 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     (partial / "state.json").write_text(json.dumps({**state, "sha256_state": _state_sum(state)}, indent=1))
     for file in partial.iterdir():
         file.chmod(0o600)
-        _sync(file)
-    _sync(partial)
+        sync(file)
+    sync(partial)
     if fence is not None:
         fence.check()
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _point(latest, Path("checkpoints") / final.name)
-    _sync(folder)
+    sync(folder)
     steps = sorted(p for p in folder.iterdir() if p.name.startswith("step_"))
     here = steps.index(final)
     for old in steps[: max(here + 1 - keep, 0)] + steps[here + 1 :]:  # later steps are of a run that was started again
@@ -225,11 +224,3 @@ def _point(link: Path, target: Path) -> None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

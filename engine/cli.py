@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import commands, startup, watch
+from engine import commands, preflight, startup, watch
 from engine.errors import Slower, Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
@@ -211,6 +211,7 @@ def _checked(name: str, words: list[str], flags: dict[str, str]) -> Mode | None:
         problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
     elif not mode.positional:
         problems += [f"command line: {word!r}: not a flag; write --key=value" for word in words]
+    problems += preflight.output_problems(flags)
     if problems:
         raise UserError(problems)
     return mode

@@ -1,14 +1,12 @@
 """Released files -> examples -> token rows, once, in an Arrow cache of the run's own.
 
-Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the others wait.
+Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the others wait
+(token_cache.py).
 """
 
 import hashlib
 import heapq
 import json
-import os
-import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +19,15 @@ from clinical_tasks.splits import split_files as files_of
 from clinical_tasks.splits import stream_split
 from engine.config import DataConfig
 from engine.errors import UserError
+from engine.files import new_partial, publish, remove
 from engine.resolve import expand
+from engine.token_cache import ROWS, build_once, damage_of_rows, note_checksum
 
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
 
 CACHE_FORMAT = "2"
-ROWS = "rows.arrow"
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
-POLL_SECONDS = 0.2
 WRITE_ROWS, WRITE_BYTES = 1000, 1 << 21
 
 
@@ -153,7 +151,8 @@ def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout
     out: dict[str, TaskData] = {}
     for task, splits in tasks.items():
         try:
-            out[task] = TaskData(cards[task], {s: _split(cards[task], s, root, cache, config, layout, rank) for s in splits})
+            found = {s: _split(cards[task], s, root, cache, config, layout, rank, say) for s in splits}
+            out[task] = TaskData(cards[task], found)
         except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
             problems += [f"task {task}: {line}" for line in (getattr(error, "problems", None) or [str(error)])]
         except UserError as error:
@@ -185,39 +184,20 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
                 say(f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than data.max_length={max_length} and dropped")
 
 
-def _split(card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int) -> Split:
+def _split(
+    card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int, say: Callable[[str], None],
+) -> Split:  # fmt: skip
     from datasets import Dataset
 
     if split not in card.splits:
         raise UserError(f"task {card.name}: its card names no split {split!r} ({card.path})")
     limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
     final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
-    build_once(final, rank, f"task {card.name}: split {split}", lambda: _build(card, split, root, config, limit, layout, final))
+    build_once(
+        final, rank, what=f"task {card.name}: split {split}", damage=damage_of_rows, say=say,
+        build=lambda: _build(card, split, root, config, limit, layout, final),
+    )  # fmt: skip
     return Split(Dataset.from_file(str(final / ROWS)), final.name)
-
-
-def build_once(final: Path, rank: int, what: str, build: Callable[[], None]) -> None:
-    """Have rank 0 make a file or folder of the cache that is not there; the others wait for it, or for its failure."""
-    failed = final.with_suffix(".failed")
-    if rank == 0 and not final.exists():
-        failed.unlink(missing_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            build()
-        except BaseException:
-            failed.write_text(launch_id())
-            raise
-    while not final.exists():
-        # a marker of another launch says nothing about this one, whichever rank came first
-        if failed.exists() and failed.read_text() == launch_id():
-            raise UserError(f"{what}: rank 0 could not prepare it; its message says why")
-        time.sleep(POLL_SECONDS)
-
-
-def launch_id() -> str:
-    """The same on all ranks of one launch, and different for the next."""
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
-    return " ".join(os.environ.get(name, "-") for name in names)
 
 
 def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path) -> None:
@@ -236,10 +216,9 @@ def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: in
                 yield {"context_ids": context, "answer_ids": answer, "example": json.dumps(asdict(example)), "kept": kept}
 
     features = Features({"context_ids": Sequence(Value("int32")), "answer_ids": Sequence(Value("int32")), "example": Value("string"), "kept": Value("bool")})
-    partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
+    partial = new_partial(final, folder=True)
     try:
         # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a question
-        partial.mkdir(mode=0o700)
         (partial / ROWS).touch(0o600)
         with ArrowWriter(path=str(partial / ROWS), features=features, writer_batch_size=WRITE_ROWS) as writer:
             waiting = 0
@@ -250,13 +229,14 @@ def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: in
                     writer.write_examples_on_file()
                     waiting = 0
             writer.finalize()
+        note_checksum(partial, final.name)
         try:
-            partial.rename(final)
+            publish(partial, final)
         except OSError:
             if not final.is_dir():
                 raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
 
 
 def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:

@@ -1,7 +1,14 @@
-"""Small files that are there whole or as they were: a kill, or a full disk, in the middle of a plain write would leave them cut short."""
+"""Files and folders that are there whole or as they were: a kill, a full disk or a power cut in a plain write would leave them cut short."""
 
 import contextlib
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
+
+PARTIAL = ".partial"
+ABANDONED = 24 * 3600.0  # seconds without a change after which a partial file is taken for that of a dead writer
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -10,12 +17,83 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; says which file and why, and the old one is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         partial.write_text(text)
         partial.chmod(0o600)
-        partial.replace(path)
+        publish(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(error.errno, f"{error.strerror}; nothing of it was changed, start again once it can be written", str(path)) from None
+
+
+def new_partial(final: Path, folder: bool = False) -> Path:
+    """An empty file (0600) or folder (0700) beside ``final``, for one writer of it, who gives it to ``publish``.
+
+    Its name is drawn: several hosts may write one file, and in a container every process has the same id. What dead writers of
+    ``final`` have left is removed.
+
+    Raises:
+        OSError: the folder of ``final`` cannot be written to.
+    """
+    for left in final.parent.glob(f"*{PARTIAL}"):
+        if left.name.lstrip(".").startswith(f"{final.name.lstrip('.')}.") and _abandoned(left):
+            remove(left)
+    prefix = f".{final.name.lstrip('.')}."
+    if folder:
+        return Path(tempfile.mkdtemp(PARTIAL, prefix, final.parent))
+    handle, name = tempfile.mkstemp(PARTIAL, prefix, final.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give what is written its name, once it is on the disk. Of a folder: the files in it, not what lies deeper.
+
+    Raises:
+        OSError: it cannot be; ``final`` is as it was, or replaced as a whole.
+    """
+    for file in partial.iterdir() if partial.is_dir() else ():
+        sync(file)
+    sync(partial)
+    partial.replace(final)
+    sync(final.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """A file or folder, as far as it can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def nearest(path: Path) -> Path:
+    """``path`` itself or what is nearest above it of what this user can see."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))  # Path.exists raises PermissionError
+
+
+def can_be_made(folder: Path) -> bool:
+    """Whether a folder can be made and written to, or is there and can be. Writes nothing."""
+    there = nearest(folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether nothing of a file or folder has changed for so long."""
+    try:
+        newest = max(p.lstat().st_mtime for p in (partial, *(partial.iterdir() if partial.is_dir() else ())))
+    except OSError:  # its writer is done with it
+        return False
+    return time.time() - newest > ABANDONED

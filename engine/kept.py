@@ -7,12 +7,13 @@ must not cost them all.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load, save
 from torch import Tensor
+
+from engine.files import new_partial, publish, remove
 
 FOLDER, COPIES = "kept", (1, 2)
 
@@ -23,21 +24,14 @@ def write(checkpoints: Path, kind: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(content).hexdigest()
     folder = checkpoints / FOLDER
     folder.mkdir(exist_ok=True, mode=0o700)
-    written = False
     for file in _files(folder, f"{kind}-{digest}"):
         if _bytes(file, digest) is None:
-            partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
-            partial.replace(file)
-            written = True
-    if written:
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+            partial = new_partial(file)
+            try:
+                partial.write_bytes(content)
+                publish(partial, file)
+            finally:
+                remove(partial)
     return f"{kind}-{digest}"
 
 

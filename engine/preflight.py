@@ -4,9 +4,12 @@ import importlib.metadata
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.config import RunConfig
+from engine.files import can_be_made, nearest
+from engine.protection import LIBRARIES, library_folder
 from engine.resolve import expand
 
 # oldest release that this project was run on; before deepspeed's, faults are known
@@ -47,13 +50,12 @@ def older_than_tested() -> list[str]:
 
 def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = nearest(folder)
     if not there.is_dir():
         return [f"{key}: {there} is a file; name a folder"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"{key}: {folder}: {there} cannot be written to by this user; name another folder, or have it opened"]
+    if not can_be_made(folder):
+        fix = f"name another folder (--{key}=FOLDER), or have it opened"
+        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
     free = shutil.disk_usage(there).free
     if free < wanted:
         return [f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or name another disk"]
@@ -62,6 +64,27 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
 
 def _text(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
+
+
+def output_problems(flags: Mapping[str, str]) -> list[str]:
+    """What is wrong with the files and folders that a command names to write to. Writes nothing."""
+    out = []
+    for name in ("output", "png"):
+        if flags.get(name):
+            there = nearest(expand(flags[name]))
+            if not os.access(there, os.W_OK):
+                out.append(f"command line: --{name}: {there} cannot be written to by this user; name another place")
+    return out
+
+
+def library_problems(with_gpu: bool) -> list[str]:
+    """What keeps libraries from compiling: triton's kernels on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
+    name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"
+    folder = Path(os.environ[name]) if os.environ.get(name) else library_folder(LIBRARIES[name])
+    if can_be_made(folder):
+        return []
+    there = nearest(folder)
+    return [f"{name}: {folder}: {there} cannot be written to by this user; export {name}=FOLDER, one that can be"]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

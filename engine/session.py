@@ -76,6 +76,7 @@ class Session:
         # prompt, best, and two moments of each number, in fp32
         sides = self.sizes.linear_sides if "lora" in config.adapt.methods else 0
         problems += preflight.problems_of(config, 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides))
+        problems += preflight.library_problems(torch.cuda.is_available())
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")

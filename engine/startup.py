@@ -77,6 +77,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _leave(number: int, frame: FrameType | None) -> None:
     file = os.environ.get("EXIT_CODE_FILE")  # every rank: which of them is first to go is open, and a launcher may end the rest
     if file:
-        with open(file, "w") as stream:
+        with contextlib.suppress(OSError), open(file, "w") as stream:  # the exit code itself says the same
             stream.write(f"{START_AGAIN}\n")
     os._exit(START_AGAIN)

@@ -12,6 +12,7 @@ from typing import Any
 from engine import checkpoint, commands, distributed, startup
 from engine.errors import UserError
 from engine.files import write_whole
+from engine.preflight import room_for
 from engine.protocols import Cell, read_study
 from engine.resolve import to_yaml
 
@@ -20,13 +21,16 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     """Run the cells of the named protocols (all of them, with none named) and of what they start from.
 
     Raises:
-        UserError: the file is wrong, ``only`` names what it does not have; before anything starts.
+        UserError: the file is wrong, ``only`` names what it does not have, its folder cannot be written to; before anything starts.
     """
     folder, cells = read_study(file, overrides)
     names = list(dict.fromkeys(c.protocol for c in cells))
     unknown = [f"--only: {name!r} is none of {', '.join(names)}" for name in only if name not in names]
     if unknown:
         raise UserError(unknown)
+    refused = [] if plan_only else room_for("run_dir", folder, 0)
+    if refused:
+        raise UserError(refused)
     chosen = _needed(cells, only)
     leads = distributed.place().rank == 0
     if leads and not plan_only:

@@ -4,11 +4,14 @@ Of a token a student needs the teacher's hidden state, one further vector and tw
 A folder per teacher, keyed by all that decides its states; in it one file per run of samples, written whole or not at all. So a killed
 run goes on where it was, another number of ranks or another run with the same teacher reads what is there, and no two ranks write the
 same file. The states nearly spell the text: files are for their user alone, like the notes.
+
+Every file carries a checksum and says what it is of. A run reads each file that it needs once before it trains; what is damaged is
+computed again.
 """
 
 import hashlib
-import os
 import shutil
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine import watch
 from engine.batching import Item
+from engine.checksums import damage, seal, unsealed
 from engine.data import Split
 from engine.distributed import barrier, gather_objects
 from engine.errors import UserError
+from engine.files import nearest, new_partial, publish, remove, sync
 from engine.formulation import Formulation
 from engine.resolve import expand
 from engine.sampling import Stream, plan_step
@@ -33,11 +39,12 @@ from engine.stage import Stage
 from prompt_modules import PromptBank, TeacherStates
 from prompt_modules.bank import JoinedBank
 
-FORMAT = "1"
+FORMAT = "2"
 PART = 64  # samples of a file
 WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
 DISK_SHARE = 0.5  # of the free space that ``auto`` may take
 OPEN_FILES = 256
+TOLD = 5.0  # seconds of verification from which on a run says what they went into
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,12 @@ class TaughtRow:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples whose states are one file."""
+    """Samples whose states are one file. ``of``: what the file says that it holds."""
 
     row: int
     indices: list[int]
     file: Path
+    of: str
 
 
 class TeacherCache:
@@ -76,7 +84,9 @@ class TeacherCache:
             digest.update(row.prompt_LD.detach().cpu().contiguous().numpy().tobytes())
             own = folder / f"teacher-{row.task}-{digest.hexdigest()[:24]}"
             for begin in range(0, len(row.indices), PART):
-                self.parts.append(Part(k, row.indices[begin : begin + PART], own / f"{begin // PART:06d}.safetensors"))
+                number = begin // PART
+                of = f"teacher {digest.hexdigest()} part {number}"
+                self.parts.append(Part(k, row.indices[begin : begin + PART], own / f"{number:06d}.safetensors", of))
         self._starts = {k: next(i for i, p in enumerate(self.parts) if p.row == k) for k in range(len(rows))}
         self._open: dict[int, Any] = {}
 
@@ -85,8 +95,25 @@ class TeacherCache:
         return self._starts[row] + bisect_left(self.rows[row].indices, index) // PART
 
     def missing(self, wanted: Sequence[int]) -> list[int]:
-        """Those parts that are not on disk."""
-        return [number for number in wanted if not self.parts[number].file.exists()]
+        """Those parts that are not on disk, as rank 0 sees it. A collective."""
+        return gather_objects([number for number in wanted if not self.parts[number].file.exists()])[0]  # type: ignore[no-any-return]
+
+    def damaged(self, wanted: Sequence[int], rank: int, world: int, say: Callable[[str], None]) -> list[int]:
+        """Those parts whose files are not, to the bit, what was written of them; each is named. A collective: ranks share the reading."""
+        begin, own, size = time.monotonic(), {}, 0
+        for number in wanted[rank::world]:
+            part = self.parts[number]
+            watch.note(f"checksum of {part.file}")
+            own[number] = damage(part.file, part.of)
+            size += part.file.stat().st_size if not own[number] else 0
+        every = gather_objects((own, size))
+        seconds, read = time.monotonic() - begin, sum(n for _, n in every) / 1e9
+        if seconds > TOLD:
+            say(f"teacher cache: {read:.1f} GB verified in {seconds:.0f} s, {read / seconds:.2f} GB/s")
+        found = {number: problem for reasons, _ in every for number, problem in reasons.items() if problem}
+        for number in sorted(found):
+            say(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
+        return sorted(found)
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """Answer tokens of parts."""
@@ -128,9 +155,14 @@ class TeacherCache:
         if number not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open)))
-            file = safe_open(str(self.parts[number].file), "pt")
-            slices = {name: file.get_slice(name) for name in TeacherStates._fields}
-            self._open[number] = {"file": file, "offsets": file.get_tensor("offsets").tolist(), **slices}
+            try:
+                file = safe_open(str(self.parts[number].file), "pt")
+                slices = {name: file.get_slice(name) for name in TeacherStates._fields}
+                offsets = file.get_tensor("offsets").tolist()
+            except (OSError, SafetensorError) as error:
+                told = f"{self.parts[number].file} was whole as this run began ({type(error).__name__}: {error})"
+                raise RuntimeError(f"teacher cache: {told}; start again: what is damaged is computed again") from None
+            self._open[number] = {"file": file, "offsets": offsets, **slices}
         return self._open[number]  # type: ignore[no-any-return]
 
     def _groups(self, number: int, formulation: Formulation, length: int) -> list[list[Item]]:
@@ -152,15 +184,19 @@ def _written(part: Part, groups: Sequence[Sequence[Item]], found: Sequence[Teach
     """Write a part's file; what went wrong, or nothing."""
     lengths = torch.tensor([0] + [len(i.sample.answer_ids) for group in groups for i in group])
     tensors = {name: torch.cat([getattr(states, name).cpu() for states in found]) for name in TeacherStates._fields}
-    partial = part.file.with_suffix(f".{os.getpid()}.partial")
+    folder, partial = part.file.parent, None
     try:
-        part.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial.touch(mode=0o600)
-        save_file({**tensors, "offsets": lengths.cumsum(0)}, str(partial))
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            sync(folder.parent)
+        partial = new_partial(part.file)
+        save_file({**tensors, "offsets": lengths.cumsum(0)}, str(partial), unsealed(part.of))
         partial.chmod(0o600)
-        partial.replace(part.file)
+        seal(partial)
+        publish(partial, part.file)
     except Exception as error:  # safetensors has an error of its own for a full disk
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            remove(partial)
         return f"teacher cache: {part.file.parent} cannot be written ({type(error).__name__}: {error}). Make room, or set distill.teacher_cache: off"
     return ""
 
@@ -187,11 +223,15 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: i
     wanted = sorted({cache.part_of(row, index) for row, index in visits})
     lengths = [row.split.answer_lengths() for row in rows]
     read = sum(n * lengths[row][index] for (row, index), n in visits.items())
-    if not _worth(cache, wanted, read, how, folder, session.say):
+    missing = cache.missing(wanted)
+    if not _worth(cache, wanted, missing, read, how, folder, session.say):
         return
     if steps is not None:
         wanted = sorted({cache.part_of(row, index) for row, index in visited(stage, steps)})
-    cache.fill(cache.missing(wanted), session.formulation(), teachers, session.say)
+    there = sorted(set(wanted).difference(missing))
+    damaged = cache.damaged(there, session.place.rank, session.place.world, session.say)
+    anew = sorted({*damaged, *set(wanted).intersection(missing)})
+    cache.fill(anew, session.formulation(), teachers, session.say)
     stage.kept = cache.states
 
 
@@ -206,12 +246,17 @@ def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
     return found
 
 
-def _worth(cache: TeacherCache, wanted: Sequence[int], read: int, how: str, folder: Path, say: Callable[[str], None]) -> bool:
-    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come; says what it will take, or why not."""
-    missing = cache.missing(wanted)
+def _worth(
+    cache: TeacherCache, wanted: Sequence[int], missing: Sequence[int], read: int, how: str, folder: Path, say: Callable[[str], None],
+) -> bool:
+    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come; says what it will take, or why not. A collective.
+
+    Args:
+        missing: those of the parts that are not on disk.
+    """
     tokens = cache.tokens(missing)
     size = tokens * cache.bytes_per_token
-    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+    free = min(gather_objects(shutil.disk_usage(nearest(folder)).free))  # ranks must decide alike
     need = f"{tokens:,} answer tokens, {size / 1e9:.3f} GB, in {folder}"
     if how == "auto":
         times = read / max(1, cache.tokens(wanted))

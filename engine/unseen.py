@@ -7,7 +7,6 @@ are left out: never anything of a test split, or scores of one run could not be 
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +17,11 @@ from clinical_tasks import TaskCard
 from clinical_tasks.overlap import Overlap, find_overlaps
 from clinical_tasks.splits import split_files
 from engine.config import DataConfig
-from engine.data import TaskData, build_once, code_and_files, load_cards, unknown_task
+from engine.data import TaskData, code_and_files, load_cards, unknown_task
 from engine.errors import UserError
+from engine.files import new_partial, publish, remove
 from engine.resolve import expand
+from engine.token_cache import build_once
 
 FILE = "overlap.json"
 
@@ -41,7 +42,7 @@ def hold_unseen(data: dict[str, TaskData], config: DataConfig, rank: int = 0, sa
             problems.append(f"data.keep_unseen: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}")
     if problems:
         raise UserError(problems)
-    found = _found([cards[t] for t in config.keep_unseen], [d.card for d in data.values()], config, rank)
+    found = _found([cards[t] for t in config.keep_unseen], [d.card for d in data.values()], config, rank, say)
     record: dict[str, Any] = {"targets": list(config.keep_unseen), "excluded": config.exclude_overlap, "pairs": found["pairs"], "dropped": {}}
     out = dict(data)
     for name, documents in found["sources"].items() if config.exclude_overlap else ():
@@ -111,7 +112,7 @@ def of_targets(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
     return {**record, "pairs": pairs, "unchecked": [t for t in targets if t not in record["targets"]]}
 
 
-def _found(targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int) -> dict[str, Any]:
+def _found(targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, say=print) -> dict[str, Any]:
     """Pairs, and source -> ids of its overlapping training documents: compared once by rank 0, kept beside the token rows."""
     root, cache = expand(config.root), expand(config.cache)
     digest = hashlib.sha256(json.dumps([[c.name for c in targets], [c.name for c in sources]]).encode())
@@ -125,11 +126,31 @@ def _found(targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: Dat
         except clinical_tasks.ReadError as error:
             raise UserError(f"data.keep_unseen: {error}") from None
         content = {"pairs": [asdict(p) for p in overlaps.pairs], "sources": {n: sorted(ids) for n, ids in overlaps.sources.items()}}
-        partial = final.with_name(f"{final.name}.{os.getpid()}.partial")
-        partial.touch(0o600)
-        partial.write_text(json.dumps(content))
-        partial.replace(final)
+        partial = new_partial(final)
+        try:
+            partial.write_text(json.dumps({**content, "of": final.name, "sha256": _checksum(content)}))
+            publish(partial, final)
+        finally:
+            remove(partial)
 
-    build_once(final, rank, "data.keep_unseen", build)
+    build_once(final, rank, what="data.keep_unseen", build=build, damage=_damage, say=say)
     found: dict[str, Any] = json.loads(final.read_text())
     return found
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damage(file: Path) -> str:
+    """What is wrong with a comparison that was kept, or nothing."""
+    try:
+        found = json.loads(file.read_text())
+        name, checksum = found.pop("of"), found.pop("sha256")
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "is damaged or cut"
+    if checksum != _checksum(found):
+        return "is damaged (its checksum differs)"
+    return "" if name == file.name else "holds another comparison than its name says"

@@ -85,7 +85,7 @@ def test_the_same_step_can_be_written_again(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path).prompts["a.b"][0, 0] == 2
 
 
-@pytest.mark.parametrize("moment", ["save_file", "_sha256", "_sync", "_point"])
+@pytest.mark.parametrize("moment", ["save_file", "_sha256", "sync", "_point"])
 def test_a_writer_that_dies_leaves_the_previous_checkpoint_whole(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint.save(tmp_path, 5, content(1.0), 2)
 
@@ -106,7 +106,7 @@ def test_a_writer_that_dies_leaves_the_previous_checkpoint_whole(moment: str, tm
 def test_everything_is_on_disk_before_the_name_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     rename = Path.rename
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: synced.append(path.name))
 
     def renamed(self: Path, target: Path) -> Path:
         assert sorted(synced) == sorted([*FILES, self.name])

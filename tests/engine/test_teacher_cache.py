@@ -1,5 +1,6 @@
 """Teachers on disk: the same gradients, computed once, for their user alone, whatever happens on the way."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def test_a_limit_that_is_too_small_is_the_users_error(cached, tmp_path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) -> None:
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -153,3 +154,96 @@ def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) 
 def test_the_plain_formulation_asks_its_teachers(cached) -> None:
     loop, said = cached(formulation="plain")
     assert loop.stage.kept is None and not said
+
+
+# ---- damaged files ---------------------------------------------------------------------------------------------------------------
+
+
+def flipped(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << 4
+    file.write_bytes(bytes(content))
+
+
+def cut(file: Path, length: int) -> None:
+    file.write_bytes(file.read_bytes()[:length])
+
+
+def swapped(a: Path, b: Path) -> None:
+    content = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[list[Path]], None], int, str]] = {
+    "a bit of the data": (lambda f: flipped(f[1], -40), 1, "checksum differs"),
+    "a bit of the last byte": (lambda f: flipped(f[1], -1), 1, "checksum differs"),
+    "a bit of the header": (lambda f: flipped(f[1], 150), 1, "checksum differs"),
+    "a bit of the header's length": (lambda f: flipped(f[1], 7), 1, "header"),
+    "cut in the data": (lambda f: cut(f[1], -9), 1, "damaged or cut"),
+    "cut in the header": (lambda f: cut(f[1], 20), 1, "cut in its header"),
+    "empty": (lambda f: cut(f[1], 0), 1, "is empty"),
+    "swapped": (lambda f: swapped(f[0], f[1]), 2, "another file"),
+    "swapped with another teacher's": (lambda f: swapped(f[0], f[-1]), 2, "another file"),
+}
+
+
+def trained(loop: Loop) -> dict[str, torch.Tensor]:
+    loop.stage.teachers = None  # nobody is asked as it trains
+    loop.run()
+    return {name: parameter.detach().clone() for name, parameter in loop.stage.bank.named_parameters()}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_file_is_named_and_computed_again(cached, tmp_path, how) -> None:
+    loop, _ = cached(run_dir=str(tmp_path / "whole"))
+    wanted = trained(loop)
+    there = sorted(files(tmp_path / "cache"))
+    contents = {file: file.read_bytes() for file in there}
+    hurt, count, reason = DAMAGES[how]
+    hurt(there)
+    damaged = [file for file in there if file.read_bytes() != contents[file]]
+    assert len(damaged) == count
+    loop, said = cached(run_dir=str(tmp_path / "again"))
+    warned = [line for line in said if line.startswith("WARNING")]
+    assert len(warned) == count and all(reason in line and "computed again" in line for line in warned)
+    assert all(any(str(file) in line for line in warned) for file in damaged)
+    found = trained(loop)
+    assert all(found[name].equal(tensor) for name, tensor in wanted.items())
+    assert {file: file.read_bytes() for file in sorted(files(tmp_path / "cache"))} == contents
+    _, said = cached(run_dir=str(tmp_path / "third"))
+    assert said == [f"teacher cache: reused from {tmp_path / 'cache'}"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_the_reading(cached, backbone, tmp_path, monkeypatch, world) -> None:
+    loop, _ = cached(**{"distill.teacher_cache": "off"})
+    cache = cache_of(tmp_path / "many", loop.stage, torch.randn(3, 5, 64, dtype=torch.float64))
+    cache.fill(list(range(len(cache.parts))), Formulation(backbone, True, 30, 0, 1), SoftPromptBank(torch.zeros(3, 5, 64)), print)
+    read: list[Path] = []
+    check = teacher_cache.damage
+    monkeypatch.setattr(teacher_cache, "damage", lambda file, of: (read.append(file), check(file, of))[1])
+    for rank in range(world):
+        assert cache.damaged(list(range(len(cache.parts))), rank, world, print) == []
+    assert sorted(read) == sorted(part.file for part in cache.parts)
+
+
+def test_files_and_their_folder_are_on_disk(cached, tmp_path, monkeypatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle)))
+    cached()
+    written = files(tmp_path / "cache")
+    assert len([name for name in synced if name.endswith(".partial")]) == len(written)
+    assert {str(file.parent) for file in written} | {str(tmp_path / "cache")} <= set(synced)
+
+
+def test_a_file_that_is_damaged_under_a_run_is_named(cached, tmp_path) -> None:
+    loop, _ = cached()
+    for file in files(tmp_path / "cache"):
+        cut(file, 30)
+    with pytest.raises(RuntimeError, match="safetensors was whole as this run began .* start again"):
+        gradients(loop)
+    loop, said = cached()
+    assert any("WARNING" in line for line in said)
+    gradients(loop)

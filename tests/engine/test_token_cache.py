@@ -1,6 +1,7 @@
 """Released files to token rows, once: cached by everything they depend on, readable by their owner only."""
 
 import dataclasses
+import errno
 import os
 import shutil
 import stat
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from backbones import BackboneCard, Layout, load_tokenizer
-from engine import data
+from engine import data, token_cache
 from engine.config import DataConfig
 from engine.data import TaskData, cache_key, data_fingerprint, load_cards, prepare
 from engine.errors import UserError
@@ -239,7 +240,7 @@ def test_a_split_that_a_card_does_not_name(run: Prepare, monkeypatch: pytest.Mon
 
 
 def test_other_ranks_wait_for_rank_0(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     found: dict[str, TaskData] = {}
     waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
     waiter.start()
@@ -252,7 +253,7 @@ def test_other_ranks_wait_for_rank_0(run: Prepare, monkeypatch: pytest.MonkeyPat
 
 
 def test_other_ranks_stop_waiting_when_rank_0_fails(run: Prepare, corpora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     (corpora / "demo_qa/questions.json").write_text("{")
     told: list[str] = []
     waiter = threading.Thread(target=lambda: told.extend(problems(run, {"demo_qa": ["train"]}, rank=1)), daemon=True)
@@ -265,7 +266,7 @@ def test_other_ranks_stop_waiting_when_rank_0_fails(run: Prepare, corpora: Path,
 
 
 def test_a_failure_of_an_earlier_launch_stops_nobody(run: Prepare, config: DataConfig, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     cache = Path(config.cache)
     cache.mkdir(parents=True)
     marker = cache / f"demo_qa-train-{key(config, layout)}.failed"
@@ -300,3 +301,94 @@ def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
     train = found["demo_qa"].splits["train"]
     assert train.labels() == [train.example(i).gold["label"] for i in train.kept] and set(train.labels() or ()) == {"yes", "no", "maybe"}
     assert found["demo_entities"].splits["train"].labels() is None
+
+
+# ---- what kills and bad disks leave ----------------------------------------------------------------------------------------------
+
+
+def rows_of(found: dict[str, TaskData]) -> list[Any]:
+    return [list(rows.rows) for task in found.values() for rows in task.splits.values()]
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def swap(a: Path, b: Path) -> None:
+    a.rename(a.with_name("aside"))
+    b.rename(a)
+    a.with_name("aside").rename(b)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "a bit at the front": lambda folder, _: flip(folder / "rows.arrow", 900),
+    "a bit in the middle": lambda folder, _: flip(folder / "rows.arrow", (folder / "rows.arrow").stat().st_size // 2),
+    "a bit at the end": lambda folder, _: flip(folder / "rows.arrow", -1),
+    "cut": lambda folder, _: os.truncate(folder / "rows.arrow", 3000),
+    "empty": lambda folder, _: os.truncate(folder / "rows.arrow", 0),
+    "rows missing": lambda folder, _: (folder / "rows.arrow").unlink(),
+    "checksum missing": lambda folder, _: (folder / "checksum.json").unlink(),
+    "checksum damaged": lambda folder, _: flip(folder / "checksum.json", 20),
+    "swapped": swap,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_rows_are_named_and_tokenised_again(run: Prepare, config: DataConfig, how: str) -> None:
+    first = run(ALL)
+    wanted, mark = rows_of(first), data_fingerprint(first)
+    cache = Path(config.cache)
+    (train,), (test,) = cache.glob("demo_qa-train-*"), cache.glob("demo_qa-test-*")
+    DAMAGES[how](train, test)
+    found = run(ALL)
+    assert rows_of(found) == wanted and data_fingerprint(found) == mark
+    said = run.said  # type: ignore[attr-defined]
+    assert len(said) == (2 if how == "swapped" else 1) and any(str(train) in line for line in said)
+    assert all(line.startswith("WARNING task demo_qa: split t") and "made again" in line for line in said)
+    said.clear()
+    assert rows_of(run(ALL)) == wanted and said == []
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_other_ranks_wait_until_damage_is_mended(run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
+    wanted = rows_of(run({"demo_qa": ["train"]}))
+    (folder,) = Path(config.cache).iterdir()
+    flip(folder / "rows.arrow", 900)
+    found: dict[str, TaskData] = {}
+    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
+    waiter.start()
+    time.sleep(0.3)
+    assert waiter.is_alive() and not found
+    run({"demo_qa": ["train"]})
+    waiter.join(timeout=10)
+    assert not waiter.is_alive() and rows_of(found) == wanted
+    assert capfd.readouterr().err.count("rank 1: task demo_qa: split train: ") == 1
+
+
+def test_what_a_killed_start_left_is_in_nobodys_way(run: Prepare, config: DataConfig, layout: Layout) -> None:
+    """In a container every start has the same process id."""
+    cache = Path(config.cache)
+    left = cache / f"demo_qa-train-{key(config, layout)}.{os.getpid()}.partial"
+    left.mkdir(parents=True)
+    assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
+    assert left.exists()  # it may be of another host's live process
+    shutil.rmtree(next(p for p in cache.iterdir() if p != left))
+    os.utime(left, (1, 1))
+    run({"demo_qa": ["train"]})
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_cannot_be_written_is_the_users_error(
+    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: Any, **how: Any) -> str:
+        raise OSError(number, os.strerror(number), str(Path(config.cache) / "x"))
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    (problem,) = problems(run, {"demo_qa": ["train"]})
+    assert problem.startswith(f"data.cache: {config.cache} cannot be written to ({os.strerror(number)})")
+    assert "--data.cache=FOLDER" in problem

@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from backbones import BackboneCard, Layout, load_tokenizer
-from engine import data as data_module
-from engine import unseen
+from engine import token_cache, unseen
 from engine.config import DataConfig
 from engine.data import TaskData, data_fingerprint, prepare
 from engine.errors import UserError
@@ -96,8 +95,21 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(config: DataCo
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("how", ["a number", "cut", "empty"])
+def test_a_damaged_comparison_is_named_and_made_again(config: DataConfig, sources: dict[str, TaskData], how: str) -> None:
+    first = hold_unseen(sources, config, say=lambda _: None)[1]
+    (file,) = Path(config.cache).glob("overlap-*.json")
+    whole = file.read_text()
+    changed = {"a number": whole.replace("3", "2", 1), "cut": whole[:-9], "empty": ""}
+    file.write_text(changed[how])
+    said: list[str] = []
+    assert hold_unseen(sources, config, say=said.append)[1] == first
+    assert said[0].startswith(f"WARNING data.keep_unseen: {file} ") and "made again" in said[0]
+    assert file.read_text() == whole
+
+
 def test_other_ranks_wait_for_the_comparison(config: DataConfig, sources: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     found: dict[str, Any] = {}
     exclude = dataclasses.replace(config, exclude_overlap=True)
     waiter = threading.Thread(target=lambda: found.update(hold_unseen(sources, exclude, 1)[0]), daemon=True)
