@@ -13,11 +13,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import commands, startup, watch
+from engine import commands, launcher, startup, watch
 from engine.errors import Slower, Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
 USER_ERROR, FAULT, START_AGAIN, SLOWER = 2, 1, startup.START_AGAIN, 3
+INTERRUPTED = 130  # as shells say of a process that Ctrl-C ended
 LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
@@ -185,6 +186,25 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     _leave_group(0)
 
 
+def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
+    """The command as the user typed it: `deepspeed` puts --local_rank=N before the mode. Exits 2 where N makes no sense."""
+    try:
+        return launcher.without_local_rank(arguments, os.environ)
+    except UserError as error:
+        _fail(error.problems)
+        raise
+
+
+def end_interrupted() -> None:
+    """Ctrl-C outside training, or again: one line, no traceback, at once. Steps since the last checkpoint are lost."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        if _rank() == 0:
+            print("interrupted; the same command goes on from what is on disk", file=sys.stderr, flush=True)
+    _tell(INTERRUPTED)
+    os._exit(INTERRUPTED)  # threads may be writing or waiting for a server, other ranks in a collective
+
+
 def check_raw(arguments: Sequence[str]) -> None:
     """What Fire would swallow: its separators, and a flag given twice. Exits 2."""
     problems = [f"command line: {a!r} has no meaning here" for a in arguments if a in ("-", "--")]
@@ -237,7 +257,7 @@ def _help(name: str, mode: Mode) -> None:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    return launcher.rank(os.environ)
 
 
 def _tell(code: int) -> None:
