@@ -12,16 +12,15 @@
 
 import sys
 
-from engine.cli import MODES, check_raw, end_interrupted, run_mode, without_launcher_flag
+from engine.cli import MODES, check_raw, run_mode, without_launcher_flag
+from engine.ctrl_c import ends_at_once
 from engine.protection import protect
 
 
 def main(arguments: list[str]) -> None:
     """Run the command; Ctrl-C ends it with one line and exit code 130, where training does not take it."""
-    try:
+    with ends_at_once():
         enter(without_launcher_flag(arguments))
-    except KeyboardInterrupt:
-        end_interrupted()
 
 
 def enter(arguments: list[str]) -> None:

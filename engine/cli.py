@@ -18,7 +18,6 @@ from engine.errors import Slower, Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
 USER_ERROR, FAULT, START_AGAIN, SLOWER = 2, 1, startup.START_AGAIN, 3
-INTERRUPTED = 130  # as shells say of a process that Ctrl-C ended
 LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
@@ -187,22 +186,12 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
 
 
 def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
-    """The command as the user typed it: `deepspeed` puts --local_rank=N before the mode. Exits 2 where N makes no sense."""
+    """The command as typed: `deepspeed` puts --local_rank=N before the mode. Exits 2 where N makes no sense."""
     try:
         return launcher.without_local_rank(arguments, os.environ)
     except UserError as error:
         _fail(error.problems)
         raise
-
-
-def end_interrupted() -> None:
-    """Ctrl-C outside training, or again: one line, no traceback, at once. Steps since the last checkpoint are lost."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        if _rank() == 0:
-            print("interrupted; the same command goes on from what is on disk", file=sys.stderr, flush=True)
-    _tell(INTERRUPTED)
-    os._exit(INTERRUPTED)  # threads may be writing or waiting for a server, other ranks in a collective
 
 
 def check_raw(arguments: Sequence[str]) -> None:

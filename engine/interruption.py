@@ -1,8 +1,9 @@
 """Stop or save on request: by a signal, or by a file in the run directory; every rank at the same step boundary.
 
-A scheduler that preempts sends SIGTERM, or the signal that the job asked for before its time limit; a user presses Ctrl-C. None of them may end a
-process in the middle of a step, and a rank that stops alone would leave the others in a collective: the request is agreed on, the checkpoint
-written, and only then does anyone leave, with exit code 75 (``EX_TEMPFAIL``: start me again). A second Ctrl-C ends the process at once.
+A scheduler that preempts sends SIGTERM, or the signal that the job asked for before its time limit; a user presses
+Ctrl-C. None of them may end a process in the middle of a step, and a rank that stops alone would leave the others in a
+collective: the request is agreed on, the checkpoint written, and only then does anyone leave, with exit code 75
+(``EX_TEMPFAIL``: start me again). A second Ctrl-C ends the process at once.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from engine import startup
+from engine import ctrl_c, startup
 from engine.distributed import sum_over_ranks, world_size
 from engine.errors import UserError
 
@@ -33,10 +34,11 @@ class Request(enum.IntEnum):
 
 
 class Interruption:
-    """Within ``with``, SIGTERM, ``signal_name`` and Ctrl-C (SIGINT) ask for a stop; Ctrl-C for the second time raises KeyboardInterrupt.
+    """Within ``with``, SIGTERM, ``signal_name`` and Ctrl-C (SIGINT) ask for a stop; a second Ctrl-C ends the process.
 
     Args:
-        run_dir: where SAVE and STOP may appear, and STOPPED is left. leads: this rank looks for them, and answers Ctrl-C.
+        run_dir: where SAVE and STOP may appear, and STOPPED is left.
+        leads: this rank looks for them, and answers Ctrl-C.
     """
 
     def __init__(self, run_dir: Path, signal_name: str, leads: bool):
@@ -74,7 +76,7 @@ class Interruption:
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._pressed is not None and now - self._pressed >= ONE_PRESS:
-            raise KeyboardInterrupt
+            ctrl_c.interrupt(number, frame)
         if self._pressed is None:
             self._pressed = now
             self._asked = Request.STOP

@@ -1,7 +1,8 @@
 """What a launcher tells a rank, checked against what SLURM says, and the flag that a launcher puts on the command line.
 
-sbatch and srun hand on the whole environment of the shell that submits. A RANK that an earlier launcher left in that shell
-reaches every task, and each task then waits for ranks that never come. No torch here: a wrong command ends before it is imported.
+sbatch and srun hand on the whole environment of the shell that submits. A RANK that an earlier launcher left in that
+shell reaches every task, and each task then waits for ranks that never come. No torch here: a wrong command ends before
+it is imported.
 """
 
 import os
@@ -19,7 +20,7 @@ AGENT = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RE
 
 @dataclass(frozen=True)
 class Task:
-    """This process's task of a SLURM job step. ``rank``: of ``count`` tasks. ``local_rank``: among those of its node."""
+    """This process's task of a SLURM job step. ``rank``: of ``count`` tasks. ``local_rank``: of its node's tasks."""
 
     rank: int
     count: int
@@ -56,7 +57,7 @@ def check_launcher(env: Mapping[str, str]) -> None:
         listed = ", ".join(f"{name}={env[name]}" if name in _expected(env, task) else name for name in stale)
         found = f"task {task.rank} of {task.count}, {task.local_rank} on its node"
         raise UserError(
-            f"{listed}: set by no launcher of this job, and SLURM says {found}; they were left in the shell that submitted it. "
+            f"{listed}: set by no launcher of this job, and SLURM says {found}; left in the shell that submitted it. "
             f"Before sbatch or srun: unset {' '.join(stale)}"
         )
     numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -66,7 +67,7 @@ def check_launcher(env: Mapping[str, str]) -> None:
 
 
 def stale_variables(env: Mapping[str, str], started: Mapping[str, str] | None) -> list[str]:
-    """Names of launcher variables that contradict SLURM in a step of several tasks and that no launcher in the task has set.
+    """Launcher variables that contradict SLURM in a step of several tasks and that no launcher in the task has set.
 
     Args:
         started: the environment with which srun started the task's first process; None where it cannot be known.
@@ -139,7 +140,7 @@ def _expected(env: Mapping[str, str], task: Task) -> dict[str, set[int | None]]:
 
 
 def _of_launcher_per_task(env: Mapping[str, str], task: Task) -> bool:
-    """Whether the numbers add up to a launcher in each task: several ranks a task, or torchrun's agents as its groups."""
+    """Whether the numbers add up to a launcher in each task: several ranks a task, or torchrun's agents as groups."""
     rank, world, local = (_number(env, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank is None or world is None:
         return False

@@ -29,7 +29,13 @@ def protect() -> None:
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", "")
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+    ):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -40,7 +46,9 @@ def protect() -> None:
         folder = Path(os.environ[name])
         reason = "" if CACHE in folder.parents else foreign(folder)
         if reason:
-            problems.append(f"{name}: {folder} {reason}, and code is loaded from there; remove it, or name another folder")
+            problems.append(
+                f"{name}: {folder} {reason}, and code is loaded from there; remove it, or name another folder"
+            )
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
     if problems:
@@ -48,7 +56,10 @@ def protect() -> None:
 
 
 def foreign(folder: Path) -> str:
-    """Why what lies in a folder may be another user's work; empty if it is not. A missing one that others could make is made now."""
+    """Why what lies in a folder may be another user's work; empty if it is not.
+
+    A missing folder that others could make is made now.
+    """
     try:
         if not os.path.lexists(folder):
             there = next(p for p in folder.absolute().parents if p.exists())

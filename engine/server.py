@@ -59,7 +59,8 @@ def check_server(e: EvaluateConfig, model: str) -> None:
         with _OPENER.open(f"{e.server.rstrip('/')}/v1/models", timeout=30) as answer:
             served = [str(m["id"]) for m in json.loads(answer.read())["data"]]
     except urllib.error.HTTPError as error:
-        raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does (HTTP {error.code}){_redirected(error)}") from None
+        what = f"(HTTP {error.code}){_redirected(error)}"
+        raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does {what}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         start = "start it with: vllm serve MODEL --enable-prompt-embeds"
         raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does ({type(error).__name__}); {start}") from None
@@ -92,8 +93,11 @@ def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
             break
         if attempt + 1 < TRIES:
             time.sleep(WAIT * 2**attempt)
-    raise RuntimeError(f"evaluate.server: {url}: {reason}; answers so far are kept, start the command again when it serves{hint}")
+    remedy = "answers so far are kept, start the command again when it serves"
+    raise RuntimeError(f"evaluate.server: {url}: {reason}; {remedy}{hint}")
 
 
 def _redirected(error: urllib.error.HTTPError) -> str:
-    return "; it redirects to another address, which is not followed: name that address" if 300 <= error.code < 400 else ""
+    if 300 <= error.code < 400:
+        return "; it redirects to another address, which is not followed: name that address"
+    return ""

@@ -4,8 +4,8 @@
     python client.py --model MODEL --prompt TASK --input note.txt [--url http://localhost:8000] [--max_tokens 256]
 
 MODEL is the folder of the backbone's weights: the rows of its embedding table that a text needs are read from there. The server gets embeddings, and
-no text; what it answers is printed. ``--input -`` reads standard input. Embeddings can be turned back into the text: they go to the address of ``--url``
-and no other, whatever proxy the environment names and wherever that address redirects.
+no text; what it answers is printed. ``--input -`` reads standard input. Embeddings can be turned back
+into the text: they go to the address of ``--url`` and no other. Proxies are not used and redirects are refused.
 """
 
 import argparse
@@ -84,8 +84,10 @@ def ask(url: str, body: dict[str, Any]) -> str:
         with OPENER.open(request) as answer:
             return str(json.loads(answer.read())["choices"][0]["text"]).strip()
     except urllib.error.HTTPError as error:
-        redirects = " redirects to another address, which is not followed: embeddings could go elsewhere;" if 300 <= error.code < 400 else ""
-        raise SystemExit(f"--url: {url}:{redirects} HTTP {error.code}") from None
+        if 300 <= error.code < 400:
+            why = "it redirects to another address, which is not followed: embeddings would go there"
+            raise SystemExit(f"--url: {url}: HTTP {error.code}: {why}; name that address") from None
+        raise SystemExit(f"--url: {url}: HTTP {error.code}") from None
     except urllib.error.URLError as error:
         raise SystemExit(f"--url: {url}: no server answers there ({error.reason})") from None
 

@@ -15,8 +15,8 @@ JOB_PORT="${JOB_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"  # where rank 0 listen
 
 cd "$PROJECT" || exit 2
 # sbatch hands on the whole environment of the shell that submits: what a launcher left there is not this job's
-unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE ROLE_NAME
-unset MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE
+unset ROLE_NAME MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
 [ "${METAPROMPT_CORE_DUMPS:-}" = 1 ] || ulimit -c 0      # a process's memory holds note text
 JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
 JOB="${JOB:-$SLURM_JOB_ID}"
@@ -33,7 +33,8 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
 KERNELS="$LOCAL_DISK/triton-$USER"
 export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$KERNELS}"
 BUILT_IN_PROJECT="$PROJECT/.cache/torch_extensions"
-BUILT="${TORCH_EXTENSIONS_DIR:-$BUILT_IN_PROJECT}"  # compiled before the job (make setup, pipeline.sh); copied to each node
+# compiled before the job (make setup, pipeline.sh); copied to each node
+BUILT="${TORCH_EXTENSIONS_DIR:-$BUILT_IN_PROJECT}"
 export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 
 # NCCL finds its own way on most clusters. Offered, not forced:
@@ -41,9 +42,9 @@ export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 # export NCCL_IB_HCA=mlx5            # which InfiniBand adapters
 # export NCCL_DEBUG=WARN             # or INFO, when ranks do not find one another
 
-# on each node: the folders that jobs of this user share, each the user's alone, and a copy of what is read there from its
-# own disk. A mark says that a copy is whole (one that was cut short must not pass for one), a lock keeps two jobs that start
-# on a node from copying at once
+# on each node: the folders that jobs of this user share, each the user's alone, and a copy of what is read there from
+# its own disk. A mark says that a copy is whole (one that was cut short must not pass for one), a lock keeps two jobs
+# that start on a node from copying at once
 prepare_nodes() {
   local copies="$TORCH_EXTENSIONS_DIR" there="$LOCAL_DISK/weights-$USER" built=""
   local folders=("$copies")
@@ -77,12 +78,14 @@ prepare_nodes() {
     }
     built="$1" copied="$2" weights="$3" staged="$4" refused=0
     shift 4
-    for folder in "$@"; do  # their names can be guessed: on a disk that others write to, anybody may have made them first
+    for folder in "$@"; do  # their names can be guessed: in /tmp, anybody may have made them first
       mkdir -p "$(dirname "$folder")"
-      [ -e "$folder" ] || [ -L "$folder" ] || mkdir "$folder" 2>/dev/null || true  # by another job of this user, perhaps
-      if [ ! -d "$folder" ] || [ -L "$folder" ] || [ ! -O "$folder" ] || [ -n "$(find "$folder" -maxdepth 0 -perm /022)" ]; then
-        echo "error: LOCAL_DISK: $folder on $(uname -n) is not a folder of $(id -un) alone: it is a link, another user'\''s," \
-          "or others can write to it. Code or weights are loaded from there; remove it, or name another LOCAL_DISK" >&2
+      [ -e "$folder" ] || [ -L "$folder" ] || mkdir "$folder" 2>/dev/null || true  # made by another job, perhaps
+      if [ ! -d "$folder" ] || [ -L "$folder" ] || [ ! -O "$folder" ] ||
+        [ -n "$(find "$folder" -maxdepth 0 -perm /022)" ]; then
+        echo "error: LOCAL_DISK: $folder on $(uname -n) is not a folder of $(id -un) alone:" \
+          "it is a link, another user'\''s, or others can write to it." \
+          "Code or weights are loaded from there; remove it, or name another LOCAL_DISK" >&2
         refused=2
       fi
     done
@@ -128,9 +131,9 @@ run_ranks() {
   prepare_nodes || leave "$?"
   # an srun of an earlier start, back from behind a broken network, ends the step of its own number: a step more, and it is not the new ranks'
   if [ $((${SLURM_RESTART_COUNT:-0} % 2)) = 1 ]; then srun --nodes=1 --ntasks=1 --ntasks-per-node=1 true || leave "$?"; fi
-  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended
-  # itself. A folder of this start, which nobody else can have made: what is left of an earlier one behind a broken network
-  # writes to its own
+  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it
+  # ended itself. A folder of this start, which nobody else can have made: what is left of an earlier one behind a
+  # broken network writes to its own
   told="$(mktemp -d "$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}-XXXXXX")" || leave "$?"
   export EXIT_CODE_FILE="$told/code"
   if [ "$LAUNCHER" = torchrun ]; then

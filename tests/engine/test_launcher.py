@@ -1,4 +1,4 @@
-"""Variables that a launcher left behind, against what SLURM says; the flag that the deepspeed launcher puts before the mode."""
+"""Variables that a launcher left behind, against what SLURM says; the flag that deepspeed puts before the mode."""
 
 import os
 import subprocess
@@ -13,16 +13,38 @@ from engine.distributed import Place, place
 from engine.errors import UserError
 
 # the second of two tasks on the second of two nodes
-STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1",
-        "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "MASTER_ADDR": "n1"}  # fmt: skip
-STALE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0", "GROUP_RANK": "0", "ROLE_RANK": "0"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "MASTER_ADDR": "n1"}  # fmt: skip
+STALE = {
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "1",
+    "NODE_RANK": "0",
+    "GROUP_RANK": "0",
+    "ROLE_RANK": "0",
+}
 AGENT = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
          "TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_ERROR_FILE": "/tmp/torchelastic_x/error.json"}  # fmt: skip
 # one torchrun in each of four tasks, two ranks each; the agents met in another order than SLURM's
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "4",
-            "ROLE_RANK": "3", **AGENT}  # fmt: skip
-RIGHT = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "1", "GROUP_RANK": "1", "ROLE_RANK": "3"}
-INTERACTIVE = {"SLURM_STEP_ID": "4294967290", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
+            "GROUP_WORLD_SIZE": "4", "ROLE_RANK": "3", **AGENT}  # fmt: skip
+RIGHT = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "NODE_RANK": "1",
+    "GROUP_RANK": "1",
+    "ROLE_RANK": "3",
+}
+INTERACTIVE = {
+    "SLURM_STEP_ID": "4294967290",
+    "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
 BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 LEFT = [*STALE, *AGENT]
 
@@ -31,7 +53,12 @@ LEFT = [*STALE, *AGENT]
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "_set_by_start", {})
     for name in list(os.environ):
-        if name.startswith(("SLURM_", "TORCHELASTIC_")) or name in (*RIGHT, "WORLD_SIZE", "MASTER_ADDR", "CUDA_VISIBLE_DEVICES"):
+        if name.startswith(("SLURM_", "TORCHELASTIC_")) or name in (
+            *RIGHT,
+            "WORLD_SIZE",
+            "MASTER_ADDR",
+            "CUDA_VISIBLE_DEVICES",
+        ):
             monkeypatch.delenv(name)
 
 
@@ -50,11 +77,13 @@ def given(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], started:
         (STEP, STEP, Place(3, 4, 1)),
         (STEP | RIGHT, STEP | RIGHT, Place(3, 4, 1)),  # srun with a wrapper that exports what SLURM says
         (STEP | RIGHT, STEP | STALE, Place(3, 4, 1)),
-        (STEP | RIGHT | {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "1"}, None, Place(3, 4, 0)),  # each task sees its own GPU
+        (STEP | RIGHT | {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "1"}, None, Place(3, 4, 0)),  # its own GPU
         (STEP | TORCHRUN, STEP, Place(3, 8, 1)),
-        (STEP | TORCHRUN, STEP | STALE | AGENT | {"TORCHELASTIC_ERROR_FILE": "old"}, Place(3, 8, 1)),  # the agent's variables replace stale ones
+        # an agent replaces stale variables
+        (STEP | TORCHRUN, STEP | STALE | AGENT | {"TORCHELASTIC_ERROR_FILE": "old"}, Place(3, 8, 1)),
         (STEP | TORCHRUN, None, Place(3, 8, 1)),
-        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, STEP | STALE, Place(6, 8, 0)),  # deepspeed in each task
+        # deepspeed in each task
+        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, STEP | STALE, Place(6, 8, 0)),
         (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, None, Place(6, 8, 0)),
         (BATCH, None, Place(0, 1, 0)),
         (BATCH | TORCHRUN, None, Place(3, 8, 1)),
@@ -78,7 +107,8 @@ def test_a_launchers_variables_are_believed_where_they_are_its_own(
         (STEP | STALE | AGENT, None, LEFT),
         (STEP | AGENT, STEP | AGENT, list(AGENT)),
         (STEP | TORCHRUN, STEP | TORCHRUN, ["WORLD_SIZE", *AGENT]),
-        (STEP | {"LOCAL_RANK": "0"}, STEP | {"LOCAL_RANK": "0"}, ["LOCAL_RANK"]),  # all of a node's tasks would take its first GPU
+        # all of a node's tasks would take its first GPU
+        (STEP | {"LOCAL_RANK": "0"}, STEP | {"LOCAL_RANK": "0"}, ["LOCAL_RANK"]),
         (STEP | {"RANK": "x"}, STEP | {"RANK": "x"}, ["RANK"]),
         (STEP | RIGHT | {"LOCAL_RANK": "7"}, STEP | {"LOCAL_RANK": "7"}, ["LOCAL_RANK"]),  # a wrapper that forgot one
         (STEP | RIGHT | AGENT, STEP | AGENT, list(AGENT)),
@@ -101,22 +131,31 @@ def test_a_rank_that_is_no_number_is_the_users_error(monkeypatch: pytest.MonkeyP
     given(monkeypatch, {"RANK": "first", "WORLD_SIZE": "", "LOCAL_RANK": "0"}, None)
     with pytest.raises(UserError) as error:
         place()
-    assert [p.split(":")[0] for p in error.value.problems] == ["RANK", "WORLD_SIZE"] and "unset RANK" in error.value.problems[0]
+    assert [p.split(":")[0] for p in error.value.problems] == [
+        "RANK",
+        "WORLD_SIZE",
+    ] and "unset RANK" in error.value.problems[0]
 
 
 def test_what_this_process_sets_for_deepspeed_is_no_launchers_word(project: Path) -> None:
     """start() sets LOCAL_RANK to the number of the GPU that the task sees, which is not SLURM's number on the node."""
     script = (
         "import torch; torch.cuda.device_count = lambda: 1\n"
-        "from engine import distributed as d; first = d.place(); d.start(first); print('SAME', first == d.place() == d.Place(0, 1, 0))"
+        "from engine import distributed as d; first = d.place(); d.start(first)\n"
+        "print('SAME', first == d.place() == d.Place(0, 1, 0))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, env=dict(os.environ), capture_output=True, text=True, timeout=120
+    )
     assert "SAME True" in done.stdout, done.stderr
 
 
-# ---- processes as srun starts them -------------------------------------------------------------------------------------------------
+# ---- processes as srun starts them --------------------------------------------------------------------
 
-SAY = "import os\nfrom engine import launcher as l\nprint('LEFT', *l.stale_variables(os.environ, l.started_with(os.environ)))"
+SAY = (
+    "import os\nfrom engine import launcher\n"
+    "print('LEFT', *launcher.stale_variables(os.environ, launcher.started_with(os.environ)))"
+)
 BIN = Path(sys.executable).parent
 
 
@@ -124,7 +163,14 @@ def in_task(project: Path, command: str, environment: dict[str, str]) -> list[st
     """Lines that ranks print, of a shell command that is the first process of a task: its own pid is SLURM_TASK_PID."""
     clean = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "SAY": SAY}
     first = 'export SLURM_TASK_PID=$$; exec bash -c "$0"'
-    done = subprocess.run(["bash", "-c", first, command], env=clean | environment, cwd=project, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", first, command],
+        env=clean | environment,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return sorted(line for line in done.stdout.splitlines() if line.startswith("LEFT"))
 
 
@@ -138,25 +184,31 @@ def in_task(project: Path, command: str, environment: dict[str, str]) -> list[st
          'RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 python -c "$SAY"; true', []),
     ],
 )  # fmt: skip
-def test_what_srun_delivered_is_told_from_what_was_set_in_the_task(command: str, left: list[str], project: Path) -> None:
+def test_what_srun_delivered_is_told_from_what_was_set_in_the_task(
+    command: str, left: list[str], project: Path
+) -> None:
     found = in_task(project, command, STEP | STALE | AGENT)
     assert [sorted(line.split()[1:]) for line in found] == [sorted(left)]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_ranks_of_a_real_torchrun_in_a_task_are_its_own_whatever_was_left(wrapped: bool, project: Path, tmp_path: Path) -> None:
+def test_ranks_of_a_real_torchrun_in_a_task_are_its_own_whatever_was_left(
+    wrapped: bool, project: Path, tmp_path: Path
+) -> None:
     (tmp_path / "say.py").write_text(SAY)
     command = f"torchrun --nproc_per_node 2 {tmp_path / 'say.py'}"
     if wrapped:  # as launch_scripts do
-        command = f'bash -c \'"$@" & wait $!\' _ {command}'
+        command = f"bash -c '\"$@\" & wait $!' _ {command}"
     assert in_task(project, f"{command}; true", STEP | STALE | AGENT) == ["LEFT", "LEFT"]
 
 
-# ---- --local_rank before the mode --------------------------------------------------------------------------------------------------
+# ---- --local_rank before the mode ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", sorted(cli.MODES))
-@pytest.mark.parametrize("flag", [["--local_rank=1"], ["--local_rank", "1"], ["--local-rank=1"], ["--local-rank", "1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "flag", [["--local_rank=1"], ["--local_rank", "1"], ["--local-rank=1"], ["--local-rank", "1"]], ids=" ".join
+)
 def test_every_mode_takes_the_launchers_flag_before_it(
     flag: list[str], mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,7 +229,11 @@ def test_every_mode_takes_the_launchers_flag_before_it(
     ],
 )
 def test_a_launchers_flag_that_makes_no_sense_is_refused(
-    arguments: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path
+    arguments: list[str],
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    project: Path,
 ) -> None:
     monkeypatch.chdir(project)
     monkeypatch.setattr(cli, "LET_RANK_0_SPEAK", 0)
