@@ -12,11 +12,18 @@
 
 import sys
 
-from engine.cli import MODES, check_raw, run_mode
+from engine.cli import MODES, check_raw, run_mode, without_launcher_flag
+from engine.ctrl_c import ends_at_once
 from engine.protection import protect
 
 
 def main(arguments: list[str]) -> None:
+    """Run the command; Ctrl-C ends it with one line and exit code 130, where training does not take it."""
+    with ends_at_once():
+        enter(without_launcher_flag(arguments))
+
+
+def enter(arguments: list[str]) -> None:
     """Hand the mode and everything after it, as typed, to the strict resolver; Fire finds the mode."""
     import fire
     from fire.decorators import SetParseFn

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine import commands, preflight, startup, watch
+from engine import commands, launcher, preflight, startup, watch
 from engine.errors import Slower, Stopped, UserError
 from engine.resolve import known_keys, resolve, unknown_key
 
@@ -185,6 +185,15 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     _leave_group(0)
 
 
+def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
+    """The command as typed: `deepspeed` puts --local_rank=N before the mode. Exits 2 where N makes no sense."""
+    try:
+        return launcher.without_local_rank(arguments, os.environ)
+    except UserError as error:
+        _fail(error.problems)
+        raise
+
+
 def check_raw(arguments: Sequence[str]) -> None:
     """What Fire would swallow: its separators, and a flag given twice. Exits 2."""
     problems = [f"command line: {a!r} has no meaning here" for a in arguments if a in ("-", "--")]
@@ -238,7 +247,7 @@ def _help(name: str, mode: Mode) -> None:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    return launcher.rank(os.environ)
 
 
 def _tell(code: int) -> None:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from engine import watch
 from engine.errors import UserError
+from engine.launcher import check_launcher, slurm_task
+
+_set_by_start: dict[str, str] = {}  # by this process for DeepSpeed's sake: no launcher's word
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,22 @@ class Place:
 
 
 def place() -> Place:
-    """From torchrun's variables, or SLURM's where srun starts one task per GPU; else one process alone."""
-    env = os.environ
+    """From a launcher's variables, or SLURM's where srun starts one task per GPU; else one process alone.
+
+    Raises:
+        UserError: a launcher's variables contradict SLURM, or MASTER_ADDR is missing.
+    """
+    env = {name: value for name, value in os.environ.items() if _set_by_start.get(name) != value}
+    check_launcher(env)
     if "RANK" in env and "WORLD_SIZE" in env:
         return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
-    if "SLURM_STEP_ID" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
-        if "MASTER_ADDR" not in env:  # each task would take itself for a job of one
-            how = 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1) MASTER_PORT=29500'
-            raise UserError(f"MASTER_ADDR is not set; before srun: {how}")
-        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", 0)))
-    return Place(0, 1, 0)
+    task = slurm_task(env)
+    if task is None:
+        return Place(0, 1, 0)
+    if "MASTER_ADDR" not in env:  # each task would take itself for a job of one
+        how = 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1) MASTER_PORT=29500'
+        raise UserError(f"MASTER_ADDR is not set; before srun: {how}")
+    return Place(task.rank, task.count, task.local_rank)
 
 
 def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
@@ -49,7 +58,8 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     gpu = gpu_of(where.local_rank, torch.cuda.device_count())
     defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": gpu, "MASTER_ADDR": "127.0.0.1"}
     for name, value in defaults.items():
-        os.environ.setdefault(name, str(value))
+        if name not in os.environ:
+            os.environ[name] = _set_by_start[name] = str(value)
     # DeepSpeed 0.19.8 calls the old name of a collective at every gather
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     import deepspeed
@@ -91,7 +101,7 @@ def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:
     try:
         listening = _listen(host, port).detach()
     except OSError as error:
-        remedy = "export another MASTER_PORT, or the first node's address as MASTER_ADDR"
+        remedy = "export another MASTER_PORT (JOB_PORT for launch_scripts/), or the first node's address as MASTER_ADDR"
         raise UserError(f"MASTER_PORT: nothing can listen on {host}:{port} ({error.strerror}); {remedy}") from None
     return dist.TCPStore(host, port, where.world, True, wait, wait_for_workers=False, master_listen_fd=listening)
 

@@ -1,23 +1,29 @@
 """Stop or save on request: by a signal, or by a file in the run directory; every rank at the same step boundary.
 
-A scheduler that preempts sends SIGTERM, or the signal that the job asked for before its time limit. Neither may end a process in the middle
-of a step, and a rank that stops alone would leave the others in a collective: the request is agreed on, the checkpoint written, and only
-then does anyone leave, with exit code 75 (``EX_TEMPFAIL``: start me again).
+A scheduler that preempts sends SIGTERM, or the signal that the job asked for before its time limit; a user presses
+Ctrl-C. None of them may end a process in the middle of a step, and a rank that stops alone would leave the others in a
+collective: the request is agreed on, the checkpoint written, and only then does anyone leave, with exit code 75
+(``EX_TEMPFAIL``: start me again). A second Ctrl-C ends the process at once.
 """
 
+import contextlib
 import enum
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
-from engine import startup
+from engine import ctrl_c, startup
 from engine.distributed import sum_over_ranks, world_size
 from engine.errors import UserError
 
 SAVE_FILE, STOP_FILE, STOPPED_FILE = "SAVE", "STOP", "STOPPED"
+ONE_PRESS = 1.0  # seconds: a terminal sends Ctrl-C to all of a group, and a launcher in it may send it on
+TOLD = b"interrupted: saves and stops after this step; Ctrl-C again ends it at once, without saving\n"
 
 
 class Request(enum.IntEnum):
@@ -28,17 +34,28 @@ class Request(enum.IntEnum):
 
 
 class Interruption:
-    """Within ``with``, SIGTERM and ``signal_name`` ask for a stop. ``run_dir``: where SAVE and STOP may appear, and STOPPED is left."""
+    """Within ``with``, SIGTERM, ``signal_name`` and Ctrl-C (SIGINT) ask for a stop; a second Ctrl-C ends the process.
+
+    Args:
+        run_dir: where SAVE and STOP may appear, and STOPPED is left.
+        leads: this rank looks for them, and answers Ctrl-C.
+    """
 
     def __init__(self, run_dir: Path, signal_name: str, leads: bool):
         self.run_dir, self.leads = run_dir, leads
-        self._signals = [signal.SIGTERM, signal_of(signal_name)]
+        self._preempt = signal_of(signal_name)
         self._asked = self._last = Request.NONE
+        self._pressed: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
         self._asked = self._last = Request.NONE
-        self._before = {s: signal.signal(s, self._on_signal) for s in self._signals}
+        self._pressed = None
+        handlers: dict[signal.Signals, Any] = {signal.SIGTERM: self._on_signal}
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a background job's shell wants it ignored
+            handlers[signal.SIGINT] = self._on_interrupt
+        handlers[self._preempt] = self._on_signal
+        self._before = {s: signal.signal(s, handler) for s, handler in handlers.items()}
         if startup.taken():
             self._asked = Request.STOP
         if self.leads:
@@ -49,12 +66,23 @@ class Interruption:
         for s, handler in self._before.items():
             signal.signal(s, handler)
         if kind is None:  # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the process
-            startup.note_early(self._signals[1])
+            startup.note_early(self._preempt)
             if Request.STOP in (self._asked, self._last):
                 startup.carry()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = Request.STOP
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._pressed is not None and now - self._pressed >= ONE_PRESS:
+            ctrl_c.interrupt(number, frame)
+        if self._pressed is None:
+            self._pressed = now
+            self._asked = Request.STOP
+            if self.leads:
+                with contextlib.suppress(OSError):
+                    os.write(2, TOLD)  # not print: the signal may have come within one
 
     def agreed(self, failed: bool = False) -> Request:
         """What any rank was asked for; FAILED where one has. A collective."""

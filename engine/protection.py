@@ -5,28 +5,59 @@ the user's own cache folder. Never text of a note: that folder is for code and s
 """
 
 import os
+import resource
+import stat
 import sys
 from pathlib import Path
 
 from engine.files import can_be_made
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
-LIBRARIES = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "HF_HOME": "huggingface"}
+CODE_CACHES = {
+    "TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "HF_MODULES_CACHE": "huggingface/modules",
+}  # fmt: skip
+LIBRARIES = {**CODE_CACHES, "HF_HOME": "huggingface"}
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def protect() -> None:
-    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache where they can write."""
+    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache where they can write.
+
+    METAPROMPT_CORE_DUMPS=1 leaves core dumps as they are; without it, none is written: memory holds note text.
+
+    Raises:
+        SystemExit: with code 2, where a cache that code is loaded from is not this user's alone.
+    """
     os.umask(0o077)
+    if os.environ.get("METAPROMPT_CORE_DUMPS") != "1":
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # an environment that was not activated: DeepSpeed looks for pip's ninja on PATH
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", "")
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    for name in (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+    ):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name, folder in LIBRARIES.items():
         os.environ.setdefault(name, str(library_folder(folder)))
+    problems = []
+    for name in CODE_CACHES:
+        folder_of_code = Path(os.environ[name])
+        reason = "" if CACHE in folder_of_code.parents else foreign(folder_of_code)
+        if reason:
+            problems.append(f"{name}: {folder_of_code} {reason}, and code is loaded from there; remove it, or name another folder")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+    if problems:
+        raise SystemExit(2)
 
 
 def library_folder(name: str) -> Path:
@@ -36,3 +67,25 @@ def library_folder(name: str) -> Path:
         return own
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~")) / ".cache") / "clinical-metaprompt" / name
+
+
+def foreign(folder: Path) -> str:
+    """Why what lies in a folder may be another user's work; empty if it is not.
+
+    A missing folder that others could make is made now.
+    """
+    try:
+        if not os.path.lexists(folder):
+            there = next(p for p in folder.absolute().parents if p.exists())
+            if not there.stat().st_mode & OTHERS_WRITE:
+                return ""
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        link, found = folder.lstat(), folder.stat()
+    except OSError as error:
+        return f"cannot be used ({error.strerror})"
+    for one in (link, found):
+        if one.st_uid not in (os.geteuid(), 0):
+            return f"belongs to another user ({one.st_uid})"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder"
+    return "can be written to by others" if found.st_mode & OTHERS_WRITE else ""

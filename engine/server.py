@@ -58,6 +58,9 @@ def check_server(e: EvaluateConfig, model: str) -> None:
     try:
         with _OPENER.open(f"{e.server.rstrip('/')}/v1/models", timeout=30) as answer:
             served = [str(m["id"]) for m in json.loads(answer.read())["data"]]
+    except urllib.error.HTTPError as error:
+        what = f"(HTTP {error.code}){_redirected(error)}"
+        raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does {what}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         start = "start it with: vllm serve MODEL --enable-prompt-embeds"
         raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does ({type(error).__name__}); {start}") from None
@@ -73,6 +76,7 @@ def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
     """
     content = json.dumps(body).encode()
     for attempt in range(TRIES):
+        hint = ""
         request = urllib.request.Request(f"{url.rstrip('/')}/v1/completions", content, {"Content-Type": "application/json"})
         try:
             with _OPENER.open(request, timeout=TIMEOUT) as answer:
@@ -80,7 +84,7 @@ def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
             choice = found["choices"][0]
             return str(choice["text"]).strip(), choice["finish_reason"] == "stop", int(found["usage"]["completion_tokens"])
         except urllib.error.HTTPError as error:
-            reason, again = f"HTTP {error.code}", error.code == 429 or error.code >= 500
+            reason, again, hint = f"HTTP {error.code}", error.code == 429 or error.code >= 500, _redirected(error)
         except OSError as error:
             reason, again = type(error).__name__, True
         except (ValueError, KeyError, IndexError, TypeError):
@@ -89,4 +93,11 @@ def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
             break
         if attempt + 1 < TRIES:
             time.sleep(WAIT * 2**attempt)
-    raise RuntimeError(f"evaluate.server: {url}: {reason}; answers so far are kept, start the command again when it serves")
+    remedy = "answers so far are kept, start the command again when it serves"
+    raise RuntimeError(f"evaluate.server: {url}: {reason}; {remedy}{hint}")
+
+
+def _redirected(error: urllib.error.HTTPError) -> str:
+    if 300 <= error.code < 400:
+        return "; it redirects to another address, which is not followed: name that address"
+    return ""

@@ -4,7 +4,8 @@
     python client.py --model MODEL --prompt TASK --input note.txt [--url http://localhost:8000] [--max_tokens 256]
 
 MODEL is the folder of the backbone's weights: the rows of its embedding table that a text needs are read from there. The server gets embeddings, and
-no text; what it answers is printed. ``--input -`` reads standard input.
+no text; what it answers is printed. ``--input -`` reads standard input. Embeddings can be turned back
+into the text: they go to the address of ``--url`` and no other. Proxies are not used and redirects are refused.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import base64
 import io
 import json
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 TABLES = ("model.embed_tokens.weight", "embed_tokens.weight", "transformer.wte.weight")
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """None: the answer that redirects is an error."""
+
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
 
 
 class Table:
@@ -64,9 +74,22 @@ def request_body(model: str, prompt_LD: Tensor, text_TD: Tensor, max_tokens: int
 
 
 def ask(url: str, body: dict[str, Any]) -> str:
+    """The server's answer.
+
+    Raises:
+        SystemExit: no answer, or a redirect.
+    """
     request = urllib.request.Request(f"{url.rstrip('/')}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        return str(json.loads(answer.read())["choices"][0]["text"]).strip()
+    try:
+        with OPENER.open(request) as answer:
+            return str(json.loads(answer.read())["choices"][0]["text"]).strip()
+    except urllib.error.HTTPError as error:
+        if 300 <= error.code < 400:
+            why = "it redirects to another address, which is not followed: embeddings would go there"
+            raise SystemExit(f"--url: {url}: HTTP {error.code}: {why}; name that address") from None
+        raise SystemExit(f"--url: {url}: HTTP {error.code}") from None
+    except urllib.error.URLError as error:
+        raise SystemExit(f"--url: {url}: no server answers there ({error.reason})") from None
 
 
 def main() -> None:

@@ -11,22 +11,30 @@ LOCAL_DISK="${LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"  # EDIT: a node's o
 USER="${USER:-$(id -un)}"
 STAGE_WEIGHTS="${STAGE_WEIGHTS:-}"                       # a backbone's folder to copy to each node's own disk first; WEIGHTS then points there
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                       # a job is requeued so often at most
+JOB_PORT="${JOB_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"  # where rank 0 listens
 
 cd "$PROJECT" || exit 2
+# sbatch hands on the whole environment of the shell that submits: what a launcher left there is not this job's
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE
+unset ROLE_NAME MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
+[ "${METAPROMPT_CORE_DUMPS:-}" = 1 ] || ulimit -c 0      # a process's memory holds note text
 JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
 JOB="${JOB:-$SLURM_JOB_ID}"
 
 trap : USR1  # meant for the ranks; sent to all of a job (scancel -f), it must not end this shell
 # ranks find one another by what SLURM knows: no host file, no ssh, no MPI
 MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
-MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
+MASTER_PORT="$JOB_PORT"
 export MASTER_ADDR MASTER_PORT
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
 # nothing goes out, nothing lands in a home folder; what is compiled at run time lies on the node's own disk
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
-export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$LOCAL_DISK/triton-$USER}"
-BUILT="${TORCH_EXTENSIONS_DIR:-$PROJECT/.cache/torch_extensions}"  # compiled before the job (make setup, pipeline.sh); copied to each node
+KERNELS="$LOCAL_DISK/triton-$USER"
+export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$KERNELS}"
+BUILT_IN_PROJECT="$PROJECT/.cache/torch_extensions"
+# compiled before the job (make setup, pipeline.sh); copied to each node
+BUILT="${TORCH_EXTENSIONS_DIR:-$BUILT_IN_PROJECT}"
 export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 
 # NCCL finds its own way on most clusters. Offered, not forced:
@@ -34,34 +42,57 @@ export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 # export NCCL_IB_HCA=mlx5            # which InfiniBand adapters
 # export NCCL_DEBUG=WARN             # or INFO, when ranks do not find one another
 
-# on each node: copy what is read there from its own disk. A mark says that a copy is whole (one that was cut short must not pass for one),
-# a lock keeps two jobs that start on a node from copying at once
+# on each node: the folders that jobs of this user share, each the user's alone, and a copy of what is read there from
+# its own disk. A mark says that a copy is whole (one that was cut short must not pass for one), a lock keeps two jobs
+# that start on a node from copying at once
 prepare_nodes() {
-  local there="$LOCAL_DISK/weights-$USER" built=""
+  local copies="$TORCH_EXTENSIONS_DIR" there="$LOCAL_DISK/weights-$USER" built=""
+  local folders=("$copies")
+  [ "$TRITON_CACHE_DIR" != "$KERNELS" ] || folders+=("$KERNELS")  # another one is checked by train.py
   if [ -d "$BUILT" ]; then  # another build, another folder: a job that runs keeps its own
+    if [ "$BUILT" != "$BUILT_IN_PROJECT" ] &&
+      [ -n "$(find -L "$BUILT" -maxdepth 0 \( -perm /022 -o ! -user "$(id -u)" ! -user 0 \))" ]; then
+      echo "error: TORCH_EXTENSIONS_DIR: $BUILT belongs to another user or can be written to by others," \
+        "and code is loaded from there; remove it, or name another folder" >&2
+      return 2
+    fi
     built="$(cd "$BUILT" && find . -name '*.so' -printf '%p %s %T@\n' | sort | cksum | cut -d' ' -f1)"
-    TORCH_EXTENSIONS_DIR="$TORCH_EXTENSIONS_DIR/$built"
+    TORCH_EXTENSIONS_DIR="$copies/$built"
   fi
   if [ -n "$STAGE_WEIGHTS" ]; then
     echo "staging $STAGE_WEIGHTS to $there on each node"
     export WEIGHTS="$there"
+    folders+=("$there")
   fi
-  [ -n "$built$STAGE_WEIGHTS" ] || return 0
   # shellcheck disable=SC2016  # expanded on the nodes
   srun --ntasks-per-node=1 --ntasks="$SLURM_NNODES" bash -c '
     set -euo pipefail
     umask 077
     copy() {  # from, to: times kept, or all would be compiled again; links followed; no lock of a compilation
       [ -f "$2.whole" ] && return 0
-      mkdir -p "$(dirname "$2")"
       exec 9> "$2.lock"; flock 9
       [ -f "$2.whole" ] && return 0
       rm -rf "$2" && cp -rL --preserve=timestamps "$1" "$2"
       find "$2" -name lock -type f -delete
       touch "$2.whole"
     }
-    [ -z "$1" ] || [ "$1" -ef "$2" ] || copy "$1" "$2"
-    [ -z "$3" ] || copy "$3" "$4"' _ "${built:+$BUILT}" "$TORCH_EXTENSIONS_DIR" "$STAGE_WEIGHTS" "$there/$(basename "$STAGE_WEIGHTS")"
+    built="$1" copied="$2" weights="$3" staged="$4" refused=0
+    shift 4
+    for folder in "$@"; do  # their names can be guessed: in /tmp, anybody may have made them first
+      mkdir -p "$(dirname "$folder")"
+      [ -e "$folder" ] || [ -L "$folder" ] || mkdir "$folder" 2>/dev/null || true  # made by another job, perhaps
+      if [ ! -d "$folder" ] || [ -L "$folder" ] || [ ! -O "$folder" ] ||
+        [ -n "$(find "$folder" -maxdepth 0 -perm /022)" ]; then
+        echo "error: LOCAL_DISK: $folder on $(uname -n) is not a folder of $(id -un) alone:" \
+          "it is a link, another user'\''s, or others can write to it." \
+          "Code or weights are loaded from there; remove it, or name another LOCAL_DISK" >&2
+        refused=2
+      fi
+    done
+    [ "$refused" = 0 ] || exit "$refused"
+    [ -z "$built" ] || [ "$built" -ef "$copied" ] || copy "$built" "$copied"
+    [ -z "$weights" ] || copy "$weights" "$staged"' _ "${built:+$BUILT}" "$TORCH_EXTENSIONS_DIR" \
+    "$STAGE_WEIGHTS" "$there/$(basename "$STAGE_WEIGHTS")" "${folders[@]}"
 }
 
 # python, in the container if there is one; the project and its data are mounted where they are
@@ -93,17 +124,18 @@ run_once() {
 
 # train.py with these arguments on all tasks of the job, or of its first STEP_NODES nodes; requeues the job if it stopped on request
 run_ranks() {
-  local python code=0 options
+  local python code=0 options told
   python="$(in_container)"
   container_options
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
   prepare_nodes || leave "$?"
   # an srun of an earlier start, back from behind a broken network, ends the step of its own number: a step more, and it is not the new ranks'
   if [ $((${SLURM_RESTART_COUNT:-0} % 2)) = 1 ]; then srun --nodes=1 --ntasks=1 --ntasks-per-node=1 true || leave "$?"; fi
-  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself. A file of
-  # this start: what is left of an earlier one behind a broken network writes to its own
-  export EXIT_CODE_FILE="$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}"
-  rm -f "$EXIT_CODE_FILE"
+  # rank 0 writes its exit code there: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it
+  # ended itself. A folder of this start, which nobody else can have made: what is left of an earlier one behind a
+  # broken network writes to its own
+  told="$(mktemp -d "$PROJECT/.exit-$JOB-${SLURM_RESTART_COUNT:-0}-XXXXXX")" || leave "$?"
+  export EXIT_CODE_FILE="$told/code"
   if [ "$LAUNCHER" = torchrun ]; then
     # In a step of one task, since that is what SLURM signals, not this shell. The step has all GPUs of the node. torchrun would die of
     # SIGUSR1 and orphan its ranks, so it ignores it; SLURM signals the ranks too, and where it does not the task passes it on. A SIGTERM to
@@ -124,8 +156,8 @@ run_ranks() {
     # shellcheck disable=SC2086  # $python is a command and its arguments
     srun --kill-on-bad-exit=1 --wait=60 "${options[@]}" $python train.py "$@" || code=$?
   fi
-  if [ "$code" -ne 0 ] && [ -s "$EXIT_CODE_FILE" ]; then code="$(cat "$EXIT_CODE_FILE")"; fi
-  rm -f "$EXIT_CODE_FILE"
+  if [ "$code" -ne 0 ] && grep -qxE '[0-9]{1,3}' "$EXIT_CODE_FILE" 2>/dev/null; then code="$(cat "$EXIT_CODE_FILE")"; fi
+  rm -rf "$told"
   leave "$code"
 }
 

@@ -7,6 +7,10 @@
 # ("headqa,medbullets radnli"). Run it again after a failure: parts that are done end at once, the others go on where they were.
 # An error in a configuration ends it here, with exit code 2: no job is submitted.
 set -euo pipefail
+# what a launcher left in this shell is not this pipeline's (see common.sh)
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE
+unset ROLE_NAME MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
+[ "${METAPROMPT_CORE_DUMPS:-}" = 1 ] || ulimit -c 0
 
 [ $# -ge 2 ] || { echo "usage: launch_scripts/pipeline.sh DISTILL_CONFIG ADAPT_CONFIG [--a.b=value …]" >&2; exit 2; }
 distill="$1" adapt="$2"

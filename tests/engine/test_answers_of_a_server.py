@@ -104,3 +104,14 @@ def test_a_server_that_fails_ends_the_command_and_quotes_nothing(fault, address:
     served.config.evaluate.server = "http://127.0.0.1:1"
     with pytest.raises(UserError, match="does not answer as a vLLM server does"):
         announce(served)
+
+
+def test_a_redirect_is_said_to_be_one(address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = make_session(**{"evaluate.server": address, "evaluate.server_model": "mine"})
+    redirect = 307, {"Location": "http://127.0.0.1:1/"}
+    monkeypatch.setattr(Completions, "always", redirect)
+    with pytest.raises(RuntimeError, match="HTTP 307; .*it redirects to another address, which is not followed"):
+        Asker(served, bank).answers(task("generation"), 0)
+    monkeypatch.setattr(Completions, "do_GET", lambda self: self._send(307, {}, redirect[1]))
+    with pytest.raises(UserError, match=r"as a vLLM server does \(HTTP 307\); it redirects to another address"):
+        announce(served)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine import checkpoint, cli, startup
+from engine import checkpoint, cli, ctrl_c, interruption, startup
 from engine.checkpoint import Checkpoint, Saver
 from engine.config import RunConfig
 from engine.data import TaskData
@@ -31,6 +32,14 @@ from engine.trainer import Loop
 def nothing_asked_for() -> Iterator[None]:
     yield
     startup.taken()  # by the test before
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As it would be where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -64,21 +73,21 @@ def prompts(loop: Loop) -> dict[str, torch.Tensor]:
     return {n: t.clone() for n, t in checkpoint.load(loop.stage.run_dir).prompts.items()}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("how", ["TERM", "USR1", "STOP"])
+@pytest.mark.parametrize("how", ["TERM", "USR1", "INT", "STOP"])
 def test_stopped_on_request_and_gone_on_equals_uninterrupted(how: str, build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build("whole")
     whole.run()
     run_dir = tmp_path / "cut"
     run_dir.mkdir()
     ask = (run_dir / "STOP").touch if how == "STOP" else lambda: os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with Interruption(run_dir, "USR1", True) as interruption:
         loop = build("cut", interruption)
         at_step(monkeypatch, loop, 4, ask)
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
             loop.run()
     assert (run_dir / "STOPPED").exists() and not (run_dir / "STOP").exists() and os.readlink(run_dir / "latest").endswith("step_00000004")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     with Interruption(run_dir, "USR1", True) as interruption:
         again = build("cut", interruption)
         again.run()
@@ -86,6 +95,116 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(how: str, build: Ca
     for name, tensor in prompts(whole).items():
         assert torch.equal(tensor, prompts(again)[name]), name
     assert (run_dir / "metrics.jsonl").read_text().count("\n") == 9
+
+
+# ---- Ctrl-C ------------------------------------------------------------------------------------------------
+
+
+def pressed(seconds: float, times: int = 2) -> None:
+    for k in range(times):
+        if k:
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_a_launcher_sends_on_of_one_ctrl_c_counts_once(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    with Interruption(tmp_path / "run", "USR1", True) as asked:
+        loop = build("run", asked)
+        at_step(monkeypatch, loop, 4, lambda: (pressed(0.05, 3), os.kill(os.getpid(), signal.SIGTERM)))
+        with pytest.raises(Stopped, match="stopped at step 4 of 9"):
+            loop.run()
+    assert capfd.readouterr().err.splitlines() == [interruption.TOLD.decode().strip()]
+
+
+def test_ctrl_c_for_the_second_time_ends_at_once(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(interruption, "ONE_PRESS", 0.05)
+    monkeypatch.setattr(ctrl_c, "GRACE", 0.01)
+    monkeypatch.setattr(ctrl_c, "leave", lambda: ended.append(True))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(KeyboardInterrupt), Interruption(tmp_path / "run", "USR1", True) as asked:
+        loop = build("run", asked)
+        at_step(monkeypatch, loop, 4, lambda: pressed(0.1))
+        loop.run()
+    time.sleep(0.2)
+    assert ended and loop.step == 3 and not (tmp_path / "run/latest").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_before_ctrl_c_is_no_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "ONE_PRESS", 0.0)
+    with Interruption(tmp_path, "USR1", True) as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.agreed() == Request.STOP
+    startup.taken()
+
+
+def test_where_ctrl_c_is_ignored_it_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interruption(tmp_path, "USR1", True) as asked, ctrl_c.ends_at_once():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.agreed() == Request.NONE
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+# distill's own process: "building" is said in the middle of tokenising, which then takes for ever
+TOKENISING = """
+import time, train
+from engine import data
+def build(*_):
+    print("building", flush=True)
+    {how}
+data._build = build
+train.main({arguments!r})
+"""
+SWALLOWED = "\n    ".join(["while True:", "    try: time.sleep(60)", "    except KeyboardInterrupt: pass"])
+
+
+def from_a_terminal(arguments: list[str], project: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A Python process that Ctrl-C reaches, wherever the tests run."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["time.sleep(60)", SWALLOWED], ids=["raised", "swallowed"])
+def test_before_training_ctrl_c_ends_with_130_and_one_line(how: str, project: Path, tmp_path: Path) -> None:
+    places = [f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}"]
+    script = TOKENISING.format(how=how, arguments=["distill", "--config=configs/demo/distill.yaml", *places])
+    env = {**os.environ, "EXIT_CODE_FILE": str(tmp_path / "code")}
+    process = from_a_terminal(["-c", script], project, env)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "building" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and said == "interrupted; the same command goes on from what is on disk\n"
+    assert (tmp_path / "code").read_text() == "130\n" and not (tmp_path / "run").exists()
+
+
+def test_during_training_ctrl_c_saves_and_leaves_with_75(project: Path, tmp_path: Path) -> None:
+    flags = ["--teach.steps=2000", "--teach.eval_every=0", "--data.max_train=12", "--log.every=1"]
+    places = [f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}", "--log.tensorboard=false"]
+    mode = ["distill", "--config=configs/demo/distill.yaml", "--placement=resident"]
+    process = from_a_terminal(["train.py", *mode, *places, *flags], project)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("teach 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and "as asked; the same command goes on from there" in out
+    assert interruption.TOLD.decode() in err and "Traceback" not in err
+    (step,) = re.findall(r"teach: stopped at step (\d+) of 2000", out)
+    assert (tmp_path / "run/teachers/latest").resolve().name == f"step_{int(step):08}"
 
 
 def test_save_writes_a_checkpoint_and_training_goes_on(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

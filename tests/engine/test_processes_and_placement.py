@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -63,6 +64,43 @@ def test_protection(project: Path, tmp_path: Path) -> None:
     assert {found[name] for name in offline} == {"1"}  # whatever the user's environment says
     assert found["TRITON_CACHE_DIR"] == "/mine" and found["HF_HOME"] == str(project / ".cache/huggingface")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600 and stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+
+
+CORE = "import resource; from engine.protection import protect; protect(); print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [({}, "0"), ({"METAPROMPT_CORE_DUMPS": "1"}, "4096")])
+def test_core_dumps_are_written_only_where_they_are_asked_for(asked: dict[str, str], wanted: str, project: Path) -> None:
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("this machine allows no core dumps: asking for them is NOT tested")
+    script = f"import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.getrlimit(4)[1])); {CORE}"
+    env = {"PATH": os.environ["PATH"], **asked}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == wanted, done.stderr
+
+
+def test_code_caches_that_may_be_another_users_work_are_refused_all_at_once(project: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "planted").mkdir()
+    (shared / "planted").chmod(0o777)
+    (shared / "file").touch()
+    caches = {"TORCH_EXTENSIONS_DIR": "planted", "TRITON_CACHE_DIR": "file", "TORCHINDUCTOR_CACHE_DIR": "a/b"}
+    if os.geteuid() == 0:
+        (shared / "link").symlink_to(tmp_path)
+        os.chown(shared / "link", 65534, 65534, follow_symlinks=False)
+        caches["HF_MODULES_CACHE"] = "link"
+    command = [sys.executable, "-c", "from engine.protection import protect; protect()"]
+    env = {"PATH": os.environ["PATH"], **{name: str(shared / folder) for name, folder in caches.items()}}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    told = [line.split(":")[1].strip() for line in done.stderr.splitlines()]
+    assert done.returncode == 2 and told == [name for name in caches if name != "TORCHINDUCTOR_CACHE_DIR"], done.stderr
+    assert stat.S_IMODE((shared / "a").stat().st_mode) == stat.S_IMODE((shared / "a/b").stat().st_mode) == 0o700
+    env = {"PATH": os.environ["PATH"], "TORCH_EXTENSIONS_DIR": str(tmp_path / "mine/ops")}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not (tmp_path / "mine").exists()  # who could make it there is this user alone
 
 
 def write(path: Path, content: dict[str, Any] | str) -> str:

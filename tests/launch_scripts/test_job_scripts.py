@@ -1,8 +1,13 @@
 """The job scripts: clean shell, a usage line each, and commands that train.py takes."""
 
+import json
+import os
 import re
 import shutil
+import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from engine.cli import MODES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "launch_scripts"
 JOBS = sorted(SCRIPTS.glob("*.sbatch"))
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_shellcheck_has_nothing_to_say(project: Path) -> None:
@@ -51,3 +57,159 @@ def test_without_its_arguments_a_script_says_what_it_wants(script: Path, project
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "USER": "me"}
     done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode != 0 and f"usage: sbatch launch_scripts/{script.name}" in done.stderr
+
+
+# ---- a job without SLURM: srun starts its command once, and python writes down how it was started ------------
+
+SRUN = """#!/bin/bash
+while [[ "${1:-}" == -* ]]; do shift; done
+exec "$@"
+"""
+PYTHON = f"""#!{sys.executable}
+import json, os, pathlib, resource, sys
+record = {{"arguments": sys.argv[1:], "env": dict(os.environ), "core": resource.getrlimit(resource.RLIMIT_CORE)[0]}}
+file = pathlib.Path(os.environ["EXIT_CODE_FILE"])
+record["folder"] = [str(file.parent), file.parent.stat().st_mode & 0o777, sorted(os.listdir(file.parent))]
+pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
+if os.environ.get("TELL"):
+    file.write_text(os.environ["TELL"])
+    sys.exit(1)
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Run:
+    """``job(LOCAL_DISK=…)``: distill.sbatch in a project of its own; what its python saw is in ``record``."""
+    for folder in ("bin", "venv/bin", "project", "disk"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "project/launch_scripts").symlink_to(SCRIPTS)
+    stubs = {"bin/srun": SRUN, "bin/scontrol": "#!/bin/sh\n[ $1 = requeue ] || echo node1\n", "venv/bin/python": PYTHON}
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def run(**environment: str) -> subprocess.CompletedProcess[str]:
+        env = {
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path / "project"), "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node1", "SLURM_NNODES": "1", "USER": "me", "VENV": str(tmp_path / "venv"),
+            "LOCAL_DISK": str(tmp_path / "disk"), "RECORD": str(tmp_path / "record"), **environment,
+        }  # fmt: skip
+        script = ["bash", str(SCRIPTS / "distill.sbatch"), "config.yaml"]
+        return subprocess.run(script, env=env, capture_output=True, text=True, timeout=30)
+
+    return run
+
+
+def record(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "record").read_text())
+
+
+def opened(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def linked(folder: Path) -> None:
+    folder.with_suffix(".elsewhere").mkdir()
+    folder.symlink_to(folder.with_suffix(".elsewhere"))
+
+
+def anothers(folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a folder away: folders of other users are NOT tested")
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+
+
+@pytest.mark.parametrize("plant", [opened, linked, anothers, Path.touch], ids=lambda plant: plant.__name__)
+def test_a_folder_that_another_user_may_have_made_is_refused(plant: Callable, job: Run, tmp_path: Path) -> None:
+    for name in ("torch_extensions-me", "triton-me", "weights-me"):
+        plant(tmp_path / "disk" / name)
+    (tmp_path / "model").mkdir()
+    done = job(STAGE_WEIGHTS=str(tmp_path / "model"))
+    assert done.returncode == 2 and not (tmp_path / "record").exists()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: LOCAL_DISK: ")]
+    assert len(errors) == 3 and all("remove it, or name another LOCAL_DISK" in line for line in errors)
+    assert "not requeued" in done.stderr
+    for name in ("torch_extensions-me", "weights-me"):
+        assert not (tmp_path / "disk" / name).is_dir() or not any((tmp_path / "disk" / name).iterdir())
+
+
+def test_folders_on_a_nodes_disk_are_made_for_their_user_alone_and_used_again(job: Run, tmp_path: Path) -> None:
+    built, model = tmp_path / "project/.cache/torch_extensions/op", tmp_path / "model"
+    for file in (built / "op.so", built / "lock", model / "weights.safetensors"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    for _ in range(2):
+        done = job(STAGE_WEIGHTS=str(model))
+        assert done.returncode == 0, done.stderr
+    disk = tmp_path / "disk"
+    assert sorted(p.name for p in disk.iterdir()) == ["torch_extensions-me", "triton-me", "weights-me"]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in disk.rglob("*") if p.is_dir()} == {0o700}
+    env = record(tmp_path)["env"]
+    copied = Path(env["TORCH_EXTENSIONS_DIR"])
+    assert [str(p.relative_to(copied)) for p in copied.rglob("*") if p.is_file()] == ["op/op.so"]
+    assert copied.parent == disk / "torch_extensions-me" and env["TRITON_CACHE_DIR"] == str(disk / "triton-me")
+    assert (Path(env["WEIGHTS"]) / "model/weights.safetensors").exists()
+
+
+def test_what_was_compiled_is_not_taken_from_a_folder_of_others(job: Run, tmp_path: Path) -> None:
+    opened(tmp_path / "compiled")
+    done = job(TORCH_EXTENSIONS_DIR=str(tmp_path / "compiled"))
+    assert done.returncode == 2 and "error: TORCH_EXTENSIONS_DIR: " in done.stderr
+    assert not (tmp_path / "record").exists()
+    (tmp_path / "compiled").chmod(0o755)
+    assert job(TORCH_EXTENSIONS_DIR=str(tmp_path / "compiled")).returncode == 0
+
+
+STALE = {
+    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "NODE_RANK": "1", "GROUP_RANK": "1",
+    "ROLE_RANK": "3", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "old", "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "MASTER_ADDR": "old", "MASTER_PORT": "1", "PET_NNODES": "2",
+}  # fmt: skip
+
+
+def test_what_a_launcher_left_in_the_submitting_shell_does_not_reach_the_ranks(job: Run, tmp_path: Path) -> None:
+    assert job(**STALE).returncode == 0
+    found = {name: value for name, value in record(tmp_path)["env"].items() if name in STALE}
+    assert found == {"MASTER_ADDR": "node1", "MASTER_PORT": "20007"}
+    assert job(**STALE, JOB_PORT="23456").returncode == 0
+    assert record(tmp_path)["env"]["MASTER_PORT"] == "23456"
+
+
+def test_nor_the_checks_of_a_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text('#!/bin/sh\nenv > "$RECORD"\nulimit -c >> "$RECORD"\nexit 2\n')
+    (tmp_path / "bin/python").chmod(0o755)
+    env = {"PATH": "/usr/bin:/bin", "VENV": str(tmp_path), "RECORD": str(tmp_path / "record"), **STALE}
+    script = ["bash", str(SCRIPTS / "pipeline.sh"), "a", "b"]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=30)
+    lines = (tmp_path / "record").read_text().splitlines()
+    assert done.returncode == 2 and lines[-1] == "0"
+    assert not {line.split("=")[0] for line in lines} & STALE.keys()
+
+
+def test_no_core_dump_is_written_unless_asked_for(job: Run, tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("this machine allows no core dumps: asking for them is NOT tested")
+    resource.setrlimit(resource.RLIMIT_CORE, (4096, before[1]))
+    try:
+        for asked, wanted in (("", 0), ("1", 4096)):
+            assert job(METAPROMPT_CORE_DUMPS=asked).returncode == 0
+            assert record(tmp_path)["core"] == wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+def test_the_exit_code_comes_from_a_file_that_nobody_else_can_have_made(job: Run, tmp_path: Path) -> None:
+    project, secret = tmp_path / "project", tmp_path / "mine"
+    secret.write_text("keep")
+    (project / ".exit-7-0").symlink_to(secret)
+    for told, code in (("75\n", 75), ("3\n", 3), ("nonsense\n", 1)):
+        assert job(TELL=told).returncode == code
+        folder, mode, content = record(tmp_path)["folder"]
+        assert Path(folder).parent == project and mode == 0o700 and content == [] and not Path(folder).exists()
+    assert secret.read_text() == "keep"
