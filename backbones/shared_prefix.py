@@ -9,7 +9,7 @@ O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward w
 needs no more than P = exp(S - lse') and the row sums of dO * O'.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -165,7 +165,7 @@ def _attend_backward(
         tensors, options = [x.transpose(1, 2) for x in (grad, q, k, v, out)], _cuda(window, scale)
         found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **options)
         return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
-    backward = _plain_backward if q.is_cuda else _cpu_backward
+    backward: Callable[..., Any] = _plain_backward if q.is_cuda else _cpu_backward
     wide = torch.promote_types(k.dtype, torch.float32)
     dq, dk, dv = [], torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
     for i, j, mask in _blocks(q, k, window):
