@@ -17,11 +17,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
+from backbones.digests import folder_fingerprint
 from backbones.embedding_rows import RowsFromFile, read_rows_from
 from backbones.frozen_linear import keep_no_inputs
 from backbones.loading import check_names, fill, wanted_of
 from backbones.mxfp4 import BLOCK, Mxfp4Experts
-from backbones.sources import ConvertedSource, DummySource, RandomSource, SafetensorsSource, WeightSource, WidenedExperts, folder_fingerprint
+from backbones.sources import ConvertedSource, DummySource, RandomSource, SafetensorsSource, WeightSource, WidenedExperts
 
 # families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")

@@ -18,5 +18,7 @@ def protect() -> None:
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    for name, folder in (("TORCH_EXTENSIONS_DIR", "torch_extensions"), ("TRITON_CACHE_DIR", "triton"), ("HF_HOME", "huggingface")):
+    folders = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "HF_HOME": "huggingface"}
+    folders["WEIGHT_DIGESTS_DIR"] = "digests"
+    for name, folder in folders.items():
         os.environ.setdefault(name, str(CACHE / folder))

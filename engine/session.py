@@ -81,7 +81,6 @@ class Session:
             problems += _problems_of(config.deepspeed)
         if problems:
             raise UserError(problems)
-        self.backbone_hash = backbone_fingerprint(self.card)
         self._backbone: ShardedBackbone | None = None
         startup.mark("checks")
 
@@ -97,6 +96,14 @@ class Session:
     def sizes(self) -> Sizes:
         """Of the backbone, by part: a model is made without memory for it, once."""
         return measure(self.card)
+
+    @cached_property
+    def backbone_hash(self) -> str:
+        """Of the card and every byte of the frozen weights; large files are read once (``backbones.digests``)."""
+        try:
+            return backbone_fingerprint(self.card)
+        except BackboneError as error:
+            raise UserError(error.problems) from None
 
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
