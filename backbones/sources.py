@@ -78,6 +78,16 @@ class SafetensorsSource:
             self._bytes(place.file, place.offset + (start + begin) * size, part)
             out[begin : begin + len(part)].copy_(part)
 
+    def rename(self, others: dict[str, str]) -> None:
+        """Call a shared tensor that lies there under another name alone by its first; ``others``: name -> first."""
+        for name, first in others.items():
+            if name in self._places and first not in self._places:
+                self._places[first] = self._places.pop(name)
+
+    def files(self) -> list[Path]:
+        """Those that hold tensors."""
+        return sorted(self._open)
+
     def mapped(self, name: str) -> Tensor:
         """The weight as it lies in the file, memory-mapped: read only what is touched, and write nothing."""
         place = self._places[name]
