@@ -31,6 +31,17 @@ class RowsFromFile(nn.Module):
         return rows_UD.to(self._device, non_blocking=True).index_select(0, place.to(self._device)).view(*ids.shape, -1)
 
 
+def looks_up_plainly(table: nn.Module) -> bool:
+    """Whether a table gives out its rows as they are, as ``RowsFromFile`` does.
+
+    Families that scale or norm embeddings within the table (BioGPT, Gemma) have a forward of their own: such a table
+    stays where it is. ``padding_idx`` and ``scale_grad_by_freq`` concern gradients alone, and there are none here.
+    """
+    if not isinstance(table, nn.Embedding) or "forward" in vars(table):
+        return False
+    return type(table).forward is nn.Embedding.forward and table.max_norm is None
+
+
 def read_rows_from(model: nn.Module, table_VD: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     """Let the model's input embedding read ``table_VD``; its own table is dropped, but for a head that shares it."""
     model.set_input_embeddings(RowsFromFile(table_VD, dtype, device))  # type: ignore[operator]

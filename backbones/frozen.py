@@ -17,11 +17,21 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
-from backbones.embedding_rows import RowsFromFile, read_rows_from
+from backbones.digests import folder_fingerprint
+from backbones.embedding_rows import RowsFromFile, looks_up_plainly, read_rows_from
+from backbones.exact_buffers import rebuild_buffers
 from backbones.frozen_linear import keep_no_inputs
 from backbones.loading import check_names, fill, wanted_of
 from backbones.mxfp4 import BLOCK, Mxfp4Experts
-from backbones.sources import ConvertedSource, DummySource, RandomSource, SafetensorsSource, WeightSource, WidenedExperts, folder_fingerprint
+from backbones.sources import (
+    ConvertedSource,
+    DummySource,
+    RandomSource,
+    SafetensorsSource,
+    WeightSource,
+    WidenedExperts,
+)
+from backbones.tying import kept_apart, shared_names
 
 # families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -44,7 +54,8 @@ def build_backbone(
     """
     dtype = dtype or getattr(torch, card.dtype)
     config = backbone_config(card)
-    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # imports the modelling code now: its first import inside zero.Init crashes
+    # imports the modelling code now: its first import inside zero.Init crashes
+    MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     options: dict[str, Any] = {"dtype": dtype}
     if card.attention:
         options["attn_implementation"] = card.attention
@@ -60,36 +71,83 @@ def build_backbone(
                 raise BackboneError("dtype float64: zero.Init would turn it into float32; use it without DeepSpeed")
             with _partitioned(zero_config):  # never dtype= here: float32 silently becomes bf16
                 model = AutoModelForCausalLM.from_config(config, **options)
-            _rebuild_rotary(model)
+            rebuild_buffers(model, lambda: AutoModelForCausalLM.from_config(config, **options))
             keep_no_inputs(model, model.get_output_embeddings())
         model.tie_weights()
     model.requires_grad_(False).eval()
-    wanted = wanted_of(model)
-    tied = {n for n, _ in model.named_parameters(remove_duplicate=False)} - wanted.keys()
-    source = _source(card, config, dtype, wanted)
-    converted = isinstance(source, SafetensorsSource) and get_checkpoint_conversion_mapping(config.model_type)
-    if converted and wanted.keys() - source.tensors().keys():
-        say(f"backbone {card.name}: {config.model_type} renames or merges weights as it loads; transformers does it, whole on every rank")
-        source = ConvertedSource(Path(card.path))
-    check_names(wanted, source.tensors(), tied, f"{card.path or card.name} as {family.__name__}")
-    fill(model, source, say)
-    if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts):
-        table = next(n for n, p in model.named_parameters() if p is model.get_input_embeddings().weight)
-        read_rows_from(model, source.mapped(table), dtype, device or torch.device("cpu"))
+    source = _filled(model, card, config, dtype, say)
+    table = model.get_input_embeddings()
+    if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts) and looks_up_plainly(table):
+        name = next(n for n, p in model.named_parameters() if p is table.weight)
+        read_rows_from(model, source.mapped(name), dtype, device or torch.device("cpu"))
     wrong = [n for n, p in model.named_parameters() if p.dtype not in (dtype, torch.uint8)]
     if wrong:
         raise BackboneError(f"backbone {card.name}: {len(wrong)} parameters are not {dtype}, for example {wrong[0]}")
     return model
 
 
-def _source(card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, wanted: dict[str, Any]) -> WeightSource:
+def _filled(
+    model: PreTrainedModel, card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, say: Callable[[str], None]
+) -> WeightSource:  # fmt: skip
+    """Where the model's weights, which are there now, come from."""
+    wanted, tied = wanted_of(model), shared_names(model)
+    for head, table in untied_by_file(card):
+        say(f"backbone {card.name}: {head} differs from {table}, whatever tie_word_embeddings says; both are kept")
+    source = _source(card, config, dtype, wanted, tied)
+    if isinstance(source, SafetensorsSource) and _is_converted(config, source, wanted):
+        way = "renames or merges weights as it loads; transformers does it, whole on every rank"
+        say(f"backbone {card.name}: {config.model_type} {way}")
+        source = ConvertedSource(Path(card.path))
+        _refuse_untied(card, source, tied)
+    where = f"{card.path or card.name} as {type(model).__name__}"
+    check_names(wanted, source.tensors(), set(tied), where)
+    fill(model, source, say)
+    return source
+
+
+def _source(
+    card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, wanted: dict[str, Any], tied: dict[str, str]
+) -> WeightSource:  # fmt: skip
+    """``tied``: further names of shared weights -> their first, as of ``shared_names``."""
     if card.dummy:
         return DummySource(wanted, card.seed)
     packed = stays_packed(config)
     if card.random:
         return RandomSource(config, card.seed, packed)
     source = SafetensorsSource(Path(card.path))
+    source.rename(tied)
     return WidenedExperts(source, dtype) if card.dequantize and not packed else source
+
+
+def _is_converted(config: PreTrainedConfig, source: SafetensorsSource, wanted: dict[str, Any]) -> bool:
+    """Whether the family's weights have other names or shapes in its files than in the model."""
+    return bool(get_checkpoint_conversion_mapping(config.model_type) and wanted.keys() - source.tensors().keys())
+
+
+def _refuse_untied(card: BackboneCard, source: ConvertedSource, tied: dict[str, str]) -> None:
+    """transformers' loader has kept a weight and the one that it should share apart: their values differ."""
+    apart = sorted(source.tensors().keys() & tied.keys())
+    if apart:
+        raise BackboneError([
+            f"backbone {card.path}: {name} differs from {tied[name]}, which config.json lets it share; "
+            "set tie_word_embeddings: false there" for name in apart
+        ])  # fmt: skip
+
+
+def rows_from_file(card: BackboneCard, model: PreTrainedModel) -> bool:
+    """Whether a sharded backbone of this card looks its embeddings up in the weight file.
+
+    Args:
+        model: the card's, of any device; its weights are not looked at.
+    """
+    if not card.path or card.dummy or not looks_up_plainly(model.get_input_embeddings()):
+        return False
+    try:
+        source = SafetensorsSource(Path(card.path))
+    except BackboneError:  # a folder for plans: as a release of this family has it
+        return not get_checkpoint_conversion_mapping(model.config.model_type)
+    source.rename(shared_names(model))
+    return not _is_converted(model.config, source, wanted_of(model))
 
 
 def _partitioned(zero_config: dict[str, Any]) -> Any:
@@ -130,11 +188,36 @@ def stays_packed(config: PreTrainedConfig) -> bool:
 
 
 def backbone_config(card: BackboneCard) -> PreTrainedConfig:
-    """transformers' configuration of the card; without ``quantization_config`` where weights are widened as they are read.
+    """transformers' configuration of the card.
+
+    It has no ``quantization_config`` where weights are widened as they are read, and is untied where the files hold
+    a head of its own.
 
     Raises:
         BackboneError: unknown model_type, or a family or file this project cannot train through.
     """
+    config = _written_config(card)
+    if _untied(card, config):
+        config.tie_word_embeddings = False
+    return config
+
+
+def untied_by_file(card: BackboneCard) -> list[tuple[str, str]]:
+    """Pairs (head, embedding) that the configuration ties and the weight files hold with different values.
+
+    transformers keeps both then, and so does this project.
+    """
+    return _untied(card, _written_config(card))
+
+
+def _untied(card: BackboneCard, config: PreTrainedConfig) -> list[tuple[str, str]]:
+    if not card.path or card.dummy or not getattr(config, "tie_word_embeddings", False):
+        return []
+    return kept_apart(Path(card.path), MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], getattr(torch, card.dtype))
+
+
+def _written_config(card: BackboneCard) -> PreTrainedConfig:
+    """As it stands in the card or its folder, checked."""
     if card.random:
         keys = dict(card.random)
         kind = keys.pop("model_type")
@@ -190,17 +273,6 @@ def recompute_first(model: Any, layers: int) -> None:
     model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
     for number, layer in enumerate(model.base_model.layers):
         layer.gradient_checkpointing = number < layers
-
-
-def _rebuild_rotary(model: PreTrainedModel) -> None:
-    """zero.Init computes buffers in bf16 (RoPE inv_freq off by up to 5 %), and weight files hold none: compute them again outside."""
-    for name, module in list(model.named_modules()):
-        buffers = dict(module.named_buffers(recurse=False))
-        if "inv_freq" in buffers:
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], type(module)(model.config))
-        elif buffers:
-            raise BackboneError(f"backbone: {name} holds buffers ({', '.join(buffers)}) that DeepSpeed's zero.Init may have rounded to bf16")
 
 
 def parameter_count(model: nn.Module) -> int:

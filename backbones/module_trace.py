@@ -55,12 +55,11 @@ def trace(card: BackboneCard, recompute: int = 0, packed: bool = True, rows_from
     Raises:
         BackboneError: as build_backbone's.
     """
-    model = _twin(card, rows_from_file)
+    model, names = _twin(card, rows_from_file)
     if recompute:
         recompute_first(model, recompute)
     root = FrozenRoot(model)
     hooks = _Hooks(root)
-    names = {id(p): n for n, p in root.backbone.named_parameters()}
     modules = tuple(tuple(names[id(p)] for p in m.parameters(recurse=False)) for m in hooks.modules)
     return Trace(modules, {kind: tuple(hooks.seen(lambda kind=kind: _run(root, kind, packed))) for kind in KINDS})  # type: ignore[misc]
 
@@ -123,7 +122,12 @@ def _narrow(card: BackboneCard) -> Any:
     return config
 
 
-def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
+def _twin(card: BackboneCard, rows_from_file: bool) -> tuple[Any, dict[int, str]]:
+    """The narrow model, and the name of each parameter by its id.
+
+    A head that shares the embedding's weight is called by the embedding's name, as in ``Sizes.parameters``, whether
+    the embedding itself is looked up in the file or not.
+    """
     config = _narrow(card)
     with no_init_weights(), experts_as_released(config):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -133,9 +137,10 @@ def _twin(card: BackboneCard, rows_from_file: bool) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
+    names = {id(p): n for n, p in model.named_parameters()}
     if rows_from_file:
         read_rows_from(model, torch.zeros(8, config.hidden_size), torch.float32, torch.device("cpu"))
-    return model
+    return model, names
 
 
 @dataclass

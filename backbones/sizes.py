@@ -1,4 +1,7 @@
-"""How large a backbone is, by part, and what a token costs in activations: from its configuration alone, no weight is made."""
+"""How large a backbone is, by part, and what a token costs in activations: from its configuration, no weight is made.
+
+Of weight files, where there are any, it only asks whether a tied head is tied there too, and whether embeddings can be read from them.
+"""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from backbones.card import BackboneCard
-from backbones.frozen import backbone_config, experts_as_released, parameter_count
+from backbones.frozen import backbone_config, experts_as_released, parameter_count, rows_from_file
 from backbones.mxfp4 import BLOCK
 
 
@@ -124,7 +127,7 @@ def measure(card: BackboneCard) -> Sizes:
         working_per_token=sum(working for _, _, working in blocks),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
-        rows_from_file=bool(card.path) and not card.dummy, widened=(expert, expert * routed),
+        rows_from_file=rows_from_file(card, model), widened=(expert, expert * routed),
         active=active, queries=queries, experts=(routed or 1, chosen or 1),
         parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
     )  # fmt: skip

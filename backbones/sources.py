@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from backbones.card import BackboneError
 from backbones.mxfp4 import BLOCK, PACKED, dequantise, quantise
 
-HASHED_TAIL = 1 << 20  # bytes
 CHUNK = 1 << 20  # numbers that a dummy weight draws from one seed, and that are converted at once
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 
@@ -79,6 +78,16 @@ class SafetensorsSource:
             self._bytes(place.file, place.offset + (start + begin) * size, part)
             out[begin : begin + len(part)].copy_(part)
 
+    def rename(self, others: dict[str, str]) -> None:
+        """Call a shared tensor that lies there under another name alone by its first; ``others``: name -> first."""
+        for name, first in others.items():
+            if name in self._places and first not in self._places:
+                self._places[first] = self._places.pop(name)
+
+    def files(self) -> list[Path]:
+        """Those that hold tensors."""
+        return sorted(self._open)
+
     def mapped(self, name: str) -> Tensor:
         """The weight as it lies in the file, memory-mapped: read only what is touched, and write nothing."""
         place = self._places[name]
@@ -98,20 +107,25 @@ class SafetensorsSource:
             view, offset = view[done:], offset + done
 
 
-def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
-    """Where each tensor lies, and what is wrong with the files."""
+def weight_files(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """Names of the files that hold a folder's weights, each tensor's file by the index, and what is wrong with it."""
     index = folder / "model.safetensors.index.json"
-    wanted: dict[str, str] = {}
     if index.exists():
         try:
             wanted = dict(json.loads(index.read_text())["weight_map"])
+            return sorted(set(wanted.values())), wanted, []
         except (ValueError, KeyError, TypeError):
-            return {}, [f"{index.name} is no safetensors index; copy it again"]
-        names = sorted(set(wanted.values()))
-    elif (folder / "model.safetensors").exists():
-        names = ["model.safetensors"]
-    else:
-        return {}, ["holds neither model.safetensors nor model.safetensors.index.json"]
+            return [], {}, [f"{index.name} is no safetensors index; copy it again"]
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"], {}, []
+    return [], {}, ["holds neither model.safetensors nor model.safetensors.index.json"]
+
+
+def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
+    """Where each tensor lies, and what is wrong with the files."""
+    names, wanted, problems = weight_files(folder)
+    if problems:
+        return {}, problems
     problems = [f"{n} is named in the index but missing; finish the download" for n in names if not (folder / n).is_file()]
     places: dict[str, _Place] = {}
     for name in names:
@@ -268,16 +282,3 @@ class DummySource:
             else:
                 drawn = torch.empty(CHUNK).normal_(std=0.02, generator=generator)
             out[place].copy_(drawn[own])
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """sha256 over config.json and, of every safetensors file, its size, header and last mebibyte."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            digest.update(f"{path.name} {size}".encode() + file.read(min(header, size)))
-            file.seek(max(0, size - HASHED_TAIL))
-            digest.update(file.read())
-    return digest.hexdigest()

@@ -6,7 +6,12 @@ from typing import Any, Protocol
 
 from backbones.card import BackboneError
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# what transformers may read of a tokenizer's folder, whatever its class, which config.json can name
+TOKENIZER_FILES = (
+    "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json",
+    "tokenizer.*.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.model.v*", "*.tiktoken",
+    "chat_template.json", "chat_template.jinja", "additional_chat_templates/*.jinja",
+)  # fmt: skip
 
 
 class TextTokenizer(Protocol):
@@ -70,7 +75,7 @@ class HuggingFaceTokenizer:
     def __init__(self, path: Path, trust_remote_code: bool):
         from transformers import AutoTokenizer
 
-        self.path = path
+        self.path, self._runs_code = path, trust_remote_code
         try:
             self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
         except Exception as error:  # transformers raises many kinds for a folder that holds no tokenizer
@@ -92,10 +97,13 @@ class HuggingFaceTokenizer:
         return set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)
 
     def fingerprint(self) -> str:
+        """sha256 of every file that can decide ids, special tokens or the chat template."""
+        patterns = {*TOKENIZER_FILES, *self.inner.vocab_files_names.values(), *(["**/*.py"] if self._runs_code else [])}
+        files = {file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()}
         digest = hashlib.sha256()
-        for name in TOKENIZER_FILES:
-            if (self.path / name).exists():
-                digest.update(name.encode() + (self.path / name).read_bytes())
+        for file in sorted(files):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(self.path)} {len(content)}\n".encode() + content)
         return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ CODE_CACHES = {
     "TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "HF_MODULES_CACHE": "huggingface/modules",
 }  # fmt: skip
-LIBRARIES = {**CODE_CACHES, "HF_HOME": "huggingface"}
+LIBRARIES = {**CODE_CACHES, "HF_HOME": "huggingface", "WEIGHT_DIGESTS_DIR": "digests"}
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -86,7 +86,6 @@ class Session:
             raise UserError(problems)
         for line in preflight.older_than_tested():
             self.say(line)
-        self.backbone_hash = backbone_fingerprint(self.card)
         self._backbone: ShardedBackbone | None = None
         self._instructions: dict[str, list[int]] = {}
         startup.mark("checks")
@@ -103,6 +102,14 @@ class Session:
     def sizes(self) -> Sizes:
         """Of the backbone, by part: a model is made without memory for it, once."""
         return measure(self.card)
+
+    @cached_property
+    def backbone_hash(self) -> str:
+        """Of the card and every byte of the frozen weights; large files are read once (``backbones.digests``)."""
+        try:
+            return backbone_fingerprint(self.card)
+        except BackboneError as error:
+            raise UserError(error.problems) from None
 
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""

@@ -1,5 +1,6 @@
 """Tokens in, states at answer positions out, against the model called naively on one sample at a time."""
 
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -72,6 +73,54 @@ def test_a_template_the_tokenizer_cannot_serve_is_refused(folder, project):
         Layout(BackboneCard(name="x", path=str(folder), tokenizer=str(folder), template="chat"), bare)
     with pytest.raises(BackboneError, match="not a sentencepiece model"):
         load_tokenizer(folder / "tokenizer.json")
+
+
+def spelled(folder, merges):
+    """The folder as a GPT-2 of old: a vocabulary and merges apart, no tokenizer.json."""
+    vocabulary = {token: i for i, token in enumerate(["<e>", "a", "b", "c", "ab", "bc"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    keys = {"tokenizer_class": "GPT2Tokenizer", **{f"{name}_token": "<e>" for name in ("bos", "eos", "unk")}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(keys))
+
+
+def test_merges_decide_ids_and_the_fingerprint(tmp_path):
+    spelled(tmp_path, ["a b", "b c"])
+    before = layout_of(tmp_path, "none")
+    ids, fingerprint = before.tokenizer.encode("abc"), before.fingerprint()
+    spelled(tmp_path, ["b c", "a b"])
+    after = layout_of(tmp_path, "none")
+    assert after.tokenizer.encode("abc") != ids and after.fingerprint() != fingerprint
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "config.json",
+     "chat_template.jinja", "additional_chat_templates/rag.jinja", "tokenizer.json", "tokenizer.4.0.json", "tokenizer.model", "spiece.model",
+     "sentencepiece.bpe.model", "tokenizer.model.v3", "qwen.tiktoken", "tekken.json", "its own"],
+)  # fmt: skip
+def test_every_file_that_a_tokenizer_may_read_is_in_its_fingerprint(folder, name):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.inner.vocab_files_names = {"vocab_file": "its own"}
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    seen = {tokenizer.fingerprint()}
+    for content in (b"", b"1", b"2"):
+        file.write_bytes(content)
+        seen.add(tokenizer.fingerprint())
+    assert len(seen) == 4
+    for other in ("README.md", "loss.jsonl", "model.safetensors", "tokenization_x.py"):
+        (folder / other).touch()
+    assert tokenizer.fingerprint() in seen
+
+
+def test_code_that_a_tokenizer_runs_is_in_its_fingerprint(folder):
+    tokenizer = load_tokenizer(folder, trust_remote_code=True)
+    seen = {tokenizer.fingerprint()}
+    for content in ("x = 1", "x = 2"):
+        (folder / "tokenization_x.py").write_text(content)
+        seen.add(tokenizer.fingerprint())
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("text", ["Dose: 5 µg\n  twice — daily\t.", "naïve café ☕", "", "\n\n"])

@@ -172,6 +172,32 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
             "secondary": sum(getattr(p, "ds_secondary_tensor", None) is not None for p in sharded.model.parameters())}  # fmt: skip
 
 
+def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
+    """How far a sharded released folder is from transformers' own model of it, and what its table and buffers are."""
+    import deepspeed as ds
+    from transformers import AutoModelForCausalLM
+
+    device = distributed.start(distributed.place())
+    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+    card_ = BackboneCard(name="released", tokenizer="unused", **card)
+    sharded, dtype = ShardedBackbone(card_, deepspeed, device), getattr(torch, card_.dtype)
+    plain = AutoModelForCausalLM.from_pretrained(card_.path, dtype=dtype, local_files_only=True).eval()
+    ids, apart = torch.arange(3, 40)[None], []
+    with torch.no_grad():
+        expected = plain.base_model(input_ids=ids).last_hidden_state
+        embedded = sharded.embed(ids[0])[None]
+        for given in ({"input_ids": ids}, {"inputs_embeds": embedded}):
+            found = sharded.model.base_model(**given).last_hidden_state
+            apart.append((found.double() - expected.double()).abs().max().item())
+            sharded.release()
+        logits, wanted = (model(input_ids=ids).logits.double() for model in (sharded.model, plain))
+    sharded.release()
+    pairs = zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True)
+    buffers = [name for (name, a), (_, b) in pairs if not a.equal(b)]
+    return {"apart": apart, "logits": (logits - wanted).abs().max().item(), "scale": expected.abs().max().item(), "buffers": buffers,
+            "rows_from_file": isinstance(sharded.model.get_input_embeddings(), RowsFromFile)}  # fmt: skip
+
+
 def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
     """The problems that a folder is refused with."""
     device = distributed.start(distributed.place())

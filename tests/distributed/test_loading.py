@@ -9,6 +9,7 @@ import distributed_jobs as jobs
 import pytest
 import torch
 from distributed_pool import Pool
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones.pack_mxfp4 import pack
@@ -72,6 +73,38 @@ def test_secondary_shards_on_two_nodes_of_two(four: Pool, released: dict[str, st
 
 def test_a_dummy_backbone_is_the_same_on_any_number_of_ranks(pool: Pool, tmp_path: Path) -> None:
     check(pool.run("loaded", card={"random": jobs.GPT_OSS, "dummy": True, "dtype": "bfloat16"}, deepspeed=settings(tmp_path, True)), pool.world, False)
+
+
+SMALL = {"vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("biogpt", {}), ("gemma", {"head_dim": 8, "num_key_value_heads": 2}), ("granite", {"embedding_multiplier": 12.0}),
+     ("llama", {"tie_word_embeddings": True}), ("llama", {"tie_word_embeddings": True, "head": "alone"}),
+     ("llama", {"tie_word_embeddings": True, "head": "its own"})],
+)  # fmt: skip
+def test_embeddings_are_scaled_and_tied_as_by_transformers(
+    two: Pool, tmp_path: Path, family: str, more: Any, dtype: str
+) -> None:
+    head = more.get("head")
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(family, **SMALL, **{k: v for k, v in more.items() if k != "head"})
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    if head:
+        weights = load_file(tmp_path / "model.safetensors")
+        table = weights["model.embed_tokens.weight"]
+        weights["lm_head.weight"] = table if head == "alone" else torch.randn_like(table)
+        if head == "alone":
+            del weights["model.embed_tokens.weight"]
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    card = {"path": str(tmp_path), "dtype": dtype}
+    for rank in two.run("hidden_states", card=card, deepspeed=settings(tmp_path, True)):
+        exact = (1e-6 if dtype == "float32" else 0.02) * rank["scale"]
+        assert max(rank["apart"]) <= exact and rank["logits"] <= exact and rank["buffers"] == []
+        assert rank["rows_from_file"] == (family not in ("biogpt", "gemma"))
 
 
 def test_broken_folders_are_refused_on_every_rank_alike(pool: Pool, released: dict[str, str], tmp_path: Path) -> None:

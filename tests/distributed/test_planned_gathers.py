@@ -8,7 +8,10 @@ from typing import Any
 
 import distributed_jobs as jobs
 import pytest
+import torch
 from distributed_pool import Pool
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard
 from backbones.module_trace import trace
@@ -108,17 +111,47 @@ def test_two_nodes_of_two_ranks(four, tmp_path, project, placement, family, dtyp
         assert last[2] == 2 * last[1], "two of three other shards lie on the other node"
 
 
-def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path):
-    from transformers import AutoConfig, AutoModelForCausalLM
+def released(folder: Path, head: str, **keys: Any) -> BackboneCard:
+    """A llama's folder whose head is "apart" from the embedding, "tied" to it, or its own "against config.json"."""
+    config = AutoConfig.for_model(**copy.deepcopy({**jobs.LLAMA, "tie_word_embeddings": head != "apart", **keys}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    if head == "against config.json":
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"] = torch.randn_like(weights["model.embed_tokens.weight"])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return BackboneCard(name="released", path=str(folder), tokenizer="unused", dtype="float32")
 
-    config = AutoConfig.for_model(**copy.deepcopy(jobs.LLAMA))
+
+@pytest.mark.parametrize("head", ["apart", "tied", "against config.json"])
+def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path, head):
+    card = released(tmp_path, head)
+    sizes = measure(card)
+    assert sizes.rows_from_file and (sizes.head == 0) == (head == "tied")
+    from_file = check(two, card, file_of("sharded"), "distill")[-1]
+    check(two, card, file_of("sharded"), "teach", recompute=2)
+    gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
+    assert gathered[2] - from_file[2] == sizes.embedding // 2  # a shared table is gathered for the head alone
+
+
+@pytest.mark.parametrize("placement", ["sharded", "sharded_hpz", "offload"])
+def test_a_tied_release_on_two_nodes_of_two_ranks(four, tmp_path, project, placement):
+    (tmp_path / "m").mkdir()
+    card = released(tmp_path / "m", "tied")
+    base = file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    reach = int(1.4 * measure(card).layer_elements)
+    check(four, card, deepspeed_file(tmp_path, base, stage3_max_reuse_distance=reach), "distill", ranks_per_node=2)
+
+
+@pytest.mark.parametrize(
+    ("family", "more"), [("biogpt", {}), ("gemma", {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48})]
+)
+def test_tables_that_scale_their_rows_are_gathered(two, tmp_path, family, more):
+    keys = {k: jobs.LLAMA[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    config = AutoConfig.for_model(family, **keys, **more, max_position_embeddings=256, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     card = BackboneCard(name="released", path=str(tmp_path), tokenizer="unused", dtype="float32")
-    sizes = measure(card)
-    assert sizes.rows_from_file
-    from_file = check(two, card, file_of("sharded"), "distill")[-1]
-    gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
-    assert gathered[2] - from_file[2] == sizes.embedding // 2
+    assert not measure(card).rows_from_file
+    check(two, card, file_of("sharded"), "distill", packed=False)
 
 
 @pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 import train
+from backbones import load_backbone_card
+from backbones.sizes import measure
 from engine import chart_png
 from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, REACHED, names, read_kind
@@ -45,6 +47,23 @@ def test_a_newcomer_s_command_says_what_binds(project: Path, tmp_path: Path, cap
     assert [p["value"] for p in found["sweep"]["points"]] == [1, 4, 16] and all({"strong", "weak"} <= set(p) for p in found["sweep"]["points"])
     with Image.open(picture) as image:
         assert image.width == chart_png.WIDTH and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", ["auto", "resident", "offload"])
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_the_pocket_backbones_are_planned_everywhere(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: str
+) -> None:
+    """The Llama ties its head to the embedding, whose rows a sharded backbone reads from the file."""
+    monkeypatch.chdir(project)
+    found = run_plan("--config=configs/pocket/distill.yaml", f"--backbone=backbones/pocket/{name}.yaml", "--nodes=2",
+                     f"--placement={asked}", "--gpus_per_node=2", f"--output={tmp_path / 'plan.json'}")  # fmt: skip
+    card = load_backbone_card(project / f"backbones/pocket/{name}.yaml")
+    sizes = measure(card)
+    assert (sizes.head == 0) == (name == "llama") and sizes.rows_from_file
+    gathered = {p: of["gathered_bytes_per_micro_batch"] for p, of in found["placements"].items()}
+    assert set(gathered) == {"resident", "sharded_hpz", "sharded", "offload"} and gathered.pop("resident") == 0
+    assert found["weight_bytes"] == sizes.weights and min(gathered.values()) > 0
 
 
 def test_links_of_ones_own_replace_the_kind_s() -> None:
