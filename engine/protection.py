@@ -43,12 +43,10 @@ def protect() -> None:
         os.environ.setdefault(name, str(CACHE / folder))
     problems = []
     for name in CODE_CACHES:
-        folder = Path(os.environ[name])
-        reason = "" if CACHE in folder.parents else foreign(folder)
+        there = Path(os.environ[name])
+        reason = "" if CACHE in there.parents else foreign(there)
         if reason:
-            problems.append(
-                f"{name}: {folder} {reason}, and code is loaded from there; remove it, or name another folder"
-            )
+            problems.append(f"{name}: {there} {reason}, and code is loaded from there; remove it, or name another folder")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
     if problems:
