@@ -50,10 +50,10 @@ def protect() -> None:
         os.environ.setdefault(name, str(library_folder(folder)))
     problems = []
     for name in CODE_CACHES:
-        folder_of_code = Path(os.environ[name])
-        reason = "" if CACHE in folder_of_code.parents else foreign(folder_of_code)
+        there = Path(os.environ[name])
+        reason = "" if CACHE in there.parents else foreign(there)
         if reason:
-            problems.append(f"{name}: {folder_of_code} {reason}, and code is loaded from there; remove it, or name another folder")
+            problems.append(f"{name}: {there} {reason}, and code is loaded from there; remove it, or name another folder")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
     if problems:
