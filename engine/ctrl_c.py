@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT) outside training, or for the second time within it: the process ends at once, with one line and exit code 130."""
+"""Ctrl-C (SIGINT) outside training, or a second one within it: the process ends at once, one line, exit code 130."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ GRACE = 3.0  # seconds for what is unwound, such as temporary folders
 
 @contextlib.contextmanager
 def ends_at_once() -> Iterator[None]:
-    """Within, Ctrl-C ends this process, wherever nothing else takes it. Where it is ignored (nohup), it stays ignored."""
+    """Within, Ctrl-C ends this process where nothing else takes it. Where it is ignored (nohup), it stays ignored."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
@@ -32,7 +32,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """A handler for SIGINT.
 
     Raises:
-        KeyboardInterrupt: always. A library may swallow it, in a destructor for one: the process ends after ``GRACE`` all the same.
+        KeyboardInterrupt: always. A library may swallow it, in a destructor for one; the process still ends after
+            ``GRACE`` seconds.
     """
     last = threading.Timer(GRACE, leave)
     last.daemon = True

@@ -17,6 +17,8 @@ from engine.errors import UserError
 AGENT = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT",
          "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_ERROR_FILE")  # fmt: skip
 
+GROUPS = ("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")  # an agent's too, which SLURM cannot tell
+
 
 @dataclass(frozen=True)
 class Task:
@@ -51,14 +53,18 @@ def check_launcher(env: Mapping[str, str]) -> None:
     Raises:
         UserError: variables that contradict SLURM, all names at once; RANK, WORLD_SIZE or LOCAL_RANK is no number.
     """
-    stale = stale_variables(env, started_with(env))
-    task = slurm_task(env)
+    started, task = started_with(env), slurm_task(env)
+    stale = stale_variables(env, started)
     if stale and task is not None:
-        listed = ", ".join(f"{name}={env[name]}" if name in _expected(env, task) else name for name in stale)
+        expected = _expected(env, task)
+        listed = ", ".join(f"{name}={env[name]}" if name in expected else name for name in stale)
         found = f"task {task.rank} of {task.count}, {task.local_rank} on its node"
+        # with those that happen to fit this task, and not the others
+        names = [name for name in (*expected, *GROUPS, *AGENT) if name in env]
+        left = [name for name in names if name in stale or started is None or env[name] == started.get(name)]
         raise UserError(
             f"{listed}: set by no launcher of this job, and SLURM says {found}; left in the shell that submitted it. "
-            f"Before sbatch or srun: unset {' '.join(stale)}"
+            f"Before sbatch or srun: unset {' '.join(left)}"
         )
     numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     wrong = [name for name in numbers if name in env and _number(env, name) is None]

@@ -53,7 +53,8 @@ def protect() -> None:
         there = Path(os.environ[name])
         reason = "" if CACHE in there.parents else foreign(there)
         if reason:
-            problems.append(f"{name}: {there} {reason}, and code is loaded from there; remove it, or name another folder")
+            remedy = "remove it, or name another folder"
+            problems.append(f"{name}: {there} {reason}, and code is loaded from there; {remedy}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr, flush=True)
     if problems:

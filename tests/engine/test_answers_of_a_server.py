@@ -106,7 +106,9 @@ def test_a_server_that_fails_ends_the_command_and_quotes_nothing(fault, address:
         announce(served)
 
 
-def test_a_redirect_is_said_to_be_one(address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_is_said_to_be_one(
+    address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = make_session(**{"evaluate.server": address, "evaluate.server_model": "mine"})
     redirect = 307, {"Location": "http://127.0.0.1:1/"}
     monkeypatch.setattr(Completions, "always", redirect)

@@ -298,7 +298,7 @@ def test_the_client_follows_no_redirect(code: int, serve: Callable[..., str]) ->
     target = serve(Server)
     first = type("First", (Elsewhere,), {"code": code, "to": f"{target}/v1/completions"})
     before = len(Server.bodies)
-    with pytest.raises(SystemExit, match=f"--url: http.*: HTTP {code}: it redirects to another address, which is not followed"):
+    with pytest.raises(SystemExit, match=f"--url: http.*: HTTP {code}: it redirects to another address, which is not"):
         vllm_client.ask(serve(first), {"prompt_embeds": "x"})
     assert first.asked == 1 and len(Server.bodies) == before
 
