@@ -1,7 +1,7 @@
 """Set before any other import of consequence: nothing goes out, and nothing is readable by others.
 
-What libraries compile lies beside the project. Where the project cannot be written to, such as a clone that several users share, it lies in
-the user's own cache folder. Never text of a note: that folder is for code and settings.
+What libraries compile lies beside the project. Where the project cannot be written to, such as a clone that several
+users share, it lies in the user's own cache folder. Never text of a note: that folder is for code and settings.
 """
 
 import os
@@ -15,7 +15,7 @@ LIBRARIES = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "tr
 
 
 def protect() -> None:
-    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache where they can write."""
+    """Files of this process are for its user only; libraries stay offline, send no telemetry, cache where they can."""
     os.umask(0o077)
     # an environment that was not activated: DeepSpeed looks for pip's ninja on PATH
     own = str(Path(sys.executable).parent)
@@ -30,9 +30,11 @@ def protect() -> None:
 
 
 def library_folder(name: str) -> Path:
-    """Where a library caches: beside the project, else in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache). Writes nothing."""
+    """Where a library caches: beside the project, else in $XDG_CACHE_HOME or ~/.cache. Writes nothing."""
     own = CACHE / name
     if can_be_made(own):
         return own
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~")) / ".cache") / "clinical-metaprompt" / name
+    if not os.path.isabs(base):  # the standard says to ignore a relative one
+        base = os.path.expanduser("~/.cache")
+    return Path(base) / "clinical-metaprompt" / name
