@@ -1,7 +1,7 @@
-"""Checksums of what later runs read: flipped bits, cut files and files in one another's place are seen before anything is computed from them.
+"""Checksums of what later runs read. Flipped bits, cut and swapped files are seen before anything is computed from it.
 
-A safetensors file carries its own, in its metadata: SHA-256 over all of its bytes, header and data, with zeros in the checksum's place.
-Files are read in blocks by plain reads: of a mapped file, a bad sector or a cut would end the process.
+A safetensors file carries its own, in its metadata: SHA-256 over all of its bytes, header and data, with zeros in
+the checksum's place. Files are read in blocks, not mapped: a bad sector of a mapped file would end the process.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def seal(file: Path) -> None:
 
 
 def damage(file: Path, of: str) -> str:
-    """What is wrong with a sealed file, or nothing: it holds what was written as ``of``, to the bit. Reads it once, from front to back."""
+    """What is wrong with a sealed file, or nothing: it holds what was written as ``of``, to the bit. Reads it once."""
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size

@@ -1,7 +1,7 @@
 """Released files -> examples -> token rows, once, in an Arrow cache of the run's own.
 
-Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the others wait
-(token_cache.py).
+Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the
+others wait (token_cache.py).
 """
 
 import hashlib
@@ -185,7 +185,8 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
 
 
 def _split(
-    card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int, say: Callable[[str], None],
+    card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int,
+    say: Callable[[str], None],
 ) -> Split:  # fmt: skip
     from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or as they were: a kill, a full disk or a power cut in a plain write would leave them cut short."""
+"""Files and folders that are there whole or as they were: a kill, a full disk or power cut cuts plain writes short."""
 
 import contextlib
 import os
@@ -31,8 +31,8 @@ def write_whole(path: Path, text: str) -> None:
 def new_partial(final: Path, folder: bool = False) -> Path:
     """An empty file (0600) or folder (0700) beside ``final``, for one writer of it, who gives it to ``publish``.
 
-    Its name is drawn: several hosts may write one file, and in a container every process has the same id. What dead writers of
-    ``final`` have left is removed.
+    Its name is drawn: several hosts may write one file, and in a container every start has the same process id. What
+    dead writers of ``final`` have left is removed.
 
     Raises:
         OSError: the folder of ``final`` cannot be written to.
@@ -81,7 +81,8 @@ def remove(path: Path) -> None:
 
 def nearest(path: Path) -> Path:
     """``path`` itself or what is nearest above it of what this user can see."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))  # Path.exists raises PermissionError
+    whole = path.absolute()
+    return next(p for p in (whole, *whole.parents) if os.path.exists(p))  # Path.exists raises PermissionError
 
 
 def can_be_made(folder: Path) -> bool:

@@ -78,7 +78,7 @@ def output_problems(flags: Mapping[str, str]) -> list[str]:
 
 
 def library_problems(with_gpu: bool) -> list[str]:
-    """What keeps libraries from compiling: triton's kernels on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
+    """What keeps libraries from compiling: triton on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
     name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"
     folder = Path(os.environ[name]) if os.environ.get(name) else library_folder(LIBRARIES[name])
     if can_be_made(folder):

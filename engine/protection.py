@@ -67,7 +67,9 @@ def library_folder(name: str) -> Path:
     if can_be_made(own):
         return own
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~")) / ".cache") / "clinical-metaprompt" / name
+    if not os.path.isabs(base):  # the standard says to ignore a relative one
+        base = os.path.expanduser("~/.cache")
+    return Path(base) / "clinical-metaprompt" / name
 
 
 def foreign(folder: Path) -> str:

@@ -21,7 +21,8 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     """Run the cells of the named protocols (all of them, with none named) and of what they start from.
 
     Raises:
-        UserError: the file is wrong, ``only`` names what it does not have, its folder cannot be written to; before anything starts.
+        UserError: the file is wrong, ``only`` names what it does not have, or its folder cannot be written to; before
+            anything starts.
     """
     folder, cells = read_study(file, overrides)
     names = list(dict.fromkeys(c.protocol for c in cells))

@@ -5,8 +5,8 @@ A folder per teacher, keyed by all that decides its states; in it one file per r
 run goes on where it was, another number of ranks or another run with the same teacher reads what is there, and no two ranks write the
 same file. The states nearly spell the text: files are for their user alone, like the notes.
 
-Every file carries a checksum and says what it is of. A run reads each file that it needs once before it trains; what is damaged is
-computed again.
+Every file carries a checksum and says what it is of. A run reads each file that it needs once before it trains; what is
+damaged is computed again.
 """
 
 import hashlib
@@ -96,10 +96,11 @@ class TeacherCache:
 
     def missing(self, wanted: Sequence[int]) -> list[int]:
         """Those parts that are not on disk, as rank 0 sees it. A collective."""
-        return gather_objects([number for number in wanted if not self.parts[number].file.exists()])[0]  # type: ignore[no-any-return]
+        absent = [number for number in wanted if not self.parts[number].file.exists()]
+        return gather_objects(absent)[0]  # type: ignore[no-any-return]
 
     def damaged(self, wanted: Sequence[int], rank: int, world: int, say: Callable[[str], None]) -> list[int]:
-        """Those parts whose files are not, to the bit, what was written of them; each is named. A collective: ranks share the reading."""
+        """Those parts whose files are not what was written, to the bit; each is named. A collective: ranks share the reading."""
         begin, own, size = time.monotonic(), {}, 0
         for number in wanted[rank::world]:
             part = self.parts[number]
@@ -247,9 +248,12 @@ def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
 
 
 def _worth(
-    cache: TeacherCache, wanted: Sequence[int], missing: Sequence[int], read: int, how: str, folder: Path, say: Callable[[str], None],
+    cache: TeacherCache, wanted: Sequence[int], missing: Sequence[int], read: int, how: str, folder: Path,
+    say: Callable[[str], None],
 ) -> bool:
-    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come; says what it will take, or why not. A collective.
+    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come. A collective.
+
+    Says what it will take, or why not.
 
     Args:
         missing: those of the parts that are not on disk.

@@ -1,4 +1,5 @@
-"""What is made once and read by all ranks, before the process group starts: rank 0 makes it, the others wait. Damage is found and mended.
+"""What is made once and read by all ranks, before the process group starts. Rank 0 makes it, again where it is
+damaged; the others wait.
 
 A split's rows are a folder of two files: the Arrow table, and its checksum with the name that the folder was given.
 """
@@ -23,8 +24,10 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 Damage = Callable[[Path], str]  # what is wrong with a file or folder that is there, or nothing
 
 
-def build_once(final: Path, rank: int, what: str, build: Callable[[], None], damage: Damage, say: Callable[[str], None]) -> None:
-    """Have rank 0 make a file or folder of the cache that is not there or not as it was made; the others wait for it, or for its failure.
+def build_once(
+    final: Path, rank: int, what: str, build: Callable[[], None], damage: Damage, say: Callable[[str], None]
+) -> None:
+    """Have rank 0 make a file or folder of the cache that is missing or damaged; others wait for it, or its failure.
 
     Args:
         build: makes ``final``. damage: reads it; every rank looks for itself. say: is told what is made again, and why.
@@ -65,7 +68,8 @@ def _await(final: Path, rank: int, what: str, damage: Damage) -> None:
             problem = damage(final)
             if not problem:
                 return
-            print(f"rank {rank}: {what}: {final} {problem}; waiting for rank 0 to make it again", file=sys.stderr, flush=True)
+            told = f"rank {rank}: {what}: {final} {problem}; waiting for rank 0 to make it again"
+            print(told, file=sys.stderr, flush=True)
         seen = version
         # a marker of another launch says nothing about this one, whichever rank came first
         failed = _marker(final)

@@ -112,7 +112,9 @@ def of_targets(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
     return {**record, "pairs": pairs, "unchecked": [t for t in targets if t not in record["targets"]]}
 
 
-def _found(targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, say=print) -> dict[str, Any]:
+def _found(
+    targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, say=print
+) -> dict[str, Any]:
     """Pairs, and source -> ids of its overlapping training documents: compared once by rank 0, kept beside the token rows."""
     root, cache = expand(config.root), expand(config.cache)
     digest = hashlib.sha256(json.dumps([[c.name for c in targets], [c.name for c in sources]]).encode())

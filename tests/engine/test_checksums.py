@@ -1,4 +1,4 @@
-"""A checksum over all of a file: whichever bit changes, and wherever it is cut, is seen; so is a whole file under another's name."""
+"""A checksum over all of a file: every flipped bit and every cut is seen, and a whole file under another's name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were: synced before they get their name, and nobody's partial file is in another's way."""
+"""Files that are there whole or as they were: synced before they get their name, written under a name of their own."""
 
 import os
 import stat
@@ -47,13 +47,15 @@ def test_a_folder_is_on_disk_before_it_gets_its_name(tmp_path: Path, calls: list
 @pytest.mark.parametrize("folder", [False, True])
 def test_writers_of_one_process_id_have_partials_of_their_own(tmp_path: Path, folder: bool) -> None:
     names = {new_partial(tmp_path / "rows", folder) for _ in range(3)}
-    assert len(names) == 3 and {p.parent for p in names} == {tmp_path} and all(p.name.endswith(".partial") for p in names)
+    assert len(names) == 3 and {p.parent for p in names} == {tmp_path}
+    assert all(p.name.endswith(".partial") for p in names)
     assert {stat.S_IMODE(p.stat().st_mode) for p in names} == {0o700 if folder else 0o600}
 
 
 def test_what_dead_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     old, now = time.time() - 2 * files.ABANDONED, time.time()
-    left = {name: tmp_path / name for name in ("rows.7.partial", ".rows.abc.partial", "rows.8.partial", "other.7.partial", "rows-2.7.partial", "rows.7")}
+    dead, others = ("rows.7.partial", ".rows.abc.partial"), ("other.7.partial", "rows-2.7.partial", "rows.7")
+    left = {name: tmp_path / name for name in (*dead, "rows.8.partial", *others)}
     for path in left.values():
         path.mkdir()
         (path / "content").write_text("x")
@@ -63,7 +65,7 @@ def test_what_dead_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "rows.9.partial").write_text("x")
     os.utime(tmp_path / "rows.9.partial", (old, old))
     made = new_partial(tmp_path / "rows", folder=True)
-    assert {p.name for p in tmp_path.iterdir()} == {made.name, "rows.8.partial", "other.7.partial", "rows-2.7.partial", "rows.7"}
+    assert {p.name for p in tmp_path.iterdir()} == {made.name, "rows.8.partial", *others}
 
 
 def test_what_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A clone that its user cannot write to, as several users share one: what a run needs to write goes elsewhere, or is named at once."""
+"""A clone that its user cannot write to: what a run needs to write goes elsewhere, or is named at once."""
 
 import json
 import os
@@ -13,7 +13,10 @@ import pytest
 CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
 MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "$1" && shift && exec "$@"'
-SMALL = ("--teach.steps=1", "--teach.eval_every=0", "--teach.examples=2", "--distill.steps=1", "--distill.batch=3", "--data.max_train=4")
+SMALL = (
+    "--teach.steps=1", "--teach.eval_every=0", "--teach.examples=2", "--distill.steps=1", "--distill.batch=3",
+    "--data.max_train=4",
+)  # fmt: skip
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,10 +33,11 @@ def clone(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(clone: Path, tmp_path: Path) -> Run:
-    """``run("train.py", "distill", TRITON_CACHE_DIR="…")``: Python in the clone, mounted read-only for this process alone; a home of its own."""
+    """``run("train.py", "distill", HOME="…")``: Python in the clone, mounted read-only for this process alone."""
 
     def started(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        own = {k: v for k, v in os.environ.items() if k not in FREE} | {"HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"} | env
+        own = {k: v for k, v in os.environ.items() if k not in FREE}
+        own |= {"HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"} | env
         command = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone), sys.executable, *arguments]
         return subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
 
@@ -48,7 +52,8 @@ def run(clone: Path, tmp_path: Path) -> Run:
 
 
 def distill(*more: str) -> tuple[str, ...]:
-    return ("train.py", "distill", "--config=configs/demo/distill.yaml", "--backbone=configs/tiny/llama.yaml", *SMALL, *more)
+    configs = ("--config=configs/demo/distill.yaml", "--backbone=configs/tiny/llama.yaml")
+    return ("train.py", "distill", *configs, *SMALL, *more)
 
 
 def test_the_key_is_named_and_nothing_starts(run: Run, clone: Path, tmp_path: Path) -> None:
@@ -70,7 +75,8 @@ def test_everything_that_cannot_be_written_is_named_at_once(run: Run, clone: Pat
 
 def test_a_run_that_names_its_folders_ends(run: Run, tmp_path: Path) -> None:
     built = os.environ["TORCH_EXTENSIONS_DIR"]  # what is compiled already: a minute less
-    done = run(*distill(f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}"), TORCH_EXTENSIONS_DIR=built)
+    folders = (f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}")
+    done = run(*distill(*folders), TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run/COMPLETED").exists()
 
@@ -85,7 +91,8 @@ def test_libraries_compile_in_the_users_cache_folder(run: Run, clone: Path, tmp_
     ]
     for env, base in homes:
         found = json.loads(run("-c", script, **env).stdout)
-        assert {name: found[name] for name in folders} == {n: str(base / "clinical-metaprompt" / f) for n, f in folders.items()}
+        own = base / "clinical-metaprompt"
+        assert {name: found[name] for name in folders} == {name: str(own / folder) for name, folder in folders.items()}
     found = json.loads(run("-c", script, TRITON_CACHE_DIR="/mine").stdout)
     assert found["TRITON_CACHE_DIR"] == "/mine"  # the user's own choice
 

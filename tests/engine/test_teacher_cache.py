@@ -156,7 +156,7 @@ def test_the_plain_formulation_asks_its_teachers(cached) -> None:
     assert loop.stage.kept is None and not said
 
 
-# ---- damaged files ---------------------------------------------------------------------------------------------------------------
+# ---- damaged files ---------------------------------------------------------------------------------------------------
 
 
 def flipped(file: Path, place: int) -> None:
@@ -219,19 +219,25 @@ def test_a_damaged_file_is_named_and_computed_again(cached, tmp_path, how) -> No
 def test_ranks_share_the_reading(cached, backbone, tmp_path, monkeypatch, world) -> None:
     loop, _ = cached(**{"distill.teacher_cache": "off"})
     cache = cache_of(tmp_path / "many", loop.stage, torch.randn(3, 5, 64, dtype=torch.float64))
-    cache.fill(list(range(len(cache.parts))), Formulation(backbone, True, 30, 0, 1), SoftPromptBank(torch.zeros(3, 5, 64)), print)
+    numbers, bank = list(range(len(cache.parts))), SoftPromptBank(torch.zeros(3, 5, 64))
+    cache.fill(numbers, Formulation(backbone, True, 30, 0, 1), bank, print)
     read: list[Path] = []
     check = teacher_cache.damage
     monkeypatch.setattr(teacher_cache, "damage", lambda file, of: (read.append(file), check(file, of))[1])
     for rank in range(world):
-        assert cache.damaged(list(range(len(cache.parts))), rank, world, print) == []
+        assert cache.damaged(numbers, rank, world, print) == []
     assert sorted(read) == sorted(part.file for part in cache.parts)
 
 
 def test_files_and_their_folder_are_on_disk(cached, tmp_path, monkeypatch) -> None:
     synced: list[str] = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle)))
+
+    def sync(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync)
     cached()
     written = files(tmp_path / "cache")
     assert len([name for name in synced if name.endswith(".partial")]) == len(written)

@@ -303,7 +303,7 @@ def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
     assert found["demo_entities"].splits["train"].labels() is None
 
 
-# ---- what kills and bad disks leave ----------------------------------------------------------------------------------------------
+# ---- what kills and bad disks leave ------------------------------------------------------------------------------------
 
 
 def rows_of(found: dict[str, TaskData]) -> list[Any]:
@@ -352,7 +352,9 @@ def test_damaged_rows_are_named_and_tokenised_again(run: Prepare, config: DataCo
     assert len(list(cache.iterdir())) == 4
 
 
-def test_other_ranks_wait_until_damage_is_mended(run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_other_ranks_wait_until_damage_is_mended(
+    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     wanted = rows_of(run({"demo_qa": ["train"]}))
     (folder,) = Path(config.cache).iterdir()

@@ -96,7 +96,9 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(config: DataCo
 
 
 @pytest.mark.parametrize("how", ["a number", "cut", "empty"])
-def test_a_damaged_comparison_is_named_and_made_again(config: DataConfig, sources: dict[str, TaskData], how: str) -> None:
+def test_a_damaged_comparison_is_named_and_made_again(
+    config: DataConfig, sources: dict[str, TaskData], how: str
+) -> None:
     first = hold_unseen(sources, config, say=lambda _: None)[1]
     (file,) = Path(config.cache).glob("overlap-*.json")
     whole = file.read_text()
