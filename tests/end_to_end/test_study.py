@@ -28,7 +28,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], st
     protocol: dict[str, Any] = {
         "run_dir": str(base / "runs"), "distill": str(base / "distill.yaml"), "adapt": str(base / "adapt.yaml"),
         "distillations": {
-            "taught": {"teach.steps": 3, "teach.examples": 2, "teach.eval_every": 0, "distill.steps": 3, "distill.batch": 4},
+            "taught": {"teach.steps": 3, "teach.examples": 2, "teach.eval_every": 0, "distill.steps": 3, "distill.batch": 4,
+                       "tune.relative_lr_teach": [2.5, 5.0]},
             "untaught": {"distill.lambda_kl": 0, "distill.lambda_hidden": 0, "distill.steps": 3, "distill.batch": 4},
             "fewer": {"teachers": "taught", "distill.steps": 2, "distill.batch": 4, "teach.steps": 3, "teach.examples": 2, "teach.eval_every": 0,
                       "distill.without": ["demo_summary"], "prompt.rank": 2},
@@ -62,7 +63,10 @@ def test_every_method_is_scored_and_every_rate_that_was_tried_is_told(study: tup
     assert counts["metaprompt"] == counts["multitask_prompt"] == 16 * 64 + 16 + 64
     assert counts["prompt_tuning"] == 16 * 64 and counts["lora"] > counts["metaprompt"]
     assert results["trainable"]["count"] == counts["metaprompt"]
-    assert "learning rates of lora at 2, mean validation score of the targets: 0.001 " in said and "backbone unchanged, to the bit" in said
+    tried = json.loads((runs / "taught/tune/tuning.json").read_text())["teacher"]["full"]
+    chosen = json.loads((runs / "taught/teachers/latest/state.json").read_text())["hashes"]["rate"]
+    assert tried["rates"] == [2.5, 5.0] and chosen == tried["rates"][tried["best"]]
+    assert "learning rates of lora at 2, mean validation score (cross-entropy) of the tasks: 0.001 " in said and "backbone unchanged, to the bit" in said
 
 
 def test_sources_borrowed_teachers_and_single_sources(study: tuple[Path, list[str], str]) -> None:
