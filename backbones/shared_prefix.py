@@ -167,9 +167,14 @@ def _attend_backward(
         found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **options)
         return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
     backward: Callable[..., Any] = _plain_backward if q.is_cuda else _cpu_backward
+    blocks = list(_blocks(q, k, window))
+    if len(blocks) == 1:
+        _, j, mask = blocks[0]
+        if j == slice(0, k.shape[2]):  # nothing to sum
+            return backward(grad, q, k, v, out, lse, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
     wide = torch.promote_types(k.dtype, torch.float32)
     dq, dk, dv = [], torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-    for i, j, mask in _blocks(q, k, window):
+    for i, j, mask in blocks:
         grad_i, q_i, out_i, lse_i = (x[:, :, i] for x in (grad, q, out, lse))
         dq_i, dk_j, dv_j = backward(grad_i, q_i, k[:, :, j], v[:, :, j], out_i, lse_i, attn_mask=mask, scale=scale)
         dq.append(dq_i)

@@ -24,11 +24,11 @@ def cached(make_session, make_loop, teachers, tasks, tmp_path, monkeypatch) -> C
 
     def make(**changes) -> tuple[Loop, list[str]]:
         session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes})
-        said: list[str] = []
-        session.say = said.append
         taught = teachers(3).double()
         stage = distill_stage(session, tasks, taught, "hash")
         loop = make_loop(stage, session)
+        said: list[str] = []
+        session.say = said.append
         keep_teachers(session, stage, taught)
         return loop, said
 
