@@ -3,16 +3,17 @@
 import contextlib
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.initialization import no_init_weights
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -265,14 +266,40 @@ def backbone_fingerprint(card: BackboneCard) -> str:
     return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
 
 
-def recompute_first(model: Any, layers: int) -> None:
-    """Of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 calls it activation_checkpointing_enable, 5.17 does not know that
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()  # transformers recomputes in training mode only; frozen families here have no dropout
-    for number, layer in enumerate(model.base_model.layers):
-        layer.gradient_checkpointing = number < layers
+def recompute_first(model: nn.Module, layers: int) -> None:
+    """Of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass.
+
+    transformers does it in training mode only, in which layers also drop out; here the model stays as it is evaluated.
+
+    Raises:
+        BackboneError: a family whose layers transformers does not know how to compute again.
+    """
+    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if len(found) < layers:
+        raise BackboneError(
+            f"{type(model).__name__}: {layers} layers to compute again, and transformers knows how for {len(found)}; set recompute: none"
+        )
+    for layer in found[:layers]:
+        layer.forward = _computed_again(layer.forward, model.config)
+
+
+def _computed_again(plain: Callable[..., Any], config: Any) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*args, **kwargs)
+        attention = config._attn_implementation
+
+        def same(*args: Any, **kwargs: Any) -> Any:
+            now, config._attn_implementation = config._attn_implementation, attention
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                config._attn_implementation = now
+
+        # nothing is drawn in a frozen layer: no random state to keep
+        return checkpoint(same, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return forward
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -74,8 +74,7 @@ class FrozenRoot(nn.Module):
         try:
             return door(*args, **kwargs)
         finally:
-            if not self.backbone.training:  # a backward pass that recomputes must find it as the forward pass did
-                config._attn_implementation = self._own_attention
+            config._attn_implementation = self._own_attention
 
     def _packed(self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None) -> tuple[Tensor, Any]:
         """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)`` makes of them.
@@ -169,14 +168,6 @@ class FrozenRoot(nn.Module):
             embeds[b, pad : pad + length] = prompts_BLD[b].to(embeds.dtype)
             embeds[b, pad + length :] = tokens[b, : len(context)]
             mask[b, pad:] = 1
-        training = self.backbone.training  # recomputing models are in training mode, in which transformers drops the cache it generates from
-        self.backbone.eval()
-        try:
-            return self._greedy(embeds, mask, max_new_tokens, end_id, pad_id, synced)
-        finally:
-            self.backbone.train(training)
-
-    def _greedy(self, embeds: Tensor, mask: Tensor, max_new_tokens: int, end_id: int, pad_id: int, synced: bool) -> Tensor:
         return self.backbone.generate(
             inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
             eos_token_id=end_id, pad_token_id=pad_id, synced_gpus=synced, use_cache=True,

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from engine import watch
+from engine.build_ops import load_cpu_collectives
 from engine.errors import UserError
 from engine.launcher import check_launcher, slurm_task
 
@@ -71,6 +72,8 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait)
+    if not torch.cuda.is_available():
+        load_cpu_collectives()
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait)
     return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
 

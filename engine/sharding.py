@@ -43,7 +43,7 @@ class ShardedBackbone:
         self.zero = zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if recompute:
-            self._recompute(recompute, card.name)
+            recompute_first(self.model, recompute)
         self._recomputes, self._all_to_release = bool(recompute), False
         self.root: nn.Module = FrozenRoot(self.model, offload_inputs)
         self.updates: LinearUpdates = self.root.updates  # type: ignore[assignment]
@@ -55,11 +55,6 @@ class ShardedBackbone:
             self._engine, *_ = deepspeed.initialize(model=self.root, config=self.zero)
             self.root = self._engine.module  # the module, not the engine, whose backward demands an optimizer
         self.gathers = GatherCounter(self.model, ranks_per_node, device.type == "cuda")
-
-    def _recompute(self, layers: int, name: str) -> None:
-        if getattr(self.model.config, "attention_dropout", 0):
-            raise UserError(f"backbone {name}: attention_dropout > 0 cannot be trained through with recomputed layers; set recompute: none")
-        recompute_first(self.model, layers)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         watch.note(f"the backbone's forward pass ({args[0]}), which gathers its layers")

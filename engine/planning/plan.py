@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from backbones.sizes import Sizes
-from engine import placement
+from engine import build_ops, placement
 from engine.adaptation import adapt_rows
 from engine.adapters import check_adapters
-from engine.build_ops import main as build_ops
 from engine.config import RunConfig
 from engine.device_kinds import DeviceKind, read_kind
 from engine.errors import UserError
@@ -80,7 +79,7 @@ def _checked(config: RunConfig, asked: Asked) -> Session:
             hold_unseen(data, config.data)
         if mode == "adapt":
             adapt_rows(config, data)  # more shots than a task has examples, say
-        build_ops()
+        build_ops.build()
     return session
 
 

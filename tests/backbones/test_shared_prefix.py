@@ -187,17 +187,3 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
     (wanted,) = torch.autograd.grad((states.hidden_ND * weights).sum(), prompts)
     (found,) = torch.autograd.grad((hidden_ND * weights).sum(), prompts)
     assert (found - wanted).norm() / wanted.norm() <= 1e-12
-
-
-def test_recomputing_in_the_backward_pass_finds_the_packed_attention() -> None:
-    model, items = model_of("gpt_oss"), [Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0), Item(1, Sample([9], [1]), 1.0)]
-    batch, grads = pack(items, 3), []
-    for recompute in (False, True):
-        if recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.train()
-        prompts = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
-        hidden_ND, _ = FrozenRoot(model)("packed", batch, filler(prompts, batch), lambda *_: None)
-        hidden_ND.sum().backward()
-        grads.append(prompts.grad)
-    assert torch.equal(*grads)

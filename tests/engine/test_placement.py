@@ -14,7 +14,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import FILES, USABLE, Machine, Workload, choose, file_of, free_host_bytes, machine_here, need, of_file, possible
 from engine.planning.plan import machine_of
-from engine.sharding import ShardedBackbone, zero_config
+from engine.sharding import zero_config
 
 GB = 10**9
 ONE, NODE, CLUSTER = Machine(1, 1, "cuda", 80 * GB, 256 * GB), Machine(1, 8, "cuda", 80 * GB, 1000 * GB), Machine(4, 8, "cuda", 80 * GB, 1000 * GB)
@@ -111,14 +111,6 @@ def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
 def test_secondary_shards_span_a_node(project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
     assert zero_config(file_of("sharded_hpz"), card, measure(card), ranks_per_node=8)["zero_optimization"]["zero_hpz_partition_size"] == 8
-
-
-def test_a_recomputing_backbone_recomputes_so_many_layers(project: Path) -> None:
-    import torch
-
-    card = load_backbone_card(project / "configs/tiny/llama.yaml")
-    model = ShardedBackbone(card, "", torch.device("cpu"), recompute=1).model
-    assert [layer.gradient_checkpointing for layer in model.model.layers] == [True] + [False] * (len(model.model.layers) - 1)
 
 
 def test_a_control_group_bounds_what_is_free(tmp_path: Path) -> None:
