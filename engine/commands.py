@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.preflight import room_for
 from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
@@ -206,7 +207,7 @@ def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | No
     from engine.evaluation import evaluate_run
     from engine.session import Session
 
-    evaluate_run(Session(_of_run(run, overrides or {}, "evaluate")), tasks)
+    evaluate_run(Session(_of_run(run, overrides or {}, "evaluate"), writes=("--run", "data.cache")), tasks)
 
 
 def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
@@ -216,7 +217,7 @@ def predict(run: str, row: Sequence[str], source: str, output: str, overrides: d
 
     config = _of_run(run, overrides or {}, "predict")
     into = expand(output)
-    predict_notes(Session(config), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+    predict_notes(Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
 
 
 def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
@@ -238,9 +239,12 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> 
     problems = [] if runs else ["--runs: names no run directory"]
     if vocabulary.lower() not in ("true", "false"):
         problems.append(f"command line: --vocabulary: {vocabulary!r} is neither true nor false")
-    if problems:
+    into = expand(output or runs[0]) if runs else None
+    if into is not None and not output:  # a flag was looked at as the command was read
+        problems += room_for("command line: --output", into, 0)
+    if problems or into is None:
         raise UserError(problems)
-    write_report([expand(r) for r in runs], expand(output) if output else expand(runs[0]), runs, vocabulary.lower() == "true")
+    write_report([expand(r) for r in runs], into, runs, vocabulary.lower() == "true")
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

@@ -4,8 +4,9 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from engine.config import RunConfig
 from engine.files import can_be_made, nearest
@@ -23,14 +24,23 @@ TESTED = {"deepspeed": (0, 19, 8), "transformers": (5, 23, 0), "torch": (2, 13, 
 ROOM = 200_000_000  # bytes that a run's logs, predictions and prompts of a pocket size take at most
 
 
-def problems_of(config: RunConfig, checkpoint_bytes: int) -> list[str]:
+# what a command writes to, as its user names it: a training run its own folder, an evaluation into a run that is there
+Writes = Sequence[Literal["run_dir", "--run", "data.cache"]]
+TRAINS: Writes = ("run_dir", "data.cache")
+
+
+def problems_of(config: RunConfig, checkpoint_bytes: int, writes: Writes = TRAINS) -> list[str]:
     """Everything found, with its fix. Writes nothing.
 
     Args:
-        checkpoint_bytes: about, of one.
+        checkpoint_bytes: about, of one. writes: only these are looked at.
     """
-    wanted = ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes
-    out = [*room_for("run_dir", expand(config.run_dir), wanted), *room_for("data.cache", expand(config.data.cache), ROOM)]
+    folders = {
+        "run_dir": (config.run_dir, ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes),
+        "--run": (config.run_dir, ROOM),
+        "data.cache": (config.data.cache, ROOM),
+    }
+    out = [problem for key in writes for problem in room_for(key, expand(folders[key][0]), folders[key][1])]
     for name, (oldest, why) in OLDEST.items():
         found = importlib.metadata.version(name)
         if _numbers(found) < oldest:
@@ -54,7 +64,8 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     if not there.is_dir():
         return [f"{key}: {there} is a file; name a folder"]
     if not can_be_made(folder):
-        fix = f"name another folder (--{key}=FOLDER), or have it opened"
+        another = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
+        fix = ("copy the run to a folder of yours" if key == "--run" else another) + ", or have it opened"
         return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
     free = shutil.disk_usage(there).free
     if free < wanted:

@@ -46,11 +46,14 @@ from prompt_modules import embeddings_from_instruction, embeddings_from_text, em
 class Session:
     """One command's run. Building it checks everything that can be checked without the process group.
 
+    Args:
+        writes: the folders that the command writes to.
+
     Raises:
         UserError: all problems found.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, writes: preflight.Writes = preflight.TRAINS):
         startup.mark("imports")
         self.config, self.place = config, distributed.place()
         self.run_dir = expand(config.run_dir)
@@ -75,7 +78,8 @@ class Session:
             problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
         # prompt, best, and two moments of each number, in fp32
         sides = self.sizes.linear_sides if "lora" in config.adapt.methods else 0
-        problems += preflight.problems_of(config, 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides))
+        checkpoint = 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides)
+        problems += preflight.problems_of(config, checkpoint, writes)
         problems += preflight.library_problems(torch.cuda.is_available())
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)

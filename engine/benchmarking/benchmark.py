@@ -66,7 +66,7 @@ def run_benchmark(request: Request) -> None:
     """
     every = []
     for case in request.cases:
-        session = Session(case.config)
+        session = Session(case.config, writes=() if request.invented else ("data.cache",))
         data = data_of(session, request.mode, request.invented)
         every.append(Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data))))
     first = every[0].session

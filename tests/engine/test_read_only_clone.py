@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,34 +22,47 @@ SMALL = (
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def clone(project: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "clone"
-    out.mkdir()
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("clone")
     for name in CODE:
         shutil.copytree(project / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(project / "train.py", out)
     return out
 
 
+def python(clone: Path, home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Python in the clone, mounted read-only for this process alone; skips where that cannot be had."""
+    own = {k: v for k, v in os.environ.items() if k not in FREE}
+    own |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | env
+    command = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone), sys.executable, *arguments]
+    missing = "nothing can be mounted here (root is needed): a clone that cannot be written to is NOT tested"
+    try:
+        done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
+    except FileNotFoundError:
+        pytest.skip(missing)
+    if done.returncode == 99 or done.stderr.startswith("unshare: "):
+        pytest.skip(missing)
+    return done
+
+
 @pytest.fixture
 def run(clone: Path, tmp_path: Path) -> Run:
-    """``run("train.py", "distill", HOME="…")``: Python in the clone, mounted read-only for this process alone."""
-
-    def started(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        own = {k: v for k, v in os.environ.items() if k not in FREE}
-        own |= {"HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"} | env
-        command = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone), sys.executable, *arguments]
-        return subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
-
+    """``run("train.py", "distill", HOME="…")``"""
     (tmp_path / "home").mkdir()
-    try:
-        mounted = started("-c", "").returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("nothing can be mounted here (root is needed): a clone that cannot be written to is NOT tested")
-    return started
+    return partial(python, clone, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def finished(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that named its folders, and, in the clone, the same one as ``runs/done``, which its reader cannot write to."""
+    own = tmp_path_factory.mktemp("own")
+    built = os.environ["TORCH_EXTENSIONS_DIR"]  # what is compiled already: a minute less
+    folders = (f"--run_dir={own / 'run'}", f"--data.cache={own / 'cache'}")
+    done = python(clone, own, *distill(*folders), TORCH_EXTENSIONS_DIR=built)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(own / "run", clone / "runs/done")
+    return own / "run"
 
 
 def distill(*more: str) -> tuple[str, ...]:
@@ -73,12 +87,55 @@ def test_everything_that_cannot_be_written_is_named_at_once(run: Run, clone: Pat
     assert "export TORCH_EXTENSIONS_DIR=FOLDER" in done.stderr
 
 
-def test_a_run_that_names_its_folders_ends(run: Run, tmp_path: Path) -> None:
-    built = os.environ["TORCH_EXTENSIONS_DIR"]  # what is compiled already: a minute less
-    folders = (f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}")
-    done = run(*distill(*folders), TORCH_EXTENSIONS_DIR=built)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "run/COMPLETED").exists()
+def test_a_run_that_names_its_folders_ends(finished: Path) -> None:
+    assert (finished / "COMPLETED").exists()
+
+
+def test_answers_and_exports_of_a_run_that_cannot_be_written_to(run: Run, finished: Path, tmp_path: Path) -> None:
+    built = os.environ["TORCH_EXTENSIONS_DIR"]
+    (tmp_path / "note.txt").write_text("The patient takes aspirin.")
+    notes = (f"--input={tmp_path / 'note.txt'}", f"--output={tmp_path / 'answers.jsonl'}")
+    asked = ("--run=runs/done", "--task=demo_entities", *notes, "--evaluate.max_new_tokens=2")
+    done = run("train.py", "predict", *asked, TORCH_EXTENSIONS_DIR=built)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 1
+    written = f"--output={tmp_path / 'exported'}"
+    done = run("train.py", "export", "--run=runs/done", "--format=vllm", written)
+    assert done.returncode == 0 and list((tmp_path / "exported").rglob("*.safetensors")), done.stderr
+
+
+def test_what_is_written_into_such_a_run_is_refused(run: Run, clone: Path, finished: Path) -> None:
+    done = run("train.py", "evaluate", "--run=runs/done")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        f"error: --run: runs/done: {clone / 'runs/done'} cannot be written to by this user; "
+        "copy the run to a folder of yours, or have it opened\n"
+    )
+    done = run("train.py", "report", "--runs=runs/done")
+    assert done.returncode == 2 and done.stderr == (
+        f"error: command line: --output: runs/done: {clone / 'runs/done'} cannot be written to by this user; "
+        "name another folder (--output=FOLDER), or have it opened\n"
+    )
+
+
+def test_a_copy_of_it_is_evaluated_and_reported(run: Run, finished: Path, tmp_path: Path) -> None:
+    built = os.environ["TORCH_EXTENSIONS_DIR"]
+    shutil.copytree(finished, tmp_path / "run")
+    few = ("--data.max_test=1", "--evaluate.max_new_tokens=2", f"--data.cache={tmp_path / 'cache'}")
+    done = run("train.py", "evaluate", f"--run={tmp_path / 'run'}", *few, TORCH_EXTENSIONS_DIR=built)
+    assert done.returncode == 0, done.stderr
+    done = run("train.py", "report", f"--runs={tmp_path / 'run'}")
+    assert done.returncode == 0 and (tmp_path / "run/report.html").exists(), done.stderr
+
+
+def test_a_benchmark_asks_for_its_output_alone(run: Run, clone: Path, tmp_path: Path) -> None:
+    built = os.environ["TORCH_EXTENSIONS_DIR"]
+    command = ("train.py", "benchmark", *distill()[2:], "--steps=1", "--warmup=1", "--invented=20,4")
+    done = run(*command)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "--output: " in done.stderr and "(--output=FOLDER)" in done.stderr and "run_dir" not in done.stderr.split(": ")
+    done = run(*command, f"--output={tmp_path / 'speed'}", TORCH_EXTENSIONS_DIR=built)
+    assert done.returncode == 0 and (tmp_path / "speed/benchmark.json").exists(), done.stderr
 
 
 def test_libraries_compile_in_the_users_cache_folder(run: Run, clone: Path, tmp_path: Path) -> None:
