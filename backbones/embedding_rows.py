@@ -7,6 +7,8 @@ offloaded or gathered. The rows are the same to the bit.
 import torch
 from torch import Tensor, nn
 
+from backbones.packing import to_device
+
 
 class RowsFromFile(nn.Module):
     """Takes the place of ``nn.Embedding``: int64 ids of any shape -> (…, D) in ``dtype`` on ``device``. No gradient reaches it.
@@ -26,9 +28,8 @@ class RowsFromFile(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         wanted, place = ids.cpu().flatten().unique(return_inverse=True)
         rows_UD = self._table_VD.index_select(0, wanted).to(self._dtype)
-        if self._device.type == "cuda":
-            rows_UD = rows_UD.pin_memory()
-        return rows_UD.to(self._device, non_blocking=True).index_select(0, place.to(self._device)).view(*ids.shape, -1)
+        rows_ND = to_device(rows_UD, self._device).index_select(0, to_device(place, self._device))
+        return rows_ND.view(*ids.shape, -1)
 
 
 def looks_up_plainly(table: nn.Module) -> bool:

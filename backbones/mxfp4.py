@@ -90,7 +90,8 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, experts_Tk: Tensor, share_Tk: Tensor, weights: tuple[nn.Parameter, ...], alpha: float, limit: float) -> Tensor:
         up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = weights
         expert_S, order_S = experts_Tk.flatten().sort(stable=True)
-        ends_E = torch.bincount(expert_S, minlength=len(up_bias)).cumsum(0).to(torch.int32)
+        # where each expert's rows end; torch.bincount would have the host wait for the GPU, in every layer
+        ends_E = torch.searchsorted(expert_S, torch.arange(len(up_bias), device=expert_S.device), right=True, out_int32=True)
         token_S = order_S // experts_Tk.shape[1]
         gate_up = _products(x_TD[token_S], up_blocks, up_scales, ends_E, True) + up_bias[expert_S]
         act, _, _ = _gate(gate_up, alpha, limit, False)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -24,18 +26,92 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class SharedPrefix:
-    """Where the sequences of a packed row of S = K L + T tokens lie: all that its attention needs.
+class Segments:
+    """A packed row as stretches of tokens that attend to one another, for kernels that take sequences of any length.
 
-    n_prompts: K. length: L of each. buckets: the prompts, if there are any, and the samples by length. home_S int64: where each token of
-    the row lies in the buckets, laid end to end. positions_S int64: of each token, prompts from 0, samples from L.
+    All int32, cumulative from 0. own: the prompts, if there are any, and the samples, (K + B + 1). text: the samples of each prompt, end to end, from the
+    first sample on, (K + 1). prompts: each prompt, (K + 1). longest_own, longest_text: tokens of the longest stretch.
+    """
+
+    own: Tensor
+    text: Tensor
+    prompts: Tensor
+    longest_own: int
+    longest_text: int
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Where the sequences of a packed row of S = K L + T tokens lie: all that its attention needs, made as it is asked for.
+
+    n_prompts: K. length: L of each. lengths, slots: of each sample, in the row's order, its tokens (at least one) and the prompt it follows.
     """
 
     n_prompts: int
     length: int
-    buckets: tuple[Bucket, ...]
-    home_S: Tensor
-    positions_S: Tensor
+    lengths: tuple[int, ...]
+    slots: tuple[int, ...]
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the last token of the longest sequence could see: its prompt and its sample."""
+        return self.length + max(self.lengths, default=0)
+
+    @cached_property
+    def positions_S(self) -> Tensor:
+        """int64, of each token: prompts from 0, samples from L."""
+        samples = [torch.arange(self.length, self.length + n) for n in self.lengths]
+        return to_device(torch.cat([torch.arange(self.length)] * self.n_prompts + samples), self.device)
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The prompts, if there are any, and the samples by length."""
+        return self._bucketed[0]
+
+    @property
+    def home_S(self) -> Tensor:
+        """int64: where each token of the row lies in the buckets, laid end to end."""
+        return self._bucketed[1]
+
+    @cached_property
+    def _bucketed(self) -> tuple[tuple[Bucket, ...], Tensor]:
+        lengths, length, prompts = self.lengths, self.length, self.n_prompts * self.length
+        starts = [prompts, *(prompts + end for end in accumulate(lengths))]
+        parts = [(list(range(0, prompts, length)), [length] * self.n_prompts, None)] if prompts else []
+        for group in _alike(lengths):
+            slot = [self.slots[b] for b in group] if length else None
+            parts.append(([starts[b] for b in group], [lengths[b] for b in group], slot))  # type: ignore[arg-type]
+        home = torch.empty(starts[-1], dtype=torch.long)
+        buckets, begin = [], 0
+        for first, sizes, slot in parts:
+            own, start_B1 = torch.arange(max(sizes)), torch.tensor(first)[:, None]
+            real_BR = own < torch.tensor(sizes)[:, None]
+            index_BR = torch.where(real_BR, start_B1 + own, start_B1)
+            home[index_BR[real_BR]] = begin + torch.arange(real_BR.numel()).view_as(real_BR)[real_BR]
+            begin += real_BR.numel()
+            padded = None if real_BR.all() else to_device(real_BR, self.device)
+            slot_B = None if slot is None else to_device(torch.tensor(slot), self.device)
+            buckets.append(Bucket(to_device(index_BR, self.device), padded, slot_B))
+        return tuple(buckets), to_device(home, self.device)
+
+    @cached_property
+    def segments(self) -> Segments | None:
+        """None where a prompt's samples do not lie together, in the order of the prompts, or a prompt has none."""
+        text = [0] * self.n_prompts
+        if self.length:
+            together = all(before <= after for before, after in pairwise(self.slots))
+            if not together or set(self.slots) != set(range(self.n_prompts)):
+                return None
+            for slot, n in zip(self.slots, self.lengths, strict=True):
+                text[slot] += n
+        prompts = [self.length] * self.n_prompts
+        own = (prompts if self.length else []) + list(self.lengths)
+        own_at, text_at, prompts_at = (self._cumulative(sizes) for sizes in (own, text, prompts))
+        return Segments(own_at, text_at, prompts_at, longest_own=max(own, default=0), longest_text=max(text, default=0))
+
+    def _cumulative(self, sizes: list[int]) -> Tensor:
+        return to_device(torch.tensor([0, *accumulate(sizes)], dtype=torch.int32), self.device)
 
 
 def share_prefix(lengths: Sequence[int], slots: Sequence[int], n_prompts: int, length: int, device: torch.device | str = "cpu") -> SharedPrefix:
@@ -45,24 +121,14 @@ def share_prefix(lengths: Sequence[int], slots: Sequence[int], n_prompts: int, l
         lengths, slots: of each sample, in the row's order, its tokens (at least one) and the prompt it follows.
         n_prompts, length: K and L.
     """
-    prompts = n_prompts * length
-    starts = [prompts]
-    for n in lengths:
-        starts.append(starts[-1] + n)
-    parts = [(range(0, prompts, length), [length] * n_prompts, None)] if prompts else []
-    for group in _alike(lengths):
-        parts.append(([starts[b] for b in group], [lengths[b] for b in group], [slots[b] for b in group] if length else None))  # type: ignore[arg-type]
-    home = torch.empty(starts[-1], dtype=torch.long)
-    buckets, begin = [], 0
-    for first, sizes, slot in parts:
-        own, start_B1 = torch.arange(max(sizes)), torch.tensor(list(first))[:, None]
-        real_BR = own < torch.tensor(sizes)[:, None]
-        index_BR = torch.where(real_BR, start_B1 + own, start_B1)
-        home[index_BR[real_BR]] = begin + torch.arange(real_BR.numel()).view_as(real_BR)[real_BR]
-        begin += real_BR.numel()
-        buckets.append(Bucket(index_BR.to(device), None if real_BR.all() else real_BR.to(device), None if slot is None else torch.tensor(slot, device=device)))
-    positions = torch.cat([torch.arange(length)] * n_prompts + [torch.arange(length, length + n) for n in lengths])
-    return SharedPrefix(n_prompts, length, tuple(buckets), home.to(device), positions.to(device))
+    return SharedPrefix(n_prompts, length, tuple(lengths), tuple(slots), torch.device(device))
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A CPU tensor there. A GPU takes it from pinned memory, so that the host does not wait for what the GPU has still to do."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from backbones.card import BackboneError
 from backbones.decoding import Slots
 from backbones.embedding_rows import RowsFromFile
 from backbones.linear_updates import LinearUpdates
-from backbones.packing import PackedBatch, share_prefix
+from backbones.packing import PackedBatch, share_prefix, to_device
 
 Loss = Callable[..., Any]  # (weight_VD, states_ND, None) -> what is made of the head's inputs, inside the head
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
@@ -108,7 +108,7 @@ class FrozenRoot(nn.Module):
         slots.enter(sizes)
         own = [n for n in sizes if n]  # an empty context is answered by the prompt's last position
         prefix = share_prefix(own, [0] * len(own), 1 if slots.length else 0, slots.length, slots.device)
-        size_B = torch.tensor(sizes, device=slots.device)
+        size_B = to_device(torch.tensor(sizes), slots.device)
         last_B = slots.length - 1 + torch.where(size_B > 0, size_B.cumsum(0), 0)
         at = last_B if of_N is None else last_B.index_select(0, of_N)
         return self._next(row_SD, prefix.positions_S, at, loss, prefix=prefix, slots=slots)
@@ -152,7 +152,7 @@ class FrozenRoot(nn.Module):
     @torch.no_grad()
     def _embed(self, ids: Tensor, device: torch.device | None = None) -> Tensor:
         table = self.backbone.get_input_embeddings()
-        return table(ids if device is None or isinstance(table, RowsFromFile) else ids.to(device))
+        return table(ids if device is None or isinstance(table, RowsFromFile) else to_device(ids, device))
 
     @torch.no_grad()
     def _generate(self, contexts: list[list[int]], prompts_BLD: Tensor, max_new_tokens: int, end_id: int, pad_id: int, synced: bool) -> Tensor:

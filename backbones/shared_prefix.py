@@ -2,7 +2,8 @@
 
 Registered with transformers as ``shared_prefix``: it serves every family that attends through AttentionInterface. The keys of a
 sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal border is a matter of
-indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window).
+indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window). On CUDA, layers without
+a window need no keys gathered (``attention_in_parts``).
 
 gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
 O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK, dV, since it
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from backbones.attention_in_parts import AttentionInParts
 from backbones.decoding import Slots
 from backbones.packing import Bucket, SharedPrefix
 
@@ -54,11 +56,19 @@ def shared_prefix_attention(
         return slots.attend(module.layer_idx, q, k, v, s_aux, sliding_window, scaling)[None], None  # type: ignore[union-attr, arg-type]
     if slots is not None:
         slots.keep(module.layer_idx, k, v)  # type: ignore[arg-type]
-    out_SHd = _Packed.apply(q, k, v, s_aux, prefix, sliding_window, scaling)
-    return out_SHd[None], None
+    return packed_attention(q, k, v, s_aux, prefix, sliding_window, scaling)[None], None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float) -> Tensor:
+    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the faster of two ways that give the same."""
+    if window is not None and window >= prefix.longest:
+        window = None  # wide enough for every token to see all before it
+    if window is None and _in_parts(q) and prefix.segments is not None:
+        return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return]
+    return _Packed.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
 
 
 class _Packed(torch.autograd.Function):
@@ -140,6 +150,11 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
 
 def _flash_on_cuda(q: Tensor) -> bool:
     return q.is_cuda and q.dtype in FLASH_DTYPES
+
+
+def _in_parts(q: Tensor) -> bool:
+    """Whether the device has a flash attention that takes sequences of any length."""
+    return _flash_on_cuda(q)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> tuple[Tensor, Tensor]:

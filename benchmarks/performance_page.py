@@ -94,6 +94,22 @@ def loss(content: Content) -> Section:
     return Section("The loss alone", "python -m benchmarks.loss --output benchmarks/results/loss_cpu.json", lines, ratios)
 
 
+def attention(content: Content) -> Section:
+    rows, ratios = [], []
+    for c in content["cases"]:
+        seconds = c["seconds"]
+        own = "in parts" if "in parts" in seconds else "gathered"
+        row = [c["size"], *(f"{1e3 * seconds[way]:.2f}" if way in seconds else "-" for way in ("in parts", "gathered", "padded"))]
+        rows.append([*row, f"{c['operations'] / seconds[own] / 1e12:.2f}"])
+        for peer, what in (("gathered", "gathered keys"), ("padded", "a padded batch")):
+            if peer in seconds and peer != own:
+                ratios.append(Ratio(f"attention, {c['size']}, against {what}", seconds[peer] / seconds[own]))
+    note = ("Forward and backward, in ms. In parts: two calls of flash attention, on a GPU alone, in layers without a window. Gathered: the way of CPUs and "
+            "of windows. Padded: PyTorch's attention with the prompt before every sample. TFLOP/s are of the fastest of ours.")  # fmt: skip
+    return Section("Attention of a packed row", "python -m benchmarks.attention --output benchmarks/results/attention_cpu.json",
+                   [note, "", *table(["", "in parts", "gathered", "padded", "TFLOP/s"], rows)], ratios)  # fmt: skip
+
+
 def loader(c: Content) -> Section:
     seconds = {who: statistics.median(values) for who, values in c["seconds"].items()}
     ratio = statistics.median(c["ratio"])
@@ -176,8 +192,8 @@ def planning(cases: Content) -> Section:
 
 
 SECTIONS: dict[str, Callable[[Content], Section]] = {
-    "vs_peft": vs_peft, "one_pass": one_pass, "lora": lora, "evaluation": evaluation, "loss": loss, "projection": projection, "loader": loader,
-    "checkpoint": checkpoint, "long_notes": long_notes, "planning": planning,
+    "vs_peft": vs_peft, "one_pass": one_pass, "lora": lora, "evaluation": evaluation, "attention": attention, "loss": loss,
+    "projection": projection, "loader": loader, "checkpoint": checkpoint, "long_notes": long_notes, "planning": planning,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from backbones import Batch, PackedBatch, share_prefix
+from backbones.packing import to_device
 from engine.data import Sample
 
 
@@ -127,10 +128,10 @@ def pack(items: Sequence[Item], prompt_length: int, device: torch.device | str =
     owner_N = torch.tensor(owners)
     return PackedBatch(
         ids_T=torch.tensor(ids),
-        before_N=torch.tensor(before, device=device),
-        labels_N=torch.tensor(labels, device=device),
-        row_N=torch.tensor([i.row for i in items])[owner_N].to(device),
-        weights_N=torch.tensor([i.weight for i in items], dtype=torch.float64)[owner_N].to(device),
-        rows_K=torch.tensor(rows, device=device),
+        before_N=to_device(torch.tensor(before), device),
+        labels_N=to_device(torch.tensor(labels), device),
+        row_N=to_device(torch.tensor([i.row for i in items])[owner_N], device),
+        weights_N=to_device(torch.tensor([i.weight for i in items], dtype=torch.float64)[owner_N], device),
+        rows_K=to_device(torch.tensor(rows), device),
         prefix=share_prefix([len(i.sample) for i in items], slots, len(rows), prompt_length, device),
     )

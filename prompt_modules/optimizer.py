@@ -101,15 +101,12 @@ class RowwiseAdamW:
         lr_K = group.lr_K()
         scale_K = (group.clip / norm_K.clamp(min=1e-12)).clamp(max=1) if group.clip else torch.ones_like(norm_K)
         group.steps_K += moving_K
-        for name, parameter in group.parameters.items():
-            self._move(parameter, grads[name], group.moments[name], moving_K, scale_K, lr_K, group.steps_K)
+        rows = moving_K.nonzero()[:, 0]  # once a group: on a GPU the host waits for it
+        for name, parameter in group.parameters.items() if len(rows) else ():
+            self._move(parameter, grads[name], group.moments[name], rows, scale_K, lr_K, group.steps_K)
         return StepReport(norm_K, lr_K, present_K & group.active_K & ~finite_K)
 
-    def _move(self, parameter: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], moving_K, scale_K, lr_K, steps_K) -> None:
-        rows = moving_K.nonzero()[:, 0]
-        if not len(rows):
-            return
-
+    def _move(self, parameter: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], rows, scale_K, lr_K, steps_K) -> None:
         def by_row(values_K: Tensor) -> Tensor:
             return values_K[rows].to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))
 

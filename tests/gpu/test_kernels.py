@@ -1,13 +1,28 @@
 """What runs on a GPU alone: flash attention of packed rows, the head in bf16, the projection kernels. Skipped, and said so, without one."""
 
+import warnings
+
 import pytest
 import torch
 
-from backbones import share_prefix, shared_prefix
-from prompt_modules import teacher_states, tied_head_loss
+from backbones import BackboneCard, share_prefix, shared_prefix
+from engine.batching import Item
+from engine.data import Sample
+from engine.formulation import Formulation, LossWeights
+from engine.sharding import ShardedBackbone
+from prompt_modules import DecomposedBank, teacher_states, tied_head_loss
 from prompt_modules.projection import available, packed_row, packed_row_reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one")
+
+SIZES = {
+    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+EXPERTS = {
+    "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128,
+    "quantization_config": {"quant_method": "mxfp4"},
+}  # fmt: skip
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -18,9 +33,9 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("sink", [None, 0.0, 8.0])
 @pytest.mark.parametrize("heads", [(8, 8), (16, 2)])
 def test_flash_attention_of_packed_rows(heads, sink, window) -> None:
-    """bf16 on the GPU against fp64 on the CPU, which is tested against the definition."""
+    """bf16 on the GPU, in parts where there is no window, against fp64 on the CPU, which is tested against the definition."""
     g = torch.Generator().manual_seed(0)
-    lengths, slots, prompts, length = [7, 300, 301, 41, 129], [0, 1, 1, 2, 0], 3, 100
+    lengths, slots, prompts, length = [7, 300, 301, 41, 129], [0, 0, 1, 1, 2], 3, 100
     n = prompts * length + sum(lengths)
     wide = [torch.randn(n, h, 64, generator=g).bfloat16().double().requires_grad_() for h in (heads[0], heads[1], heads[1])]
     sinks = None if sink is None else torch.randn(heads[0], generator=g) + sink
@@ -29,7 +44,8 @@ def test_flash_attention_of_packed_rows(heads, sink, window) -> None:
     wanted_grads = torch.autograd.grad((wanted * weights.double()).sum(), wide)
     narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
     prefix = share_prefix(lengths, slots, prompts, length, "cuda")
-    found = shared_prefix._Packed.apply(*narrow, None if sinks is None else sinks.cuda(), prefix, window, 0.125)
+    assert prefix.segments is not None
+    found = shared_prefix.packed_attention(*narrow, None if sinks is None else sinks.cuda(), prefix, window, 0.125)
     found_grads = torch.autograd.grad((found * weights.cuda()).sum(), narrow)
     assert relative(found.cpu(), wanted) <= 1e-2
     for a, b in zip(found_grads, wanted_grads, strict=True):
@@ -67,7 +83,7 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_is_summed_in_fp32() -> 
     exact = shared_prefix._Packed.apply(*wide, None, share_prefix(lengths, slots, 1, length), None, 0.125)
     wanted = torch.autograd.grad((exact * weights.double()).sum(), wide)
     narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
-    out = shared_prefix._Packed.apply(*narrow, None, share_prefix(lengths, slots, 1, length, "cuda"), None, 0.125)
+    out = shared_prefix.packed_attention(*narrow, None, share_prefix(lengths, slots, 1, length, "cuda"), None, 0.125)
     found = torch.autograd.grad((out * weights.cuda()).sum(), narrow)
     for a, b in zip(found[1:], wanted[1:], strict=True):
         assert relative(a[:length].cpu(), b[:length]) <= 4e-3
@@ -101,3 +117,25 @@ def test_projection_kernels(rank, width, tokens, own) -> None:
     grads = [torch.autograd.grad((row * weights).sum(), (shared, cols, rows)) for row in (found, again, wanted)]
     for a, b, c in zip(*grads, strict=True):
         assert torch.equal(a, b) and relative(a, c) <= 1e-2
+
+
+@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"])
+def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
+    """Where it waits, the GPU runs dry on short rows."""
+    card = BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16")
+    backbone = ShardedBackbone(card, "", torch.device("cuda"))
+    bank = DecomposedBank(torch.randn(1, 8, 256), torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
+    items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)]
+    formulation = Formulation(backbone, True, 4096, 0, 1)
+    (group,) = formulation.micro_batches(items, bank)
+    formulation.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            formulation.train(group, bank, LossWeights(), None, None)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message) and "torch/cuda" not in w.filename]
+    backbone.destroy()
+    assert not waits

@@ -1,0 +1,90 @@
+"""Attention of a packed row, forward and backward: in parts, with gathered keys, and as a padded trainer does it.
+
+    python -m benchmarks.attention --output benchmarks/results/attention_h100.json
+
+Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest, causal. It knows no sinks, so those
+sizes lack it. In parts needs a GPU. Operations: 4 d a head and a pair of query and key that causality lets see each other, in the packed row, and
+2.5 times as many in the backward pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones import SharedPrefix, share_prefix, shared_prefix
+from backbones.attention_in_parts import AttentionInParts
+from benchmarks.timing import alternate, run
+
+
+@dataclass(frozen=True)
+class Size:
+    """heads, groups: of queries, and of keys and values. lengths: samples drawn between them. prompt: tokens of each of ``tasks`` prompts."""
+
+    heads: int
+    groups: int
+    width: int
+    tasks: int
+    samples: int
+    lengths: tuple[int, int]
+    sink: bool = False
+    prompt: int = 100
+
+
+LLAMA, GPT_OSS = (32, 8, 128), (64, 8, 64)
+SIZES = {
+    "Llama 8B, short": Size(*LLAMA, 10, 150, (50, 150)),
+    "gpt-oss 20B, short, sinks": Size(*GPT_OSS, 10, 150, (50, 150), True),
+    "Llama 8B, notes": Size(*LLAMA, 4, 8, (1500, 2500)),
+}
+SMALL = {"pocket, short": Size(4, 2, 16, 4, 32, (30, 90)), "pocket, notes": Size(4, 2, 16, 4, 8, (700, 1300))}
+
+
+def padded(q: Tensor, k: Tensor, v: Tensor, prefix: SharedPrefix, scale: float) -> Callable[[], object]:
+    """Forward and backward of a batch with its prompt before every sample."""
+    prompts, widest = prefix.n_prompts * prefix.length, prefix.longest
+    at = torch.zeros(len(prefix.lengths), widest, dtype=torch.long)
+    begin = prompts
+    for b, (slot, n) in enumerate(zip(prefix.slots, prefix.lengths, strict=True)):
+        own = [*range(slot * prefix.length, (slot + 1) * prefix.length), *range(begin, begin + n)]
+        at[b, : len(own)] = torch.tensor(own)
+        begin += n
+    batch = [x.detach()[at.to(x.device)].transpose(1, 2).contiguous().requires_grad_() for x in (q, k, v)]
+    query, key, value = batch
+    grad = torch.ones_like(query)
+
+    def call() -> None:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        torch.autograd.grad(out, batch, grad)
+
+    return call
+
+
+def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
+    size = (SIZES | SMALL)[name]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.randint(*size.lengths, (size.samples,), generator=g).tolist()
+    prefix = share_prefix(lengths, sorted(b % size.tasks for b in range(size.samples)), size.tasks, size.prompt, device)
+    tokens, scale = size.tasks * size.prompt + sum(lengths), size.width**-0.5
+    q, k, v = (torch.randn(tokens, h, size.width, generator=g).to(device, dtype).requires_grad_() for h in (size.heads, size.groups, size.groups))
+    sinks = torch.randn(size.heads, generator=g).to(device, dtype) if size.sink else None
+    grad = torch.ones_like(q)
+
+    def both_ways(attend: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(attend(), (q, k, v), grad)
+
+    calls = {"gathered": both_ways(lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, None, scale))}
+    if device.type == "cuda":
+        calls["in parts"] = both_ways(lambda: AttentionInParts.apply(q, k, v, sinks, prefix, scale))
+    if sinks is None:
+        calls["padded"] = padded(q, k, v, prefix, scale)
+    seconds = alternate(calls, repeats, device)
+    pairs = sum(n * (size.prompt + (n + 1) / 2) for n in lengths) + size.tasks * size.prompt * (size.prompt + 1) / 2
+    return {"size": name, "seconds": seconds, "operations": 4 * size.width * size.heads * pairs * 3.5, "tokens": tokens}
+
+
+if __name__ == "__main__":
+    run(__doc__, measure, {"cuda": SIZES, "cpu": SMALL}, 10)
