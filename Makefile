@@ -59,6 +59,7 @@ study-full: study
 # speed beside its peers, what takes less than a quarter of an hour on two quiet cores: one after the other, then the page
 RESULT = --output benchmarks/results/
 bench: setup
+	python -m benchmarks.roofline $(RESULT)roofline_modelled.json
 	python -m benchmarks.attention --repeats 5 $(RESULT)attention_cpu.json
 	python -m benchmarks.loss --repeats 4 $(RESULT)loss_cpu.json
 	python -m benchmarks.projection --repeats 5 $(RESULT)projection_cpu.json

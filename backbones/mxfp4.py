@@ -142,7 +142,7 @@ def _products(x_SI: Tensor, blocks: Tensor, scales: Tensor, ends_E: Tensor, forw
     """Rows times their expert's weight (O, I) transposed, or times the weight itself on the way back."""
     _, rows, groups = scales.shape
     x_SI = x_SI.contiguous()
-    if x_SI.is_cuda and x_SI.dtype == torch.bfloat16:  # all experts of a layer at once
+    if _grouped(x_SI):  # all experts of a layer at once
         wide = dequantise(blocks, scales, x_SI.dtype, _buffer(x_SI, scales.numel() * BLOCK))
         return torch.nn.functional.grouped_mm(x_SI, wide.transpose(1, 2) if forward else wide, offs=ends_E)
     out = x_SI.new_empty(len(x_SI), rows if forward else groups * BLOCK)
@@ -153,6 +153,11 @@ def _products(x_SI: Tensor, blocks: Tensor, scales: Tensor, ends_E: Tensor, forw
             torch.mm(x_SI[begin:end], wide.T if forward else wide, out=out[begin:end])
         begin = end
     return out
+
+
+def _grouped(x_SI: Tensor) -> bool:
+    """Whether the device multiplies rows of several experts in one call."""
+    return x_SI.is_cuda and x_SI.dtype == torch.bfloat16
 
 
 def _buffer(like: Tensor, numbers: int) -> Tensor:

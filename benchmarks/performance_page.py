@@ -110,6 +110,21 @@ def attention(content: Content) -> Section:
                    [note, "", *table(["", "in parts", "gathered", "padded", "TFLOP/s"], rows)], ratios)  # fmt: skip
 
 
+def roofline(content: Content) -> Section:
+    rows = []
+    for c in content["cases"]:
+        longest = ", ".join(f"{kind} {1e3 * cost['seconds']:.0f}" for kind, cost in list(c["longest"].items())[:6])
+        rows.append([f"{c['shape']}, row of {c['row']:,}, {c['stage']}", f"{c['launches']:,}", f"{c['bytes'] / 1e9:,.0f} GB", f"{c['operations'] / 1e12:.0f}",
+                     f"{1e3 * c['seconds']:,.0f}", f"{c['matrix_share']:.2f}", longest])  # fmt: skip
+    on = content["modelled_on"]
+    note = ("One micro-batch at full size, forward and backward, weights resident: counted, not measured. Each operator takes as long as its bytes "
+            f"({on['memory_bytes_per_s'] / 1e12:.2f} TB/s), its matrix products ({on['matrix_operations_per_s'] / 1e12:.0f} TFLOP/s) or a launch "
+            f"({1e6 * on['launch_s']:.0f} us), whichever is longest. The share of matrix products is what joining the other operators could come to.")  # fmt: skip
+    head = ["", "operators", "moved", "TFLOP", "ms", "share of matrix products", "longest, ms"]
+    command = "python -m benchmarks.roofline --output benchmarks/results/roofline_modelled.json"
+    return Section("What a GPU has to do", command, [note, "", *table(head, rows)])
+
+
 def loader(c: Content) -> Section:
     seconds = {who: statistics.median(values) for who, values in c["seconds"].items()}
     ratio = statistics.median(c["ratio"])
@@ -193,7 +208,7 @@ def planning(cases: Content) -> Section:
 
 SECTIONS: dict[str, Callable[[Content], Section]] = {
     "vs_peft": vs_peft, "one_pass": one_pass, "lora": lora, "evaluation": evaluation, "attention": attention, "loss": loss,
-    "projection": projection, "loader": loader, "checkpoint": checkpoint, "long_notes": long_notes, "planning": planning,
+    "projection": projection, "roofline": roofline, "loader": loader, "checkpoint": checkpoint, "long_notes": long_notes, "planning": planning,
 }  # fmt: skip
 
 
@@ -239,6 +254,8 @@ def made_on(content: Content) -> str:
             device = f"GPU {m['gpu']}" if m["gpu"] else f"{m['cpu'] or 'a CPU'}, {m['cores']} cores, {m['threads']} thread{'s' * (m['threads'] > 1)}"
             names = ", ".join(f"{n} {v[n]}" for n in ("torch", "transformers", "deepspeed", "peft") if v and v.get(n))
             found.setdefault(f"{device}; {names}", []).append(c.get("commit") or "unknown")
+    if not found:
+        return f"No machine was measured; commit {content.get('commit') or 'unknown'}."
     return "Made on: " + ". ".join(f"{where}; commit {', '.join(dict.fromkeys(commits))}" for where, commits in found.items()) + "."
 
 

@@ -141,7 +141,7 @@ def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
     if not _rounds(weight_VD):
         return hidden.to(weight_VD.dtype) @ weight_VD.T
     hidden = hidden.to(weight_VD.dtype)
-    if hidden.is_cuda:
+    if _on_gpu(hidden):
         return torch.mm(hidden, weight_VD.T, out_dtype=torch.float32)
     return torch.cat([hidden.float() @ rows.float().T for rows in weight_VD.split(VOCABULARY)], 1)
 
@@ -156,7 +156,7 @@ def _product(coefficients: Tensor, weight_VD: Tensor, large: list[Tensor]) -> Te
         coefficients.scatter_(1, index[:, None], 0.0)
         rows += value * weight_VD[index].float()
     tail = coefficients.to(weight_VD.dtype)
-    if tail.is_cuda:
+    if _on_gpu(tail):
         return rows + torch.mm(tail, weight_VD, out_dtype=torch.float32)
     return rows + _exact_product(tail.float(), weight_VD)
 
@@ -174,6 +174,11 @@ def _exact_product(p: Tensor, weight_VD: Tensor) -> Tensor:
 def _rounds(weight_VD: Tensor) -> bool:
     """Whether a product with W rounds its other operand below fp32."""
     return weight_VD.element_size() < 4
+
+
+def _on_gpu(operand: Tensor) -> bool:
+    """Whether a product of half-precision operands has its sums in fp32, and gives them out."""
+    return operand.is_cuda
 
 
 def _wide(values: Tensor) -> Tensor:
