@@ -97,7 +97,7 @@ class FrozenRoot(nn.Module):
     def _packed_states(self, batch: PackedBatch, row_SD: Tensor) -> Tensor:
         positions = batch.prefix.positions_S[None]
         hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
-        return hidden[0].index_select(0, batch.before_N)
+        return hidden.squeeze(0).index_select(0, batch.before_N)
 
     @torch.no_grad()
     def _enter(self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None) -> Any:

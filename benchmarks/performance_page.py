@@ -119,7 +119,7 @@ def roofline(content: Content) -> Section:
     on = content["modelled_on"]
     note = ("One micro-batch at full size, forward and backward, weights resident: counted, not measured. Each operator takes as long as its bytes "
             f"({on['memory_bytes_per_s'] / 1e12:.2f} TB/s), its matrix products ({on['matrix_operations_per_s'] / 1e12:.0f} TFLOP/s) or a launch "
-            f"({1e6 * on['launch_s']:.0f} us), whichever is longest. The share of matrix products is what joining the other operators could come to.")  # fmt: skip
+            f"({1e6 * on['launch_s']:.0f} us), whichever is longest. What is not matrix products is what joining operators could save.")  # fmt: skip
     head = ["", "operators", "moved", "TFLOP", "ms", "share of matrix products", "longest, ms"]
     command = "python -m benchmarks.roofline --output benchmarks/results/roofline_modelled.json"
     return Section("What a GPU has to do", command, [note, "", *table(head, rows)])

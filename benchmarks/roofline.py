@@ -25,8 +25,9 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from backbones import FrozenRoot, PackedBatch, attention_in_parts, mxfp4, mxfp4_kernel, share_prefix, shared_prefix
+from backbones import FrozenRoot, PackedBatch, attention_in_parts, fused_kernels, mxfp4, mxfp4_kernel, share_prefix, shared_prefix
 from backbones.frozen import experts_as_released, recompute_first
+from backbones.fused import fuse
 from benchmarks.machine import commit, versions
 from benchmarks.workload import SHAPES, Shape
 from engine.protection import protect
@@ -127,10 +128,34 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         counter.note("merge (Triton)", sum(map(_size, parts)) + _size(own) + _size(lse))
         return torch.empty(own.shape, dtype=own.dtype, device=META), torch.empty_like(lse)
 
+    def norm(x: Tensor, *_: Any) -> Tensor:
+        counter.note("norm (Triton)", 2 * _size(x))
+        return torch.empty(x.shape, dtype=x.dtype, device=META)
+
+    def norm_backward(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
+        counter.note("norm (Triton)", 3 * _size(x))
+        return torch.empty(x.shape, dtype=x.dtype, device=META)
+
+    def silu_times(gate: Tensor, up: Tensor) -> Tensor:
+        counter.note("silu times (Triton)", 3 * _size(gate))
+        return torch.empty_like(gate)
+
+    def silu_times_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        counter.note("silu times (Triton)", 5 * _size(gate))
+        return torch.empty_like(gate), torch.empty_like(up)
+
+    def rotated(x_HSd: Tensor, *_: Any, back: bool) -> Tensor:
+        counter.note("rotate (Triton)", 2 * _size(x_HSd))
+        heads, tokens, width = x_HSd.shape
+        return torch.empty(tokens, heads, width, dtype=x_HSd.dtype, device=META).transpose(0, 1)
+
     always = lambda *_: True  # noqa: E731
+    kernels: dict[str, Any] = {"available": always, "rms_norm": norm, "rms_norm_backward": norm_backward, "silu_times": silu_times,
+               "silu_times_backward": silu_times_backward, "rotated": rotated}  # fmt: skip
     with (
         mock.patch.object(shared_prefix, "_flash_on_cuda", always),
         mock.patch.object(attention_in_parts, "merged", merge),
+        mock.patch.multiple(fused_kernels, **kernels),
         mock.patch.object(mxfp4, "_grouped", always),
         mock.patch.object(mxfp4_kernel, "available", always),
         mock.patch.object(mxfp4_kernel, "dequantise_into", widen),
@@ -140,7 +165,7 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         yield
 
 
-def model_of(shape: Shape) -> FrozenRoot:
+def model_of(shape: Shape, fused: bool = True) -> FrozenRoot:
     """Without memory; gpt-oss's experts in MXFP4."""
     card = {**shape.card}
     if card["model_type"] == "gpt_oss":
@@ -148,7 +173,10 @@ def model_of(shape: Shape) -> FrozenRoot:
     config = AutoConfig.for_model(card.pop("model_type"), **card)
     with no_init_weights(), experts_as_released(config), META:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    return FrozenRoot(model.requires_grad_(False).eval())
+    model.requires_grad_(False).eval()
+    if fused:
+        fuse(model)
+    return FrozenRoot(model)
 
 
 def batch_of(row: int, tasks: int) -> PackedBatch:
@@ -183,13 +211,14 @@ class _Row(torch.autograd.Function):
         return torch.empty(ctx.shape, device=META), None, None, None
 
 
-def count(shape: Shape, row: int, tasks: int, teacher: bool = False, recompute: bool = False) -> dict[str, Any]:
+def count(shape: Shape, row: int, tasks: int, teacher: bool = False, recompute: bool = False, fused: bool = True) -> dict[str, Any]:
     """One micro-batch, forward and backward.
 
     Args:
         row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. recompute: all layers.
+        fused: as the key of the configuration.
     """
-    root, batch, counter = model_of(shape), batch_of(row, tasks), Counter()
+    root, batch, counter = model_of(shape, fused), batch_of(row, tasks), Counter()
     if recompute:
         recompute_first(root.backbone, shape.card["num_hidden_layers"])
     shared_LD = torch.empty(LENGTH, shape.card["hidden_size"], device=META, requires_grad=True)

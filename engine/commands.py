@@ -11,7 +11,8 @@ from engine.preflight import room_for
 from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
-    "fresh", "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation", "recompute", "backbone",
+    "fresh", "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation",
+    "recompute", "fused", "backbone",
 )  # fmt: skip
 
 

@@ -254,6 +254,8 @@ class RunConfig:
     recompute: Literal["auto", "none", "all", "all_offloaded"] = "auto"
     """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in host memory besides, for
     samples of tens of thousands of tokens; ``auto``: as little as fits."""
+    fused: Literal["auto", "off"] = "auto"
+    """On a GPU, RMSNorm and SwiGLU of Llama-like layers run as one kernel each; ``off``: operator by operator, as in transformers."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     preempt_signal: str = "USR1"
@@ -280,6 +282,7 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "dummy_weights", "preempt_signal", "max_skipped", "hang_minutes",
-    "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run", "distill.teacher_cache", "log", "checkpoint", "evaluate",
+    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "fused", "dummy_weights", "preempt_signal",
+    "max_skipped", "hang_minutes", "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run",
+    "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

@@ -156,7 +156,7 @@ class Session:
         """
         file = self.config.deepspeed or placement.file_of(chosen.placement)
         return ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=ranks_per_node,
-                               offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes)  # fmt: skip
+                               offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes, fused=self.config.fused == "auto")  # fmt: skip
 
     def lend(self, backbone: ShardedBackbone) -> None:
         """Use this one, which the caller built and will destroy."""
@@ -169,14 +169,14 @@ class Session:
         if _standing is not None:
             # as if it were not there yet: what it takes itself is not to count against it
             chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, work, _standing.machine)
-            if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen)):
+            if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen, c.fused)):
                 return _standing.backbone
             _standing.backbone.destroy()
             _standing = None
         machine = placement.machine_here(device)
         chosen = self._place(work, machine)
         backbone = self.build(device, chosen, machine.ranks_per_node)
-        _standing = _Standing(self.card, c.deepspeed, _how(chosen), machine, backbone)
+        _standing = _Standing(self.card, c.deepspeed, _how(chosen, c.fused), machine, backbone)
         return backbone
 
     def _place(self, work: placement.Workload, machine: placement.Machine) -> placement.Need:
@@ -312,13 +312,13 @@ class _Standing:
 
     card: BackboneCard
     deepspeed: str
-    how: tuple[str, int, bool]
+    how: tuple[str, int, bool, str]
     machine: placement.Machine
     backbone: ShardedBackbone
 
 
-def _how(chosen: placement.Need) -> tuple[str, int, bool]:
-    return chosen.placement, chosen.recompute, chosen.offloaded
+def _how(chosen: placement.Need, fused: str) -> tuple[str, int, bool, str]:
+    return chosen.placement, chosen.recompute, chosen.offloaded, fused
 
 
 _standing: _Standing | None = None

@@ -11,6 +11,7 @@ from torch import nn
 
 from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
 from backbones.frozen import recompute_first
+from backbones.fused import fuse
 from backbones.linear_updates import LinearUpdates
 from backbones.sizes import Sizes, measure
 from engine import watch
@@ -31,17 +32,20 @@ class ShardedBackbone:
         offload_inputs: keep those inputs in host memory.
         ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
         say: takes progress lines. sizes: the card's, where they are known already.
+        fused: on a GPU, norms and gated activations of layers as one kernel each.
     """
 
     def __init__(
         self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: int = 0, dtype: torch.dtype | None = None,
         ranks_per_node: int = 1, offload_inputs: bool = False, say: Callable[[str], None] = lambda _: None,
-        sizes: Sizes | None = None,
+        sizes: Sizes | None = None, fused: bool = True,
     ):  # fmt: skip
         self.device = device
         self.sizes, self.peak = sizes, peak_here(card.dtype) if device.type == "cuda" else None
         self.zero = zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
         self.model = build_backbone(card, self.zero, dtype, device, say)
+        if fused and device.type == "cuda":
+            fuse(self.model)
         if recompute:
             recompute_first(self.model, recompute)
         self._recomputes, self._all_to_release = bool(recompute), False

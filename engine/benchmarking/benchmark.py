@@ -55,7 +55,8 @@ class Measured:
     def lives(self) -> tuple[Any, ...]:
         """Cases alike in this share a backbone."""
         assert self.chosen is not None
-        return repr(self.session.card), self.case.config.deepspeed, self.chosen.placement, self.chosen.recompute, self.chosen.offloaded
+        config, chosen = self.case.config, self.chosen
+        return repr(self.session.card), config.deepspeed, config.fused, chosen.placement, chosen.recompute, chosen.offloaded
 
 
 def run_benchmark(request: Request) -> None:

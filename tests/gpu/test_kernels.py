@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from backbones import BackboneCard, share_prefix, shared_prefix
+from backbones import BackboneCard, build_backbone, share_prefix, shared_prefix
+from backbones.fused import fuse
 from engine.batching import Item
 from engine.data import Sample
 from engine.formulation import Formulation, LossWeights
@@ -139,3 +140,40 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     waits = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message) and "torch/cuda" not in w.filename]
     backbone.destroy()
     assert not waits
+
+
+@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"])
+def test_fused_parts_are_no_further_from_fp64_than_transformers_operators(config) -> None:
+    g = torch.Generator().manual_seed(0)
+    model = build_backbone(BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16"), None, device=torch.device("cuda"))
+    norm, sizes = model.model.layers[0].input_layernorm, (1, 512, 256)
+    norm.weight.data.copy_(1 + 0.3 * torch.randn(256, generator=g))
+    x, grad = (torch.randn(sizes, generator=g).bfloat16().cuda() for _ in range(2))
+    wide, weight = x.double().requires_grad_(), norm.weight.double()
+    exact = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.variance_epsilon) * weight
+    wanted = [exact, *torch.autograd.grad(exact, wide, grad.double())]
+    errors = []
+    for fused in (False, True):
+        if fused:
+            assert fuse(model)
+        given = x.clone().requires_grad_()
+        value = norm(given)
+        found = [value, *torch.autograd.grad(value, given, grad)]
+        errors.append([relative(a, b) for a, b in zip(found, wanted, strict=True)])
+    assert all(ours <= 1.05 * theirs for theirs, ours in zip(*errors, strict=True))
+
+
+def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
+    """In fp32, so that what differs is an error and not a rounding."""
+    items, grads = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)], []
+    for fused in (False, True):
+        card = BackboneCard(name="t", random={**SIZES, "model_type": "llama"}, seed=3, tokenizer="t", dtype="float32")
+        backbone = ShardedBackbone(card, "", torch.device("cuda"), fused=fused)
+        start_SLD = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(0))
+        bank = DecomposedBank(start_SLD, torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
+        formulation = Formulation(backbone, True, 4096, 0, 1)
+        for group in formulation.micro_batches(items, bank):
+            formulation.train(group, bank, LossWeights(), None, None)
+        grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
+        backbone.destroy()
+    assert not torch.equal(*grads) and relative(grads[1], grads[0]) <= 1e-4
