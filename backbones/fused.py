@@ -13,6 +13,7 @@ from torch.autograd import Function
 from transformers.activations import SiLUActivation
 
 from backbones import fused_kernels
+from backbones.mxfp4 import Mxfp4Experts
 
 # transformers' classes whose function these are: name of the class -> whether the weight meets fp32
 NORMS = {
@@ -34,6 +35,8 @@ def fuse(model: nn.Module) -> int:
             module.forward = MethodType(_norm_forward, module)
         elif kind in GATED and isinstance(module.act_fn, SILU):
             module.forward = MethodType(_gated_forward, module)
+        elif isinstance(module, Mxfp4Experts):
+            module.fused = True
         elif kind in ROTARY and ROTATES in type(module).forward.__code__.co_names:
             module.forward = MethodType(_rotating(type(module).forward), module)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import mxfp4_kernel
+from backbones import expert_kernels, fused_kernels, mxfp4_kernel
 
 BLOCK = 32
 # e2m1: sign, two bits of exponent, one of mantissa
@@ -69,6 +69,7 @@ class Mxfp4Experts(nn.Module):
     def __init__(self, config: Any):
         super().__init__()
         experts, hidden, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.fused = False  # what lies between the products in kernels of its own, where they run
         self.alpha, self.limit = getattr(config, "swiglu_alpha", 1.702), getattr(config, "swiglu_limit", 7.0)
         for name, rows, width in (("gate_up_proj", 2 * inner, hidden), ("down_proj", hidden, inner)):
             for suffix, shape in (("blocks", (width // BLOCK, 16)), ("scales", (width // BLOCK,))):
@@ -80,7 +81,8 @@ class Mxfp4Experts(nn.Module):
         """(T, D) with the (T, k) experts of each token and their weights -> (T, D)."""
         weights = (self.gate_up_proj_blocks, self.gate_up_proj_scales, self.gate_up_proj_bias,
                    self.down_proj_blocks, self.down_proj_scales, self.down_proj_bias)  # fmt: skip
-        return _Experts.apply(hidden_states, router_indices, routing_weights, weights, self.alpha, self.limit)  # type: ignore[no-any-return]
+        how = _FusedExperts if self.fused and fused_kernels.available(hidden_states) else _Experts
+        return how.apply(hidden_states, router_indices, routing_weights, weights, self.alpha, self.limit)  # type: ignore[no-any-return]
 
 
 class _Experts(torch.autograd.Function):
@@ -89,9 +91,7 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, experts_Tk: Tensor, share_Tk: Tensor, weights: tuple[nn.Parameter, ...], alpha: float, limit: float) -> Tensor:
         up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = weights
-        expert_S, order_S = experts_Tk.flatten().sort(stable=True)
-        # where each expert's rows end; torch.bincount would have the host wait for the GPU, in every layer
-        ends_E = torch.searchsorted(expert_S, torch.arange(len(up_bias), device=expert_S.device), right=True, out_int32=True)
+        expert_S, order_S, ends_E = _by_expert(experts_Tk, len(up_bias))
         token_S = order_S // experts_Tk.shape[1]
         gate_up = _products(x_TD[token_S], up_blocks, up_scales, ends_E, True) + up_bias[expert_S]
         act, _, _ = _gate(gate_up, alpha, limit, False)
@@ -118,6 +118,44 @@ class _Experts(torch.autograd.Function):
         d_gate_up = torch.stack([d_act * d_gate, d_act * d_up], -1).flatten(1)
         d_x = _back(_products(d_gate_up, up_blocks, up_scales, ends_E, False), order_S, experts_Tk.shape)
         return d_x, None, d_share, None, None, None
+
+
+class _FusedExperts(torch.autograd.Function):
+    """The same in kernels: biases, activation and each token's sum are read and written once."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, experts_Tk: Tensor, share_Tk: Tensor, weights: tuple[nn.Parameter, ...], alpha: float, limit: float) -> Tensor:
+        up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = weights
+        expert_S, order_S, ends_E = _by_expert(experts_Tk, len(up_bias))
+        row_C, choices = torch.empty_like(order_S), experts_Tk.shape[1]
+        row_C.scatter_(0, order_S, torch.arange(len(order_S), device=order_S.device))
+        share_Tk = share_Tk.contiguous()
+        gate_up = _products(x_TD[order_S // choices], up_blocks, up_scales, ends_E, True)
+        act = expert_kernels.activated(gate_up, up_bias, expert_S, alpha, limit)
+        out_SD = _products(act, down_blocks, down_scales, ends_E, True)
+        ctx.weights, ctx.alpha, ctx.limit = weights, alpha, limit  # the Parameters themselves, as above
+        ctx.save_for_backward(share_Tk, gate_up, order_S, row_C, expert_S, ends_E)
+        return expert_kernels.combined(out_SD, row_C, choices, share_Tk, down_bias, experts_Tk.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        share_Tk, gate_up, order_S, row_C, expert_S, ends_E = ctx.saved_tensors
+        up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = ctx.weights
+        grad_TD, choices = grads[0].contiguous(), share_Tk.shape[1]
+        d_act = _products(grad_TD[order_S // choices], down_blocks, down_scales, ends_E, False)
+        d_gate_up, d_share = expert_kernels.activated_backward(
+            gate_up, up_bias, expert_S, d_act, grad_TD, share_Tk, down_bias, order_S, ctx.alpha, ctx.limit
+        )
+        d_x = expert_kernels.combined(_products(d_gate_up, up_blocks, up_scales, ends_E, False), row_C, choices)
+        return d_x, None, d_share.to(share_Tk.dtype), None, None, None
+
+
+def _by_expert(experts_Tk: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Choices sorted by expert: the expert and the choice of each row, and, int32, where each expert's rows end."""
+    expert_S, order_S = experts_Tk.flatten().sort(stable=True)
+    # torch.bincount would have the host wait for the GPU, in every layer
+    every = torch.arange(experts, device=expert_S.device)
+    return expert_S, order_S, torch.searchsorted(expert_S, every, right=True, out_int32=True)
 
 
 def _gate(gate_up: Tensor, alpha: float, limit: float, gradients: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:

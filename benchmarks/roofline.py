@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from backbones import FrozenRoot, PackedBatch, attention_in_parts, fused_kernels, mxfp4, mxfp4_kernel, share_prefix, shared_prefix
+from backbones import FrozenRoot, PackedBatch, attention_in_parts, expert_kernels, fused_kernels, mxfp4, mxfp4_kernel, share_prefix, shared_prefix
 from backbones.frozen import experts_as_released, recompute_first
 from backbones.fused import fuse
 from benchmarks.machine import commit, versions
@@ -149,6 +149,19 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         heads, tokens, width = x_HSd.shape
         return torch.empty(tokens, heads, width, dtype=x_HSd.dtype, device=META).transpose(0, 1)
 
+    def activated(gate_up: Tensor, *_: Any) -> Tensor:
+        counter.note("experts (Triton)", 3 * _size(gate_up) // 2)
+        return torch.empty(len(gate_up), gate_up.shape[1] // 2, dtype=gate_up.dtype, device=META)
+
+    def activated_backward(gate_up: Tensor, bias: Tensor, expert: Tensor, d_act: Tensor, grad: Tensor, share: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        counter.note("experts (Triton)", 2 * _size(gate_up) + _size(d_act) + _size(grad))
+        return torch.empty_like(gate_up), torch.empty(share.shape, device=META)
+
+    def combined(rows_SD: Tensor, row_C: Tensor, choices: int, *_: Any) -> Tensor:
+        counter.note("experts (Triton)", _size(rows_SD) + _size(rows_SD) // choices)
+        return torch.empty(len(row_C) // choices, rows_SD.shape[1], dtype=rows_SD.dtype, device=META)
+
+    experts: dict[str, Any] = {"activated": activated, "activated_backward": activated_backward, "combined": combined}
     always = lambda *_: True  # noqa: E731
     kernels: dict[str, Any] = {"available": always, "rms_norm": norm, "rms_norm_backward": norm_backward, "silu_times": silu_times,
                "silu_times_backward": silu_times_backward, "rotated": rotated}  # fmt: skip
@@ -156,6 +169,7 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         mock.patch.object(shared_prefix, "_flash_on_cuda", always),
         mock.patch.object(attention_in_parts, "merged", merge),
         mock.patch.multiple(fused_kernels, **kernels),
+        mock.patch.multiple(expert_kernels, **experts),
         mock.patch.object(mxfp4, "_grouped", always),
         mock.patch.object(mxfp4_kernel, "available", always),
         mock.patch.object(mxfp4_kernel, "dequantise_into", widen),

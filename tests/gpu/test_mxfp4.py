@@ -20,7 +20,8 @@ def test_the_kernel_widens_to_the_bit(dtype) -> None:
     assert torch.equal(dequantise(blocks.cuda(), scales.cuda(), dtype).cpu(), dequantise(blocks, scales, dtype))
 
 
-def test_experts_in_bf16_equal_fp64() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_experts_in_bf16_equal_fp64(fused: bool) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 256, "num_local_experts": 8, "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     g = torch.Generator().manual_seed(0)
     packed = Mxfp4Experts(AutoConfig.for_model("gpt_oss", **sizes))
@@ -35,6 +36,7 @@ def test_experts_in_bf16_equal_fp64() -> None:
     outs = []
     for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
         module = packed.to(device)
+        module.fused = fused
         for name in ("gate_up_proj_bias", "down_proj_bias"):
             getattr(module, name).data = getattr(module, name).data.to(dtype)
         inputs = [t.to(device, dtype).requires_grad_() for t in (x, share)]
