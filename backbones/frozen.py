@@ -275,10 +275,9 @@ def recompute_first(model: nn.Module, layers: int) -> None:
         BackboneError: a family whose layers transformers does not know how to compute again.
     """
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if len(found) < layers:
-        raise BackboneError(
-            f"{type(model).__name__}: {layers} layers to compute again, and transformers knows how for {len(found)}; set recompute: none"
-        )
+    if layers and not found:
+        name = type(model).__name__
+        raise BackboneError(f"{name}: transformers cannot compute layers of this family again; set recompute: none")
     for layer in found[:layers]:
         layer.forward = _computed_again(layer.forward, model.config)
 

@@ -44,10 +44,16 @@ class Pool:
         for orders in self._orders:
             orders.put((name, arguments))
         out: list[Any] = [None] * self.world
-        for _ in range(self.world):
-            rank, good, value = self._next()
-            assert good, f"rank {rank}:\n{value}"
-            out[rank] = value
+        failed: list[str] = []
+        try:
+            for _ in range(self.world):  # of all, or the next job would be given what is left of this one
+                rank, good, out[rank] = self._next()
+                if not good:
+                    failed.append(f"rank {rank}:\n{out[rank]}")
+        except TimeoutError:
+            assert not failed, failed[0]  # the others wait for this one
+            raise
+        assert not failed, failed[0]
         return out
 
     def _next(self) -> tuple[int, bool, Any]:

@@ -55,13 +55,13 @@ def run(clone: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def finished(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that named its folders, and, in the clone, the same one as ``runs/done``, which its reader cannot write to."""
+    """A run that named its folders, and, in the clone, the same one as ``done``, which its reader cannot write to."""
     own = tmp_path_factory.mktemp("own")
     built = os.environ["TORCH_EXTENSIONS_DIR"]  # what is compiled already: a minute less
     folders = (f"--run_dir={own / 'run'}", f"--data.cache={own / 'cache'}")
     done = python(clone, own, *distill(*folders), TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0, done.stdout + done.stderr
-    shutil.copytree(own / "run", clone / "runs/done")
+    shutil.copytree(own / "run", clone / "done")
     return own / "run"
 
 
@@ -95,25 +95,25 @@ def test_answers_and_exports_of_a_run_that_cannot_be_written_to(run: Run, finish
     built = os.environ["TORCH_EXTENSIONS_DIR"]
     (tmp_path / "note.txt").write_text("The patient takes aspirin.")
     notes = (f"--input={tmp_path / 'note.txt'}", f"--output={tmp_path / 'answers.jsonl'}")
-    asked = ("--run=runs/done", "--task=demo_entities", *notes, "--evaluate.max_new_tokens=2")
+    asked = ("--run=done", "--task=demo_entities", *notes, "--evaluate.max_new_tokens=2")
     done = run("train.py", "predict", *asked, TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 1
     written = f"--output={tmp_path / 'exported'}"
-    done = run("train.py", "export", "--run=runs/done", "--format=vllm", written)
+    done = run("train.py", "export", "--run=done", "--format=vllm", written)
     assert done.returncode == 0 and list((tmp_path / "exported").rglob("*.safetensors")), done.stderr
 
 
 def test_what_is_written_into_such_a_run_is_refused(run: Run, clone: Path, finished: Path) -> None:
-    done = run("train.py", "evaluate", "--run=runs/done")
+    done = run("train.py", "evaluate", "--run=done")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"error: --run: runs/done: {clone / 'runs/done'} cannot be written to by this user; "
+        f"error: --run: done: {clone / 'done'} cannot be written to by this user; "
         "copy the run to a folder of yours, or have it opened\n"
     )
-    done = run("train.py", "report", "--runs=runs/done")
+    done = run("train.py", "report", "--runs=done")
     assert done.returncode == 2 and done.stderr == (
-        f"error: command line: --output: runs/done: {clone / 'runs/done'} cannot be written to by this user; "
+        f"error: command line: --output: done: {clone / 'done'} cannot be written to by this user; "
         "name another folder (--output=FOLDER), or have it opened\n"
     )
 

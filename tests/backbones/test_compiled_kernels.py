@@ -1,0 +1,74 @@
+"""Every Triton kernel compiles for an H100 without one, keeps its numbers in registers, and spills none to memory."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="triton is not installed: kernels are NOT compiled")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from backbones import expert_kernels, fused_kernels, merge_kernel, mxfp4_kernel  # noqa: E402
+from prompt_modules import projection  # noqa: E402
+
+H100 = GPUTarget("cuda", 90, 32)
+# arguments that are no float tensors, by name; what is in neither is a tensor of the case's dtype
+WHOLE = {
+    "n_tokens", "length", "width", "prompt_tiles", "present", "row_tiles", "n", "first", "heads", "own_row", "own_head", "other_row",
+    "other_head", "half", "angles", "second", "x_head", "x_token", "inner",
+}  # fmt: skip
+REAL = {"eps", "alpha", "limit"}
+INDICES = {"rows_k", "expert", "experts", "order", "row_of"}
+BYTES = {"blocks", "scales"}
+WIDE = {"shared", "cols", "d_shared", "d_cols", "d_rows", "total", "lse_own", "lse_other", "d_share"}  # fp32, whatever the dtype
+PROJECTION = {"RANK": 4, "OWN_SHARED": True, "ROWS": projection.ROWS, "WIDTH": projection.WIDTH}
+WIDTH = 4096  # of Llama 8B, and the next power of two of gpt-oss's 2880
+KERNELS: dict[str, tuple[Any, dict[str, Any], set[str], set[str]]] = {
+    # kernel, its constants, and of its arguments those that are fp32 or whole numbers here and something else in other kernels
+    "write_row": (projection._write_row, PROJECTION, {"rows"}, set()),
+    "shared_gradient": (projection._shared_gradient, PROJECTION, {"rows"}, set()),
+    "factor_gradients": (projection._factor_gradients, PROJECTION, {"rows"}, set()),
+    "widen": (mxfp4_kernel._widen, {"GROUPS": mxfp4_kernel.GROUPS}, set(), set()),
+    "merge": (merge_kernel._merge, {"SINK": True, "ROWS": merge_kernel.ROWS, "WIDTH": 128}, set(), {"tokens"}),
+    "rotate": (fused_kernels._rotate, {"BACK": False, "HEADS": fused_kernels.HEADS, "BLOCK": 64}, set(), set()),
+    "rotate_back": (fused_kernels._rotate, {"BACK": True, "HEADS": fused_kernels.HEADS, "BLOCK": 64}, set(), set()),
+    "norm": (fused_kernels._norm, {"WIDE": False, "BLOCK": WIDTH}, set(), set()),
+    "norm_backward": (fused_kernels._norm_backward, {"BLOCK": WIDTH}, set(), set()),
+    "silu_times": (fused_kernels._silu_times, {"BLOCK": fused_kernels.BLOCK}, set(), set()),
+    "silu_times_backward": (fused_kernels._silu_times_backward, {"BLOCK": fused_kernels.BLOCK}, set(), set()),
+    "activate": (expert_kernels._activate, {"BLOCK": expert_kernels.BLOCK}, set(), set()),
+    "activate_backward": (expert_kernels._activate_backward, {"CHOICES": 4, "BLOCK": expert_kernels.BLOCK}, set(), set()),
+    "combine": (expert_kernels._combine, {"CHOICES": 4, "WEIGHTED": True, "BLOCK": expert_kernels.BLOCK}, set(), set()),
+}
+
+
+def type_of(name: str, dtype: str, wide: set[str], whole: set[str]) -> str:
+    if name in WHOLE | whole:
+        return "i32"
+    if name in REAL:
+        return "fp32"
+    if name in INDICES:
+        return "*i64"
+    if name in BYTES:
+        return "*u8"
+    return "*fp32" if name in WIDE | wide else f"*{dtype}"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_it_compiles_and_spills_nothing(kernel: str, dtype: str, tmp_path: Path) -> None:
+    function, constants, wide, whole = KERNELS[kernel]
+    names = function.arg_names
+    signature = {n: "constexpr" if n in constants else type_of(n, dtype, wide, whole) for n in names}
+    values = {(names.index(n),): value for n, value in constants.items()}
+    aligned = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if signature[name].startswith("*")}
+    compiled = triton.compile(ASTSource(function, signature, values, aligned), target=H100)
+    (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    used = subprocess.run([tool, "--dump-resource-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.findall(rf"{what}:(\d+)", used)[0]) for what in ("REG", "STACK", "LOCAL"))
+    assert stack == local == 0 and 0 < registers <= 255, used

@@ -1,0 +1,55 @@
+"""Fused parts of layers under ZeRO-3 with recomputed layers: their frozen weights are gone by the backward pass, and gathered again for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# one rank: the kernels run in Triton's interpreter, which is chosen as triton is imported
+SCRIPT = """
+import sys
+import torch
+from engine.protection import protect
+protect()
+from backbones import BackboneCard
+from backbones.fused import fuse
+from engine import distributed
+from engine.batching import Item
+from engine.data import Sample
+from engine.formulation import Formulation, LossWeights
+from engine.sharding import ShardedBackbone
+from prompt_modules import DecomposedBank
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}
+FAMILIES = {"llama": {}, "gpt_oss": {**OSS, "quantization_config": {"quant_method": "mxfp4"}}}
+distributed.start(distributed.place())
+items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(6)]
+for family, more in FAMILIES.items():
+    grads = []
+    for fused in (False, True):
+        card = BackboneCard(name="t", random={"model_type": family, **SIZES, **more}, seed=3, tokenizer="t", dtype="float32")
+        backbone = ShardedBackbone(card, sys.argv[1], torch.device("cpu"), recompute=1)
+        assert fuse(backbone.model) == 9 if fused else True
+        start = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))
+        bank = DecomposedBank(start, torch.ones(3, 8, 1), torch.ones(3, 1, 32), True)
+        formulation = Formulation(backbone, True, 64, 0, 1)
+        for group in formulation.micro_batches(items, bank):
+            formulation.train(group, bank, LossWeights(), None, None)
+        grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
+        backbone.destroy()
+    assert not torch.equal(*grads), "the kernels did not run"
+    print(f"{family} {((grads[1] - grads[0]).norm() / grads[0].norm()).item()}")
+"""
+
+
+def test_gradients_are_those_of_transformers_operators(project: Path) -> None:
+    pytest.importorskip("triton")
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", SCRIPT, "ds_configs/cpu.json"]
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=400)
+    found = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("llama ", "gpt_oss ")))
+    assert done.returncode == 0 and set(found) == {"llama", "gpt_oss"}, done.stderr
+    assert all(float(error) <= 2e-6 for error in found.values())
