@@ -62,14 +62,25 @@ def combined(
 if triton is not None:
 
     @triton.jit
+    def _with_bias(gate_up, bias, own, of_expert, real):
+        x = tl.load(gate_up + own, mask=real, other=0.0).to(tl.float32)
+        return x + tl.load(bias + of_expert, mask=real, other=0.0).to(tl.float32)
+
+    @triton.jit
+    def _clamped(gate, up, limit):
+        """By comparison: tl.minimum and tl.maximum would make a number of a NaN, and a row that diverges would go unseen."""
+        up = tl.where(up > limit, limit, up)
+        return tl.where(gate > limit, limit, gate), tl.where(up < -limit, -limit, up)
+
+    @triton.jit
     def _activate(gate_up, bias, expert, out, inner, alpha, limit, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         real = i < inner
         own, of_expert = row * 2 * inner + 2 * i, tl.load(expert + row) * 2 * inner + 2 * i
-        gate = tl.load(gate_up + own, mask=real, other=0.0).to(tl.float32) + tl.load(bias + of_expert, mask=real, other=0.0).to(tl.float32)
-        up = tl.load(gate_up + own + 1, mask=real, other=0.0).to(tl.float32) + tl.load(bias + of_expert + 1, mask=real, other=0.0).to(tl.float32)
-        gate, up = tl.minimum(gate, limit), tl.minimum(tl.maximum(up, -limit), limit)
+        gate = _with_bias(gate_up, bias, own, of_expert, real)
+        up = _with_bias(gate_up, bias, own + 1, of_expert + 1, real)
+        gate, up = _clamped(gate, up, limit)
         act = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
         tl.store(out + row * inner + i, act.to(out.dtype.element_ty), mask=real)
 
@@ -86,9 +97,9 @@ if triton is not None:
             i = begin + tl.arange(0, BLOCK)
             real = i < inner
             own, of_expert = row * 2 * inner + 2 * i, e * 2 * inner + 2 * i
-            gate_in = tl.load(gate_up + own, mask=real, other=0.0).to(tl.float32) + tl.load(bias + of_expert, mask=real, other=0.0).to(tl.float32)
-            up_in = tl.load(gate_up + own + 1, mask=real, other=0.0).to(tl.float32) + tl.load(bias + of_expert + 1, mask=real, other=0.0).to(tl.float32)
-            gate, up = tl.minimum(gate_in, limit), tl.minimum(tl.maximum(up_in, -limit), limit)
+            gate_in = _with_bias(gate_up, bias, own, of_expert, real)
+            up_in = _with_bias(gate_up, bias, own + 1, of_expert + 1, real)
+            gate, up = _clamped(gate_in, up_in, limit)
             sigmoid = 1.0 / (1.0 + tl.exp(-alpha * gate))
             glu = gate * sigmoid
             g = tl.load(d_act + row * inner + i, mask=real, other=0.0).to(tl.float32)
@@ -96,8 +107,8 @@ if triton is not None:
             g = g * weight
             d_gate = g * (up + 1.0) * (sigmoid + alpha * glu * (1.0 - sigmoid))
             d_up = g * glu
-            tl.store(d_gate_up + own, tl.where(gate_in <= limit, d_gate, 0.0).to(d_gate_up.dtype.element_ty), mask=real)
-            tl.store(d_gate_up + own + 1, tl.where(tl.abs(up_in) <= limit, d_up, 0.0).to(d_gate_up.dtype.element_ty), mask=real)
+            tl.store(d_gate_up + own, tl.where(gate_in > limit, 0.0, d_gate).to(d_gate_up.dtype.element_ty), mask=real)
+            tl.store(d_gate_up + own + 1, tl.where(tl.abs(up_in) > limit, 0.0, d_up).to(d_gate_up.dtype.element_ty), mask=real)
         token = choice // CHOICES
         for begin in range(0, width, BLOCK):
             d = begin + tl.arange(0, BLOCK)

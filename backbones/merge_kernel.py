@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+from backbones.fused_kernels import available
+
+__all__ = ["available", "merged"]
+
 try:
     import triton
     import triton.language as tl
@@ -10,13 +14,6 @@ except ImportError:  # a CPU build of torch brings none, and needs none
     triton = None
 
 ROWS = 16  # tokens of one head that one program merges
-
-
-def available(tensor: Tensor) -> bool:
-    """Whether the kernel can run on this tensor: 32 bits a number or fewer, on a GPU or in Triton's interpreter."""
-    if triton is None or tensor.element_size() > 4:
-        return False
-    return tensor.is_cuda or triton.knobs.runtime.interpret
 
 
 def merged(own_SHd: Tensor, lse_HS: Tensor, prompt: tuple[Tensor, Tensor] | None, sinks_H: Tensor | None, first: int) -> tuple[Tensor, Tensor]:

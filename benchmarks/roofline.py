@@ -275,6 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--shapes", default="llama_8b,gpt_oss_20b")
     parser.add_argument("--layers", type=int, default=0, help="so many instead of all")
+    parser.add_argument("--fused", choices=("auto", "off"), default="auto", help="as the key of the configuration")
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
     cases = []
@@ -284,7 +285,7 @@ def main() -> None:
             shape = replace(shape, card={**shape.card, "num_hidden_layers": a.layers})
         for row, tasks in ROWS.items():
             for stage in ("teach", "distill, teacher asked"):
-                found = count(shape, row, tasks, stage != "teach")
+                found = count(shape, row, tasks, teacher=stage != "teach", fused=a.fused == "auto")
                 cases.append({"shape": name, "layers": shape.card["num_hidden_layers"], "stage": stage, **found})
                 print(f"{name}, row of {found['row']:,}, {stage}: {told(found)}", flush=True)
                 for kind, cost in found["longest"].items():

@@ -255,7 +255,7 @@ class RunConfig:
     """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in host memory besides, for
     samples of tens of thousands of tokens; ``auto``: as little as fits."""
     fused: Literal["auto", "off"] = "auto"
-    """On a GPU, RMSNorm and SwiGLU of Llama-like layers run as one kernel each; ``off``: operator by operator, as in transformers."""
+    """On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's experts three; ``off``: as in transformers."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     preempt_signal: str = "USR1"

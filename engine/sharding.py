@@ -32,7 +32,7 @@ class ShardedBackbone:
         offload_inputs: keep those inputs in host memory.
         ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
         say: takes progress lines. sizes: the card's, where they are known already.
-        fused: on a GPU, norms and gated activations of layers as one kernel each.
+        fused: on a GPU, operators of a layer joined (``backbones.fused``).
     """
 
     def __init__(

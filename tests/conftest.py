@@ -1,6 +1,8 @@
 """What every test stands on: offline, private, cached in the project's own folder, as train.py sets it."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -30,6 +32,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def project() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Callable[..., str]:
+    """``interpreted(code, *arguments)``: what Python prints with Triton's interpreter, in a process of its own: it is chosen as triton is imported."""
+    pytest.importorskip("triton", reason="triton is not installed: its kernels are NOT tested")
+
+    def run(code: str, *arguments: str) -> str:
+        command, env = [sys.executable, "-c", code, *arguments], os.environ | {"TRITON_INTERPRET": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """Attention in parts against gathered keys, in fp64: what it makes of a flash attention's answers. The kernels themselves: tests/gpu."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -199,9 +196,5 @@ print("merged")
 """
 
 
-def test_the_kernel_that_merges_parts_in_the_interpreter(project: Path) -> None:
-    pytest.importorskip("triton")
-    # a process of its own: the interpreter is chosen when triton is imported
-    env = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", MERGED], cwd=project, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and done.stdout == "merged\n", done.stderr
+def test_the_kernel_that_merges_parts_in_the_interpreter(interpreted: Callable[..., str]) -> None:
+    assert interpreted(MERGED) == "merged\n"

@@ -1,10 +1,6 @@
 """The Triton kernels in Triton's interpreter, against eager torch: tiny, fp32. On a GPU tests/gpu runs the same."""
 
-import os
-import subprocess
-import sys
 
-import pytest
 import torch
 
 from prompt_modules.projection import packed_row, packed_row_reference
@@ -35,11 +31,8 @@ print("kernels ran")
 """
 
 
-def test_kernels_equal_eager_torch_in_the_interpreter(project) -> None:
-    pytest.importorskip("triton", reason="triton is not installed: the projection kernels are NOT tested")
-    # a process of its own: the interpreter is chosen when triton is imported
-    done = subprocess.run([sys.executable, "-c", CHECK], cwd=project, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr[-2000:]
+def test_kernels_equal_eager_torch_in_the_interpreter(interpreted) -> None:
+    assert "kernels ran" in interpreted(CHECK)
 
 
 def test_without_a_gpu_eager_torch_runs() -> None:
