@@ -41,6 +41,26 @@ class Segments:
 
 
 @dataclass(frozen=True)
+class GatheredKeys:
+    """A packed row's queries as they lie, and its keys as [prompts | end of the prompt, sample | ...], for one call of a flash attention.
+
+    index_G int64: the place in the row of each gathered key; None where they lie as the row does. home_S int64: where a token's own key is among them.
+    queries, keys: int32, where sequences begin, cumulative from 0, (K + B + 1). reach: tokens of its prompt that each sample sees.
+    first_B int64: the place of the first of them, samples of a prompt together. begins: int32, where each prompt's samples begin there, (K + 1).
+    """
+
+    index_G: Tensor | None
+    home_S: Tensor
+    queries: Tensor
+    keys: Tensor
+    longest_queries: int
+    longest_keys: int
+    reach: int
+    first_B: Tensor
+    begins: Tensor
+
+
+@dataclass(frozen=True)
 class SharedPrefix:
     """Where the sequences of a packed row of S = K L + T tokens lie: all that its attention needs, made as it is asked for.
 
@@ -109,6 +129,36 @@ class SharedPrefix:
         own = (prompts if self.length else []) + list(self.lengths)
         own_at, text_at, prompts_at = (self._cumulative(sizes) for sizes in (own, text, prompts))
         return Segments(own_at, text_at, prompts_at, longest_own=max(own, default=0), longest_text=max(text, default=0))
+
+    def gathered(self, window: int | None) -> GatheredKeys:
+        """Its keys for a query that sees ``window`` tokens, itself among them; None: all before it."""
+        reach = self.length if window is None else min(self.length, window - 1)
+        if reach not in self._gathered:
+            self._gathered[reach] = self._gather(reach)
+        return self._gathered[reach]
+
+    @cached_property
+    def _gathered(self) -> dict[int, GatheredKeys]:
+        return {}
+
+    def _gather(self, reach: int) -> GatheredKeys:
+        prompts = self.n_prompts * self.length
+        before = [self.length] * self.n_prompts if self.length else []
+        queries, keys = before + list(self.lengths), before + [reach + n for n in self.lengths]
+        starts, places = list(accumulate(self.lengths, initial=prompts)), [torch.arange(prompts)]
+        first = list(accumulate((reach + n for n in self.lengths), initial=prompts))
+        home = [torch.arange(prompts)]
+        for b, (slot, n) in enumerate(zip(self.slots, self.lengths, strict=True)):
+            end = (slot + 1) * self.length
+            places += [torch.arange(end - reach, end), torch.arange(starts[b], starts[b] + n)]
+            home.append(torch.arange(first[b] + reach, first[b] + reach + n))
+        by_prompt = sorted(range(len(self.slots)), key=lambda b: self.slots[b])
+        return GatheredKeys(
+            to_device(torch.cat(places), self.device) if reach else None, to_device(torch.cat(home), self.device),
+            self._cumulative(queries), self._cumulative(keys), max(queries, default=0), max(keys, default=0), reach,
+            to_device(torch.tensor([first[b] for b in by_prompt], dtype=torch.long), self.device),
+            self._cumulative([self.slots.count(slot) for slot in range(self.n_prompts)]),
+        )  # fmt: skip
 
     def _cumulative(self, sizes: list[int]) -> Tensor:
         return to_device(torch.tensor([0, *accumulate(sizes)], dtype=torch.int32), self.device)

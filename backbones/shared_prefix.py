@@ -2,8 +2,9 @@
 
 Registered with transformers as ``shared_prefix``: it serves every family that attends through AttentionInterface. The keys of a
 sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal border is a matter of
-indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window). On CUDA, layers without
-a window need no keys gathered (``attention_in_parts``).
+indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window). CUDA's flash attention
+takes sequences of any length: there, layers without a window need no keys gathered (``attention_in_parts``), and others one call
+(``gathered_attention``).
 
 gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
 O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK, dV, since it
@@ -20,6 +21,7 @@ from transformers import AttentionInterface
 
 from backbones.attention_in_parts import AttentionInParts
 from backbones.decoding import Slots
+from backbones.gathered_attention import GatheredAttention
 from backbones.packing import Bucket, SharedPrefix
 
 NAME = "shared_prefix"
@@ -64,11 +66,13 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float) -> Tensor:
-    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the faster of two ways that give the same."""
+    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the fastest of three ways that give the same."""
     if window is not None and window >= prefix.longest:
         window = None  # wide enough for every token to see all before it
-    if window is None and _in_parts(q) and prefix.segments is not None:
-        return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return]
+    if _in_parts(q):
+        if window is None and prefix.segments is not None:
+            return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return]
+        return GatheredAttention.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
     return _Packed.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
 
 
@@ -154,7 +158,7 @@ def _flash_on_cuda(q: Tensor) -> bool:
 
 
 def _in_parts(q: Tensor) -> bool:
-    """Whether the device has a flash attention that takes sequences of any length."""
+    """Whether there is a flash attention that takes sequences of any length."""
     return _flash_on_cuda(q)
 
 

@@ -13,6 +13,7 @@ from transformers.initialization import no_init_weights
 
 from backbones.card import BackboneCard
 from backbones.frozen import backbone_config, experts_as_released, parameter_count, rows_from_file
+from backbones.fused import GATED, NORMS
 from backbones.mxfp4 import BLOCK
 
 
@@ -21,7 +22,7 @@ class Sizes:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
-    for the backward pass, sharded or not. working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
+    for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.fused``). working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
     experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head, added up: LoRA's
     numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
     embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a
@@ -42,6 +43,7 @@ class Sizes:
     vocabulary_elements: int
     tensors: tuple[int, ...]
     kept_per_token: int
+    kept_fused: int
     working_per_token: int
     widened: tuple[int, int]
     linear_sides: int = 0
@@ -96,8 +98,10 @@ def measure(card: BackboneCard) -> Sizes:
     # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
     attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
     leaves = {n.rpartition("layers.0.")[2] for n, _ in model.named_parameters()}
+    normed = 2 * config.hidden_size
     if "self_attn.q_norm.weight" in leaves:
         attention += 4 * (queries + keys)
+        normed += queries + keys
     if "self_attn.qkv_proj.weight" in leaves:  # v is a part of a memory that holds q and k as they were before their rotation
         attention += b * (queries + keys)
     packed = "mlp.experts.down_proj_blocks" in leaves
@@ -107,6 +111,9 @@ def measure(card: BackboneCard) -> Sizes:
         middle = 2 * b * inner * chosen
     else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
         middle = b * chosen * (6 * inner + config.hidden_size)
+    # fused norms keep their input as it is, and a fused SwiGLU no product of its own
+    kinds = {type(m).__name__ for m in model.modules()}
+    fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
     linears = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()}
     routed = getattr(config, "num_local_experts", None) or 0
     active = sum(m.weight.numel() for n, m in linears.items())
@@ -123,7 +130,7 @@ def measure(card: BackboneCard) -> Sizes:
         layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
         tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
-        kept_per_token=attention + middle, blocks=blocks,
+        kept_per_token=attention + middle, kept_fused=fused, blocks=blocks,
         working_per_token=sum(working for _, _, working in blocks),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),

@@ -1,10 +1,10 @@
-"""Attention of a packed row, forward and backward: in parts, with gathered keys, and as a padded trainer does it.
+"""Attention of a packed row, forward and backward: in parts, with gathered keys (in one call, or in padded ones), and as a padded trainer does it.
 
     python -m benchmarks.attention --output benchmarks/results/attention_h100.json
 
-Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest, causal. It knows no sinks, so those
-sizes lack it. In parts needs a GPU. Operations: 4 d a head and a pair of query and key that causality lets see each other, in the packed row, and
-2.5 times as many in the backward pass.
+Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest, causal. It knows no sinks and no
+windows, so those sizes lack it. In parts and in one call need a GPU. Operations: 4 d a head and a pair of query and key that causality and window let
+see each other, in the packed row, and 2.5 times as many in the backward pass.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from backbones import SharedPrefix, share_prefix, shared_prefix
 from backbones.attention_in_parts import AttentionInParts
+from backbones.gathered_attention import GatheredAttention
 from benchmarks.timing import alternate, run
 
 
@@ -30,6 +31,7 @@ class Size:
     samples: int
     lengths: tuple[int, int]
     sink: bool = False
+    window: int | None = None
     prompt: int = 100
 
 
@@ -37,7 +39,9 @@ LLAMA, GPT_OSS = (32, 8, 128), (64, 8, 64)
 SIZES = {
     "Llama 8B, short": Size(*LLAMA, 10, 150, (50, 150)),
     "gpt-oss 20B, short, sinks": Size(*GPT_OSS, 10, 150, (50, 150), True),
+    "gpt-oss 20B, short, sinks, window": Size(*GPT_OSS, 10, 150, (50, 150), True, 128),
     "Llama 8B, notes": Size(*LLAMA, 4, 8, (1500, 2500)),
+    "gpt-oss 20B, notes, sinks, window": Size(*GPT_OSS, 4, 8, (1500, 2500), True, 128),
 }
 SMALL = {"pocket, short": Size(4, 2, 16, 4, 32, (30, 90)), "pocket, notes": Size(4, 2, 16, 4, 8, (700, 1300))}
 
@@ -62,6 +66,11 @@ def padded(q: Tensor, k: Tensor, v: Tensor, prefix: SharedPrefix, scale: float) 
     return call
 
 
+def _pairs(before: int, tokens: int, window: int | None) -> int:
+    """Of each token with itself, those before it, and ``before`` that stand in front, as far back as the window reaches."""
+    return sum(min(before + i + 1, window or before + i + 1) for i in range(tokens))
+
+
 def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     size = (SIZES | SMALL)[name]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -76,13 +85,16 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     def both_ways(attend: Callable[[], Tensor]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(attend(), (q, k, v), grad)
 
-    calls = {"gathered": both_ways(lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, None, scale))}
+    window = size.window
+    calls = {"gathered": both_ways(lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, window, scale))}
     if device.type == "cuda":
-        calls["in parts"] = both_ways(lambda: AttentionInParts.apply(q, k, v, sinks, prefix, scale))
+        calls["gathered, one call"] = both_ways(lambda: GatheredAttention.apply(q, k, v, sinks, prefix, window, scale))
+        if window is None:
+            calls["in parts"] = both_ways(lambda: AttentionInParts.apply(q, k, v, sinks, prefix, scale))
     if sinks is None:
         calls["padded"] = padded(q, k, v, prefix, scale)
     seconds = alternate(calls, repeats, device)
-    pairs = sum(n * (size.prompt + (n + 1) / 2) for n in lengths) + size.tasks * size.prompt * (size.prompt + 1) / 2
+    pairs = sum(_pairs(size.prompt, n, window) for n in lengths) + size.tasks * _pairs(0, size.prompt, window)
     return {"size": name, "seconds": seconds, "operations": 4 * size.width * size.heads * pairs * 3.5, "tokens": tokens}
 
 

@@ -25,9 +25,21 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from backbones import FrozenRoot, PackedBatch, attention_in_parts, expert_kernels, fused_kernels, mxfp4, mxfp4_kernel, share_prefix, shared_prefix
+from backbones import (
+    FrozenRoot,
+    PackedBatch,
+    attention_in_parts,
+    expert_kernels,
+    fused_kernels,
+    gathered_attention,
+    mxfp4,
+    mxfp4_kernel,
+    share_prefix,
+    shared_prefix,
+)
 from backbones.frozen import experts_as_released, recompute_first
 from backbones.fused import fuse
+from backbones.packing import GatheredKeys
 from benchmarks.machine import commit, versions
 from benchmarks.workload import SHAPES, Shape
 from engine.protection import protect
@@ -128,6 +140,11 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         counter.note("merge (Triton)", sum(map(_size, parts)) + _size(own) + _size(lse))
         return torch.empty(own.shape, dtype=own.dtype, device=META), torch.empty_like(lse)
 
+    def collect(dk: Tensor, dv: Tensor, keys: GatheredKeys, _: Any) -> tuple[Tensor, Tensor]:
+        found = [x.new_empty(len(keys.home_S), *x.shape[1:]) for x in (dk, dv)]
+        counter.note("collect (Triton)", sum(map(_size, (dk, dv, *found))))
+        return found[0], found[1]
+
     def norm(x: Tensor, *_: Any) -> Tensor:
         counter.note("norm (Triton)", 2 * _size(x))
         return torch.empty(x.shape, dtype=x.dtype, device=META)
@@ -168,6 +185,7 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
     with (
         mock.patch.object(shared_prefix, "_flash_on_cuda", always),
         mock.patch.object(attention_in_parts, "merged", merge),
+        mock.patch.object(gathered_attention, "collected", collect),
         mock.patch.multiple(fused_kernels, **kernels),
         mock.patch.multiple(expert_kernels, **experts),
         mock.patch.object(mxfp4, "_grouped", always),

@@ -51,12 +51,13 @@ class Machine:
 @dataclass(frozen=True)
 class Workload:
     """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts, gradients and optimizer.
-    kept_besides: bytes that a layer keeps of each token for what is trained in it."""
+    kept_besides: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are joined, where that is a GPU's."""
 
     tokens: int
     answers: int
     bank: int
     kept_besides: int = 0
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,13 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
     length = config.prompt.length
     tokens = max(config.token_budget, length + config.data.max_length)
     bank = 20 * bank_numbers(config, sizes.hidden, sizes.linear_sides)  # fp32 numbers, their gradient, two moments, the best
-    return Workload(tokens, tokens, bank, sizes.linear_inputs if "lora" in config.adapt.methods and config.adapt.targets else 0)
+    trained_inside = "lora" in config.adapt.methods and bool(config.adapt.targets)
+    return Workload(tokens, tokens, bank, sizes.linear_inputs if trained_inside else 0, fused=config.fused == "auto")
+
+
+def kept_per_token(sizes: Sizes, device: str, fused: bool) -> int:
+    """Bytes that a layer keeps of each token for the backward pass; on CPUs nothing is fused."""
+    return sizes.kept_fused if fused and device == "cuda" else sizes.kept_per_token
 
 
 def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
@@ -130,7 +137,8 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
     if placement != "resident" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
         parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
-    n, per_layer = len(sizes.layers), (sizes.kept_per_token + work.kept_besides) * work.tokens
+    kept = kept_per_token(sizes, m.device, work.fused) + work.kept_besides
+    n, per_layer = len(sizes.layers), kept * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
     again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)
     parts["activations"] = (per_layer * (n - recompute) + again + sizes.working_per_token * work.tokens, 0)

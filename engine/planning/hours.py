@@ -126,7 +126,7 @@ class Planner:
         visits = self.trace(need.recompute, packed).visits
         return Model(
             self.sizes, attention_of(self.session.model_config), need, machine, self.device, {k: self.gathered(config, machine, need, k) for k in kinds},
-            {k: sum(v.enters for v in visits[k]) for k in kinds}, self.session.card.dtype,
+            {k: sum(v.enters for v in visits[k]) for k in kinds}, self.session.card.dtype, config.fused == "auto",
         )  # fmt: skip
 
     def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:

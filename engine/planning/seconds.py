@@ -12,7 +12,7 @@ from typing import Any
 from backbones.gathers import Gathered
 from backbones.sizes import Sizes
 from engine.device_kinds import DeviceKind
-from engine.placement import Machine, Need
+from engine.placement import Machine, Need, kept_per_token
 from engine.planning.work import MicroBatch
 
 TERMS = ("compute", "memory", "gather", "transfer", "host")
@@ -20,6 +20,8 @@ FLASH_BACKWARD = 2.5  # of the forward pass: five products where that has two (D
 # bytes that norms, rotations, gates, sums, copies and the packed rows' lookups read and write, times what the layers keep for the backward pass: a forward
 # and a backward pass as torch's dispatcher sees them, each operator's inputs and outputs (tests/engine/test_traffic.py)
 TOUCHED = (5.7, 13.0)
+# the same where a GPU joins them, times what is then kept: 2.3 and 3.9 of a Llama 8B, 3.2 and 4.7 of a gpt-oss 20B (benchmarks.roofline, attention apart)
+TOUCHED_FUSED = (2.7, 4.3)
 OPTIMIZER = 28  # bytes read or written a trained number: gradient, two moments and the number itself, fp32
 
 
@@ -69,6 +71,7 @@ class Model:
     """What does not change from one micro-batch to the next.
 
     gathered: kind of micro-batch -> what one brings, when one has followed another. entered: kind -> modules entered. dtype: of the weights.
+    fused: operators of a layer are joined, where that is a GPU's.
     """
 
     sizes: Sizes
@@ -79,6 +82,7 @@ class Model:
     gathered: dict[str, Gathered]
     entered: dict[str, int]
     dtype: str
+    fused: bool = False
 
     def rate(self, what: str) -> float:
         """Bytes or operations a second that are reached."""
@@ -112,7 +116,10 @@ class Model:
         copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.placement != "resident" else 0
         experts, chosen = s.experts
         wide = (s.widened[1] if self.machine.device == "cuda" else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))) * n * 2 * (forward + backward)
-        touched = s.kept_per_token * b.tokens * n * (TOUCHED[0] * forward + TOUCHED[1] * backward)
+        fused = self.fused and self.machine.device == "cuda"
+        per_kept = TOUCHED_FUSED if fused else TOUCHED
+        kept = kept_per_token(s, self.machine.device, self.fused) * b.tokens * n
+        touched = kept * (per_kept[0] * forward + per_kept[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
         return copied + wide + touched + loss
 

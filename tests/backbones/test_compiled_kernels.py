@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed: kernels 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from backbones import expert_kernels, fused_kernels, merge_kernel, mxfp4_kernel  # noqa: E402
+from backbones import collect_kernel, expert_kernels, fused_kernels, merge_kernel, mxfp4_kernel  # noqa: E402
 from prompt_modules import projection  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
@@ -20,9 +20,10 @@ H100 = GPUTarget("cuda", 90, 32)
 WHOLE = {
     "n_tokens", "length", "width", "prompt_tiles", "present", "row_tiles", "n", "first", "heads", "own_row", "own_head", "other_row",
     "other_head", "half", "angles", "second", "x_head", "x_token", "inner",
+    "prompts", "reach",
 }  # fmt: skip
 REAL = {"eps", "alpha", "limit"}
-INDICES = {"rows_k", "expert", "experts", "order", "row_of"}
+INDICES = {"rows_k", "expert", "experts", "order", "row_of", "home", "first_of"}
 BYTES = {"blocks", "scales"}
 WIDE = {"shared", "cols", "d_shared", "d_cols", "d_rows", "total", "lse_own", "lse_other", "d_share"}  # fp32, whatever the dtype
 PROJECTION = {"RANK": 4, "OWN_SHARED": True, "ROWS": projection.ROWS, "WIDTH": projection.WIDTH}
@@ -34,6 +35,7 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], set[str], set[str]]] = {
     "factor_gradients": (projection._factor_gradients, PROJECTION, {"rows"}, set()),
     "widen": (mxfp4_kernel._widen, {"GROUPS": mxfp4_kernel.GROUPS}, set(), set()),
     "merge": (merge_kernel._merge, {"SINK": True, "ROWS": merge_kernel.ROWS, "WIDTH": 128}, set(), {"tokens"}),
+    "collect": (collect_kernel._collect, {"BLOCK": 1024}, set(), set()),
     "rotate": (fused_kernels._rotate, {"BACK": False, "HEADS": fused_kernels.HEADS, "BLOCK": 64}, set(), set()),
     "rotate_back": (fused_kernels._rotate, {"BACK": True, "HEADS": fused_kernels.HEADS, "BLOCK": 64}, set(), set()),
     "norm": (fused_kernels._norm, {"WIDE": False, "BLOCK": WIDTH}, set(), set()),
@@ -53,6 +55,8 @@ def type_of(name: str, dtype: str, wide: set[str], whole: set[str]) -> str:
         return "fp32"
     if name in INDICES:
         return "*i64"
+    if name == "begins":
+        return "*i32"
     if name in BYTES:
         return "*u8"
     return "*fp32" if name in WIDE | wide else f"*{dtype}"

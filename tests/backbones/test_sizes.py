@@ -5,6 +5,7 @@ import torch
 
 from backbones import BackboneCard, FrozenRoot, PackedBatch, build_backbone, parameter_count, share_prefix
 from backbones.frozen_linear import keep_no_inputs
+from backbones.fused import fuse
 from backbones.sizes import measure
 
 TINY = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2,
@@ -57,22 +58,39 @@ def kept_in_layers(model, lengths):
     return sum(n for place, n in kept.items() if place not in weights), length + total
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_what_a_layer_keeps_of_a_token(name, dtype, sharded):
-    card = card_of(name, dtype)
-    sizes = measure(card)
-    found = []
-    for layers in (1, 3):  # the difference is two layers': embeddings, the last norm and the head fall away
+def kept_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 100)):
+    """Bytes that one layer keeps of one token."""
+    card, found = card_of(name, dtype), []
+    depths = (1, 2) if fused else (1, 3)  # the difference is layers' alone: embeddings, the last norm and the head fall away
+    for layers in depths:
         deeper = BackboneCard(**{**card.__dict__, "random": {**card.random, "num_hidden_layers": layers}})
         if name in ("gpt_oss", "mxfp4"):
             deeper.random["layer_types"] = ["full_attention"] * layers
         model = build_backbone(deeper, None)
         if sharded:
             keep_no_inputs(model, model.lm_head)
-        bytes_, tokens = kept_in_layers(model, [100, 100, 100])
+        if fused:
+            fuse(model)
+        bytes_, tokens = kept_in_layers(model, lengths)
         found.append(bytes_)
-    per_token = (found[1] - found[0]) / 2 / tokens
-    print(f"{name} {dtype} {'sharded' if sharded else 'resident'}: {per_token:.0f} measured, {sizes.kept_per_token} predicted")
-    assert sizes.kept_per_token == pytest.approx(per_token, rel=0.05)
+    return (found[1] - found[0]) / (depths[1] - depths[0]) / tokens
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_layer_keeps_of_a_token(name, dtype, sharded):
+    assert measure(card_of(name, dtype)).kept_per_token == pytest.approx(kept_per_token(name, dtype, sharded), rel=0.05)
+
+
+def test_what_a_fused_layer_keeps_of_a_token_in_the_interpreter(interpreted):
+    code = (
+        "from tests.backbones.test_sizes import FAMILIES, card_of, kept_per_token, measure\n"
+        "for name, dtype in (('llama', 'bfloat16'), ('qwen3', 'float32'), ('mxfp4', 'bfloat16')):\n"
+        "    found = kept_per_token(name, dtype, fused=True, lengths=(4, 4))\n"
+        "    print(name, dtype, measure(card_of(name, dtype)).kept_fused, found, flush=True)"
+    )
+    lines = [line.split() for line in interpreted(code).splitlines()]
+    assert len(lines) == 3
+    for name, dtype, predicted, found in lines:
+        assert float(predicted) == pytest.approx(float(found), rel=0.05), (name, dtype)

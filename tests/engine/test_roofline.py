@@ -12,7 +12,7 @@ from benchmarks.roofline import ANSWER, ROWS, Counter, batch_of, count
 from benchmarks.workload import SHAPES, Shape
 
 ROW, TASKS = 2048, ROWS[2048]
-A_LAYER = {"llama_8b": 44, "gpt_oss_20b": 120}  # operators, forward and backward; of gpt-oss half of a layer with a window and one without
+A_LAYER = {"llama_8b": 44, "gpt_oss_20b": 63}  # operators, forward and backward; of gpt-oss half of a layer with a window and one without
 
 
 def shallow(name: str, layers: int) -> Shape:
