@@ -14,7 +14,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench test test-slurm test-faults resolve wheelhouse check clean
+.PHONY: gpu gpu-wheels setup toolchain demo study study-full bench test test-slurm test-faults resolve wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -70,6 +70,28 @@ bench: setup
 	torchrun --nproc_per_node 2 -m benchmarks.one_pass $(RESULT)one_pass_cpu.json
 	python -m benchmarks.vs_peft --regimes short --stages teach,distill --pairs 2 $(RESULT)vs_peft_cpu.json
 	python -m benchmarks.performance_page
+
+# for whoever has a GPU, below nine minutes: tests, ceilings, kernels, whole steps, PEFT beside them (MINUTES=5 for less). Where torch is installed already
+# and no registry is reached: make gpu PYTHON=python3 WHEELS=gpu-wheels, with a folder that `make gpu-wheels GPU_PYTHON=3.12` has filled elsewhere
+MINUTES ?= 9
+GPU_PYTHON ?= 3.12
+GPU_SITE := .cache/gpu-site
+gpu: $(if $(WHEELS),,setup)
+	@$(if $(WHEELS),$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target $(GPU_SITE) $(WHEELS)/*.whl)
+	PYTHONPATH=$(if $(WHEELS),$(CURDIR)/$(GPU_SITE)) PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True HF_HUB_OFFLINE=1 \
+		$(if $(WHEELS),$(PYTHON),python) -m benchmarks.gpu --minutes $(MINUTES) $(GPU_OPTIONS)
+
+# what a machine with torch, transformers, peft, safetensors, sentencepiece, tensorboard and pytest lacks besides; DeepSpeed has no wheel and is packed here
+gpu-wheels:
+	@mkdir -p gpu-wheels
+	DS_BUILD_OPS=0 $(PYTHON) -m pip wheel -q --no-deps --no-build-isolation -w gpu-wheels "$$(grep '^deepspeed==' requirements.txt)"
+	$(PYTHON) -m pip wheel -q --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
+	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
+		"$$(grep '^datasets==' requirements.txt)" hjson pydantic annotated-types typing-inspection termcolor dill multiprocess nltk
+	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
+		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
 # two at a time: most of a test is waiting. Without them, and in the order of the folders: make test WORKERS=0
 test: setup

@@ -22,7 +22,8 @@ class Sizes:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
-    for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.fused``). working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
+    for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.fused``).
+    working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
     experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head, added up: LoRA's
     numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
     embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a

@@ -211,8 +211,37 @@ def planning(cases: Content) -> Section:
                    [note, "", *table(["", "peak memory of a rank", "a step", "spread of the measured steps", "bytes received"], rows)])  # fmt: skip
 
 
+def ceilings(content: Content) -> Section:
+    rows = []
+    for c in content["cases"]:
+        product = c["unit"] == "operations"
+        rows.append([c["size"], f"{c['per_second'] / 1e12:,.1f} TFLOP/s" if product else f"{c['per_second'] / 1e9:,.0f} GB/s"])
+    return Section("Ceilings of a GPU", "python -m benchmarks.ceilings --output benchmarks/results/ceilings_cpu.json", table(["", "reached"], rows))
+
+
+def gpu(content: Content) -> Section:
+    """Whole steps; parts that failed or were left out are named."""
+    rows, peak = [], content["peak_operations_per_s"]
+    missing = []
+    for part in content["parts"]:
+        if "left_out" in part:
+            missing.append(f"{part['name']} was left out: it {part['left_out']}")
+        elif part["exit_code"] != 0:
+            missing.append(f"{part['name']} {'was ended at its limit' if part['exit_code'] is None else 'failed'}")
+        for c in part.get("cases", []):
+            reached = "-" if c["mfu"] is None or not peak else f"{c['mfu'] * peak / 1e12:,.0f} ({c['mfu']:.0%})"
+            held = "-" if c["peak_gpu_bytes"] is None else f"{c['peak_gpu_bytes'] / 1e9:.1f}"
+            rows.append([f"{part['name']}, {c['placement']}, teacher {c['teacher']}", f"{c['step_seconds']['median']:.3f}", f"{c['tokens_per_s']:,.0f}",
+                         reached, held, f"{c['h2d_bytes_per_step'] / 1e9:.1f}"])  # fmt: skip
+    note = ("Steps of a whole distillation on invented samples of 100 tokens, 128 a step of 21 tasks, rows of up to 16,384 tokens. TFLOP/s and, of the maker's "
+            "peak, MFU count 4 N a real token, also where a teacher is asked besides. Ceilings of the same card stand below.")  # fmt: skip
+    head = ["", "seconds a step", "real tokens/s", "TFLOP/s (MFU)", "GPU GB", "GB uploaded a step"]
+    lines = [note, "", *table(head, rows), *(["", *(f"- {m}" for m in missing)] if missing else [])]
+    return Section("Whole steps on a GPU", "python -m benchmarks.gpu --output benchmarks/results/gpu_cpu.json", lines)
+
+
 SECTIONS: dict[str, Callable[[Content], Section]] = {
-    "vs_peft": vs_peft, "one_pass": one_pass, "lora": lora, "evaluation": evaluation, "attention": attention, "loss": loss,
+    "gpu": gpu, "ceilings": ceilings, "vs_peft": vs_peft, "one_pass": one_pass, "lora": lora, "evaluation": evaluation, "attention": attention, "loss": loss,
     "projection": projection, "roofline": roofline, "loader": loader, "checkpoint": checkpoint, "long_notes": long_notes, "planning": planning,
 }  # fmt: skip
 

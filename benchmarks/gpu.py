@@ -1,0 +1,190 @@
+"""All that a GPU is needed for, in one command: tests, ceilings, kernels, whole training steps, and PEFT beside them.
+
+    python -m benchmarks.gpu --output benchmarks/results/gpu_h100.json
+
+Parts run one after another, each in a process of its own. A part is left out, and named, where the minutes that are left or the device's memory do not
+hold it; one that fails or takes too long takes nothing from the next. Components write files of their own beside the output, with the device in their
+names. --small does the same on pocket models, without a GPU too: it shows that the command works, its figures mean nothing.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import commit, machine, versions
+from engine.device_kinds import peak_here
+from engine.protection import protect
+
+ROOT = Path(__file__).resolve().parents[1]
+GB = 10**9
+TOLD = 6  # last lines of a part that failed
+
+# of a whole step: what is kept of a case of ``train.py benchmark``
+KEPT = (
+    "label", "placement", "teacher", "recompute", "step_seconds", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "mfu", "peak_gpu_bytes",
+    "h2d_bytes_per_step", "load_seconds",
+)  # fmt: skip
+STEPS = ["--placement=resident", "--recompute=none", "--distill.batch=128", "--token_budget=16384", "--invented", "90,10", "--steps", "4", "--warmup", "2"]
+SMALL = ["--placement=resident", "--distill.batch=8", "--token_budget=1024", "--invented", "20,5,8", "--steps", "1", "--warmup", "1", "--prompt.length=8"]
+TEACHERS = ["--sweep", "distill.teacher_cache=auto,off"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """command: after the interpreter. seconds: that it takes on an H100; at twice that it is ended. gb: free on the device that it needs.
+
+    steps: it is ``train.py benchmark``; result: the name, before the device, of a file that the command writes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seconds: int
+    gb: float
+    steps: bool = False
+    result: str = ""
+
+
+def _steps(name: str, backbone: str, seconds: int, gb: float, more: list[str]) -> Part:
+    files = ["--config", f"configs/{backbone}/distill.yaml", f"--backbone=configs/{backbone}/shape.yaml"]
+    return Part(name, ("train.py", "benchmark", *files, *STEPS, *more), seconds, gb, steps=True)
+
+
+def _small(name: str, backbone: str, more: list[str]) -> Part:
+    files = ["--config", "configs/pocket/distill.yaml", f"--backbone=configs/tiny/{backbone}.yaml"]
+    return Part(name, ("train.py", "benchmark", *files, *SMALL, *more), 60, 0, steps=True)
+
+
+def _component(name: str, *arguments: str, seconds: int, gb: float = 8) -> Part:
+    return Part(name, ("-m", f"benchmarks.{name}", *arguments), seconds, gb, result=name)
+
+
+def parts(small: bool) -> list[Part]:
+    """What is most asked for first."""
+    tests = Part("tests", ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider"), 70, 8)
+    if small:
+        return [
+            tests, _component("ceilings", "--repeats", "2", seconds=30, gb=0),
+            _small("llama", "llama", TEACHERS), _small("gpt-oss", "gpt_oss", TEACHERS),
+            _component("vs_peft", "--shape", "pocket", "--regimes", "short", "--stages", "teach", "--pairs", "1", "--no_memory", seconds=90, gb=0),
+        ]  # fmt: skip
+    offloaded = ["--placement=offload", "--distill.teacher_cache=off", "--steps", "2", "--warmup", "1"]
+    beside = ["--regimes", "short", "--pairs", "3", "--token_budget", "16384", "--no_memory", "--samples", "128", "--tasks", "8"]
+    return [
+        tests, _component("ceilings", seconds=20, gb=16),
+        _steps("llama", "llama31_8b", 90, 72, TEACHERS), _steps("gpt-oss", "gpt_oss_20b", 100, 50, TEACHERS),
+        _component("vs_peft", "--shape", "llama_8b", "--stages", "teach", *beside, seconds=60, gb=72),
+        _steps("llama offloaded", "llama31_8b", 60, 66, offloaded),
+        _component("attention", "--repeats", "8", seconds=25), _component("loss", "--repeats", "5", seconds=20, gb=20),
+        _component("projection", "--repeats", "20", seconds=20),
+    ]  # fmt: skip
+
+
+def device_name() -> str:
+    """Short, for names of files: of an "NVIDIA H100 80GB HBM3" h100."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    words = [w for w in re.split(r"[^a-z0-9]+", torch.cuda.get_device_name().lower()) if re.fullmatch(r"[a-z]+\d+[a-z]*", w)]
+    return words[0] if words else "gpu"
+
+
+def refusal(part: Part, left: float, free: float) -> str:
+    """Why a part is left out; empty where nothing stands against it. left: seconds. free: bytes."""
+    if part.seconds > left:
+        return f"takes about {part.seconds} s, {max(0, left):.0f} s are left"
+    if part.gb * GB > free:
+        return f"needs {part.gb:.0f} GB of the device's memory, {free / GB:.0f} GB are free"
+    return ""
+
+
+def ran(command: list[str], log: Path, limit: float) -> tuple[int | None, float]:
+    """Exit code, None where the limit ended it, and seconds. Ended with it is what it started."""
+    began = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code: int | None = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return code, time.monotonic() - began
+
+
+def run_part(part: Part, folder: Path, results: Path, device: str, limit: float) -> dict[str, Any]:
+    """Its exit code, seconds, and where it measures steps their figures."""
+    log, made, command = folder / f"{part.name}.log", folder / part.name, [sys.executable, *part.command]
+    if part.steps:
+        command += [f"--run_dir={folder / 'run'}-{part.name}", "--output", str(made)]
+    if part.result:
+        command += ["--output", str(results / f"{part.result}_{device}.json")]
+    code, seconds = ran(command, log, limit)
+    found: dict[str, Any] = {"name": part.name, "command": list(part.command), "exit_code": code, "seconds": round(seconds, 1)}
+    if code != 0:
+        found["last_lines"] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-TOLD:]
+    if (made / "benchmark.json").is_file():  # written after each case: also of a part that was ended
+        measured = json.loads((made / "benchmark.json").read_text())
+        found["cases"] = [{key: case.get(key) for key in KEPT} for case in measured["cases"]]
+    return found
+
+
+def told(part: dict[str, Any]) -> list[str]:
+    """Lines for the terminal."""
+    if "left_out" in part:
+        return [f"{part['name']}: left out, it {part['left_out']}"]
+    code = part["exit_code"]
+    lines = [f"{part['name']}: {'ended at its limit' if code is None else 'done' if code == 0 else f'exit code {code}'}, {part['seconds']:.0f} s"]
+    for case in part.get("cases", []):
+        share = "" if case["mfu"] is None else f", MFU {case['mfu']:.1%}"
+        held = "" if case["peak_gpu_bytes"] is None else f", {case['peak_gpu_bytes'] / GB:.1f} GB"
+        lines.append(f"    {case['label']}: {case['step_seconds']['median']:.3f} s a step, {case['tokens_per_s']:,.0f} real tokens/s{share}{held}")
+    return lines + [f"    {line[:200]}" for line in part.get("last_lines", [])]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 where every part that ran passed."""
+    protect()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
+    parser.add_argument("--parts", default="", help="only these, by name, with commas between")
+    parser.add_argument("--small", action="store_true", help="pocket models, a CPU will do")
+    parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/gpu_<device>.json)")
+    a = parser.parse_args(arguments)
+    every, began, device = parts(a.small), time.monotonic(), device_name()
+    chosen = a.parts.split(",") if a.parts else [p.name for p in every]
+    unknown = [name for name in chosen if name not in {p.name for p in every}]
+    if unknown:
+        parser.error(f"--parts: {', '.join(unknown)}: there is {', '.join(p.name for p in every)}")
+    if device == "cpu" and not a.small:
+        parser.error("there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work on pocket models")
+    output: Path = a.output or ROOT / f"benchmarks/results/gpu_{device}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"device": device, "small": a.small, "parts": [], "peak_operations_per_s": peak_here("bfloat16")}
+    content |= {"machine": machine(), "versions": versions(), "commit": commit()}
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (p for p in every if p.name in chosen):
+            left = 60 * a.minutes - (time.monotonic() - began)
+            free = torch.cuda.mem_get_info()[0] if device != "cpu" else 0
+            why = refusal(part, left, free) if device != "cpu" or part.gb == 0 else ""
+            done = {"name": part.name, "left_out": why} if why else run_part(part, Path(folder), output.parent, device, min(left, 2 * part.seconds))
+            content["parts"].append(done)
+            output.write_text(json.dumps(content, indent=1) + "\n")  # after each: whoever ends this command keeps what is done
+            print("\n".join(told(done)), flush=True)
+    print(f"whole: {time.monotonic() - began:.0f} s; written to {output}", flush=True)
+    return int(any(p.get("exit_code", 0) != 0 for p in content["parts"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

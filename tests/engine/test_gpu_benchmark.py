@@ -1,0 +1,82 @@
+"""``make gpu``'s command: parts that fail, hang or do not fit take nothing from the next, and are named. Whole, on pocket models: without a GPU."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.gpu import Part, device_name, main, parts, ran, refusal, told
+from benchmarks.performance_page import page
+
+
+@pytest.mark.parametrize("card, name", [
+    ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H200", "h200"), ("NVIDIA A100-SXM4-40GB", "a100"), ("NVIDIA GeForce RTX 4090", "gpu"), ("NVIDIA L40S", "l40s"),
+])  # fmt: skip
+def test_a_card_s_short_name(card: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card)
+    assert device_name() == name
+
+
+def test_a_part_that_time_or_memory_does_not_hold_is_left_out() -> None:
+    part = Part("llama", (), 90, 72)
+    assert refusal(part, 90, 72 * 10**9) == ""
+    assert refusal(part, 89, 10**12) == "takes about 90 s, 89 s are left"
+    assert refusal(part, 1000, 71 * 10**9) == "needs 72 GB of the device's memory, 71 GB are free"
+
+
+def test_all_parts_take_less_than_nine_minutes_and_their_memory_fits_an_h100() -> None:
+    every = parts(small=False)
+    assert sum(p.seconds for p in every) <= 9 * 60 and max(p.gb for p in every) <= 78
+    assert len({p.name for p in every}) == len(every)
+    for part in every:  # what they call is there
+        words = [w for w in part.command if w.startswith(("configs/", "tests/"))] + [w.partition("=")[2] for w in part.command if "=configs/" in w]
+        assert all((gpu.ROOT / w).exists() for w in words)
+
+
+def test_what_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    child = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); " \
+            f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"  # fmt: skip
+    code, seconds = ran([sys.executable, "-c", child], tmp_path / "log", 5.0)
+    assert code is None and seconds < 60
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_part_that_fails_is_told_and_the_next_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    two = [Part("first", ("-c", "print('what went wrong'); raise SystemExit(3)"), 60, 0), Part("second", ("-c", "pass"), 60, 0), Part("third", (), 10**6, 0)]
+    monkeypatch.setattr(gpu, "parts", lambda small: two)
+    assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json")]) == 1
+    found = json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"]
+    assert [p.get("exit_code") for p in found] == [3, 0, None] and found[0]["last_lines"] == ["what went wrong"]
+    out = capsys.readouterr().out
+    assert "first: exit code 3" in out and "    what went wrong" in out and "second: done" in out and "third: left out, it takes about" in out
+    assert "- first failed" in "\n".join(page(tmp_path)) and "- third was left out: it takes" in "\n".join(page(tmp_path))
+
+
+@pytest.mark.parametrize("arguments, told_", [
+    (["--small", "--parts", "llama,lama"], "--parts: lama: there is tests, ceilings, llama, gpt-oss, vs_peft"), ([], "there is no GPU here. Fix:"),
+])  # fmt: skip
+def test_what_cannot_run_is_refused(arguments: list[str], told_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available() and not arguments:
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2 and told_ in capsys.readouterr().err
+
+
+def test_it_measures_whole_steps_and_components_of_pocket_models(tmp_path: Path, project: Path) -> None:
+    assert main(["--small", "--parts", "ceilings,llama", "--output", str(tmp_path / "gpu_cpu.json")]) == 0
+    content: dict[str, Any] = json.loads((tmp_path / "gpu_cpu.json").read_text())
+    cases = content["parts"][1]["cases"]
+    assert [c["label"] for c in cases] == ["distill.teacher_cache=auto", "distill.teacher_cache=off"] and [c["teacher"] for c in cases] == ["kept", "asked"]
+    assert all(c["step_seconds"]["median"] > 0 and c["tokens_per_s"] > 0 for c in cases)
+    ceilings = json.loads((tmp_path / "ceilings_cpu.json").read_text())["cases"]
+    assert all(c["per_second"] > 0 for c in ceilings) and [c["unit"] for c in ceilings] == ["operations", "bytes", "bytes"]
+    text = "\n".join(page(tmp_path))
+    assert "python -m benchmarks.gpu --output benchmarks/results/gpu_cpu.json" in text and "teacher kept" in text and "GB/s" in text
+    assert "    distill.teacher_cache=off: " in "\n".join(told(content["parts"][1]))
