@@ -25,13 +25,19 @@ _tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
 
-def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """uint8 (…, G, 16) and (…, G) -> (…, 32 G) in ``dtype``. ``out``: 1-D memory of that many numbers to write to."""
+def dequantise(
+    blocks: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None, ends_E: Tensor | None = None
+) -> Tensor:
+    """uint8 (…, G, 16) and (…, G) -> (…, 32 G) in ``dtype``.
+
+    Args:
+        out: 1-D memory of that many numbers to write to. ends_E: where each expert's rows end; on a GPU those without a row are not written.
+    """
     shape = (*scales.shape[:-1], scales.shape[-1] * BLOCK)
     if out is None:
         out = torch.empty(scales.numel() * BLOCK, dtype=dtype, device=blocks.device)
     if mxfp4_kernel.available(blocks):
-        mxfp4_kernel.dequantise_into(blocks, scales, out)
+        mxfp4_kernel.dequantise_into(blocks, scales, out, ends_E)
         return out.view(shape)
     pairs, powers = _tables_for(blocks.device, dtype)
     torch.index_select(pairs, 0, blocks.flatten().int(), out=out.view(pairs.dtype))
@@ -181,7 +187,7 @@ def _products(x_SI: Tensor, blocks: Tensor, scales: Tensor, ends_E: Tensor, forw
     _, rows, groups = scales.shape
     x_SI = x_SI.contiguous()
     if _grouped(x_SI):  # all experts of a layer at once
-        wide = dequantise(blocks, scales, x_SI.dtype, _buffer(x_SI, scales.numel() * BLOCK))
+        wide = dequantise(blocks, scales, x_SI.dtype, _buffer(x_SI, scales.numel() * BLOCK), ends_E)
         return torch.nn.functional.grouped_mm(x_SI, wide.transpose(1, 2) if forward else wide, offs=ends_E)
     out = x_SI.new_empty(len(x_SI), rows if forward else groups * BLOCK)
     begin = 0

@@ -18,10 +18,16 @@ def available(tensor: Tensor) -> bool:
     return tensor.is_cuda or triton.knobs.runtime.interpret
 
 
-def dequantise_into(blocks: Tensor, scales: Tensor, out: Tensor) -> None:
-    """uint8 blocks (…, 16) and scales (…) -> out, 1-D, 32 numbers a scale, fp32 or bf16."""
-    n = scales.numel()
-    _widen[(triton.cdiv(n, GROUPS),)](blocks.contiguous(), scales.contiguous(), out, n, GROUPS=GROUPS)
+def dequantise_into(blocks: Tensor, scales: Tensor, out: Tensor, ends_E: Tensor | None = None) -> None:
+    """uint8 blocks (…, 16) and scales (…) -> out, 1-D, 32 numbers a scale, fp32 or bf16.
+
+    Args:
+        ends_E: where the rows of each expert, the first dimension, end. Experts without a row are left out: decoding asks few of them, and the host
+            need not know which.
+    """
+    n, some = scales.numel(), ends_E is not None
+    per_expert = n // len(scales)
+    _widen[(triton.cdiv(n, GROUPS),)](blocks.contiguous(), scales.contiguous(), out, ends_E if some else scales, n, per_expert, SOME=some, GROUPS=GROUPS)
 
 
 if triton is not None:
@@ -36,9 +42,12 @@ if triton is not None:
         return (((byte << up) & 0x01C00000) | ((byte << (up + 6)) & -0x80000000)).to(tl.float32, bitcast=True)
 
     @triton.jit
-    def _widen(blocks, scales, out, n, GROUPS: tl.constexpr):
+    def _widen(blocks, scales, out, ends, n, per_expert, SOME: tl.constexpr, GROUPS: tl.constexpr):
         group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
         real = group < n
+        if SOME:
+            expert = group // per_expert
+            real = real & (tl.load(ends + expert, mask=real, other=0) > tl.load(ends + expert - 1, mask=real & (expert > 0), other=0))
         scale = tl.load(scales + group, mask=real, other=127).to(tl.int32)
         # 2^(scale - 127), by its bits: 2^-127 is the one subnormal, 255 no number
         power = tl.where(scale == 0, 0x00400000, tl.where(scale == 255, 0x7FC00000, scale << 23)).to(tl.float32, bitcast=True)[:, None]

@@ -132,7 +132,7 @@ def _operations(name: str, given: list[Tensor]) -> int:
 def as_on_a_gpu(counter: Counter) -> Iterator[None]:
     """Within, meta tensors go the way of CUDA tensors; launches of Triton kernels are counted instead."""
 
-    def widen(blocks: Tensor, scales: Tensor, out: Tensor) -> None:
+    def widen(blocks: Tensor, scales: Tensor, out: Tensor, *_: Any) -> None:
         counter.note("widen (Triton)", _size(blocks) + _size(scales) + _size(out))
 
     def merge(own: Tensor, lse: Tensor, prompt: tuple[Tensor, Tensor] | None, *_: Any) -> tuple[Tensor, Tensor]:

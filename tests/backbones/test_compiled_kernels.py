@@ -20,7 +20,7 @@ H100 = GPUTarget("cuda", 90, 32)
 WHOLE = {
     "n_tokens", "length", "width", "prompt_tiles", "present", "row_tiles", "n", "first", "heads", "own_row", "own_head", "other_row",
     "other_head", "half", "angles", "second", "x_head", "x_token", "inner",
-    "prompts", "reach",
+    "prompts", "reach", "per_expert",
 }  # fmt: skip
 REAL = {"eps", "alpha", "limit"}
 INDICES = {"rows_k", "expert", "experts", "order", "row_of", "home", "first_of"}
@@ -33,7 +33,7 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], set[str], set[str]]] = {
     "write_row": (projection._write_row, PROJECTION, {"rows"}, set()),
     "shared_gradient": (projection._shared_gradient, PROJECTION, {"rows"}, set()),
     "factor_gradients": (projection._factor_gradients, PROJECTION, {"rows"}, set()),
-    "widen": (mxfp4_kernel._widen, {"GROUPS": mxfp4_kernel.GROUPS}, set(), set()),
+    "widen": (mxfp4_kernel._widen, {"SOME": True, "GROUPS": mxfp4_kernel.GROUPS}, set(), set()),
     "merge": (merge_kernel._merge, {"SINK": True, "ROWS": merge_kernel.ROWS, "WIDTH": 128}, set(), {"tokens"}),
     "collect": (collect_kernel._collect, {"BLOCK": 1024}, set(), set()),
     "rotate": (fused_kernels._rotate, {"BACK": False, "HEADS": fused_kernels.HEADS, "BLOCK": 64}, set(), set()),
@@ -55,7 +55,7 @@ def type_of(name: str, dtype: str, wide: set[str], whole: set[str]) -> str:
         return "fp32"
     if name in INDICES:
         return "*i64"
-    if name == "begins":
+    if name in ("begins", "ends"):
         return "*i32"
     if name in BYTES:
         return "*u8"

@@ -35,14 +35,19 @@ def test_every_byte_under_every_scale_is_what_transformers_makes_of_it(dtype):
 
 def test_the_kernel_in_the_interpreter(interpreted):
     code = (
-        "import torch; from backbones import mxfp4, mxfp4_kernel\n"
+        "import sys, torch; from backbones import mxfp4, mxfp4_kernel\n"
         "g = torch.Generator().manual_seed(0)\n"
         "blocks = torch.randint(0, 256, (3, 25, 16), dtype=torch.uint8, generator=g)\n"
         "scales = torch.randint(0, 255, (3, 25), dtype=torch.uint8, generator=g); scales[0, :4] = torch.tensor([0, 1, 254, 255])\n"
         "assert mxfp4_kernel.available(blocks)\n"
         "found = mxfp4.dequantise(blocks, scales, torch.float32); mxfp4_kernel.triton = None\n"
         "assert not mxfp4_kernel.available(blocks) \n"
-        "torch.testing.assert_close(found, mxfp4.dequantise(blocks, scales, torch.float32), rtol=0, atol=0, equal_nan=True); print('ran')"
+        "wanted = mxfp4.dequantise(blocks, scales, torch.float32)\n"
+        "torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)\n"
+        "mxfp4_kernel.triton = sys.modules['triton']; out = torch.full((3 * 25 * 32,), 7.0)\n"
+        "mxfp4.dequantise(blocks, scales, torch.float32, out, torch.tensor([4, 4, 5], dtype=torch.int32)); out = out.view(3, -1)\n"
+        "torch.testing.assert_close(out[::2], wanted.view(3, -1)[::2], rtol=0, atol=0, equal_nan=True)\n"
+        "assert (out[1] == 7).all(); print('ran')"  # nobody asked the second expert
     )
     assert interpreted(code) == "ran\n"
 
