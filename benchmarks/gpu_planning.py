@@ -51,10 +51,9 @@ def rows_of(measured: dict[str, Any]) -> list[list[str]]:
         for case in part.get("cases", []):
             p = predicted(part["command"], case["label"], measured["device"])
             seconds, held = case["step_seconds"]["median"], case["peak_gpu_bytes"]
-            rows.append([
-                f"{part['name']}, {case['placement']}, teacher {case['teacher']}", f"{p['bytes'] / 1e9:.1f}, {held / 1e9:.1f} GB", f"{p['bytes'] / held - 1:+.0%}",
-                f"{p['seconds']:.3f}, {seconds:.3f} s", f"{p['seconds'] / seconds - 1:+.0%}", p["binding"],
-            ])  # fmt: skip
+            memory = [f"{p['bytes'] / 1e9:.1f}, {held / 1e9:.1f} GB", f"{p['bytes'] / held - 1:+.0%}"]
+            step = [f"{p['seconds']:.3f}, {seconds:.3f} s", f"{p['seconds'] / seconds - 1:+.0%}"]
+            rows.append([f"{part['name']}, {case['placement']}, teacher {case['teacher']}", *memory, *step, p["binding"]])
     return rows
 
 
