@@ -24,6 +24,7 @@ class Shape:
     samples: int
     tasks: int
 
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}  # of a card: gpt-oss's experts stay packed, as they were released
 
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192}
 SHAPES = {
@@ -35,7 +36,7 @@ SHAPES = {
                        "num_key_value_heads": 8, "vocab_size": 128256}, "bfloat16", 100, 32, 4),
     "gpt_oss_20b": Shape({"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "num_attention_heads": 64,
                           "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128,
-                          "vocab_size": 201088, "max_position_embeddings": 131072}, "bfloat16", 100, 32, 4),
+                          "vocab_size": 201088, "max_position_embeddings": 131072, **MXFP4}, "bfloat16", 100, 32, 4),
 }  # fmt: skip
 REGIMES = {"short": (60, 6), "medium": (200, 12), "long": (1500, 40)}  # mean tokens of a sample R, and of its answer
 WEIGHTS = LossWeights(0.9, 0.9, 1.0)
