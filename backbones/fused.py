@@ -64,7 +64,7 @@ def unfuse(model: nn.Module) -> int:
 
 @contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
-    """Within, the model runs transformers' own operators; afterwards it is as it was. Takes milliseconds, and no memory."""
+    """Within, the model runs transformers' own operators; afterwards it is as it was. Costs milliseconds, no memory."""
     found = unfuse(model)
     try:
         yield

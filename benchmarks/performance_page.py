@@ -62,12 +62,15 @@ def vs_peft(cases: Content) -> Section:
         rows.append(row)
     head = ["", "against PEFT (10th-90th), operations allow", "against our plain formulation, operations allow", "seconds PEFT / ours",
             "peak memory PEFT / ours"]  # fmt: skip
-    note = ("32 samples of 4 tasks where nothing else is said, L = 100 (pocket: 16); R is a sample's mean length in tokens. PEFT's multitask "
-            "prompt tuning on the same model, samples and token budget, length-grouped batches, SDPA, no checkpointing. PEFT runs "
-            "transformers' own operators, on a GPU too, where ours are joined. It runs gpt-oss on our packed experts, for transformers "
-            "cannot train through MXFP4, and with eager attention. PEFT makes logits at every position: `logits_to_keep` does not fit "
-            "labels of rows that are padded on the right. The one forward pass that keeps a teacher is not in a step. Operations: "
-            "multiply-adds, attention counted; what lies above them is memory traffic of logits that are not made.")  # fmt: skip
+    note = (
+        "32 samples of 4 tasks where nothing else is said, L = 100 (pocket: 16); R is a sample's mean length in "
+        "tokens. PEFT's multitask prompt tuning on the same model, samples and token budget, length-grouped "
+        "batches, SDPA, no checkpointing. PEFT runs transformers' own operators, on a GPU too, where ours are "
+        "joined. It runs gpt-oss on our packed experts, for transformers cannot train through MXFP4, and with "
+        "eager attention. PEFT makes logits at every position: `logits_to_keep` does not fit labels of rows that "
+        "are padded on the right. The one forward pass that keeps a teacher is not in a step. Operations: "
+        "multiply-adds, attention counted; what lies above them is memory traffic of logits that are not made."
+    )
     command = "python -m benchmarks.vs_peft --output benchmarks/results/vs_peft_cpu.json"
     return Section("A training step beside PEFT", command, [note, "", *table(head, rows)], ratios)
 

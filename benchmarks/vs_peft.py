@@ -4,11 +4,12 @@
     python -m benchmarks.vs_peft --shape cpu_mid --regimes short,medium --stages teach,distill,adapt --output benchmarks/results/vs_peft_cpu.json
     python -m benchmarks.vs_peft --shape gpt_oss_20b --layers 4 --tasks 21 --samples 84 --regimes short --stages teach
 
-PEFT gets what its users can give it (``engine.benchmarking.peft_step``): length-grouped batches of the same token budget, no checkpointing,
-mixed-task batches through task_ids in every stage (for teachers too, which it would train one after the other), SDPA attention, HF's own loss.
-It runs transformers' own operators: on a GPU those that ours joins are given back for its steps. transformers has no trainable MXFP4, so for
-gpt_oss_20b PEFT runs on our packed experts, unfused: both methods hold the same weights. A distillation's KL and MSE it has not; they are written
-into its loop, on answer tokens. A step is the forward and backward passes of all n samples; methods alternate within a run, so that a noisy
+PEFT gets what its users can give it (``engine.benchmarking.peft_step``): length-grouped batches of the same token
+budget, no checkpointing, mixed-task batches through task_ids in every stage (for teachers too, which it would train one
+after the other), SDPA attention, HF's own loss. It runs transformers' own operators: on a GPU those that ours joins are
+given back for its steps. transformers has no trainable MXFP4. So PEFT runs gpt_oss_20b on our packed experts, unfused:
+both methods hold the same weights. A distillation's KL and MSE it has not; they are written into its loop, on answer
+tokens. A step is the forward and backward passes of all n samples; methods alternate within a run, so that a noisy
 machine slows all of them. Peak memory is that of a child process per method, less what it held before its first step.
 """
 
@@ -73,7 +74,8 @@ def changed(shape: Shape, samples: int | None, tasks: int | None, layers: int | 
     if layers:
         out = replace(out, card={**shape.card, "num_hidden_layers": layers})
     if out.samples < out.tasks:
-        raise ValueError(f"{out.samples} samples for {out.tasks} tasks: each task needs one; set --samples {out.tasks} or more")
+        few = f"{out.samples} samples for {out.tasks} tasks"
+        raise ValueError(f"{few}: each task needs one; set --samples {out.tasks} or more")
     return out
 
 
@@ -142,7 +144,7 @@ def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
 
 
 def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) -> dict[str, Any]:
-    """Steps of all methods in turns, ``pairs`` of each after one of warm-up. -> the case as it stands in the results."""
+    """Steps of all methods in turns, ``pairs`` of each after one of warm-up. -> the case as results hold it."""
     work = Workload(case.shape, case.regime, device)
     seconds: dict[str, list[float]] = {m: [] for m in methods}
     losses, fused = {}, {}
@@ -158,9 +160,11 @@ def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) ->
     ops = bounds(work, case.stage, case.budget)
     ops_of = {**ops, "packed": ops["packed, teacher kept"]} if case.keeps_teacher else ops
     out: dict[str, Any] = {
-        "shape": case.name, "regime": case.regime, "stage": case.stage, "samples": case.shape.samples, "tasks": case.shape.tasks,
-        "layers": case.layers, "teacher_cache": case.keeps_teacher, "token_budget": case.budget,
-        "real_tokens": work.real_tokens, "answer_tokens": work.answer_tokens, "operations": ops, "losses": losses, "methods": {},
+        "shape": case.name, "regime": case.regime, "stage": case.stage,
+        "samples": case.shape.samples, "tasks": case.shape.tasks, "layers": case.layers,
+        "teacher_cache": case.keeps_teacher, "token_budget": case.budget,
+        "real_tokens": work.real_tokens, "answer_tokens": work.answer_tokens,
+        "operations": ops, "losses": losses, "methods": {},
     }  # fmt: skip
     for m, values in seconds.items():
         middle = statistics.median(values)
@@ -189,7 +193,8 @@ def peak_memory(case: Case, method: str) -> int:
     """Bytes by which a child process's peak exceeds what it held before its first step."""
     flags = ["--child", method, "--shape", case.name, "--regimes", case.regime, "--stages", case.stage]
     flags += ["--token_budget", str(case.budget), "--layers", str(case.layers)]
-    flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)] + ([] if case.cache else ["--no_cache"])
+    flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)]
+    flags += [] if case.cache else ["--no_cache"]
     done = subprocess.run([sys.executable, "-m", "benchmarks.vs_peft", *flags], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
@@ -265,10 +270,15 @@ def main() -> None:
 def _tell(case: dict[str, Any], methods: list[str]) -> None:
     for m in methods[:-1]:
         r = case[f"packed_vs_{m}"]
-        print(f"{case['shape']} {case['regime']} {case['stage']}: packed {r['ratio']['median']:.2f}x {m} "
-              f"({r['ratio']['p10']:.2f}-{r['ratio']['p90']:.2f}), operations allow {r['operation_bound']:.2f}x", flush=True)  # fmt: skip
-    print("   " + ", ".join(f"{m} {v['step_seconds']['median']:.2f} s, {v['operations_per_s'] / 1e9:.0f} GFLOP/s, "
-                            f"{v.get('peak_bytes', 0) / 1e6:.0f} MB" for m, v in case["methods"].items()), flush=True)  # fmt: skip
+        spread = f"{r['ratio']['median']:.2f}x {m} ({r['ratio']['p10']:.2f}-{r['ratio']['p90']:.2f})"
+        bound = f"operations allow {r['operation_bound']:.2f}x"
+        print(f"{case['shape']} {case['regime']} {case['stage']}: packed {spread}, {bound}", flush=True)
+    each = [
+        f"{m} {v['step_seconds']['median']:.2f} s, {v['operations_per_s'] / 1e9:.0f} GFLOP/s, "
+        f"{v.get('peak_bytes', 0) / 1e6:.0f} MB"
+        for m, v in case["methods"].items()
+    ]
+    print("   " + ", ".join(each), flush=True)
 
 
 def _keep(file: Path, case: dict[str, Any]) -> None:
@@ -278,10 +288,11 @@ def _keep(file: Path, case: dict[str, Any]) -> None:
 
 
 def _name(case: dict[str, Any]) -> list[Any]:
-    """What tells a case from the others of a file. Files from before ``samples`` was noted hold the shapes as they are."""
+    """What tells a case from the others of a file. Where it has no ``samples``, its sizes are the shape's own."""
     shape = SHAPES[case["shape"]]
     size = {"samples": shape.samples, "tasks": shape.tasks, "layers": shape.card["num_hidden_layers"]}
-    return [case[k] for k in ("shape", "regime", "stage", "teacher_cache", "token_budget")] + [case.get(k, n) for k, n in size.items()]
+    keys = ("shape", "regime", "stage", "teacher_cache", "token_budget")
+    return [case[k] for k in keys] + [case.get(k, n) for k, n in size.items()]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ class Shape:
     tasks: int
 
 
-MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}  # of a card: gpt-oss's experts stay packed, as they were released
+# of a card: gpt-oss's experts stay packed, as they were released
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192}
 SHAPES = {
     "pocket": Shape({**_LLAMA, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,

@@ -1,4 +1,7 @@
-"""``benchmark --beside=peft``: after each of our steps one of PEFT's, on the same samples. PEFT is in requirements-dev.txt alone."""
+"""``benchmark --beside=peft``: after each of our steps one of PEFT's, on the same samples.
+
+PEFT is in requirements-dev.txt alone.
+"""
 
 import importlib.util
 import time
@@ -28,14 +31,16 @@ def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]
         out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")
     if mode and mode not in STAGES:
         out.append(f"command line: --beside: PEFT has no step like that of {mode}; set --mode=teach or --mode=distill")
-    elsewhere = {c.deepspeed or c.placement for c in configs if c.deepspeed or c.placement != "resident"}
-    for found in sorted(elsewhere):
-        out.append(f"command line: --beside: PEFT needs the whole backbone, not {found}; set --placement=resident")
+    for file, placed in sorted({(c.deepspeed, c.placement) for c in configs}):
+        if file or placed != "resident":
+            fix = "--placement=resident" + (" --deepspeed=" if file else "")
+            out.append(f"command line: --beside: PEFT needs the whole backbone, not {file or placed}; set {fix}")
     return out
 
 
 def check_ranks(world: int) -> None:
-    """
+    """PEFT is timed in one process.
+
     Raises:
         UserError: there are several.
     """
@@ -54,10 +59,14 @@ class PeftBeside:
         self.budget, self.ours_fused = budget, is_fused(backbone.model)
         self.seconds: list[float] = []
         self.losses: list[float] = []
-        self.trainer: PeftTrainer | None = PeftTrainer(backbone.model, start_LD, len(stage.rows), stage.weights, stage.teachers)
+        self.trainer: PeftTrainer | None = PeftTrainer(
+            backbone.model, start_LD, len(stage.rows), stage.weights, stage.teachers
+        )
 
     def step(self, loop: Loop, measured: bool) -> None:
-        """One step on the samples of the loop's last one. Batches are there before the clock starts, as a data loader makes them ahead.
+        """One step on the samples of the loop's last one.
+
+        Batches are there before the clock starts, as a data loader makes them ahead.
 
         Raises:
             UserError: the GPU's memory does not hold it.
@@ -72,8 +81,8 @@ class PeftBeside:
                 _wait(self.trainer.device)
                 seconds = time.perf_counter() - begin
         except torch.OutOfMemoryError:
-            fix = "set a smaller --token_budget, or leave --beside out"
-            raise UserError(f"--beside: PEFT's step ran out of the GPU's memory, for it makes logits at every position; {fix}") from None
+            problem = "--beside: PEFT's step ran out of the GPU's memory, for it makes logits at every position"
+            raise UserError(f"{problem}; set a smaller --token_budget, or leave --beside out") from None
         if measured:
             self.seconds.append(seconds)
             self.losses.append(loss)

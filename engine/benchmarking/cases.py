@@ -28,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Request:
-    """steps: measured ones, after ``warmup``. invented: None for the run's own data. beside: a peer to time too, or none."""
+    """steps: measured ones, after ``warmup``. invented: None for the run's own data. beside: a peer to time too."""
 
     mode: str
     steps: int

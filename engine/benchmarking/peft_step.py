@@ -1,11 +1,12 @@
-"""A training step as PEFT's users have it: multitask prompt tuning on the backbone and the samples that ours is timed on.
+"""A training step as PEFT's users have it: multitask prompt tuning on the backbone and samples that ours is timed on.
 
-PEFT gets length-grouped batches, padded on the right, of the same token budget; tasks mixed in a batch; SDPA attention; transformers' own loss.
-Logits are made at every position: ``logits_to_keep`` keeps the last ones of each row, which does not fit rows that are padded on the right.
-PEFT has no distillation. KL and hidden MSE are written into its loop, on answer tokens, and the teacher is asked in every step.
+PEFT gets length-grouped batches, padded on the right, of the same token budget. Tasks are mixed in a batch. It attends
+by SDPA and has transformers' own loss. Logits are made at every position: ``logits_to_keep`` keeps the last ones of each
+row, which does not fit rows that are padded on the right. PEFT has no distillation. KL and hidden MSE are written into
+its loop, on answer tokens, and the teacher is asked in every step.
 
-gpt-oss attends eagerly, as transformers' has sinks that SDPA does not know. transformers has no trainable MXFP4: PEFT runs on the packed experts of
-``backbones.mxfp4``, so that both hold the same weights.
+gpt-oss attends eagerly, for it has sinks that SDPA does not know. transformers has no trainable MXFP4: PEFT runs on the
+packed experts of ``backbones.mxfp4``, so that both hold the same weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,12 @@ class PeftTrainer:
     """
 
     def __init__(
-        self, model: Any, start_LD: Tensor, tasks: int, weights: LossWeights | None = None, teachers: PromptBank | None = None
+        self,
+        model: Any,
+        start_LD: Tensor,
+        tasks: int,
+        weights: LossWeights | None = None,
+        teachers: PromptBank | None = None,
     ):
         from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
 

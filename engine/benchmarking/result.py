@@ -80,7 +80,9 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     peak = distributed.gather_objects(m.peak)
     hosts, gpus = distributed.gather_objects(m.peak_host), [r.peak_gpu for r in everyone if r.peak_gpu is not None]
     tokens_per_s = sum(real) / total
-    beside = {} if m.peft is None else {"peft": peft_content(m.peft, seconds, real, [step[0].samples for step in steps])}
+    beside = {}
+    if m.peft is not None:
+        beside["peft"] = peft_content(m.peft, seconds, real, [step[0].samples for step in steps])
     return {
         "mode": mode, "backbone": m.session.card.name, "placement": m.chosen.placement, "world_size": world,
         "samples_per_s": sum(step[0].samples for step in steps) / total, "tokens_per_s": tokens_per_s, "computed_tokens_per_s": sum(computed) / total,
@@ -99,7 +101,9 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     }  # fmt: skip
 
 
-def peft_content(peft: "PeftBeside", seconds: Sequence[float], real: Sequence[int], samples: Sequence[int]) -> dict[str, Any]:
+def peft_content(
+    peft: "PeftBeside", seconds: Sequence[float], real: Sequence[int], samples: Sequence[int]
+) -> dict[str, Any]:
     """PEFT's steps. ``ratio``: its seconds over ours, step by step.
 
     Args:

@@ -66,9 +66,10 @@ def test_transformers_forwards_come_back_and_go_again(family: str) -> None:
 
 
 def test_packed_experts_are_told_and_forwards_of_others_stay() -> None:
-    sizes = {**FAMILIES["gpt_oss"], "hidden_size": 32, "intermediate_size": 32, "quantization_config": {"quant_method": "mxfp4"}}
-    config = {"model_type": "gpt_oss", **SIZES, **sizes}
-    model: Any = build_backbone(BackboneCard(name="packed", random=config, seed=3, tokenizer="t", dtype="float32", dummy=True), None)
+    packed = {"hidden_size": 32, "intermediate_size": 32, "quantization_config": {"quant_method": "mxfp4"}}
+    config = {"model_type": "gpt_oss", **SIZES, **FAMILIES["gpt_oss"], **packed}
+    card = BackboneCard(name="packed", random=config, seed=3, tokenizer="t", dtype="float32", dummy=True)
+    model: Any = build_backbone(card, None)
     recompute_first(model, 1)  # replaces the forward of a layer, which is not fuse's to give back
     computed_again = model.model.layers[0].forward
     experts = [m for m in model.modules() if isinstance(m, Mxfp4Experts)]

@@ -1,4 +1,4 @@
-"""``benchmarks.vs_peft``: sizes in place of a shape's, gpt-oss's experts in MXFP4, and whose operators each method runs."""
+"""``benchmarks.vs_peft``: sizes in place of a shape's, gpt-oss's experts in MXFP4, whose operators each method runs."""
 
 import json
 from dataclasses import replace
@@ -16,8 +16,9 @@ from benchmarks.workload import MXFP4, SHAPES, Shape, Workload, operations
 
 CPU = torch.device("cpu")
 SMALL = Shape(
-    {"model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-     "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16,
+    {"model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
+     "num_experts_per_tok": 2, "sliding_window": 16,
      "vocab_size": 256, "max_position_embeddings": 131072, **MXFP4}, "float32", 4, 4, 2,
 )  # fmt: skip
 
@@ -35,9 +36,11 @@ def test_sizes_replace_those_of_the_shape() -> None:
     [
         ((3, None, None), "3 samples for 4 tasks: each task needs one; set --samples 4 or more"),
         ((None, 40, None), "32 samples for 40 tasks"),
-        ((0, None, None), "--samples: 0 is below 1"), ((None, -1, None), "--tasks: -1 is below 1"), ((None, None, 0), "--layers: 0 is below 1"),
+        ((0, None, None), "--samples: 0 is below 1"),
+        ((None, -1, None), "--tasks: -1 is below 1"),
+        ((None, None, 0), "--layers: 0 is below 1"),
     ],
-)  # fmt: skip
+)
 def test_sizes_that_make_no_step_are_refused(
     sizes: tuple[int | None, ...], wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +77,9 @@ class Fused(Workload):
 
 
 @pytest.mark.parametrize("stage", ["teach", "distill"])
-def test_all_methods_train_on_the_same_packed_experts_and_peft_unfused(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_methods_train_on_the_same_packed_experts_and_peft_unfused(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vs_peft, "Workload", Fused)
     seen: dict[str, set[bool]] = {}
     plain_build = vs_peft.build
@@ -103,12 +108,17 @@ def test_results_of_other_sizes_stand_beside_those_of_the_shape(tmp_path: Path) 
     def case(**sizes: int) -> dict[str, Any]:
         ratio = {"ratio": {"median": 2.0, "p10": 1.9, "p90": 2.1}, "operation_bound": 3.0}
         methods = {"peft": {"step_seconds": {"median": 2.0}}, "packed": {"step_seconds": {"median": 1.0}}}
-        return {"shape": "pocket", "regime": "short", "stage": "teach", "teacher_cache": False, "token_budget": 8192, **sizes,
-                "methods": methods, "packed_vs_peft": ratio}  # fmt: skip
+        named = {"shape": "pocket", "regime": "short", "stage": "teach", "teacher_cache": False, "token_budget": 8192}
+        return {**named, **sizes, "methods": methods, "packed_vs_peft": ratio}
 
     file = tmp_path / "vs_peft.json"
     small = {"samples": 84, "tasks": 21, "layers": 2}
-    for found in (case(), case(**small), case(samples=32, tasks=4, layers=6), case(**small)):  # the third is the first's
+    for found in (
+        case(),
+        case(**small),
+        case(samples=32, tasks=4, layers=6),
+        case(**small),
+    ):  # the third is the first's
         vs_peft._keep(file, found)
     kept = json.loads(file.read_text())
     assert [c.get("samples") for c in kept] == [32, 84]
