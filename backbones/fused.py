@@ -5,6 +5,8 @@ there and into SiLU. What is computed is the same. Modules, their names and para
 so that DeepSpeed's hooks gather weights as before.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -36,13 +38,39 @@ def fuse(model: nn.Module) -> int:
         elif kind in GATED and isinstance(module.act_fn, SILU):
             module.forward = MethodType(_gated_forward, module)
         elif isinstance(module, Mxfp4Experts):
-            module.fused = True
+            pass  # its own forward looks at the mark below
         elif kind in ROTARY and ROTATES in type(module).forward.__code__.co_names:
             module.forward = MethodType(_rotating(type(module).forward), module)
         else:
             continue
+        module.fused = True  # type: ignore[assignment]
         found += 1
     return found
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether ``fuse`` has replaced anything in it that is still in place."""
+    return any(vars(module).get("fused") is True for module in model.modules())
+
+
+def unfuse(model: nn.Module) -> int:
+    """Undo ``fuse``, in place: every module has the forward of its class again. -> how many modules."""
+    found = [module for module in model.modules() if vars(module).get("fused") is True]
+    for module in found:
+        module.fused = False  # type: ignore[assignment]
+        vars(module).pop("forward", None)
+    return len(found)
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Within, the model runs transformers' own operators; afterwards it is as it was. Costs milliseconds, no memory."""
+    found = unfuse(model)
+    try:
+        yield
+    finally:
+        if found:
+            fuse(model)
 
 
 def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from backbones import BackboneCard
 from backbones.sizes import measure
 from benchmarks.machine import commit, machine, versions
-from benchmarks.workload import SHAPES, Shape
+from benchmarks.workload import MXFP4, SHAPES, Shape
 from engine.batching import weigh
 from engine.data import Sample
 from engine.formulation import Formulation, LossWeights
@@ -31,11 +31,10 @@ from prompt_modules import DecomposedBank
 _MID = SHAPES["cpu_mid"]
 _GPT = {"model_type": "gpt_oss", "hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 4,
         "head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 128, "vocab_size": 32000, "max_position_embeddings": 131072,
-        "quantization_config": {"quant_method": "mxfp4"}}  # fmt: skip
+        **MXFP4}  # fmt: skip
 LONG = {
     "cpu_long": replace(_MID, card={**_MID.card, "max_position_embeddings": 65536}), "cpu_long_gpt_oss": Shape(_GPT, "float32", 100, 1, 1),
-    "llama_8b": SHAPES["llama_8b"], "gpt_oss_20b": replace(SHAPES["gpt_oss_20b"], card={**SHAPES["gpt_oss_20b"].card, **{
-        "quantization_config": {"quant_method": "mxfp4"}}}),
+    "llama_8b": SHAPES["llama_8b"], "gpt_oss_20b": SHAPES["gpt_oss_20b"],
 }  # fmt: skip
 ANSWER = 200  # tokens
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from backbones.fused import unfuse
 from benchmarks.timing import alternate, run
-from benchmarks.workload import SHAPES, Workload, ids_of, padded
+from benchmarks.workload import SHAPES, Workload
+from engine.batching import padded_groups
+from engine.benchmarking.peft_step import padded_ids
 from engine.formulation import Formulation, LossWeights
 from prompt_modules import lora_start
 
@@ -38,6 +41,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
             up.copy_(0.02 * torch.randn(up.shape, generator=generator))
     bank.to(device)
     model: Any = theirs_work.backbone.model
+    unfuse(model)  # PEFT's users have transformers' own operators, on a GPU too
     model.config._attn_implementation = "sdpa"
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"), adapter_name="0")
     for k in range(1, shape.tasks):
@@ -49,7 +53,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
                 layers[f"base_model.model.{layer}"].lora_A[str(k)].weight.copy_(down[k])
                 layers[f"base_model.model.{layer}"].lora_B[str(k)].weight.copy_(up[k])
     own = [[i for i in work.items if i.row == k] for k in range(shape.tasks)]
-    batches = [[ids_of(g, device) for g in padded(items, 0, BUDGET)] for items in own]
+    batches = [[padded_ids(g, device) for g in padded_groups(items, 0, BUDGET, 1)] for items in own]
     formulation = Formulation(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
@@ -65,8 +69,8 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         total = 0.0
         for k, of_task in enumerate(batches):
             model.set_adapter(str(k))
-            tokens = sum(int((labels != -100).sum()) for *_, labels in of_task)
-            for ids, mask, labels in of_task:
+            tokens = sum(int((b.labels_BT != -100).sum()) for b in of_task)
+            for ids, mask, labels, _ in of_task:
                 loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss * (int((labels != -100).sum()) / tokens)
                 loss.backward()
                 total += loss.item()

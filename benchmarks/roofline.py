@@ -198,10 +198,8 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
 
 
 def model_of(shape: Shape, fused: bool = True) -> FrozenRoot:
-    """Without memory; gpt-oss's experts in MXFP4."""
+    """Without memory."""
     card = {**shape.card}
-    if card["model_type"] == "gpt_oss":
-        card["quantization_config"] = {"quant_method": "mxfp4"}
     config = AutoConfig.for_model(card.pop("model_type"), **card)
     with no_init_weights(), experts_as_released(config), META:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

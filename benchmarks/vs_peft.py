@@ -2,14 +2,19 @@
 
     pip install -r requirements-dev.txt
     python -m benchmarks.vs_peft --shape cpu_mid --regimes short,medium --stages teach,distill,adapt --output benchmarks/results/vs_peft_cpu.json
+    python -m benchmarks.vs_peft --shape gpt_oss_20b --layers 4 --tasks 21 --samples 84 --regimes short --stages teach
 
-PEFT gets what its users can give it: length-grouped batches of the same token budget, no checkpointing, mixed-task batches through
-task_ids in every stage (for teachers too, which it would train one after the other), SDPA attention, HF's own loss. A distillation's
-KL and MSE it has not; they are written into its loop, on answer tokens. A step is the forward and backward passes of all n samples; methods alternate within a
-run, so that a noisy machine slows all of them. Peak memory is that of a child process per method, less what it held before its first step.
+PEFT gets what its users can give it (``engine.benchmarking.peft_step``): length-grouped batches of the same token
+budget, no checkpointing, mixed-task batches through task_ids in every stage (for teachers too, which it would train one
+after the other), SDPA attention, HF's own loss. It runs transformers' own operators: on a GPU those that ours joins are
+given back for its steps. transformers has no trainable MXFP4. So PEFT runs gpt_oss_20b on our packed experts, unfused:
+both methods hold the same weights. A distillation's KL and MSE it has not; they are written into its loop, on answer
+tokens. A step is the forward and backward passes of all n samples; methods alternate within a run, so that a noisy
+machine slows all of them. Peak memory is that of a child process per method, less what it held before its first step.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -17,14 +22,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
+from backbones.fused import is_fused, unfused
 from benchmarks.machine import commit, machine, versions
-from benchmarks.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, ids_of, operations, padded
+from benchmarks.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, operations
+from engine.batching import padded_groups
+from engine.benchmarking.peft_step import PeftTrainer
 from engine.formulation import Formulation, LossWeights
 from engine.protection import protect
 from engine.teacher_cache import TaughtRow, TeacherCache
@@ -33,49 +41,51 @@ METHODS = ("peft", "plain", "packed")
 Step = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class Case:
+    """One comparison. ``name``: of the shape in SHAPES, of which ``shape`` may differ in samples, tasks and layers."""
+
+    name: str
+    shape: Shape
+    regime: str
+    stage: str
+    budget: int
+    cache: bool
+
+    @property
+    def layers(self) -> int:
+        return int(self.shape.card["num_hidden_layers"])
+
+    @property
+    def keeps_teacher(self) -> bool:
+        return self.cache and self.stage == "distill"
+
+
+def changed(shape: Shape, samples: int | None, tasks: int | None, layers: int | None) -> Shape:
+    """The shape with these in place of its own, where they are given.
+
+    Raises:
+        ValueError: one is below 1; there are fewer samples than tasks.
+    """
+    for flag, value in (("--samples", samples), ("--tasks", tasks), ("--layers", layers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag}: {value} is below 1")
+    out = replace(shape, samples=samples or shape.samples, tasks=tasks or shape.tasks)
+    if layers:
+        out = replace(out, card={**shape.card, "num_hidden_layers": layers})
+    if out.samples < out.tasks:
+        few = f"{out.samples} samples for {out.tasks} tasks"
+        raise ValueError(f"{few}: each task needs one; set --samples {out.tasks} or more")
+    return out
+
+
 def peft_step(work: Workload, stage: str, budget: int) -> Step:
     """Forward and backward of a step with PEFT; the mean loss of its batches."""
-    from peft import MultitaskPromptTuningConfig, TaskType, get_peft_model
-
-    shape = work.shape
-    # for its prompts alone: the backbone is the one that every method uses
-    config = MultitaskPromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_tasks=shape.tasks, num_virtual_tokens=shape.length, num_ranks=1)
-    model: Any = get_peft_model(work.backbone.model, config)
-    encoder = model.prompt_encoder["default"]
-    with torch.no_grad():
-        encoder.embedding.weight.copy_(work.start_LD)
-        encoder.prefix_task_cols.fill_(1.0)
-        encoder.prefix_task_rows.fill_(1.0)
-    encoder.to(work.device)
-    batches = [(*ids_of(g, work.device), torch.tensor([i.row for i in g], device=work.device)) for g in padded(work.items, shape.length, budget)]
-    backbone: Any = work.backbone.model
-    embed = backbone.get_input_embeddings()
-
-    def teacher(ids: Any, mask: Any, tasks: Any) -> Any:
-        full = torch.cat([mask.new_ones(len(ids), shape.length), mask], 1)
-        embeds = torch.cat([work.teachers.prompts(tasks).to(embed.weight.dtype), embed(ids)], 1)
-        return backbone(inputs_embeds=embeds, attention_mask=full, use_cache=False, output_hidden_states=True)
-
-    def step() -> float:
-        encoder.zero_grad()
-        backbone.config._attn_implementation = "eager" if backbone.config.model_type == "gpt_oss" else "sdpa"
-        total = 0.0
-        for ids, mask, labels, tasks in batches:
-            distils = stage == "distill"
-            out = model(input_ids=ids, attention_mask=mask, labels=labels, task_ids=tasks, use_cache=False, output_hidden_states=distils)
-            loss = out.loss
-            if distils:
-                with torch.no_grad():
-                    taught = teacher(ids, mask, tasks)
-                at = F.pad(labels != -100, (shape.length - 1, 1))[:, : out.logits.shape[1]]
-                student, target = (logits[at].float().log_softmax(-1) for logits in (out.logits, taught.logits))
-                loss = loss + WEIGHTS.kl * F.kl_div(student, target, reduction="batchmean", log_target=True)
-                loss = loss + WEIGHTS.hidden * F.mse_loss(out.hidden_states[-1][at].float(), taught.hidden_states[-1][at].float())
-            loss.backward()
-            total += loss.item()
-        return total / len(batches)
-
-    return step
+    distils = stage == "distill"
+    weights, teachers = (WEIGHTS, work.teachers) if distils else (None, None)
+    trainer = PeftTrainer(work.backbone.model, work.start_LD, work.shape.tasks, weights, teachers)
+    batches = trainer.batches(work.items, budget)
+    return lambda: trainer.gradients(batches)
 
 
 def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool, folder: Path) -> Step:
@@ -103,14 +113,21 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
     return step
 
 
-def build(method: str, work: Workload, stage: str, budget: int, cache: bool, folder: Path) -> Step:
-    return peft_step(work, stage, budget) if method == "peft" else our_step(work, stage, budget, method == "packed", cache, folder)
+def build(method: str, work: Workload, case: Case, folder: Path) -> Step:
+    if method == "peft":
+        return peft_step(work, case.stage, case.budget)
+    return our_step(work, case.stage, case.budget, method == "packed", case.cache, folder)
+
+
+def operators_of(method: str, work: Workload) -> contextlib.AbstractContextManager[None]:
+    """Within, the model has the operators that the method's users have: PEFT's those of transformers."""
+    return unfused(work.backbone.model) if method == "peft" else contextlib.nullcontext()
 
 
 def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
     """Operations of a step by method, and with the teacher kept."""
     shape, distil = work.shape, stage == "distill"
-    batches = padded(work.items, shape.length, budget)
+    batches = padded_groups(work.items, shape.length, budget, 1)
     wide = [[max(len(i.sample) for i in g)] * len(g) for g in batches]
     whole = Formulation(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
     prompts = sum(len({i.row for i in g}) for g in whole) / len(whole)
@@ -126,49 +143,67 @@ def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
     }
 
 
-def measure(shape: str, regime: str, stage: str, budget: int, pairs: int, cache: bool, device: torch.device, methods: list[str]) -> dict[str, Any]:
-    work = Workload(SHAPES[shape], regime, device)
+def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) -> dict[str, Any]:
+    """Steps of all methods in turns, ``pairs`` of each after one of warm-up. -> the case as results hold it."""
+    work = Workload(case.shape, case.regime, device)
+    seconds: dict[str, list[float]] = {m: [] for m in methods}
+    losses, fused = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        steps = {m: build(m, work, stage, budget, cache, Path(folder)) for m in methods}
-        losses = {m: step() for m, step in steps.items()}  # warm-up
-        seconds: dict[str, list[float]] = {m: [] for m in methods}
+        steps = {m: build(m, work, case, Path(folder)) for m in methods}
+        for m, step in steps.items():
+            with operators_of(m, work):
+                losses[m], fused[m] = step(), is_fused(work.backbone.model)
         for _ in range(pairs):
             for m, step in steps.items():
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                begin = time.perf_counter()
-                step()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds[m].append(time.perf_counter() - begin)
-    work_ops = bounds(work, stage, budget)
-    packed_ops = work_ops["packed, teacher kept" if cache and stage == "distill" else "packed"]
+                with operators_of(m, work):
+                    seconds[m].append(_timed(step, device))
+    ops = bounds(work, case.stage, case.budget)
+    ops_of = {**ops, "packed": ops["packed, teacher kept"]} if case.keeps_teacher else ops
     out: dict[str, Any] = {
-        "shape": shape, "regime": regime, "stage": stage, "teacher_cache": cache and stage == "distill", "token_budget": budget,
-        "real_tokens": work.real_tokens, "answer_tokens": work.answer_tokens, "operations": work_ops, "losses": losses, "methods": {},
+        "shape": case.name, "regime": case.regime, "stage": case.stage,
+        "samples": case.shape.samples, "tasks": case.shape.tasks, "layers": case.layers,
+        "teacher_cache": case.keeps_teacher, "token_budget": case.budget,
+        "real_tokens": work.real_tokens, "answer_tokens": work.answer_tokens,
+        "operations": ops, "losses": losses, "methods": {},
     }  # fmt: skip
     for m, values in seconds.items():
-        ops = packed_ops if m == "packed" else work_ops[m]
-        out["methods"][m] = {"step_seconds": _spread(values), "real_tokens_per_s": work.real_tokens / statistics.median(values),
-                             "operations_per_s": ops / statistics.median(values)}  # fmt: skip
+        middle = statistics.median(values)
+        out["methods"][m] = {
+            "step_seconds": _spread(values), "real_tokens_per_s": work.real_tokens / middle,
+            "operations_per_s": ops_of[m] / middle, "fused": fused[m],
+        }  # fmt: skip
     for m in methods[:-1]:
         ratios = [a / b for a, b in zip(seconds[m], seconds["packed"], strict=True)]
-        bound = work_ops[m] / packed_ops
+        bound = ops_of[m] / ops_of["packed"]
         out[f"packed_vs_{m}"] = {"ratio": _spread(ratios), "operation_bound": bound, "of_bound": statistics.median(ratios) / bound}
     return out
 
 
-def peak_memory(shape: str, regime: str, stage: str, budget: int, cache: bool, method: str) -> int:
+def _timed(step: Step, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def peak_memory(case: Case, method: str) -> int:
     """Bytes by which a child process's peak exceeds what it held before its first step."""
-    flags = ["--child", method, "--shape", shape, "--regimes", regime, "--stages", stage, "--token_budget", str(budget)] + ([] if cache else ["--no_cache"])
+    flags = ["--child", method, "--shape", case.name, "--regimes", case.regime, "--stages", case.stage]
+    flags += ["--token_budget", str(case.budget), "--layers", str(case.layers)]
+    flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)]
+    flags += [] if case.cache else ["--no_cache"]
     done = subprocess.run([sys.executable, "-m", "benchmarks.vs_peft", *flags], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def _child(method: str, work: Workload, stage: str, budget: int, cache: bool) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        step = build(method, work, stage, budget, cache, Path(folder))
-        if work.device.type == "cuda":
+def _child(method: str, case: Case, device: torch.device) -> None:
+    work = Workload(case.shape, case.regime, device)
+    with tempfile.TemporaryDirectory() as folder, operators_of(method, work):
+        step = build(method, work, case, Path(folder))
+        if device.type == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             step()
@@ -188,10 +223,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "p10": at(0.1), "p90": at(0.9)}
 
 
-def main() -> None:
-    protect()
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--shape", choices=SHAPES, default="cpu_mid")
+    parser.add_argument("--samples", type=int, help="of a step, in place of the shape's; each task needs one")
+    parser.add_argument("--tasks", type=int, help="in place of the shape's")
+    parser.add_argument("--layers", type=int, help="decoder layers, in place of the shape's")
     parser.add_argument("--regimes", default="short,medium,long", help=f"of {', '.join(REGIMES)}")
     parser.add_argument("--stages", default="teach,distill,adapt")
     parser.add_argument("--pairs", type=int, default=5)
@@ -201,34 +238,61 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--child", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced")
+    return parser
+
+
+def main() -> None:
+    protect()
+    parser = _parser()
     a = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        shape = changed(SHAPES[a.shape], a.samples, a.tasks, a.layers)
+    except ValueError as error:
+        parser.error(str(error))
     if a.child:
-        _child(a.child, Workload(SHAPES[a.shape], a.regimes, device), a.stages, a.token_budget, not a.no_cache)
+        _child(a.child, Case(a.shape, shape, a.regimes, a.stages, a.token_budget, not a.no_cache), device)
         return
     methods = a.methods.split(",")
     for regime in a.regimes.split(","):
         for stage in a.stages.split(","):
-            case = measure(a.shape, regime, stage, a.token_budget, a.pairs, not a.no_cache, device, methods)
+            case = Case(a.shape, shape, regime, stage, a.token_budget, not a.no_cache)
+            found = measure(case, a.pairs, device, methods)
             if not a.no_memory:
                 for m in methods:
-                    case["methods"][m]["peak_bytes"] = peak_memory(a.shape, regime, stage, a.token_budget, not a.no_cache, m)
-            case |= {"machine": machine(), "versions": versions(), "commit": commit()}
-            for m in methods[:-1]:
-                r = case[f"packed_vs_{m}"]
-                print(f"{a.shape} {regime} {stage}: packed {r['ratio']['median']:.2f}x {m} ({r['ratio']['p10']:.2f}-{r['ratio']['p90']:.2f}), "
-                      f"operations allow {r['operation_bound']:.2f}x", flush=True)  # fmt: skip
-            print("   " + ", ".join(f"{m} {v['step_seconds']['median']:.2f} s, {v['operations_per_s'] / 1e9:.0f} GFLOP/s, "
-                                    f"{v.get('peak_bytes', 0) / 1e6:.0f} MB" for m, v in case["methods"].items()), flush=True)  # fmt: skip
+                    found["methods"][m]["peak_bytes"] = peak_memory(case, m)
+            found |= {"machine": machine(), "versions": versions(), "commit": commit()}
+            _tell(found, methods)
             if a.output:
-                _keep(a.output, case)
+                _keep(a.output, found)
+
+
+def _tell(case: dict[str, Any], methods: list[str]) -> None:
+    for m in methods[:-1]:
+        r = case[f"packed_vs_{m}"]
+        spread = f"{r['ratio']['median']:.2f}x {m} ({r['ratio']['p10']:.2f}-{r['ratio']['p90']:.2f})"
+        bound = f"operations allow {r['operation_bound']:.2f}x"
+        print(f"{case['shape']} {case['regime']} {case['stage']}: packed {spread}, {bound}", flush=True)
+    each = [
+        f"{m} {v['step_seconds']['median']:.2f} s, {v['operations_per_s'] / 1e9:.0f} GFLOP/s, "
+        f"{v.get('peak_bytes', 0) / 1e6:.0f} MB"
+        for m, v in case["methods"].items()
+    ]
+    print("   " + ", ".join(each), flush=True)
 
 
 def _keep(file: Path, case: dict[str, Any]) -> None:
     cases = json.loads(file.read_text()) if file.exists() else []
-    name = lambda c: [c[k] for k in ("shape", "regime", "stage", "teacher_cache", "token_budget")]  # noqa: E731
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([c for c in cases if name(c) != name(case)] + [case], indent=1) + "\n")
+    file.write_text(json.dumps([c for c in cases if _name(c) != _name(case)] + [case], indent=1) + "\n")
+
+
+def _name(case: dict[str, Any]) -> list[Any]:
+    """What tells a case from the others of a file. Where it has no ``samples``, its sizes are the shape's own."""
+    shape = SHAPES[case["shape"]]
+    size = {"samples": shape.samples, "tasks": shape.tasks, "layers": shape.card["num_hidden_layers"]}
+    keys = ("shape", "regime", "stage", "teacher_cache", "token_budget")
+    return [case[k] for k in keys] + [case.get(k, n) for k, n in size.items()]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backbones import BackboneCard
 from engine.batching import Item, weigh
@@ -25,6 +24,8 @@ class Shape:
     tasks: int
 
 
+# of a card: gpt-oss's experts stay packed, as they were released
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192}
 SHAPES = {
     "pocket": Shape({**_LLAMA, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
@@ -35,7 +36,7 @@ SHAPES = {
                        "num_key_value_heads": 8, "vocab_size": 128256}, "bfloat16", 100, 32, 4),
     "gpt_oss_20b": Shape({"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "num_attention_heads": 64,
                           "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128,
-                          "vocab_size": 201088, "max_position_embeddings": 131072}, "bfloat16", 100, 32, 4),
+                          "vocab_size": 201088, "max_position_embeddings": 131072, **MXFP4}, "bfloat16", 100, 32, 4),
 }  # fmt: skip
 REGIMES = {"short": (60, 6), "medium": (200, 12), "long": (1500, 40)}  # mean tokens of a sample R, and of its answer
 WEIGHTS = LossWeights(0.9, 0.9, 1.0)
@@ -110,26 +111,3 @@ def operations(shape: Shape, rows: list[list[int]], prefixed: bool, head_rows: i
     # the backward pass of attention does five products where the forward pass does two
     attention_passes = (passes - 1) + 2.5
     return layers * (tokens * linear * passes + attention * 4 * inner * attention_passes) + head_rows * 2 * d * c["vocab_size"] * head_products
-
-
-def padded(items: list[Item], length: int, budget: int) -> list[list[Item]]:
-    """Length-grouped batches of a padded trainer under the same token budget."""
-    groups: list[list[Item]] = []
-    for item in sorted(items, key=lambda i: -len(i.sample)):
-        if groups and (length + len(groups[-1][0].sample)) * (len(groups[-1]) + 1) <= budget:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
-
-
-def ids_of(group: list[Item], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids, attention mask and labels (-100 off the answers), (B, T) each."""
-    wide = max(len(i.sample) for i in group)
-    ids, mask, labels = torch.zeros(len(group), wide, dtype=torch.long), torch.zeros(len(group), wide, dtype=torch.long), torch.full((len(group), wide), -100)
-    for b, item in enumerate(group):
-        n, first = len(item.sample), len(item.sample.context_ids)
-        ids[b, :n] = torch.tensor(item.sample.context_ids + item.sample.answer_ids)
-        mask[b, :n] = 1
-        labels[b, first:n] = ids[b, first:n]
-    return ids.to(device), mask.to(device), labels.to(device)

@@ -29,6 +29,7 @@ BENCHMARK = {
     "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;", "alternate": "false: one case after another, each alone in memory",
     "profile": "true: a torch profiler trace of two more steps, and a page on it", "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
     "compare_anyway": "true: although configuration, machine or backbone differ",
+    "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, resident)",
 }  # fmt: skip
 
 

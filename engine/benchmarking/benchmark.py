@@ -17,6 +17,7 @@ import torch
 
 from backbones import BackboneError
 from engine import distributed, phases, placement
+from engine.benchmarking.beside import PeftBeside, check_ranks
 from engine.benchmarking.cases import PROFILED, Case, Request
 from engine.benchmarking.compare import Old, read_old
 from engine.benchmarking.files import write_files
@@ -50,6 +51,7 @@ class Measured:
     teacher: str | None = None  # of a distillation: asked at each step, or kept
     beside: int = 0  # other cases that were in memory
     identity: dict[str, Any] = field(default_factory=dict)
+    peft: PeftBeside | None = None
 
     @property
     def lives(self) -> tuple[Any, ...]:
@@ -71,6 +73,8 @@ def run_benchmark(request: Request) -> None:
         data = data_of(session, request.mode, request.invented)
         every.append(Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data))))
     first = every[0].session
+    if request.beside:
+        check_ranks(first.place.world)
     old: Old | None = read_old(request.compare) if request.compare else None
     if old is not None:  # what can differ before a node is held for it
         old.check([m.identity for m in every], first.place.world, request.compare_anyway)
@@ -137,7 +141,9 @@ def _told(every: list[Measured], groups: list[list[Measured]], request: Request)
     if len(every) > 1:
         turns = "; they take turns" if len(groups) == 1 else "; one after another" if len(groups) == len(every) else "; in turns by backbone"
     rows = f"invented rows of {request.invented.context} + {request.invented.answer} tokens" if request.invented else "the run's own data"
-    return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {request.warmup} + {request.steps} steps on {rows}{turns}"
+    steps = f"{request.warmup} + {request.steps} steps on {rows}"
+    beside = "; after each step one of PEFT's" if request.beside else ""
+    return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {steps}{turns}{beside}"
 
 
 def _measure(group: list[Measured], request: Request, device: torch.device, machine: Machine, number: int) -> None:
@@ -160,15 +166,20 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
             m.beside = len(group) - 1
             m.own_bytes = there.bytes + gpu_held() - before
+            if request.beside:
+                m.peft = PeftBeside(stage, m.session.start_prompt("metaprompt"), m.backbone, m.case.config.token_budget)
         for step in range(request.warmup + request.steps):
             for m in group:
                 record = _step(m, clock, device, probe)
                 if step >= request.warmup:
                     m.records.append(record)
+                if m.peft is not None:
+                    assert m.loop is not None
+                    m.peft.step(m.loop, step >= request.warmup)
             if step + 1 == request.warmup:
                 group[0].session.say(f"warm-up done: {request.warmup} steps")
         for m in group:
-            m.peak_host = None if m.beside else host.peak()
+            m.peak_host = None if m.beside or m.peft is not None else host.peak()
         if request.profile:
             for i, m in enumerate(group):
                 with profiled(request.output, f"{number}-{i}", m.case.label, m.session.leads, device):
@@ -223,6 +234,8 @@ def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe |
 def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) -> None:
     for m in group:
         m.loop = m.backbone = None
+        if m.peft is not None:
+            m.peft.release()
         m.session._backbone = None
     while standing:
         standing.popitem()[1].backbone.destroy()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.benchmarking import beside
 from engine.benchmarking.invented import Invention, invention_of
 from engine.benchmarking.stage import for_steps, mode_of
 from engine.config import RunConfig
@@ -27,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Request:
-    """steps: measured ones, after ``warmup``. invented: None for the run's own data."""
+    """steps: measured ones, after ``warmup``. invented: None for the run's own data. beside: a peer to time too."""
 
     mode: str
     steps: int
@@ -39,6 +40,7 @@ class Request:
     alternate: bool = True
     compare: Path | None = None
     compare_anyway: bool = False
+    beside: str = ""
 
     @property
     def all_steps(self) -> int:
@@ -75,9 +77,15 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     output = expand(own["output"]) if own.get("output") else run_dir.with_name(run_dir.name + "-benchmark")
     problems += room_for("command line: --output", output, ROOM)
     cases = [] if problems else _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
+    if "beside" in own:
+        configs = [case.config for case in cases] or ([] if "placement" in axes else [base])
+        problems += beside.problems_of(own["beside"], mode, configs)
     if problems:
         raise UserError(problems)
-    return Request(mode, steps, warmup, output, cases, invented, switches["profile"], switches["alternate"], old, switches["compare_anyway"])
+    return Request(
+        mode, steps, warmup, output, cases, invented, switches["profile"], switches["alternate"], old,
+        switches["compare_anyway"], own.get("beside", ""),
+    )  # fmt: skip
 
 
 def _cases(file: str, overrides: dict[str, str], axes: dict[str, list[str]], steps: int, problems: list[str]) -> list[Case]:

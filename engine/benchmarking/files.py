@@ -11,13 +11,21 @@ from engine.files import write_whole
 from engine.phases import MEANINGS, PHASES
 
 GB = 1e9
+PEFT_NOTE = [
+    "PEFT's step: multitask prompt tuning on the same backbone and samples, after each step of ours: forward "
+    "and backward passes and AdamW. Its batches are made before its clock starts. They are of like length, "
+    "padded on the right, within the same token budget. It has transformers' own operators, loss and SDPA "
+    "attention (eager for gpt-oss), and recomputes the layers that ours recomputes. KL and hidden MSE are "
+    "written into its loop, and it asks the teacher in every step. The host's peak is not known beside it.",
+]
 
 
 def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, profiled: bool) -> list[str]:
     """Write the folder. -> lines for the terminal."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(folder / "benchmark.json", json.dumps(content, indent=1) + "\n")
-    table, compared = case_table(content["cases"]), verdict_table(verdict) if verdict is not None else []
+    table = [*case_table(content["cases"]), *(["", *beside] if (beside := peft_table(content["cases"])) else [])]
+    compared = verdict_table(verdict) if verdict is not None else []
     write_whole(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
     chart(folder / "benchmark.png", content)
     return [*table, "", *([*compared, ""] if compared else []), f"written to {folder}: benchmark.json, benchmark.md, benchmark.png"]
@@ -40,6 +48,8 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
         *(f"- {name}: {MEANINGS[name]}" for name in PHASES), "",
         "A phase is the mean of the ranks, the step that of the slowest: they need not add up to the last digit.",
     ]  # fmt: skip
+    if any("peft" in case for case in content["cases"]):
+        out += ["", *PEFT_NOTE]
     if any(case["beside"] for case in content["cases"]):
         out += ["", "The cases took turns in one process: the host's peak of each alone is not known (`--alternate=false` measures it)."]
     if content.get("left_out"):
@@ -62,6 +72,23 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
             f"{c['kernel_share']:.1%}",
         ])  # fmt: skip
     return markdown(head, rows)
+
+
+def peft_table(cases: list[dict[str, Any]]) -> list[str]:
+    """Of the cases that PEFT was timed beside; nothing where there are none."""
+    rows = []
+    for c in cases:
+        if "peft" in c:
+            ours, theirs, ratio = c["step_seconds"], c["peft"]["step_seconds"], c["peft"]["ratio"]
+            rows.append([
+                c["label"] or "-", f"{ours['median']:.3g}",
+                f"{theirs['median']:.3g} ({theirs['p10']:.3g}-{theirs['p90']:.3g})",
+                f"{c['tokens_per_s']:,.0f}", f"{c['peft']['tokens_per_s']:,.0f}",
+                f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})",
+            ])  # fmt: skip
+    head = ["beside PEFT", "ours, step s", "PEFT, step s", "ours, real tokens/s", "PEFT, real tokens/s"]
+    head.append("PEFT's seconds / ours")
+    return markdown(head, rows) if rows else []
 
 
 def phase_table(cases: list[dict[str, Any]]) -> list[str]:

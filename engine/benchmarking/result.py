@@ -18,6 +18,7 @@ from engine.session import Session
 
 if TYPE_CHECKING:
     from engine.benchmarking.benchmark import Measured
+    from engine.benchmarking.beside import PeftBeside
 
 CONTRACT = (
     "mode", "backbone", "placement", "world_size", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "step_seconds", "mfu", "flops_per_step",
@@ -79,6 +80,9 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     peak = distributed.gather_objects(m.peak)
     hosts, gpus = distributed.gather_objects(m.peak_host), [r.peak_gpu for r in everyone if r.peak_gpu is not None]
     tokens_per_s = sum(real) / total
+    beside = {}
+    if m.peft is not None:
+        beside["peft"] = peft_content(m.peft, seconds, real, [step[0].samples for step in steps])
     return {
         "mode": mode, "backbone": m.session.card.name, "placement": m.chosen.placement, "world_size": world,
         "samples_per_s": sum(step[0].samples for step in steps) / total, "tokens_per_s": tokens_per_s, "computed_tokens_per_s": sum(computed) / total,
@@ -93,7 +97,24 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
         "phases": {name: {**spread(values), "share": sum(values) / total} for name, values in of_phase.items()},
         "steps": {"seconds": seconds, "real_tokens": real, "computed_tokens": computed, "samples": [step[0].samples for step in steps],
                   "phases": of_phase, "probe": [max(r.probe for r in step) for step in steps]},
-        "identity": m.identity,
+        "identity": m.identity, **beside,
+    }  # fmt: skip
+
+
+def peft_content(
+    peft: "PeftBeside", seconds: Sequence[float], real: Sequence[int], samples: Sequence[int]
+) -> dict[str, Any]:
+    """PEFT's steps. ``ratio``: its seconds over ours, step by step.
+
+    Args:
+        seconds, real, samples: of our steps: seconds, real tokens, samples.
+    """
+    total = sum(peft.seconds)
+    ratios = [theirs / ours for theirs, ours in zip(peft.seconds, seconds, strict=True)]
+    return {
+        "step_seconds": spread(peft.seconds), "tokens_per_s": sum(real) / total, "samples_per_s": sum(samples) / total,
+        "ratio": spread(ratios), "fused": False, "ours_fused": peft.ours_fused,
+        "steps": {"seconds": peft.seconds, "loss": peft.losses},
     }  # fmt: skip
 
 

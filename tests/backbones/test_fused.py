@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from backbones import BackboneCard, build_backbone
-from backbones.fused import fuse
+from backbones.frozen import recompute_first
+from backbones.fused import fuse, is_fused, unfuse, unfused
+from backbones.mxfp4 import Mxfp4Experts
 
 SIZES = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -44,6 +46,37 @@ def test_another_model_of_the_process_keeps_its_rotary_positions() -> None:
     attention = type(other.model.layers[0].self_attn)
     assert "forward" not in vars(other.model.layers[0].self_attn)
     assert attention.forward.__globals__["apply_rotary_pos_emb"].__module__ == attention.__module__
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_forwards_come_back_and_go_again(family: str) -> None:
+    model = model_of(family)
+    replaced = lambda: {n: m.forward.__func__ for n, m in model.named_modules() if "forward" in vars(m)}  # noqa: E731
+    with unfused(model):
+        assert not is_fused(model)
+    assert not is_fused(model) and not replaced()  # what was not fused is not fused afterwards
+    fuse(model)
+    ours = replaced()
+    assert is_fused(model) and len(ours) == FUSED[family]
+    with pytest.raises(ZeroDivisionError), unfused(model):
+        assert not is_fused(model) and not replaced()
+        raise ZeroDivisionError
+    assert is_fused(model) and replaced().keys() == ours.keys()
+    assert unfuse(model) == FUSED[family] and unfuse(model) == 0 and not replaced()
+
+
+def test_packed_experts_are_told_and_forwards_of_others_stay() -> None:
+    packed = {"hidden_size": 32, "intermediate_size": 32, "quantization_config": {"quant_method": "mxfp4"}}
+    config = {"model_type": "gpt_oss", **SIZES, **FAMILIES["gpt_oss"], **packed}
+    card = BackboneCard(name="packed", random=config, seed=3, tokenizer="t", dtype="float32", dummy=True)
+    model: Any = build_backbone(card, None)
+    recompute_first(model, 1)  # replaces the forward of a layer, which is not fuse's to give back
+    computed_again = model.model.layers[0].forward
+    experts = [m for m in model.modules() if isinstance(m, Mxfp4Experts)]
+    assert fuse(model) == FUSED["gpt_oss"] + len(experts) and all(m.fused for m in experts)
+    with unfused(model):
+        assert not any(m.fused for m in experts) and model.model.layers[0].forward is computed_again
+    assert len(experts) == 2 and all(m.fused for m in experts)
 
 
 CHECKS = '''

@@ -109,3 +109,17 @@ def test_a_slower_step_ends_with_3(folder: Path, content: Any, tmp_path: Path, m
     assert (tmp_path / "code").read_text() == "3\n"
     assert "slower beyond the spread" in text and re.search(r"a step takes [\d.]+ times", text)
     assert (tmp_path / "out/benchmark.json").is_file() and "## Against an earlier run" in (tmp_path / "out/benchmark.md").read_text()
+
+
+def test_peft_takes_turns_and_stands_in_the_files(tmp_path: Path) -> None:
+    command = [f for f in COMMAND if not f.startswith("--placements")] + ["--placements=resident", "--beside=peft"]
+    text = run(*command, f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", ranks=1)
+    (case,) = json.loads((tmp_path / "out/benchmark.json").read_text())["cases"]
+    found, page = case["peft"], (tmp_path / "out/benchmark.md").read_text()
+    assert len(found["steps"]["seconds"]) == len(case["steps"]["seconds"]) == STEPS and case["peak_host_bytes"] is None
+    assert found["tokens_per_s"] * sum(found["steps"]["seconds"]) == pytest.approx(sum(case["steps"]["real_tokens"]))
+    ratios = sorted(a / b for a, b in zip(found["steps"]["seconds"], case["steps"]["seconds"], strict=True))
+    assert found["ratio"]["median"] == pytest.approx(ratios[STEPS // 2]) and ratios[0] > 0
+    for written in (text, page):
+        assert "PEFT's seconds / ours" in written and f"{found['ratio']['median']:.2f} (" in written
+    assert "after each step one of PEFT's" in text and "multitask prompt tuning" in page
