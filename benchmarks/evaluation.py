@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from backbones.fused import unfused
 from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import REGIMES, SHAPES, Workload
 from engine.choices import Choice, option_likelihoods
@@ -77,8 +78,12 @@ def peer(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_L
         for b, i in enumerate(group):
             own = torch.cat([prompt_LD, table(torch.tensor(contexts[i], device=work.device))])
             embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
-        ids = model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max(lengths[i] for i in group), do_sample=False, eos_token_id=END,
-                             pad_token_id=END, logits_processor=LogitsProcessorList([EndsAt([lengths[i] for i in group])]))  # fmt: skip
+        ends = LogitsProcessorList([EndsAt([lengths[i] for i in group])])
+        with unfused(model):  # transformers' users have its own operators
+            ids = model.generate(
+                inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max(lengths[i] for i in group), do_sample=False, eos_token_id=END,
+                pad_token_id=END, logits_processor=ends,
+            )  # fmt: skip
         out |= {i: row[: lengths[i]] for i, row in zip(group, ids.tolist(), strict=True)}
     return [out[i] for i in range(len(contexts))]
 
@@ -112,7 +117,9 @@ def peer_choices(work: Workload, choices: list[Choice], prompt_LD: Tensor, width
             own = torch.cat([prompt_LD, table(torch.tensor(own_ids, device=work.device))])
             embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
         places = (mask.cumsum(1) - 1).clamp(min=0)
-        logp = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1).logits.log_softmax(-1)
+        with unfused(model):
+            logits = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1).logits
+        logp = logits.log_softmax(-1)
         for b, (n, o) in enumerate(group):
             option = torch.tensor(choices[n].options[o], device=work.device)
             sums[n][o] = float(logp[b, -1 - len(option) : -1].gather(1, option[:, None]).double().sum())
