@@ -14,7 +14,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: gpu gpu-wheels setup toolchain demo study study-full bench test test-slurm test-faults resolve wheelhouse check clean
+.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -97,6 +97,26 @@ gpu-wheels:
 test: setup
 	python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
+# on the oldest releases that are supported; FLOOR_VENV: an environment that holds requirements-floor.txt already
+FLOOR_PYTHON ?= python3.12
+FLOOR := $(or $(FLOOR_VENV),$(CURDIR)/.venv-floor)
+FLOOR_TESTS := tests/prompt_modules tests/backbones \
+	tests/distributed/test_zero3.py::test_training_leaves_the_backbone_alone_and_equals_one_process
+
+# compiled collectives fit the torch that they were compiled for: a folder of its own
+test-floor: export TORCH_EXTENSIONS_DIR = $(CURDIR)/.cache/torch_extensions_floor
+test-floor: export VIRTUAL_ENV = $(FLOOR)
+test-floor: export PATH := $(FLOOR)/bin:$(PATH)
+test-floor: toolchain $(if $(FLOOR_VENV),,$(FLOOR)/.ready)
+	"$(FLOOR)/bin/python" -m engine.build_ops
+	"$(FLOOR)/bin/python" -m pytest $(FLOOR_TESTS)
+
+$(CURDIR)/.venv-floor/.ready: requirements-floor.txt
+	$(FLOOR_PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check $(PIP_FROM) setuptools wheel "$$(grep '^torch==' $<)"
+	$(@D)/bin/pip install -q --disable-pip-version-check --no-build-isolation $(PIP_FROM) -r $<
+	@touch $@
+
 # SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of SLURM_NODES nodes up here; root. `make test` runs some of it
 test-slurm: setup
 	SLURM_LONG=1 python -m pytest tests/launch_scripts tests/slurm
@@ -121,4 +141,4 @@ check: setup
 	lint-imports
 
 clean:
-	rm -rf .venv .cache runs
+	rm -rf .venv .venv-floor .cache runs

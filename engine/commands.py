@@ -1,5 +1,6 @@
 """The modes of ``train.py``: each a short story told with the other modules. Checks come first; nothing starts before they pass."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,24 @@ from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
     "fresh", "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation",
-    "recompute", "fused", "backbone",
+    "recompute", "fused", "deterministic", "backbone",
 )  # fmt: skip
 
 
+def _repeatable(command: Callable[[RunConfig], None]) -> Callable[[RunConfig], None]:
+    """The command under its configuration's ``deterministic``, which ends with it: a study runs several in one process."""
+
+    @functools.wraps(command)
+    def run(config: RunConfig) -> None:
+        from engine.repeatable import repeatable
+
+        with repeatable(config.deterministic):
+            command(config)
+
+    return run
+
+
+@_repeatable
 def distill(config: RunConfig) -> None:
     """Stage 0 and 1: teach every source task its prompt, then distil them into the metaprompt."""
     from engine.adapters import check_adapters
@@ -85,6 +100,7 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     return bank.requires_grad_(False), found.identity
 
 
+@_repeatable
 def adapt(config: RunConfig) -> None:
     """Stage 2: adapt the metaprompt to the target tasks; the other methods beside it, on the same data."""
     from engine.banks import load_bank
@@ -206,19 +222,24 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:
     """Official metrics of a finished run's rows on their test splits -> results.json."""
     from engine.evaluation import evaluate_run
+    from engine.repeatable import repeatable
     from engine.session import Session
 
-    evaluate_run(Session(_of_run(run, overrides or {}, "evaluate"), writes=("--run", "data.cache")), tasks)
+    config = _of_run(run, overrides or {}, "evaluate")
+    with repeatable(config.deterministic):
+        evaluate_run(Session(config, writes=("--run", "data.cache")), tasks)
 
 
 def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
     """Answers for a user's own notes, by one row of a finished run: task, method, shots and seed (empty: chosen)."""
     from engine.predict import Wanted, predict_notes
+    from engine.repeatable import repeatable
     from engine.session import Session
 
     config = _of_run(run, overrides or {}, "predict")
     into = expand(output)
-    predict_notes(Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+    with repeatable(config.deterministic):
+        predict_notes(Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
 
 
 def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:

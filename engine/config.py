@@ -256,6 +256,9 @@ class RunConfig:
     samples of tens of thousands of tokens; ``auto``: as little as fits."""
     fused: Literal["auto", "off"] = "auto"
     """On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's experts three; ``off``: as in transformers."""
+    deterministic: bool = False
+    """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and placement. A step takes longer
+    (docs/fast_path.md). An operator that cannot do so ends the run. CPUs do so anyway."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     preempt_signal: str = "USR1"
@@ -282,7 +285,7 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "fused", "dummy_weights", "preempt_signal",
-    "max_skipped", "hang_minutes", "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run",
+    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "fused", "deterministic", "dummy_weights",
+    "preempt_signal", "max_skipped", "hang_minutes", "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run",
     "distill.teacher_cache", "log", "checkpoint", "evaluate",
 )  # fmt: skip

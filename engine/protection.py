@@ -18,6 +18,8 @@ CODE_CACHES = {
     "HF_MODULES_CACHE": "huggingface/modules",
 }  # fmt: skip
 LIBRARIES = {**CODE_CACHES, "HF_HOME": "huggingface", "WEIGHT_DIGESTS_DIR": "digests"}
+# where cuBLAS keeps partial sums; its own choice gives other bits from run to run
+CUBLAS, REPEATABLE_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -46,6 +48,8 @@ def protect() -> None:
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # read once in a process, at its first product on a GPU, and several runs may share a process: so whether or not this one needs it
+    os.environ.setdefault(CUBLAS, REPEATABLE_WORKSPACES[0])
     for name, folder in LIBRARIES.items():
         os.environ.setdefault(name, str(library_folder(folder)))
     problems = []

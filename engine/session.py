@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +36,7 @@ from engine.formulation import Formulation
 from engine.interruption import Interruption, signal_of
 from engine.provenance import check_hashes
 from engine.rates import rms_of
+from engine.repeatable import workspace_problems
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, read_deepspeed
@@ -81,6 +83,8 @@ class Session:
         checkpoint = 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides)
         problems += preflight.problems_of(config, checkpoint, writes)
         problems += preflight.library_problems(torch.cuda.is_available())
+        if config.deterministic and torch.cuda.is_available():
+            problems += workspace_problems(os.environ)
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
@@ -169,14 +173,14 @@ class Session:
         if _standing is not None:
             # as if it were not there yet: what it takes itself is not to count against it
             chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, work, _standing.machine)
-            if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen, c.fused)):
+            if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen, c)):
                 return _standing.backbone
             _standing.backbone.destroy()
             _standing = None
         machine = placement.machine_here(device)
         chosen = self._place(work, machine)
         backbone = self.build(device, chosen, machine.ranks_per_node)
-        _standing = _Standing(self.card, c.deepspeed, _how(chosen, c.fused), machine, backbone)
+        _standing = _Standing(self.card, c.deepspeed, _how(chosen, c), machine, backbone)
         return backbone
 
     def _place(self, work: placement.Workload, machine: placement.Machine) -> placement.Need:
@@ -312,13 +316,13 @@ class _Standing:
 
     card: BackboneCard
     deepspeed: str
-    how: tuple[str, int, bool, str]
+    how: tuple[str, int, bool, str, bool]
     machine: placement.Machine
     backbone: ShardedBackbone
 
 
-def _how(chosen: placement.Need, fused: str) -> tuple[str, int, bool, str]:
-    return chosen.placement, chosen.recompute, chosen.offloaded, fused
+def _how(chosen: placement.Need, config: RunConfig) -> tuple[str, int, bool, str, bool]:
+    return chosen.placement, chosen.recompute, chosen.offloaded, config.fused, config.deterministic
 
 
 _standing: _Standing | None = None

@@ -1,5 +1,6 @@
 """What every test stands on: offline, private, cached in the project's own folder, as train.py sets it."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -17,6 +18,19 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+# The interpreter of Triton 3.6 takes a loop's bounds for arrays of one number, which NumPy 2.4 does not turn into an int. Later releases squeeze
+# them, as this does. Kernels on a GPU do not go through it.
+LOOP_BOUNDS = """
+import triton.runtime.interpreter as _interpreter
+
+def _with_scalars(tensor, scope, _patch=_interpreter._patch_lang_tensor):
+    _patch(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+_interpreter._patch_lang_tensor = _with_scalars
+"""
 
 
 LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders whose tests take minutes
@@ -38,9 +52,10 @@ def project() -> Path:
 def interpreted() -> Callable[..., str]:
     """``interpreted(code, *arguments)``: what Python prints with Triton's interpreter, in a process of its own: it is chosen as triton is imported."""
     pytest.importorskip("triton", reason="triton is not installed: its kernels are NOT tested")
+    before = LOOP_BOUNDS if importlib.metadata.version("triton").startswith("3.6.") else ""
 
     def run(code: str, *arguments: str) -> str:
-        command, env = [sys.executable, "-c", code, *arguments], os.environ | {"TRITON_INTERPRET": "1"}
+        command, env = [sys.executable, "-c", before + code, *arguments], os.environ | {"TRITON_INTERPRET": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
         return done.stdout

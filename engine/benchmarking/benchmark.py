@@ -28,6 +28,7 @@ from engine.benchmarking.surroundings import HostPeak, Probe, gpu_held, gpu_peak
 from engine.data import TaskData, data_fingerprint
 from engine.errors import Slower, UserError
 from engine.placement import Machine, Need
+from engine.repeatable import repeatable
 from engine.session import Session
 from engine.sharding import ShardedBackbone
 from engine.trainer import Loop
@@ -58,7 +59,8 @@ class Measured:
         """Cases alike in this share a backbone."""
         assert self.chosen is not None
         config, chosen = self.case.config, self.chosen
-        return repr(self.session.card), config.deepspeed, config.fused, chosen.placement, chosen.recompute, chosen.offloaded
+        place = (chosen.placement, chosen.recompute, chosen.offloaded)
+        return repr(self.session.card), config.deepspeed, config.fused, config.deterministic, *place
 
 
 def run_benchmark(request: Request) -> None:
@@ -161,7 +163,8 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.backbone, m.load_seconds = there.backbone, there.load_seconds
             m.session.lend(m.backbone)
             before = gpu_held()
-            stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
+            with repeatable(m.case.config.deterministic):
+                stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
             m.loop, m.peak = Loop(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
             m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
             m.beside = len(group) - 1
@@ -219,7 +222,7 @@ def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe |
     held = gpu_held()
     clock.take()
     begin = time.perf_counter()
-    with clock.phase(phases.REST):
+    with repeatable(m.case.config.deterministic), clock.phase(phases.REST):
         outcome, _ = m.loop.advance()
     if device.type == "cuda":
         torch.cuda.synchronize()

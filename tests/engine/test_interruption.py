@@ -23,7 +23,7 @@ from engine.errors import Stopped, UserError
 from engine.fence import Fence, LostRunDirectory
 from engine.formulation import Formulation
 from engine.interruption import Interruption, Request, signal_of
-from engine.preflight import TESTED, older_than_tested, problems_of
+from engine.preflight import OLDEST, TESTED, older_than_tested, problems_of
 from engine.stages import distill_stage
 from engine.trainer import Loop
 
@@ -480,6 +480,18 @@ def test_releases_that_a_gpu_machine_has_are_supported_and_named(tmp_path: Path,
     assert problems_of(config, 0) == older_than_tested() == []
     pins = dict(re.findall(r"^(deepspeed|transformers|torch)==([\d.]+)$", (project / "requirements.txt").read_text(), re.M))
     assert pins == {name: ".".join(map(str, numbers)) for name, numbers in TESTED.items()}
+
+
+def test_the_oldest_releases_are_those_that_test_floor_installs(project: Path) -> None:
+    pins = {}
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-floor.txt"):
+        pins[name] = dict(re.findall(r"^([\w-]+)==([\d.]+)", (project / name).read_text(), re.M))
+    floor = pins["requirements-floor.txt"]
+    oldest = {name: ".".join(map(str, numbers)) for name, (numbers, _) in OLDEST.items()}
+    assert {name: floor[name] for name in oldest} == oldest
+    usual = pins["requirements.txt"] | pins["requirements-dev.txt"]
+    assert {name for name, version in floor.items() if usual[name] != version} == {"torch", "transformers", "triton"}
+    assert pins["requirements.txt"].keys() <= floor.keys()
 
 
 def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

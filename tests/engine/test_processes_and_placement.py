@@ -63,6 +63,7 @@ def test_protection(project: Path, tmp_path: Path) -> None:
     offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
     assert {found[name] for name in offline} == {"1"}  # whatever the user's environment says
     assert found["TRITON_CACHE_DIR"] == "/mine" and found["HF_HOME"] == str(project / ".cache/huggingface")
+    assert found["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert found["WEIGHT_DIGESTS_DIR"] == str(project / ".cache/digests")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600 and stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
 

@@ -34,7 +34,9 @@ each broken once, then started again with the same command. Written by `make tes
   it must refuse: it ended with exit code 2, said why, and changed no file.
 - **Lost**: the most steps that were logged and had to be trained again; in brackets the interval of checkpoints.
 - **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and metrics (bit for bit; timings aside), a step that
-  `metrics.jsonl` has twice or not at all, a file left over. On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
+  `metrics.jsonl` has twice or not at all, a file left over. Runs on GPUs are
+  equal to the bit with `deterministic: true` alone (docs/fast_path.md), and are not tried here.
+  On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
   of a tensor's largest number, which is what sums in another order may cost; steps of `metrics.jsonl` as above.
 
 An instant is drawn at random (seeded): one in four in a run's start-up, the others within a random step of either stage. A try in which the run was
