@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default="", help="only these, by name, with commas between")
     parser.add_argument("--small", action="store_true", help="pocket models, a CPU will do")
+    parser.add_argument("--logs", type=Path, help="keep what each part printed in this folder")
     parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/gpu_<device>.json)")
     a = parser.parse_args(arguments)
     every, began, device = parts(a.small), time.monotonic(), device_name()
@@ -173,12 +175,16 @@ def main(arguments: list[str] | None = None) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"device": device, "small": a.small, "parts": [], "peak_operations_per_s": peak_here("bfloat16")}
     content |= {"machine": machine(), "versions": versions(), "commit": commit()}
+    if a.logs:
+        a.logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for part in (p for p in every if p.name in chosen):
             left = 60 * a.minutes - (time.monotonic() - began)
             free = torch.cuda.mem_get_info()[0] if device != "cpu" else 0
             why = refusal(part, left, free) if device != "cpu" or part.gb == 0 else ""
             done = {"name": part.name, "left_out": why} if why else run_part(part, Path(folder), output.parent, device, min(left, 2 * part.seconds))
+            if a.logs and not why:
+                shutil.copy(Path(folder) / f"{part.name}.log", a.logs)
             content["parts"].append(done)
             output.write_text(json.dumps(content, indent=1) + "\n")  # after each: whoever ends this command keeps what is done
             print("\n".join(told(done)), flush=True)

@@ -50,7 +50,8 @@ def test_what_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
 def test_a_part_that_fails_is_told_and_the_next_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     two = [Part("first", ("-c", "print('what went wrong'); raise SystemExit(3)"), 60, 0), Part("second", ("-c", "pass"), 60, 0), Part("third", (), 10**6, 0)]
     monkeypatch.setattr(gpu, "parts", lambda small: two)
-    assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json")]) == 1
+    assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--logs", str(tmp_path / "logs")]) == 1
+    assert {p.name: p.read_text() for p in (tmp_path / "logs").iterdir()} == {"first.log": "what went wrong\n", "second.log": ""}
     found = json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"]
     assert [p.get("exit_code") for p in found] == [3, 0, None] and found[0]["last_lines"] == ["what went wrong"]
     out = capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_results_that_are_not_there_are_named(project: Path, tmp_path: Path, cap
     shutil.copy(project / "benchmarks/results/loss_cpu.json", tmp_path)
     main(["--results", str(tmp_path), "--output", str(tmp_path / "page.md")])
     text = (tmp_path / "page.md").read_text()
-    assert "No results of `benchmarks/vs_peft.py`" in text and "`benchmarks/loss.py`" not in text
+    assert "No results of `benchmarks/gpu.py`, " in text and "`benchmarks/vs_peft.py`" in text and "`benchmarks/loss.py`" not in text
     assert "Nothing on this page was measured on a GPU." in text
 
 
