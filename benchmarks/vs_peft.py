@@ -27,7 +27,7 @@ from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, ids_of, operations, padded
 from engine.formulation import Formulation, LossWeights
 from engine.protection import protect
-from engine.teacher_cache import TaughtRow, TeacherCache
+from engine.teacher_cache import KeptTeachers, TaughtRow, TeacherCache
 
 METHODS = ("peft", "plain", "packed")
 Step = Callable[[], float]
@@ -89,7 +89,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
         store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
-        kept = store.states
+        kept = KeptTeachers(store, work.device)
 
     def step() -> float:
         bank.zero_grad()

@@ -59,10 +59,13 @@ def cut(answers: Iterable[int]) -> list[int]:
     return starts
 
 
-def blocks(parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, token_budget: int) -> list[Block]:
+def blocks(
+    parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, token_budget: int
+) -> list[Block]:
     """What computes the files ``wanted``, in order.
 
-    Consecutive files are computed together as long as ``JOINED`` micro-batches hold them: small tasks share a forward pass.
+    Consecutive files are computed together as long as ``JOINED`` micro-batches hold them, so that small tasks share a
+    forward pass.
 
     Args:
         parts: the items of every file, whether it is wanted or not.
