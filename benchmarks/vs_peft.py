@@ -35,7 +35,7 @@ from engine.batching import padded_groups
 from engine.benchmarking.peft_step import PeftTrainer
 from engine.formulation import Formulation, LossWeights
 from engine.protection import protect
-from engine.teacher_cache import TaughtRow, TeacherCache
+from engine.teacher_cache import KeptTeachers, TaughtRow, TeacherCache
 
 METHODS = ("peft", "plain", "packed")
 Step = Callable[[], float]
@@ -99,7 +99,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
         store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
-        kept = store.states
+        kept = KeptTeachers(store, work.device)
 
     def step() -> float:
         bank.zero_grad()

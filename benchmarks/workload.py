@@ -54,6 +54,9 @@ class Invented:
     def answer_lengths(self) -> list[int]:
         return [len(s.answer_ids) for s in self.samples]
 
+    def context_lengths(self) -> list[int]:
+        return [len(s.context_ids) for s in self.samples]
+
 
 class Workload:
     """A step's samples (half to one and a half times R tokens), the backbone with seeded weights, student and teachers."""

@@ -93,6 +93,12 @@ class Split:
 
         return pyarrow.compute.list_value_length(self.rows.data.column("answer_ids")).to_pylist()  # type: ignore[no-any-return]
 
+    def context_lengths(self) -> list[int]:
+        """Context tokens of every row."""
+        import pyarrow.compute
+
+        return pyarrow.compute.list_value_length(self.rows.data.column("context_ids")).to_pylist()  # type: ignore[no-any-return]
+
     def example(self, index: int) -> Example:
         fields = json.loads(self.rows[index]["example"])
         return Example(**{**fields, "options": tuple(fields["options"])})

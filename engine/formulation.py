@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,21 @@ from engine.sharding import ShardedBackbone
 from prompt_modules import HeadLoss, PromptBank, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
 from prompt_modules.bank import LinearUpdate
 
-Kept = Callable[[Sequence[Item], torch.device], TeacherStates]  # a micro-batch -> of its answer tokens, in order
+
+class Kept(Protocol):
+    """What teachers said before, and is kept."""
+
+    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the backbone's device."""
+        ...
+
+    def expect(self, groups: Sequence[Sequence[Item]]) -> None:
+        """Say all micro-batches that will be asked about, in order, so that they can be read ahead."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked for now; ends what reads ahead."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ class Formulation:
     ) -> AnswerTerms:
         with phase(DATA):
             batch = pack(group, _length(group, bank), self.backbone.device)
-            said = None if kept is None else kept(group, self.backbone.device)
+            said = None if kept is None else kept(group)
 
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
             teacher = said if teacher_ND is None else teacher_ND

@@ -3,7 +3,10 @@
 Of a token a student needs the teacher's hidden state, one further vector and two numbers (prompt_modules.TeacherStates), not V logits.
 A folder per teacher, keyed by all that decides its states; in it one file per run of samples, written whole or not at all. So a killed
 run goes on where it was, another number of ranks or another run with the same teacher reads what is there, and no two ranks write the
-same file. The states nearly spell the text: files are for their user alone, like the notes.
+same file. ``teacher_parts`` says which samples share a file, ``teacher_files`` writes it.
+
+Files are written in the background while the next micro-batch is computed. Rows are read in the background while the
+micro-batch before them is trained on (``read_ahead``).
 
 Every file carries a checksum and says what it is of. A run reads each file that it needs once before it trains; what is
 damaged is computed again.
@@ -12,39 +15,44 @@ damaged is computed again.
 import hashlib
 import shutil
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from engine import watch
+from backbones.packing import to_device
+from engine import teacher_parts, watch
 from engine.batching import Item
-from engine.checksums import damage, seal, unsealed
+from engine.checksums import damage
 from engine.data import Split
 from engine.distributed import barrier, gather_objects
 from engine.errors import UserError
-from engine.files import nearest, new_partial, publish, remove, sync
+from engine.files import nearest
 from engine.formulation import Formulation
+from engine.read_ahead import ReadAhead
 from engine.resolve import expand
 from engine.sampling import Stream, plan_step
 from engine.session import Session
 from engine.stage import Stage
+from engine.teacher_files import Part, Said, Writer
+from engine.teacher_parts import Block
 from prompt_modules import PromptBank, TeacherStates
 from prompt_modules.bank import JoinedBank
 
-FORMAT = "2"
-PART = 64  # samples of a file
+FORMAT = "3"
 WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
 DISK_SHARE = 0.5  # of the free space that ``auto`` may take
 OPEN_FILES = 256
-TOLD = 5.0  # seconds of verification from which on a run says what they went into
+TOLD = 5.0  # seconds of verification or filling from which on a run says what they went into
+AGREE = 8  # micro-batches between two looks at whether any rank's disk is full
+SAY = 64  # micro-batches between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,6 @@ class TaughtRow:
     prompt_LD: Tensor
     split: Split
     indices: list[int]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Samples whose states are one file. ``of``: what the file says that it holds."""
-
-    row: int
-    indices: list[int]
-    file: Path
-    of: str
 
 
 class TeacherCache:
@@ -78,21 +76,27 @@ class TeacherCache:
     def __init__(self, rows: Sequence[TaughtRow], folder: Path, decided_by: str, temperature: float, hidden: int, itemsize: int):
         self.rows, self.temperature = rows, temperature
         self.bytes_per_token = hidden * (itemsize + 4) + 12
+        self.answers = [row.split.answer_lengths() for row in rows]
         self.parts: list[Part] = []
+        self._numbers: list[range] = []  # of each row's parts
+        self._firsts: list[list[int]] = []  # of each row's parts, the first sample
+        cut_by = f"{teacher_parts.ANSWERS}|{teacher_parts.SAMPLES}"
         for k, row in enumerate(rows):
-            digest = hashlib.sha256(f"{FORMAT}|{PART}|{decided_by}|{temperature}|{row.split.key}|{row.indices}".encode())
+            content = f"{FORMAT}|{cut_by}|{decided_by}|{temperature}|{row.split.key}|{row.indices}"
+            digest = hashlib.sha256(content.encode())
             digest.update(row.prompt_LD.detach().cpu().contiguous().numpy().tobytes())
             own = folder / f"teacher-{row.task}-{digest.hexdigest()[:24]}"
-            for begin in range(0, len(row.indices), PART):
-                number = begin // PART
+            starts = teacher_parts.cut(self.answers[k][i] for i in row.indices)
+            self._numbers.append(range(len(self.parts), len(self.parts) + len(starts)))
+            self._firsts.append([row.indices[start] for start in starts])
+            for number, (begin, end) in enumerate(pairwise([*starts, len(row.indices)])):
                 of = f"teacher {digest.hexdigest()} part {number}"
-                self.parts.append(Part(k, row.indices[begin : begin + PART], own / f"{number:06d}.safetensors", of))
-        self._starts = {k: next(i for i, p in enumerate(self.parts) if p.row == k) for k in range(len(rows))}
+                self.parts.append(Part(k, row.indices[begin:end], own / f"{number:06d}.safetensors", of))
         self._open: dict[int, Any] = {}
 
     def part_of(self, row: int, index: int) -> int:
-        """Number of the part that holds a sample."""
-        return self._starts[row] + bisect_left(self.rows[row].indices, index) // PART
+        """Number of the part that holds a sample of the row's."""
+        return self._numbers[row][bisect_right(self._firsts[row], index) - 1]
 
     def missing(self, wanted: Sequence[int]) -> list[int]:
         """Those parts that are not on disk, as rank 0 sees it. A collective."""
@@ -118,39 +122,80 @@ class TeacherCache:
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """Answer tokens of parts."""
-        lengths = [row.split.answer_lengths() for row in self.rows]
-        return sum(lengths[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
+        return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
 
     def fill(self, numbers: Sequence[int], formulation: Formulation, teachers: PromptBank, say: Callable[[str], None]) -> None:
         """Compute parts, this rank its share of them, in step with the others. A collective.
 
+        Ranks call the backbone equally often: one that has fewer micro-batches repeats a sample. A part's bits depend
+        on the token budget, and neither on the number of ranks nor on which other parts are filled.
+
         Raises:
             UserError: the disk is full, on any rank.
         """
-        rank, world, length = formulation.rank, formulation.world, self.rows[0].prompt_LD.shape[0]
-        for begin in range(0, len(numbers), world):
-            groups = [self._groups(n, formulation, length) for n in numbers[begin : begin + world]]
-            rounds = max(map(len, groups))
-            own = groups[rank] if rank < len(groups) else []
-            filler = groups[0][0][:1]  # ranks call the backbone equally often
-            found = [formulation.teach(own[i] if i < len(own) else filler, teachers, self.temperature) for i in range(rounds)][: len(own)]
-            problems = gather_objects(_written(self.parts[numbers[begin + rank]], own, found) if own else "")
-            if any(problems):
-                raise UserError(next(filter(None, problems)))
-            if begin % (10 * world) == 0 and begin:
-                say(f"teacher cache: {begin} of {len(numbers)} files")
+        begin, rank = time.monotonic(), formulation.rank
+        shares = teacher_parts.deal(self._blocks(numbers, formulation), formulation.world)
+        turns = [[(block, group) for block in share for group in block.groups] for share in shares]
+        rounds = max(map(len, turns))
+        filler = turns[0][0][1][:1] if rounds else []
+        said: list[Said] = []
+        with Writer() as writer:
+            for turn in range(rounds):
+                block, group = turns[rank][turn] if turn < len(turns[rank]) else (None, filler)
+                group = [self._whole(item) for item in group]
+                states = formulation.teach(group, teachers, self.temperature)
+                if block is not None:
+                    said.append(Said(group, states))
+                    if len(said) == len(block.groups):
+                        writer.put([self.parts[number] for number in block.parts], said)
+                        said = []
+                if (turn + 1) % AGREE == 0:
+                    _agree(writer.problem)
+                if (turn + 1) % SAY == 0:
+                    say(f"teacher cache: {turn + 1} of {rounds} micro-batches")
+            _agree(writer.finish())
         barrier()
+        seconds = time.monotonic() - begin
+        if seconds > TOLD:
+            say(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
 
-    def states(self, group: Sequence[Item], device: torch.device) -> TeacherStates:
-        """Of a micro-batch's answer tokens, in order."""
+    def _blocks(self, numbers: Sequence[int], formulation: Formulation) -> list[Block]:
+        """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
+        if not numbers:
+            return []
+        contexts, length = [row.split.context_lengths() for row in self.rows], self.rows[0].prompt_LD.shape[0]
+        parts = [
+            [teacher_parts.stand_in(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
+            for p in self.parts
+        ]
+        return teacher_parts.blocks(parts, numbers, length, formulation.token_budget)
+
+    def _whole(self, item: Item) -> Item:
+        return replace(item, sample=self.rows[item.row].split.sample(item.index))
+
+    def read(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the CPU.
+
+        Raises:
+            RuntimeError: a file has been damaged or removed since this run began, or was never filled.
+        """
         pieces: list[tuple[Tensor, ...]] = []
         for item in group:
-            number = self.part_of(item.row, item.index)
+            number, place = self._place(item)
             part = self._reader(number)
-            place = bisect_left(self.parts[number].indices, item.index)
             begin, end = part["offsets"][place], part["offsets"][place + 1]
             pieces.append(tuple(part[name][begin:end] for name in TeacherStates._fields))
-        return TeacherStates(*(torch.cat(column).to(device) for column in zip(*pieces, strict=True)))
+        return TeacherStates(*(torch.cat(column) for column in zip(*pieces, strict=True)))
+
+    def _place(self, item: Item) -> tuple[int, int]:
+        """A sample's part, and which of the part's samples it is."""
+        indices = self.rows[item.row].indices
+        at = bisect_left(indices, item.index)
+        if at == len(indices) or indices[at] != item.index:  # a benchmark fills what its steps read
+            task = self.rows[item.row].task
+            raise RuntimeError(f"teacher cache: sample {item.index} of {task} was not asked for when it was filled")
+        number = self.part_of(item.row, item.index)
+        return number, bisect_left(self.parts[number].indices, item.index)
 
     def _reader(self, number: int) -> dict[str, Any]:
         if number not in self._open:
@@ -166,74 +211,86 @@ class TeacherCache:
             self._open[number] = {"file": file, "offsets": offsets, **slices}
         return self._open[number]  # type: ignore[no-any-return]
 
-    def _groups(self, number: int, formulation: Formulation, length: int) -> list[list[Item]]:
-        """A part's micro-batches, samples in order."""
-        part = self.parts[number]
-        groups: list[list[Item]] = []
-        tokens = 0
-        for index in part.indices:
-            item = Item(part.row, self.rows[part.row].split.sample(index), 1.0, index)
-            if not groups or tokens + len(item.sample) > formulation.token_budget:
-                groups.append([])
-                tokens = length
-            groups[-1].append(item)
-            tokens += len(item.sample)
-        return groups
+
+class KeptTeachers:
+    """A cache as a loop reads it: ahead of the micro-batches that need it, and in order.
+
+    For a GPU the rows wait in pinned memory, so that their copy is one that nobody waits for.
+    """
+
+    def __init__(self, cache: TeacherCache, device: torch.device):
+        self.cache, self.device = cache, device
+        self._ahead = ReadAhead(self._read)
+        self.expect, self.close = self._ahead.expect, self._ahead.close
+
+    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the device.
+
+        Raises:
+            RuntimeError: as TeacherCache.read.
+        """
+        return TeacherStates(*(to_device(tensor, self.device) for tensor in self._ahead.take(group)))
+
+    def _read(self, group: Sequence[Item]) -> TeacherStates:
+        states = self.cache.read(group)
+        if self.device.type != "cuda":
+            return states
+        with torch.cuda.device(self.device):  # a new thread is on GPU 0, which may be another rank's
+            return TeacherStates(*(tensor.pin_memory() for tensor in states))
 
 
-def _written(part: Part, groups: Sequence[Sequence[Item]], found: Sequence[TeacherStates]) -> str:
-    """Write a part's file; what went wrong, or nothing."""
-    lengths = torch.tensor([0] + [len(i.sample.answer_ids) for group in groups for i in group])
-    tensors = {name: torch.cat([getattr(states, name).cpu() for states in found]) for name in TeacherStates._fields}
-    folder, partial = part.file.parent, None
-    try:
-        if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            sync(folder.parent)
-        partial = new_partial(part.file)
-        save_file({**tensors, "offsets": lengths.cumsum(0)}, str(partial), unsealed(part.of))
-        partial.chmod(0o600)
-        seal(partial)
-        publish(partial, part.file)
-    except Exception as error:  # safetensors has an error of its own for a full disk
-        if partial is not None:
-            remove(partial)
-        return f"teacher cache: {part.file.parent} cannot be written ({type(error).__name__}: {error}). Make room, or set distill.teacher_cache: off"
-    return ""
+def _agree(problem: str) -> None:
+    """A collective.
+
+    Raises:
+        UserError: there is a problem on any rank.
+    """
+    problems = gather_objects(problem)
+    if any(problems):
+        raise UserError(next(filter(None, problems)))
 
 
 def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
     """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.kept``. A collective.
 
     Args:
-        steps: fill what the first so many steps read; whether it is worth it is decided as for all of them.
+        steps: keep only the samples that the first so many steps read; whether it is worth it is decided as for all.
 
     Raises:
         UserError: a limit was given that is too small, or the disk is full.
     """
-    how, temperature = session.config.distill.teacher_cache, stage.weights.temperature
+    how = session.config.distill.teacher_cache
     if how == "off" or session.config.formulation != "packed":
         return
     folder, device = expand(session.config.data.cache), session.backbone().device
     prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
     rows = [TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices) for k, r in enumerate(stage.rows) if r.train is not None]
-    decided_by = f"{session.backbone_hash}|{session.layout.fingerprint()}|{session.card.dtype}"
-    hidden, dtype = session.model_config.hidden_size, getattr(torch, session.card.dtype)
-    cache = TeacherCache(rows, folder, decided_by, temperature, hidden, dtype.itemsize)
+    cache = _cache_of(session, stage, rows, folder)
     visits = visited(stage)
     wanted = sorted({cache.part_of(row, index) for row, index in visits})
-    lengths = [row.split.answer_lengths() for row in rows]
-    read = sum(n * lengths[row][index] for (row, index), n in visits.items())
+    read = sum(n * cache.answers[row][index] for (row, index), n in visits.items())
     missing = cache.missing(wanted)
     if not _worth(cache, wanted, missing, read, how, folder, session.say):
         return
     if steps is not None:
-        wanted = sorted({cache.part_of(row, index) for row, index in visited(stage, steps)})
+        soon = visited(stage, steps)
+        rows = [replace(row, indices=sorted(i for at, i in soon if at == k)) for k, row in enumerate(rows)]
+        cache = _cache_of(session, stage, rows, folder)
+        wanted = list(range(len(cache.parts)))
+        missing = cache.missing(wanted)
+        if missing:
+            session.say(f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps")
     there = sorted(set(wanted).difference(missing))
     damaged = cache.damaged(there, session.place.rank, session.place.world, session.say)
     anew = sorted({*damaged, *set(wanted).intersection(missing)})
     cache.fill(anew, session.formulation(), teachers, session.say)
-    stage.kept = cache.states
+    stage.kept = KeptTeachers(cache, device)
+
+
+def _cache_of(session: Session, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
+    decided_by = f"{session.backbone_hash}|{session.layout.fingerprint()}|{session.card.dtype}"
+    hidden, dtype = session.model_config.hidden_size, getattr(torch, session.card.dtype)
+    return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
 
 
 def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:

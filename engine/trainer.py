@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from engine import checkpoint, startup
-from engine.batching import weigh
 from engine.distributed import gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import Stopped, UserError
 from engine.fence import Fence
@@ -22,9 +21,10 @@ from engine.logbook import Logbook
 from engine.phases import DATA, REDUCE, STEP, phase
 from engine.progress import Window, peak_bytes
 from engine.provenance import check_hashes
-from engine.sampling import Pick, Stream, plan_step
+from engine.sampling import Pick, Stream
 from engine.sharding import ShardedBackbone
 from engine.stage import BankRow, LoopSettings, Stage
+from engine.step_plan import StepPlan, plan_of
 from engine.validation import validation_losses
 
 
@@ -55,6 +55,7 @@ class Loop:
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
         self.step = 0
         self.last_step_picks: list[Pick] = []
+        self._ahead: StepPlan | None = None
         self.window = Window()
         self.formulation = Formulation(backbone, settings.packed, settings.token_budget, settings.rank, settings.world)
 
@@ -70,14 +71,11 @@ class Loop:
         """
         stage, rows = self.stage, self.stage.rows
         with phase(DATA):
-            counts = stage.sampler.counts(step, [not s for s in self.stopped])
-            picks = plan_step(counts, self.streams, self.cursors)
-            self.last_step_picks = picks
-            samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
-            for pick, sample in zip(picks, samples, strict=True):
-                self.row_tokens[pick.row] += len(sample)
-            items = weigh([p.row for p in picks], samples, [p.index for p in picks])
-            groups = self.formulation.micro_batches(items, stage.bank)
+            plan = self._planned(step)
+            picks, items, groups = plan.picks, plan.items, plan.groups
+            self.cursors, self.last_step_picks = list(plan.after), picks
+            for item in items:
+                self.row_tokens[item.row] += len(item.sample)
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
         for group in groups:
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
@@ -99,6 +97,24 @@ class Loop:
         tokens = {"real_tokens": sum(len(i.sample) for i in items), "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups)}
         return {"sums": sums, "present": present, "examples": examples, **{name: torch.tensor(n) for name, n in tokens.items()}}
 
+    def _planned(self, step: int) -> StepPlan:
+        """The plan of a step, made while the step before it ran where teachers' states are read ahead.
+
+        Where they are, the next step is planned too, so that its states can be read while this one is computed.
+        """
+        active, kept = [not s for s in self.stopped], self.stage.kept
+        plan, self._ahead = self._ahead, None
+        if plan is None or not plan.follows(step, active, self.cursors):
+            plan = self._plan(step, active, self.cursors)
+        if kept is not None:
+            if step + 1 < self.stage.total_steps:
+                self._ahead = self._plan(step + 1, active, plan.after)
+            kept.expect([*plan.groups, *(self._ahead.groups if self._ahead else ())])
+        return plan
+
+    def _plan(self, step: int, active: list[bool], cursors: list[int]) -> StepPlan:
+        return plan_of(self.stage, self.formulation, self.streams, step=step, active=active, cursors=cursors)
+
     def advance(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what ``gradients`` and the optimizer say."""
         outcome = self.gradients(self.step)
@@ -111,6 +127,18 @@ class Loop:
     # ---- the loop --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End what reads ahead for this loop. Whoever calls ``advance`` or ``gradients`` alone calls this at the end."""
+        self._ahead = None
+        if self.stage.kept is not None:
+            self.stage.kept.close()
+
+    def _run(self) -> None:
         stage, settings = self.stage, self.settings
         startup.mark("prompts and teachers")
         self._resume()

@@ -166,6 +166,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             with repeatable(m.case.config.deterministic):
                 stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
             m.loop, m.peak = Loop(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
+            after.callback(m.loop.close)
             m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
             m.beside = len(group) - 1
             m.own_bytes = there.bytes + gpu_held() - before

@@ -3,16 +3,16 @@
 Lengths are those of the token cache where the corpora are in it, else assumed, and the plan says which.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from types import SimpleNamespace
 from typing import Any, cast
 
 import clinical_tasks
+from engine import teacher_parts
 from engine.adaptation import adapt_rows
 from engine.batching import Item, packed_groups, padded_groups, weigh
 from engine.config import RunConfig
@@ -22,10 +22,17 @@ from engine.resolve import expand
 from engine.sampling import EveryRow, Stream, TaskMixture, plan_step, seed_of
 from engine.session import Session
 from engine.stage import BankRow, Stage
-from engine.teacher_cache import PART, WORTH, visited
+from engine.teacher_cache import WORTH, visited
 
 SAMPLED, ENOUGH = 6, 3000  # steps of a stage that are cut, or samples of them; the rest are taken to be like them
-Parts = list[tuple[int, list[int]]]  # (row, samples) of the files that teachers' answers are kept in
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files that teachers' answers are kept in: (row, samples) of each, and the numbers of those that a run reads."""
+
+    every: list[tuple[int, list[int]]]
+    read: list[int]
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,20 @@ class AssumedSplit:
         return None
 
     def sample(self, index: int) -> Sample:
+        context, answer = self._lengths(index)
+        return Sample([0] * context, [0] * answer)
+
+    def _lengths(self, index: int) -> tuple[int, int]:
         mean = self.assumed.sample_tokens
         size = max(2, min(self.longest, mean // 2 + index * 2654435761 % (mean + 1)))  # Knuth's multiplicative hash: even, and always the same
         answer = min(size, max(1, round(self.assumed.answer_tokens * size / mean)))
-        return Sample([0] * (size - answer), [0] * answer)
+        return size - answer, answer
+
+    def context_lengths(self) -> list[int]:
+        return [self._lengths(index)[0] for index in self.kept]
+
+    def answer_lengths(self) -> list[int]:
+        return [self._lengths(index)[1] for index in self.kept]
 
 
 def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
@@ -230,24 +247,27 @@ def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> Parts | 
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)
     visits: Counter[tuple[int, int]] = visited(cast(Stage, stage))
-    parts = sorted({(row, bisect_left(rows[row].train_indices, index) // PART) for row, index in visits})
-    wanted = [(row, rows[row].train_indices[PART * part : PART * (part + 1)]) for row, part in parts]
-    times = visits.total() / max(1, sum(len(indices) for _, indices in wanted))
-    return wanted if times >= WORTH or c.distill.teacher_cache != "auto" else None
+    every: list[tuple[int, list[int]]] = []
+    holds: dict[tuple[int, int], int] = {}  # a row's sample -> number of its file
+    for k, row in enumerate(rows):
+        answers, indices = cast(Split, row.train).answer_lengths(), row.train_indices
+        for begin, end in pairwise([*teacher_parts.cut(answers[i] for i in indices), len(indices)]):
+            holds |= dict.fromkeys(((k, i) for i in indices[begin:end]), len(every))
+            every.append((k, indices[begin:end]))
+    read = sorted({holds[visit] for visit in visits})
+    times = visits.total() / max(1, sum(len(every[number][1]) for number in read))
+    return Parts(every, read) if times >= WORTH or c.distill.teacher_cache != "auto" else None
 
 
 def _filled(c: RunConfig, rows: Sequence[BankRow], parts: Parts, world: int) -> tuple[MicroBatch, ...]:
-    """Forward passes of a rank that fill the teacher cache: a file after the other, as many at once as there are ranks."""
-    out: list[MicroBatch] = []
-    for begin in range(0, len(parts), world):
-        row, indices = max(parts[begin : begin + world], key=lambda p: len(p[1]))
-        samples = [cast(Split, rows[row].train).sample(i) for i in indices]
-        total, cuts = c.prompt.length, [0]
-        for place, sample in enumerate(samples):
-            if place > cuts[-1] and total + len(sample) > c.token_budget:
-                cuts.append(place)
-                total = c.prompt.length
-            total += len(sample)
-        cuts.append(len(samples))
-        out += [micro_batch_of([Item(row, s, 1.0) for s in samples[a:b]], c.prompt.length, True) for a, b in pairwise(cuts)]
-    return tuple(out)
+    """Forward passes of a rank that fill the teacher cache, of each round the largest: ranks gather together."""
+    splits = [cast(Split, row.train) for row in rows]
+    lengths = [(split.context_lengths(), split.answer_lengths()) for split in splits]
+    items = [
+        [teacher_parts.stand_in(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
+        for k, indices in parts.every
+    ]
+    blocks = teacher_parts.blocks(items, parts.read, c.prompt.length, c.token_budget)
+    shares = teacher_parts.deal(blocks, world)
+    turns = [[micro_batch_of(g, c.prompt.length, True) for b in share for g in b.groups] for share in shares]
+    return tuple(max(filter(None, turn), key=lambda b: b.tokens) for turn in zip_longest(*turns))
