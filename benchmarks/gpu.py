@@ -85,7 +85,7 @@ def parts(small: bool) -> list[Part]:
         tests, _component("ceilings", seconds=20, gb=16),
         _steps("llama", "llama31_8b", 90, 72, TEACHERS), _steps("gpt-oss", "gpt_oss_20b", 100, 50, TEACHERS),
         _component("vs_peft", "--shape", "llama_8b", "--stages", "teach", *beside, seconds=60, gb=72),
-        _steps("llama offloaded", "llama31_8b", 60, 66, offloaded),
+        _steps("llama-offloaded", "llama31_8b", 60, 66, offloaded),
         _component("attention", "--repeats", "8", seconds=25), _component("loss", "--repeats", "5", seconds=20, gb=20),
         _component("projection", "--repeats", "20", seconds=20),
     ]  # fmt: skip
