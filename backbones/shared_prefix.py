@@ -32,8 +32,6 @@ FLASH_DTYPES = (torch.float16, torch.bfloat16)  # what CUDA's flash attention co
 
 _cpu_forward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, dropout_p=0.0, is_causal=False)
 _cpu_backward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, dropout_p=0.0, is_causal=False)
-_cuda_forward = torch.ops.aten._flash_attention_forward
-_cuda_backward = torch.ops.aten._flash_attention_backward
 
 
 def shared_prefix_attention(
@@ -69,7 +67,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, pref
     """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the fastest of three ways that give the same."""
     if window is not None and window >= prefix.longest:
         window = None  # wide enough for every token to see all before it
-    if _in_parts(q):
+    if _flash_on_cuda(q):
         if window is None and prefix.segments is not None:
             return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return]
         return GatheredAttention.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
@@ -154,20 +152,12 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
 
 
 def _flash_on_cuda(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in FLASH_DTYPES
-
-
-def _in_parts(q: Tensor) -> bool:
     """Whether there is a flash attention that takes sequences of any length."""
-    return _flash_on_cuda(q)
+    return q.is_cuda and q.dtype in FLASH_DTYPES
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> tuple[Tensor, Tensor]:
     """Output (B, H, R, d) and log-sum-exp (B, H, R)."""
-    if _flash_on_cuda(q):
-        tensors, options = [x.transpose(1, 2) for x in (q, k, v)], _cuda(window, scale)
-        out, lse, *_ = _cuda_forward(*tensors, None, None, q.shape[2], k.shape[2], 0.0, True, False, **options)
-        return out.transpose(1, 2), lse
     forward: Callable[..., Any] = _plain_forward if q.is_cuda else _cpu_forward
     outs, lses = [], []
     for i, j, mask in _blocks(q, k, window):
@@ -181,11 +171,6 @@ def _attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, and of k and v: these in fp32 or wider where they are a sum over blocks."""
-    if _flash_on_cuda(q):
-        seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of a dropout that there is not
-        tensors, options = [x.transpose(1, 2) for x in (grad, q, k, v, out)], _cuda(window, scale)
-        found = _cuda_backward(*tensors, lse, None, None, q.shape[2], k.shape[2], 0.0, True, seed, seed[0], **options)
-        return tuple(x.transpose(1, 2) for x in found)  # type: ignore[return-value]
     backward: Callable[..., Any] = _plain_backward if q.is_cuda else _cpu_backward
     blocks = list(_blocks(q, k, window))
     if len(blocks) == 1:
@@ -234,7 +219,3 @@ def _by_group(x: Tensor, groups: int) -> Tensor:
     """(B, H, R, …) -> (B, G, H/G R, …)."""
     return x.unflatten(1, (groups, -1)).flatten(2, 3)
 
-
-def _cuda(window: int | None, scale: float) -> dict[str, Any]:
-    """Flash attention puts the causal border at the bottom right, where ours is, and does not read keys outside the window."""
-    return {"scale": scale, "window_size_left": None if window is None else window - 1, "window_size_right": None if window is None else 0}

@@ -1,10 +1,10 @@
-"""Attention of a packed row, forward and backward: in parts, with gathered keys (in one call, or in padded ones), and as a padded trainer does it.
+"""Attention of a packed row, forward and backward: as it is done on this device, and as a padded trainer does it.
 
     python -m benchmarks.attention --output benchmarks/results/attention_h100.json
 
 Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest, causal. It knows no sinks and no
-windows, so those sizes lack it. In parts and in one call need a GPU. Operations: 4 d a head and a pair of query and key that causality and window let
-see each other, in the packed row, and 2.5 times as many in the backward pass.
+windows, so those sizes lack it. On a GPU rows go in parts, or with gathered keys in one call; on a CPU in padded calls. Operations: 4 d a head and a pair
+of query and key that causality and window let see each other, in the packed row, and 2.5 times as many in the backward pass.
 """
 
 from collections.abc import Callable
@@ -86,8 +86,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         return lambda: torch.autograd.grad(attend(), (q, k, v), grad)
 
     window = size.window
-    calls = {"gathered": both_ways(lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, window, scale))}
-    if device.type == "cuda":
+    calls: dict[str, Callable[[], object]] = {}
+    if device.type == "cpu":
+        calls["gathered"] = both_ways(lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, window, scale))
+    else:
         calls["gathered, one call"] = both_ways(lambda: GatheredAttention.apply(q, k, v, sinks, prefix, window, scale))
         if window is None:
             calls["in parts"] = both_ways(lambda: AttentionInParts.apply(q, k, v, sinks, prefix, scale))

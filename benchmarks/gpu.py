@@ -4,7 +4,8 @@
 
 Parts run one after another, each in a process of its own. A part is left out, and named, where the minutes that are left or the device's memory do not
 hold it; one that fails or takes too long takes nothing from the next. Components write files of their own beside the output, with the device in their
-names. --small does the same on pocket models, without a GPU too: it shows that the command works, its figures mean nothing.
+names. What an earlier call measured on that device stays in the output, but for the parts that run again. --small does the same on pocket models, without a
+GPU too: it shows that the command works, its figures mean nothing.
 """
 
 import argparse
@@ -36,9 +37,11 @@ KEPT = (
     "label", "placement", "teacher", "recompute", "step_seconds", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "mfu", "peak_gpu_bytes",
     "h2d_bytes_per_step", "load_seconds",
 )  # fmt: skip
-STEPS = ["--placement=resident", "--recompute=none", "--distill.batch=128", "--token_budget=16384", "--invented", "90,10", "--steps", "4", "--warmup", "2"]
-SMALL = ["--placement=resident", "--distill.batch=8", "--token_budget=1024", "--invented", "20,5,8", "--steps", "1", "--warmup", "1", "--prompt.length=8"]
-TEACHERS = ["--sweep", "distill.teacher_cache=auto,off"]
+STEPS = ["--recompute=none", "--distill.batch=128", "--token_budget=16384", "--invented", "90,10"]
+RESIDENT = ["--placement=resident", "--steps", "4", "--warmup", "2", "--sweep", "distill.teacher_cache=auto,off"]
+OFFLOADED = ["--placement=offload", "--steps", "2", "--warmup", "1", "--distill.teacher_cache=off"]
+SMALL = ["--placement=resident", "--distill.batch=8", "--token_budget=1024", "--invented", "20,5,8", "--steps", "1", "--warmup", "1", "--prompt.length=8",
+         "--sweep", "distill.teacher_cache=auto,off"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,13 @@ def _steps(name: str, backbone: str, seconds: int, gb: float, more: list[str]) -
     return Part(name, ("train.py", "benchmark", *files, *STEPS, *more), seconds, gb, steps=True)
 
 
-def _small(name: str, backbone: str, more: list[str]) -> Part:
+def _small(name: str, backbone: str) -> Part:
     files = ["--config", "configs/pocket/distill.yaml", f"--backbone=configs/tiny/{backbone}.yaml"]
-    return Part(name, ("train.py", "benchmark", *files, *SMALL, *more), 60, 0, steps=True)
+    return Part(name, ("train.py", "benchmark", *files, *SMALL), 60, 0, steps=True)
 
 
-def _component(name: str, *arguments: str, seconds: int, gb: float = 8) -> Part:
-    return Part(name, ("-m", f"benchmarks.{name}", *arguments), seconds, gb, result=name)
+def _component(module: str, *arguments: str, seconds: int, gb: float = 8, name: str = "") -> Part:
+    return Part(name or module, ("-m", f"benchmarks.{module}", *arguments), seconds, gb, result=module)
 
 
 def parts(small: bool) -> list[Part]:
@@ -76,18 +79,18 @@ def parts(small: bool) -> list[Part]:
     if small:
         return [
             tests, _component("ceilings", "--repeats", "2", seconds=30, gb=0),
-            _small("llama", "llama", TEACHERS), _small("gpt-oss", "gpt_oss", TEACHERS),
+            _small("llama", "llama"), _small("gpt-oss", "gpt_oss"),
             _component("vs_peft", "--shape", "pocket", "--regimes", "short", "--stages", "teach", "--pairs", "1", "--no_memory", seconds=90, gb=0),
         ]  # fmt: skip
-    offloaded = ["--placement=offload", "--distill.teacher_cache=off", "--steps", "2", "--warmup", "1"]
-    beside = ["--regimes", "short", "--pairs", "3", "--token_budget", "16384", "--no_memory", "--samples", "128", "--tasks", "8"]
+    beside = ["--regimes", "short", "--stages", "teach", "--pairs", "3", "--no_memory", "--samples", "128", "--tasks", "8"]
+    llama, gpt_oss = ["--shape", "llama_8b", "--token_budget", "16384"], ["--shape", "gpt_oss_20b", "--token_budget", "8192", "--methods", "peft,packed"]
     return [
         tests, _component("ceilings", seconds=20, gb=16),
-        _steps("llama", "llama31_8b", 90, 72, TEACHERS), _steps("gpt-oss", "gpt_oss_20b", 100, 50, TEACHERS),
-        _component("vs_peft", "--shape", "llama_8b", "--stages", "teach", *beside, seconds=60, gb=72),
-        _steps("llama-offloaded", "llama31_8b", 60, 66, offloaded),
-        _component("attention", "--repeats", "8", seconds=25), _component("loss", "--repeats", "5", seconds=20, gb=20),
-        _component("projection", "--repeats", "20", seconds=20),
+        _steps("llama", "llama31_8b", 60, 72, RESIDENT), _steps("gpt-oss", "gpt_oss_20b", 60, 50, RESIDENT),
+        _component("vs_peft", *beside, *llama, seconds=55, gb=72), _component("vs_peft", *beside, *gpt_oss, seconds=55, gb=60, name="vs_peft-gpt-oss"),
+        _steps("llama-offloaded", "llama31_8b", 60, 66, OFFLOADED),
+        _component("attention", "--repeats", "8", seconds=25), _component("loss", "--repeats", "5", seconds=25, gb=20),
+        _component("projection", "--repeats", "20", seconds=35),
     ]  # fmt: skip
 
 
@@ -154,6 +157,17 @@ def told(part: dict[str, Any]) -> list[str]:
     return lines + [f"    {line[:200]}" for line in part.get("last_lines", [])]
 
 
+def kept(output: Path, device: str, small: bool, again: list[str]) -> list[dict[str, Any]]:
+    """Parts of an earlier call that are not run again."""
+    if not output.is_file():
+        return []
+    before = json.loads(output.read_text())
+    if (before.get("device"), before.get("small")) != (device, small):
+        return []
+    there = {p.name for p in parts(small)}
+    return [p for p in before["parts"] if p["name"] not in again and p["name"] in there]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 where every part that ran passed."""
     protect()
@@ -173,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work on pocket models")
     output: Path = a.output or ROOT / f"benchmarks/results/gpu_{device}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"device": device, "small": a.small, "parts": [], "peak_operations_per_s": peak_here("bfloat16")}
+    content: dict[str, Any] = {"device": device, "small": a.small, "parts": kept(output, device, a.small, chosen), "peak_operations_per_s": peak_here("bfloat16")}
     content |= {"machine": machine(), "versions": versions(), "commit": commit()}
     if a.logs:
         a.logs.mkdir(parents=True, exist_ok=True)
@@ -185,11 +199,12 @@ def main(arguments: list[str] | None = None) -> int:
             done = {"name": part.name, "left_out": why} if why else run_part(part, Path(folder), output.parent, device, min(left, 2 * part.seconds))
             if a.logs and not why:
                 shutil.copy(Path(folder) / f"{part.name}.log", a.logs)
-            content["parts"].append(done)
+            content["parts"].append(done | {"commit": content["commit"]})
+            content["parts"].sort(key=lambda p: [q.name for q in every].index(p["name"]))
             output.write_text(json.dumps(content, indent=1) + "\n")  # after each: whoever ends this command keeps what is done
             print("\n".join(told(done)), flush=True)
     print(f"whole: {time.monotonic() - began:.0f} s; written to {output}", flush=True)
-    return int(any(p.get("exit_code", 0) != 0 for p in content["parts"]))
+    return int(any(p.get("exit_code", 0) != 0 for p in content["parts"] if p["name"] in chosen))
 
 
 if __name__ == "__main__":

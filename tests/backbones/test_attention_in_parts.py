@@ -83,7 +83,7 @@ def flash_backward(
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_in_parts, "_forward", flash_forward)
     monkeypatch.setattr(attention_in_parts, "_backward", flash_backward)
-    monkeypatch.setattr(shared_prefix, "_in_parts", lambda q: True)
+    monkeypatch.setattr(shared_prefix, "_flash_on_cuda", lambda q: True)
 
 
 def both(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, weights: Tensor) -> list[list[Tensor]]:

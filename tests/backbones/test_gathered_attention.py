@@ -16,7 +16,7 @@ from tests.backbones.test_attention_in_parts import flash_backward, flash_forwar
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_in_parts, "_forward", flash_forward)
     monkeypatch.setattr(attention_in_parts, "_backward", flash_backward)
-    monkeypatch.setattr(shared_prefix, "_in_parts", lambda q: True)
+    monkeypatch.setattr(shared_prefix, "_flash_on_cuda", lambda q: True)
 
 
 @given(

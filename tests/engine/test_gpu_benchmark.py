@@ -36,6 +36,8 @@ def test_all_parts_take_less_than_nine_minutes_and_their_memory_fits_an_h100() -
     for part in every:  # what they call is there
         words = [w for w in part.command if w.startswith(("configs/", "tests/"))] + [w.partition("=")[2] for w in part.command if "=configs/" in w]
         assert all((gpu.ROOT / w).exists() for w in words)
+        flags = [w.partition("=")[0] for w in part.command if w.startswith("--")]
+        assert len(set(flags)) == len(flags), f"{part.name}: a flag stands twice, which is refused"
 
 
 def test_what_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
@@ -56,6 +58,12 @@ def test_a_part_that_fails_is_told_and_the_next_runs(tmp_path: Path, monkeypatch
     assert [p.get("exit_code") for p in found] == [3, 0, None] and found[0]["last_lines"] == ["what went wrong"]
     out = capsys.readouterr().out
     assert "first: exit code 3" in out and "    what went wrong" in out and "second: done" in out and "third: left out, it takes about" in out
+    two[0] = Part("first", ("-c", "pass"), 60, 0)  # again, alone: what the others did stays
+    assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--parts", "first"]) == 0
+    again = json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"]
+    assert [p["name"] for p in again] == ["first", "second", "third"] and again[0]["exit_code"] == 0 and again[1:] == found[1:]
+    two[0] = Part("first", ("-c", "raise SystemExit(3)"), 60, 0)
+    main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--parts", "first"])
     assert "- first failed" in "\n".join(page(tmp_path)) and "- third was left out: it takes" in "\n".join(page(tmp_path))
 
 

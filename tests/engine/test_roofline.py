@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 
-from backbones import shared_prefix
 from benchmarks.roofline import ANSWER, ROWS, Counter, batch_of, count
 from benchmarks.workload import SHAPES, Shape
 
@@ -50,13 +48,6 @@ def test_products_are_those_of_the_formula(counted) -> None:
 def test_experts_are_widened_four_times_a_layer(counted) -> None:
     longest = counted["gpt_oss_20b", 4]["longest"]
     assert longest["widen (Triton)"]["launches"] == 4 * 4  # two products, forward and backward
-
-
-def test_two_calls_of_attention_save_a_third_of_the_operators(counted) -> None:
-    with mock.patch.object(shared_prefix, "_in_parts", lambda q: False):
-        gathered = count(shallow("llama_8b", 2), ROW, TASKS)
-    assert counted["llama_8b", 2]["launches"] <= 2 / 3 * gathered["launches"]
-    assert counted["llama_8b", 2]["operations"] == gathered["operations"]
 
 
 def test_fused_layers_move_less_and_compute_the_same(counted) -> None:

@@ -11,7 +11,7 @@ from engine.batching import Item
 from engine.data import Sample
 from engine.formulation import Formulation, LossWeights
 from engine.sharding import ShardedBackbone
-from prompt_modules import DecomposedBank, teacher_states, tied_head_loss
+from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states, tied_head_loss
 from prompt_modules.projection import available, packed_row, packed_row_reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one")
@@ -177,3 +177,23 @@ def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
         backbone.destroy()
     assert not torch.equal(*grads) and relative(grads[1], grads[0]) <= 1e-4
+
+
+def test_lora_of_many_tasks_in_grouped_products() -> None:
+    """In bf16 against one task after the other in fp64 on the CPU."""
+    g = torch.Generator().manual_seed(0)
+    sizes = [300, 1, 77, 512]
+    start = lora_start(6, {"a.q": (256, 128)}, 16, 8, [torch.Generator().manual_seed(k) for k in range(6)])
+    start.up["a-q"].data = torch.randn(6, 256, 16, generator=g)
+    for p in (start.down["a-q"], start.up["a-q"]):
+        p.data = p.data.bfloat16().float()
+    x, weights = (torch.randn(1, sum(sizes), width, generator=g).bfloat16() for width in (128, 256))
+    found = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        bank = LoraBank(start.prompts_KLD, {"a.q": start.down["a-q"].data}, {"a.q": start.up["a-q"].data}).to(device)
+        given = x.to(device, dtype).requires_grad_()
+        out = bank.updates([3, 0, 5, 1], sizes)("a.q", given, torch.zeros(1, sum(sizes), 256, dtype=dtype, device=device))
+        (out * weights.to(device, dtype)).sum().backward()
+        found.append([out.detach().cpu(), given.grad.cpu(), bank.down["a-q"].grad.cpu(), bank.up["a-q"].grad.cpu()])
+    for exact, ours in zip(*found, strict=True):
+        assert relative(ours, exact) <= 1e-2
