@@ -187,8 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work on pocket models")
     output: Path = a.output or ROOT / f"benchmarks/results/gpu_{device}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"device": device, "small": a.small, "parts": kept(output, device, a.small, chosen), "peak_operations_per_s": peak_here("bfloat16")}
-    content |= {"machine": machine(), "versions": versions(), "commit": commit()}
+    content: dict[str, Any] = {"device": device, "small": a.small, "parts": kept(output, device, a.small, chosen)}
+    content |= {"peak_operations_per_s": peak_here("bfloat16"), "machine": machine(), "versions": versions(), "commit": commit()}
     if a.logs:
         a.logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
