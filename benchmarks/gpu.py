@@ -153,7 +153,7 @@ def told(part: dict[str, Any]) -> list[str]:
     for case in part.get("cases", []):
         share = "" if case["mfu"] is None else f", MFU {case['mfu']:.1%}"
         held = "" if case["peak_gpu_bytes"] is None else f", {case['peak_gpu_bytes'] / GB:.1f} GB"
-        lines.append(f"    {case['label']}: {case['step_seconds']['median']:.3f} s a step, {case['tokens_per_s']:,.0f} real tokens/s{share}{held}")
+        lines.append(f"    {case['label'] or 'a step'}: {case['step_seconds']['median']:.3f} s, {case['tokens_per_s']:,.0f} real tokens/s{share}{held}")
     return lines + [f"    {line[:200]}" for line in part.get("last_lines", [])]
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_planning --measured benchmarks/results/gpu_h200.json --docs docs/planning.md
 
-Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed as the invented samples': 100
-tokens, 10 of them answer.
+Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed as the invented samples' are: 100
+tokens, 10 of them answer; and as many samples a task.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.performance_page import table
+from engine.benchmarking.invented import ROWS
 from engine.protection import protect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,8 @@ def planned_flags(command: list[str], changed: str) -> list[str]:
 def predicted(command: list[str], changed: str, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
-        flags = ["--gpu", device, "--sample_tokens", "100", "--answer_tokens", "10", "--mode", "distill", "--output", str(out)]
+        assumed = ["--sample_tokens", "100", "--answer_tokens", "10", "--task_examples", str(ROWS)]
+        flags = ["--gpu", device, *assumed, "--mode", "distill", "--output", str(out)]
         subprocess.run([sys.executable, "train.py", "plan", *planned_flags(command, changed), *flags], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         plan = json.loads(out.read_text())
     stage = next(s for s in plan["stages"] if s["stage"] == "distill")
