@@ -44,7 +44,6 @@ class Sizes:
     vocabulary_elements: int
     tensors: tuple[int, ...]
     kept_per_token: int
-    kept_fused: int
     working_per_token: int
     widened: tuple[int, int]
     linear_sides: int = 0
@@ -55,6 +54,7 @@ class Sizes:
     experts: tuple[int, int] = (1, 1)
     parameters: tuple[tuple[str, int, int], ...] = ()
     blocks: tuple[tuple[int, int, int], ...] = ()
+    kept_fused: int = 0
 
     @property
     def weights(self) -> int:
