@@ -82,14 +82,14 @@ gpu: $(if $(WHEELS),,setup)
 		$(if $(WHEELS),$(PYTHON),python) -m benchmarks.gpu --minutes $(MINUTES) $(GPU_OPTIONS)
 
 # what a machine with torch, transformers, peft, safetensors, sentencepiece, tensorboard and pytest lacks besides; DeepSpeed has no wheel and is packed here
-gpu-wheels:
+gpu-wheels: setup
 	@mkdir -p gpu-wheels
-	DS_BUILD_OPS=0 $(PYTHON) -m pip wheel -q --no-deps --no-build-isolation -w gpu-wheels "$$(grep '^deepspeed==' requirements.txt)"
-	$(PYTHON) -m pip wheel -q --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
-	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+	DS_BUILD_OPS=0 python -m pip wheel -q --no-deps --no-build-isolation -w gpu-wheels "$$(grep '^deepspeed==' requirements.txt)"
+	python -m pip wheel -q --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
+	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"$$(grep '^datasets==' requirements.txt)" hjson pydantic annotated-types typing-inspection termcolor dill multiprocess nltk
-	$(PYTHON) -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
@@ -141,4 +141,4 @@ check: setup
 	lint-imports
 
 clean:
-	rm -rf .venv .venv-floor .cache runs
+	rm -rf .venv .venv-floor .cache runs gpu-wheels

@@ -4,11 +4,12 @@
 
 Parts run one after another, each in a process of its own. A part is left out, and named, where the minutes that are left or the device's memory do not
 hold it; one that fails or takes too long takes nothing from the next. Components write files of their own beside the output, with the device in their
-names. What an earlier call measured on that device stays in the output, but for the parts that run again. --small does the same on pocket models, without a
-GPU too: it shows that the command works, its figures mean nothing.
+names. What an earlier call measured on that card stays in the output until its part has run again. --small does the same on pocket models, without a GPU
+too: it shows that the command works, its figures mean nothing.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,9 @@ def _component(module: str, *arguments: str, seconds: int, gb: float = 8, name: 
 
 
 def parts(small: bool) -> list[Part]:
-    """What is most asked for first."""
-    tests = Part("tests", ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider"), 70, 8)
+    """In the order in which they run: what the time must hold comes first."""
+    command = ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider")
+    tests = Part("tests", command, 70, 0 if small else 8)
     if small:
         return [
             tests, _component("ceilings", "--repeats", "2", seconds=30, gb=0),
@@ -103,7 +106,7 @@ def device_name() -> str:
 
 
 def refusal(part: Part, left: float, free: float) -> str:
-    """Why a part is left out; empty where nothing stands against it. left: seconds. free: bytes."""
+    """Why a part is left out; empty where it fits. left: seconds. free: bytes."""
     if part.seconds > left:
         return f"takes about {part.seconds} s, {max(0, left):.0f} s are left"
     if part.gb * GB > free:
@@ -157,54 +160,87 @@ def told(part: dict[str, Any]) -> list[str]:
     return lines + [f"    {line[:200]}" for line in part.get("last_lines", [])]
 
 
-def kept(output: Path, device: str, small: bool, again: list[str]) -> list[dict[str, Any]]:
-    """Parts of an earlier call that are not run again."""
-    if not output.is_file():
-        return []
-    before = json.loads(output.read_text())
-    if (before.get("device"), before.get("small")) != (device, small):
-        return []
-    there = {p.name for p in parts(small)}
-    return [p for p in before["parts"] if p["name"] not in again and p["name"] in there]
+class Results:
+    """The output file. A part's entry gives way when it has run again, not before; one that is left out gives way to nothing."""
+
+    def __init__(self, file: Path, small: bool):
+        self.file, self.order = file, [p.name for p in parts(small)]
+        here: dict[str, Any] = {"machine": machine(), "versions": versions(), "commit": commit()}
+        self.content: dict[str, Any] = {"device": device_name(), "small": small, "parts": []}
+        self.content |= {"peak_operations_per_s": peak_here("bfloat16"), "machine": here["machine"]}
+        self._here = here
+        if file.is_file():
+            before = json.loads(file.read_text())
+            same = before.get("small") == small and before.get("machine", {}).get("gpu") == here["machine"]["gpu"]
+            self.content["parts"] = [p for p in before["parts"] if same and p["name"] in self.order]
+
+    def add(self, done: dict[str, Any]) -> None:
+        before = next((p for p in self.content["parts"] if p["name"] == done["name"]), None)
+        if before is not None and "left_out" in done:
+            return
+        others = [p for p in self.content["parts"] if p is not before]
+        self.content["parts"] = sorted([*others, done | self._here], key=lambda p: self.order.index(p["name"]))
+        # after each part: whoever ends this command keeps what is done
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.content, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP end this process as Ctrl-C does, so that the part that runs is ended with it."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_all(chosen: list[Part], results: Results, minutes: float, logs: Path | None) -> int:
+    """-> parts that failed."""
+    began, device, failed = time.monotonic(), device_name(), 0
+    if logs:
+        logs.mkdir(parents=True, exist_ok=True)
+    with ended_by_signals(), tempfile.TemporaryDirectory() as folder:
+        for part in chosen:
+            left = 60 * minutes - (time.monotonic() - began)
+            free = torch.cuda.mem_get_info()[0] if device != "cpu" else 0
+            why = refusal(part, left, free)
+            done: dict[str, Any] = {"name": part.name, "left_out": why}
+            if not why:
+                done = run_part(part, Path(folder), results.file.parent, device, min(left, 2 * part.seconds))
+                failed += done["exit_code"] != 0
+            if logs and not why:
+                shutil.copy(Path(folder) / f"{part.name}.log", logs)
+            results.add(done)
+            print("\n".join(told(done)), flush=True)
+    print(f"whole: {time.monotonic() - began:.0f} s; written to {results.file}", flush=True)
+    return failed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 where every part that ran passed."""
+    """Exit code 0 where every part that ran passed, 1 where one did not, 2 for arguments that cannot be."""
     protect()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default="", help="only these, by name, with commas between")
     parser.add_argument("--small", action="store_true", help="pocket models, a CPU will do")
     parser.add_argument("--logs", type=Path, help="keep what each part printed in this folder")
-    parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/gpu_<device>.json)")
+    parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/gpu_<device>.json; with --small in runs/gpu-small)")
     a = parser.parse_args(arguments)
-    every, began, device = parts(a.small), time.monotonic(), device_name()
-    chosen = a.parts.split(",") if a.parts else [p.name for p in every]
-    unknown = [name for name in chosen if name not in {p.name for p in every}]
+    every = {p.name: p for p in parts(a.small)}
+    names = a.parts.split(",") if a.parts else list(every)
+    unknown = [name for name in names if name not in every]
     if unknown:
-        parser.error(f"--parts: {', '.join(unknown)}: there is {', '.join(p.name for p in every)}")
-    if device == "cpu" and not a.small:
+        parser.error(f"--parts: {', '.join(unknown)}: there is {', '.join(every)}")
+    if device_name() == "cpu" and not a.small:
         parser.error("there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work on pocket models")
-    output: Path = a.output or ROOT / f"benchmarks/results/gpu_{device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"device": device, "small": a.small, "parts": kept(output, device, a.small, chosen)}
-    content |= {"peak_operations_per_s": peak_here("bfloat16"), "machine": machine(), "versions": versions(), "commit": commit()}
-    if a.logs:
-        a.logs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for part in (p for p in every if p.name in chosen):
-            left = 60 * a.minutes - (time.monotonic() - began)
-            free = torch.cuda.mem_get_info()[0] if device != "cpu" else 0
-            why = refusal(part, left, free) if device != "cpu" or part.gb == 0 else ""
-            done = {"name": part.name, "left_out": why} if why else run_part(part, Path(folder), output.parent, device, min(left, 2 * part.seconds))
-            if a.logs and not why:
-                shutil.copy(Path(folder) / f"{part.name}.log", a.logs)
-            content["parts"].append(done | {"commit": content["commit"]})
-            content["parts"].sort(key=lambda p: [q.name for q in every].index(p["name"]))
-            output.write_text(json.dumps(content, indent=1) + "\n")  # after each: whoever ends this command keeps what is done
-            print("\n".join(told(done)), flush=True)
-    print(f"whole: {time.monotonic() - began:.0f} s; written to {output}", flush=True)
-    return int(any(p.get("exit_code", 0) != 0 for p in content["parts"] if p["name"] in chosen))
+    output = a.output or ROOT / ("runs/gpu-small" if a.small else "benchmarks/results") / f"gpu_{device_name()}.json"
+    return int(run_all([every[name] for name in every if name in names], Results(output, a.small), a.minutes, a.logs) > 0)
 
 
 if __name__ == "__main__":

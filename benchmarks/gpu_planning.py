@@ -66,11 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs/planning.md"))
     a = parser.parse_args(arguments)
     measured = json.loads(a.measured.read_text())
+    before, _, rest = a.docs.read_text().partition(BEGIN)
+    if END not in rest:
+        parser.error(f"{a.docs}: {BEGIN} and {END} must stand where the table belongs")
+    if measured["machine"]["gpu"] is None:
+        parser.error(f"{a.measured}: measured without a GPU")
     head = ["one " + measured["machine"]["gpu"], "peak memory: predicted, measured", "error", "a step: predicted, measured", "error", "bound by"]
     lines = table(head, rows_of(measured))
-    before, _, rest = a.docs.read_text().partition(BEGIN)
-    if not rest:
-        parser.error(f"{a.docs}: {BEGIN} is missing, where the table belongs")
     a.docs.write_text(before + "\n".join([BEGIN, *lines, END]) + rest.partition(END)[2])
     print("\n".join(lines))
 

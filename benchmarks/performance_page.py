@@ -125,7 +125,7 @@ def attention(content: Content) -> Section:
             if peer in seconds and peer != own:
                 ratios.append(Ratio(f"attention, {c['size']}, against {what}", seconds[peer] / seconds[own]))
     note = ("Forward and backward, in ms. In parts: two calls of flash attention, on a GPU alone, in layers without a window. Gathered, one call: a GPU's way "
-            "where there is one. Gathered: the way of CPUs, samples of like length in one padded call. Padded: PyTorch's attention with the prompt before "
+            "in layers with a window. Gathered: the way of CPUs, samples of like length in one padded call. Padded: PyTorch's attention with the prompt before "
             "every sample. TFLOP/s are of the one that is used.")  # fmt: skip
     return Section("Attention of a packed row", "python -m benchmarks.attention --output benchmarks/results/attention_cpu.json",
                    [note, "", *table(["", *ATTENDED, "padded", "TFLOP/s"], rows)], ratios)  # fmt: skip
@@ -249,8 +249,9 @@ def gpu(content: Content) -> Section:
             held = "-" if c["peak_gpu_bytes"] is None else f"{c['peak_gpu_bytes'] / 1e9:.1f}"
             rows.append([f"{part['name']}, {c['placement']}, teacher {c['teacher']}", f"{c['step_seconds']['median']:.3f}", f"{c['tokens_per_s']:,.0f}",
                          reached, held, f"{c['h2d_bytes_per_step'] / 1e9:.1f}"])  # fmt: skip
-    note = ("Steps of a whole distillation on invented samples of 100 tokens, 128 a step of 21 tasks, rows of up to 16,384 tokens. TFLOP/s and, of the maker's "
-            "peak, MFU count 4 N a real token, also where a teacher is asked besides. Ceilings of the same card stand below.")  # fmt: skip
+    measured = next((" ".join(p["command"]) for p in content["parts"] if "cases" in p), "")
+    note = (f"Steps of a whole distillation on invented samples of 21 tasks, the first with `{measured}`. TFLOP/s and, of the maker's peak, MFU count 4 N a "
+            "real token, also where a teacher is asked besides. Ceilings of the same card stand below.")  # fmt: skip
     head = ["", "seconds a step", "real tokens/s", "TFLOP/s (MFU)", "GPU GB", "GB uploaded a step"]
     lines = [note, "", *table(head, rows), *(["", *(f"- {m}" for m in missing)] if missing else [])]
     return Section("Whole steps on a GPU", "python -m benchmarks.gpu --output benchmarks/results/gpu_cpu.json", lines)
@@ -296,11 +297,11 @@ def page(results: Path) -> list[str]:
 
 def made_on(content: Content) -> str:
     """Machine, versions and commit of a results file; of each group of cases where they differ."""
-    cases = [content, *content.get("cases", [])] if isinstance(content, dict) else content
+    cases = [content, *content.get("cases", []), *content.get("parts", [])] if isinstance(content, dict) else content
     found: dict[str, list[str]] = {}
     for c in cases:
         m, v = c.get("machine"), c.get("versions")
-        if m:
+        if m and v:
             device = f"GPU {m['gpu']}" if m["gpu"] else f"{m['cpu'] or 'a CPU'}, {m['cores']} cores, {m['threads']} thread{'s' * (m['threads'] > 1)}"
             names = ", ".join(f"{n} {v[n]}" for n in ("torch", "transformers", "deepspeed", "peft") if v and v.get(n))
             found.setdefault(f"{device}; {names}", []).append(c.get("commit") or "unknown")

@@ -257,8 +257,8 @@ class RunConfig:
     fused: Literal["auto", "off"] = "auto"
     """On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's experts three; ``off``: as in transformers."""
     deterministic: bool = False
-    """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and placement. A step takes longer
-    (docs/fast_path.md). An operator that cannot do so ends the run. CPUs do so anyway."""
+    """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and placement; what it costs: docs/fast_path.md.
+    An operator that cannot do so ends the run. CPUs do so anyway."""
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
     preempt_signal: str = "USR1"

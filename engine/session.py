@@ -316,13 +316,13 @@ class _Standing:
 
     card: BackboneCard
     deepspeed: str
-    how: tuple[str, int, bool, str, bool]
+    how: tuple[str, int, bool, str]
     machine: placement.Machine
     backbone: ShardedBackbone
 
 
-def _how(chosen: placement.Need, config: RunConfig) -> tuple[str, int, bool, str, bool]:
-    return chosen.placement, chosen.recompute, chosen.offloaded, config.fused, config.deterministic
+def _how(chosen: placement.Need, config: RunConfig) -> tuple[str, int, bool, str]:
+    return chosen.placement, chosen.recompute, chosen.offloaded, config.fused
 
 
 _standing: _Standing | None = None

@@ -36,7 +36,7 @@ class Said:
     """A micro-batch's states on their way to the host. The host does not wait for the GPU before it asks for them."""
 
     def __init__(self, group: Sequence[Item], states: TeacherStates):
-        self.group, self._states = group, states
+        self.group, self._states, self._device = group, states, states.hidden_ND.device
         self._copied: torch.cuda.Event | None = None
         if states.hidden_ND.is_cuda:
             self._states = TeacherStates(*(_pinned_copy(tensor) for tensor in states))
@@ -46,7 +46,9 @@ class Said:
     def by_sample(self) -> dict[tuple[int, int], TeacherStates]:
         """(bank row, sample) -> states of its answer tokens, on the host."""
         if self._copied is not None:
-            self._copied.synchronize()
+            # a thread begins on the first GPU: to wait there would take memory of it that belongs to another rank
+            with torch.cuda.device(self._device):
+                self._copied.synchronize()
         sizes = [len(item.sample.answer_ids) for item in self.group]
         columns = [tensor.split(sizes) for tensor in self._states]
         return {(item.row, item.index): TeacherStates(*(c[i] for c in columns)) for i, item in enumerate(self.group)}

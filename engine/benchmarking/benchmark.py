@@ -60,7 +60,7 @@ class Measured:
         assert self.chosen is not None
         config, chosen = self.case.config, self.chosen
         place = (chosen.placement, chosen.recompute, chosen.offloaded)
-        return repr(self.session.card), config.deepspeed, config.fused, config.deterministic, *place
+        return repr(self.session.card), config.deepspeed, config.fused, *place
 
 
 def run_benchmark(request: Request) -> None:
@@ -171,7 +171,8 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.beside = len(group) - 1
             m.own_bytes = there.bytes + gpu_held() - before
             if request.beside:
-                m.peft = PeftBeside(stage, m.session.start_prompt("metaprompt"), m.backbone, m.case.config.token_budget)
+                start_LD, config = m.session.start_prompt("metaprompt"), m.case.config
+                m.peft = PeftBeside(stage, start_LD, m.backbone, config.token_budget, deterministic=config.deterministic)
         for step in range(request.warmup + request.steps):
             for m in group:
                 record = _step(m, clock, device, probe)

@@ -14,6 +14,7 @@ from engine.batching import Item, weigh
 from engine.benchmarking.peft_step import PeftTrainer
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.repeatable import repeatable
 from engine.sharding import ShardedBackbone
 from engine.stage import Stage
 from engine.trainer import Loop
@@ -52,11 +53,11 @@ def check_ranks(world: int) -> None:
 class PeftBeside:
     """PEFT's steps beside those of a loop, with transformers' own operators: their seconds, and their losses in nats.
 
-    ``ours_fused``: whether operators of a layer are joined in the loop's steps.
+    ``ours_fused``: whether operators of a layer are joined in the loop's steps. ``deterministic``: as the key of the run, for both alike.
     """
 
-    def __init__(self, stage: Stage, start_LD: torch.Tensor, backbone: ShardedBackbone, budget: int):
-        self.budget, self.ours_fused = budget, is_fused(backbone.model)
+    def __init__(self, stage: Stage, start_LD: torch.Tensor, backbone: ShardedBackbone, budget: int, *, deterministic: bool):
+        self.budget, self.ours_fused, self.deterministic = budget, is_fused(backbone.model), deterministic
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.trainer: PeftTrainer | None = PeftTrainer(
@@ -74,7 +75,7 @@ class PeftBeside:
         assert self.trainer is not None
         batches = self.trainer.batches(_items_of(loop), self.budget)
         try:
-            with unfused(self.trainer.backbone):
+            with unfused(self.trainer.backbone), repeatable(self.deterministic):
                 _wait(self.trainer.device)
                 begin = time.perf_counter()
                 loss = self.trainer.step(batches)

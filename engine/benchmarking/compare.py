@@ -24,6 +24,7 @@ RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
 MACHINE = "slower, and so is the machine"
 SLOWER, FASTER, SAME, FEW = "slower beyond the spread", "faster", "no difference that this many steps can show", "too few steps to tell"
 HARDWARE = ("cpu", "gpu", "cores", "threads")
+SINCE = {"deterministic": False}  # keys that a benchmark.json of this release may lack
 SINGLE = ("peak_gpu_bytes", "peak_host_bytes", "load_seconds", "h2d_bytes_per_step")
 REMEDY = "measure with the same command, or give --compare_anyway=true"
 
@@ -115,7 +116,8 @@ def read_old(path: Path) -> Old:
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     out = [f"{k}: {there.get(k)} there, {here[k]} here" for k in ("mode", "backbone", "weights", "rows") if there.get(k) != here[k]]
-    a, b = there["config"], json.loads(json.dumps(here["config"]))
+    # a key that came after the other measurement had its default's effect there
+    a, b = SINCE | there["config"], json.loads(json.dumps(here["config"]))
     return out + [f"{k}: {a.get(k)!r} there, {b.get(k)!r} here" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 

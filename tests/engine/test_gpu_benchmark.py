@@ -1,7 +1,10 @@
 """``make gpu``'s command: parts that fail, hang or do not fit take nothing from the next, and are named. Whole, on pocket models: without a GPU."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,36 @@ def test_what_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
             f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(600)"  # fmt: skip
     code, seconds = ran([sys.executable, "-c", child], tmp_path / "log", 5.0)
     assert code is None and seconds < 60
-    state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_terminated_command_ends_its_part_and_keeps_what_is_done(tmp_path: Path) -> None:
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = (
+        "import sys; from benchmarks import gpu; from benchmarks.gpu import Part\n"
+        f"gpu.parts = lambda small: [Part('first', ('-c', 'pass'), 60, 0), Part('second', ('-c', {child!r}), 600, 0)]\n"
+        f"sys.exit(gpu.main(['--small', '--minutes', '99', '--output', {str(tmp_path / 'gpu_cpu.json')!r}]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert gone(int((tmp_path / "pid").read_text()))
+    assert [p["name"] for p in json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"]] == ["first"]
+
+
+def test_small_results_do_not_stand_among_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    monkeypatch.setattr(gpu, "run_all", lambda chosen, results, minutes, logs: found.append(results.file) or 0)
+    assert main(["--small"]) == 0 and found[0].parent == gpu.ROOT / "runs/gpu-small"
+
+
+def gone(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_part_that_fails_is_told_and_the_next_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +93,9 @@ def test_a_part_that_fails_is_told_and_the_next_runs(tmp_path: Path, monkeypatch
     assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--parts", "first"]) == 0
     again = json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"]
     assert [p["name"] for p in again] == ["first", "second", "third"] and again[0]["exit_code"] == 0 and again[1:] == found[1:]
+    two[1] = Part("second", (), 10**6, 0)  # left out now: what it measured before stays
+    main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--parts", "second"])
+    assert json.loads((tmp_path / "gpu_cpu.json").read_text())["parts"] == again
     two[0] = Part("first", ("-c", "raise SystemExit(3)"), 60, 0)
     main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--parts", "first"])
     assert "- first failed" in "\n".join(page(tmp_path)) and "- third was left out: it takes" in "\n".join(page(tmp_path))

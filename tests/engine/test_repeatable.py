@@ -124,7 +124,7 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
     chosen = SimpleNamespace(placement="resident", recompute=0, offloaded=False)
     session: Any = SimpleNamespace(card="card")
     measured = [benchmark.Measured(case, session, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
-    assert measured[0].lives != measured[1].lives
+    assert measured[0].lives == measured[1].lives  # one backbone serves both
     cpu = torch.device("cpu")
     with phases.running(cpu) as clock:
         for m in [*measured, *measured]:
