@@ -49,7 +49,8 @@ class BackboneCard:
     attention: str = ""
     """transformers' attn_implementation; default: the family's own."""
     dummy: bool = False
-    """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that mean nothing."""
+    """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that mean nothing.
+    A GPU draws them itself: other values than a CPU's."""
     dequantize: bool = False
     """Widen MXFP4 experts to ``dtype`` as they are read, three times the memory: for comparison. The values are the same."""
 

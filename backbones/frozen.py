@@ -76,7 +76,7 @@ def build_backbone(
             keep_no_inputs(model, model.get_output_embeddings())
         model.tie_weights()
     model.requires_grad_(False).eval()
-    source = _filled(model, card, config, dtype, say)
+    source = _filled(model, card, config, dtype, device, say)
     table = model.get_input_embeddings()
     if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts) and looks_up_plainly(table):
         name = next(n for n, p in model.named_parameters() if p is table.weight)
@@ -88,13 +88,14 @@ def build_backbone(
 
 
 def _filled(
-    model: PreTrainedModel, card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, say: Callable[[str], None]
+    model: PreTrainedModel, card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype,
+    device: torch.device | None, say: Callable[[str], None],
 ) -> WeightSource:  # fmt: skip
     """Where the model's weights, which are there now, come from."""
     wanted, tied = wanted_of(model), shared_names(model)
     for head, table in untied_by_file(card):
         say(f"backbone {card.name}: {head} differs from {table}, whatever tie_word_embeddings says; both are kept")
-    source = _source(card, config, dtype, wanted, tied)
+    source = _source(card, config, dtype, device, wanted, tied)
     if isinstance(source, SafetensorsSource) and _is_converted(config, source, wanted):
         way = "renames or merges weights as it loads; transformers does it, whole on every rank"
         say(f"backbone {card.name}: {config.model_type} {way}")
@@ -107,11 +108,12 @@ def _filled(
 
 
 def _source(
-    card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, wanted: dict[str, Any], tied: dict[str, str]
+    card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | None,
+    wanted: dict[str, Any], tied: dict[str, str],
 ) -> WeightSource:  # fmt: skip
     """``tied``: further names of shared weights -> their first, as of ``shared_names``."""
     if card.dummy:
-        return DummySource(wanted, card.seed)
+        return DummySource(wanted, card.seed, device)
     packed = stays_packed(config)
     if card.random:
         return RandomSource(config, card.seed, packed)

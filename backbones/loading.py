@@ -2,9 +2,11 @@
 
 A ZeRO-3 shard is one stretch of the flattened parameter, and so is a secondary (hpZ) shard. transformers' loader makes the whole model on
 every rank under ZeRO-3, or broadcasts it from one; here nothing is whole anywhere and nothing is sent.
+What stays in host memory is read straight to its place, pinned or not. What stays on a GPU goes there through ``staging``.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +17,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backbones.card import BackboneError
-from backbones.sources import Stored, WeightSource
+from backbones.sources import DummySource, Stored, WeightSource
+from backbones.staging import Staging, arrival
 
 PIECE = 16 << 20  # numbers that a thread reads at once
-THREADS = 8
+THREADS = 8  # each has two buffers of staging.BUFFER, if the weights go to a GPU: 128 MiB in all
 EVERY = 10.0  # seconds between progress lines
 FRACTIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -50,9 +53,10 @@ def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> 
     jobs = [(name, start, out) for name, p in model.named_parameters() for whole_start, whole in shards(p) for start, out in _cut(whole_start, whole)]
     total = sum(out.numel() * out.element_size() for _, _, out in jobs)
     done, begin, told = 0, time.monotonic(), time.monotonic()
+    own = threading.local()
     pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
     try:
-        for size in pool.map(lambda job: _read(source, *job), jobs):
+        for size in pool.map(lambda job: _read(source, own, *job), jobs):
             done += size
             if time.monotonic() - told > EVERY:
                 told = time.monotonic()
@@ -88,11 +92,18 @@ def _cut(start: int, out: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start + begin, out[begin : begin + PIECE]
 
 
-def _read(source: WeightSource, name: str, start: int, out: Tensor) -> int:
-    if out.is_cpu:
+def _read(source: WeightSource, own: threading.local, name: str, start: int, out: Tensor) -> int:
+    """Fill ``out``; ``own`` holds this thread's buffers."""
+    if isinstance(source, DummySource) or read_in_place(out):
         source.read(name, start, out)
+        arrival(out.device)()  # a GPU draws dummy weights after it was asked to: progress and seconds are of what is there
     else:
-        staged = torch.empty(out.numel(), dtype=out.dtype)
-        source.read(name, start, staged)
-        out.copy_(staged)
+        if not hasattr(own, "staging"):
+            own.staging = Staging(out.device)
+        own.staging.send(out, lambda begin, part: source.read(name, start + begin, part))
     return out.numel() * out.element_size()
+
+
+def read_in_place(out: Tensor) -> bool:
+    """Whether a file can be read straight into this memory."""
+    return out.is_cpu
