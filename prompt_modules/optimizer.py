@@ -11,6 +11,40 @@ import torch
 from torch import Tensor, nn
 
 SCHEDULES = ("constant", "linear", "cosine")
+# Numbers that one operation works on at most, a larger parameter aside. On a GPU few launches matter, and a step takes
+# about 24 bytes a number beside its tensors. On a CPU the chunk has to stay in the cache.
+CHUNK_NUMBERS = {"cpu": 2**18}
+CHUNK_NUMBERS_ELSEWHERE = 2**24
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """P parameters of one shape and type that are stepped together, with their moments, each (P, K, ...)."""
+
+    names: list[str]
+    first: Tensor
+    second: Tensor
+
+
+def chunks_of(parameters: dict[str, nn.Parameter]) -> list[Chunk]:
+    """All parameters in chunks of equal shapes, with moments of zero."""
+    alike: dict[tuple[torch.Size, torch.dtype], list[str]] = {}
+    for name, parameter in parameters.items():
+        alike.setdefault((parameter.shape, parameter.dtype), []).append(name)
+    chunks = []
+    for (shape, dtype), names in alike.items():
+        device = parameters[names[0]].device
+        size = max(1, CHUNK_NUMBERS.get(device.type, CHUNK_NUMBERS_ELSEWHERE) // max(1, shape.numel()))
+        for start in range(0, len(names), size):
+            own = names[start : start + size]
+            first, second = (torch.zeros(len(own), *shape, dtype=dtype, device=device) for _ in range(2))
+            chunks.append(Chunk(own, first, second))
+    return chunks
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """(P, K, ...); a view where there is one tensor, so that a large bank is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 @dataclass
@@ -34,7 +68,7 @@ class RowGroup:
     clip: float = 1.0
     active_K: Tensor = field(init=False)
     steps_K: Tensor = field(init=False)
-    moments: dict[str, tuple[Tensor, Tensor]] = field(init=False)
+    chunks: list[Chunk] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -47,7 +81,17 @@ class RowGroup:
         self.total_steps = torch.as_tensor(self.total_steps, device=device).expand(n_rows).clone()
         self.active_K = torch.ones(n_rows, dtype=torch.bool, device=device)
         self.steps_K = torch.zeros(n_rows, dtype=torch.int64, device=device)
-        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
+        self.clear_moments()
+
+    def clear_moments(self) -> None:
+        """New moments of zero, in the type that the parameters have now."""
+        self.chunks = chunks_of(self.parameters)
+
+    @property
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> first and second moment of a parameter, as windows into its chunk."""
+        found = {n: m for c in self.chunks for n, m in zip(c.names, zip(c.first.unbind(), c.second.unbind()))}
+        return {name: found[name] for name in self.parameters}
 
     def lr_K(self) -> Tensor:
         """The learning rate of each row's next step, fp64 (K,)."""
@@ -66,6 +110,18 @@ class StepReport:
     grad_norm_K: Tensor
     lr_K: Tensor
     skipped_K: Tensor
+
+
+def _norm_K(chunks: list[Chunk], grads: dict[str, Tensor]) -> Tensor:
+    """L2 norm of each row's gradient over all parameters, summed in the order of ``grads``.
+
+    In fp64: a row's norm must not depend on how many other rows are reduced beside it.
+    """
+    squares: dict[str, Tensor] = {}
+    for chunk in chunks:
+        whole = stacked([grads[n] for n in chunk.names]).to(torch.float64, copy=True).square_()
+        squares.update(zip(chunk.names, whole.flatten(2).sum(2).unbind()))
+    return torch.stack([squares[n] for n in grads]).sum(0).sqrt()
 
 
 class RowwiseAdamW:
@@ -94,30 +150,44 @@ class RowwiseAdamW:
 
     def _step_group(self, group: RowGroup, present_K: Tensor) -> StepReport:
         grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in group.parameters.items()}
-        # fp64: a row's norm must not depend on how many other rows are reduced beside it
-        norm_K = torch.stack([g.flatten(1).double().square().sum(1) for g in grads.values()]).sum(0).sqrt()
+        norm_K = _norm_K(group.chunks, grads)
         finite_K = norm_K.isfinite()
         moving_K = present_K & group.active_K & finite_K
         lr_K = group.lr_K()
         scale_K = (group.clip / norm_K.clamp(min=1e-12)).clamp(max=1) if group.clip else torch.ones_like(norm_K)
         group.steps_K += moving_K
         rows = moving_K.nonzero()[:, 0]  # once a group: on a GPU the host waits for it
-        for name, parameter in group.parameters.items() if len(rows) else ():
-            self._move(parameter, grads[name], group.moments[name], rows, scale_K, lr_K, group.steps_K)
+        if len(rows):
+            every = len(rows) == len(moving_K)
+            factors_4K = torch.stack([scale_K, *(1 - beta ** group.steps_K.double() for beta in self.betas), lr_K])
+            factors_4R = factors_4K if every else factors_4K[:, rows]
+            for chunk in group.chunks:
+                parameters: list[Tensor] = [group.parameters[n] for n in chunk.names]
+                own = [grads[n] for n in chunk.names]
+                self._move(chunk, parameters, own, None if every else rows, factors_4R)
         return StepReport(norm_K, lr_K, present_K & group.active_K & ~finite_K)
 
-    def _move(self, parameter: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], rows, scale_K, lr_K, steps_K) -> None:
-        def by_row(values_K: Tensor) -> Tensor:
-            return values_K[rows].to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))
-
-        g = grad[rows] * by_row(scale_K)
-        first, second = moments
+    def _move(
+        self, chunk: Chunk, parameters: list[Tensor], grads: list[Tensor], rows: Tensor | None, factors_4R: Tensor
+    ) -> None:
+        """Step the chosen rows of a chunk; ``rows`` is None for all of them, which needs no copy of the moments."""
+        shape = (4, 1, -1, *[1] * (chunk.first.dim() - 2))
+        scale, correction1, correction2, lr = factors_4R.to(chunk.first.dtype).view(shape)
+        at = slice(None) if rows is None else rows
         beta1, beta2 = self.betas
-        first[rows] = first[rows] * beta1 + g * (1 - beta1)
-        second[rows] = second[rows] * beta2 + g.square() * (1 - beta2)
-        m = first[rows] / by_row(1 - beta1 ** steps_K.double())
-        v = second[rows] / by_row(1 - beta2 ** steps_K.double())
-        parameter[rows] -= by_row(lr_K) * m / (v.sqrt() + self.eps)
+        g = stacked(grads)[:, at] * scale
+        first, second = chunk.first[:, at], chunk.second[:, at]
+        first.mul_(beta1).add_(g * (1 - beta1))
+        second.mul_(beta2).add_(g.square_().mul_(1 - beta2))
+        if rows is not None:
+            chunk.first[:, rows], chunk.second[:, rows] = first, second
+        update = (first / correction1).mul_(lr).div_((second / correction2).sqrt_().add_(self.eps))
+        if len(parameters) == 1:
+            parameters[0][at] -= update[0]
+            return
+        if rows is not None:  # 0 for the other rows: subtracting it leaves every bit of them
+            update = torch.zeros_like(chunk.first).index_copy_(1, rows, update)
+        torch._foreach_sub_(parameters, list(update.unbind()))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Flat name -> tensor, ready for safetensors: moments, step counts and active flags of every group."""

@@ -107,7 +107,7 @@ def make_loop() -> Callable[..., Loop]:
     def make(stage: Stage, session: Session, **changes: Any) -> Loop:
         stage.bank.double()
         for group in stage.optimizer.groups.values():
-            group.moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in group.parameters.items()}
+            group.clear_moments()
         settings = LoopSettings(**{**session.loop_settings().__dict__, **changes})
         return Loop(stage, session.backbone(), settings)
 

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prompt_modules import RowGroup, RowwiseAdamW
+from prompt_modules import optimizer as optimizer_module
 
 STEPS = 40
 
@@ -225,3 +227,66 @@ def test_a_group_that_cannot_be_is_refused() -> None:
         RowGroup({"u": nn.Parameter(draw(0, 3, 4))}, 0.1, 9, schedule="cosin")
     with pytest.raises(ValueError, match="equally many rows"):
         RowGroup({"u": nn.Parameter(draw(0, 3, 4)), "v": nn.Parameter(draw(0, 2, 4))}, 0.1, 9)
+
+
+class Operators(TorchDispatchMode):
+    """Counts every operator that is called inside, views too."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("present", [[True, True], [True, False]])
+def test_a_step_calls_no_operator_more_for_20_parameters_than_for_2(present: list[bool]) -> None:
+    def operators(n: int) -> int:
+        parameters = {f"p{i}": nn.Parameter(draw(i, 2, 3, 4)) for i in range(n)}
+        optimizer = RowwiseAdamW({"g": RowGroup(parameters, 0.1, 9)})
+        for i, parameter in enumerate(parameters.values()):
+            parameter.grad = draw(100 + i, 2, 3, 4)
+        with Operators() as counted:
+            optimizer.step({"g": torch.tensor(present)})
+        assert not torch.equal(parameters["p1"], draw(1, 2, 3, 4))
+        return counted.count
+
+    assert operators(20) == operators(2) < 80
+
+
+def plain_step(parameters, grads, moments, steps: list[int], rows: list[int], lr: float, clip: float) -> None:
+    """AdamW one parameter and one row at a time, in the order of the definition."""
+    norms = torch.stack([g.flatten(1).double().square().sum(1) for g in grads]).sum(0).sqrt()
+    for k in rows:
+        steps[k] += 1
+        scale = (clip / norms[k].clamp(min=1e-12)).clamp(max=1).float()
+        # a power of tensors, as in the step: that of Python may differ in the last bit
+        one, two = ((1 - beta ** torch.tensor([steps[k]]).double()).float() for beta in (0.9, 0.999))
+        for p, grad, (first, second) in zip(parameters, grads, moments, strict=True):
+            g = grad[k] * scale
+            first[k] = first[k] * 0.9 + g * (1 - 0.9)
+            second[k] = second[k] * 0.999 + g.square() * (1 - 0.999)
+            p[k] -= torch.tensor(lr, dtype=torch.float64).float() * (first[k] / one) / ((second[k] / two).sqrt() + 1e-8)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 2**18])  # a chunk a parameter, chunks of two or three, one chunk a shape
+def test_chunks_equal_the_plain_step_to_the_bit(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(optimizer_module.CHUNK_NUMBERS, "cpu", numbers)
+    shapes = [(4, 3, 4), (4, 2, 5)] * 5  # in turn, so that a chunk's parameters are not neighbours in the group
+    ours = {f"p{i}": nn.Parameter(draw(i, *shape).float()) for i, shape in enumerate(shapes)}
+    group = RowGroup(ours, 0.1, 9)
+    plain = [p.detach().clone() for p in ours.values()]
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in plain]
+    steps, bad = [0] * 4, {2: 0, 3: 1}  # step -> the row that is not finite there
+    for step, present in enumerate([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1], [1, 1, 1, 1]]):
+        grads = [draw(50 * step + 100 + i, *shape).float() for i, shape in enumerate(shapes)]
+        if step in bad:
+            grads[4][bad[step], 1, 2] = math.nan
+        if step == 1:
+            grads[3][1] = math.nan  # of a row that is absent
+        rows = [k for k in range(4) if present[k] and bad.get(step) != k]
+        plain_step(plain, grads, moments, steps, rows, 0.1, 1.0)
+        one_step(RowwiseAdamW({"g": group}), dict(zip(ours, grads, strict=True)), [bool(x) for x in present])
+    assert group.steps_K.tolist() == steps == [4, 3, 4, 5]
+    for p, q, found, wanted in zip(ours.values(), plain, group.moments.values(), moments, strict=True):
+        assert torch.equal(p, q) and torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
