@@ -116,8 +116,8 @@ def read_old(path: Path) -> Old:
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     out = [f"{k}: {there.get(k)} there, {here[k]} here" for k in ("mode", "backbone", "weights", "rows") if there.get(k) != here[k]]
-    # a key that came after the other measurement had its default's effect there
-    a, b = SINCE | there["config"], json.loads(json.dumps(here["config"]))
+    # a key that came after a measurement had its default's effect there
+    a, b = (SINCE | json.loads(json.dumps(identity["config"])) for identity in (there, here))
     return out + [f"{k}: {a.get(k)!r} there, {b.get(k)!r} here" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine import cli
+from engine.benchmarking import compare
 from engine.benchmarking.benchmark import run_benchmark
 from engine.benchmarking.cases import request_of
 from engine.benchmarking.compare import FASTER, FEW, MACHINE, SAME, SLOWER, Old, ratio_of, read_old, says
@@ -109,6 +110,15 @@ def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, m
     text = "\n".join(error.value.problems)
     assert "backbone: b there, tiny-llama-random here" in text and "prompt.length: 16" not in text and "ranks: 2 there, 1 here" in text
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_key_that_an_older_file_lacks_had_its_default() -> None:
+    there, here = (content_of(steps_of(2))["cases"][0]["identity"] for _ in range(2))
+    there["config"].pop("deterministic", None)
+    here["config"]["deterministic"] = False
+    assert compare._differences(there, here) == compare._differences(here, there) == []
+    here["config"]["deterministic"] = True
+    assert compare._differences(there, here) == ["deterministic: False there, True here"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cases": []}', '{"cases": [{}], "world_size": 1}'])
