@@ -6,6 +6,7 @@
 import argparse
 import json
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,11 +289,20 @@ def page(results: Path) -> list[str]:
         *(f"- {r.value:.2f}: {r.where}{f' ({r.detail})' if r.detail else ''}" for r in slow),
     ]  # fmt: skip
     for section, where in zip(sections, made, strict=True):
-        out += ["", f"## {section.title}", "", f"    {section.command}", "", *section.lines, "", where]
+        out += ["", f"## {section.title}", "", f"    {section.command}", "", *wrapped(section.lines), "", where]
     out += ["", "## Not measured", "", f"No results of {', '.join(missing)}." if missing else "Every benchmark has results."]
     if not any("GPU" in where for where in made):
         out.append("Nothing on this page was measured on a GPU.")
     return [*out, ""]
+
+
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Prose in lines of 120 columns; tables, lists and code as they are."""
+    out: list[str] = []
+    for line in lines:
+        prose = line and not line.startswith(("|", "- ", " "))
+        out += textwrap.wrap(line, 120, break_long_words=False, break_on_hyphens=False) if prose else [line]
+    return out
 
 
 def made_on(content: Content) -> str:

@@ -24,7 +24,7 @@ from engine.stage import BankRow, LoopSettings, Stage
 from engine.trainer import Loop
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
-from tests.engine import asked_task, merged_runs
+from tests.engine import asked_task, kept_teachers, merged_runs
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 5  # of a prompt
@@ -33,6 +33,7 @@ TIMING = ("tokens_per_s", "mem", "mfu", "device_seconds")  # what no two launche
 
 
 bank, task = asked_task.bank, asked_task.task  # fixtures of several files
+cached = kept_teachers.cached
 source, adapted, cards = merged_runs.source, merged_runs.adapted, merged_runs.cards
 
 

@@ -13,17 +13,10 @@ from engine.formulation import Formulation, LossWeights
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states, tied_head_loss
 from prompt_modules.projection import available, packed_row, packed_row_reference
+from tests.gpu.small_models import EXPERTS, SIZES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one")
 
-SIZES = {
-    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}  # fmt: skip
-EXPERTS = {
-    "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128,
-    "quantization_config": {"quant_method": "mxfp4"},
-}  # fmt: skip
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -10,19 +10,12 @@ from engine.formulation import Formulation, LossWeights
 from engine.repeatable import repeatable
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank, SoftPromptBank
+from tests.gpu.small_models import EXPERTS, SIZES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: equal bits from run to run are NOT tested")
 
 DEVICE = "cuda"
 LENGTHS = [700, 3000, 1501, 2047, 2900, 701, 1024]  # of long notes, whose gradients are sums of many parts
-SIZES = {
-    "vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}  # fmt: skip
-EXPERTS = {
-    "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128,
-    "quantization_config": {"quant_method": "mxfp4"},
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("window", [None, 128])

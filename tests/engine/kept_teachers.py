@@ -1,0 +1,57 @@
+"""Distillations whose teachers lie on disk: what several files of tests begin with."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import teacher_parts
+from engine.stages import distill_stage
+from engine.teacher_cache import keep_teachers
+from engine.trainer import Loop
+
+
+@pytest.fixture
+def cached(make_session, make_loop, teachers, tasks, tmp_path, monkeypatch) -> Iterator[Callable[..., tuple[Loop, list[str]]]]:
+    """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
+    monkeypatch.setattr(teacher_parts, "SAMPLES", 4)
+
+    def make(**changes) -> tuple[Loop, list[str]]:
+        session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes})
+        taught = teachers(3).double()
+        stage = distill_stage(session, tasks, taught, "hash")
+        loop = make_loop(stage, session)
+        loops.append(loop)
+        said: list[str] = []
+        session.say = said.append
+        keep_teachers(session, stage, taught)
+        return loop, said
+
+    loops: list[Loop] = []
+    yield make
+    for loop in loops:
+        loop.close()
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {f: f.stat().st_mtime_ns for f in folder.rglob("*.safetensors")}
+
+
+def gradients(loop: Loop, steps: int = 5) -> list[dict[str, torch.Tensor]]:
+    out = []
+    for step in range(steps):
+        loop.gradients(step)
+        out.append({n: p.grad.clone() for n, p in loop.stage.bank.named_parameters()})
+        loop.stage.bank.zero_grad()
+    return out
+
+
+def trained(loop: Loop) -> dict[str, torch.Tensor]:
+    loop.stage.teachers = None  # nobody is asked as it trains
+    loop.run()
+    return {name: parameter.detach().clone() for name, parameter in loop.stage.bank.named_parameters()}
+
+
+def cut(file: Path, length: int) -> None:
+    file.write_bytes(file.read_bytes()[:length])
