@@ -24,7 +24,9 @@ def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, 
     """Write the folder. -> lines for the terminal."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(folder / "benchmark.json", json.dumps(content, indent=1) + "\n")
-    table = [*case_table(content["cases"]), *(["", *beside] if (beside := peft_table(content["cases"])) else [])]
+    table, beside = case_table(content["cases"]), peft_table(content["cases"])
+    if beside:
+        table += ["", *beside]
     compared = verdict_table(verdict) if verdict is not None else []
     write_whole(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
     chart(folder / "benchmark.png", content)
