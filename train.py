@@ -1,13 +1,13 @@
 """The one door: distil a metaprompt from many clinical tasks into a frozen LLM, adapt it, evaluate it.
 
-    python train.py distill  --config configs/demo/distill.yaml
-    torchrun --nproc_per_node 2 train.py adapt --config configs/demo/adapt.yaml --adapt.steps=50
-    python train.py evaluate --run runs/demo/adapt
-    python train.py study    --config configs/pocket/study.yaml
-    python train.py report   --runs runs/demo/distill,runs/demo/adapt
-    python train.py merge    --runs runs/demo/adapt,runs/demo/later --output runs/demo/both
-    python train.py tasks    list | check --data_root DIR
-    python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invented 200,20
+python train.py distill  --config configs/demo/distill.yaml
+torchrun --nproc_per_node 2 train.py adapt --config configs/demo/adapt.yaml --adapt.steps=50
+python train.py evaluate --run runs/demo/adapt
+python train.py study    --config configs/pocket/study.yaml
+python train.py report   --runs runs/demo/distill,runs/demo/adapt
+python train.py merge    --runs runs/demo/adapt,runs/demo/later --output runs/demo/both
+python train.py tasks    list | check --data_root DIR
+python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invented 200,20
 """
 
 import sys
@@ -29,7 +29,11 @@ def enter(arguments: list[str]) -> None:
     from fire.decorators import SetParseFn
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(__doc__ + "\nModes (each has --help):\n" + "\n".join(f"  {name:10} {mode.help}" for name, mode in MODES.items()))
+        print(
+            __doc__
+            + "\nModes (each has --help):\n"
+            + "\n".join(f"  {name:10} {mode.help}" for name, mode in MODES.items())
+        )
         raise SystemExit(0 if arguments else 2)
     check_raw(arguments)
     if arguments[0] not in MODES:
@@ -39,7 +43,9 @@ def enter(arguments: list[str]) -> None:
         def enter(*words: str, **flags: str) -> None:
             run_mode(mode, words, flags)
 
-        return SetParseFn(str)(enter)  # Fire would turn 2024_01 into 202401 and 1e10 into a float: everything arrives as text
+        return SetParseFn(str)(
+            enter
+        )  # Fire would turn 2024_01 into 202401 and 1e10 into a float: everything arrives as text
 
     fire.Fire({name: door(name) for name in MODES}, command=arguments, name="train.py")
 

@@ -1,13 +1,15 @@
 """Attention of a packed row without a window, in two calls of a flash attention that takes sequences of any length.
 
-The first call is causal within each prompt and each sample, as they lie in the row. In the second the samples of a prompt, end to
-end, see all of that prompt. The softmax over both sets of keys, and a sink s, follows from the outputs and their log-sum-exps:
+The first call is causal within each prompt and each sample, as they lie in the row. In the second the samples of a
+prompt, end to end, see all of that prompt. The softmax over both sets of keys, and a sink s, follows from the outputs
+and their log-sum-exps:
 
     lse = log(exp(lse_own) + exp(lse_prompt) + exp(s)),   O = O_own exp(lse_own - lse) + O_prompt exp(lse_prompt - lse)
 
-Given (O, lse), the stock backward pass of each call gives its share of dQ, dK and dV: it needs no more than P = exp(S - lse) and the row
-sums of dO * O. So nothing is gathered or padded, and a prompt's keys get their gradient, a sum over all samples, from one kernel in
-fp32, rounded once. Cascade inference merges its parts alike (FlashInfer); here the gradient passes through.
+Given (O, lse), the stock backward pass of each call gives its share of dQ, dK and dV: it needs no more than P = exp(S -
+lse) and the row sums of dO * O. So nothing is gathered or padded, and a prompt's keys get their gradient, a sum over
+all samples, from one kernel in fp32, rounded once. Cascade inference merges its parts alike (FlashInfer); here the
+gradient passes through.
 """
 
 from typing import Any
@@ -26,12 +28,16 @@ class AttentionInParts(torch.autograd.Function):
     """q (S, H, d), k and v (S, G, d) with H a multiple of G, fp16 or bf16 on CUDA -> (S, H, d)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, scale: float
+    ) -> Tensor:
         segments, first = _segments(prefix)
         own, lse, *_ = _forward(q, k, v, *_own(segments), 0.0, True, False, scale=scale)
         prompt = None
         if first:
-            prompt, lse_prompt, *_ = _forward(q[first:], k[:first], v[:first], *_text(segments, prefix), 0.0, False, False, scale=scale)
+            prompt, lse_prompt, *_ = _forward(
+                q[first:], k[:first], v[:first], *_text(segments, prefix), 0.0, False, False, scale=scale
+            )
         if first or sinks is not None:
             own, lse = merged(own, lse, None if prompt is None else (prompt, lse_prompt), sinks, first)
         ctx.save_for_backward(q, k, v, own, lse)
@@ -70,7 +76,9 @@ def _text(segments: Segments, prefix: SharedPrefix) -> tuple[Tensor, Tensor, int
     return segments.text, segments.prompts, segments.longest_text, prefix.length
 
 
-def merged(own_SHd: Tensor, lse_HS: Tensor, prompt: tuple[Tensor, Tensor] | None, sinks_H: Tensor | None, first: int) -> tuple[Tensor, Tensor]:
+def merged(
+    own_SHd: Tensor, lse_HS: Tensor, prompt: tuple[Tensor, Tensor] | None, sinks_H: Tensor | None, first: int
+) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp over a token's own part, its prompt and its sink.
 
     Args:

@@ -31,32 +31,54 @@ class BackboneCard:
     path: str = ""
     """Local folder with config.json and safetensors as released. Nothing is ever downloaded."""
     random: dict[str, Any] = field(default_factory=dict)
-    """A transformers configuration (``model_type`` and its keys): the weights are drawn from ``seed``; their scores mean nothing."""
+    """A transformers configuration (``model_type`` and its keys): the weights are drawn from ``seed``; their scores
+    mean nothing.
+    """
     seed: int = 0
     """Of the random weights."""
     tokenizer: str = ""
     """A folder that transformers can read, or a sentencepiece ``.model`` file; default: ``path``."""
     template: str = "none"
-    """How input and answer are laid out: none (BOS input separator answer EOS), chat (the tokenizer's own), harmony (gpt-oss)."""
+    """How input and answer are laid out: none (BOS input separator answer EOS), chat (the tokenizer's own), harmony
+    (gpt-oss).
+    """
     separator: str = "\n\n"
     """Between input and answer under the template ``none``."""
     dtype: str = "bfloat16"
     """Of the frozen weights."""
     trust_remote_code: bool = False
-    """Run the Python code that the tokenizer's folder brings. A model's own code is never run: its family must be one of the installed transformers."""
+    """Run the Python code that the tokenizer's folder brings. A model's own code is never run: its family must be
+    one of the installed transformers.
+    """
     instruction_first: bool = False
-    """Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does (pocket backbones), or opening the input."""
+    """Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does
+    (pocket backbones), or opening the input.
+    """
     attention: str = ""
     """transformers' attn_implementation; default: the family's own."""
     dummy: bool = False
-    """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that mean nothing.
-    A GPU draws them itself: other values than a CPU's."""
+    """Of ``path`` read config.json alone and draw the weights from ``seed``: full shapes for benchmarks, scores that
+    mean nothing. A GPU draws them itself: other values than a CPU's.
+    """
     dequantize: bool = False
-    """Widen MXFP4 experts to ``dtype`` as they are read, three times the memory: for comparison. The values are the same."""
+    """Widen MXFP4 experts to ``dtype`` as they are read, three times the memory: for comparison. The values are the
+    same.
+    """
 
     def fingerprint(self) -> str:
-        """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content is hashed apart)."""
-        apart = ("name", "attention", "path", "tokenizer", "trust_remote_code", "instruction_first", "dummy", "dequantize")
+        """sha256 over what decides the weights' values and the token layout, wherever the files lie (their content
+        is hashed apart).
+        """
+        apart = (
+            "name",
+            "attention",
+            "path",
+            "tokenizer",
+            "trust_remote_code",
+            "instruction_first",
+            "dummy",
+            "dequantize",
+        )
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         if self.dummy:
             content["dummy"] = True
@@ -64,7 +86,8 @@ class BackboneCard:
 
 
 def load_backbone_card(path: str | Path) -> BackboneCard:
-    """Read and check a card; relative paths in it are relative to the card's folder, ``$NAME`` is taken from the environment.
+    """Read and check a card; relative paths in it are relative to the card's folder, ``$NAME`` is taken from the
+    environment.
 
     Raises:
         BackboneError: every problem of the file at once.
@@ -88,10 +111,16 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
         if content.get(key):
             content[key] = os.path.expandvars(content[key])
             if "$" in content[key]:
-                raise BackboneError(f"backbone card {path}: {key}: {content[key]}: the environment variable in it is not set; export it")
+                raise BackboneError(
+                    f"backbone card {path}: {key}: {content[key]}: the environment variable in it is not set; export it"
+                )
             content[key] = str((path.parent / Path(content[key]).expanduser()).resolve())
     content.setdefault("tokenizer", content.get("path", ""))
-    missing = [f"backbone card {path}: {k}: {content[k]} does not exist" for k in ("path", "tokenizer") if content.get(k) and not Path(content[k]).exists()]
+    missing = [
+        f"backbone card {path}: {k}: {content[k]} does not exist"
+        for k in ("path", "tokenizer")
+        if content.get(k) and not Path(content[k]).exists()
+    ]
     if missing:
         raise BackboneError(missing)
     return BackboneCard(**content)
@@ -103,9 +132,20 @@ def _problems(content: dict[str, Any]) -> list[str]:
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            problems.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}"))
-    types: dict[str, type] = {f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")}
-    types |= {"random": dict, "seed": int, "trust_remote_code": bool, "instruction_first": bool, "dummy": bool, "dequantize": bool}
+            problems.append(
+                f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys: {', '.join(known)}")
+            )
+    types: dict[str, type] = {
+        f: str for f in ("name", "path", "tokenizer", "template", "separator", "dtype", "attention")
+    }
+    types |= {
+        "random": dict,
+        "seed": int,
+        "trust_remote_code": bool,
+        "instruction_first": bool,
+        "dummy": bool,
+        "dequantize": bool,
+    }
     for key, kind in types.items():
         if key in content and not isinstance(content[key], kind):
             problems.append(f"{key}: expected {kind.__name__}, found {type(content[key]).__name__}")

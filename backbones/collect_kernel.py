@@ -1,4 +1,6 @@
-"""Gradients of gathered keys and values taken back to their row: one Triton launch, each number read once and written once."""
+"""Gradients of gathered keys and values taken back to their row: one Triton launch, each number read once and
+written once.
+"""
 
 from torch import Tensor
 
@@ -19,9 +21,19 @@ def collected(dk: Tensor, dv: Tensor, keys: GatheredKeys, prefix: SharedPrefix) 
     dk, dv, width = dk.contiguous(), dv.contiguous(), dk[0].numel()
     out_k, out_v = (x.new_empty(len(keys.home_S), *x.shape[1:]) for x in (dk, dv))
     _collect[(len(keys.home_S),)](
-        dk, dv, out_k, out_v, keys.home_S, keys.first_B, keys.begins, prefix.n_prompts * prefix.length, prefix.length, keys.reach, width,
+        dk,
+        dv,
+        out_k,
+        out_v,
+        keys.home_S,
+        keys.first_B,
+        keys.begins,
+        prefix.n_prompts * prefix.length,
+        prefix.length,
+        keys.reach,
+        width,
         BLOCK=triton.next_power_of_2(width),
-    )  # fmt: skip
+    )
     return out_k, out_v
 
 

@@ -1,8 +1,10 @@
-"""Greedy decoding behind one soft prompt: the prompt's keys and values once for all sequences, each sequence's own in a slot of a buffer.
+"""Greedy decoding behind one soft prompt: the prompt's keys and values once for all sequences, each sequence's own in a
+slot of a buffer.
 
-A sequence enters by a packed row (``shared_prefix`` attends, the slots keep what it computed) and goes on token by token: each step's queries
-see [prompt ; own slot]. Or it branches, once, into several continuations that see it and not one another: the options of a choice. Slots are
-filled from the front, so that a step reads a stretch of the buffer and copies nothing; one whose sequence has ended takes in the last one.
+A sequence enters by a packed row (``shared_prefix`` attends, the slots keep what it computed) and goes on token by
+token: each step's queries see [prompt ; own slot]. Or it branches, once, into several continuations that see it and not
+one another: the options of a choice. Slots are filled from the front, so that a step reads a stretch of the buffer and
+copies nothing; one whose sequence has ended takes in the last one.
 """
 
 from dataclasses import dataclass, field
@@ -75,7 +77,9 @@ class Slots:
         return positions_N.to(self.device)
 
     def branch(self, branches: int, tokens: int) -> Tensor:
-        """Begin branches of every sequence, which no slot keeps. -> positions of their tokens, int64 (used x branches x tokens,)."""
+        """Begin branches of every sequence, which no slot keeps. -> positions of their tokens, int64 (used x
+        branches x tokens,).
+        """
         self.entering, self.tree = None, (branches, tokens)
         self._masks.clear()
         own = self.length + self.lengths_W[: self.used, None, None] + torch.arange(tokens)
@@ -93,7 +97,8 @@ class Slots:
             layer.v[slot, :, :held] = layer.v[self.used, :, :held]
         return self.used
 
-    # ---- inside attention ------------------------------------------------------------------------------------------------
+    # ---- inside attention
+    # ------------------------------------------------------------------------------------------------
 
     def keep(self, number: int, k_SGd: Tensor, v_SGd: Tensor) -> None:
         """A packed row's keys and values of one layer: the prompt's, then the text's."""
@@ -104,7 +109,16 @@ class Slots:
         layer.k[slot_T, :, place_T] = k_SGd[self.length :]
         layer.v[slot_T, :, place_T] = v_SGd[self.length :]
 
-    def attend(self, number: int, q_NHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, sinks: Tensor | None, window: int | None, scale: float) -> Tensor:
+    def attend(
+        self,
+        number: int,
+        q_NHd: Tensor,
+        k_NGd: Tensor,
+        v_NGd: Tensor,
+        sinks: Tensor | None,
+        window: int | None,
+        scale: float,
+    ) -> Tensor:
         """A step's queries to all that they see, their own token first written. -> (N, H, d)."""
         if self.tree is not None:
             return self._attend_branches(number, q_NHd, k_NGd, v_NGd, sinks, window, scale)
@@ -130,17 +144,30 @@ class Slots:
         return out_NGgd.flatten(1, 2)
 
     def _attend_branches(
-        self, number: int, q_NHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, sinks: Tensor | None, window: int | None, scale: float
+        self,
+        number: int,
+        q_NHd: Tensor,
+        k_NGd: Tensor,
+        v_NGd: Tensor,
+        sinks: Tensor | None,
+        window: int | None,
+        scale: float,
     ) -> Tensor:
         """A branch's token sees prompt, sequence, and the branch up to itself. N = (slot, branch, token)."""
         assert self.tree is not None
         layer, n, (branches, tokens) = self.layers[number], self.used, self.tree
         heads, longest = k_NGd.shape[1], int(self.lengths_W[:n].max())
         keys, values = layer.k[:n, :, :longest], layer.v[:n, :, :longest]
-        q_BGord = q_NHd.unflatten(1, (heads, -1)).unflatten(0, (n, branches, tokens)).permute(0, 3, 1, 2, 4, 5)  # (B, G, O, R, g, d)
-        k_BGOrd, v_BGOrd = (x.unflatten(0, (n, branches, tokens)).permute(0, 3, 1, 2, 4) for x in (k_NGd, v_NGd))  # (B, G, O, R, d)
+        q_BGord = (
+            q_NHd.unflatten(1, (heads, -1)).unflatten(0, (n, branches, tokens)).permute(0, 3, 1, 2, 4, 5)
+        )  # (B, G, O, R, g, d)
+        k_BGOrd, v_BGOrd = (
+            x.unflatten(0, (n, branches, tokens)).permute(0, 3, 1, 2, 4) for x in (k_NGd, v_NGd)
+        )  # (B, G, O, R, d)
         flat = q_BGord.flatten(2, 4)  # (B, G, O R g, d)
-        before = (flat.transpose(0, 1).flatten(1, 2) @ layer.prompt_k.transpose(1, 2)).unflatten(1, (n, -1)).transpose(0, 1)
+        before = (
+            (flat.transpose(0, 1).flatten(1, 2) @ layer.prompt_k.transpose(1, 2)).unflatten(1, (n, -1)).transpose(0, 1)
+        )
         own = flat @ keys.transpose(2, 3)
         within = (q_BGord.flatten(3, 4) @ k_BGOrd.transpose(3, 4)).flatten(2, 3)  # (B, G, O R g, R)
         groups = q_BGord.shape[4]
@@ -151,7 +178,11 @@ class Slots:
             sink = sinks.float().view(1, heads, 1, groups).expand(n, -1, branches * tokens, -1).flatten(2)[..., None]
             scores = torch.cat([scores, sink], -1)
         weights = scores.softmax(-1)[..., : self.length + longest + tokens].to(values.dtype)
-        seen = (weights[..., : self.length].transpose(0, 1).flatten(1, 2) @ layer.prompt_v).unflatten(1, (n, -1)).transpose(0, 1)
+        seen = (
+            (weights[..., : self.length].transpose(0, 1).flatten(1, 2) @ layer.prompt_v)
+            .unflatten(1, (n, -1))
+            .transpose(0, 1)
+        )
         seen = seen + weights[..., self.length : self.length + longest] @ values
         inner = weights[..., self.length + longest :].unflatten(2, (branches, -1)) @ v_BGOrd  # (B, G, O, R g, d)
         out = (seen + inner.flatten(2, 3)).unflatten(2, (branches, tokens, groups))  # (B, G, O, R, g, d)
@@ -163,7 +194,9 @@ class Slots:
         r = torch.arange(tokens, device=self.device)
         at_BR1 = self.length + length_B11 + r[:, None]
         places = torch.arange(longest, device=self.device)
-        key = torch.cat([torch.arange(self.length, device=self.device), self.length + places]).expand(self.used, tokens, -1)
+        key = torch.cat([torch.arange(self.length, device=self.device), self.length + places]).expand(
+            self.used, tokens, -1
+        )
         hidden = key >= self.length + length_B11
         inside = (self.length + length_B11 + r).expand(-1, tokens, -1)
         key, hidden = torch.cat([key, inside], -1), torch.cat([hidden, (r > r[:, None]).expand(self.used, -1, -1)], -1)
@@ -172,7 +205,9 @@ class Slots:
         return torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf)
 
     def _mask(self, window: int | None, longest: int) -> Tensor:
-        """fp32 (N, L + longest), added to scores: what comes after a sequence's last token, or lies outside its window, is hidden."""
+        """fp32 (N, L + longest), added to scores: what comes after a sequence's last token, or lies outside its
+        window, is hidden.
+        """
         if window not in self._masks:
             at_N1 = (self.length + self.lengths_W[: self.used] - 1).to(self.device)[:, None]
             key = torch.arange(self.length + longest, device=self.device)

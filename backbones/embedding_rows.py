@@ -1,7 +1,7 @@
 """Embedding rows from the weight file: a sharded backbone gathers no table of V rows to look a few thousand up.
 
-gpt-oss's table is 1.2 of its 13.8 GB. Ranks of a node share the file's pages; nothing of it is a parameter any more, so nothing is sharded,
-offloaded or gathered. The rows are the same to the bit.
+gpt-oss's table is 1.2 of its 13.8 GB. Ranks of a node share the file's pages; nothing of it is a parameter any more, so
+nothing is sharded, offloaded or gathered. The rows are the same to the bit.
 """
 
 import torch
@@ -11,7 +11,8 @@ from backbones.packing import to_device
 
 
 class RowsFromFile(nn.Module):
-    """Takes the place of ``nn.Embedding``: int64 ids of any shape -> (…, D) in ``dtype`` on ``device``. No gradient reaches it.
+    """Takes the place of ``nn.Embedding``: int64 ids of any shape -> (…, D) in ``dtype`` on ``device``. No gradient
+    reaches it.
 
     Args:
         table_VD: the weight, memory-mapped.

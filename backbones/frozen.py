@@ -39,19 +39,23 @@ LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 def build_backbone(
-    card: BackboneCard, zero_config: dict[str, Any] | None, dtype: torch.dtype | None = None, device: torch.device | None = None,
+    card: BackboneCard,
+    zero_config: dict[str, Any] | None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> PreTrainedModel:  # fmt: skip
+) -> PreTrainedModel:
     """A causal language model with ``requires_grad`` off everywhere.
 
     Args:
-        zero_config: a DeepSpeed configuration: parameters are partitioned as they are made (call after init_distributed);
-            None builds a plain model, whole on ``device``.
+        zero_config: a DeepSpeed configuration: parameters are partitioned as they are made (call after
+            init_distributed); None builds a plain model, whole on ``device``.
         dtype: overrides the card's; fp64 only without DeepSpeed (``zero.Init`` would turn it into fp32).
         say: takes progress lines.
 
     Raises:
-        BackboneError: unknown family, missing / extra / wrongly shaped weights, a packing of weights or a buffer that cannot be trusted.
+        BackboneError: unknown family, missing / extra / wrongly shaped weights, a packing of weights or a buffer that
+            cannot be trusted.
     """
     dtype = dtype or getattr(torch, card.dtype)
     config = backbone_config(card)
@@ -62,7 +66,8 @@ def build_backbone(
         options["attn_implementation"] = card.attention
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # grouped matrix products know no fp64
-    # every weight is filled below, and transformers' own start would write into a partitioned embedding's row of padding, where there is none
+    # every weight is filled below, and transformers' own start would write into a partitioned embedding's row of
+    # padding, where there is none
     with no_init_weights(), experts_as_released(config):
         if zero_config is None:
             with torch.device(device or "cpu"):
@@ -88,9 +93,13 @@ def build_backbone(
 
 
 def _filled(
-    model: PreTrainedModel, card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype,
-    device: torch.device | None, say: Callable[[str], None],
-) -> WeightSource:  # fmt: skip
+    model: PreTrainedModel,
+    card: BackboneCard,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    say: Callable[[str], None],
+) -> WeightSource:
     """Where the model's weights, which are there now, come from."""
     wanted, tied = wanted_of(model), shared_names(model)
     for head, table in untied_by_file(card):
@@ -108,9 +117,13 @@ def _filled(
 
 
 def _source(
-    card: BackboneCard, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | None,
-    wanted: dict[str, Any], tied: dict[str, str],
-) -> WeightSource:  # fmt: skip
+    card: BackboneCard,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    wanted: dict[str, Any],
+    tied: dict[str, str],
+) -> WeightSource:
     """``tied``: further names of shared weights -> their first, as of ``shared_names``."""
     if card.dummy:
         return DummySource(wanted, card.seed, device)
@@ -131,10 +144,13 @@ def _refuse_untied(card: BackboneCard, source: ConvertedSource, tied: dict[str, 
     """transformers' loader has kept a weight and the one that it should share apart: their values differ."""
     apart = sorted(source.tensors().keys() & tied.keys())
     if apart:
-        raise BackboneError([
-            f"backbone {card.path}: {name} differs from {tied[name]}, which config.json lets it share; "
-            "set tie_word_embeddings: false there" for name in apart
-        ])  # fmt: skip
+        raise BackboneError(
+            [
+                f"backbone {card.path}: {name} differs from {tied[name]}, which config.json lets it share; "
+                "set tie_word_embeddings: false there"
+                for name in apart
+            ]
+        )
 
 
 def rows_from_file(card: BackboneCard, model: PreTrainedModel) -> bool:
@@ -154,11 +170,14 @@ def rows_from_file(card: BackboneCard, model: PreTrainedModel) -> bool:
 
 
 def _partitioned(zero_config: dict[str, Any]) -> Any:
-    """DeepSpeed's zero.Init, but nothing is sent from rank 0: what is there before the shards are filled is nobody's."""
+    """DeepSpeed's zero.Init, but nothing is sent from rank 0: what is there before the shards are filled is
+    nobody's.
+    """
     import deepspeed
     from deepspeed.utils import groups
 
-    # DeepSpeed refuses a second backbone with secondary shards in a process while it knows the first one's group, which that one goes on using
+    # DeepSpeed refuses a second backbone with secondary shards in a process while it knows the first one's group, which
+    # that one goes on using
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
     class Partitioned(deepspeed.zero.Init):
@@ -233,13 +252,23 @@ def _written_config(card: BackboneCard) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(card.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             if "trust_remote_code" in str(error):
-                reason = "brings Python code of its own, which is never run; the family must be one of the installed transformers"
+                reason = (
+                    "brings Python code of its own, which is never run; the family must be one of the installed "
+                    "transformers"
+                )
                 raise BackboneError(f"backbone {card.path}: {reason}") from None
-            raise BackboneError(f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})") from None
+            raise BackboneError(
+                f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})"
+            ) from None
     if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
-        raise BackboneError(f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa or eager")
+        raise BackboneError(
+            f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa "
+            "or eager"
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise BackboneError(f"backbone {card.name}: {config.model_type} is no causal language model in this transformers release")
+        raise BackboneError(
+            f"backbone {card.name}: {config.model_type} is no causal language model in this transformers release"
+        )
     _check_packing(card, config)
     for key in LOGIT_TRANSFORMS:
         if getattr(config, key, None) not in (None, 1, 1.0):
@@ -255,9 +284,14 @@ def _check_packing(card: BackboneCard, config: PreTrainedConfig) -> None:
         return
     method = packing.get("quant_method") if isinstance(packing, dict) else getattr(packing, "quant_method", None)
     if config.model_type != "gpt_oss" or method != "mxfp4":
-        raise BackboneError(f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or gpt-oss in MXFP4")
+        raise BackboneError(
+            f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or "
+            "gpt-oss in MXFP4"
+        )
     if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
-        raise BackboneError(f"backbone {card.name}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples")
+        raise BackboneError(
+            f"backbone {card.name}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples"
+        )
     if card.dequantize:
         del config.quantization_config
 
@@ -307,7 +341,9 @@ def parameter_count(model: nn.Module) -> int:
     """Numbers in the whole backbone, however it is partitioned or packed; tied weights once."""
     per_element = {"_blocks": 2, "_scales": 0}  # MXFP4: two numbers a byte
     elsewhere = sum(m.numbers for m in model.modules() if isinstance(m, RowsFromFile) and not _shared_with_head(model))
-    return elsewhere + sum(getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters())
+    return elsewhere + sum(
+        getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters()
+    )
 
 
 def _shared_with_head(model: Any) -> bool:

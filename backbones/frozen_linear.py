@@ -1,8 +1,8 @@
 """Linear layers of a sharded, frozen backbone keep nothing for the backward pass.
 
-dL/dx = dL/dy W needs the weight alone. torch's linear would keep the gathered weight alive; DeepSpeed's ZeRO-3 linear keeps its input too, for a
-gradient of the weight that nobody asks for: a quarter of a Llama's activations. This one holds the Parameter, which ZeRO-3 gathers again
-before the backward pass.
+dL/dx = dL/dy W needs the weight alone. torch's linear would keep the gathered weight alive; DeepSpeed's ZeRO-3 linear
+keeps its input too, for a gradient of the weight that nobody asks for: a quarter of a Llama's activations. This one
+holds the Parameter, which ZeRO-3 gathers again before the backward pass.
 """
 
 from types import MethodType

@@ -1,8 +1,9 @@
-"""RMSNorms, SwiGLUs and rotary positions of transformers' decoder layers, each as one operator with a backward pass of its own.
+"""RMSNorms, SwiGLUs and rotary positions of transformers' decoder layers, each as one operator with a backward pass of
+its own.
 
-transformers norms a bf16 row in six operators, in fp32, and keeps fp32 copies for the backward pass; of a Llama 8B's time on an H100 a third would go
-there and into SiLU. What is computed is the same. Modules, their names and parameters stay as they are: only ``forward`` of an instance is replaced,
-so that DeepSpeed's hooks gather weights as before.
+transformers norms a bf16 row in six operators, in fp32, and keeps fp32 copies for the backward pass; of a Llama 8B's
+time on an H100 a third would go there and into SiLU. What is computed is the same. Modules, their names and parameters
+stay as they are: only ``forward`` of an instance is replaced, so that DeepSpeed's hooks gather weights as before.
 """
 
 from collections.abc import Iterator
@@ -19,9 +20,13 @@ from backbones.mxfp4 import Mxfp4Experts
 
 # transformers' classes whose function these are: name of the class -> whether the weight meets fp32
 NORMS = {
-    "LlamaRMSNorm": False, "MistralRMSNorm": False, "Qwen2RMSNorm": False, "Qwen3RMSNorm": False, "Phi3RMSNorm": False,
+    "LlamaRMSNorm": False,
+    "MistralRMSNorm": False,
+    "Qwen2RMSNorm": False,
+    "Qwen3RMSNorm": False,
+    "Phi3RMSNorm": False,
     "GptOssRMSNorm": True,
-}  # fmt: skip
+}
 SILU = (nn.SiLU, SiLUActivation)
 GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 ROTARY = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention", "GptOssAttention")

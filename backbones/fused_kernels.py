@@ -1,6 +1,7 @@
 """Elementwise parts of a decoder layer, one Triton launch each way: RMSNorm, SiLU times a gate, rotary positions.
 
-Weights are frozen, so the backward passes give the gradient of the inputs alone and keep nothing but the inputs. Sums are in fp32.
+Weights are frozen, so the backward passes give the gradient of the inputs alone and keep nothing but the inputs. Sums
+are in fp32.
 """
 
 import torch
@@ -25,7 +26,9 @@ def available(tensor: Tensor) -> bool:
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float, wide: bool) -> Tensor:
-    """x (…, D), normed and scaled. wide: the weight meets numbers in fp32; else they are rounded to the dtype of ``x`` before."""
+    """x (…, D), normed and scaled. wide: the weight meets numbers in fp32; else they are rounded to the dtype of
+    ``x`` before.
+    """
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     width = x.shape[-1]
     _norm[(x.numel() // width,)](x, weight_D, out, width, eps, WIDE=wide, BLOCK=triton.next_power_of_2(width))
@@ -57,7 +60,8 @@ def silu_times_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor,
 
 
 def rotated(x_HSd: Tensor, cos_Sd: Tensor, sin_Sd: Tensor, back: bool) -> Tensor:
-    """Pairs (x[i], x[i + d/2]) turned by their position's angle; ``back``: a gradient through it. Lies as (S, H, d), the last dimension together.
+    """Pairs (x[i], x[i + d/2]) turned by their position's angle; ``back``: a gradient through it. Lies as (S, H, d),
+    the last dimension together.
 
     Args:
         cos_Sd, sin_Sd: of all d numbers, or of one half where both are alike.
@@ -68,9 +72,20 @@ def rotated(x_HSd: Tensor, cos_Sd: Tensor, sin_Sd: Tensor, back: bool) -> Tensor
     cos_Sd, sin_Sd = cos_Sd.contiguous(), sin_Sd.contiguous()
     half, angles = width // 2, cos_Sd.shape[-1]
     _rotate[(tokens, triton.cdiv(heads, HEADS))](
-        x_HSd, cos_Sd, sin_Sd, out, heads, half, angles, angles - half, x_HSd.stride(0), x_HSd.stride(1),
-        BACK=back, HEADS=HEADS, BLOCK=triton.next_power_of_2(half),
-    )  # fmt: skip
+        x_HSd,
+        cos_Sd,
+        sin_Sd,
+        out,
+        heads,
+        half,
+        angles,
+        angles - half,
+        x_HSd.stride(0),
+        x_HSd.stride(1),
+        BACK=back,
+        HEADS=HEADS,
+        BLOCK=triton.next_power_of_2(half),
+    )
     return out
 
 
@@ -78,8 +93,20 @@ if triton is not None:
 
     @triton.jit
     def _rotate(
-        x, cos, sin, out, heads, half, angles, second, x_head, x_token, BACK: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        cos,
+        sin,
+        out,
+        heads,
+        half,
+        angles,
+        second,
+        x_head,
+        x_token,
+        BACK: tl.constexpr,
+        HEADS: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
         token = tl.program_id(0).to(tl.int64)
         head, d = tl.program_id(1) * HEADS + tl.arange(0, HEADS), tl.arange(0, BLOCK)
         real = (head < heads)[:, None] & (d < half)[None, :]

@@ -1,9 +1,10 @@
-"""Attention of a packed row with a window, or whose samples lie in any order, in one call of a flash attention that takes sequences of any length.
+"""Attention of a packed row with a window, or whose samples lie in any order, in one call of a flash attention that
+takes sequences of any length.
 
-Queries stay where they lie. Keys and values are gathered as [prompts | end of the prompt, sample | end of the prompt, sample | ...]: of its prompt a
-sample gets what its window reaches. So an index of a key is its position, up to a constant, and window and causal border are the kernel's own.
-In the backward pass one launch takes each key's gradient back to its place; a prompt's is a sum over all its samples, in fp32, rounded once, in a fixed
-order.
+Queries stay where they lie. Keys and values are gathered as [prompts | end of the prompt, sample | end of the prompt,
+sample | ...]: of its prompt a sample gets what its window reaches. So an index of a key is its position, up to a
+constant, and window and causal border are the kernel's own. In the backward pass one launch takes each key's gradient
+back to its place; a prompt's is a sum over all its samples, in fp32, rounded once, in a fixed order.
 """
 
 from typing import Any
@@ -16,11 +17,20 @@ from backbones.packing import GatheredKeys, SharedPrefix
 
 
 class GatheredAttention(torch.autograd.Function):
-    """q (S, H, d), k and v (S, G, d) with H a multiple of G, fp16 or bf16 on CUDA -> (S, H, d). window: None, or as transformers counts it."""
+    """q (S, H, d), k and v (S, G, d) with H a multiple of G, fp16 or bf16 on CUDA -> (S, H, d). window: None, or as
+    transformers counts it.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        prefix: SharedPrefix,
+        window: int | None,
+        scale: float,
     ) -> Tensor:
         keys = prefix.gathered(window)
         out, lse, *_ = attention_in_parts._forward(
@@ -37,9 +47,19 @@ class GatheredAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         seed = torch.zeros(2, dtype=torch.uint64, device=q.device)  # of a dropout that there is not
         dq, dk, dv = attention_in_parts._backward(
-            grads[0].contiguous(), q, *_laid_out(k, v, ctx.keys), out, lse, *_lengths(ctx.keys), 0.0, True, seed, seed[0],
-            scale=ctx.scale, **_reach(ctx.window),
-        )  # fmt: skip
+            grads[0].contiguous(),
+            q,
+            *_laid_out(k, v, ctx.keys),
+            out,
+            lse,
+            *_lengths(ctx.keys),
+            0.0,
+            True,
+            seed,
+            seed[0],
+            scale=ctx.scale,
+            **_reach(ctx.window),
+        )
         if ctx.keys.index_G is not None:
             dk, dv = collected(dk, dv, ctx.keys, ctx.prefix)
         return dq, dk, dv, None, None, None, None

@@ -1,4 +1,6 @@
-"""What ZeRO-3 moves for a backbone, counted where DeepSpeed fetches: bytes from ranks of the own node, from other nodes, over PCIe."""
+"""What ZeRO-3 moves for a backbone, counted where DeepSpeed fetches: bytes from ranks of the own node, from other
+nodes, over PCIe.
+"""
 
 import contextlib
 import functools
@@ -12,8 +14,10 @@ ISSUE, WAIT = "gather issue", "gather wait"  # phases of a step
 
 
 class Gathered(NamedTuple):
-    """calls: all-gathers. intra, inter: bytes that this rank receives, by where a shard lies: on its own node or on another, whatever way the
-    collective sends it. uploaded: bytes of its own shards that go from host memory to its GPU."""
+    """calls: all-gathers. intra, inter: bytes that this rank receives, by where a shard lies: on its own node or on
+    another, whatever way the collective sends it. uploaded: bytes of its own shards that go from host memory to its
+    GPU.
+    """
 
     calls: int = 0
     intra: int = 0
@@ -63,25 +67,37 @@ class GatherCounter:
     def _brought(self, parameter: Any) -> Gathered:
         """By gathering a parameter: from its node where there are secondary shards, else from all."""
         secondary = parameter.ds_secondary_tensor
-        shard, group = (parameter.ds_tensor, parameter.ds_process_group) if secondary is None else (secondary, parameter.ds_zero_param_process_group)
+        shard, group = (
+            (parameter.ds_tensor, parameter.ds_process_group)
+            if secondary is None
+            else (secondary, parameter.ds_zero_param_process_group)
+        )
         each, (near, size) = shard.numel() * shard.element_size(), self._reach(group)
-        return Gathered(0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0)
+        return Gathered(
+            0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0
+        )
 
     def _reach(self, group: Any) -> tuple[int, int]:
-        """Ranks of a group: on this node, and in all. Asked for once: it is on the path of every gather, and groups may have hundreds."""
+        """Ranks of a group: on this node, and in all. Asked for once: it is on the path of every gather, and groups
+        may have hundreds.
+        """
         if group not in self._reaches:
-            ranks, node = dist.get_process_group_ranks(group or dist.group.WORLD), dist.get_rank() // self.ranks_per_node
+            ranks, node = (
+                dist.get_process_group_ranks(group or dist.group.WORLD),
+                dist.get_rank() // self.ranks_per_node,
+            )
             self._reaches[group] = sum(rank // self.ranks_per_node == node for rank in ranks), len(ranks)
         return self._reaches[group]
 
 
 @contextlib.contextmanager
 def timed_gathers(phase: Callable[[str], contextlib.AbstractContextManager[None]], on_gpu: bool) -> Iterator[None]:
-    """Within, whatever DeepSpeed's coordinator does before a module is a phase: WAIT where it is blocked on a gather's handle, ISSUE the rest.
+    """Within, whatever DeepSpeed's coordinator does before a module is a phase: WAIT where it is blocked on a gather's
+    handle, ISSUE the rest.
 
     Args:
-        phase: its context. on_gpu: handles wait on a stream of their own; what counts is how long the computing stream stands still,
-            which is from before the coordinator's call to after it: all of it is WAIT.
+        phase: its context. on_gpu: handles wait on a stream of their own; what counts is how long the computing stream
+            stands still, which is from before the coordinator's call to after it: all of it is WAIT.
     """
     from deepspeed.runtime.zero import partition_parameters as handles
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
@@ -98,7 +114,12 @@ def timed_gathers(phase: Callable[[str], contextlib.AbstractContextManager[None]
 
     doors: list[tuple[Any, str, str]] = [(Coordinator, "fetch_sub_module", WAIT if on_gpu else ISSUE)]
     if not on_gpu:
-        every = (handles.NoGatherHandle, handles.NoGatherCoalescedHandle, handles.AllGatherHandle, handles.AllGatherCoalescedHandle)
+        every = (
+            handles.NoGatherHandle,
+            handles.NoGatherCoalescedHandle,
+            handles.AllGatherHandle,
+            handles.AllGatherCoalescedHandle,
+        )
         doors += [(handle, "wait", WAIT) for handle in every]
     before = [getattr(owner, name) for owner, name, _ in doors]
     try:

@@ -1,7 +1,7 @@
 """How one example becomes tokens: [P_k ; BOS ; input ; separator ; answer ; EOS] and its chat and harmony forms.
 
-BOS comes after the prompt (PEFT's order, so exports match). Input and answer are tokenised apart: the border between them is a
-border between tokens for every tokenizer, in training, scoring and generation alike.
+BOS comes after the prompt (PEFT's order, so exports match). Input and answer are tokenised apart: the border between
+them is a border between tokens for every tokenizer, in training, scoring and generation alike.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from backbones.card import BackboneCard, BackboneError
 from backbones.tokenizer import HuggingFaceTokenizer, TextTokenizer
 
-# harmony, final channel: https://cookbook.openai.com/articles/openai-harmony; written out because the tokenizer's own template
-# inserts the current date, and a layout must not change from day to day
+# harmony, final channel: https://cookbook.openai.com/articles/openai-harmony; written out because the tokenizer's own
+# template inserts the current date, and a layout must not change from day to day
 HARMONY_MARKS = ("<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|return|>")
 
 
@@ -29,9 +29,13 @@ class Layout:
         if self.template == "none":
             return
         if not isinstance(tokenizer, HuggingFaceTokenizer):
-            raise BackboneError(f"template {self.template}: needs a transformers tokenizer folder, not a sentencepiece file")
+            raise BackboneError(
+                f"template {self.template}: needs a transformers tokenizer folder, not a sentencepiece file"
+            )
         if self.template == "chat" and not tokenizer.inner.chat_template:
-            raise BackboneError("template chat: the tokenizer has no chat template; use an instruction-tuned folder or `template: none`")
+            raise BackboneError(
+                "template chat: the tokenizer has no chat template; use an instruction-tuned folder or `template: none`"
+            )
         if self.template == "harmony":
             vocabulary = tokenizer.inner.get_vocab()
             missing = [mark for mark in HARMONY_MARKS if mark not in vocabulary]
@@ -45,7 +49,11 @@ class Layout:
         if self.template == "chat":
             inner = self.tokenizer.inner  # type: ignore[attr-defined]
             turns = [{"role": "user", "content": input_text}]
-            return list(inner.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False, date_string="26 Jul 2024"))
+            return list(
+                inner.apply_chat_template(
+                    turns, add_generation_prompt=True, tokenize=True, return_dict=False, date_string="26 Jul 2024"
+                )
+            )
         encode = self.tokenizer.encode
         if self.template == "harmony":
             start, message, end, channel, _ = (self._marks[m] for m in HARMONY_MARKS)
@@ -55,7 +63,9 @@ class Layout:
         return [*bos, *encode(input_text + self.separator)]
 
     def instructed_ids(self, instruction: str, input_text: str, solved: Sequence[tuple[str, str]] = ()) -> list[int]:
-        """The same, with a written instruction in place of a soft prompt, and before the input solved examples: (input text, answer text)."""
+        """The same, with a written instruction in place of a soft prompt, and before the input solved examples:
+        (input text, answer text).
+        """
         asked = "".join(map(self.solved_text, solved)) + input_text
         if self.instruction_first:
             return [*self.tokenizer.encode(instruction), *self.context_ids(asked)]

@@ -1,4 +1,6 @@
-"""Linear layers of a frozen backbone that give out more than W x while somebody asks them to: where LoRA's rows come in."""
+"""Linear layers of a frozen backbone that give out more than W x while somebody asks them to: where LoRA's rows
+come in.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator

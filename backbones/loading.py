@@ -1,8 +1,9 @@
 """Straight to the shard: each rank reads exactly the numbers that it keeps, into the memory where it keeps them.
 
-A ZeRO-3 shard is one stretch of the flattened parameter, and so is a secondary (hpZ) shard. transformers' loader makes the whole model on
-every rank under ZeRO-3, or broadcasts it from one; here nothing is whole anywhere and nothing is sent.
-What stays in host memory is read straight to its place, pinned or not. What stays on a GPU goes there through ``staging``.
+A ZeRO-3 shard is one stretch of the flattened parameter, and so is a secondary (hpZ) shard. transformers' loader makes
+the whole model on every rank under ZeRO-3, or broadcasts it from one; here nothing is whole anywhere and nothing is
+sent. What stays in host memory is read straight to its place, pinned or not. What stays on a GPU goes there through
+``staging``.
 """
 
 import os
@@ -32,7 +33,9 @@ def wanted_of(model: nn.Module) -> dict[str, Stored]:
 
 
 def check_names(wanted: dict[str, Stored], found: dict[str, Stored], tied: set[str], where: str) -> None:
-    """Raise one BackboneError that lists every missing, extra, wrongly shaped and wrongly typed weight. ``tied`` names may be extra."""
+    """Raise one BackboneError that lists every missing, extra, wrongly shaped and wrongly typed weight. ``tied``
+    names may be extra.
+    """
     problems = [f"missing: {n}" for n in sorted(wanted.keys() - found.keys())]
     problems += [f"not in the model: {n}" for n in sorted(found.keys() - wanted.keys() - tied)]
     for n in sorted(wanted.keys() & found.keys()):
@@ -50,7 +53,12 @@ def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> 
     Args:
         say: takes progress lines.
     """
-    jobs = [(name, start, out) for name, p in model.named_parameters() for whole_start, whole in shards(p) for start, out in _cut(whole_start, whole)]
+    jobs = [
+        (name, start, out)
+        for name, p in model.named_parameters()
+        for whole_start, whole in shards(p)
+        for start, out in _cut(whole_start, whole)
+    ]
     total = sum(out.numel() * out.element_size() for _, _, out in jobs)
     done, begin, told = 0, time.monotonic(), time.monotonic()
     own = threading.local()
@@ -60,15 +68,22 @@ def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> 
             done += size
             if time.monotonic() - told > EVERY:
                 told = time.monotonic()
-                say(f"backbone: {done / 1e9:.1f} of {total / 1e9:.1f} GB of this rank's weights, {done / 1e9 / (told - begin):.2f} GB/s")
+                say(
+                    f"backbone: {done / 1e9:.1f} of {total / 1e9:.1f} GB of this rank's weights, "
+                    f"{done / 1e9 / (told - begin):.2f} GB/s"
+                )
     finally:
         pool.shutdown(cancel_futures=True)
     seconds = time.monotonic() - begin
-    say(f"backbone: this rank's {total / 1e9:.2f} GB of weights in {seconds:.1f} s, {total / 1e9 / max(seconds, 1e-3):.2f} GB/s")
+    say(
+        f"backbone: this rank's {total / 1e9:.2f} GB of weights in {seconds:.1f} s, "
+        f"{total / 1e9 / max(seconds, 1e-3):.2f} GB/s"
+    )
 
 
 def shards(parameter: nn.Parameter) -> Iterator[tuple[int, Tensor]]:
-    """(first number of the flattened parameter, this rank's memory for it and what follows); the whole of a plain parameter.
+    """(first number of the flattened parameter, this rank's memory for it and what follows); the whole of a plain
+    parameter.
 
     Numbers beyond the parameter's end, where the last shard is longer than what is left, become zero.
     """
@@ -96,7 +111,9 @@ def _read(source: WeightSource, own: threading.local, name: str, start: int, out
     """Fill ``out``; ``own`` holds this thread's buffers."""
     if isinstance(source, DummySource) or read_in_place(out):
         source.read(name, start, out)
-        arrival(out.device)()  # a GPU draws dummy weights after it was asked to: progress and seconds are of what is there
+        arrival(
+            out.device
+        )()  # a GPU draws dummy weights after it was asked to: progress and seconds are of what is there
     else:
         if not hasattr(own, "staging"):
             own.staging = Staging(out.device)

@@ -1,8 +1,10 @@
-"""The order in which a micro-batch enters and leaves a backbone's modules, forward and backward: what ZeRO-3's hooks see.
+"""The order in which a micro-batch enters and leaves a backbone's modules, forward and backward: what ZeRO-3's hooks
+see.
 
-It is found by running a twin of the backbone: the same family, modules and number of layers, its widths as small as they may be, on the CPU and without
-DeepSpeed, under hooks like DeepSpeed's own (deepspeed/runtime/zero/parameter_offload.py, 0.19.8). So teacher passes, recomputed layers and whatever a
-family's forward does are in it because they happen, not because they are known.
+It is found by running a twin of the backbone: the same family, modules and number of layers, its widths as small as
+they may be, on the CPU and without DeepSpeed, under hooks like DeepSpeed's own
+(deepspeed/runtime/zero/parameter_offload.py, 0.19.8). So teacher passes, recomputed layers and whatever a family's
+forward does are in it because they happen, not because they are known.
 """
 
 import copy
@@ -29,8 +31,9 @@ LENGTH, SAMPLE = 2, (3, 2)  # of the twin's micro-batch: a prompt, and a sample'
 
 @dataclass(frozen=True)
 class Visit:
-    """module: number in ``Trace.modules``. enters: its parameters are fetched; else they may be released. forward: in a forward pass, one that
-    a backward pass makes again included (``again``)."""
+    """module: number in ``Trace.modules``. enters: its parameters are fetched; else they may be released. forward: in a
+    forward pass, one that a backward pass makes again included (``again``).
+    """
 
     module: int
     enters: bool
@@ -40,7 +43,9 @@ class Visit:
 
 @dataclass(frozen=True)
 class Trace:
-    """modules: of each the names of the parameters that are its own, in their order. visits: kind of micro-batch -> what happens in it."""
+    """modules: of each the names of the parameters that are its own, in their order. visits: kind of micro-batch ->
+    what happens in it.
+    """
 
     modules: tuple[tuple[str, ...], ...]
     visits: dict[str, tuple[Visit, ...]]
@@ -50,7 +55,8 @@ def trace(card: BackboneCard, recompute: int = 0, packed: bool = True, rows_from
     """Visits of each kind of micro-batch.
 
     Args:
-        recompute: so many layers are computed again in the backward pass. rows_from_file: embeddings are looked up in the weight file.
+        recompute: so many layers are computed again in the backward pass. rows_from_file: embeddings are looked up in
+            the weight file.
 
     Raises:
         BackboneError: as build_backbone's.
@@ -84,21 +90,35 @@ def _packed(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> t
     text, answer = sum(SAMPLE), SAMPLE[1]
     first = LENGTH + SAMPLE[0] - 1
     batch = PackedBatch(
-        ids_T=torch.zeros(text, dtype=torch.long), before_N=torch.arange(first, first + answer), labels_N=torch.zeros(answer, dtype=torch.long),
-        row_N=torch.zeros(answer, dtype=torch.long), weights_N=torch.ones(answer), rows_K=torch.zeros(1, dtype=torch.long),
+        ids_T=torch.zeros(text, dtype=torch.long),
+        before_N=torch.arange(first, first + answer),
+        labels_N=torch.zeros(answer, dtype=torch.long),
+        row_N=torch.zeros(answer, dtype=torch.long),
+        weights_N=torch.ones(answer),
+        rows_K=torch.zeros(1, dtype=torch.long),
         prefix=share_prefix([text], [0], 1, LENGTH),
-    )  # fmt: skip
+    )
     before = None if teacher_LD is None else lambda tokens_TD: torch.cat([teacher_LD, tokens_TD])
-    states, _ = root("packed", batch, lambda tokens_TD: torch.cat([prompt_LD, tokens_TD]), lambda weight_VD, *_: weight_VD.sum(), before)
+    states, _ = root(
+        "packed",
+        batch,
+        lambda tokens_TD: torch.cat([prompt_LD, tokens_TD]),
+        lambda weight_VD, *_: weight_VD.sum(),
+        before,
+    )
     return states, torch.zeros_like(states)
 
 
 def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tuple[Tensor, Tensor]:
     text, answer = sum(SAMPLE), SAMPLE[1]
     batch = Batch(
-        ids_BT=torch.zeros(1, text, dtype=torch.long), answer_BT=(torch.arange(text) >= SAMPLE[0])[None], labels_N=torch.zeros(answer, dtype=torch.long),
-        sample_N=torch.zeros(answer, dtype=torch.long), rows_B=torch.zeros(1, dtype=torch.long), weights_B=torch.ones(1),
-    )  # fmt: skip
+        ids_BT=torch.zeros(1, text, dtype=torch.long),
+        answer_BT=(torch.arange(text) >= SAMPLE[0])[None],
+        labels_N=torch.zeros(answer, dtype=torch.long),
+        sample_N=torch.zeros(answer, dtype=torch.long),
+        rows_B=torch.zeros(1, dtype=torch.long),
+        weights_B=torch.ones(1),
+    )
     student, _ = root("answers", batch, prompt_LD[None], None if teacher_LD is None else teacher_LD[None])
     return student.logits_NV, torch.zeros_like(student.logits_NV)
 
@@ -106,15 +126,32 @@ def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tu
 def twin_card(card: BackboneCard) -> BackboneCard:
     """A backbone of the card's family and depth, its widths as small as they may be, with seeded weights."""
     keys = _narrow(card).to_dict()
-    return BackboneCard(name=f"{card.name}, narrow", random={k: v for k, v in keys.items() if v is not None}, tokenizer="unused", dtype=card.dtype, dummy=True)
+    return BackboneCard(
+        name=f"{card.name}, narrow",
+        random={k: v for k, v in keys.items() if v is not None},
+        tokenizer="unused",
+        dtype=card.dtype,
+        dummy=True,
+    )
 
 
 def _narrow(card: BackboneCard) -> Any:
     """transformers' configuration of the twin."""
     config = copy.deepcopy(backbone_config(card))
-    width = max(BLOCK, -(-(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // BLOCK) * BLOCK)
-    small = {"hidden_size": width, "intermediate_size": BLOCK, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": width,
-             "vocab_size": 8, "num_local_experts": 2, "num_experts_per_tok": 1}  # fmt: skip
+    width = max(
+        BLOCK,
+        -(-(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // BLOCK) * BLOCK,
+    )
+    small = {
+        "hidden_size": width,
+        "intermediate_size": BLOCK,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": width,
+        "vocab_size": 8,
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+    }
     for key, value in small.items():
         if hasattr(config, key):
             setattr(config, key, value)

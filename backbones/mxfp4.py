@@ -1,11 +1,12 @@
 """MXFP4: gpt-oss's experts stay the four bits a number that they were released in, and are widened as they are used.
 
-A block is 32 numbers of one output row: 16 bytes of two e2m1 numbers each (low nibble first) and one shared power of two, biased by 127
-(OCP Microscaling Formats v1.0). As ``experts.gate_up_proj_blocks`` (E, 2I, D/32, 16) and ``_scales`` (E, 2I, D/32), both uint8, they pass
-through DeepSpeed's partitioning, offload and gathers unchanged, at 0.27 of bf16's bytes.
+A block is 32 numbers of one output row: 16 bytes of two e2m1 numbers each (low nibble first) and one shared power of
+two, biased by 127 (OCP Microscaling Formats v1.0). As ``experts.gate_up_proj_blocks`` (E, 2I, D/32, 16) and ``_scales``
+(E, 2I, D/32), both uint8, they pass through DeepSpeed's partitioning, offload and gathers unchanged, at 0.27 of bf16's
+bytes.
 
-The values are those of transformers' dequantised model to the bit. transformers holds MXFP4 to be untrainable; a *frozen* expert needs
-no gradient of its weights, and the backward pass here widens them again rather than keep them.
+The values are those of transformers' dequantised model to the bit. transformers holds MXFP4 to be untrainable; a
+*frozen* expert needs no gradient of its weights, and the backward pass here widens them again rather than keep them.
 """
 
 from typing import Any
@@ -31,7 +32,8 @@ def dequantise(
     """uint8 (…, G, 16) and (…, G) -> (…, 32 G) in ``dtype``.
 
     Args:
-        out: 1-D memory of that many numbers to write to. ends_E: where each expert's rows end; on a GPU those without a row are not written.
+        out: 1-D memory of that many numbers to write to. ends_E: where each expert's rows end; on a GPU those without a
+            row are not written.
     """
     shape = (*scales.shape[:-1], scales.shape[-1] * BLOCK)
     if out is None:
@@ -52,15 +54,22 @@ def _tables_for(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tenso
         pairs = torch.tensor(E2M1)[torch.stack([byte & 15, byte >> 4], 1)]
         powers = torch.ldexp(torch.ones(256), torch.arange(256) - 127)
         powers[255] = torch.nan  # as the format has it
-        _tables[device, dtype] = pairs.to(device, dtype).view(PAIR_OF[dtype.itemsize]).flatten(), powers.to(device, dtype)
+        _tables[device, dtype] = (
+            pairs.to(device, dtype).view(PAIR_OF[dtype.itemsize]).flatten(),
+            powers.to(device, dtype),
+        )
     return _tables[device, dtype]
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, 32 G) -> blocks (…, G, 16) and scales (…, G): the largest of a block gets the highest exponent, the rest the nearest value, ties to even."""
+    """(…, 32 G) -> blocks (…, G, 16) and scales (…, G): the largest of a block gets the highest exponent, the rest
+    the nearest value, ties to even.
+    """
     values = weight.detach().float().unflatten(-1, (-1, BLOCK))
     largest = values.abs().amax(-1, keepdim=True)
-    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 1 - 2, -127).clamp(-127, 127)  # 2: e2m1's highest
+    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 1 - 2, -127).clamp(
+        -127, 127
+    )  # 2: e2m1's highest
     scaled = torch.ldexp(values.abs().double(), -exponent).clamp(max=6.0).float()
     step = torch.where(scaled < 2, 0.5, torch.where(scaled < 4, 1.0, 2.0))
     rounded = torch.round(scaled / step) * step
@@ -85,8 +94,14 @@ class Mxfp4Experts(nn.Module):
 
     def forward(self, hidden_states: Tensor, router_indices: Tensor, routing_weights: Tensor) -> Tensor:
         """(T, D) with the (T, k) experts of each token and their weights -> (T, D)."""
-        weights = (self.gate_up_proj_blocks, self.gate_up_proj_scales, self.gate_up_proj_bias,
-                   self.down_proj_blocks, self.down_proj_scales, self.down_proj_bias)  # fmt: skip
+        weights = (
+            self.gate_up_proj_blocks,
+            self.gate_up_proj_scales,
+            self.gate_up_proj_bias,
+            self.down_proj_blocks,
+            self.down_proj_scales,
+            self.down_proj_bias,
+        )
         how = _FusedExperts if self.fused and fused_kernels.available(hidden_states) else _Experts
         return how.apply(hidden_states, router_indices, routing_weights, weights, self.alpha, self.limit)  # type: ignore[no-any-return]
 
@@ -95,7 +110,15 @@ class _Experts(torch.autograd.Function):
     """S = T k rows, those of an expert together. Keeps the rows' first products (S, 2I), never a wide weight."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, experts_Tk: Tensor, share_Tk: Tensor, weights: tuple[nn.Parameter, ...], alpha: float, limit: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        experts_Tk: Tensor,
+        share_Tk: Tensor,
+        weights: tuple[nn.Parameter, ...],
+        alpha: float,
+        limit: float,
+    ) -> Tensor:
         up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = weights
         expert_S, order_S, ends_E = _by_expert(experts_Tk, len(up_bias))
         token_S = order_S // experts_Tk.shape[1]
@@ -116,7 +139,8 @@ class _Experts(torch.autograd.Function):
         d_act = _products(grad_SD, down_blocks, down_scales, ends_E, False)
         d_share = None
         if ctx.needs_input_grad[2]:
-            # dL/dshare = grad . (act W + b) = (grad W^T) . act + grad . b: what is needed anyway instead of the second product again
+            # dL/dshare = grad . (act W + b) = (grad W^T) . act + grad . b: what is needed anyway instead of the second
+            # product again
             exact = torch.promote_types(act.dtype, torch.float32)
             flat = (d_act.to(exact) * act.to(exact)).sum(1) + (grad_SD.to(exact) * down_bias[expert_S].to(exact)).sum(1)
             d_share = torch.empty_like(flat).index_copy_(0, order_S, flat).view(share_Tk.shape).to(share_Tk.dtype)
@@ -130,7 +154,15 @@ class _FusedExperts(torch.autograd.Function):
     """The same in kernels: biases, activation and each token's sum are read and written once."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, experts_Tk: Tensor, share_Tk: Tensor, weights: tuple[nn.Parameter, ...], alpha: float, limit: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        experts_Tk: Tensor,
+        share_Tk: Tensor,
+        weights: tuple[nn.Parameter, ...],
+        alpha: float,
+        limit: float,
+    ) -> Tensor:
         up_blocks, up_scales, up_bias, down_blocks, down_scales, down_bias = weights
         expert_S, order_S, ends_E = _by_expert(experts_Tk, len(up_bias))
         row_C, choices = torch.empty_like(order_S), experts_Tk.shape[1]

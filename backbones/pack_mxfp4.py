@@ -2,7 +2,8 @@
 
     python -m backbones.pack_mxfp4 --source my_finetuned_gpt_oss --output packed
 
-The experts are rounded to four bits a number; everything else is copied. One tensor is in memory at a time, and an output file per input file.
+The experts are rounded to four bits a number; everything else is copied. One tensor is in memory at a time, and an
+output file per input file.
 """
 
 import argparse
@@ -19,7 +20,15 @@ from backbones.card import BackboneError
 from backbones.mxfp4 import BLOCK, PACKED, quantise
 from backbones.sources import SafetensorsSource
 
-RELEASED = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}
+RELEASED = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
 
 
 def pack(source: Path, output: Path) -> None:
@@ -37,7 +46,9 @@ def pack(source: Path, output: Path) -> None:
     if config.get("quantization_config"):
         raise BackboneError(f"--source: {source} is packed already")
     if config["hidden_size"] % BLOCK or config["intermediate_size"] % BLOCK:
-        raise BackboneError(f"--source: {source}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples")
+        raise BackboneError(
+            f"--source: {source}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples"
+        )
     output.mkdir(parents=True)
     (output / "config.json").write_text(json.dumps({**config, "quantization_config": RELEASED}, indent=2) + "\n")
     places: dict[str, str] = {}
@@ -55,14 +66,22 @@ def pack(source: Path, output: Path) -> None:
         places |= dict.fromkeys(weights, file.name)
         size += sum(w.numel() * w.element_size() for w in weights.values())
     if (source / "model.safetensors.index.json").exists():
-        (output / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n")
+        (output / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": size}, "weight_map": places}, indent=1) + "\n"
+        )
     for other in source.iterdir():
-        if other.is_file() and other.suffix != ".safetensors" and other.name not in ("config.json", "model.safetensors.index.json"):
+        if (
+            other.is_file()
+            and other.suffix != ".safetensors"
+            and other.name not in ("config.json", "model.safetensors.index.json")
+        ):
             shutil.copy2(other, output / other.name)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     a = parser.parse_args()

@@ -1,4 +1,6 @@
-"""A packed row [P_1 … P_K | sample | sample | …]: each prompt once, no padding, every token at the position it would have alone."""
+"""A packed row [P_1 … P_K | sample | sample | …]: each prompt once, no padding, every token at the position it
+would have alone.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ PADDING = 0.15
 class Bucket:
     """B sequences of like length, R tokens at most.
 
-    index_BR int64: each token's place in the packed row, a sequence's first token where it has no more. real_BR bool, or None where
+    index_BR int64: each token's place in the packed row, a sequence's first token where it has no more. real_BR bool,
+        or None where
     nothing is padding. slot_B int64: which prompt stands before each sequence, or None where none does.
     """
 
@@ -29,7 +32,8 @@ class Bucket:
 class Segments:
     """A packed row as stretches of tokens that attend to one another, for kernels that take sequences of any length.
 
-    All int32, cumulative from 0. own: the prompts, if there are any, and the samples, (K + B + 1). text: the samples of each prompt, end to end, from the
+    All int32, cumulative from 0. own: the prompts, if there are any, and the samples, (K + B + 1). text: the samples of
+        each prompt, end to end, from the
     first sample on, (K + 1). prompts: each prompt, (K + 1). longest_own, longest_text: tokens of the longest stretch.
     """
 
@@ -42,11 +46,15 @@ class Segments:
 
 @dataclass(frozen=True)
 class GatheredKeys:
-    """A packed row's queries as they lie, and its keys as [prompts | end of the prompt, sample | ...], for one call of a flash attention.
+    """A packed row's queries as they lie, and its keys as [prompts | end of the prompt, sample | ...], for one call of
+    a flash attention.
 
-    index_G int64: the place in the row of each gathered key; None where they lie as the row does. home_S int64: where a token's own key is among them.
-    queries, keys: int32, where sequences begin, cumulative from 0, (K + B + 1). reach: tokens of its prompt that each sample sees.
-    first_B int64: the place of the first of them, samples of a prompt together. begins: int32, where each prompt's samples begin there, (K + 1).
+    index_G int64: the place in the row of each gathered key; None where they lie as the row does. home_S int64: where a
+        token's own key is among them.
+    queries, keys: int32, where sequences begin, cumulative from 0, (K + B + 1). reach: tokens of its prompt that each
+        sample sees.
+    first_B int64: the place of the first of them, samples of a prompt together. begins: int32, where each prompt's
+        samples begin there, (K + 1).
     """
 
     index_G: Tensor | None
@@ -62,9 +70,11 @@ class GatheredKeys:
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Where the sequences of a packed row of S = K L + T tokens lie: all that its attention needs, made as it is asked for.
+    """Where the sequences of a packed row of S = K L + T tokens lie: all that its attention needs, made as it is asked
+    for.
 
-    n_prompts: K. length: L of each. lengths, slots: of each sample, in the row's order, its tokens (at least one) and the prompt it follows.
+    n_prompts: K. length: L of each. lengths, slots: of each sample, in the row's order, its tokens (at least one) and
+        the prompt it follows.
     """
 
     n_prompts: int
@@ -154,17 +164,24 @@ class SharedPrefix:
             home.append(torch.arange(first[b] + reach, first[b] + reach + n))
         by_prompt = sorted(range(len(self.slots)), key=lambda b: self.slots[b])
         return GatheredKeys(
-            to_device(torch.cat(places), self.device) if reach else None, to_device(torch.cat(home), self.device),
-            self._cumulative(queries), self._cumulative(keys), max(queries, default=0), max(keys, default=0), reach,
+            to_device(torch.cat(places), self.device) if reach else None,
+            to_device(torch.cat(home), self.device),
+            self._cumulative(queries),
+            self._cumulative(keys),
+            max(queries, default=0),
+            max(keys, default=0),
+            reach,
             to_device(torch.tensor([first[b] for b in by_prompt], dtype=torch.long), self.device),
             self._cumulative([self.slots.count(slot) for slot in range(self.n_prompts)]),
-        )  # fmt: skip
+        )
 
     def _cumulative(self, sizes: list[int]) -> Tensor:
         return to_device(torch.tensor([0, *accumulate(sizes)], dtype=torch.int32), self.device)
 
 
-def share_prefix(lengths: Sequence[int], slots: Sequence[int], n_prompts: int, length: int, device: torch.device | str = "cpu") -> SharedPrefix:
+def share_prefix(
+    lengths: Sequence[int], slots: Sequence[int], n_prompts: int, length: int, device: torch.device | str = "cpu"
+) -> SharedPrefix:
     """Plan the attention of a packed row.
 
     Args:
@@ -175,7 +192,9 @@ def share_prefix(lengths: Sequence[int], slots: Sequence[int], n_prompts: int, l
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A CPU tensor there. A GPU takes it from pinned memory, so that the host does not wait for what the GPU has still to do."""
+    """A CPU tensor there. A GPU takes it from pinned memory, so that the host does not wait for what the GPU has
+    still to do.
+    """
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -199,9 +218,10 @@ def _alike(lengths: Sequence[int]) -> list[list[int]]:
 class PackedBatch:
     """A micro-batch as one row of K prompts and T text tokens, N of them answer tokens.
 
-    ids_T int64, on the CPU: the samples' tokens, end to end. before_N int64: the place in the row that predicts each answer token; the prompt's last
-    token where the context is empty. labels_N int64. row_N int64: the bank row of each answer token. weights_N: fp64, of each in the
-    step's loss. rows_K int64: bank rows of the prompts, in the row's order.
+    ids_T int64, on the CPU: the samples' tokens, end to end. before_N int64: the place in the row that predicts each
+        answer token; the prompt's last
+    token where the context is empty. labels_N int64. row_N int64: the bank row of each answer token. weights_N: fp64,
+    of each in the step's loss. rows_K int64: bank rows of the prompts, in the row's order.
     """
 
     ids_T: Tensor

@@ -1,10 +1,12 @@
 """The one module that DeepSpeed wraps: everything a step asks of the backbone happens in one root forward.
 
-Two root forwards a step (teacher, then student) would alternate in DeepSpeed's module trace and silently disable prefetching.
+Two root forwards a step (teacher, then student) would alternate in DeepSpeed's module trace and silently disable
+prefetching.
 
-``packed`` is the way that trains: one row [P_1 … P_K | samples], each prompt once, the head on answer tokens inside the caller's loss.
-``answers`` is the plain formulation that it is tested against: one padded row per sample, [P_k ; tokens]. Samples are padded on the
-right, so under causal attention no real position ever sees a pad and no mask is needed.
+``packed`` is the way that trains: one row [P_1 … P_K | samples], each prompt once, the head on answer tokens inside the
+caller's loss. ``answers`` is the plain formulation that it is tested against: one padded row per sample, [P_k ;
+tokens]. Samples are padded on the right, so under causal attention no real position ever sees a pad and no mask is
+needed.
 """
 
 from collections.abc import Callable
@@ -34,7 +36,8 @@ class Batch:
 
     ids_BT int64, right-padded: context and answer without the last answer token's successor.
     answer_BT bool: token t of sample b is an answer token; it is predicted by the position before it.
-    labels_N, sample_N int64: the answer tokens and the sample each belongs to. rows_B int64: bank rows. weights_B: fp weight of one answer token.
+    labels_N, sample_N int64: the answer tokens and the sample each belongs to. rows_B int64: bank rows. weights_B: fp
+        weight of one answer token.
     """
 
     ids_BT: Tensor
@@ -57,8 +60,11 @@ class FrozenRoot(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, offload_inputs: bool = False):
         super().__init__()
-        # recomputed layers save their inputs through autograd's hooks, which here take them to the host until the backward pass
-        self._saving: Callable[[], Any] = partial(torch.autograd.graph.save_on_cpu, torch.cuda.is_available()) if offload_inputs else nullcontext
+        # recomputed layers save their inputs through autograd's hooks, which here take them to the host until the
+        # backward pass
+        self._saving: Callable[[], Any] = (
+            partial(torch.autograd.graph.save_on_cpu, torch.cuda.is_available()) if offload_inputs else nullcontext
+        )
         self.backbone = backbone
         self._own_attention = backbone.config._attn_implementation
         head = backbone.get_output_embeddings()
@@ -66,22 +72,36 @@ class FrozenRoot(nn.Module):
         self.updates = LinearUpdates(backbone, head)
 
     def forward(self, mode: str, *args, **kwargs):
-        """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that DeepSpeed sees one root forward."""
-        door: Any = {"packed": self._packed, "answers": self._both, "enter": self._enter, "step": self._step, "branch": self._branch,
-                     "generate": self._generate, "embed": self._embed}[mode]  # fmt: skip
+        """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that
+        DeepSpeed sees one root forward.
+        """
+        door: Any = {
+            "packed": self._packed,
+            "answers": self._both,
+            "enter": self._enter,
+            "step": self._step,
+            "branch": self._branch,
+            "generate": self._generate,
+            "embed": self._embed,
+        }[mode]
         config = self.backbone.config
-        config._attn_implementation = shared_prefix.NAME if mode in ("packed", "enter", "step", "branch") else self._own_attention
+        config._attn_implementation = (
+            shared_prefix.NAME if mode in ("packed", "enter", "step", "branch") else self._own_attention
+        )
         try:
             return door(*args, **kwargs)
         finally:
             config._attn_implementation = self._own_attention
 
-    def _packed(self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None) -> tuple[Tensor, Any]:
-        """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)`` makes of them.
+    def _packed(
+        self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None
+    ) -> tuple[Tensor, Any]:
+        """The head's inputs at answer positions, (N, D), and what ``loss(weight_VD, student_ND, teacher_ND or None)``
+        makes of them.
 
-        ``fill`` puts the student's prompts before the text's embeddings, ``teacher`` the teachers'. ``loss`` runs inside the head's own
-        forward, without autograd: there alone is the head's weight whole under ZeRO-3. The gradient of its inputs is the loss's to
-        compute, so that no backward pass gathers the head again.
+        ``fill`` puts the student's prompts before the text's embeddings, ``teacher`` the teachers'. ``loss`` runs
+        inside the head's own forward, without autograd: there alone is the head's weight whole under ZeRO-3. The
+        gradient of its inputs is the loss's to compute, so that no backward pass gathers the head again.
         """
         tokens_TD = self._embed(batch.ids_T, batch.labels_N.device)
         teacher_ND = None
@@ -96,12 +116,18 @@ class FrozenRoot(nn.Module):
 
     def _packed_states(self, batch: PackedBatch, row_SD: Tensor) -> Tensor:
         positions = batch.prefix.positions_S[None]
-        hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix).last_hidden_state
+        hidden = self.backbone.base_model(
+            inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix
+        ).last_hidden_state
         return hidden.squeeze(0).index_select(0, batch.before_N)
 
     @torch.no_grad()
-    def _enter(self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None) -> Any:
-        """Sequences into free slots. -> logits of each one's next token, (B, V); or the loss of the states there, (N, D), of sequences ``of_N``."""
+    def _enter(
+        self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None
+    ) -> Any:
+        """Sequences into free slots. -> logits of each one's next token, (B, V); or the loss of the states there,
+        (N, D), of sequences ``of_N``.
+        """
         ids = torch.tensor([i for c in contexts for i in c], dtype=torch.long)
         row_SD = fill(self._embed(ids, slots.device))
         sizes = [len(c) for c in contexts]
@@ -120,17 +146,25 @@ class FrozenRoot(nn.Module):
 
     @torch.no_grad()
     def _branch(self, ids_BOR: Tensor, slots: Slots, loss: Loss, at_N: Tensor) -> Any:
-        """Continuations of every sequence there, int64 on the CPU, padded with any token. -> the loss of the states at places ``at_N`` of them."""
+        """Continuations of every sequence there, int64 on the CPU, padded with any token. -> the loss of the states
+        at places ``at_N`` of them.
+        """
         _, branches, tokens = ids_BOR.shape
-        return self._next(self._embed(ids_BOR.flatten(), slots.device), slots.branch(branches, tokens), at_N, loss, slots=slots)
+        return self._next(
+            self._embed(ids_BOR.flatten(), slots.device), slots.branch(branches, tokens), at_N, loss, slots=slots
+        )
 
     def _next(self, row_SD: Tensor, positions_S: Tensor, at: Tensor | None, loss: Loss | None, **attention: Any) -> Any:
-        hidden = self.backbone.base_model(inputs_embeds=row_SD[None], position_ids=positions_S[None], use_cache=False, **attention).last_hidden_state[0]
+        hidden = self.backbone.base_model(
+            inputs_embeds=row_SD[None], position_ids=positions_S[None], use_cache=False, **attention
+        ).last_hidden_state[0]
         states = hidden if at is None else hidden.index_select(0, at)
         head = self.backbone.get_output_embeddings()
         return head(states) if loss is None else head(states, loss, None)
 
-    def _both(self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None) -> tuple[AnswerStates, AnswerStates | None]:
+    def _both(
+        self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None
+    ) -> tuple[AnswerStates, AnswerStates | None]:
         """States at answer positions under the student's prompts and, without gradient, under the teacher's."""
         tokens_BTD = self._embed(batch.ids_BT)
         teacher = None
@@ -155,8 +189,18 @@ class FrozenRoot(nn.Module):
         return table(ids if device is None or isinstance(table, RowsFromFile) else to_device(ids, device))
 
     @torch.no_grad()
-    def _generate(self, contexts: list[list[int]], prompts_BLD: Tensor, max_new_tokens: int, end_id: int, pad_id: int, synced: bool) -> Tensor:
-        """Greedy continuations, int64 (B, at most max_new_tokens). Padded on the left; ``synced``: every rank runs as long as the longest."""
+    def _generate(
+        self,
+        contexts: list[list[int]],
+        prompts_BLD: Tensor,
+        max_new_tokens: int,
+        end_id: int,
+        pad_id: int,
+        synced: bool,
+    ) -> Tensor:
+        """Greedy continuations, int64 (B, at most max_new_tokens). Padded on the left; ``synced``: every rank runs
+        as long as the longest.
+        """
         device, (n, length, hidden) = prompts_BLD.device, prompts_BLD.shape
         longest = max(map(len, contexts))
         ids = torch.tensor([c + [pad_id] * (longest - len(c)) for c in contexts], device=device, dtype=torch.long)
@@ -169,9 +213,16 @@ class FrozenRoot(nn.Module):
             embeds[b, pad + length :] = tokens[b, : len(context)]
             mask[b, pad:] = 1
         return self.backbone.generate(
-            inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-            eos_token_id=end_id, pad_token_id=pad_id, synced_gpus=synced, use_cache=True,
-        )  # fmt: skip
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=end_id,
+            pad_token_id=pad_id,
+            synced_gpus=synced,
+            use_cache=True,
+        )
 
 
 def _open(plain: Callable[[Tensor], Tensor], head: nn.Module) -> Callable[..., Any]:

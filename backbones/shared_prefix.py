@@ -1,14 +1,15 @@
-"""Attention of a packed row, exact: a sample's queries see its prompt and itself, causally, windows counted by position.
+"""Attention of a packed row, exact: a sample's queries see its prompt and itself, causally, windows counted by
+position.
 
-Registered with transformers as ``shared_prefix``: it serves every family that attends through AttentionInterface. The keys of a
-sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal border is a matter of
-indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or O(T x window). CUDA's flash attention
-takes sequences of any length: there, layers without a window need no keys gathered (``attention_in_parts``), and others one call
-(``gathered_attention``).
+Registered with transformers as ``shared_prefix``: it serves every family that attends through AttentionInterface. The
+keys of a sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal
+border is a matter of indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or
+O(T x window). CUDA's flash attention takes sequences of any length: there, layers without a window need no keys
+gathered (``attention_in_parts``), and others one call (``gathered_attention``).
 
 gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
-O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK, dV, since it
-needs no more than P = exp(S - lse') and the row sums of dO * O'.
+O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK,
+dV, since it needs no more than P = exp(S - lse') and the row sums of dO * O'.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,26 +32,41 @@ BLOCK = 256  # queries of a sequence that go through attention at once
 FLASH_DTYPES = (torch.float16, torch.bfloat16)  # what CUDA's flash attention computes in
 
 _cpu_forward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, dropout_p=0.0, is_causal=False)
-_cpu_backward = partial(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, dropout_p=0.0, is_causal=False)
+_cpu_backward = partial(
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, dropout_p=0.0, is_causal=False
+)
 
 
 def shared_prefix_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
-    dropout: float = 0.0, sliding_window: int | None = None, s_aux: Tensor | None = None, prefix: SharedPrefix | None = None,
-    slots: Slots | None = None, **further: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """transformers' attention function: query (1, H, S, d), key and value (1, H or fewer, S, d) -> (1, S, H, d), no weights.
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    prefix: SharedPrefix | None = None,
+    slots: Slots | None = None,
+    **further: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query (1, H, S, d), key and value (1, H or fewer, S, d) -> (1, S, H, d), no
+    weights.
 
     Args:
-        sliding_window: a query at position p sees positions above p - window. s_aux: sinks (H,). prefix: where the sequences lie. slots: keep
-            their keys and values; without ``prefix``, one more token each of the sequences there.
+        sliding_window: a query at position p sees positions above p - window. s_aux: sinks (H,). prefix: where the
+            sequences lie. slots: keep their keys and values; without ``prefix``, one more token each of the sequences
+                there.
 
     Raises:
         RuntimeError: the family asks for what this attention does not know.
     """
     asked = [name for name in ("softcap", "position_bias") if further.get(name) is not None]
     if (prefix is None and slots is None) or attention_mask is not None or dropout or asked:
-        raise RuntimeError(f"{type(module).__name__} asks for what packed rows do not have: {', '.join(asked) or 'a mask or dropout'}")
+        raise RuntimeError(
+            f"{type(module).__name__} asks for what packed rows do not have: {', '.join(asked) or 'a mask or dropout'}"
+        )
     # squeeze, for the backward pass of an index writes zeros everywhere else
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if prefix is None:
@@ -63,8 +79,12 @@ def shared_prefix_attention(
 AttentionInterface.register(NAME, shared_prefix_attention)
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float) -> Tensor:
-    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the fastest of three ways that give the same."""
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float
+) -> Tensor:
+    """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d), in the fastest of three ways that give
+    the same.
+    """
     if window is not None and window >= prefix.longest:
         window = None  # wide enough for every token to see all before it
     if _flash_on_cuda(q):
@@ -78,7 +98,16 @@ class _Packed(torch.autograd.Function):
     """q (S, H, d), k and v (S, G, d) with H a multiple of G -> (S, H, d)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, window: int | None, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        prefix: SharedPrefix,
+        window: int | None,
+        scale: float,
+    ) -> Tensor:
         outs, lses = [], []
         for bucket in prefix.buckets:
             out, lse = _attend(*_gather(q, k, v, bucket, prefix), window, scale)
@@ -129,7 +158,9 @@ def _to_row(parts: list[Tensor], prefix: SharedPrefix) -> Tensor:
 
 
 def _gather(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, prefix: SharedPrefix) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (B, H, R, d); keys and values (B, G, L + R, d), those of the prompt first, or (B, G, R, d) where there is none."""
+    """Queries (B, H, R, d); keys and values (B, G, L + R, d), those of the prompt first, or (B, G, R, d) where
+    there is none.
+    """
     keys = bucket.index_BR
     if bucket.slot_B is not None:
         places = torch.arange(prefix.length, device=keys.device)
@@ -138,7 +169,9 @@ def _gather(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, prefix: SharedPrefi
 
 
 def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Which queries go through attention at once, which keys they can see, and the mask that is added to their scores."""
+    """Which queries go through attention at once, which keys they can see, and the mask that is added to their
+    scores.
+    """
     first = k.shape[2] - q.shape[2]  # the position of the first query
     for begin in range(0, q.shape[2], BLOCK):
         end = min(begin + BLOCK, q.shape[2])
@@ -148,7 +181,11 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
         hidden = key > query
         if window is not None:
             hidden |= key <= query - window
-        yield slice(begin, end), slice(lowest, first + end), torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
+        yield (
+            slice(begin, end),
+            slice(lowest, first + end),
+            torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf),
+        )
 
 
 def _flash_on_cuda(q: Tensor) -> bool:
@@ -189,9 +226,11 @@ def _attend_backward(
 
 
 def _plain_forward(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """What CPU's flash attention gives, by matrix products: for fp32 and fp64 on CUDA, which flash attention does not know.
+    """What CPU's flash attention gives, by matrix products: for fp32 and fp64 on CUDA, which flash attention does not
+    know.
 
-    A head of k and v serves the H / G heads of q in its group: q is (B, G H/G, R, d), k and v are (B, G, T, d), the mask is (R, T).
+    A head of k and v serves the H / G heads of q in its group: q is (B, G H/G, R, d), k and v are (B, G, T, d), the
+    mask is (R, T).
     """
     heads, (groups, keys) = q.shape[1], k.shape[1:3]
     scores = _by_group(q, groups) @ k.transpose(2, 3) * scale
@@ -204,7 +243,9 @@ def _plain_forward(q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor, scale:
 def _plain_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, attn_mask: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of ``_plain_forward``: gradients of q, k and v. Sinks are in ``out`` and ``lse``, as flash attention's backward takes them."""
+    """Of ``_plain_forward``: gradients of q, k and v. Sinks are in ``out`` and ``lse``, as flash attention's
+    backward takes them.
+    """
     heads, (groups, keys) = q.shape[1], k.shape[1:3]
     q_g, grad_g = _by_group(q, groups), _by_group(grad, groups)
     scores = (q_g @ k.transpose(2, 3) * scale).view(len(q), heads, -1, keys) + attn_mask
@@ -218,4 +259,3 @@ def _plain_backward(
 def _by_group(x: Tensor, groups: int) -> Tensor:
     """(B, H, R, …) -> (B, G, H/G R, …)."""
     return x.unflatten(1, (groups, -1)).flatten(2, 3)
-

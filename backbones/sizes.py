@@ -1,6 +1,7 @@
 """How large a backbone is, by part, and what a token costs in activations: from its configuration, no weight is made.
 
-Of weight files, where there are any, it only asks whether a tied head is tied there too, and whether embeddings can be read from them.
+Of weight files, where there are any, it only asks whether a tied head is tied there too, and whether embeddings can be
+read from them.
 """
 
 import re
@@ -21,14 +22,19 @@ from backbones.mxfp4 import BLOCK
 class Sizes:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
-    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer keeps of each token
+    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer
+        keeps of each token
     for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.fused``).
     working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
-    experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but the head, added up: LoRA's
-    numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer. rows_from_file: whether a sharded backbone looks its
-    embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts those chosen). queries: width of a
-    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name, elements and bytes of an element of each.
-    blocks: of a layer's activations as wide as the model, and of those as wide as its inner layer: bytes a token of one, and how much of kept_per_token
+    experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but
+    the head, added up: LoRA's numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer.
+        rows_from_file: whether a sharded backbone looks its
+    embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts
+        those chosen). queries: width of a
+    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name,
+    elements and bytes of an element of each.
+    blocks: of a layer's activations as wide as the model, and of those as wide as its inner layer: bytes a token of
+        one, and how much of kept_per_token
     and of working_per_token they are.
     """
 
@@ -62,12 +68,16 @@ class Sizes:
 
     @property
     def sharded_tensors(self) -> tuple[int, ...]:
-        """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may share."""
+        """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may
+        share.
+        """
         return self.tensors[1:] if self.rows_from_file and self.head else self.tensors
 
     @property
     def moved(self) -> int:
-        """What one micro-batch of training gathers: every layer for the forward and again for the backward pass, the rest once."""
+        """What one micro-batch of training gathers: every layer for the forward and again for the backward pass,
+        the rest once.
+        """
         lookup = 0 if self.rows_from_file else self.embedding
         return 2 * sum(self.layers) + self.other + lookup + (self.head or self.embedding)
 
@@ -90,7 +100,13 @@ def measure(card: BackboneCard) -> Sizes:
         if place:
             layers.setdefault(int(place[1]), []).append(p)
         else:
-            part = "embedding" if p is model.get_input_embeddings().weight else "head" if p is model.get_output_embeddings().weight else "other"
+            part = (
+                "embedding"
+                if p is model.get_input_embeddings().weight
+                else "head"
+                if p is model.get_output_embeddings().weight
+                else "other"
+            )
             of[part] += p.numel() * p.element_size()
     b, heads = dtype.itemsize, config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -103,7 +119,9 @@ def measure(card: BackboneCard) -> Sizes:
     if "self_attn.q_norm.weight" in leaves:
         attention += 4 * (queries + keys)
         normed += queries + keys
-    if "self_attn.qkv_proj.weight" in leaves:  # v is a part of a memory that holds q and k as they were before their rotation
+    if (
+        "self_attn.qkv_proj.weight" in leaves
+    ):  # v is a part of a memory that holds q and k as they were before their rotation
         attention += b * (queries + keys)
     packed = "mlp.experts.down_proj_blocks" in leaves
     if chosen is None:
@@ -115,27 +133,41 @@ def measure(card: BackboneCard) -> Sizes:
     # fused norms keep their input as it is, and a fused SwiGLU no product of its own
     kinds = {type(m).__name__ for m in model.modules()}
     fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
-    linears = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()}
+    linears = {
+        n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()
+    }
     routed = getattr(config, "num_local_experts", None) or 0
     active = sum(m.weight.numel() for n, m in linears.items())
     if routed:  # a stack of experts, and a router that is no nn.Linear
         per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
         active += per_layer * len(layers)
     expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
-    blocks = ((4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
-              (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)))  # fmt: skip
+    blocks = (
+        (4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
+        (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)),
+    )
     return Sizes(
-        numbers=parameter_count(model), hidden=config.hidden_size, vocabulary=config.vocab_size, itemsize=b,
-        embedding=of["embedding"], head=of["head"], other=of["other"],
+        numbers=parameter_count(model),
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        itemsize=b,
+        embedding=of["embedding"],
+        head=of["head"],
+        other=of["other"],
         layers=tuple(sum(p.numel() * p.element_size() for p in layers[i]) for i in sorted(layers)),
         layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
         tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
-        kept_per_token=attention + middle, kept_fused=fused, blocks=blocks,
+        kept_per_token=attention + middle,
+        kept_fused=fused,
+        blocks=blocks,
         working_per_token=sum(working for _, _, working in blocks),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
         linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
-        rows_from_file=rows_from_file(card, model), widened=(expert, expert * routed),
-        active=active, queries=queries, experts=(routed or 1, chosen or 1),
+        rows_from_file=rows_from_file(card, model),
+        widened=(expert, expert * routed),
+        active=active,
+        queries=queries,
+        experts=(routed or 1, chosen or 1),
         parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
-    )  # fmt: skip
+    )

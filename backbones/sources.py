@@ -1,4 +1,6 @@
-"""Where frozen weights come from: safetensors as released, or a seed. Any stretch of a flattened weight can be read alone."""
+"""Where frozen weights come from: safetensors as released, or a seed. Any stretch of a flattened weight can be read
+alone.
+"""
 
 import hashlib
 import json
@@ -32,7 +34,9 @@ class WeightSource(Protocol):
     def tensors(self) -> dict[str, Stored]: ...
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """Fill ``out``, 1-D and contiguous on the CPU, with the flattened weight's numbers from ``start`` on, converted to its dtype."""
+        """Fill ``out``, 1-D and contiguous on the CPU, with the flattened weight's numbers from ``start`` on,
+        converted to its dtype.
+        """
 
 
 class _Place(NamedTuple):
@@ -93,7 +97,9 @@ class SafetensorsSource:
         place = self._places[name]
         with place.file.open("rb") as stream:
             memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        return torch.frombuffer(memory, dtype=place.stored.dtype, count=math.prod(place.stored.shape), offset=place.offset).view(place.stored.shape)
+        return torch.frombuffer(
+            memory, dtype=place.stored.dtype, count=math.prod(place.stored.shape), offset=place.offset
+        ).view(place.stored.shape)
 
     def _bytes(self, file: Path, offset: int, out: Tensor) -> None:
         view = memoryview(out.view(torch.uint8).numpy().data)
@@ -101,7 +107,9 @@ class SafetensorsSource:
             try:
                 done = os.preadv(self._open[file], [view], offset)
             except OSError as error:
-                raise BackboneError(f"backbone {file}: {error.strerror} while reading; check the disk, or copy the file again") from None
+                raise BackboneError(
+                    f"backbone {file}: {error.strerror} while reading; check the disk, or copy the file again"
+                ) from None
             if done == 0:
                 raise BackboneError(f"backbone {file}: ended while it was read; has it been replaced?")
             view, offset = view[done:], offset + done
@@ -126,7 +134,9 @@ def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
     names, wanted, problems = weight_files(folder)
     if problems:
         return {}, problems
-    problems = [f"{n} is named in the index but missing; finish the download" for n in names if not (folder / n).is_file()]
+    problems = [
+        f"{n} is named in the index but missing; finish the download" for n in names if not (folder / n).is_file()
+    ]
     places: dict[str, _Place] = {}
     for name in names:
         if (folder / name).is_file():
@@ -135,7 +145,9 @@ def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
             except _Torn as torn:
                 problems.append(f"{name}: {torn}")
     if not problems:  # else every tensor of a broken file would be told once more
-        problems += [f"{key} should be in {file}, says the index; it is not" for key, file in wanted.items() if key not in places]
+        problems += [
+            f"{key} should be in {file}, says the index; it is not" for key, file in wanted.items() if key not in places
+        ]
     return places, problems
 
 
@@ -166,13 +178,18 @@ def _header(file: Path) -> dict[str, _Place]:
         if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
             raise _Torn(f"{name}: {end - begin} bytes for shape {stored.shape}; copy the file again")
         if 8 + length + end > size:
-            raise _Torn(f"cut short: {size:,} bytes, its header speaks of {8 + length + max(e['data_offsets'][1] for e in header.values()):,}; copy it again")
+            raise _Torn(
+                f"cut short: {size:,} bytes, its header speaks of "
+                f"{8 + length + max(e['data_offsets'][1] for e in header.values()):,}; copy it again"
+            )
         out[name] = _Place(file, 8 + length + begin, stored)
     return out
 
 
 class WidenedExperts:
-    """Another source's MXFP4 experts as the matrices that transformers' GptOssExperts holds: (E, in, out), of no dtype of their own."""
+    """Another source's MXFP4 experts as the matrices that transformers' GptOssExperts holds: (E, in, out), of no
+    dtype of their own.
+    """
 
     def __init__(self, inner: "SafetensorsSource", dtype: torch.dtype):
         self.inner, self.dtype = inner, dtype
@@ -198,7 +215,10 @@ class WidenedExperts:
         _, rows, groups, half = stored.shape
         each = rows * groups * BLOCK
         for expert, own, place in _pieces(start, out.numel(), each):
-            blocks, scales = torch.empty(rows * groups * half, dtype=torch.uint8), torch.empty(rows * groups, dtype=torch.uint8)
+            blocks, scales = (
+                torch.empty(rows * groups * half, dtype=torch.uint8),
+                torch.empty(rows * groups, dtype=torch.uint8),
+            )
             self.inner.read(f"{name}_blocks", expert * len(blocks), blocks)
             self.inner.read(f"{name}_scales", expert * len(scales), scales)
             # only the groups of inputs that the stretch touches are widened: an expert is read in several parts
@@ -232,7 +252,9 @@ class RandomSource:
         self._weights: dict[str, Tensor] = {}
         for name, weight in weights.items():
             if mxfp4 and name.endswith(PACKED):
-                self._weights[f"{name}_blocks"], self._weights[f"{name}_scales"] = quantise(weight.detach().transpose(1, 2))
+                self._weights[f"{name}_blocks"], self._weights[f"{name}_scales"] = quantise(
+                    weight.detach().transpose(1, 2)
+                )
             else:
                 self._weights[name] = weight.detach()
 
@@ -244,12 +266,24 @@ class RandomSource:
 
 
 class ConvertedSource:
-    """A released folder through transformers' own loader, which knows how a family's weights are renamed and merged; whole in this process."""
+    """A released folder through transformers' own loader, which knows how a family's weights are renamed and
+    merged; whole in this process.
+    """
 
     def __init__(self, folder: Path):
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
-        wrong = [f"{kind.removesuffix('_keys')}: {n}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for n in sorted(map(str, found[kind]))]
+            folder,
+            dtype="auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        wrong = [
+            f"{kind.removesuffix('_keys')}: {n}"
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            for n in sorted(map(str, found[kind]))
+        ]
         if wrong:
             raise BackboneError([f"backbone {folder}: {w}" for w in wrong])
         self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -262,13 +296,16 @@ class ConvertedSource:
 
 
 class DummySource:
-    """Seeded values of any shape, drawn where they are asked for: an 8B model's worth without its files or a second copy of it.
+    """Seeded values of any shape, drawn where they are asked for: an 8B model's worth without its files or a second
+    copy of it.
 
-    A weight has the same values resident, partitioned and offloaded. A GPU's differ from a CPU's, and may differ from another kind of GPU's.
+    A weight has the same values resident, partitioned and offloaded. A GPU's differ from a CPU's, and may differ from
+    another kind of GPU's.
 
     Args:
         wanted: what the model holds.
-        device: draws the numbers, wherever they go. A core of a CPU draws 0.14 billion a second: 7 s for Llama-8B with eight.
+        device: draws the numbers, wherever they go. A core of a CPU draws 0.14 billion a second: 7 s for Llama-8B with
+            eight.
     """
 
     def __init__(self, wanted: dict[str, Stored], seed: int, device: torch.device | None = None):

@@ -1,7 +1,8 @@
 """From the host to a device through two pinned buffers that are used again and again.
 
-A copy from pageable memory goes through the driver's own small buffer, at a few GB/s; one from pinned memory is as fast as the bus.
-Pinning is slow, and pinned memory is lost to other programs. So two small buffers are pinned, however large the weights are.
+A copy from pageable memory goes through the driver's own small buffer, at a few GB/s; one from pinned memory is as fast
+as the bus. Pinning is slow, and pinned memory is lost to other programs. So two small buffers are pinned, however large
+the weights are.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,8 @@ class Staging:
 
         Args:
             out: 1-D, of any stride and dtype, on the device.
-            read: takes a number's place in ``out`` and memory on the host for it and those after it, and fills that memory.
+            read: takes a number's place in ``out`` and memory on the host for it and those after it, and fills that
+                memory.
         """
         count = self._buffers[0].numel() // out.element_size()
         waits: list[Callable[[], None]] = []

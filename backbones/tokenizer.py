@@ -8,10 +8,23 @@ from backbones.card import BackboneError
 
 # what transformers may read of a tokenizer's folder, whatever its class, which config.json can name
 TOKENIZER_FILES = (
-    "config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json",
-    "tokenizer.*.json", "tekken.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.model.v*", "*.tiktoken",
-    "chat_template.json", "chat_template.jinja", "additional_chat_templates/*.jinja",
-)  # fmt: skip
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "tokenizer.*.json",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.model.v*",
+    "*.tiktoken",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+)
 
 
 class TextTokenizer(Protocol):
@@ -70,19 +83,28 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """A folder that transformers' AutoTokenizer reads; never the network, and code of its own only where that is stated."""
+    """A folder that transformers' AutoTokenizer reads; never the network, and code of its own only where that is
+    stated.
+    """
 
     def __init__(self, path: Path, trust_remote_code: bool):
         from transformers import AutoTokenizer
 
         self.path, self._runs_code = path, trust_remote_code
         try:
-            self.inner: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+            self.inner: Any = AutoTokenizer.from_pretrained(
+                path, local_files_only=True, trust_remote_code=trust_remote_code
+            )
         except Exception as error:  # transformers raises many kinds for a folder that holds no tokenizer
             if not trust_remote_code and "trust_remote_code" in str(error):
-                reason = "brings Python code of its own, which is not run; read it, and set trust_remote_code: true in the card"
+                reason = (
+                    "brings Python code of its own, which is not run; read it, and set trust_remote_code: true in "
+                    "the card"
+                )
                 raise BackboneError(f"tokenizer {path}: {reason}") from None
-            raise BackboneError(f"tokenizer {path}: transformers cannot read it ({type(error).__name__}); it needs tokenizer.json") from None
+            raise BackboneError(
+                f"tokenizer {path}: transformers cannot read it ({type(error).__name__}); it needs tokenizer.json"
+            ) from None
         if self.inner.eos_token_id is None:
             raise BackboneError(f"tokenizer {path}: names no eos_token; set it in tokenizer_config.json")
         self.bos_id, self.eos_id, self.vocab_size = self.inner.bos_token_id, self.inner.eos_token_id, len(self.inner)
@@ -107,7 +129,9 @@ class HuggingFaceTokenizer:
         return digest.hexdigest()
 
 
-def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> "SentencePieceTokenizer | HuggingFaceTokenizer":
+def load_tokenizer(
+    path: str | Path, trust_remote_code: bool = False
+) -> "SentencePieceTokenizer | HuggingFaceTokenizer":
     """The tokenizer at ``path``: a folder for transformers, or a sentencepiece file.
 
     Raises:

@@ -2,9 +2,10 @@
 
     python -m benchmarks.attention --output benchmarks/results/attention_h100.json
 
-Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest, causal. It knows no sinks and no
-windows, so those sizes lack it. On a GPU rows go in parts, or with gathered keys in one call; on a CPU in padded calls. Operations: 4 d a head and a pair
-of query and key that causality and window let see each other, in the packed row, and 2.5 times as many in the backward pass.
+Padded: PyTorch's scaled_dot_product_attention over [prompt ; sample] of each sample, all as wide as the longest,
+causal. It knows no sinks and no windows, so those sizes lack it. On a GPU rows go in parts, or with gathered keys in
+one call; on a CPU in padded calls. Operations: 4 d a head and a pair of query and key that causality and window let see
+each other, in the packed row, and 2.5 times as many in the backward pass.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from benchmarks.timing import alternate, run
 
 @dataclass(frozen=True)
 class Size:
-    """heads, groups: of queries, and of keys and values. lengths: samples drawn between them. prompt: tokens of each of ``tasks`` prompts."""
+    """heads, groups: of queries, and of keys and values. lengths: samples drawn between them. prompt: tokens of
+    each of ``tasks`` prompts.
+    """
 
     heads: int
     groups: int
@@ -60,14 +63,18 @@ def padded(q: Tensor, k: Tensor, v: Tensor, prefix: SharedPrefix, scale: float) 
     grad = torch.ones_like(query)
 
     def call() -> None:
-        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        )
         torch.autograd.grad(out, batch, grad)
 
     return call
 
 
 def _pairs(before: int, tokens: int, window: int | None) -> int:
-    """Of each token with itself, those before it, and ``before`` that stand in front, as far back as the window reaches."""
+    """Of each token with itself, those before it, and ``before`` that stand in front, as far back as the window
+    reaches.
+    """
     return sum(min(before + i + 1, window or before + i + 1) for i in range(tokens))
 
 
@@ -78,7 +85,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     lengths = torch.randint(*size.lengths, (size.samples,), generator=g).tolist()
     prefix = share_prefix(lengths, sorted(b % size.tasks for b in range(size.samples)), size.tasks, size.prompt, device)
     tokens, scale = size.tasks * size.prompt + sum(lengths), size.width**-0.5
-    q, k, v = (torch.randn(tokens, h, size.width, generator=g).to(device, dtype).requires_grad_() for h in (size.heads, size.groups, size.groups))
+    q, k, v = (
+        torch.randn(tokens, h, size.width, generator=g).to(device, dtype).requires_grad_()
+        for h in (size.heads, size.groups, size.groups)
+    )
     sinks = torch.randn(size.heads, generator=g).to(device, dtype) if size.sink else None
     grad = torch.ones_like(q)
 

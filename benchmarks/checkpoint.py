@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint --output benchmarks/results/checkpoint_cpu.json
 
-Shares are of 100 steps, the default interval. A step is measured where this machine can run one (the pocket shape, 32 short samples); for a bank of
-an 8B backbone the shortest step is given at which the share stays below 1 %.
+Shares are of 100 steps, the default interval. A step is measured where this machine can run one (the pocket shape, 32
+short samples); for a bank of an 8B backbone the shortest step is given at which the share stays below 1 %.
 """
 
 import tempfile
@@ -22,8 +22,10 @@ from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW
 
 # tasks or rows, prompt length, width, and whether the metaprompt is trained (distill) or frozen (adapt)
 SIZES = {
-    "pocket, 21 sources": (21, 16, 192, True), "8B, 21 sources": (21, 100, 4096, True), "8B, 240 adapted rows": (240, 100, 4096, False),
-}  # fmt: skip
+    "pocket, 21 sources": (21, 16, 192, True),
+    "8B, 21 sources": (21, 100, 4096, True),
+    "8B, 240 adapted rows": (240, 100, 4096, False),
+}
 
 
 def checkpoint_of(rows: int, length: int, width: int, shared: bool, device: torch.device) -> tuple[Checkpoint, int]:
@@ -36,8 +38,13 @@ def checkpoint_of(rows: int, length: int, width: int, shared: bool, device: torc
     optimizer = RowwiseAdamW({n: RowGroup(p, 0.1, 100, 0, "constant", 1.0) for n, p in parts.items()})
     trained = {n: p for n, p in bank.named_parameters() if p.requires_grad}
     best = {f"best.{n}": p.detach().clone() for n, p in bank.named_parameters()}
-    kept = {} if shared else {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}  # a distillation is not validated
-    state = {"rows": [{"task": f"task {k}", "method": "metaprompt", "shots": "full", "seed": 0} for k in range(rows)], "progress": list(range(4 * rows))}
+    kept = (
+        {} if shared else {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}
+    )  # a distillation is not validated
+    state = {
+        "rows": [{"task": f"task {k}", "method": "metaprompt", "shots": "full", "seed": 0} for k in range(rows)],
+        "progress": list(range(4 * rows)),
+    }
     return Checkpoint(dict(trained), optimizer.state_dict(), state, kept), sum(4 * p.numel() for p in trained.values())
 
 
@@ -61,18 +68,33 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         for _ in range(repeats):
             on_the_path()
         saver.wait()
-        seconds = {"on the step's path": sorted(on_path)[repeats // 2], **alternate({"written": whole}, repeats, torch.device("cpu"))}
+        seconds = {
+            "on the step's path": sorted(on_path)[repeats // 2],
+            **alternate({"written": whole}, repeats, torch.device("cpu")),
+        }
         latest = (run_dir / "latest").resolve()
         size = sum(f.stat().st_size for f in latest.iterdir())
         beside = sum(f.stat().st_size for f in (run_dir / "checkpoints/kept").iterdir()) if content.kept else 0
     seconds["processor"] = sorted(processor)[len(processor) // 2]
-    out: dict[str, Any] = {"size": name, "seconds": seconds, "trained_bytes": trained, "bytes": size, "bytes_kept_beside": beside}
-    print(f"{name}: {size:,} bytes, {(size - 65536) / trained:.2f} x the trained {trained:,} above 64 KiB; {beside:,} beside")
+    out: dict[str, Any] = {
+        "size": name,
+        "seconds": seconds,
+        "trained_bytes": trained,
+        "bytes": size,
+        "bytes_kept_beside": beside,
+    }
+    print(
+        f"{name}: {size:,} bytes, {(size - 65536) / trained:.2f} x the trained {trained:,} above 64 KiB; "
+        f"{beside:,} beside"
+    )
     cost = seconds["on the step's path"] + seconds["processor"]
     if name.startswith("pocket"):
         step = _step(device, repeats)
         out |= {"step_seconds": step, "share_of_100_steps": cost / (100 * step)}
-        print(f"{name}: a step {step:.3f} s; saving takes {cost / step:.2%} of one step's time every 100 steps, {cost / (100 * step):.4%}")
+        print(
+            f"{name}: a step {step:.3f} s; saving takes {cost / step:.2%} of one step's time every 100 steps, "
+            f"{cost / (100 * step):.4%}"
+        )
     else:
         out["shortest_step_below_1_percent"] = cost
         print(f"{name}: below 1 % where a step takes {cost * 1e3:.0f} ms or more")

@@ -2,13 +2,15 @@
 
     python -m benchmarks.evaluation --shapes pocket cpu_mid --output benchmarks/results/evaluation_cpu.json
 
-Two kinds (--kinds): ``generation``, greedy, against ``generate``; ``choices``, the likeliest of two to five options, against forward passes over every
-option behind its context and prompt, whose head sees the options' positions alone. ``ratio`` is of each case, ``whole`` of all cases of a shape together,
-``token_ratio`` what sharing could give at most where time goes with tokens: those that the peer computes over ours, no padding counted on either side.
+Two kinds (--kinds): ``generation``, greedy, against ``generate``; ``choices``, the likeliest of two to five options,
+against forward passes over every option behind its context and prompt, whose head sees the options' positions alone.
+``ratio`` is of each case, ``whole`` of all cases of a shape together, ``token_ratio`` what sharing could give at most
+where time goes with tokens: those that the peer computes over ours, no padding counted on either side.
 
-The peer gets batches of like length, padded on the left, its KV cache and SDPA, and whichever batch width of those tried is its fastest. Samples end
-as their reference answers do, at lengths that differ from sample to sample, for both (an untrained model would never end). The answers of both are
-compared token by token; a difference is a tie between logits that two orders of summation break differently.
+The peer gets batches of like length, padded on the left, its KV cache and SDPA, and whichever batch width of those
+tried is its fastest. Samples end as their reference answers do, at lengths that differ from sample to sample, for both
+(an untrained model would never end). The answers of both are compared token by token; a difference is a tie between
+logits that two orders of summation break differently.
 """
 
 import argparse
@@ -58,22 +60,30 @@ class Ending(Greedy):
         return [END if len(s.ids) + 1 == self.lengths[s.index] else token for s, token in zip(chosen, ids, strict=True)]
 
 
-def ours(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int, budget: int) -> list[list[int]]:
+def ours(
+    work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int, budget: int
+) -> list[list[int]]:
     greedy = Ending(work.backbone, prompt_LD, max(lengths), END, width, budget, False)
     greedy.lengths = lengths
     return [ids for _, ids in sorted(greedy(contexts))]
 
 
 @torch.no_grad()
-def peer(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int) -> list[list[int]]:
+def peer(
+    work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int
+) -> list[list[int]]:
     model = work.backbone.model
     out: dict[int, list[int]] = {}
     table = model.get_input_embeddings()
-    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))  # how long an answer will be is not known before
+    order = sorted(
+        range(len(contexts)), key=lambda i: len(contexts[i])
+    )  # how long an answer will be is not known before
     for begin in range(0, len(order), width):
         group = order[begin : begin + width]
         longest = max(len(contexts[i]) for i in group)
-        embeds = torch.zeros(len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype)
+        embeds = torch.zeros(
+            len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype
+        )
         mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
         for b, i in enumerate(group):
             own = torch.cat([prompt_LD, table(torch.tensor(contexts[i], device=work.device))])
@@ -81,9 +91,14 @@ def peer(work: Workload, contexts: list[list[int]], lengths: list[int], prompt_L
         ends = LogitsProcessorList([EndsAt([lengths[i] for i in group])])
         with unfused(model):  # transformers' users have its own operators
             ids = model.generate(
-                inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max(lengths[i] for i in group), do_sample=False, eos_token_id=END,
-                pad_token_id=END, logits_processor=ends,
-            )  # fmt: skip
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                max_new_tokens=max(lengths[i] for i in group),
+                do_sample=False,
+                eos_token_id=END,
+                pad_token_id=END,
+                logits_processor=ends,
+            )
         out |= {i: row[: lengths[i]] for i, row in zip(group, ids.tolist(), strict=True)}
     return [out[i] for i in range(len(contexts))]
 
@@ -92,7 +107,10 @@ def choices_of(work: Workload) -> list[Choice]:
     """Two to five options of one to three tokens and the end token behind each context, as labels and letters have."""
     g = torch.Generator().manual_seed(2)
     vocabulary = work.shape.card["vocab_size"]
-    draw = lambda: [*torch.randint(3, vocabulary, (int(torch.randint(1, 4, (), generator=g)),), generator=g).tolist(), END]  # noqa: E731
+    draw = lambda: [
+        *torch.randint(3, vocabulary, (int(torch.randint(1, 4, (), generator=g)),), generator=g).tolist(),
+        END,
+    ]  # noqa: E731
     return [Choice(item.sample.context_ids, [draw() for _ in range(2 + n % 4)]) for n, item in enumerate(work.items)]
 
 
@@ -102,7 +120,9 @@ def best_options(choices: list[Choice], sums: Sequence[Sequence[float]]) -> list
 
 @torch.no_grad()
 def peer_choices(work: Workload, choices: list[Choice], prompt_LD: Tensor, width: int) -> list[list[float]]:
-    """Every option as a sample of its own, batches of like length, padded on the left so that the head need not see contexts."""
+    """Every option as a sample of its own, batches of like length, padded on the left so that the head need not see
+    contexts.
+    """
     model, table = work.backbone.model, work.backbone.model.get_input_embeddings()
     asked = [(n, o) for n, c in enumerate(choices) for o in range(len(c.options))]
     asked.sort(key=lambda pair: len(choices[pair[0]].context) + len(choices[pair[0]].options[pair[1]]))
@@ -111,14 +131,18 @@ def peer_choices(work: Workload, choices: list[Choice], prompt_LD: Tensor, width
         group = asked[begin : begin + width]
         ids = [choices[n].context + choices[n].options[o] for n, o in group]
         longest, last = max(map(len, ids)), max(len(choices[n].options[o]) for n, o in group)
-        embeds = torch.zeros(len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype)
+        embeds = torch.zeros(
+            len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype
+        )
         mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
         for b, own_ids in enumerate(ids):
             own = torch.cat([prompt_LD, table(torch.tensor(own_ids, device=work.device))])
             embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
         places = (mask.cumsum(1) - 1).clamp(min=0)
         with unfused(model):
-            logits = model(inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1).logits
+            logits = model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1
+            ).logits
         logp = logits.log_softmax(-1)
         for b, (n, o) in enumerate(group):
             option = torch.tensor(choices[n].options[o], device=work.device)
@@ -146,12 +170,16 @@ def choice_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides,
             choices, option_likelihoods(work.backbone, prompt_LD, choices, tokens, 0, 1)
         )
     for width in WIDTHS:
-        sides[f"transformers, batches of {width}"] = lambda width=width: best_options(choices, peer_choices(work, choices, prompt_LD, width))  # type: ignore[misc]
+        sides[f"transformers, batches of {width}"] = lambda width=width: best_options(
+            choices, peer_choices(work, choices, prompt_LD, width)
+        )  # type: ignore[misc]
     return sides, sum(len(o) for c in choices for o in c.options)
 
 
 def token_ratio(work: Workload, kind: str) -> float:
-    """The peer's tokens over ours: it computes the prompt for every sample, and for every option prompt and context; we compute contexts once."""
+    """The peer's tokens over ours: it computes the prompt for every sample, and for every option prompt and
+    context; we compute contexts once.
+    """
     length = work.shape.length
     asked = [(len(i.sample.context_ids), [len(i.sample.answer_ids) + 1]) for i in work.items]
     if kind == "choices":
@@ -178,19 +206,36 @@ def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget:
             if repeat:
                 seconds[side].append(time.perf_counter() - begin)
     medians = {side: statistics.median(s) for side, s in seconds.items()}
-    best = {who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side]) for who in ("ours", "transformers")}
+    best = {
+        who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side])
+        for who in ("ours", "transformers")
+    }
     ratios = sorted(p / o for p, o in zip(seconds[best["transformers"]], seconds[best["ours"]], strict=True))
     same = [a == b for a, b in zip(answers[best["ours"]], answers[best["transformers"]], strict=True)]
     out = {
-        "shape": name, "regime": regime, "kind": kind, "samples": samples, "prompt_length": len(prompt_LD),
-        "mean_context": statistics.fmean(len(i.sample.context_ids) for i in work.items), "answer_tokens": tokens, "seconds": medians, "best": best,
-        "ratio": statistics.median(ratios), "ratios": ratios, "token_ratio": token_ratio(work, kind), "same_answers": sum(same),
+        "shape": name,
+        "regime": regime,
+        "kind": kind,
+        "samples": samples,
+        "prompt_length": len(prompt_LD),
+        "mean_context": statistics.fmean(len(i.sample.context_ids) for i in work.items),
+        "answer_tokens": tokens,
+        "seconds": medians,
+        "best": best,
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "token_ratio": token_ratio(work, kind),
+        "same_answers": sum(same),
         "answers_per_s": {who: samples / medians[side] for who, side in best.items()},
         "answer_tokens_per_s": {who: tokens / medians[side] for who, side in best.items()},
-    }  # fmt: skip
+    }
     spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
-    print(f"{name} {regime} {kind}: {medians[best['ours']]:.2f} s ({best['ours']}) against {medians[best['transformers']]:.2f} s ({best['transformers']}): "
-          f"{out['ratio']:.2f}x ({spread}), by tokens {out['token_ratio']:.2f}x; same answers {sum(same)} of {samples}", flush=True)  # fmt: skip
+    print(
+        f"{name} {regime} {kind}: {medians[best['ours']]:.2f} s ({best['ours']}) against "
+        f"{medians[best['transformers']]:.2f} s ({best['transformers']}): "
+        f"{out['ratio']:.2f}x ({spread}), by tokens {out['token_ratio']:.2f}x; same answers {sum(same)} of {samples}",
+        flush=True,
+    )
     return out
 
 
@@ -206,7 +251,9 @@ def whole(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["pocket", "cpu_mid"])
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["short", "medium"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
@@ -215,9 +262,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON; cases of earlier calls are kept, the same ones replaced")
     a = parser.parse_args()
-    cases = [measure(shape, regime, kind, a.samples, a.pairs, a.token_budget) for shape in a.shapes for regime in a.regimes for kind in a.kinds]
+    cases = [
+        measure(shape, regime, kind, a.samples, a.pairs, a.token_budget)
+        for shape in a.shapes
+        for regime in a.regimes
+        for kind in a.kinds
+    ]
     for shape, total in whole(cases).items():
-        print(f"{shape}, whole: {total['ours']:.2f} s against {total['transformers']:.2f} s: {total['ratio']:.2f}x", flush=True)
+        print(
+            f"{shape}, whole: {total['ours']:.2f} s against {total['transformers']:.2f} s: {total['ratio']:.2f}x",
+            flush=True,
+        )
     if a.output:
         _keep(a.output, cases)
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu --output benchmarks/results/gpu_h100.json
 
-Parts run one after another, each in a process of its own. A part is left out, and named, where the minutes that are left or the device's memory do not
-hold it; one that fails or takes too long takes nothing from the next. Components write files of their own beside the output, with the device in their
-names. What an earlier call measured on that card stays in the output until its part has run again. --small does the same on pocket models, without a GPU
+Parts run one after another, each in a process of its own. A part is left out, and named, where the minutes that are
+left or the device's memory do not hold it; one that fails or takes too long takes nothing from the next. Components
+write files of their own beside the output, with the device in their names. What an earlier call measured on that card
+stays in the output until its part has run again. --small does the same on pocket models, without a GPU
 too: it shows that the command works, its figures mean nothing.
 """
 
@@ -36,19 +37,42 @@ TOLD = 6  # last lines of a part that failed
 
 # of a whole step: what is kept of a case of ``train.py benchmark``
 KEPT = (
-    "label", "placement", "teacher", "recompute", "step_seconds", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "mfu", "peak_gpu_bytes",
-    "h2d_bytes_per_step", "load_seconds",
-)  # fmt: skip
+    "label",
+    "placement",
+    "teacher",
+    "recompute",
+    "step_seconds",
+    "samples_per_s",
+    "tokens_per_s",
+    "computed_tokens_per_s",
+    "mfu",
+    "peak_gpu_bytes",
+    "h2d_bytes_per_step",
+    "load_seconds",
+)
 STEPS = ["--recompute=none", "--distill.batch=128", "--token_budget=16384", "--invented", "90,10"]
 RESIDENT = ["--placement=resident", "--steps", "4", "--warmup", "2", "--sweep", "distill.teacher_cache=auto,off"]
 OFFLOADED = ["--placement=offload", "--steps", "2", "--warmup", "1", "--distill.teacher_cache=off"]
-SMALL = ["--placement=resident", "--distill.batch=8", "--token_budget=1024", "--invented", "20,5,8", "--steps", "1", "--warmup", "1", "--prompt.length=8",
-         "--sweep", "distill.teacher_cache=auto,off"]  # fmt: skip
+SMALL = [
+    "--placement=resident",
+    "--distill.batch=8",
+    "--token_budget=1024",
+    "--invented",
+    "20,5,8",
+    "--steps",
+    "1",
+    "--warmup",
+    "1",
+    "--prompt.length=8",
+    "--sweep",
+    "distill.teacher_cache=auto,off",
+]
 
 
 @dataclass(frozen=True)
 class Part:
-    """command: after the interpreter. seconds: that it takes on an H100; at twice that it is ended. gb: free on the device that it needs.
+    """command: after the interpreter. seconds: that it takes on an H100; at twice that it is ended. gb: free on the
+    device that it needs.
 
     steps: it is ``train.py benchmark``; result: the name, before the device, of a file that the command writes.
     """
@@ -81,27 +105,63 @@ def parts(small: bool) -> list[Part]:
     tests = Part("tests", command, 70, 0 if small else 8)
     if small:
         return [
-            tests, _component("ceilings", "--repeats", "2", seconds=30, gb=0),
-            _small("llama", "llama"), _small("gpt-oss", "gpt_oss"),
-            _component("vs_peft", "--shape", "pocket", "--regimes", "short", "--stages", "teach", "--pairs", "1", "--no_memory", seconds=90, gb=0),
-        ]  # fmt: skip
-    beside = ["--regimes", "short", "--stages", "teach", "--pairs", "3", "--no_memory", "--samples", "128", "--tasks", "8"]
-    llama, gpt_oss = ["--shape", "llama_8b", "--token_budget", "16384"], ["--shape", "gpt_oss_20b", "--token_budget", "8192", "--methods", "peft,packed"]
+            tests,
+            _component("ceilings", "--repeats", "2", seconds=30, gb=0),
+            _small("llama", "llama"),
+            _small("gpt-oss", "gpt_oss"),
+            _component(
+                "vs_peft",
+                "--shape",
+                "pocket",
+                "--regimes",
+                "short",
+                "--stages",
+                "teach",
+                "--pairs",
+                "1",
+                "--no_memory",
+                seconds=90,
+                gb=0,
+            ),
+        ]
+    beside = [
+        "--regimes",
+        "short",
+        "--stages",
+        "teach",
+        "--pairs",
+        "3",
+        "--no_memory",
+        "--samples",
+        "128",
+        "--tasks",
+        "8",
+    ]
+    llama, gpt_oss = (
+        ["--shape", "llama_8b", "--token_budget", "16384"],
+        ["--shape", "gpt_oss_20b", "--token_budget", "8192", "--methods", "peft,packed"],
+    )
     return [
-        tests, _component("ceilings", seconds=20, gb=16),
-        _steps("llama", "llama31_8b", 60, 72, RESIDENT), _steps("gpt-oss", "gpt_oss_20b", 60, 50, RESIDENT),
-        _component("vs_peft", *beside, *llama, seconds=55, gb=72), _component("vs_peft", *beside, *gpt_oss, seconds=55, gb=60, name="vs_peft-gpt-oss"),
+        tests,
+        _component("ceilings", seconds=20, gb=16),
+        _steps("llama", "llama31_8b", 60, 72, RESIDENT),
+        _steps("gpt-oss", "gpt_oss_20b", 60, 50, RESIDENT),
+        _component("vs_peft", *beside, *llama, seconds=55, gb=72),
+        _component("vs_peft", *beside, *gpt_oss, seconds=55, gb=60, name="vs_peft-gpt-oss"),
         _steps("llama-offloaded", "llama31_8b", 60, 66, OFFLOADED),
-        _component("attention", "--repeats", "8", seconds=25), _component("loss", "--repeats", "5", seconds=25, gb=20),
+        _component("attention", "--repeats", "8", seconds=25),
+        _component("loss", "--repeats", "5", seconds=25, gb=20),
         _component("projection", "--repeats", "20", seconds=35),
-    ]  # fmt: skip
+    ]
 
 
 def device_name() -> str:
     """Short, for names of files: of an "NVIDIA H100 80GB HBM3" h100."""
     if not torch.cuda.is_available():
         return "cpu"
-    words = [w for w in re.split(r"[^a-z0-9]+", torch.cuda.get_device_name().lower()) if re.fullmatch(r"[a-z]+\d+[a-z]*", w)]
+    words = [
+        w for w in re.split(r"[^a-z0-9]+", torch.cuda.get_device_name().lower()) if re.fullmatch(r"[a-z]+\d+[a-z]*", w)
+    ]
     return words[0] if words else "gpu"
 
 
@@ -138,7 +198,12 @@ def run_part(part: Part, folder: Path, results: Path, device: str, limit: float)
     if part.result:
         command += ["--output", str(results / f"{part.result}_{device}.json")]
     code, seconds = ran(command, log, limit)
-    found: dict[str, Any] = {"name": part.name, "command": list(part.command), "exit_code": code, "seconds": round(seconds, 1)}
+    found: dict[str, Any] = {
+        "name": part.name,
+        "command": list(part.command),
+        "exit_code": code,
+        "seconds": round(seconds, 1),
+    }
     if code != 0:
         found["last_lines"] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-TOLD:]
     if (made / "benchmark.json").is_file():  # written after each case: also of a part that was ended
@@ -152,16 +217,27 @@ def told(part: dict[str, Any]) -> list[str]:
     if "left_out" in part:
         return [f"{part['name']}: left out, it {part['left_out']}"]
     code = part["exit_code"]
-    lines = [f"{part['name']}: {'ended at its limit' if code is None else 'done' if code == 0 else f'exit code {code}'}, {part['seconds']:.0f} s"]
+    lines = [
+        (
+            f"{part['name']}: "
+            f"{'ended at its limit' if code is None else 'done' if code == 0 else f'exit code {code}'}, "
+            f"{part['seconds']:.0f} s"
+        )
+    ]
     for case in part.get("cases", []):
         share = "" if case["mfu"] is None else f", MFU {case['mfu']:.1%}"
         held = "" if case["peak_gpu_bytes"] is None else f", {case['peak_gpu_bytes'] / GB:.1f} GB"
-        lines.append(f"    {case['label'] or 'a step'}: {case['step_seconds']['median']:.3f} s, {case['tokens_per_s']:,.0f} real tokens/s{share}{held}")
+        lines.append(
+            f"    {case['label'] or 'a step'}: {case['step_seconds']['median']:.3f} s, "
+            f"{case['tokens_per_s']:,.0f} real tokens/s{share}{held}"
+        )
     return lines + [f"    {line[:200]}" for line in part.get("last_lines", [])]
 
 
 class Results:
-    """The output file. A part's entry gives way when it has run again, not before; one that is left out gives way to nothing."""
+    """The output file. A part's entry gives way when it has run again, not before; one that is left out gives way
+    to nothing.
+    """
 
     def __init__(self, file: Path, small: bool):
         self.file, self.order = file, [p.name for p in parts(small)]
@@ -225,12 +301,18 @@ def run_all(chosen: list[Part], results: Results, minutes: float, logs: Path | N
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 where every part that ran passed, 1 where one did not, 2 for arguments that cannot be."""
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default="", help="only these, by name, with commas between")
     parser.add_argument("--small", action="store_true", help="pocket models, a CPU will do")
     parser.add_argument("--logs", type=Path, help="keep what each part printed in this folder")
-    parser.add_argument("--output", type=Path, help="JSON (default: benchmarks/results/gpu_<device>.json; with --small in runs/gpu-small)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="JSON (default: benchmarks/results/gpu_<device>.json; with --small in runs/gpu-small)",
+    )
     a = parser.parse_args(arguments)
     every = {p.name: p for p in parts(a.small)}
     names = a.parts.split(",") if a.parts else list(every)
@@ -238,9 +320,14 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--parts: {', '.join(unknown)}: there is {', '.join(every)}")
     if device_name() == "cpu" and not a.small:
-        parser.error("there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work on pocket models")
+        parser.error(
+            "there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work "
+            "on pocket models"
+        )
     output = a.output or ROOT / ("runs/gpu-small" if a.small else "benchmarks/results") / f"gpu_{device_name()}.json"
-    return int(run_all([every[name] for name in every if name in names], Results(output, a.small), a.minutes, a.logs) > 0)
+    return int(
+        run_all([every[name] for name in every if name in names], Results(output, a.small), a.minutes, a.logs) > 0
+    )
 
 
 if __name__ == "__main__":

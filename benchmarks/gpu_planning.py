@@ -1,9 +1,10 @@
-"""What ``plan`` predicts of the steps that ``benchmarks.gpu`` measured, side by side in docs/planning.md. No GPU is needed.
+"""What ``plan`` predicts of the steps that ``benchmarks.gpu`` measured, side by side in docs/planning.md. No GPU is
+needed.
 
     python -m benchmarks.gpu_planning --measured benchmarks/results/gpu_h200.json --docs docs/planning.md
 
-Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed as the invented samples' are: 100
-tokens, 10 of them answer; and as many samples a task.
+Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed
+as the invented samples' are: 100 tokens, 10 of them answer; and as many samples a task.
 """
 
 import argparse
@@ -24,7 +25,9 @@ TAKES = {"--invented", "--steps", "--warmup", "--sweep"}  # a value of their own
 
 
 def planned_flags(command: list[str], changed: str) -> list[str]:
-    """Of ``plan``, for one case of a ``train.py benchmark``. changed: the case's label, key=value, where there are several."""
+    """Of ``plan``, for one case of a ``train.py benchmark``. changed: the case's label, key=value, where there are
+    several.
+    """
     kept, skip = [], False
     for word in command[2:]:
         if skip or word in TAKES:
@@ -41,10 +44,19 @@ def predicted(command: list[str], changed: str, device: str) -> dict[str, Any]:
         out = Path(folder) / "plan.json"
         assumed = ["--sample_tokens", "100", "--answer_tokens", "10", "--task_examples", str(ROWS)]
         flags = ["--gpu", device, *assumed, "--mode", "distill", "--output", str(out)]
-        subprocess.run([sys.executable, "train.py", "plan", *planned_flags(command, changed), *flags], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "train.py", "plan", *planned_flags(command, changed), *flags],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         plan = json.loads(out.read_text())
     stage = next(s for s in plan["stages"] if s["stage"] == "distill")
-    return {"seconds": stage["step_seconds"], "bytes": plan["placements"][plan["chosen"]]["device_bytes"], "binding": stage["binding"]}
+    return {
+        "seconds": stage["step_seconds"],
+        "bytes": plan["placements"][plan["chosen"]]["device_bytes"],
+        "binding": stage["binding"],
+    }
 
 
 def rows_of(measured: dict[str, Any]) -> list[list[str]]:
@@ -55,13 +67,17 @@ def rows_of(measured: dict[str, Any]) -> list[list[str]]:
             seconds, held = case["step_seconds"]["median"], case["peak_gpu_bytes"]
             memory = [f"{p['bytes'] / 1e9:.1f}, {held / 1e9:.1f} GB", f"{p['bytes'] / held - 1:+.0%}"]
             step = [f"{p['seconds']:.3f}, {seconds:.3f} s", f"{p['seconds'] / seconds - 1:+.0%}"]
-            rows.append([f"{part['name']}, {case['placement']}, teacher {case['teacher']}", *memory, *step, p["binding"]])
+            rows.append(
+                [f"{part['name']}, {case['placement']}, teacher {case['teacher']}", *memory, *step, p["binding"]]
+            )
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--measured", type=Path, required=True, help="a file of benchmarks.gpu")
     parser.add_argument("--docs", type=Path, default=Path("docs/planning.md"))
     a = parser.parse_args(arguments)
@@ -71,7 +87,14 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{a.docs}: {BEGIN} and {END} must stand where the table belongs")
     if measured["machine"]["gpu"] is None:
         parser.error(f"{a.measured}: measured without a GPU")
-    head = ["one " + measured["machine"]["gpu"], "peak memory: predicted, measured", "error", "a step: predicted, measured", "error", "bound by"]
+    head = [
+        "one " + measured["machine"]["gpu"],
+        "peak memory: predicted, measured",
+        "error",
+        "a step: predicted, measured",
+        "error",
+        "bound by",
+    ]
     lines = table(head, rows_of(measured))
     a.docs.write_text(before + "\n".join([BEGIN, *lines, END]) + rest.partition(END)[2])
     print("\n".join(lines))

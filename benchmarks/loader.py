@@ -1,10 +1,11 @@
-"""A released folder into ZeRO-3 shards: ours, and transformers' from_pretrained under DeepSpeed, in turns, each in processes of its own.
+"""A released folder into ZeRO-3 shards: ours, and transformers' from_pretrained under DeepSpeed, in turns, each in
+processes of its own.
 
     python -m benchmarks.loader --folder runs/loader --output benchmarks/results/loader_cpu.json
 
-Seconds from a running process group to a filled model, the slower rank's; peak memory of a rank above what it held before (VmHWM, so the
-pages of mapped files count). The folder is written once, a bf16 Llama of 2.1 GB with seeded weights, and read once before, so that the disk is
-in nobody's figure.
+Seconds from a running process group to a filled model, the slower rank's; peak memory of a rank above what it held
+before (VmHWM, so the pages of mapped files count). The folder is written once, a bf16 Llama of 2.1 GB with seeded
+weights, and read once before, so that the disk is in nobody's figure.
 """
 
 import argparse
@@ -27,8 +28,17 @@ from engine.placement import file_of
 from engine.protection import protect
 from engine.sharding import zero_config
 
-LLAMA = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 18, "num_attention_heads": 16,
-         "num_key_value_heads": 16, "max_position_embeddings": 4096, "tie_word_embeddings": False}  # fmt: skip
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5504,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
 SHARD = 500 << 20  # bytes of a file
 METHODS = ("ours", "from_pretrained")
 
@@ -40,7 +50,10 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.for_model(**LLAMA)
     with torch.device("meta"):
-        shapes = {n: Stored(tuple(p.shape), torch.bfloat16) for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
+        shapes = {
+            n: Stored(tuple(p.shape), torch.bfloat16)
+            for n, p in AutoModelForCausalLM.from_config(config).named_parameters()
+        }
     source, parts, size = DummySource(shapes, 0), [{}], 0  # type: ignore[var-annotated]
     for name, stored in shapes.items():
         weight = torch.empty(stored.shape, dtype=torch.bfloat16)
@@ -56,11 +69,17 @@ def write(folder: Path) -> None:
         save_file(part, folder / file, metadata={"format": "pt"})
         places |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}))
+    (folder / "config.json").write_text(
+        json.dumps({**config.to_dict(), "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"})
+    )
 
 
 def _memory(field: str) -> int:
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
 
 
 def child(method: str, folder: Path) -> None:
@@ -75,18 +94,26 @@ def child(method: str, folder: Path) -> None:
     distributed.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # peak := now
     held, begin = _memory("VmRSS"), time.perf_counter()
-    model = build_backbone(card, zero, device=device) if keep is None else AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = (
+        build_backbone(card, zero, device=device)
+        if keep is None
+        else AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    )
     seconds = time.perf_counter() - begin
     peak = _memory("VmHWM") - held
     shards = sum(p.ds_tensor.numel() * p.ds_tensor.element_size() for p in model.parameters())  # type: ignore[attr-defined]
-    every = distributed.gather_objects({"seconds": seconds, "peak_bytes": peak, "shard_bytes": shards, "held_before": held})
+    every = distributed.gather_objects(
+        {"seconds": seconds, "peak_bytes": peak, "shard_bytes": shards, "held_before": held}
+    )
     if distributed.place().rank == 0:
         print("RESULT " + json.dumps(every), flush=True)
 
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/loader"))
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=3)
@@ -103,8 +130,19 @@ def main() -> None:
     found: dict[str, list[list[dict[str, float]]]] = {m: [] for m in METHODS}
     for _ in range(a.pairs):
         for method in METHODS:
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(a.ranks), "-m", "benchmarks.loader",
-                       "--child", method, "--folder", str(a.folder)]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc_per_node",
+                str(a.ranks),
+                "-m",
+                "benchmarks.loader",
+                "--child",
+                method,
+                "--folder",
+                str(a.folder),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
             if not lines:
@@ -115,13 +153,29 @@ def main() -> None:
     ratios = [b / o for o, b in zip(seconds["ours"], seconds["from_pretrained"], strict=True)]
     largest = max(measure(BackboneCard(name="loader", path=str(a.folder), tokenizer="none")).tensors)
     allowed = total / a.ranks + 0.1 * largest
-    print(f"{total / 1e9:.2f} GB on {a.ranks} ranks: ours {statistics.median(seconds['ours']):.1f} s, from_pretrained "
-          f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})")  # fmt: skip
-    print(f"peak of a rank above what it held: ours {peak['ours'] / 1e9:.3f} GB, from_pretrained {peak['from_pretrained'] / 1e9:.3f} GB; "
-          f"model / ranks + 10 % of the largest tensor is {allowed / 1e9:.3f} GB")  # fmt: skip
+    print(
+        f"{total / 1e9:.2f} GB on {a.ranks} ranks: ours {statistics.median(seconds['ours']):.1f} s, from_pretrained "
+        f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+    )
+    print(
+        f"peak of a rank above what it held: ours {peak['ours'] / 1e9:.3f} GB, from_pretrained "
+        f"{peak['from_pretrained'] / 1e9:.3f} GB; "
+        f"model / ranks + 10 % of the largest tensor is {allowed / 1e9:.3f} GB"
+    )
     if a.output:
-        result = {"bytes": total, "ranks": a.ranks, "largest_tensor_bytes": largest, "allowed_bytes": allowed, "ratio": ratios, "seconds": seconds,
-                  "peak_bytes": peak, "runs": found, "machine": machine(), "versions": versions(), "commit": commit()}  # fmt: skip
+        result = {
+            "bytes": total,
+            "ranks": a.ranks,
+            "largest_tensor_bytes": largest,
+            "allowed_bytes": allowed,
+            "ratio": ratios,
+            "seconds": seconds,
+            "peak_bytes": peak,
+            "runs": found,
+            "machine": machine(),
+            "versions": versions(),
+            "commit": commit(),
+        }
         a.output.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,9 +1,12 @@
-"""One long note: peak memory of a training step against its length, whole activations and recomputed layers, beside what is predicted.
+"""One long note: peak memory of a training step against its length, whole activations and recomputed layers, beside
+what is predicted.
 
-    python -m benchmarks.long_notes --shape cpu_long --lengths 1024,2048,4096,8192 --output benchmarks/results/long_notes_cpu.json
+    python -m benchmarks.long_notes --shape cpu_long --lengths 1024,2048,4096,8192 --output
+    benchmarks/results/long_notes_cpu.json
 
-Each case is a child process; memory is the peak of its steps above what it held before the backbone was built. On a GPU the layers' inputs are kept on the
-host besides. What the C library keeps of one step is there in the next: three are run, of notes from 16,000 tokens on `--steps 1` will do.
+Each case is a child process; memory is the peak of its steps above what it held before the backbone was built. On a GPU
+the layers' inputs are kept on the host besides. What the C library keeps of one step is there in the next: three are
+run, of notes from 16,000 tokens on `--steps 1` will do.
 """
 
 import argparse
@@ -29,13 +32,27 @@ from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank
 
 _MID = SHAPES["cpu_mid"]
-_GPT = {"model_type": "gpt_oss", "hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 16, "num_key_value_heads": 4,
-        "head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 128, "vocab_size": 32000, "max_position_embeddings": 131072,
-        **MXFP4}  # fmt: skip
+_GPT = {
+    "model_type": "gpt_oss",
+    "hidden_size": 512,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": 128,
+    "vocab_size": 32000,
+    "max_position_embeddings": 131072,
+    **MXFP4,
+}
 LONG = {
-    "cpu_long": replace(_MID, card={**_MID.card, "max_position_embeddings": 65536}), "cpu_long_gpt_oss": Shape(_GPT, "float32", 100, 1, 1),
-    "llama_8b": SHAPES["llama_8b"], "gpt_oss_20b": SHAPES["gpt_oss_20b"],
-}  # fmt: skip
+    "cpu_long": replace(_MID, card={**_MID.card, "max_position_embeddings": 65536}),
+    "cpu_long_gpt_oss": Shape(_GPT, "float32", 100, 1, 1),
+    "llama_8b": SHAPES["llama_8b"],
+    "gpt_oss_20b": SHAPES["gpt_oss_20b"],
+}
 ANSWER = 200  # tokens
 
 
@@ -51,7 +68,11 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
     ids = torch.randint(3, shape.card["vocab_size"], (length,), generator=g).tolist()
     items = weigh([0], [Sample(ids[:-ANSWER], ids[-ANSWER:])])
     hidden = shape.card["hidden_size"]
-    bank = DecomposedBank(0.02 * torch.randn(1, shape.length, hidden, generator=g), torch.ones(1, shape.length, 1), torch.ones(1, 1, hidden)).to(device)
+    bank = DecomposedBank(
+        0.02 * torch.randn(1, shape.length, hidden, generator=g),
+        torch.ones(1, shape.length, 1),
+        torch.ones(1, 1, hidden),
+    ).to(device)
     formulation = Formulation(backbone, True, length + shape.length, 0, 1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -67,22 +88,39 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
 def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> float:
     sizes = measure(_card(LONG[shape]))
     work = Workload(length + LONG[shape].length, ANSWER, 0)
-    parts = need(sizes, "resident", recompute * len(sizes.layers), work, Machine(1, 1, device, 0, 0), recompute and device == "cuda").parts
+    parts = need(
+        sizes,
+        "resident",
+        recompute * len(sizes.layers),
+        work,
+        Machine(1, 1, device, 0, 0),
+        recompute and device == "cuda",
+    ).parts
     return sum(d for d, _ in parts.values())
 
 
 def _status(field: str) -> int:
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
 
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--shape", choices=LONG, default="cpu_long")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="tokens of the note")
     parser.add_argument("--steps", type=int, default=3, help="of each case; the last is timed")
-    parser.add_argument("--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced")
-    parser.add_argument("--again", action="store_true", help="measure nothing: predict anew for the measurements in --output")
+    parser.add_argument(
+        "--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure nothing: predict anew for the measurements in --output"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     a = parser.parse_args()
     shape, device = LONG[a.shape], torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,20 +137,50 @@ def main() -> None:
     cases = []
     for length in map(int, a.lengths.split(",")):
         for recompute in (0, 1):
-            done = subprocess.run([sys.executable, "-m", "benchmarks.long_notes", "--shape", a.shape, "--steps", str(a.steps),
-                                   "--child", f"{length},{recompute}"],
-                                  capture_output=True, text=True, check=True)  # fmt: skip
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.long_notes",
+                    "--shape",
+                    a.shape,
+                    "--steps",
+                    str(a.steps),
+                    "--child",
+                    f"{length},{recompute}",
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             found = json.loads(done.stdout.splitlines()[-1])
             predicted = predicted_bytes(a.shape, length, bool(recompute), device.type)
-            cases.append({"shape": a.shape, "length": length, "recomputed": bool(recompute), "steps": a.steps, "predicted_bytes": predicted, **found})
-            print(f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: {found['peak_bytes'] / GB:.2f} GB, "
-                  f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s", flush=True)  # fmt: skip
+            cases.append(
+                {
+                    "shape": a.shape,
+                    "length": length,
+                    "recomputed": bool(recompute),
+                    "steps": a.steps,
+                    "predicted_bytes": predicted,
+                    **found,
+                }
+            )
+            print(
+                f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: "
+                f"{found['peak_bytes'] / GB:.2f} GB, "
+                f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s",
+                flush=True,
+            )
     if a.output:
         made = {"machine": machine(), "versions": versions(), "commit": commit()}
         new = [(c["shape"], c["length"]) for c in cases]
         before = json.loads(a.output.read_text()) if a.output.exists() else {"cases": []}
         # cases of an earlier call keep what they were made on
-        earlier = [{**{k: before[k] for k in made if k in before}, **c} for c in before["cases"] if (c["shape"], c["length"]) not in new]
+        earlier = [
+            {**{k: before[k] for k in made if k in before}, **c}
+            for c in before["cases"]
+            if (c["shape"], c["length"]) not in new
+        ]
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(json.dumps({"cases": earlier + [{**c, **made} for c in cases]}, indent=1) + "\n")
 

@@ -1,9 +1,10 @@
-"""Cross-entropy and KL through the frozen head, with the gradient of its inputs: ours, plain torch, and Liger's fused cross-entropy.
+"""Cross-entropy and KL through the frozen head, with the gradient of its inputs: ours, plain torch, and Liger's fused
+cross-entropy.
 
     python -m benchmarks.loss --output benchmarks/results/loss_cpu.json
 
-Sizes are answer tokens x hidden x vocabulary. Liger (a GPU, `pip install liger-kernel`) has no KL with a frozen head of the same weights for both sides;
-its fused linear cross-entropy is timed where no teacher is asked.
+Sizes are answer tokens x hidden x vocabulary. Liger (a GPU, `pip install liger-kernel`) has no KL with a frozen head of
+the same weights for both sides; its fused linear cross-entropy is timed where no teacher is asked.
 """
 
 import importlib.util
@@ -17,7 +18,10 @@ from torch.nn import functional as F
 from benchmarks.timing import alternate, run
 from prompt_modules import distillation_terms, teacher_states, tied_head_loss
 
-SIZES = {"cuda": {"Llama-8B": (2048, 4096, 128_256), "gpt-oss-20B": (2048, 2880, 201_088)}, "cpu": {"cpu_mid": (384, 512, 32_000), "wide": (256, 512, 128_256)}}
+SIZES = {
+    "cuda": {"Llama-8B": (2048, 4096, 128_256), "gpt-oss-20B": (2048, 2880, 201_088)},
+    "cpu": {"cpu_mid": (384, 512, 32_000), "wide": (256, 512, 128_256)},
+}
 
 
 def plain(weight: Tensor, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Callable[[], None]:
@@ -60,15 +64,23 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     student, teacher = (torch.randn(n, hidden, generator=g).to(device, dtype) for _ in range(2))
     labels = torch.randint(0, vocabulary, (n,), generator=g).to(device)
     calls: dict[str, Callable[[], object]] = {
-        "ce: plain": plain(weight, student, None, labels), "ce: ours": ours(weight, student, None, labels),
-        "distil: plain": plain(weight, student, teacher, labels), "distil: ours": ours(weight, student, teacher, labels),
+        "ce: plain": plain(weight, student, None, labels),
+        "ce: ours": ours(weight, student, None, labels),
+        "distil: plain": plain(weight, student, teacher, labels),
+        "distil: ours": ours(weight, student, teacher, labels),
         "distil: ours, teacher kept": ours(weight, student, teacher_states(weight, teacher), labels),
-    }  # fmt: skip
+    }
     fused = liger(weight, student, labels)
     if fused is not None:
         calls["ce: liger"] = fused
     seconds = alternate(calls, repeats, device)
-    out: dict[str, Any] = {"size": name, "answer_tokens": n, "hidden": hidden, "vocabulary": vocabulary, "seconds": seconds}
+    out: dict[str, Any] = {
+        "size": name,
+        "answer_tokens": n,
+        "hidden": hidden,
+        "vocabulary": vocabulary,
+        "seconds": seconds,
+    }
     if device.type == "cuda":
         out["peak_bytes"] = {k: _peak(call) for k, call in calls.items()}
     return out

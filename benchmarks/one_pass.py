@@ -1,9 +1,11 @@
 """All teachers in one pass against one run each, on the same samples, under ZeRO-3 with CPU offload.
 
-    torchrun --nproc_per_node 2 -m benchmarks.one_pass --shape pocket --tasks 21 --examples 4 --output benchmarks/results/one_pass_cpu.json
+    torchrun --nproc_per_node 2 -m benchmarks.one_pass --shape pocket --tasks 21 --examples 4 --output
+    benchmarks/results/one_pass_cpu.json
 
-A step of all K tasks together, then K steps of one task each, in turns: the forward and backward passes and the sum over ranks of the gradient.
-What a run of its own costs besides (start, imports, loading) is left out: it would count for the one pass too.
+A step of all K tasks together, then K steps of one task each, in turns: the forward and backward passes and the sum
+over ranks of the gradient. What a run of its own costs besides (start, imports, loading) is left out: it would count
+for the one pass too.
 """
 
 import argparse
@@ -32,7 +34,9 @@ def step(formulation: Formulation, bank: Any, items: list[Item]) -> None:
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--shape", choices=SHAPES, default="pocket")
     parser.add_argument("--regime", default="short")
     parser.add_argument("--tasks", type=int, default=21)
@@ -48,7 +52,10 @@ def main() -> None:
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
     formulation = Formulation(work.backbone, True, a.token_budget, place.rank, place.world)
-    alone = [weigh([i.row for i in own], [i.sample for i in own]) for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))]
+    alone = [
+        weigh([i.row for i in own], [i.sample for i in own])
+        for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))
+    ]
     seconds: dict[str, list[float]] = {"one pass": [], "one run each": []}
     gathers: dict[str, int] = {}
     for repeat in range(a.pairs + 1):  # the first is a warm-up
@@ -66,12 +73,25 @@ def main() -> None:
         return
     ratios = [b / x for x, b in zip(seconds["one pass"], seconds["one run each"], strict=True)]
     outcome = {
-        "shape": a.shape, "regime": a.regime, "tasks": a.tasks, "examples": a.examples, "deepspeed": a.deepspeed, "world_size": place.world,
-        "step_seconds": {n: statistics.median(v) for n, v in seconds.items()}, "gather_bytes": gathers, "ratio": statistics.median(ratios),
-        "ratio_from_to": [min(ratios), max(ratios)], "machine": machine(), "versions": versions(), "commit": commit(),
-    }  # fmt: skip
-    print(f"{a.tasks} teachers: one pass {outcome['step_seconds']['one pass']:.2f} s, one run each {outcome['step_seconds']['one run each']:.2f} s, "
-          f"{outcome['ratio']:.2f}x ({min(ratios):.2f}-{max(ratios):.2f}); bytes gathered {gathers}")  # fmt: skip
+        "shape": a.shape,
+        "regime": a.regime,
+        "tasks": a.tasks,
+        "examples": a.examples,
+        "deepspeed": a.deepspeed,
+        "world_size": place.world,
+        "step_seconds": {n: statistics.median(v) for n, v in seconds.items()},
+        "gather_bytes": gathers,
+        "ratio": statistics.median(ratios),
+        "ratio_from_to": [min(ratios), max(ratios)],
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    print(
+        f"{a.tasks} teachers: one pass {outcome['step_seconds']['one pass']:.2f} s, one run each "
+        f"{outcome['step_seconds']['one run each']:.2f} s, "
+        f"{outcome['ratio']:.2f}x ({min(ratios):.2f}-{max(ratios):.2f}); bytes gathered {gathers}"
+    )
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(json.dumps(outcome, indent=1) + "\n")

@@ -33,16 +33,32 @@ from prompt_modules import DecomposedBank, SoftPromptBank
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192, "vocab_size": 32000}
 CARDS = {
     # as cpu_mid of benchmarks.workload: 0.23 GB in fp32
-    "mid": {**_LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8},
+    "mid": {
+        **_LLAMA,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
     # 1.08 GB in fp32: what a process needs besides its model counts for little
-    "large": {**_LLAMA, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16},
-}  # fmt: skip
+    "large": {
+        **_LLAMA,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+}
 LENGTH, TASKS, SAMPLE, ANSWER = 100, 4, 60, 6
 
 
 @dataclass(frozen=True)
 class Case:
-    """shape: of CARDS. tokens: of a micro-batch, one a rank and step. gbit: of the link between two nodes, per second."""
+    """shape: of CARDS. tokens: of a micro-batch, one a rank and step. gbit: of the link between two nodes, per
+    second.
+    """
 
     shape: str
     placement: str
@@ -59,18 +75,32 @@ class Case:
 
     @property
     def name(self) -> str:
-        where = f"{self.nodes} nodes, {self.gbit:g} Gbit/s" if self.nodes > 1 else f"{self.world} rank{'s' * (self.world > 1)}"
-        more = [f"{self.recompute} layers recomputed"] * bool(self.recompute) + ["with the teacher"] * (self.stage == "distill")
+        where = (
+            f"{self.nodes} nodes, {self.gbit:g} Gbit/s"
+            if self.nodes > 1
+            else f"{self.world} rank{'s' * (self.world > 1)}"
+        )
+        more = [f"{self.recompute} layers recomputed"] * bool(self.recompute) + ["with the teacher"] * (
+            self.stage == "distill"
+        )
         return ", ".join([self.shape, self.placement, where, *more, *[f"{self.tokens} tokens"] * (self.tokens != 1024)])
 
     @property
     def card(self) -> BackboneCard:
-        return BackboneCard(name=self.shape, random=dict(CARDS[self.shape]), tokenizer="unused", dtype="float32", dummy=True)
+        return BackboneCard(
+            name=self.shape, random=dict(CARDS[self.shape]), tokenizer="unused", dtype="float32", dummy=True
+        )
 
     @property
     def file(self) -> str:
         """On CPUs ``offload`` is cpu.json: there is no memory to pin."""
-        return str(DS_CONFIGS / "cpu.json") if self.placement == "offload" else str(DS_CONFIGS / FILES[self.placement]) if FILES[self.placement] else ""
+        return (
+            str(DS_CONFIGS / "cpu.json")
+            if self.placement == "offload"
+            else str(DS_CONFIGS / FILES[self.placement])
+            if FILES[self.placement]
+            else ""
+        )
 
     @property
     def kind(self) -> str:
@@ -92,25 +122,46 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     groups = packed_groups(case.items(), LENGTH, case.tokens, case.world)
     batches = [micro_batch_of(g, LENGTH, True) for g in groups]
     most = max(batches, key=lambda b: b.tokens)
-    bank = TASKS * LENGTH * sizes.hidden if case.stage == "teach" else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
+    bank = (
+        TASKS * LENGTH * sizes.hidden
+        if case.stage == "teach"
+        else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
+    )
     wanted = need(sizes, case.placement, case.recompute, Workload(most.tokens, most.answers, 8 * bank), machine)
     found = trace(card, case.recompute)
     brought = Gathered()
     if case.file:
         rules = rules_of(zero_config(case.file, card, sizes, case.ranks_per_node), machine)
         brought = Coordinator(sizes, found, rules, machine).steady(case.kind)
-    model = Model(sizes, attention_of(backbone_config(card)), wanted, machine, kind, {case.kind: brought},
-                  {case.kind: sum(v.enters for v in found.visits[case.kind])}, card.dtype)  # fmt: skip
+    model = Model(
+        sizes,
+        attention_of(backbone_config(card)),
+        wanted,
+        machine,
+        kind,
+        {case.kind: brought},
+        {case.kind: sum(v.enters for v in found.visits[case.kind])},
+        card.dtype,
+    )
     rounds = len(groups) // case.world
     largest = [max(batches[at : at + case.world], key=lambda b: b.tokens) for at in range(0, len(batches), case.world)]
     step = step_seconds(model, case.kind, [largest], bank)
-    return {"memory": wanted.device + wanted.host, "parts": {k: d + h for k, (d, h) in wanted.parts.items()}, "seconds": step.total, "terms": step.terms,
-            "bytes": [brought.intra * rounds, brought.inter * rounds]}  # fmt: skip
+    return {
+        "memory": wanted.device + wanted.host,
+        "parts": {k: d + h for k, (d, h) in wanted.parts.items()},
+        "seconds": step.total,
+        "terms": step.terms,
+        "bytes": [brought.intra * rounds, brought.inter * rounds],
+    }
 
 
 def peak() -> int:
     """Most memory that this process has had, bytes."""
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
@@ -119,7 +170,9 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
     teachers = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden)).requires_grad_(False)
     student: Any = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden))
     if case.stage == "distill":
-        student = DecomposedBank(0.02 * torch.randn(1, LENGTH, hidden), torch.ones(TASKS, LENGTH, 1), torch.ones(TASKS, 1, hidden))
+        student = DecomposedBank(
+            0.02 * torch.randn(1, LENGTH, hidden), torch.ones(TASKS, LENGTH, 1), torch.ones(TASKS, 1, hidden)
+        )
     where = distributed.place()
     formulation = Formulation(backbone, True, case.tokens, where.rank, where.world)
     items, weights = case.items(), LossWeights(0.9, 0.9) if case.stage == "distill" else LossWeights()
@@ -144,7 +197,11 @@ def _calibrate(case: Case, _: int, device: torch.device) -> dict[str, Any]:
         return {"yaml": file.read_text(), "kind": asdict(kind)}
 
 
-WHAT: dict[str, Callable[[Case, int, torch.device], dict[str, Any]]] = {"empty": lambda *_: {}, "calibrate": _calibrate, "steps": _steps}
+WHAT: dict[str, Callable[[Case, int, torch.device], dict[str, Any]]] = {
+    "empty": lambda *_: {},
+    "calibrate": _calibrate,
+    "steps": _steps,
+}
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""The projection of prompts into the packed row, forward and backward: our kernels, eager torch, torch.compile, and PEFT's operation.
+"""The projection of prompts into the packed row, forward and backward: our kernels, eager torch, torch.compile, and
+PEFT's operation.
 
     python -m benchmarks.projection --output benchmarks/results/projection_h100.json
 
-Without a GPU only eager torch and PEFT's operation are timed (Triton's interpreter is for tests). PEFT projects once per sample, we once
-per task: K tasks in a row of 32 samples, or of K where that is more. Bytes: the fp32 bank read, the row written and its gradient read, once each.
+Without a GPU only eager torch and PEFT's operation are timed (Triton's interpreter is for tests). PEFT projects once
+per sample, we once per task: K tasks in a row of 32 samples, or of K where that is more. Bytes: the fp32 bank read, the
+row written and its gradient read, once each.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,11 @@ from torch import Tensor
 from benchmarks.timing import alternate, run
 from prompt_modules.projection import available, packed_row, packed_row_reference
 
-SIZES = {"K21 L100 d4096": (21, 100, 1, 4096), "K21 L100 d2880": (21, 100, 1, 2880), "K64 L200 d4096 R4": (64, 200, 4, 4096)}
+SIZES = {
+    "K21 L100 d4096": (21, 100, 1, 4096),
+    "K21 L100 d2880": (21, 100, 1, 2880),
+    "K64 L200 d4096 R4": (64, 200, 4, 4096),
+}
 SAMPLES, TOKENS = 32, 60  # of a row, at least one of each task; of a sample
 
 
@@ -40,11 +46,18 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g).to(device)  # noqa: E731
-    bank = [draw(1, length, width).requires_grad_(), draw(k, length, rank).requires_grad_(), draw(k, rank, width).requires_grad_()]
+    bank = [
+        draw(1, length, width).requires_grad_(),
+        draw(k, length, rank).requires_grad_(),
+        draw(k, rank, width).requires_grad_(),
+    ]
     samples = max(SAMPLES, k)
     text = draw(samples * TOKENS, width).to(dtype)
     present, tasks = torch.arange(k, device=device), torch.arange(samples, device=device) % k
-    calls: dict[str, Callable[[], object]] = {"eager": both_ways(packed_row_reference, *bank, present, text), "peft": both_ways(per_sample, *bank, tasks, text)}
+    calls: dict[str, Callable[[], object]] = {
+        "eager": both_ways(packed_row_reference, *bank, present, text),
+        "peft": both_ways(per_sample, *bank, tasks, text),
+    }
     if device.type == "cuda":
         calls["compiled"] = both_ways(torch.compile(packed_row_reference), *bank, present, text)
         source = torch.empty(1 << 28, dtype=torch.uint8, device=device)

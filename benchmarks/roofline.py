@@ -1,11 +1,14 @@
-"""What a GPU would have to do in one packed micro-batch, counted without one: operators, bytes and operations of the CUDA path at full size.
+"""What a GPU would have to do in one packed micro-batch, counted without one: operators, bytes and operations of the
+CUDA path at full size.
 
     python -m benchmarks.roofline --output benchmarks/results/roofline_modelled.json
 
-The model is made on torch's meta device, where tensors have shapes and no numbers, and the real code runs: forward pass, head and loss, backward pass.
-Each operator takes as long as its bytes (each input read once, each output written once) or its matrix products take, whichever is longer, and at
-least as long as a launch. So the sum is a bound from below for kernels as they are now, and says which of them to join. Attention counts by its bytes
-alone; an operator of several kernels, such as a sort, counts as one. Counts are exact: tests hold them, so that a change which adds one is seen.
+The model is made on torch's meta device, where tensors have shapes and no numbers, and the real code runs: forward
+pass, head and loss, backward pass. Each operator takes as long as its bytes (each input read once, each output written
+once) or its matrix products take, whichever is longer, and at least as long as a launch. So the sum is a bound from
+below for kernels as they are now, and says which of them to join. Attention counts by its bytes alone; an operator of
+several kernels, such as a sort, counts as one. Counts are exact: tests hold them, so that a change which adds one is
+seen.
 """
 
 import argparse
@@ -47,16 +50,45 @@ from prompt_modules import tied_head
 
 # of an H100 SXM: what large bf16 products reach, 85 % of its memory's peak, and a kernel's least time
 MATRIX, MEMORY, LAUNCH = 650e12, 2.85e12, 3e-6
-LENGTH, MEAN, ANSWER = 100, 100, 0.1  # of a prompt; of a sample, half to one and a half times as long; the answer's share of it
+LENGTH, MEAN, ANSWER = (
+    100,
+    100,
+    0.1,
+)  # of a prompt; of a sample, half to one and a half times as long; the answer's share of it
 ROWS = {2048: 4, 16384: 10}  # tokens of a row -> tasks in it
 META = torch.device("meta")
 
 # operators that give out another view of memory, or memory that nobody has written to
 VIEWS = {
-    "view", "_unsafe_view", "expand", "transpose", "t", "permute", "slice", "select", "unsqueeze", "squeeze", "detach",
-    "alias", "split", "split_with_sizes", "unbind", "as_strided", "reshape", "unflatten", "_reshape_alias", "view_as",
-    "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh", "is_same_size", "sym_size",
-}  # fmt: skip
+    "view",
+    "_unsafe_view",
+    "expand",
+    "transpose",
+    "t",
+    "permute",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "detach",
+    "alias",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "as_strided",
+    "reshape",
+    "unflatten",
+    "_reshape_alias",
+    "view_as",
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "new_empty_strided",
+    "lift_fresh",
+    "is_same_size",
+    "sym_size",
+}
 LOOKUPS = {"index_select", "index", "embedding", "gather"}
 SCATTERS = {"index_copy", "index_copy_", "index_add_", "scatter", "scatter_", "index_put_"}
 FILLS = {"zeros", "zeros_like", "new_zeros", "ones", "ones_like", "full", "full_like", "fill_", "zero_", "arange"}
@@ -170,7 +202,9 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
         counter.note("experts (Triton)", 3 * _size(gate_up) // 2)
         return torch.empty(len(gate_up), gate_up.shape[1] // 2, dtype=gate_up.dtype, device=META)
 
-    def activated_backward(gate_up: Tensor, bias: Tensor, expert: Tensor, d_act: Tensor, grad: Tensor, share: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def activated_backward(
+        gate_up: Tensor, bias: Tensor, expert: Tensor, d_act: Tensor, grad: Tensor, share: Tensor, *_: Any
+    ) -> tuple[Tensor, Tensor]:
         counter.note("experts (Triton)", 2 * _size(gate_up) + _size(d_act) + _size(grad))
         return torch.empty_like(gate_up), torch.empty(share.shape, device=META)
 
@@ -180,8 +214,14 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
 
     experts: dict[str, Any] = {"activated": activated, "activated_backward": activated_backward, "combined": combined}
     always = lambda *_: True  # noqa: E731
-    kernels: dict[str, Any] = {"available": always, "rms_norm": norm, "rms_norm_backward": norm_backward, "silu_times": silu_times,
-               "silu_times_backward": silu_times_backward, "rotated": rotated}  # fmt: skip
+    kernels: dict[str, Any] = {
+        "available": always,
+        "rms_norm": norm,
+        "rms_norm_backward": norm_backward,
+        "silu_times": silu_times,
+        "silu_times_backward": silu_times_backward,
+        "rotated": rotated,
+    }
     with (
         mock.patch.object(shared_prefix, "_flash_on_cuda", always),
         mock.patch.object(attention_in_parts, "merged", merge),
@@ -219,9 +259,14 @@ def batch_of(row: int, tasks: int) -> PackedBatch:
     number = torch.zeros(answers, dtype=torch.long, device=META)
     prefix = share_prefix(lengths, slots, tasks, LENGTH, META)
     return PackedBatch(
-        ids_T=torch.zeros(sum(lengths), dtype=torch.long), before_N=number, labels_N=number, row_N=number,
-        weights_N=torch.ones(answers, dtype=torch.float64, device=META), rows_K=torch.arange(tasks, device=META), prefix=prefix,
-    )  # fmt: skip
+        ids_T=torch.zeros(sum(lengths), dtype=torch.long),
+        before_N=number,
+        labels_N=number,
+        row_N=number,
+        weights_N=torch.ones(answers, dtype=torch.float64, device=META),
+        rows_K=torch.arange(tasks, device=META),
+        prefix=prefix,
+    )
 
 
 class _Row(torch.autograd.Function):
@@ -241,11 +286,14 @@ class _Row(torch.autograd.Function):
         return torch.empty(ctx.shape, device=META), None, None, None
 
 
-def count(shape: Shape, row: int, tasks: int, teacher: bool = False, recompute: bool = False, fused: bool = True) -> dict[str, Any]:
+def count(
+    shape: Shape, row: int, tasks: int, teacher: bool = False, recompute: bool = False, fused: bool = True
+) -> dict[str, Any]:
     """One micro-batch, forward and backward.
 
     Args:
-        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. recompute: all layers.
+        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. recompute: all
+            layers.
         fused: as the key of the configuration.
     """
     root, batch, counter = model_of(shape, fused), batch_of(row, tasks), Counter()
@@ -258,7 +306,9 @@ def count(shape: Shape, row: int, tasks: int, teacher: bool = False, recompute: 
 
     def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> tied_head.HeadLoss:
         counter.phase = "loss"
-        return tied_head.tied_head_loss(weight_VD, student_ND, teacher_ND, batch.labels_N, batch.weights_N, kl=0.9, hidden=0.9)
+        return tied_head.tied_head_loss(
+            weight_VD, student_ND, teacher_ND, batch.labels_N, batch.weights_N, kl=0.9, hidden=0.9
+        )
 
     with as_on_a_gpu(counter), counter:
         counter.phase = "forward"
@@ -275,20 +325,27 @@ def _summary(counter: Counter) -> dict[str, Any]:
             total.add(cost)
     longest = sorted(kinds.items(), key=lambda kind: -kind[1].seconds)[:12]
     return {
-        **asdict(whole), "matrix_share": whole.operations / MATRIX / whole.seconds,
-        "phases": {name: asdict(cost) for name, cost in phases.items()}, "longest": {name: asdict(cost) for name, cost in longest},
-    }  # fmt: skip
+        **asdict(whole),
+        "matrix_share": whole.operations / MATRIX / whole.seconds,
+        "phases": {name: asdict(cost) for name, cost in phases.items()},
+        "longest": {name: asdict(cost) for name, cost in longest},
+    }
 
 
 def told(found: dict[str, Any]) -> str:
     moved, products = found["bytes"] / 1e9, found["operations"] / 1e12
     share = f"matrix products {found['matrix_share']:.2f} of it"
-    return f"{found['launches']:,} operators, {moved:.0f} GB, {products:.0f} TFLOP, {1e3 * found['seconds']:.0f} ms, {share}"
+    return (
+        f"{found['launches']:,} operators, {moved:.0f} GB, {products:.0f} TFLOP, {1e3 * found['seconds']:.0f} ms, "
+        f"{share}"
+    )
 
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--shapes", default="llama_8b,gpt_oss_20b")
     parser.add_argument("--layers", type=int, default=0, help="so many instead of all")
     parser.add_argument("--fused", choices=("auto", "off"), default="auto", help="as the key of the configuration")
@@ -305,7 +362,10 @@ def main() -> None:
                 cases.append({"shape": name, "layers": shape.card["num_hidden_layers"], "stage": stage, **found})
                 print(f"{name}, row of {found['row']:,}, {stage}: {told(found)}", flush=True)
                 for kind, cost in found["longest"].items():
-                    print(f"    {kind:36} {cost['launches']:7,} {cost['bytes'] / 1e9:8.1f} GB {1e3 * cost['seconds']:8.1f} ms")
+                    print(
+                        f"    {kind:36} {cost['launches']:7,} {cost['bytes'] / 1e9:8.1f} GB "
+                        f"{1e3 * cost['seconds']:8.1f} ms"
+                    )
     if a.output:
         modelled = {"matrix_operations_per_s": MATRIX, "memory_bytes_per_s": MEMORY, "launch_s": LAUNCH}
         content = {"cases": cases, "modelled_on": modelled, "versions": versions(), "commit": commit()}

@@ -38,14 +38,22 @@ def _once(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def run(description: str | None, measure: Callable[[str, torch.device, int], dict[str, Any]], sizes: Mapping[str, Mapping[str, Any]], repeats: int) -> None:
+def run(
+    description: str | None,
+    measure: Callable[[str, torch.device, int], dict[str, Any]],
+    sizes: Mapping[str, Mapping[str, Any]],
+    repeats: int,
+) -> None:
     """Measure every size of this device, print it, and keep it as JSON where --output says.
 
     Args:
-        measure: (name of a size, device, repeats) -> its result, with the seconds of each call. sizes: device type -> name -> size.
+        measure: (name of a size, device, repeats) -> its result, with the seconds of each call. sizes: device type ->
+            name -> size.
     """
     protect()
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
@@ -56,4 +64,7 @@ def run(description: str | None, measure: Callable[[str, torch.device, int], dic
         print(f"{name}: " + ", ".join(f"{n} {1e3 * s:.3g} ms" for n, s in cases[-1]["seconds"].items()), flush=True)
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1) + "\n")
+        a.output.write_text(
+            json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1)
+            + "\n"
+        )

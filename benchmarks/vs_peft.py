@@ -1,8 +1,10 @@
-"""One training step, side by side: PEFT's multitask prompt tuning, our plain formulation, our packed rows. Same model, same samples.
+"""One training step, side by side: PEFT's multitask prompt tuning, our plain formulation, our packed rows. Same model,
+same samples.
 
     pip install -r requirements-dev.txt
-    python -m benchmarks.vs_peft --shape cpu_mid --regimes short,medium --stages teach,distill,adapt --output benchmarks/results/vs_peft_cpu.json
-    python -m benchmarks.vs_peft --shape gpt_oss_20b --layers 4 --tasks 21 --samples 84 --regimes short --stages teach
+    python -m benchmarks.vs_peft --shape cpu_mid --regimes short,medium --stages teach,distill,adapt --output
+    benchmarks/results/vs_peft_cpu.json python -m benchmarks.vs_peft --shape gpt_oss_20b --layers 4 --tasks 21 --samples
+    84 --regimes short --stages teach
 
 PEFT gets what its users can give it (``engine.benchmarking.peft_step``): length-grouped batches of the same token
 budget, no checkpointing, mixed-task batches through task_ids in every stage (for teachers too, which it would train one
@@ -160,22 +162,36 @@ def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) ->
     ops = bounds(work, case.stage, case.budget)
     ops_of = {**ops, "packed": ops["packed, teacher kept"]} if case.keeps_teacher else ops
     out: dict[str, Any] = {
-        "shape": case.name, "regime": case.regime, "stage": case.stage,
-        "samples": case.shape.samples, "tasks": case.shape.tasks, "layers": case.layers,
-        "teacher_cache": case.keeps_teacher, "token_budget": case.budget,
-        "real_tokens": work.real_tokens, "answer_tokens": work.answer_tokens,
-        "operations": ops, "losses": losses, "methods": {},
-    }  # fmt: skip
+        "shape": case.name,
+        "regime": case.regime,
+        "stage": case.stage,
+        "samples": case.shape.samples,
+        "tasks": case.shape.tasks,
+        "layers": case.layers,
+        "teacher_cache": case.keeps_teacher,
+        "token_budget": case.budget,
+        "real_tokens": work.real_tokens,
+        "answer_tokens": work.answer_tokens,
+        "operations": ops,
+        "losses": losses,
+        "methods": {},
+    }
     for m, values in seconds.items():
         middle = statistics.median(values)
         out["methods"][m] = {
-            "step_seconds": _spread(values), "real_tokens_per_s": work.real_tokens / middle,
-            "operations_per_s": ops_of[m] / middle, "fused": fused[m],
-        }  # fmt: skip
+            "step_seconds": _spread(values),
+            "real_tokens_per_s": work.real_tokens / middle,
+            "operations_per_s": ops_of[m] / middle,
+            "fused": fused[m],
+        }
     for m in methods[:-1]:
         ratios = [a / b for a, b in zip(seconds[m], seconds["packed"], strict=True)]
         bound = ops_of[m] / ops_of["packed"]
-        out[f"packed_vs_{m}"] = {"ratio": _spread(ratios), "operation_bound": bound, "of_bound": statistics.median(ratios) / bound}
+        out[f"packed_vs_{m}"] = {
+            "ratio": _spread(ratios),
+            "operation_bound": bound,
+            "of_bound": statistics.median(ratios) / bound,
+        }
     return out
 
 
@@ -195,7 +211,9 @@ def peak_memory(case: Case, method: str) -> int:
     flags += ["--token_budget", str(case.budget), "--layers", str(case.layers)]
     flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)]
     flags += [] if case.cache else ["--no_cache"]
-    done = subprocess.run([sys.executable, "-m", "benchmarks.vs_peft", *flags], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.vs_peft", *flags], capture_output=True, text=True, check=True
+    )
     return int(done.stdout.splitlines()[-1])
 
 
@@ -210,10 +228,18 @@ def _child(method: str, case: Case, device: torch.device) -> None:
             print(torch.cuda.max_memory_allocated() - before)
             return
         # of the process now, not the peak of its start
-        held = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+        held = next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmRSS")
+        )
         Path("/proc/self/clear_refs").write_text("5")  # peak := now
         step()
-        peak = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        peak = next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
         print(max(0, peak - held))
 
 
@@ -224,7 +250,9 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--shape", choices=SHAPES, default="cpu_mid")
     parser.add_argument("--samples", type=int, help="of a step, in place of the shape's; each task needs one")
     parser.add_argument("--tasks", type=int, help="in place of the shape's")
@@ -237,7 +265,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no_memory", action="store_true", help="leave the children out")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--child", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced")
+    parser.add_argument(
+        "--output", type=Path, help="JSON; results of an earlier call are kept, the same cases replaced"
+    )
     return parser
 
 

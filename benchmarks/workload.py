@@ -1,4 +1,6 @@
-"""The same frozen model, prompts and samples for every method of a comparison, and what a step of each has to compute."""
+"""The same frozen model, prompts and samples for every method of a comparison, and what a step of each has to
+compute.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +30,73 @@ class Shape:
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
 _LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192}
 SHAPES = {
-    "pocket": Shape({**_LLAMA, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
-                     "vocab_size": 640}, "float32", 16, 32, 4),
-    "cpu_mid": Shape({**_LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8,
-                      "vocab_size": 32000}, "float32", 100, 32, 4),
-    "llama_8b": Shape({**_LLAMA, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-                       "num_key_value_heads": 8, "vocab_size": 128256}, "bfloat16", 100, 32, 4),
-    "gpt_oss_20b": Shape({"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "num_attention_heads": 64,
-                          "num_key_value_heads": 8, "head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128,
-                          "vocab_size": 201088, "max_position_embeddings": 131072, **MXFP4}, "bfloat16", 100, 32, 4),
-}  # fmt: skip
+    "pocket": Shape(
+        {
+            **_LLAMA,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 6,
+            "vocab_size": 640,
+        },
+        "float32",
+        16,
+        32,
+        4,
+    ),
+    "cpu_mid": Shape(
+        {
+            **_LLAMA,
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "vocab_size": 32000,
+        },
+        "float32",
+        100,
+        32,
+        4,
+    ),
+    "llama_8b": Shape(
+        {
+            **_LLAMA,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+        },
+        "bfloat16",
+        100,
+        32,
+        4,
+    ),
+    "gpt_oss_20b": Shape(
+        {
+            "model_type": "gpt_oss",
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "num_local_experts": 32,
+            "num_experts_per_tok": 4,
+            "sliding_window": 128,
+            "vocab_size": 201088,
+            "max_position_embeddings": 131072,
+            **MXFP4,
+        },
+        "bfloat16",
+        100,
+        32,
+        4,
+    ),
+}
 REGIMES = {"short": (60, 6), "medium": (200, 12), "long": (1500, 40)}  # mean tokens of a sample R, and of its answer
 WEIGHTS = LossWeights(0.9, 0.9, 1.0)
 
@@ -59,7 +118,9 @@ class Invented:
 
 
 class Workload:
-    """A step's samples (half to one and a half times R tokens), the backbone with seeded weights, student and teachers."""
+    """A step's samples (half to one and a half times R tokens), the backbone with seeded weights, student and
+    teachers.
+    """
 
     def __init__(self, shape: Shape, regime: str, device: torch.device, deepspeed: str = ""):
         self.shape, self.regime, self.device = shape, regime, device
@@ -75,13 +136,21 @@ class Workload:
         for split in self.splits:
             split.kept = list(range(len(split.samples)))
         places = [(k, i) for k, split in enumerate(self.splits) for i in split.kept]
-        self.items: list[Item] = weigh([k for k, _ in places], [self.splits[k].sample(i) for k, i in places], [i for _, i in places])
+        self.items: list[Item] = weigh(
+            [k for k, _ in places], [self.splits[k].sample(i) for k, i in places], [i for _, i in places]
+        )
         self.answer_tokens = sum(len(i.sample.answer_ids) for i in self.items)
         self.real_tokens = sum(len(i.sample) for i in self.items)
-        card = BackboneCard(name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype, dummy=True)
+        card = BackboneCard(
+            name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype, dummy=True
+        )
         self.backbone = ShardedBackbone(card, deepspeed, device)
         hidden = shape.card["hidden_size"]
-        self.teachers = SoftPromptBank(0.02 * torch.randn(shape.tasks, shape.length, hidden, generator=g)).to(device).requires_grad_(False)
+        self.teachers = (
+            SoftPromptBank(0.02 * torch.randn(shape.tasks, shape.length, hidden, generator=g))
+            .to(device)
+            .requires_grad_(False)
+        )
         self.start_LD = 0.02 * torch.randn(shape.length, hidden, generator=g)
 
     def student(self, stage: str) -> Any:
@@ -89,15 +158,20 @@ class Workload:
         k, length, hidden = self.shape.tasks, self.shape.length, self.shape.card["hidden_size"]
         if stage == "teach":
             return SoftPromptBank(self.start_LD.repeat(k, 1, 1)).to(self.device)
-        return DecomposedBank(self.start_LD[None], torch.ones(k, length, 1), torch.ones(k, 1, hidden), stage == "distill").to(self.device)
+        return DecomposedBank(
+            self.start_LD[None], torch.ones(k, length, 1), torch.ones(k, 1, hidden), stage == "distill"
+        ).to(self.device)
 
 
-def operations(shape: Shape, rows: list[list[int]], prefixed: bool, head_rows: int, head_products: float, passes: float) -> float:
+def operations(
+    shape: Shape, rows: list[list[int]], prefixed: bool, head_rows: int, head_products: float, passes: float
+) -> float:
     """Multiply-adds x 2 of a step.
 
     Args:
-        rows: of each packed row its samples' tokens; of a padded batch each sample as wide as its batch. prefixed: the prompt once per
-            task and row (else once per sample). head_rows: rows through the head; head_products: vocabulary products per row.
+        rows: of each packed row its samples' tokens; of a padded batch each sample as wide as its batch. prefixed: the
+            prompt once per task and row (else once per sample). head_rows: rows through the head; head_products:
+            vocabulary products per row.
         passes: 2 for forward and backward to activations, 1 more for a teacher's forward.
     """
     c, length = shape.card, shape.length
@@ -110,7 +184,12 @@ def operations(shape: Shape, rows: list[list[int]], prefixed: bool, head_rows: i
     for sizes in rows:
         tokens += sum(sizes) + length * (shape.tasks if prefixed else len(sizes))
         # what a causal kernel computes: a query sees its prompt and on average half of its sample
-        attention += sum(n * (length + n / 2) for n in sizes) + (shape.tasks if prefixed else len(sizes)) * length * length / 2
+        attention += (
+            sum(n * (length + n / 2) for n in sizes) + (shape.tasks if prefixed else len(sizes)) * length * length / 2
+        )
     # the backward pass of attention does five products where the forward pass does two
     attention_passes = (passes - 1) + 2.5
-    return layers * (tokens * linear * passes + attention * 4 * inner * attention_passes) + head_rows * 2 * d * c["vocab_size"] * head_products
+    return (
+        layers * (tokens * linear * passes + attention * 4 * inner * attention_passes)
+        + head_rows * 2 * d * c["vocab_size"] * head_products
+    )

@@ -1,7 +1,7 @@
 """From released clinical corpora to text pairs and back to official metrics.
 
-A *task card* (YAML) says where a corpus lies and how it is written; nothing here knows about models. No text of a note is ever
-printed or put into an error: messages name file, line, key, reason and fix.
+A *task card* (YAML) says where a corpus lies and how it is written; nothing here knows about models. No text of a note
+is ever printed or put into an error: messages name file, line, key, reason and fix.
 """
 
 from clinical_tasks.card import TaskCard

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 
 def align_mentions(text: str, mentions: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
-    """For each (type, mention text), in the answer's order, its (start, end) in `text`, or None where nothing is left to align to.
+    """For each (type, mention text), in the answer's order, its (start, end) in `text`, or None where nothing is left
+    to align to.
 
-    An answer is in text order, so a mention is sought after the one before it; then overlapping it (nested mentions); only then
-    earlier in the text (an answer out of order). No two mentions of one type get the same span.
+    An answer is in text order, so a mention is sought after the one before it; then overlapping it (nested mentions);
+    only then earlier in the text (an answer out of order). No two mentions of one type get the same span.
     """
     occurrences = _Occurrences(text)
     used: dict[str, set[tuple[int, int]]] = {}
@@ -25,7 +26,9 @@ def align_mentions(text: str, mentions: Sequence[tuple[str, str]]) -> list[tuple
     return spans
 
 
-def _choose(occurrences: _Occurrences, mention: str, used: set[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+def _choose(
+    occurrences: _Occurrences, mention: str, used: set[tuple[int, int]], start: int, end: int
+) -> tuple[int, int] | None:
     for tier in range(_TIERS):
         free = [span for span in occurrences.tier(mention, tier) if span not in used]
         if free:
@@ -38,11 +41,13 @@ _TIERS = 4
 
 
 class _Occurrences:
-    """Where a mention occurs, the most faithful matches first; found once for each distinct mention, and only as far as asked for.
+    """Where a mention occurs, the most faithful matches first; found once for each distinct mention, and only as far as
+    asked for.
 
-    A mention is written on one line: any run of whitespace in the note matches one space of it. So both are compared with their
-    whitespace flattened, by plain search; regular expressions, a hundred times slower to compile, serve letters beyond ASCII of
-    another case.
+    A mention is written on one line: any run of whitespace in the note matches one space of it. So both are compared
+        with their
+    whitespace flattened, by plain search; regular expressions, a hundred times slower to compile, serve letters beyond
+    ASCII of another case.
     """
 
     def __init__(self, text: str) -> None:
@@ -52,7 +57,9 @@ class _Occurrences:
         self._found: dict[tuple[str, int], list[tuple[int, int]]] = {}
 
     def tier(self, mention: str, tier: int) -> list[tuple[int, int]]:
-        """0: whole words in this case, 1: whole words in any case, 2 and 3: parts of words likewise. Overlapping occurrences too."""
+        """0: whole words in this case, 1: whole words in any case, 2 and 3: parts of words likewise. Overlapping
+        occurrences too.
+        """
         if (mention, tier) not in self._found:
             self._found[mention, tier] = self._spans(mention.split(), whole=tier < 2, any_case=tier % 2 == 1)
         return self._found[mention, tier]

@@ -29,10 +29,11 @@ def _by_label() -> ByLabel:
 
 @dataclass
 class Annotated:
-    """One whole document: label -> set of spans, of (end, end) for relations between mentions, or of (id, id) between concepts.
+    """One whole document: label -> set of spans, of (end, end) for relations between mentions, or of (id, id) between
+    concepts.
 
-    `unaligned` are lines that name nothing of the text: a false positive each time. `missed` are gold relations that no piece holds.
-    `texts` are, for mentions, label -> set of lower-cased texts.
+    `unaligned` are lines that name nothing of the text: a false positive each time. `missed` are gold relations that no
+    piece holds. `texts` are, for mentions, label -> set of lower-cased texts.
     """
 
     gold: ByLabel = field(default_factory=_by_label)
@@ -43,7 +44,9 @@ class Annotated:
     missed: Counter[str] = field(default_factory=Counter)
 
 
-def merge_mentions(card: TaskCard, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Annotated]:
+def merge_mentions(
+    card: TaskCard, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]
+) -> dict[str, Annotated]:
     """By document id."""
     merged: dict[str, Annotated] = defaultdict(Annotated)
     for example, prediction in zip(examples, predictions, strict=True):
@@ -56,14 +59,19 @@ def merge_mentions(card: TaskCard, examples: Sequence[Example], predictions: Seq
             whole.predicted_texts[span["type"]].add(span["text"].casefold())
         for line, label in zip(prediction["unaligned"], prediction["unaligned_types"], strict=True):
             whole.unaligned[label] += 1
-            # What names no span was still predicted: by its text it belongs to the text set, where repeats do not count.
+            # What names no span was still predicted: by its text it belongs to the text set, where repeats do not
+            # count.
             text = line.removeprefix(f"{card.written(label)}: ") if label != NO_LABEL else line
             whole.predicted_texts[label].add(text.casefold())
     return dict(merged)
 
 
-def merge_relations(card: TaskCard, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, Annotated]:
-    """By document id. Relations between mentions are compared by the spans and types of their ends: two mentions alike are one."""
+def merge_relations(
+    card: TaskCard, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]
+) -> dict[str, Annotated]:
+    """By document id. Relations between mentions are compared by the spans and types of their ends: two mentions
+    alike are one.
+    """
     merged: dict[str, Annotated] = defaultdict(Annotated)
     for example, prediction in zip(examples, predictions, strict=True):
         whole = merged[example.document]
@@ -78,7 +86,9 @@ def merge_relations(card: TaskCard, examples: Sequence[Example], predictions: Se
 
 
 def _ends(card: TaskCard, document: Document, offset: int) -> Mapping[str, Any]:
-    """What a relation's end stands for: a mention's key for its place and type, a concept for its identifier without `MESH:`."""
+    """What a relation's end stands for: a mention's key for its place and type, a concept for its identifier
+    without `MESH:`.
+    """
     if card.relations.level == "entity":
         names = {name for relation in document.relations for name in (relation.head, relation.tail)}
         names.update(name for mention in document.mentions for name in mention.ids)
@@ -95,10 +105,13 @@ def rules_of(card: TaskCard) -> tuple[str, ...]:
 
 
 def annotation_counts(card: TaskCard, document: Annotated) -> dict[tuple[str, str], Counts]:
-    """(rule, label) -> counts; the labels of a rule are independent of one another, so its micro score is that of their sums."""
+    """(rule, label) -> counts; the labels of a rule are independent of one another, so its micro score is that of
+    their sums.
+    """
     found = dict(_matched(card, document))
     for (rule, label), counts in found.items():
-        # A line that names nothing of the text is false each time it is written; in a set of texts it is an element already.
+        # A line that names nothing of the text is false each time it is written; in a set of texts it is an element
+        # already.
         extra = 0 if rule == "text_set" else document.unaligned[label]
         found[rule, label] = counts._replace(fp=counts.fp + extra, fn=counts.fn + document.missed[label])
     return found
@@ -116,16 +129,26 @@ def _matched(card: TaskCard, document: Annotated) -> Iterator[tuple[tuple[str, s
         for rule, counts in _lenient(card, gold, predicted).items():
             yield (rule, label), counts
         if not relations and card.triggers:
-            yield ("sdoh_2022", label), _lenient(card, gold, predicted)["brat_scoring"] if label in card.triggers else strict
+            yield (
+                ("sdoh_2022", label),
+                _lenient(card, gold, predicted)["brat_scoring"] if label in card.triggers else strict,
+            )
     if relations and card.relations.level == "mention":
-        yield from ((("sdoh_2022", label), counts) for label, counts in _event_arguments(document, sorted(labels)).items())
+        yield from (
+            (("sdoh_2022", label), counts) for label, counts in _event_arguments(document, sorted(labels)).items()
+        )
     if not relations:
         for label in sorted({*document.gold_texts, *document.predicted_texts}):
-            yield ("text_set", label), set_counts(document.gold_texts.get(label, set()), document.predicted_texts.get(label, set()))
+            yield (
+                ("text_set", label),
+                set_counts(document.gold_texts.get(label, set()), document.predicted_texts.get(label, set())),
+            )
 
 
 def _lenient(card: TaskCard, gold: set[Any], predicted: set[Any]) -> dict[str, Counts]:
-    """Overlap of at least one character and the same type (of a relation: at both ends), under each rule for duplicates."""
+    """Overlap of at least one character and the same type (of a relation: at both ends), under each rule for
+    duplicates.
+    """
     order, touch = (_relation_order, _relations_touch) if card.type == "re" else (text_order, overlap)
     found = lenient(sorted(gold, key=order), sorted(predicted, key=order), touch)
     found["lenient"] = found[DUPLICATES[card.duplicates]]
@@ -134,8 +157,13 @@ def _lenient(card: TaskCard, gold: set[Any], predicted: set[Any]) -> dict[str, C
 
 
 def _event_arguments(document: Annotated, labels: Sequence[str]) -> dict[str, Counts]:
-    """n2c2-2022: heads are triggers, paired one to one by overlap and type; an argument is right if its trigger's pair has it exactly."""
-    gold, predicted = (sorted({pair[0] for pairs in side.values() for pair in pairs}, key=_end_order) for side in (document.gold, document.predicted))
+    """n2c2-2022: heads are triggers, paired one to one by overlap and type; an argument is right if its trigger's
+    pair has it exactly.
+    """
+    gold, predicted = (
+        sorted({pair[0] for pairs in side.values() for pair in pairs}, key=_end_order)
+        for side in (document.gold, document.predicted)
+    )
     paired: dict[End, End] = {}
     for one in gold:
         partner = next((other for other in predicted if other not in paired and _ends_touch(one, other)), None)
@@ -144,7 +172,10 @@ def _event_arguments(document: Annotated, labels: Sequence[str]) -> dict[str, Co
     counts = {}
     for label in labels:
         # A prediction under a trigger without a pair equals no gold relation.
-        named = {(paired.get(head), tail) if head in paired else (None, head, tail) for head, tail in document.predicted.get(label, ())}
+        named = {
+            (paired.get(head), tail) if head in paired else (None, head, tail)
+            for head, tail in document.predicted.get(label, ())
+        }
         counts[label] = set_counts(set(document.gold.get(label, ())), named)
     return counts
 

@@ -28,9 +28,9 @@ class SplitSpec:
 class OptionsSpec:
     """Multiple choice: which columns hold the options, how the gold answer names one, how they are laid out.
 
-    One column may hold a list of texts, a mapping from key to text, or a list of objects (then `text` and `key` name their fields).
-    `gold` is letter | index0 | index1 | index | text | key. Corpora count from 0 and from 1: it is stated, or with `index` found out
-    from the whole file, where the answers must show it; never guessed.
+    One column may hold a list of texts, a mapping from key to text, or a list of objects (then `text` and `key` name
+    their fields). `gold` is letter | index0 | index1 | index | text | key. Corpora count from 0 and from 1: it is
+    stated, or with `index` found out from the whole file, where the answers must show it; never guessed.
     """
 
     columns: tuple[str, ...]
@@ -42,7 +42,8 @@ class OptionsSpec:
 
 @dataclass(frozen=True)
 class RelationSpec:
-    """How relations are compared: between mentions (spans) or between document-level entities (ids); types of the two ends.
+    """How relations are compared: between mentions (spans) or between document-level entities (ids); types of the two
+    ends.
 
     Where relations are `symmetric`, the order of the ends does not matter.
     """
@@ -55,7 +56,9 @@ class RelationSpec:
 
 @dataclass(frozen=True)
 class TaskCard:
-    """A checked card. Build one with `load_card`; field names are the YAML keys, except `path`, the file it came from."""
+    """A checked card. Build one with `load_card`; field names are the YAML keys, except `path`, the file it came
+    from.
+    """
 
     name: str
     type: str

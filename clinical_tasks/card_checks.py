@@ -13,15 +13,45 @@ from clinical_tasks.metrics.rouge import ROUGE_TYPES
 from clinical_tasks.readers import READER_OPTIONS, ROW_READERS
 
 REQUIRED = ("name", "type", "reader", "splits", "input", "metric", "licence", "access")
-TEXT_KEYS = ("name", "type", "reader", "folder", "title", "input", "instruction", "metric", "answer", "duplicates",
-             "licence", "access", "citation", "url", "protocol")
-KEYS = (*TEXT_KEYS, "splits", "columns", "reader_options", "labels", "ignore_labels", "options", "relations", "extra_metrics",
-        "rouge_stemmer", "triggers", "published")
+TEXT_KEYS = (
+    "name",
+    "type",
+    "reader",
+    "folder",
+    "title",
+    "input",
+    "instruction",
+    "metric",
+    "answer",
+    "duplicates",
+    "licence",
+    "access",
+    "citation",
+    "url",
+    "protocol",
+)
+KEYS = (
+    *TEXT_KEYS,
+    "splits",
+    "columns",
+    "reader_options",
+    "labels",
+    "ignore_labels",
+    "options",
+    "relations",
+    "extra_metrics",
+    "rouge_stemmer",
+    "triggers",
+    "published",
+)
 _SCORES = ("f1", "precision", "recall")
 _LENIENT = ("lenient", "n2c2_2018", "brat_scoring")
 METRICS = {
     "ner": (*(f"span_{name}_{rule}" for rule in ("strict", *_LENIENT) for name in _SCORES), "text_set_f1"),
-    "re": (*(f"relation_{name}" for name in _SCORES), *(f"relation_{name}_{rule}" for rule in (*_LENIENT, "sdoh_2022") for name in _SCORES)),
+    "re": (
+        *(f"relation_{name}" for name in _SCORES),
+        *(f"relation_{name}_{rule}" for rule in (*_LENIENT, "sdoh_2022") for name in _SCORES),
+    ),
     "qa": ("accuracy", "macro_f1", "exact_match", "token_f1"),
     "nli": ("accuracy", "macro_f1"),
     "summarization": (*ROUGE_TYPES, "exact_match"),
@@ -46,11 +76,17 @@ def build_card(raw: dict[str, Any], path: Path) -> TaskCard:
     check.one_of("duplicates", texts.get("duplicates"), ("set", "discard", "penalise"))
     labels = {str(label): str(word) for label, word in check.mapping("labels", raw.get("labels")).items()}
     # What is missing has been noted above; an empty text lets the other checks go on.
-    defaults = dict.fromkeys((key for key in REQUIRED if key != "splits"), "") | {"folder": name, "answer": _default_answer(raw)}
+    defaults = dict.fromkeys((key for key in REQUIRED if key != "splits"), "") | {
+        "folder": name,
+        "answer": _default_answer(raw),
+    }
     card = TaskCard(
         **(defaults | texts),
         splits=_splits(check, raw.get("splits")),
-        columns={str(key): check.names(f"columns.{key}", value) for key, value in check.mapping("columns", raw.get("columns")).items()},
+        columns={
+            str(key): check.names(f"columns.{key}", value)
+            for key, value in check.mapping("columns", raw.get("columns")).items()
+        },
         reader_options=_reader_options(check, raw.get("reader_options"), texts.get("reader", "")),
         labels=labels,
         ignore_labels=check.names("ignore_labels", raw.get("ignore_labels")),
@@ -86,7 +122,9 @@ class _Checker:
     def keys(self, prefix: str, raw: dict[str, Any], known: Collection[str]) -> None:
         for key in raw:
             if str(key) not in known:
-                self.problem(f"{prefix}{key}", f"unknown key{did_you_mean(str(key), known)}", f"known are {', '.join(known)}")
+                self.problem(
+                    f"{prefix}{key}", f"unknown key{did_you_mean(str(key), known)}", f"known are {', '.join(known)}"
+                )
 
     def text(self, key: str, value: Any) -> str:
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
@@ -131,20 +169,32 @@ def _splits(check: _Checker, raw: Any) -> dict[str, SplitSpec]:
             check.problem(f"{key}.hold_out.fraction", "not between 0 and 1", "0.1 holds out a tenth")
             fraction = 0.0
         if bool(held) == bool(content.get("files")):
-            check.problem(key, "needs either files or hold_out", "write 'files: [NAME]' or 'hold_out: {from: train, fraction: 0.1}'")
+            check.problem(
+                key,
+                "needs either files or hold_out",
+                "write 'files: [NAME]' or 'hold_out: {from: train, fraction: 0.1}'",
+            )
         files = check.names(f"{key}.files", content.get("files"))
-        ids = {name: check.text(f"{key}.{name}", content[name]) for name in ("ids_from", "ids_not_in") if name in content}
+        ids = {
+            name: check.text(f"{key}.{name}", content[name]) for name in ("ids_from", "ids_not_in") if name in content
+        }
         for name in (*files, *ids.values()):
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                check.problem(f"{key}.files", f"'{name}' leads out of the task's folder", "name files inside DATA_ROOT/<folder>")
-        specs[str(split)] = SplitSpec(files, ids.get("ids_from", ""), ids.get("ids_not_in", ""), str(held.get("from", "")), fraction)
+                check.problem(
+                    f"{key}.files", f"'{name}' leads out of the task's folder", "name files inside DATA_ROOT/<folder>"
+                )
+        specs[str(split)] = SplitSpec(
+            files, ids.get("ids_from", ""), ids.get("ids_not_in", ""), str(held.get("from", "")), fraction
+        )
     for split, spec in specs.items():
         if spec.hold_out_from and (spec.hold_out_from not in specs or specs[spec.hold_out_from].hold_out_from):
             reason = f"'{spec.hold_out_from}' is no split with files"
             check.problem(f"splits.{split}.hold_out.from", reason, "hold out of a split that has files")
     for parent in specs:
         if sum(spec.fraction for spec in specs.values() if spec.hold_out_from == parent) >= 1:
-            check.problem("splits", f"nothing is left of '{parent}'", "let the fractions held out of it sum to less than 1")
+            check.problem(
+                "splits", f"nothing is left of '{parent}'", "let the fractions held out of it sum to less than 1"
+            )
     return specs
 
 
@@ -173,11 +223,17 @@ def _options(check: _Checker, raw: Any) -> OptionsSpec | None:
         return None
     check.keys("options.", content, ("columns", "gold", "text", "key", "layout"))
     columns = check.names("options.columns", content.get("columns"))
-    texts = {key: check.text(f"options.{key}", content[key]) for key in ("gold", "text", "key", "layout") if key in content}
+    texts = {
+        key: check.text(f"options.{key}", content[key]) for key in ("gold", "text", "key", "layout") if key in content
+    }
     if not columns:
-        check.problem("options.columns", "missing", "name the columns that hold the options, or the one that holds them all")
+        check.problem(
+            "options.columns", "missing", "name the columns that hold the options, or the one that holds them all"
+        )
     if "gold" not in texts:
-        check.problem("options.gold", "missing", "say how the answer names an option: letter, index0, index1, index, text or key")
+        check.problem(
+            "options.gold", "missing", "say how the answer names an option: letter, index0, index1, index, text or key"
+        )
     check.one_of("options.gold", texts.get("gold"), ("letter", "index0", "index1", "index", "text", "key"))
     layout = texts.get("layout", "{letter}. {text}")
     if set(re.findall(r"\{(\w+)\}", layout)) != {"letter", "text"}:
@@ -214,13 +270,20 @@ def _check_together(check: _Checker, card: TaskCard) -> None:
     for key, metric in (("metric", card.metric), *(("extra_metrics", metric) for metric in card.extra_metrics)):
         known = _known_metrics(card)
         if metric and metric not in known:
-            check.problem(key, f"unknown for type {card.type}: '{metric}'{did_you_mean(metric, known)}", f"use one of {', '.join(known)}")
+            check.problem(
+                key,
+                f"unknown for type {card.type}: '{metric}'{did_you_mean(metric, known)}",
+                f"use one of {', '.join(known)}",
+            )
     if card.splits and "test" not in card.splits:
         check.problem("splits.test", "missing", "a task needs a test split; hold one out if none is released")
     words = [word.casefold() for word in card.labels.values()]
-    # A choice may fold several official labels into one word; a mention or relation must come back as the label that it was.
+    # A choice may fold several official labels into one word; a mention or relation must come back as the label that it
+    # was.
     if not all(words) or (card.type in ("ner", "re") and len(set(words)) < len(words)):
-        check.problem("labels", "two labels are written with the same word, or one with none", "give each label its own word")
+        check.problem(
+            "labels", "two labels are written with the same word, or one with none", "give each label its own word"
+        )
     elif len(words) > 1 and card.type in ("qa", "nli") and len(set(words)) < 2:
         check.problem("labels", "all labels are written with the same word", "there is nothing to choose between")
     if card.type in ("ner", "re"):
@@ -244,10 +307,14 @@ def _check_annotated(check: _Checker, card: TaskCard) -> None:
         annotated = ", ".join(name for name in READER_OPTIONS if name not in ROW_READERS)
         check.problem("reader", f"'{card.reader}' reads no annotations", f"a {card.type} task uses one of {annotated}")
     if card.answer == "likelihood":
-        check.problem("answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key")
+        check.problem(
+            "answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key"
+        )
     for label in card.triggers:
         if card.labels and label not in card.labels:
-            check.problem("triggers", f"'{label}' is none of the card's labels{did_you_mean(label, card.labels)}", "name labels")
+            check.problem(
+                "triggers", f"'{label}' is none of the card's labels{did_you_mean(label, card.labels)}", "name labels"
+            )
     if card.triggers and card.type == "re":
         check.problem("triggers", "unused in a re task", "its triggers are the heads; drop the key")
     known = ("text", "entities") if card.type == "re" else ("text",)
@@ -261,7 +328,9 @@ def _check_annotated(check: _Checker, card: TaskCard) -> None:
 
 def _check_rows(check: _Checker, card: TaskCard) -> None:
     if card.reader not in ROW_READERS:
-        check.problem("reader", f"'{card.reader}' reads no rows", f"a {card.type} task uses one of {', '.join(ROW_READERS)}")
+        check.problem(
+            "reader", f"'{card.reader}' reads no rows", f"a {card.type} task uses one of {', '.join(ROW_READERS)}"
+        )
     if "answer" not in card.columns:
         check.problem("columns.answer", "missing", "name the column that holds the answer or label")
     if "options" in card.columns:
@@ -272,7 +341,9 @@ def _check_rows(check: _Checker, card: TaskCard) -> None:
         check.problem("triggers", f"unused in a {card.type} task", "drop the key")
     if card.options and card.labels:
         check.problem("labels", "unused beside options", "drop one of them")
-    if card.answer == "likelihood" and (card.type == "summarization" or (card.type == "qa" and not card.options and not card.labels)):
+    if card.answer == "likelihood" and (
+        card.type == "summarization" or (card.type == "qa" and not card.options and not card.labels)
+    ):
         check.problem("answer", "there are no options to compare", "use answer: generation, or give labels or options")
     fields = [name for name in card.columns if name not in ("id", "document", "answer")]
     _check_template(check, card, [*fields, *(["options"] if card.options else [])])
@@ -284,6 +355,8 @@ def _check_template(check: _Checker, card: TaskCard, known: Collection[str]) -> 
     used = re.findall(r"\{(\w+)\}", card.input)
     for name in used:
         if name not in known:
-            check.problem("input", f"unknown field {{{name}}}{did_you_mean(name, known)}", f"fields are {', '.join(known)}")
+            check.problem(
+                "input", f"unknown field {{{name}}}{did_you_mean(name, known)}", f"fields are {', '.join(known)}"
+            )
     if card.input and not used:
         check.problem("input", "shows no field of the data", f"fields are {', '.join(known)}")

@@ -24,7 +24,9 @@ def load_card(path: Path | str) -> TaskCard:
     if base is not None:
         names = sorted(file.stem for file in EMBEDDED_CARDS.glob("*.yaml"))
         if base not in names:
-            problem = f"extends: no embedded card '{base}'{did_you_mean(str(base), names)}; embedded are {', '.join(names)}"
+            problem = (
+                f"extends: no embedded card '{base}'{did_you_mean(str(base), names)}; embedded are {', '.join(names)}"
+            )
             raise CardError(path, [problem])
         parent = read_card_yaml(EMBEDDED_CARDS / f"{base}.yaml")
         # A card of another name brings its own files; one that keeps the name keeps the folder.

@@ -13,7 +13,19 @@ if TYPE_CHECKING:
 
 def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None = None) -> str:
     """The whole text; `overlaps` None: they were not looked for."""
-    header = ("task", "type", "status", "train", "validation", "test", "mismatches", "metric", "ceiling", "tokens p50/p90/p99/max", "dropped")
+    header = (
+        "task",
+        "type",
+        "status",
+        "train",
+        "validation",
+        "test",
+        "mismatches",
+        "metric",
+        "ceiling",
+        "tokens p50/p90/p99/max",
+        "dropped",
+    )
     rows = [header, *(_row(check) for check in checks)]
     used = [column for column in range(len(header)) if column < 9 or any(row[column] != "-" for row in rows[1:])]
     widths = {column: max(len(row[column]) for row in rows) for column in used}
@@ -62,4 +74,6 @@ def _particulars(check: TaskCheck) -> list[str]:
 
 def _balance(labels: dict[str, int]) -> str:
     total = sum(labels.values())
-    return ", ".join(f"{label} {count} ({count / total:.0%})" for label, count in sorted(labels.items(), key=lambda item: -item[1]))
+    return ", ".join(
+        f"{label} {count} ({count / total:.0%})" for label, count in sorted(labels.items(), key=lambda item: -item[1])
+    )

@@ -1,4 +1,6 @@
-"""Is the data there, and is it what the cards say? Counts and file names only, never content. Documents are read one at a time."""
+"""Is the data there, and is it what the cards say? Counts and file names only, never content. Documents are read
+one at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from clinical_tasks.token_counts import TokenCounts, TokenLimits
 
 # ROUGE takes about 10 ms a pair and a written reference always comes back as itself: a sample of summaries is enough.
 _SUMMARY_SAMPLE = 200
-# What the round trip holds at most, in characters of input, of each split: every released annotated corpus of the table whole.
+# What the round trip holds at most, in characters of input, of each split: every released annotated corpus of the table
+# whole.
 _ROUND_TRIP_CHARACTERS = 4_000_000
 # How many places of offset mismatches are named.
 _NAMED = 5
@@ -61,9 +64,13 @@ class TaskCheck:
 
 
 def check_tasks(
-    cards: Mapping[str, TaskCard] | Iterable[TaskCard], data_root: Path | str, required: Collection[str] = (), limits: TokenLimits | None = None
+    cards: Mapping[str, TaskCard] | Iterable[TaskCard],
+    data_root: Path | str,
+    required: Collection[str] = (),
+    limits: TokenLimits | None = None,
 ) -> list[TaskCheck]:
-    """Check every card against the data root. A task whose files are all absent is no problem unless it is in `required`.
+    """Check every card against the data root. A task whose files are all absent is no problem unless it is in
+    `required`.
 
     `limits`: count tokens too, and what would be divided, dropped and cut.
     """
@@ -94,10 +101,14 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
     except ReadError as error:
         check.problems.append(str(error))
         return check
-    check.found = sorted({path.relative_to(folder).as_posix() for resolved in files.values() for path in resolved.found})
+    check.found = sorted(
+        {path.relative_to(folder).as_posix() for resolved in files.values() for path in resolved.found}
+    )
     check.missing = sorted({name for resolved in files.values() for name in resolved.missing})
     if check.missing and (check.found or required):
-        check.problems.append(f"not found in {folder}: {', '.join(check.missing)}. Fix: put the released files there under these names")
+        check.problems.append(
+            f"not found in {folder}: {', '.join(check.missing)}. Fix: put the released files there under these names"
+        )
     if not check.found:
         return check
     tokens = TokenCounts(card, limits) if limits else None
@@ -130,7 +141,9 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
     return check
 
 
-def _check_split(check: TaskCheck, card: TaskCard, root: Path, split: str, sample: _Sample, tokens: TokenCounts | None) -> None:
+def _check_split(
+    check: TaskCheck, card: TaskCard, root: Path, split: str, sample: _Sample, tokens: TokenCounts | None
+) -> None:
     """Adds to `check` once the whole split has been read: a file that breaks off leaves no half counts."""
     parent = card.splits[split].hold_out_from
     released, labels, left_out = _no_counts(card), Counter[str](), Counter[str]()
@@ -198,7 +211,9 @@ def _compare(check: TaskCheck, split: str) -> None:
     for unit, published in check.published.get(split, {}).items():
         found = check.released[split].get(unit)
         if found is not None and found != published:
-            check.problems.append(f"split {split} has {found} {unit}, published are {published}. Fix: compare the files with the release")
+            check.problems.append(
+                f"split {split} has {found} {unit}, published are {published}. Fix: compare the files with the release"
+            )
 
 
 def _labels(card: TaskCard, document: Document, example: Example) -> Iterable[str]:

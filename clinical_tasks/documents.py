@@ -14,8 +14,9 @@ from typing import Any
 class Mention:
     """One annotated span.
 
-    `start`/`end` cover the whole mention; `fragments` are its parts where it is discontinuous. `ids` are concept identifiers
-    (empty where the corpus has none). `parts` are the single texts of a composite mention, one for each id, or empty.
+    `start`/`end` cover the whole mention; `fragments` are its parts where it is discontinuous. `ids` are concept
+    identifiers (empty where the corpus has none). `parts` are the single texts of a composite mention, one for each id,
+    or empty.
     """
 
     key: str
@@ -41,9 +42,10 @@ class Document:
     """One note, abstract or table row, as read. `source` says where (`FILE:LINE`), for messages.
 
     Row readers fill `fields`; annotation readers fill `text`, `mentions` and `relations`. `mismatches` lists the places
-    (`FILE:LINE`) where an annotation quotes a text that its offsets do not hold. `left_out` counts, under a plain name, what the
-    files hold and the document does not: with mentions and relations it makes up every annotation that was read. A row reader counts on a
-    file's first row. `notes` say what it found out about a file, the same for all its rows, and hold no content.
+    (`FILE:LINE`) where an annotation quotes a text that its offsets do not hold. `left_out` counts, under a plain name,
+    what the files hold and the document does not: with mentions and relations it makes up every annotation that was
+    read. A row reader counts on a file's first row. `notes` say what it found out about a file, the same for all its
+    rows, and hold no content.
     """
 
     doc_id: str
@@ -61,9 +63,11 @@ class Document:
 class Example:
     """A text pair with everything that scoring needs.
 
-    `options` holds the answers to compare by likelihood, and is empty where the answer is generated. `gold` is JSON-able:
-    `label`, `options` (and `choices`) for a choice; `references` for free text; `spans` or `mentions` and `relations` with
-    `offset` (of this piece in the document) and `text_range` (where the piece's text lies in `input_text`) for annotations.
+    `options` holds the answers to compare by likelihood, and is empty where the answer is generated. `gold` is
+    JSON-able: `label`, `options` (and `choices`) for a choice; `references` for free text; `spans` or `mentions` and
+        `relations` with
+    `offset` (of this piece in the document) and `text_range` (where the piece's text lies in `input_text`) for
+    annotations.
     """
 
     task: str

@@ -1,6 +1,7 @@
 """Document-level entities: which text stands for which concept identifier, both ways.
 
-A text-to-text model answers in words, the corpus in identifiers. The document's own gold mentions are the dictionary between them.
+A text-to-text model answers in words, the corpus in identifiers. The document's own gold mentions are the dictionary
+between them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from clinical_tasks.documents import Document, Mention, mention_order, one_line
 
 
 class EntityNames:
-    """The names of a document's concepts, apart for relation heads and tails, so that a type settles what a text alone cannot."""
+    """The names of a document's concepts, apart for relation heads and tails, so that a type settles what a text
+    alone cannot.
+    """
 
     def __init__(self, document: Document, spec: RelationSpec) -> None:
         self._positions: dict[str, int] = {}
@@ -56,7 +59,9 @@ class _Side:
                     self._texts.setdefault(identifier, []).append(text)
 
     def text(self, identifier: str) -> str:
-        """The first text that names this concept only, else its first text, else the identifier (a concept never mentioned)."""
+        """The first text that names this concept only, else its first text, else the identifier (a concept never
+        mentioned).
+        """
         texts = self._texts.get(identifier, [identifier])
         return next((text for text in texts if len(self.ids(text)) == 1), texts[0])
 
@@ -65,7 +70,9 @@ class _Side:
 
 
 def _names(document: Document, mention: Mention) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """A composite mention names each concept by its own part where the corpus gives the parts, and all of them as a whole."""
+    """A composite mention names each concept by its own part where the corpus gives the parts, and all of them as a
+    whole.
+    """
     yield from ((one_line(part), (identifier,)) for part, identifier in zip(mention.parts, mention.ids, strict=False))
     if mention.ids:
         yield one_line(document.text[mention.start : mention.end]), mention.ids

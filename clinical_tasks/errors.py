@@ -25,7 +25,9 @@ class ReadError(ValueError):
     """A released file cannot be read as its card says. Names file, line, reason and fix; never content."""
 
 
-def read_error(path: Path | str, reason: str, *, line: int | None = None, record: int | None = None, fix: str = "") -> ReadError:
+def read_error(
+    path: Path | str, reason: str, *, line: int | None = None, record: int | None = None, fix: str = ""
+) -> ReadError:
     """Build a `ReadError` in the one form: `FILE:LINE: reason. Fix: what to do`. Lines and records count from 1."""
     where = str(path)
     if line is not None:

@@ -2,13 +2,16 @@
 
 Found by three ways, all on inputs only (answers and options are not compared):
 
-id    the same document: one released file, or an id of at least six digits (PMIDs, MIMIC ids) under whatever folder and task, and
+id    the same document: one released file, or an id of at least six digits (PMIDs, MIMIC ids) under whatever folder and
+task, and
       at least `MIN_WITH_ID` runs of five words in common: two releases may use one number for different documents.
       Shorter ids count rows of a file in one release after the other, and say nothing.
 text  the same words, whatever their case, punctuation and white space.
-near  at least `MIN_SHARED` runs of five words in common, and at least `SHARE` of those of the shorter text. So a sentence of a note is
-      found in the note. This is counted, not estimated: the test documents of all targets are held as 64-bit hashes (12 bytes a word),
-      the training documents are read past them one at a time. Runs that more than `COMMON` test documents hold are boilerplate and ignored.
+near  at least `MIN_SHARED` runs of five words in common, and at least `SHARE` of those of the shorter text. So a
+sentence of a note is
+      found in the note. This is counted, not estimated: the test documents of all targets are held as 64-bit hashes (12
+      bytes a word), the training documents are read past them one at a time. Runs that more than `COMMON` test
+      documents hold are boilerplate and ignored.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass
 class Overlap:
-    """Of a target's test documents with a source's training documents; rows of one document or group count once on the target's side."""
+    """Of a target's test documents with a source's training documents; rows of one document or group count once on
+    the target's side.
+    """
 
     target: str
     source: str
@@ -61,14 +66,20 @@ class Overlap:
 
     def line(self) -> str:
         """For people."""
-        ways = ", ".join(f"{count} {way}" for way, count in (("by id", self.by_id), ("same text", self.same_text), ("near", self.near)) if count)
+        ways = ", ".join(
+            f"{count} {way}"
+            for way, count in (("by id", self.by_id), ("same text", self.same_text), ("near", self.near))
+            if count
+        )
         test = f"{self.affected} of {self.test_documents} test documents of {self.target}"
         return f"{test} are in {self.train_examples} training examples of {self.source} ({ways})"
 
 
 @dataclass
 class Overlaps:
-    """`pairs`: those with any overlap. `sources`: source -> ids of its training documents that hold something of a target's test set."""
+    """`pairs`: those with any overlap. `sources`: source -> ids of its training documents that hold something of a
+    target's test set.
+    """
 
     pairs: list[Overlap] = field(default_factory=list)
     sources: dict[str, set[str]] = field(default_factory=dict)
@@ -102,7 +113,11 @@ def find_overlaps(targets: Sequence[TaskCard], sources: Sequence[TaskCard], data
         for name, ways in found.items():
             everything = set().union(*ways.values())
             by_id, same_text, near = (len(ways[way]) for way in ("id", "text", "near"))
-            result.pairs.append(Overlap(name, source.name, index.documents[name], by_id, same_text, near, len(everything), examples[name]))
+            result.pairs.append(
+                Overlap(
+                    name, source.name, index.documents[name], by_id, same_text, near, len(everything), examples[name]
+                )
+            )
         if ids:
             result.sources[source.name] = ids
     return result
@@ -118,7 +133,9 @@ class _WordHashes(dict[str, int]):
     def __missing__(self, word: str) -> int:
         if len(self) > 1 << 20:
             self.clear()
-        value = self[word] = int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        value = self[word] = int.from_bytes(
+            hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
         return value
 
 
@@ -175,7 +192,9 @@ class _Index:
         return {"id": named & (same | set(owners[shared >= MIN_WITH_ID].tolist())), "text": same, "near": near - same}
 
     def _shared(self, runs: Hashes, least: int) -> tuple[Owners, Counts, Counts]:
-        """(owners, runs in common with each, runs of the shorter of both), boilerplate aside; none where fewer than `least` are in common."""
+        """(owners, runs in common with each, runs of the shorter of both), boilerplate aside; none where fewer than
+        `least` are in common.
+        """
         none = np.empty(0, np.uint32), np.empty(0, np.int64), np.empty(0, np.int64)
         if not len(self._unique) or len(runs) < least:
             return none

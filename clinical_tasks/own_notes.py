@@ -1,9 +1,10 @@
 """A user's own notes: records without gold to examples, and the answers of a note's pieces to one result.
 
-    .jsonl    one object a line: `id`, and for NER `text`; for relations `text` and `entities` (type, start, end; `key`, `ids` where there are any);
-              for other tasks the fields of the card's input, `options` (a list, or a mapping) where it shows any. An input of one
-              field takes it as `text` too.
-    .txt      a note, its name the id; a folder of them. For tasks that a text alone suffices for.
+.jsonl    one object a line: `id`, and for NER `text`; for relations `text` and `entities` (type, start, end; `key`,
+`ids` where there are any);
+          for other tasks the fields of the card's input, `options` (a list, or a mapping) where it shows any. An input
+          of one field takes it as `text` too.
+.txt      a note, its name the id; a folder of them. For tasks that a text alone suffices for.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def read_notes(path: Path, card: TaskCard) -> tuple[list[Example], list[str]]:
     except ReadError as error:
         problems.append(str(error))
     if not examples and not problems:
-        problems.append(f"{path}: holds no note. Fix: name a .txt, a folder of .txt, or a .jsonl with one object a line")
+        problems.append(
+            f"{path}: holds no note. Fix: name a .txt, a folder of .txt, or a .jsonl with one object a line"
+        )
     return examples, problems
 
 
@@ -58,7 +61,11 @@ def _records(path: Path, card: TaskCard) -> Iterator[tuple[str, Callable[[], Exa
             if line.strip():
                 yield f"{path}:{number}", lambda line=line, number=number: _line(path, number, line, card)  # type: ignore[misc]
     else:
-        raise read_error(path, "is neither .txt, nor .jsonl, nor a folder" if path.exists() else "does not exist", fix="name one of them")
+        raise read_error(
+            path,
+            "is neither .txt, nor .jsonl, nor a folder" if path.exists() else "does not exist",
+            fix="name one of them",
+        )
 
 
 def _content(path: Path, *, skip_bom: bool = True) -> str:
@@ -102,7 +109,10 @@ def note_example(card: TaskCard, record: Mapping[str, Any], where: str) -> Examp
 
 def _field(record: Mapping[str, Any], key: str, where: str, card: TaskCard) -> str:
     if key not in record:
-        raise ReadError(f"{where}: has no '{key}', which the input of {card.name} needs. Fix: give it in a .jsonl, as docs/running.md says")
+        raise ReadError(
+            f"{where}: has no '{key}', which the input of {card.name} needs. Fix: give it in a .jsonl, as "
+            "docs/running.md says"
+        )
     value = record[key]
     if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
         raise ReadError(f"{where}: '{key}' is no text. Fix: write a text, or a list of texts")
@@ -128,15 +138,30 @@ def _options(record: Mapping[str, Any], where: str, card: TaskCard) -> list[Any]
 def _mentions(record: Mapping[str, Any], text: str, where: str, card: TaskCard) -> tuple[Mention, ...]:
     value = record.get("entities")
     if not isinstance(value, list):
-        raise ReadError(f"{where}: has no 'entities', which relations are sought between. Fix: list them with type, start and end, in a .jsonl")
+        raise ReadError(
+            f"{where}: has no 'entities', which relations are sought between. Fix: list them with type, start "
+            "and end, in a .jsonl"
+        )
     mentions = []
     for number, item in enumerate(value, start=1):
         if not isinstance(item, dict) or not _is_span(item, len(text)):
-            raise ReadError(f"{where}: entity {number} has no type, or no start and end within the text. Fix: count characters from 0, the end excluded")
+            raise ReadError(
+                f"{where}: entity {number} has no type, or no start and end within the text. Fix: count "
+                "characters from 0, the end excluded"
+            )
         ids = item.get("ids", [])
-        if not isinstance(ids, list) or not all(isinstance(one, str) and one for one in ids) or (card.relations.level == "entity" and not ids):
-            raise ReadError(f"{where}: entity {number} has no 'ids', concept identifiers. Fix: list them, relations of {card.name} are between concepts")
-        mentions.append(Mention(str(item.get("key", f"T{number}")), item["type"], item["start"], item["end"], ids=tuple(ids)))
+        if (
+            not isinstance(ids, list)
+            or not all(isinstance(one, str) and one for one in ids)
+            or (card.relations.level == "entity" and not ids)
+        ):
+            raise ReadError(
+                f"{where}: entity {number} has no 'ids', concept identifiers. Fix: list them, relations of "
+                f"{card.name} are between concepts"
+            )
+        mentions.append(
+            Mention(str(item.get("key", f"T{number}")), item["type"], item["start"], item["end"], ids=tuple(ids))
+        )
     if len({mention.key for mention in mentions}) < len(mentions):
         raise ReadError(f"{where}: two entities have one key. Fix: give each its own, or none")
     return tuple(sorted(mentions, key=mention_order))
@@ -152,7 +177,8 @@ def _is_span(item: Mapping[str, Any], length: int) -> bool:
 def note_result(card: TaskCard, pieces: Sequence[Example], answers: Sequence[str]) -> dict[str, Any]:
     """What the answers to a note's pieces say, in the note's own offsets.
 
-    NER: `spans` (type, start, end, text as the note has it). RE: `relations` (type, head, tail: keys of the entities, or concepts). Choice: `label`
+    NER: `spans` (type, start, end, text as the note has it). RE: `relations` (type, head, tail: keys of the entities,
+        or concepts). Choice: `label`
     (and the `choice`'s text). Free text: `text`. `unaligned`: lines of an answer that name nothing of the note.
     """
     parsed = [parse_answer(card, piece, answer) for piece, answer in zip(pieces, answers, strict=True)]
@@ -162,9 +188,13 @@ def note_result(card: TaskCard, pieces: Sequence[Example], answers: Sequence[str
         spans: dict[tuple[int, int, str], str] = {}
         for piece, one in zip(pieces, parsed, strict=True):
             text, offset = document_of(piece).text, piece.gold["offset"]
-            spans |= {(s["start"], s["end"], s["type"]): text[s["start"] - offset : s["end"] - offset] for s in one["spans"]}
+            spans |= {
+                (s["start"], s["end"], s["type"]): text[s["start"] - offset : s["end"] - offset] for s in one["spans"]
+            }
         ordered = sorted(spans.items(), key=lambda item: (item[0][0], -item[0][1], item[0][2]))
-        result["spans"] = [{"type": kind, "start": start, "end": end, "text": text} for (start, end, kind), text in ordered]
+        result["spans"] = [
+            {"type": kind, "start": start, "end": end, "text": text} for (start, end, kind), text in ordered
+        ]
     elif card.type == "re":
         triples = dict.fromkeys((r["type"], r["head"], r["tail"]) for one in parsed for r in one["relations"])
         result["relations"] = [dict(zip(("type", "head", "tail"), triple, strict=True)) for triple in triples]
@@ -179,10 +209,14 @@ def note_result(card: TaskCard, pieces: Sequence[Example], answers: Sequence[str
 
 
 def brat_lines(result: Mapping[str, Any]) -> str:
-    """The spans of a NER result as a brat `.ann` file; a span over a line break is written in fragments, as brat has them."""
+    """The spans of a NER result as a brat `.ann` file; a span over a line break is written in fragments, as brat
+    has them.
+    """
     out = []
     for number, span in enumerate(result["spans"], start=1):
-        fragments = [(span["start"] + m.start(), span["start"] + m.end()) for m in re.finditer(r"[^\r\n]+", span["text"])]
+        fragments = [
+            (span["start"] + m.start(), span["start"] + m.end()) for m in re.finditer(r"[^\r\n]+", span["text"])
+        ]
         places = ";".join(f"{start} {end}" for start, end in fragments)
         text = " ".join(part for part in re.split(r"[\r\n]+", span["text"]) if part)
         out.append(f"T{number}\t{'_'.join(span['type'].split())} {places}\t{text}\n")

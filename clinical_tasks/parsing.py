@@ -101,7 +101,11 @@ class _EntityResolver:
 
     def pairs(self, head: str, label: str, tail: str) -> list[dict[str, str]]:
         """Every pair of concepts that the two texts may stand for; none if either text is no entity of the document."""
-        return [{"type": label, "head": one, "tail": other} for one in self._names.head_ids(head) for other in self._names.tail_ids(tail)]
+        return [
+            {"type": label, "head": one, "tail": other}
+            for one in self._names.head_ids(head)
+            for other in self._names.tail_ids(tail)
+        ]
 
 
 _BORDER = re.compile(r"[.!?]?[ \t\r]*\n|[.!?]\s")
@@ -110,8 +114,8 @@ _BORDER = re.compile(r"[.!?]?[ \t\r]*\n|[.!?]\s")
 class _MentionResolver:
     """Texts to mentions: of all pairs of mentions with these texts, the closest one that this answer has not used.
 
-    Closest is with the fewest sentence ends and line breaks between the two, then with the fewest characters: a drug that begins the
-    next sentence is nearer in characters than the one that the sentence is about.
+    Closest is with the fewest sentence ends and line breaks between the two, then with the fewest characters: a drug
+    that begins the next sentence is nearer in characters than the one that the sentence is about.
     """
 
     def __init__(self, card: TaskCard, example: Example) -> None:
@@ -122,7 +126,9 @@ class _MentionResolver:
         self._used: set[tuple[str, str, str]] = set()
 
     def pairs(self, head: str, label: str, tail: str) -> list[dict[str, str]]:
-        """The one pair that a line stands for, or none. A line repeated for repeated mentions gets the next closest pair."""
+        """The one pair that a line stands for, or none. A line repeated for repeated mentions gets the next closest
+        pair.
+        """
         candidates = [
             (*self._distance(one, other), one.start, other.start, one.key, other.key)
             for one in self._heads.get(head.casefold(), ())
@@ -150,7 +156,9 @@ def _by_text(document: Document, types: tuple[str, ...]) -> dict[str, list[Menti
 
 
 def _parse_choice(options: Sequence[str], choices: Sequence[str], answer_text: str) -> str | None:
-    """The option that an answer names: alone, at its beginning, by the option's own text, or as the only option in it."""
+    """The option that an answer names: alone, at its beginning, by the option's own text, or as the only option in
+    it.
+    """
     answer = one_line(answer_text).strip(" .\"'*")
     for option in options:
         if answer.casefold() == option.casefold():

@@ -15,8 +15,10 @@ from clinical_tasks.tallies import tally
 class Evaluation:
     """Scores of one set of answers, and how sure one can be of them.
 
-    `replicates`: metric -> its value on each resample of the documents (empty where there are fewer than two documents, or none
-    was asked for). `labels`: label -> precision, recall, f1, support, predicted, as the card's metric counts them; empty for free text.
+    `replicates`: metric -> its value on each resample of the documents (empty where there are fewer than two documents,
+        or none
+    was asked for). `labels`: label -> precision, recall, f1, support, predicted, as the card's metric counts them;
+    empty for free text.
     """
 
     scores: dict[str, float]
@@ -29,17 +31,25 @@ class Evaluation:
         return {name: interval(values) for name, values in self.replicates.items()}
 
 
-def evaluate(card: TaskCard, examples: Sequence[Example], answers: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> Evaluation:
-    """All metrics of the card's type, the primary one under `card.metric`, with the bootstrap over documents and a table of labels.
+def evaluate(
+    card: TaskCard, examples: Sequence[Example], answers: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Evaluation:
+    """All metrics of the card's type, the primary one under `card.metric`, with the bootstrap over documents and a
+    table of labels.
 
-    An example that was dropped belongs in `examples` all the same, with an empty answer: what was not asked was not found.
+    An example that was dropped belongs in `examples` all the same, with an empty answer: what was not asked was not
+    found.
     """
     counted = tally(card, examples, answers)
     possible = resamples > 0 and counted.n_documents > 1
     drawn = replicate(counted.columns, counted.statistics, resamples, seed) if possible else {}
     resampling: dict[str, int | float | str] = {
-        "unit": "document", "n_documents": counted.n_documents, "resamples": resamples if possible else 0, "seed": seed, "level": LEVEL,
-    }  # fmt: skip
+        "unit": "document",
+        "n_documents": counted.n_documents,
+        "resamples": resamples if possible else 0,
+        "seed": seed,
+        "level": LEVEL,
+    }
     return Evaluation(counted.scores(), drawn, counted.label_table(card.metric), resampling)
 
 

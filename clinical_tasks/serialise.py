@@ -25,8 +25,11 @@ SEPARATOR = " | "
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
-def make_example(card: TaskCard, document: Document, *, offset: int = 0, piece: int = 0, cut_relations: int = 0) -> Example:
-    """The text pair of a document, or of a piece of one (then mentions are relative to the piece, which starts at `offset`).
+def make_example(
+    card: TaskCard, document: Document, *, offset: int = 0, piece: int = 0, cut_relations: int = 0
+) -> Example:
+    """The text pair of a document, or of a piece of one (then mentions are relative to the piece, which starts at
+    `offset`).
 
     A row without an `answer` among its fields, a user's own, is asked without gold: its answer is empty.
     """
@@ -57,11 +60,19 @@ def document_of(example: Example) -> Document:
         doc_id=example.document,
         text=example.input_text[begin:end],
         mentions=tuple(
-            Mention(span.get("key", str(number)), span["type"], span["start"], span["end"],
-                    ids=tuple(span.get("ids", ())), parts=tuple(span.get("parts", ())))
+            Mention(
+                span.get("key", str(number)),
+                span["type"],
+                span["start"],
+                span["end"],
+                ids=tuple(span.get("ids", ())),
+                parts=tuple(span.get("parts", ())),
+            )
             for number, span in enumerate(spans)
         ),
-        relations=tuple(Relation(item["type"], item["head"], item["tail"]) for item in example.gold.get("relations", [])),
+        relations=tuple(
+            Relation(item["type"], item["head"], item["tail"]) for item in example.gold.get("relations", [])
+        ),
     )
 
 
@@ -73,7 +84,7 @@ def _ner(card: TaskCard, document: Document) -> Parts:
     spans = [mention for mention in document.mentions if card.keeps(mention.type)]
     # Two annotations of one span and type are one mention: every metric here works on sets of gold spans.
     unique = {(span.type, span.start, span.end): span for span in spans}
-    lines = [f"{card.written(span.type)}: {one_line(document.text[span.start:span.end])}" for span in unique.values()]
+    lines = [f"{card.written(span.type)}: {one_line(document.text[span.start : span.end])}" for span in unique.values()]
     gold = {"spans": [{"type": span.type, "start": span.start, "end": span.end} for span in unique.values()]}
     return {"text": document.text}, "\n".join(lines) or NONE, (), gold
 
@@ -82,19 +93,25 @@ def _re(card: TaskCard, document: Document) -> Parts:
     relations = [relation for relation in document.relations if card.keeps(relation.type)]
     if card.relations.level == "entity":
         names = EntityNames(document, card.relations)
-        written = [(names.position(item.head), names.position(item.tail), names.head(item.head), item, names.tail(item.tail))
-                   for item in relations]
+        written = [
+            (names.position(item.head), names.position(item.tail), names.head(item.head), item, names.tail(item.tail))
+            for item in relations
+        ]
     else:
         mentions = {mention.key: mention for mention in document.mentions}
-        texts = {key: one_line(document.text[mention.start:mention.end]) for key, mention in mentions.items()}
-        written = [(mentions[item.head].start, mentions[item.tail].start, texts[item.head], item, texts[item.tail])
-                   for item in relations]
+        texts = {key: one_line(document.text[mention.start : mention.end]) for key, mention in mentions.items()}
+        written = [
+            (mentions[item.head].start, mentions[item.tail].start, texts[item.head], item, texts[item.tail])
+            for item in relations
+        ]
     written.sort(key=lambda row: (row[0], row[1], row[3].type))
     lines = [SEPARATOR.join((head, card.written(item.type), tail)) for _, _, head, item, tail in written]
     if card.relations.level == "entity":
         # Two ids that only share one mention text are one line, which means both.
         lines = list(dict.fromkeys(lines))
-    entities = [f"{mention.type}: {one_line(document.text[mention.start:mention.end])}" for mention in document.mentions]
+    entities = [
+        f"{mention.type}: {one_line(document.text[mention.start : mention.end])}" for mention in document.mentions
+    ]
     gold = {
         "mentions": [_mention_json(mention) for mention in document.mentions],
         "relations": [{"type": item.type, "head": item.head, "tail": item.tail} for _, _, _, item, _ in written],
@@ -124,7 +141,8 @@ def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> P
     letters = tuple(string.ascii_uppercase[: len(found)])
     answer = letters[gold_index(spec, document, found)] if "answer" in document.fields else ""
     layout = "\n".join(
-        _fill(spec.layout, {"letter": letter, "text": choice.text})[0] for letter, choice in zip(letters, found, strict=True)
+        _fill(spec.layout, {"letter": letter, "text": choice.text})[0]
+        for letter, choice in zip(letters, found, strict=True)
     )
     gold = {"label": answer, "options": list(letters), "choices": [choice.text for choice in found]}
     return {**_texts(document), "options": layout}, answer, letters, gold
@@ -137,7 +155,9 @@ def _labelled(card: TaskCard, document: Document) -> Parts:
     label = as_text(document.fields["answer"])
     if label not in card.labels:
         near = did_you_mean(label, card.labels)
-        raise row_error(document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels")
+        raise row_error(
+            document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels"
+        )
     return _texts(document), card.labels[label], options, {"label": card.labels[label], "options": list(options)}
 
 

@@ -45,8 +45,14 @@ def read_split(card: TaskCard, data_root: Path | str, split: str) -> list[Exampl
 
 
 def stream_split(card: TaskCard, data_root: Path | str, split: str) -> Iterator[Example]:
-    """The same, one at a time. What only the whole split shows (an id that is not there, no documents) is raised at its end."""
-    return (make_example(card, document) for document in stream_documents(card, data_root, split) if is_labelled(card, document))
+    """The same, one at a time. What only the whole split shows (an id that is not there, no documents) is raised at
+    its end.
+    """
+    return (
+        make_example(card, document)
+        for document in stream_documents(card, data_root, split)
+        if is_labelled(card, document)
+    )
 
 
 def read_documents(card: TaskCard, data_root: Path | str, split: str, *, as_released: bool = False) -> list[Document]:
@@ -54,11 +60,15 @@ def read_documents(card: TaskCard, data_root: Path | str, split: str, *, as_rele
     return list(stream_documents(card, data_root, split, as_released=as_released))
 
 
-def stream_documents(card: TaskCard, data_root: Path | str, split: str, *, as_released: bool = False) -> Iterator[Document]:
+def stream_documents(
+    card: TaskCard, data_root: Path | str, split: str, *, as_released: bool = False
+) -> Iterator[Document]:
     """The same, one at a time; memory is that of the ids, and of what the reader holds (a json file whole, say)."""
     if split not in card.splits:
         known = ", ".join(card.splits)
-        raise ReadError(f"task {card.name} has no split '{split}'{did_you_mean(split, card.splits)}. Fix: use one of {known}")
+        raise ReadError(
+            f"task {card.name} has no split '{split}'{did_you_mean(split, card.splits)}. Fix: use one of {known}"
+        )
     parent = card.splits[split].hold_out_from
     for document in _released(card, data_root, parent or split):
         if (as_released and not parent) or holder(card, parent or split, document) == split:
@@ -68,8 +78,8 @@ def stream_documents(card: TaskCard, data_root: Path | str, split: str, *, as_re
 def holder(card: TaskCard, parent: str, document: Document) -> str:
     """The split that a document of `parent` belongs to.
 
-    The document's hash is a number in [0, 1); the splits held out take consecutive shares of that interval. Only the id is
-    hashed, so tasks over the same notes hold out the same ones: what one task tests on, another does not train on.
+    The document's hash is a number in [0, 1); the splits held out take consecutive shares of that interval. Only the id
+    is hashed, so tasks over the same notes hold out the same ones: what one task tests on, another does not train on.
     """
     group = str(document.fields.get("document", document.doc_id))
     position = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
@@ -83,7 +93,9 @@ def holder(card: TaskCard, parent: str, document: Document) -> str:
 
 
 def is_labelled(card: TaskCard, document: Document) -> bool:
-    """Whether a row takes part: some corpora mark pairs without a consensus label, which the card lists in `ignore_labels`."""
+    """Whether a row takes part: some corpora mark pairs without a consensus label, which the card lists in
+    `ignore_labels`.
+    """
     return not card.ignore_labels or str(document.fields.get("answer", "")).strip() not in card.ignore_labels
 
 
@@ -92,17 +104,25 @@ def _released(card: TaskCard, data_root: Path | str, split: str) -> Iterator[Doc
     files = split_files(card, data_root, split)
     if files.missing:
         reason = f"task {card.name}, split {split}: not found: {', '.join(files.missing)}"
-        raise read_error(folder, reason, fix=f"put the released files there under these names, or correct splits.{split} in {card.path}")
+        raise read_error(
+            folder,
+            reason,
+            fix=f"put the released files there under these names, or correct splits.{split} in {card.path}",
+        )
     documents: Iterable[Document] = READERS[card.reader](list(files.found), card, folder)
     first: dict[str, str] = {}
     for document in _filter_ids(documents, card.splits[split], folder):
         if document.doc_id in first:
-            fix = "give each an id of its own" + (", or drop columns.id from the card to number the rows" if "id" in card.columns else "")
+            fix = "give each an id of its own" + (
+                ", or drop columns.id from the card to number the rows" if "id" in card.columns else ""
+            )
             raise ReadError(f"{document.source}: the same id as at {first[document.doc_id]}. Fix: {fix}")
         first[document.doc_id] = document.source
         yield document
     if not first:
-        raise read_error(folder, f"task {card.name}, split {split}: the files hold no documents", fix=f"check splits.{split}")
+        raise read_error(
+            folder, f"task {card.name}, split {split}: the files hold no documents", fix=f"check splits.{split}"
+        )
 
 
 def _filter_ids(documents: Iterable[Document], spec: SplitSpec, folder: Path) -> Iterable[Document]:
@@ -131,7 +151,9 @@ def _read_ids(path: Path) -> set[str]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise read_error(path, f"not JSON at column {error.colno}", line=error.lineno, fix="an object by id, or a list of ids") from None
+        raise read_error(
+            path, f"not JSON at column {error.colno}", line=error.lineno, fix="an object by id, or a list of ids"
+        ) from None
     if not isinstance(content, (dict, list)):
         raise read_error(path, "neither an object nor a list", fix="an object by id, or a list of ids")
     return {str(item) for item in content}

@@ -25,9 +25,10 @@ _BORDERS = (
 def split_long(example: Example, card: TaskCard, fits: Fits) -> list[Example]:
     """Pieces of a NER or RE example, in order, such that `fits(input_text, answer_text)` holds for each.
 
-    Other types, and what fits already, come back as they are. A piece that has no border left to cut at is returned although
-    it does not fit, for the caller to count. `gold["offset"]` places a piece in its document. A relation whose ends fall into
-    different pieces is counted in `gold["cut_relations"]` (by label in `cut_types`) of the piece that holds its head, and scored as missed.
+    Other types, and what fits already, come back as they are. A piece that has no border left to cut at is returned
+    although it does not fit, for the caller to count. `gold["offset"]` places a piece in its document. A relation whose
+    ends fall into different pieces is counted in `gold["cut_relations"]` (by label in `cut_types`) of the piece that
+    holds its head, and scored as missed.
     """
     if card.type not in ("ner", "re") or fits(example.input_text, example.answer_text):
         return [example]
@@ -77,11 +78,13 @@ def _covered(mentions: tuple[Mention, ...]) -> Callable[[int], bool]:
     return inside
 
 
-def _next_end(card: TaskCard, document: Document, borders: list[tuple[int, int]], start: int, guess: int, fits: Fits) -> int:
+def _next_end(
+    card: TaskCard, document: Document, borders: list[tuple[int, int]], start: int, guess: int, fits: Fits
+) -> int:
     """The end of the piece that begins at `start`: the best border in the last half of the longest stretch that fits.
 
-    Fitting is taken as monotone in the length, so a search that doubles or halves around the last piece's length finds the
-    longest stretch with a handful of tokenisations.
+    Fitting is taken as monotone in the length, so a search that doubles or halves around the last piece's length finds
+    the longest stretch with a handful of tokenisations.
     """
     first = bisect_right(borders, (start, len(_BORDERS)))
     low, high = first - 1, len(borders)  # borders[low] fits (or low is before the first), borders[high] does not
@@ -110,13 +113,18 @@ def _fits(card: TaskCard, document: Document, start: int, end: int, fits: Fits) 
 
 
 def _piece(document: Document, start: int, end: int) -> tuple[Document, int]:
-    """The stretch without the whitespace around it, its mentions relative to it; a relation stays if both its ends do."""
+    """The stretch without the whitespace around it, its mentions relative to it; a relation stays if both its ends
+    do.
+    """
     inner = [mention for mention in document.mentions if start <= mention.start and mention.end <= end]
     text = document.text[start:end]
     # A mention may begin or end in whitespace: never trim into one.
     begin = min([start + len(text) - len(text.lstrip())] + [mention.start for mention in inner])
     stop = max([start + len(text.rstrip()), begin] + [mention.end for mention in inner])
-    mentions = tuple(dataclasses.replace(mention, start=mention.start - begin, end=mention.end - begin, fragments=()) for mention in inner)
+    mentions = tuple(
+        dataclasses.replace(mention, start=mention.start - begin, end=mention.end - begin, fragments=())
+        for mention in inner
+    )
     known = _names(mentions)
     relations = tuple(relation for relation in document.relations if relation.head in known and relation.tail in known)
     return Document(document.doc_id, document.text[begin:stop], mentions, relations), begin

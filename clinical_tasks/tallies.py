@@ -1,4 +1,6 @@
-"""Answers to sums per document, pieces of long notes merged first: what every score, interval and table of labels is made of."""
+"""Answers to sums per document, pieces of long notes merged first: what every score, interval and table of labels
+is made of.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from clinical_tasks.metrics.rouge import ROUGE_TYPES, rouge_scores
 from clinical_tasks.metrics.text import exact_match, token_f1
 from clinical_tasks.parsing import parse_answer
 
-# Row of the table of labels for predictions that name no label of the task. What was written there instead is the model's text.
+# Row of the table of labels for predictions that name no label of the task. What was written there instead is the
+# model's text.
 OTHER = "(no label of the task)"
 
 
@@ -26,7 +29,8 @@ OTHER = "(no label of the task)"
 class Tally:
     """Everything about one set of answers. `columns`: block -> (documents, columns); documents are sorted by their id.
 
-    `counts` are the results that are no score of documents: `n_...`, and settings. `labels` is by block: label -> counts.
+    `counts` are the results that are no score of documents: `n_...`, and settings. `labels` is by block: label ->
+    counts.
     """
 
     n_documents: int
@@ -41,7 +45,9 @@ class Tally:
         return {name: float(one.of_totals(totals[one.block])[0]) for name, one in self.statistics.items()} | self.counts
 
     def label_table(self, metric: str) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1, support (gold annotations or examples) and number of predictions of each label, as `metric` counts them."""
+        """Precision, recall, F1, support (gold annotations or examples) and number of predictions of each label, as
+        `metric` counts them.
+        """
         table = {}
         for label, counts in self.labels.get(self.statistics[metric].block, {}).items():
             precision, recall, f1 = precision_recall_f1(counts)
@@ -53,7 +59,8 @@ class Tally:
 def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
     """Parse, merge and count.
 
-    An example that was dropped belongs in `examples` all the same, with an empty answer: what was not asked was not found.
+    An example that was dropped belongs in `examples` all the same, with an empty answer: what was not asked was not
+    found.
     """
     if len(examples) != len(answers):
         raise ValueError(f"{len(examples)} examples but {len(answers)} answers for task {card.name}")
@@ -69,7 +76,11 @@ def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -
 
 
 def _annotations(
-    card: TaskCard, kind: str, merged: dict[str, Annotated], predictions: Sequence[dict[str, Any]], counts: dict[str, float]
+    card: TaskCard,
+    kind: str,
+    merged: dict[str, Annotated],
+    predictions: Sequence[dict[str, Any]],
+    counts: dict[str, float],
 ) -> Tally:
     known = set(card.labels).union(*(one.gold for one in merged.values()), *(one.missed for one in merged.values()))
     rows = {rule: np.zeros((len(merged), 3)) for rule in rules_of(card)}
@@ -90,7 +101,12 @@ def _annotations(
             statistics[f"{kind}_{name}{suffix}"] = Statistic(block, of_totals)
     tp, fp, fn = rows["strict"].sum(axis=0)
     unaligned = float(sum(len(prediction["unaligned"]) for prediction in predictions))
-    counts = {"n_gold": float(tp + fn), "n_predicted": float(tp + fp), "n_unaligned": unaligned, "n_pieces": float(len(predictions))} | counts
+    counts = {
+        "n_gold": float(tp + fn),
+        "n_predicted": float(tp + fp),
+        "n_unaligned": unaligned,
+        "n_pieces": float(len(predictions)),
+    } | counts
     tables = {block: {label: _as_counts(found) for label, found in table.items()} for block, table in labels.items()}
     return Tally(len(merged), rows, statistics, counts, tables)
 
@@ -103,7 +119,8 @@ def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[st
     hits = np.array([one == other for one, other in zip(gold, predicted, strict=True)], dtype=np.float64)
     right = np.zeros((n_documents, 2))
     np.add.at(right, place, np.stack([hits, np.ones(len(gold))], axis=1))
-    # For each label: true positives, and false ones of either kind. A wrong answer is wrong for both labels, no answer for the gold one.
+    # For each label: true positives, and false ones of either kind. A wrong answer is wrong for both labels, no answer
+    # for the gold one.
     confusion = np.zeros((n_documents, 2 * len(labels)))
     table = {label: np.zeros(3) for label in [*card.labels.values(), *labels]}
     for row, one, other in zip(place, gold, predicted, strict=True):
@@ -119,7 +136,9 @@ def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[st
     counts = {"n_examples": float(len(gold)), "n_unparsed": float(sum(label is None for label in predicted))}
     statistics = {"accuracy": Statistic("right", mean_of(0)), "macro_f1": Statistic("confusion", macro_f1_of)}
     rows = {label: _as_counts(found) for label, found in table.items()}
-    return Tally(n_documents, {"right": right, "confusion": confusion}, statistics, counts, {"right": rows, "confusion": rows})
+    return Tally(
+        n_documents, {"right": right, "confusion": confusion}, statistics, counts, {"right": rows, "confusion": rows}
+    )
 
 
 def _texts(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
@@ -135,7 +154,12 @@ def _texts(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) 
     place, n_documents = _places(examples)
     sums = np.zeros((n_documents, len(found) + 1))
     np.add.at(sums, place, np.array([*found.values(), [1.0] * len(answers)]).T)
-    return Tally(n_documents, {"text": sums}, {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)}, counts)
+    return Tally(
+        n_documents,
+        {"text": sums},
+        {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)},
+        counts,
+    )
 
 
 def _places(examples: Sequence[Example]) -> tuple[NDArray[np.int64], int]:

@@ -16,9 +16,11 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What counts tokens, and what a run allows. `input_tokens` counts all but the answer, `answer_tokens` its end token too.
+    """What counts tokens, and what a run allows. `input_tokens` counts all but the answer, `answer_tokens` its end
+    token too.
 
-    `max_length`: longest sample; longer notes are divided, other examples dropped. `max_new_tokens`: longest generated answer.
+    `max_length`: longest sample; longer notes are divided, other examples dropped. `max_new_tokens`: longest generated
+        answer.
     """
 
     input_tokens: Callable[[str], int]
@@ -37,7 +39,12 @@ class TokenCounts:
 
     def add(self, split: str, example: Example) -> None:
         """Measure a whole example, then what the longest sample makes of it."""
-        limits, fates = self._limits, self.fates.setdefault(split, Counter(dict.fromkeys(("divided", "pieces", "dropped", "relations cut", "answers cut"), 0)))
+        limits, fates = (
+            self._limits,
+            self.fates.setdefault(
+                split, Counter(dict.fromkeys(("divided", "pieces", "dropped", "relations cut", "answers cut"), 0))
+            ),
+        )
         length, answer = limits.input_tokens(example.input_text), limits.answer_tokens(example.answer_text)
         self._lengths["input"].append(length)
         self._lengths["answer"].append(answer)
@@ -57,7 +64,9 @@ class TokenCounts:
         fates["answers cut"] += sum(count > limits.max_new_tokens for count in answers)
 
     def _fits(self, input_text: str, answer_text: str) -> bool:
-        return self._limits.input_tokens(input_text) + self._limits.answer_tokens(answer_text) <= self._limits.max_length
+        return (
+            self._limits.input_tokens(input_text) + self._limits.answer_tokens(answer_text) <= self._limits.max_length
+        )
 
     def percentiles(self) -> dict[str, dict[str, int]]:
         """`{"input": {"p50": ..., "max": ...}, "answer": ...}`, nearest rank."""
@@ -65,5 +74,7 @@ class TokenCounts:
         for name, lengths in self._lengths.items():
             ranked = sorted(lengths)
             if ranked:
-                out[name] = {f"p{p}": ranked[max(0, -(-len(ranked) * p // 100) - 1)] for p in PERCENTILES} | {"max": ranked[-1]}
+                out[name] = {f"p{p}": ranked[max(0, -(-len(ranked) * p // 100) - 1)] for p in PERCENTILES} | {
+                    "max": ranked[-1]
+                }
         return out

@@ -1,1 +1,3 @@
-"""Puts prompts, backbones and tasks together: configuration, data, the DeepSpeed engine, the loops, evaluation, reports."""
+"""Puts prompts, backbones and tasks together: configuration, data, the DeepSpeed engine, the loops, evaluation,
+reports.
+"""

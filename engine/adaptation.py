@@ -1,4 +1,6 @@
-"""Stage 2: every target x method x shots x seed is a row of one bank; all train in one pass, those of a learning-rate sweep too."""
+"""Stage 2: every target x method x shots x seed is a row of one bank; all train in one pass, those of a
+learning-rate sweep too.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,15 @@ from engine.rates import Rate, own_rate, shared_rate, tried_rates
 from engine.sampling import EveryRow, few_shot_order, seed_of
 from engine.session import Session
 from engine.stage import BankRow, Stage
-from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, average_factors, identity_factors, lora_start
+from prompt_modules import (
+    DecomposedBank,
+    RowGroup,
+    RowwiseAdamW,
+    SoftPromptBank,
+    average_factors,
+    identity_factors,
+    lora_start,
+)
 from prompt_modules.bank import JoinedBank
 
 SHARED = ".shared"  # of a method's optimizer group: its metaprompt
@@ -37,11 +47,18 @@ class Source:
 Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
-def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[str, Source], rates: Rates | None = None, tuning: bool = False) -> Stage:
+def adapt_stage(
+    session: Session,
+    data: dict[str, TaskData],
+    sources: Mapping[str, Source],
+    rates: Rates | None = None,
+    tuning: bool = False,
+) -> Stage:
     """The rows of an adaptation, or of its learning-rate sweep, with banks, optimizer and sampler.
 
     Args:
-        sources: of the methods that start from a distillation. rates: what the sweep chose, in place of the configuration's.
+        sources: of the methods that start from a distillation. rates: what the sweep chose, in place of the
+            configuration's.
     """
     c, a, device = session.config, session.config.adapt, session.backbone().device
     rows = adapt_rows(c, data, rates, tuning)
@@ -72,13 +89,24 @@ def adapt_stage(session: Session, data: dict[str, TaskData], sources: Mapping[st
     spans = bank.spans()
     further = {method: source.identity for method, source in sources.items() if method in by_method}
     return Stage(
-        "tune" if tuning else "adapt", session.run_dir / "tune" if tuning else session.run_dir, bank, rows, RowwiseAdamW(groups),
-        {name: spans[name.removesuffix(SHARED)] for name in groups}, EveryRow(len(rows), a.examples), a.steps,
-        eval_every=0 if tuning else a.eval_every, patience=a.patience,
-        hashes=session.hashes(["data", "prompt", "adapt", "tune"], data_fingerprint(data), sources=further,
-                              rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()}),
+        "tune" if tuning else "adapt",
+        session.run_dir / "tune" if tuning else session.run_dir,
+        bank,
+        rows,
+        RowwiseAdamW(groups),
+        {name: spans[name.removesuffix(SHARED)] for name in groups},
+        EveryRow(len(rows), a.examples),
+        a.steps,
+        eval_every=0 if tuning else a.eval_every,
+        patience=a.patience,
+        hashes=session.hashes(
+            ["data", "prompt", "adapt", "tune"],
+            data_fingerprint(data),
+            sources=further,
+            rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()},
+        ),
         source_tasks={method: dict(sources[method].record) for method in further if sources[method].record},
-    )  # fmt: skip
+    )
 
 
 def trained(methods: Sequence[str]) -> list[str]:
@@ -86,7 +114,9 @@ def trained(methods: Sequence[str]) -> list[str]:
     return [m for m in methods if m in TRAINED]
 
 
-def adapt_rows(c: RunConfig, data: dict[str, TaskData], rates: Rates | None = None, tuning: bool = False) -> list[BankRow]:
+def adapt_rows(
+    c: RunConfig, data: dict[str, TaskData], rates: Rates | None = None, tuning: bool = False
+) -> list[BankRow]:
     """The rows of an adaptation, method by method.
 
     Raises:
@@ -106,7 +136,19 @@ def adapt_rows(c: RunConfig, data: dict[str, TaskData], rates: Rates | None = No
                 for s in seeds:
                     indices = train_indices(train, labels, task, shots, s, c.seed)
                     for variant, rate in _variants(c, method, shots, rates, tuning):
-                        row = BankRow(task, method, shots, s, train, indices, seed_of(c.seed, "order", task, s), None, a.steps, variant, rate)
+                        row = BankRow(
+                            task,
+                            method,
+                            shots,
+                            s,
+                            train,
+                            indices,
+                            seed_of(c.seed, "order", task, s),
+                            None,
+                            a.steps,
+                            variant,
+                            rate,
+                        )
                         if not tuning and a.eval_every and (shots == "full" or a.few_shot_validation) and shots != "0":
                             row.validation = data[task].splits.get("validation")
                         rows.append(row)
@@ -133,7 +175,9 @@ def _variants(c: RunConfig, method: str, shots: str, rates: Rates | None, tuning
             yield f"task:{task}", chosen
 
 
-def train_indices(train: Split, labels: dict[str, list[str] | None], task: str, shots: str, seed: int, run_seed: int) -> list[int]:
+def train_indices(
+    train: Split, labels: dict[str, list[str] | None], task: str, shots: str, seed: int, run_seed: int
+) -> list[int]:
     """Examples that a row trains on; a few-shot set is the same for every method.
 
     Args:
@@ -166,7 +210,9 @@ def _adapted_bank(session: Session, method: str, source: Source, rows: Sequence[
         name = init.removeprefix("task:")
         if name not in source.tasks:
             key, run = ("adapt.init", a.source_run if method == "metaprompt" else a.multitask_run)
-            raise UserError(f"{key}: {name!r} is no source task of {run or session.run_dir}; it has {', '.join(source.tasks)}")
+            raise UserError(
+                f"{key}: {name!r} is no source task of {run or session.run_dir}; it has {', '.join(source.tasks)}"
+            )
         return cols_KLR[source.tasks.index(name)], rows_KRD[source.tasks.index(name)]
 
     inits = [r.variant if r.variant.startswith("task:") else a.init for r in rows]
@@ -179,7 +225,9 @@ def _adapted_bank(session: Session, method: str, source: Source, rows: Sequence[
 def _lora(session: Session, rows: Sequence[BankRow]) -> Any:
     backbone = session.backbone()
     generators = [torch.Generator().manual_seed(seed_of(session.config.seed, "lora", r.task, r.seed)) for r in rows]
-    return lora_start(len(rows), backbone.updates.shapes, session.config.adapt.lora_rank, session.model_config.hidden_size, generators)
+    return lora_start(
+        len(rows), backbone.updates.shapes, session.config.adapt.lora_rank, session.model_config.hidden_size, generators
+    )
 
 
 def source_of(bank: JoinedBank, state: Mapping[str, Any], identity: str) -> Source:

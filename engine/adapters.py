@@ -44,16 +44,24 @@ def check_adapters(config: RunConfig, session: Session) -> None:
         UserError: as ``read_adapters``.
     """
     if config.teach.adapters:
-        read_adapters(expand(config.teach.adapters), config.distill.tasks, config.prompt.length, session.model_config.hidden_size)
+        read_adapters(
+            expand(config.teach.adapters), config.distill.tasks, config.prompt.length, session.model_config.hidden_size
+        )
 
 
 def _read(folder: Path, length: int, width: int) -> Tensor:
     weights = folder / "adapter_model.safetensors"
     if not folder.is_dir():
-        raise ValueError("missing; each source task needs a folder of its name, or leave teach.adapters away and have all taught")
+        raise ValueError(
+            "missing; each source task needs a folder of its name, or leave teach.adapters away and have all taught"
+        )
     if not weights.is_file():
         pickled = (folder / "adapter_model.bin").exists()
-        why = " (adapter_model.bin is not read: unpickling runs code; save it with safe_serialization=True)" if pickled else ""
+        why = (
+            " (adapter_model.bin is not read: unpickling runs code; save it with safe_serialization=True)"
+            if pickled
+            else ""
+        )
         raise ValueError(f"has no adapter_model.safetensors{why}")
     try:
         config, tensors = json.loads((folder / "adapter_config.json").read_text()), load_file(weights)
@@ -69,7 +77,10 @@ def _read(folder: Path, length: int, width: int) -> Tensor:
             raise ValueError(f"holds {len(cols_KLR)} tasks; export it with --format peft_collapsed, a folder a task")
         prompt_LD = prompt_LD * (cols_KLR[0] @ rows_KRD[0])
     if prompt_LD.shape != (length, width):
-        raise ValueError(f"is {list(prompt_LD.shape)}; this run's prompts are [{length}, {width}] (prompt.length, the backbone's hidden size)")
+        raise ValueError(
+            f"is {list(prompt_LD.shape)}; this run's prompts are [{length}, {width}] (prompt.length, the "
+            "backbone's hidden size)"
+        )
     if not prompt_LD.isfinite().all():
         raise ValueError("holds numbers that are not finite")
     return prompt_LD

@@ -35,7 +35,8 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
     """Teachers of another distillation, in the order of ``tasks``, and what names them.
 
     Args:
-        wanted: hashes of the teachers that this run would train. Data and the list of tasks may differ: each teacher learnt from its own task alone.
+        wanted: hashes of the teachers that this run would train. Data and the list of tasks may differ: each teacher
+            learnt from its own task alone.
 
     Raises:
         UserError: there are none, not of all tasks, or of another backbone or other settings.
@@ -43,13 +44,26 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
     folder = run_dir / "teachers"
     bank, found = load_bank(folder, "teachers")
     names = [row["task"] for row in found.state["rows"]]
-    problems = [f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}" for task in tasks if task not in names]
+    problems = [
+        f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}"
+        for task in tasks
+        if task not in names
+    ]
     saved = found.state["hashes"]
-    problems += [f"teach.run: {run_dir}: its teachers are of another {key}" for key in ("backbone", "layout") if saved[key] != wanted[key]]
+    problems += [
+        f"teach.run: {run_dir}: its teachers are of another {key}"
+        for key in ("backbone", "layout")
+        if saved[key] != wanted[key]
+    ]
     for section in ("prompt", "teach", "data"):
-        before, now = ({k: v for k, v in h["config"].get(section, {}).items() if k != "rank"} for h in (saved, wanted))  # of factors, which come later
+        before, now = (
+            {k: v for k, v in h["config"].get(section, {}).items() if k != "rank"} for h in (saved, wanted)
+        )  # of factors, which come later
         differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        problems += [f"teach.run: {run_dir}: {section}.{k} was {before.get(k)!r} there, is {now.get(k)!r} here" for k in differing]
+        problems += [
+            f"teach.run: {run_dir}: {section}.{k} was {before.get(k)!r} there, is {now.get(k)!r} here"
+            for k in differing
+        ]
     if problems:
         raise UserError(problems)
     chosen = torch.tensor([names.index(task) for task in tasks])
@@ -60,7 +74,10 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
 def _part(tensors: dict[str, Tensor]) -> DecomposedBank | SoftPromptBank | LoraBank:
     if "cols_KLR" in tensors:
         return DecomposedBank(**tensors)  # type: ignore[arg-type]
-    inner = {side: {layer_name(n.removeprefix(side + ".")): t for n, t in tensors.items() if n.startswith(side + ".")} for side in ("down", "up")}
+    inner = {
+        side: {layer_name(n.removeprefix(side + ".")): t for n, t in tensors.items() if n.startswith(side + ".")}
+        for side in ("down", "up")
+    }
     return LoraBank(tensors["prompts_KLD"], **inner) if inner["down"] else SoftPromptBank(**tensors)
 
 

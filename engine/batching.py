@@ -12,7 +12,9 @@ from engine.data import Sample
 
 @dataclass(frozen=True)
 class Item:
-    """A sample in a global step: its bank row, the weight of each of its answer tokens in the step's loss, its place in its split."""
+    """A sample in a global step: its bank row, the weight of each of its answer tokens in the step's loss, its
+    place in its split.
+    """
 
     row: int
     sample: Sample
@@ -21,7 +23,9 @@ class Item:
 
 
 def weigh(rows: Sequence[int], samples: Sequence[Sample], indices: Sequence[int] | None = None) -> list[Item]:
-    """Items whose weights make a task's loss the mean over its answer tokens of the *global* step, and the step's the sum over tasks."""
+    """Items whose weights make a task's loss the mean over its answer tokens of the *global* step, and the step's
+    the sum over tasks.
+    """
     places = [-1] * len(rows) if indices is None else indices
     tokens: dict[int, int] = {}
     for row, sample in zip(rows, samples, strict=True):
@@ -29,7 +33,9 @@ def weigh(rows: Sequence[int], samples: Sequence[Sample], indices: Sequence[int]
     return [Item(row, sample, 1 / tokens[row], place) for row, sample, place in zip(rows, samples, places, strict=True)]
 
 
-def micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int) -> list[list[Item]]:
+def micro_batches(
+    items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int
+) -> list[list[Item]]:
     """This rank's micro-batches. Ranks get equally many; missing ones are one short sample of weight zero.
 
     A sample longer than the budget makes a micro-batch of its own.
@@ -72,10 +78,14 @@ def collate(items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
     )
 
 
-def packed_micro_batches(items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int) -> list[list[Item]]:
-    """This rank's packed rows, each prompt once in a row. Ranks get equally many, and of like size; missing ones weigh zero.
+def packed_micro_batches(
+    items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int
+) -> list[list[Item]]:
+    """This rank's packed rows, each prompt once in a row. Ranks get equally many, and of like size; missing ones weigh
+    zero.
 
-    Samples of a bank row stay together, so that few prompts are repeated. A sample longer than the budget makes a row of its own.
+    Samples of a bank row stay together, so that few prompts are repeated. A sample longer than the budget makes a row
+    of its own.
     """
     return packed_groups(items, prompt_length, token_budget, world)[rank::world]
 

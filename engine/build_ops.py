@@ -1,10 +1,11 @@
-"""Compile and load what DeepSpeed would otherwise build inside the first run: its CPU collectives. No GPU: one minute, once.
+"""Compile and load what DeepSpeed would otherwise build inside the first run: its CPU collectives. No GPU: one minute,
+once.
 
     python -m engine.build_ops
 
-torch marks a build with a file named ``lock`` in the build's folder, and waits as long as it is there. A process that was
-killed while it compiled leaves it, and no later one would ever start. Here a second lock, of the kernel, which ends with
-its process, tells a build that runs from one that was killed.
+torch marks a build with a file named ``lock`` in the build's folder, and waits as long as it is there. A process that
+was killed while it compiled leaves it, and no later one would ever start. Here a second lock, of the kernel, which ends
+with its process, tells a build that runs from one that was killed.
 """
 
 import contextlib

@@ -57,8 +57,17 @@ class _Canvas:
         partial.replace(file)
 
 
-def stacked_bars(file: Path, title: str, unit: str, labels: Sequence[str], parts: Mapping[str, Sequence[float]], notes: Sequence[str] = ()) -> None:
-    """A horizontal bar a label, of coloured parts; a note behind each. ``parts``: name -> a value at least 0 for every label."""
+def stacked_bars(
+    file: Path,
+    title: str,
+    unit: str,
+    labels: Sequence[str],
+    parts: Mapping[str, Sequence[float]],
+    notes: Sequence[str] = (),
+) -> None:
+    """A horizontal bar a label, of coloured parts; a note behind each. ``parts``: name -> a value at least 0 for
+    every label.
+    """
     top, bar, gap = 96 + 22 * (len(parts) > 7), 34, 18
     canvas = _Canvas(top + len(labels) * (bar + gap) + 64)
     left = 30 + min(320, max(canvas.wide(_short(x)) for x in labels))
@@ -84,9 +93,18 @@ def stacked_bars(file: Path, title: str, unit: str, labels: Sequence[str], parts
     canvas.save(file)
 
 
-def lines(file: Path, title: str, across: str, upwards: str, series: Mapping[str, Sequence[tuple[float, float]]], by_logs: bool = False) -> None:
-    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm; ``by_logs``: both are, whatever
-    their ranges, so that what grows in proportion is straight. Values are then above 0."""
+def lines(
+    file: Path,
+    title: str,
+    across: str,
+    upwards: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    by_logs: bool = False,
+) -> None:
+    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm;
+    ``by_logs``: both are, whatever their ranges, so that what grows in proportion is straight. Values are then above
+        0.
+    """
     canvas = _Canvas(560)
     points = [p for own in series.values() for p in own]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
@@ -127,7 +145,11 @@ def ticks_to(largest: float) -> list[float]:
 
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2, 5, 10 … from the last at or below ``low`` to the first at or above ``high``; at least two."""
-    every = [float(f"{m}e{e}") for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2) for m in (1, 2, 5)]
+    every = [
+        float(f"{m}e{e}")
+        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
+        for m in (1, 2, 5)
+    ]
     first = max(i for i, t in enumerate(every) if t <= low * 1.001)
     last = min(i for i, t in enumerate(every) if t >= high * 0.999)
     return every[first : max(last, first + 1) + 1]

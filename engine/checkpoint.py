@@ -1,10 +1,11 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the placement.
 
-    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest -> checkpoints/step_00000100
-    checkpoints/kept/                                                                        see kept.py
+    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest ->
+    checkpoints/step_00000100 checkpoints/kept/
+    see kept.py
 
-Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are derived from
-the corpus and may leak it: folders are 0700, files 0600.
+Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are
+derived from the corpus and may leak it: folders are 0700, files 0600.
 """
 
 import hashlib
@@ -30,8 +31,9 @@ FILES = ("prompts.safetensors", "optimizer.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """prompts: bank parameters. optimizer: its flat state. state: step, cursors, hashes, history. kept: by kind, what changes seldom; once
-    loaded it stands among the prompts too."""
+    """prompts: bank parameters. optimizer: its flat state. state: step, cursors, hashes, history. kept: by kind, what
+    changes seldom; once loaded it stands among the prompts too.
+    """
 
     prompts: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -56,7 +58,9 @@ class Saver:
         """Copy, and write while training goes on. Waits for the one before it."""
         self.wait()
         seldom = {kind: _copied(tensors) for kind, tensors in checkpoint.kept.items()}
-        frozen = Checkpoint(_copied(checkpoint.prompts), _copied(checkpoint.optimizer), json.loads(json.dumps(checkpoint.state)), seldom)
+        frozen = Checkpoint(
+            _copied(checkpoint.prompts), _copied(checkpoint.optimizer), json.loads(json.dumps(checkpoint.state)), seldom
+        )
         self._thread = threading.Thread(target=self._write, args=(step, frozen), name="checkpoint")
         self._thread.start()
 
@@ -97,7 +101,10 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fen
     try:
         return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, fence)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there is room") from None
+        raise OSError(
+            f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there "
+            "is room"
+        ) from None
 
 
 def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None) -> Path:
@@ -111,7 +118,12 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.prompts.items()}, partial / FILES[0])
     save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.optimizer.items()}, partial / FILES[1])
     names = {kind: kept.write(folder, kind, tensors) for kind, tensors in checkpoint.kept.items()}
-    state = {**checkpoint.state, "step": step, "kept": names, "sha256": {name: _sha256(partial / name) for name in FILES}}
+    state = {
+        **checkpoint.state,
+        "step": step,
+        "kept": names,
+        "sha256": {name: _sha256(partial / name) for name in FILES},
+    }
     state = json.loads(json.dumps(state))  # as it will be read
     (partial / "state.json").write_text(json.dumps({**state, "sha256_state": _state_sum(state)}, indent=1))
     for file in partial.iterdir():
@@ -147,7 +159,8 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     """The latest checkpoint of a run directory, or None where there is none.
 
     Args:
-        pass_over: take the newest whole one, and tell this of every damaged one before it. None: the latest, or an error.
+        pass_over: take the newest whole one, and tell this of every damaged one before it. None: the latest, or an
+            error.
 
     Raises:
         UserError: it is damaged (a checksum differs, a file is missing), or all are.

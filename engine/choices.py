@@ -1,6 +1,8 @@
-"""Log-likelihoods of the options of many choices behind one soft prompt: each context once, whatever the number of its options.
+"""Log-likelihoods of the options of many choices behind one soft prompt: each context once, whatever the number of its
+options.
 
-A context enters as in generation; its last state predicts every option's first token, and the options then branch off it.
+A context enters as in generation; its last state predicts every option's first token, and the options then branch off
+it.
 """
 
 from collections.abc import Sequence
@@ -67,14 +69,23 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
     """fp64, on the CPU: of each option, choice by choice."""
     model, device = backbone.model, backbone.device
     contexts = [c.context for c in choices]
-    slots = Slots(model.config, len(choices), len(prompt_LD), max(1, *map(len, contexts)), device, model.get_output_embeddings().weight.dtype)
+    slots = Slots(
+        model.config,
+        len(choices),
+        len(prompt_LD),
+        max(1, *map(len, contexts)),
+        device,
+        model.get_output_embeddings().weight.dtype,
+    )
     of_N = torch.tensor([b for b, c in enumerate(choices) for _ in c.options], device=device)
     first = torch.tensor([option[0] for c in choices for option in c.options], device=device)
     fill = lambda tokens_TD: torch.cat([prompt_LD.to(tokens_TD.dtype), tokens_TD])  # noqa: E731
     logp = -backbone("enter", contexts, fill, slots, _loss(first), of_N).ce_N.double().cpu()
     backbone.release()
     branches, tokens = max(len(c.options) for c in choices), max(len(o) for c in choices for o in c.options) - 1
-    ids = torch.zeros(len(choices), branches, max(tokens, 1), dtype=torch.long)  # every rank branches, if only for the others' sake
+    ids = torch.zeros(
+        len(choices), branches, max(tokens, 1), dtype=torch.long
+    )  # every rank branches, if only for the others' sake
     at: list[int] = []
     labels: list[int] = []
     owner: list[int] = []

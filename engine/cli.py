@@ -1,6 +1,7 @@
 """From a typed command to a mode, strictly: unknown flags, wrong types and --help end before anything starts.
 
-Fire alone would run the body first and complain about a typo afterwards, swallow it in ``**flags``, or run the job for ``--help``.
+Fire alone would run the body first and complain about a typo afterwards, swallow it in ``**flags``, or run the job for
+``--help``.
 """
 
 import contextlib
@@ -22,15 +23,19 @@ LET_RANK_0_SPEAK = 5  # seconds
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
 
 BENCHMARK = {
-    "steps": "measured steps (required)", "mode": "teach, distill or adapt; default: what the configuration is for",
-    "warmup": "steps before that are not counted (default 2)", "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
+    "steps": "measured steps (required)",
+    "mode": "teach, distill or adapt; default: what the configuration is for",
+    "warmup": "steps before that are not counted (default 2)",
+    "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
     "invented": "CONTEXT,ANSWER[,ROWS]: mean tokens of invented rows in place of corpora, and how many a task (512)",
     "placements": "placements to hold side by side, comma-separated",
-    "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;", "alternate": "false: one case after another, each alone in memory",
-    "profile": "true: a torch profiler trace of two more steps, and a page on it", "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
+    "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;",
+    "alternate": "false: one case after another, each alone in memory",
+    "profile": "true: a torch profiler trace of two more steps, and a page on it",
+    "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
     "compare_anyway": "true: although configuration, machine or backbone differ",
     "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, resident)",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,19 @@ def _tasks(flags: dict[str, str], words: Sequence[str]) -> None:
         from engine.data_check import OverlapQuestion, TokenQuestion, check_data
 
         check_data(
-            flags["data_root"], _listed(flags.get("cards")), _listed(flags.get("tasks")), flags.get("output", ""),
+            flags["data_root"],
+            _listed(flags.get("cards")),
+            _listed(flags.get("tasks")),
+            flags.get("output", ""),
             TokenQuestion(flags.get("backbone", ""), flags.get("max_length", ""), flags.get("max_new_tokens", "")),
             OverlapQuestion(flags.get("overlap", "true"), _listed(flags.get("targets")), _listed(flags.get("sources"))),
-        )  # fmt: skip
+        )
 
 
 def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
-    commands.evaluate(flags["run"], _listed(flags.get("tasks")), {k: v for k, v in flags.items() if k not in ("run", "tasks")})
+    commands.evaluate(
+        flags["run"], _listed(flags.get("tasks")), {k: v for k, v in flags.items() if k not in ("run", "tasks")}
+    )
 
 
 def _study(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -74,13 +84,20 @@ def _study(flags: dict[str, str], _: Sequence[str]) -> None:
         raise UserError(f"command line: --dry_run: {dry_run!r} is neither true nor false")
     from engine.study import run_study
 
-    run_study(flags["config"], _listed(flags.get("only")), {k: v for k, v in flags.items() if k not in ("config", "only", "dry_run")}, dry_run == "true")
+    run_study(
+        flags["config"],
+        _listed(flags.get("only")),
+        {k: v for k, v in flags.items() if k not in ("config", "only", "dry_run")},
+        dry_run == "true",
+    )
 
 
 def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
     row = [flags.get(name, "") for name in ("task", "method", "shots", "seed")]
     own = ("run", "task", "input", "output", "method", "shots", "seed")
-    commands.predict(flags["run"], row, flags["input"], flags["output"], {k: v for k, v in flags.items() if k not in own})
+    commands.predict(
+        flags["run"], row, flags["input"], flags["output"], {k: v for k, v in flags.items() if k not in own}
+    )
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -92,7 +109,9 @@ def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
     from engine.benchmarking.cases import request_of
 
     own = {k: v for k, v in flags.items() if k in BENCHMARK}
-    run_benchmark(request_of(flags["config"], own, {k: v for k, v in flags.items() if k not in BENCHMARK and k != "config"}))
+    run_benchmark(
+        request_of(flags["config"], own, {k: v for k, v in flags.items() if k not in BENCHMARK and k != "config"})
+    )
 
 
 def _listed(text: str | None) -> list[str]:
@@ -100,79 +119,157 @@ def _listed(text: str | None) -> list[str]:
 
 
 MODES: dict[str, Mode] = {
-    "distill": Mode("teach every source task a prompt, then distil them into one metaprompt", CONFIG, _with_config(commands.distill), ("config",), True),
-    "adapt": Mode("adapt the metaprompt: targets x methods x shots x seeds in one pass", CONFIG, _with_config(commands.adapt), ("config",), True),
+    "distill": Mode(
+        "teach every source task a prompt, then distil them into one metaprompt",
+        CONFIG,
+        _with_config(commands.distill),
+        ("config",),
+        True,
+    ),
+    "adapt": Mode(
+        "adapt the metaprompt: targets x methods x shots x seeds in one pass",
+        CONFIG,
+        _with_config(commands.adapt),
+        ("config",),
+        True,
+    ),
     "study": Mode(
         "a protocol file's distillations and adaptations, evaluated, in one report; goes on where it was",
-        {"config": "YAML protocol (required), see docs/studies.md; keys of the run configuration can follow as --a.b=value, for every run",
-         "only": "only these protocols, comma-separated", "dry_run": "true: name the runs and what is done of them"},
-        _study, ("config",), True,
+        {
+            "config": "YAML protocol (required), see docs/studies.md; keys of the run configuration can follow as "
+            "--a.b=value, for every run",
+            "only": "only these protocols, comma-separated",
+            "dry_run": "true: name the runs and what is done of them",
+        },
+        _study,
+        ("config",),
+        True,
     ),
     "evaluate": Mode(
         "official metrics of a finished run -> results.json",
-        {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "tasks": "only these, comma-separated"},
-        _evaluate, ("run",), True,
+        {
+            "run": "run directory (required); keys of its configuration can follow as --a.b=value",
+            "tasks": "only these, comma-separated",
+        },
+        _evaluate,
+        ("run",),
+        True,
     ),
     "report": Mode(
         "several runs' results with figures: report.html, report.md, averages on the terminal",
-        {"runs": "run directories, comma-separated (required)", "output": "folder of the files; default: the first run",
-         "vocabulary": "true: the vocabulary entries nearest to each prompt too, which can leak its corpus"},
-        lambda f, _: commands.report(_listed(f["runs"]), f.get("output", ""), f.get("vocabulary", "false")), ("runs",),
+        {
+            "runs": "run directories, comma-separated (required)",
+            "output": "folder of the files; default: the first run",
+            "vocabulary": "true: the vocabulary entries nearest to each prompt too, which can leak its corpus",
+        },
+        lambda f, _: commands.report(_listed(f["runs"]), f.get("output", ""), f.get("vocabulary", "false")),
+        ("runs",),
     ),
     "tasks": Mode(
         "list: the task cards; check: which corpora are there and whole",
-        {"data_root": "folder of the corpora (check)", "cards": "folders of further cards, comma-separated", "tasks": "only these (check)",
-         "backbone": "backbone card: count tokens with its tokenizer (check)", "max_length": "longest sample in tokens (check; default 1024)",
-         "max_new_tokens": "longest generated answer (check; default 64)", "overlap": "false: do not compare test with training documents (check)",
-         "targets": "tasks whose test documents are looked for (check; default: all)",
-         "sources": "tasks in whose training documents (check; default: all)", "output": "JSON file to write too (check)"},
-        _tasks, positional=("list", "check"),
+        {
+            "data_root": "folder of the corpora (check)",
+            "cards": "folders of further cards, comma-separated",
+            "tasks": "only these (check)",
+            "backbone": "backbone card: count tokens with its tokenizer (check)",
+            "max_length": "longest sample in tokens (check; default 1024)",
+            "max_new_tokens": "longest generated answer (check; default 64)",
+            "overlap": "false: do not compare test with training documents (check)",
+            "targets": "tasks whose test documents are looked for (check; default: all)",
+            "sources": "tasks in whose training documents (check; default: all)",
+            "output": "JSON file to write too (check)",
+        },
+        _tasks,
+        positional=("list", "check"),
     ),
     "predict": Mode(
         "answers for your own notes",
-        {"run": "run directory (required); keys of its configuration can follow as --a.b=value", "task": "one of the run's tasks (required)",
-         "input": "a .txt, a folder of them, or a .jsonl (required)", "output": "a .jsonl, or for NER a folder/ of brat .ann files (required)",
-         "method": "default: metaprompt", "shots": "default: full, or the most there are", "seed": "default: the first"},
-        _predict, ("run", "task", "input", "output"), True,
+        {
+            "run": "run directory (required); keys of its configuration can follow as --a.b=value",
+            "task": "one of the run's tasks (required)",
+            "input": "a .txt, a folder of them, or a .jsonl (required)",
+            "output": "a .jsonl, or for NER a folder/ of brat .ann files (required)",
+            "method": "default: metaprompt",
+            "shots": "default: full, or the most there are",
+            "seed": "default: the first",
+        },
+        _predict,
+        ("run", "task", "input", "output"),
+        True,
     ),
     "plan": Mode(
         "memory, bytes and time before a job is submitted; what a run would be refused with",
-        {**CONFIG, "nodes": "how many (default 1)", "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
-         "gpu": "h100 | h200 | a100 | l40s, or a YAML file like those in configs/machines: predict time too",
-         "gpu_gb": "free memory of a GPU in GB (default: the kind's, or 80)", "host_gb": "free memory of a node in GB (default 256)",
-         "pcie_gbs": "from host memory to a GPU, GB/s (default: the kind's)",
-         "nvlink_gbs": "between GPUs of a node, GB/s a GPU in one direction (default: the kind's)",
-         "network_gbs": "into a node, GB/s (default: the kind's)",
-         "sample_tokens": "mean length of a sample where no corpus can be read (default: data.max_length / 4)",
-         "answer_tokens": "of them answer (default: a sixteenth)", "task_examples": "training examples of a task where no corpus can be read (default 10000)",
-         "sweep": "nodes=1,2,4 | gpus_per_node=… | token_budget=…: scaling", "png": "draw the sweep here", "output": "JSON file to write too",
-         "mode": "distill or adapt: check what it needs too, and time it alone",
-         "prepare": "true: tokenise the corpora and compile what is compiled once"},
-        _plan, ("config",), True,
+        {
+            **CONFIG,
+            "nodes": "how many (default 1)",
+            "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
+            "gpu": "h100 | h200 | a100 | l40s, or a YAML file like those in configs/machines: predict time too",
+            "gpu_gb": "free memory of a GPU in GB (default: the kind's, or 80)",
+            "host_gb": "free memory of a node in GB (default 256)",
+            "pcie_gbs": "from host memory to a GPU, GB/s (default: the kind's)",
+            "nvlink_gbs": "between GPUs of a node, GB/s a GPU in one direction (default: the kind's)",
+            "network_gbs": "into a node, GB/s (default: the kind's)",
+            "sample_tokens": "mean length of a sample where no corpus can be read (default: data.max_length / 4)",
+            "answer_tokens": "of them answer (default: a sixteenth)",
+            "task_examples": "training examples of a task where no corpus can be read (default 10000)",
+            "sweep": "nodes=1,2,4 | gpus_per_node=… | token_budget=…: scaling",
+            "png": "draw the sweep here",
+            "output": "JSON file to write too",
+            "mode": "distill or adapt: check what it needs too, and time it alone",
+            "prepare": "true: tokenise the corpora and compile what is compiled once",
+        },
+        _plan,
+        ("config",),
+        True,
     ),
-    "benchmark": Mode("how fast this configuration trains here -> benchmark.json", {**CONFIG, **BENCHMARK}, _benchmark, ("config", "steps"), True),
+    "benchmark": Mode(
+        "how fast this configuration trains here -> benchmark.json",
+        {**CONFIG, **BENCHMARK},
+        _benchmark,
+        ("config", "steps"),
+        True,
+    ),
     "export": Mode(
         "prompts of a finished run for other programs",
-        {"run": "run directory (required)", "format": "peft | peft_collapsed | vllm (required)", "output": "new folder (required)",
-         "tasks": "only these, comma-separated"},
-        lambda f, _: commands.export(f["run"], f["format"], f["output"], _listed(f.get("tasks"))), ("run", "format", "output"),
+        {
+            "run": "run directory (required)",
+            "format": "peft | peft_collapsed | vllm (required)",
+            "output": "new folder (required)",
+            "tasks": "only these, comma-separated",
+        },
+        lambda f, _: commands.export(f["run"], f["format"], f["output"], _listed(f.get("tasks"))),
+        ("run", "format", "output"),
     ),
     "merge": Mode(
         "rows of several adaptations of one metaprompt as one run; sums of prompts",
-        {"runs": "finished adaptations, comma-separated (required)", "output": "new run directory (required)",
-         "sum": "NAME=0.5*task1+0.5*task2: an untrained prompt for task NAME; several comma-separated",
-         "sum_of": "METHOD/SHOTS of the rows that are summed (default metaprompt/full)"},
-        lambda f, _: commands.merge(_listed(f["runs"]), f["output"], f.get("sum", ""), f.get("sum_of", "metaprompt/full")), ("runs", "output"),
+        {
+            "runs": "finished adaptations, comma-separated (required)",
+            "output": "new run directory (required)",
+            "sum": "NAME=0.5*task1+0.5*task2: an untrained prompt for task NAME; several comma-separated",
+            "sum_of": "METHOD/SHOTS of the rows that are summed (default metaprompt/full)",
+        },
+        lambda f, _: commands.merge(
+            _listed(f["runs"]), f["output"], f.get("sum", ""), f.get("sum_of", "metaprompt/full")
+        ),
+        ("runs", "output"),
     ),
-}  # fmt: skip
+}
 
 
 def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
-    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 3 slower than before, 75 start me again, 1 a fault)."""
+    """Check the command, run the mode, leave with the contract's exit code (0 done, 2 the user's, 3 slower than
+    before, 75 start me again, 1 a fault).
+    """
     try:
         mode = _checked(name, list(words), flags)
         if mode is not None:
-            if name in ("distill", "adapt", "evaluate", "predict", "study"):  # a scheduler's signal may come while libraries are imported
+            if name in (
+                "distill",
+                "adapt",
+                "evaluate",
+                "predict",
+                "study",
+            ):  # a scheduler's signal may come while libraries are imported
                 startup.note_early(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
             mode.run(flags, words)
     except UserError as error:
@@ -198,7 +295,11 @@ def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
 def check_raw(arguments: Sequence[str]) -> None:
     """What Fire would swallow: its separators, and a flag given twice. Exits 2."""
     problems = [f"command line: {a!r} has no meaning here" for a in arguments if a in ("-", "--")]
-    names = [a.split("=", 1)[0].lstrip("-").replace("-", "_") for a in arguments if a.startswith("-") and a not in ("-", "--")]
+    names = [
+        a.split("=", 1)[0].lstrip("-").replace("-", "_")
+        for a in arguments
+        if a.startswith("-") and a not in ("-", "--")
+    ]
     problems += [f"command line: --{n} stands twice" for n in sorted({n for n in names if names.count(n) > 1})]
     if problems:
         _fail(problems)
@@ -215,7 +316,9 @@ def _checked(name: str, words: list[str], flags: dict[str, str]) -> Mode | None:
     known = [*mode.flags, *(known_keys() if mode.takes_config else ())]
     problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
     if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
-        problems += _also_wrong({k: v for k, v in flags.items() if k == "config" or (k in known and k not in mode.flags)})
+        problems += _also_wrong(
+            {k: v for k, v in flags.items() if k == "config" or (k in known and k not in mode.flags)}
+        )
     problems += [f"command line: --{key}: missing; {mode.flags[key]}" for key in mode.required if key not in flags]
     if mode.positional and (len(words) != 1 or words[0] not in mode.positional):
         problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
@@ -252,7 +355,9 @@ def _rank() -> int:
 
 
 def _tell(code: int) -> None:
-    """Rank 0's exit code for a job script: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that it ended itself."""
+    """Rank 0's exit code for a job script: torchrun answers 1 whatever its ranks answered, srun 137 for a rank that
+    it ended itself.
+    """
     file = os.environ.get("EXIT_CODE_FILE")
     if file and _rank() == 0:
         with contextlib.suppress(OSError), open(file, "w") as stream:
@@ -261,7 +366,9 @@ def _tell(code: int) -> None:
 
 def _fail(problems: Sequence[str]) -> None:
     started = _group_started()
-    if _rank() > 0 and not started:  # every rank finds the same: rank 0 speaks first, before a launcher ends all for one rank's exit
+    if (
+        _rank() > 0 and not started
+    ):  # every rank finds the same: rank 0 speaks first, before a launcher ends all for one rank's exit
         time.sleep(LET_RANK_0_SPEAK)
     for problem in problems:
         print(f"error{f' (rank {_rank()})' if _rank() else ''}: {problem}", file=sys.stderr, flush=True)
@@ -277,7 +384,14 @@ def _fault(error: Exception) -> None:
     frames = "".join(f"  {f.filename}:{f.lineno} in {f.name}\n" for f in traceback.extract_tb(error.__traceback__))
     quotable = isinstance(error, RuntimeError | OSError | MemoryError | AssertionError)
     message = f": {error}" if quotable else " (message withheld: it may quote data)"
-    print(f"fault on rank {_rank()}: {type(error).__name__}{message}\n  on {socket.gethostname()}, last: {watch.last()}\n{frames}", file=sys.stderr, flush=True)
+    print(
+        (
+            f"fault on rank {_rank()}: {type(error).__name__}{message}\n  on {socket.gethostname()}, last: "
+            f"{watch.last()}\n{frames}"
+        ),
+        file=sys.stderr,
+        flush=True,
+    )
     sys.stdout.flush()
     _tell(FAULT)
     os._exit(FAULT)  # other ranks may sit in a collective that this one will never join
@@ -288,7 +402,9 @@ def _ended(end: Exception, code: int) -> None:
     if _rank() == 0:
         print(end, flush=True)
     _tell(code)
-    _leave_group(code)  # which no rank gets through before all have come: a launcher may end the others for one that has left
+    _leave_group(
+        code
+    )  # which no rank gets through before all have come: a launcher may end the others for one that has left
     raise SystemExit(code)
 
 
@@ -307,7 +423,9 @@ def _leave_group(code: int) -> None:
         dist.barrier()
         several = dist.get_world_size() > 1
         dist.destroy_process_group()
-        if several:  # all is written: what libraries' threads do while a process is taken down must not make a failure of it
+        if (
+            several
+        ):  # all is written: what libraries' threads do while a process is taken down must not make a failure of it
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -1,4 +1,6 @@
-"""The modes of ``train.py``: each a short story told with the other modules. Checks come first; nothing starts before they pass."""
+"""The modes of ``train.py``: each a short story told with the other modules. Checks come first; nothing starts
+before they pass.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,13 +14,26 @@ from engine.preflight import room_for
 from engine.resolve import expand, resolve, value_at
 
 FREE_IN_EVALUATION = (
-    "fresh", "data.root", "data.cache", "data.cards", "data.max_test", "placement", "deepspeed", "token_budget", "formulation",
-    "recompute", "fused", "deterministic", "backbone",
-)  # fmt: skip
+    "fresh",
+    "data.root",
+    "data.cache",
+    "data.cards",
+    "data.max_test",
+    "placement",
+    "deepspeed",
+    "token_budget",
+    "formulation",
+    "recompute",
+    "fused",
+    "deterministic",
+    "backbone",
+)
 
 
 def _repeatable(command: Callable[[RunConfig], None]) -> Callable[[RunConfig], None]:
-    """The command under its configuration's ``deterministic``, which ends with it: a study runs several in one process."""
+    """The command under its configuration's ``deterministic``, which ends with it: a study runs several in one
+    process.
+    """
 
     @functools.wraps(command)
     def run(config: RunConfig) -> None:
@@ -47,7 +62,9 @@ def distill(config: RunConfig) -> None:
     data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
-    given = _given_teachers(session) if taught and config.teach.run else None  # its errors before the process group starts
+    given = (
+        _given_teachers(session) if taught and config.teach.run else None
+    )  # its errors before the process group starts
     session.backbone()
     teachers, teachers_hash = given or (_teach(session, data) if taught else (None, ""))
 
@@ -63,14 +80,18 @@ def distill(config: RunConfig) -> None:
     session.train(stage, fence)
     session.verify_backbone()
     session.complete(session.run_dir)
-    session.say(f"metaprompt in {session.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {session.run_dir}")
+    session.say(
+        f"metaprompt in {session.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {session.run_dir}"
+    )
 
 
 def _given_teachers(session: Any) -> tuple[Any, str]:
     from engine.banks import teachers_of
 
     config = session.config
-    bank, identity = teachers_of(expand(config.teach.run), config.distill.tasks, session.hashes(["data", "prompt", "teach"], ""))
+    bank, identity = teachers_of(
+        expand(config.teach.run), config.distill.tasks, session.hashes(["data", "prompt", "teach"], "")
+    )
     session.say(f"teachers: {len(bank)} of {config.teach.run}")
     return bank.requires_grad_(False), identity
 
@@ -123,7 +144,11 @@ def adapt(config: RunConfig) -> None:
     for method, (bank, found) in loaded.items():
         record = source_record(folders[method], [row["task"] for row in found.state["rows"]], cards)
         sources[method] = replace(source_of(bank, found.state, found.identity), record=record)
-    problems = [p for method, source in sources.items() for p in _problems_of(method, source, loaded[method][1].state, session, folders[method])]
+    problems = [
+        p
+        for method, source in sources.items()
+        for p in _problems_of(method, source, loaded[method][1].state, session, folders[method])
+    ]
     if problems:
         raise UserError(problems)
     if _already_done(session, "adapt"):
@@ -159,19 +184,34 @@ def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, 
     if own != method:
         kind = "with" if own == "metaprompt" else "without"
         remedy = "one without has distill.lambda_kl and distill.lambda_hidden 0"
-        return [f"{key}: {folder} is a distillation {kind} teachers, method {method} starts from the other kind; {remedy}"]
+        return [
+            f"{key}: {folder} is a distillation {kind} teachers, method {method} starts from the other kind; {remedy}"
+        ]
     problems = []
     if state["hashes"]["backbone"] != session.backbone_hash:
-        problems.append(f"backbone: {config.backbone} is not the one that {folder} was distilled with; a metaprompt fits its own backbone only")
+        problems.append(
+            f"backbone: {config.backbone} is not the one that {folder} was distilled with; a metaprompt fits its "
+            "own backbone only"
+        )
     if state["hashes"]["layout"] != session.layout.fingerprint():
-        problems.append(f"backbone: {config.backbone}: template, separator or tokenizer are not those that {folder} was distilled with")
+        problems.append(
+            f"backbone: {config.backbone}: template, separator or tokenizer are not those that {folder} was "
+            "distilled with"
+        )
     _, length, rank = source.part.cols_KLR.shape
-    for name, wanted, found in (("prompt.length", length, config.prompt.length), ("prompt.rank", rank, config.prompt.rank)):
+    for name, wanted, found in (
+        ("prompt.length", length, config.prompt.length),
+        ("prompt.rank", rank, config.prompt.rank),
+    ):
         if wanted != found:
             problems.append(f"{name}: {found}, but the metaprompt of {folder} has {wanted}; they must agree")
     named = [("adapt.init", config.adapt.init.removeprefix("task:"))] if config.adapt.init.startswith("task:") else []
     named += [("adapt.transfer", name) for name in config.adapt.transfer if method == "metaprompt"]
-    problems += [f"{at}: {name!r} is no source task of {folder}; it has {', '.join(source.tasks)}" for at, name in named if name not in source.tasks]
+    problems += [
+        f"{at}: {name!r} is no source task of {folder}; it has {', '.join(source.tasks)}"
+        for at, name in named
+        if name not in source.tasks
+    ]
     return problems
 
 
@@ -181,9 +221,15 @@ def _say_trainable(session: Any, bank: Any) -> None:
     total = parameter_count(session.backbone().model)
     for name, part in bank.parts.items():
         percent = 100 * part.numbers_per_row() / total
-        session.say(f"trainable for one adapted task, {name}: {part.numbers_per_row():,} numbers, {percent:.4f} % of the backbone")
+        session.say(
+            f"trainable for one adapted task, {name}: {part.numbers_per_row():,} numbers, {percent:.4f} % of the "
+            "backbone"
+        )
         if percent > 0.05:
-            session.say(f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or adapt.train=factors brings it down")
+            session.say(
+                f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or "
+                "adapt.train=factors brings it down"
+            )
 
 
 def plan(config: RunConfig, flags: dict[str, str]) -> None:
@@ -205,17 +251,41 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
         except UserError as error:
             problems.extend(error.problems)
 
-    keep("device", lambda: device_of(flags.get("gpu", ""), {n: flags.get(n, "") for n in ("pcie_gbs", "nvlink_gbs", "network_gbs")}))
+    keep(
+        "device",
+        lambda: device_of(
+            flags.get("gpu", ""), {n: flags.get(n, "") for n in ("pcie_gbs", "nvlink_gbs", "network_gbs")}
+        ),
+    )
     memory = f"{found['device'].memory_bytes / GB:g}" if found.get("device") else "80"
-    keep("machine", lambda: machine_of(*(flags.get(n, d) for n, d in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", memory), ("host_gb", "256")))))
-    keep("assumed", lambda: assumed_of(config, *(flags.get(n, "") for n in ("sample_tokens", "answer_tokens", "task_examples"))))
+    keep(
+        "machine",
+        lambda: machine_of(
+            *(
+                flags.get(n, d)
+                for n, d in (("nodes", "1"), ("gpus_per_node", "1"), ("gpu_gb", memory), ("host_gb", "256"))
+            )
+        ),
+    )
+    keep(
+        "assumed",
+        lambda: assumed_of(config, *(flags.get(n, "") for n in ("sample_tokens", "answer_tokens", "task_examples"))),
+    )
     keep("sweep", lambda: read_sweep(flags.get("sweep", "")))
     keep("png", lambda: check_png(flags.get("png", ""), found.get("sweep")))
     if flags.get("sweep") and not flags.get("gpu"):
         problems.append("command line: --sweep: name the kind of GPU too (--gpu)")
     if problems:
         raise UserError(problems)
-    asked = Asked(mode, prepare == "true", found["device"], found["assumed"], found["sweep"], flags.get("png", ""), flags.get("output", ""))
+    asked = Asked(
+        mode,
+        prepare == "true",
+        found["device"],
+        found["assumed"],
+        found["sweep"],
+        flags.get("png", ""),
+        flags.get("output", ""),
+    )
     print_plan(config, found["machine"], asked)
 
 
@@ -239,7 +309,9 @@ def predict(run: str, row: Sequence[str], source: str, output: str, overrides: d
     config = _of_run(run, overrides or {}, "predict")
     into = expand(output)
     with repeatable(config.deterministic):
-        predict_notes(Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+        predict_notes(
+            Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir()
+        )
 
 
 def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
@@ -249,13 +321,23 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
         raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
     fixed = [key for key in overrides if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION]
     if fixed:
-        raise UserError([f"command line: --{key}: belongs to the run; {mode} can change {', '.join(FREE_IN_EVALUATION)}, evaluate.*" for key in fixed])
+        raise UserError(
+            [
+                (
+                    f"command line: --{key}: belongs to the run; {mode} can change {', '.join(FREE_IN_EVALUATION)}, "
+                    "evaluate.*"
+                )
+                for key in fixed
+            ]
+        )
     # the run's own `fresh` was of its training
     return resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
 
 
 def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
-    """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the terminal."""
+    """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the
+    terminal.
+    """
     from engine.reporting.report import write_report
 
     problems = [] if runs else ["--runs: names no run directory"]
@@ -292,7 +374,9 @@ def tasks_list(cards: Sequence[str] = ()) -> None:
     from engine.data import load_cards
 
     found = load_cards(DataConfig(cards=list(cards)))
-    rows = [("task", "type", "metric", "access", "licence")] + [(c.name, c.type, c.metric, c.access, c.licence) for _, c in sorted(found.items())]
+    rows = [("task", "type", "metric", "access", "licence")] + [
+        (c.name, c.type, c.metric, c.access, c.licence) for _, c in sorted(found.items())
+    ]
     widths = [max(len(str(r[i])) for r in rows) for i in range(4)]
     for row in rows:
         print("  ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=False)) + "  " + str(row[4]))
@@ -312,13 +396,19 @@ def _already_done(session: Any, stage: str) -> bool:
     from engine import checkpoint
     from engine.provenance import check_hashes
 
-    found = checkpoint.load(session.run_dir) if (session.run_dir / "COMPLETED").exists() and not session.config.fresh else None
+    found = (
+        checkpoint.load(session.run_dir)
+        if (session.run_dir / "COMPLETED").exists() and not session.config.fresh
+        else None
+    )
     if found is None:
         return False
     now = session.hashes(["data", "prompt", stage, *(["tune"] if stage == "adapt" else [])], "")
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
     accept = session.config.accept_changes
-    if check_hashes({k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept):
+    if check_hashes(
+        {k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept
+    ):
         return False
     session.say(f"{session.run_dir}: already COMPLETED; give --fresh=true to run it again")
     return True

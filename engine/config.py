@@ -1,4 +1,6 @@
-"""The run configuration. Every key a YAML file or a ``--a.b=value`` flag may name stands here, with its default and meaning."""
+"""The run configuration. Every key a YAML file or a ``--a.b=value`` flag may name stands here, with its default and
+meaning.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,7 +19,9 @@ class DataConfig:
     cache: str = ".cache/tokens"
     """Tokenised examples (they hold note text: files 0600, folders 0700)."""
     max_length: int = 1024
-    """Longest sample in tokens, prompt not counted. NER and RE documents are split to it; others are dropped, counted and reported."""
+    """Longest sample in tokens, prompt not counted. NER and RE documents are split to it; others are dropped,
+    counted and reported.
+    """
     max_train: int = 0
     """Use at most this many training examples per task, chosen by hash; 0 is all."""
     max_validation: int = 100
@@ -25,8 +29,10 @@ class DataConfig:
     max_test: int = 0
     """Use at most this many test examples per task; 0 is all."""
     keep_unseen: list[str] = field(default_factory=list)
-    """Of a distillation: the tasks it will be adapted to. Their test documents are looked for in the sources' training documents (same id, same or
-    nearly the same text); what is found is told, and stands in results and report of the adaptations."""
+    """Of a distillation: the tasks it will be adapted to. Their test documents are looked for in the sources' training
+    documents (same id, same or nearly the same text); what is found is told, and stands in results and report of the
+    adaptations.
+    """
     exclude_overlap: bool = False
     """Leave what is found so out of the sources' training documents. Test documents are never left out."""
 
@@ -38,8 +44,9 @@ class PromptConfig:
     rank: int = 1
     """R of a task's update."""
     init: Literal["vocabulary", "text", "instruction"] = "vocabulary"
-    """Start of soft prompts: embeddings of sampled vocabulary entries, of ``init_text``, or of the task's written instruction (its card's).
-    The metaprompt is all tasks': under ``instruction`` it starts from the vocabulary."""
+    """Start of soft prompts: embeddings of sampled vocabulary entries, of ``init_text``, or of the task's written
+    instruction (its card's). The metaprompt is all tasks': under ``instruction`` it starts from the vocabulary.
+    """
     init_text: str = ""
     """Text to start from."""
 
@@ -63,9 +70,13 @@ class TeachConfig:
     patience: int = 0
     """A row stops after this many validations without a better one; 0 never."""
     adapters: str = ""
-    """A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching them."""
+    """A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching
+    them.
+    """
     run: str = ""
-    """Run directory of a distillation whose teachers are taken, in place of teaching the same ones again; it may have more source tasks."""
+    """Run directory of a distillation whose teachers are taken, in place of teaching the same ones again; it may
+    have more source tasks.
+    """
 
 
 @dataclass
@@ -101,8 +112,9 @@ class DistillConfig:
     temperature: float = 1.0
     """T."""
     teacher_cache: str = "auto"
-    """Keep what teachers say of each answer token on disk, beside data.cache: ``auto`` where samples are read again and there is room,
-    ``off``, or the most GB it may take."""
+    """Keep what teachers say of each answer token on disk, beside data.cache: ``auto`` where samples are read again and
+    there is room, ``off``, or the most GB it may take.
+    """
 
     @property
     def tasks(self) -> list[str]:
@@ -117,18 +129,25 @@ class AdaptConfig:
     targets: list[str] = field(default_factory=list)
     """Target tasks."""
     multitask_run: str = ""
-    """Of method multitask_prompt: run directory of a distillation without teachers (``distill.lambda_kl`` and ``lambda_hidden`` 0)."""
-    methods: list[Literal["metaprompt", "prompt_tuning", "multitask_prompt", "lora", "instruction", "in_context"]] = field(
-        default_factory=lambda: ["metaprompt", "prompt_tuning"]
+    """Of method multitask_prompt: run directory of a distillation without teachers (``distill.lambda_kl`` and
+    ``lambda_hidden`` 0).
+    """
+    methods: list[Literal["metaprompt", "prompt_tuning", "multitask_prompt", "lora", "instruction", "in_context"]] = (
+        field(default_factory=lambda: ["metaprompt", "prompt_tuning"])
     )
-    """What to hold against one another on each target: ``multitask_prompt`` is a metaprompt that was trained without teachers, ``lora`` low-rank
-    updates of every linear layer. Two train nothing: ``instruction``, the card's written instruction (at shots 0), and ``in_context``, the instruction and
-    solved examples: of every number in ``shots`` and every seed, the very few-shot set that is trained on."""
+    """What to hold against one another on each target: ``multitask_prompt`` is a metaprompt that was trained without
+    teachers, ``lora`` low-rank updates of every linear layer. Two train nothing: ``instruction``, the card's written
+    instruction (at shots 0), and ``in_context``, the instruction and solved examples: of every number in ``shots`` and
+    every seed, the very few-shot set that is trained on.
+    """
     transfer: list[str] = field(default_factory=list)
-    """Source tasks: the metaprompt is adapted from the factors of each one alone too, as ``metaprompt@task:NAME`` (a transfer matrix)."""
+    """Source tasks: the metaprompt is adapted from the factors of each one alone too, as ``metaprompt@task:NAME``
+    (a transfer matrix).
+    """
     shots: list[str] = field(default_factory=lambda: ["full"])
-    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained start). Few-shot
-    sets are fixed by seed, nested, and stratified by label where answers are labels."""
+    """Training set sizes: ``full``, or a number of examples; ``0`` is zero-shot (of prompt tuning: its untrained
+    start). Few-shot sets are fixed by seed, nested, and stratified by label where answers are labels.
+    """
     seeds: list[int] = field(default_factory=lambda: [0])
     """Each draws its own few-shot set, data order and start."""
     steps: int = 150
@@ -136,7 +155,9 @@ class AdaptConfig:
     examples: int = 8
     """Examples of each row in a step."""
     init: str = "auto"
-    """Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product above."""
+    """Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product
+    above.
+    """
     train: Literal["factors", "all"] = "factors"
     """Train U and V, or P* too (one copy per row)."""
     relative_lr_shared: float = 0.3
@@ -165,8 +186,10 @@ class AdaptConfig:
 
 @dataclass
 class TuneConfig:
-    """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a distillation's
-    teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are told apart by cross-entropy."""
+    """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a
+    distillation's teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are
+    told apart by cross-entropy.
+    """
 
     metaprompt: list[float] = field(default_factory=list)
     """Peak learning rates of the factors. Empty: adapt.lr_task is used."""
@@ -188,7 +211,9 @@ class TuneConfig:
 
     def any(self) -> bool:
         """Whether an adaptation has anything to choose from."""
-        return bool(self.metaprompt or self.multitask_prompt or self.relative_lr_shared or self.relative_lr_prompt or self.lora)
+        return bool(
+            self.metaprompt or self.multitask_prompt or self.relative_lr_shared or self.relative_lr_prompt or self.lora
+        )
 
 
 @dataclass
@@ -198,19 +223,28 @@ class EvaluateConfig:
     batch: int = 32
     """Sequences generated at once on a rank; decides memory and speed, never the result."""
     max_context: int = 8192
-    """Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. Never more than the
-    backbone's positions. A row of which no context holds an example gets no score."""
+    """Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. Never
+    more than the backbone's positions. A row of which no context holds an example gets no score.
+    """
     split: Literal["test", "validation"] = "test"
-    """What to score on. ``validation``, for choosing settings, leaves results.json alone: see results_validation.json."""
+    """What to score on. ``validation``, for choosing settings, leaves results.json alone: see
+    results_validation.json.
+    """
     likelihood: Literal["sum", "mean"] = "sum"
-    """Compare options by the log-likelihood of their tokens, end token included, or by its mean per token (length-normalised)."""
+    """Compare options by the log-likelihood of their tokens, end token included, or by its mean per token
+    (length-normalised).
+    """
     resamples: int = 1000
     """Bootstrap resamples of the documents for the intervals in results; 0 is off."""
     instruction: bool = False
-    """Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run, whatever its adapt.methods."""
+    """Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run,
+    whatever its adapt.methods.
+    """
     server: str = ""
-    """Have a vLLM server (``vllm serve MODEL --enable-prompt-embeds``), such as http://localhost:8000, generate the answers; choices are compared here. What
-    is sent are embeddings of the notes' tokens, which can be turned back into text."""
+    """Have a vLLM server (``vllm serve MODEL --enable-prompt-embeds``), such as http://localhost:8000, generate the
+    answers; choices are compared here. What is sent are embeddings of the notes' tokens, which can be turned back into
+    text.
+    """
     server_model: str = ""
     """The model's name there; default: the card's ``path``."""
     server_remote: bool = False
@@ -240,8 +274,9 @@ class RunConfig:
     backbone: str = ""
     """Path of a backbone card."""
     placement: Literal["auto", "resident", "sharded_hpz", "sharded", "offload"] = "auto"
-    """Where the frozen backbone lives: whole on each device; in ZeRO-3 shards on devices, a second set within each node, or one set; in shards
-    on hosts. ``auto`` takes the fastest that is predicted to fit."""
+    """Where the frozen backbone lives: whole on each device; in ZeRO-3 shards on devices, a second set within each
+    node, or one set; in shards on hosts. ``auto`` takes the fastest that is predicted to fit.
+    """
     deepspeed: str = ""
     """A DeepSpeed JSON of your own (ZeRO and precision only), in place of a placement's file in ds_configs/."""
     seed: int = 0
@@ -249,28 +284,42 @@ class RunConfig:
     token_budget: int = 4096
     """Tokens of a micro-batch, prompts and padding counted; decides memory, never the result."""
     formulation: Literal["packed", "plain"] = "packed"
-    """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one padded row per sample,
-    whole logits; the same result, slower, for checks and for families that packed rows do not know."""
+    """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one
+    padded row per sample, whole logits; the same result, slower, for checks and for families that packed rows do not
+    know.
+    """
     recompute: Literal["auto", "none", "all", "all_offloaded"] = "auto"
-    """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in host memory besides, for
-    samples of tens of thousands of tokens; ``auto``: as little as fits."""
+    """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in
+    host memory besides, for samples of tens of thousands of tokens; ``auto``: as little as fits.
+    """
     fused: Literal["auto", "off"] = "auto"
-    """On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's experts three; ``off``: as in transformers."""
+    """On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's
+    experts three; ``off``: as in transformers.
+    """
     deterministic: bool = False
-    """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and placement; what it costs: docs/fast_path.md.
-    An operator that cannot do so ends the run. CPUs do so anyway."""
+    """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and
+    placement; what it costs: docs/fast_path.md. An operator that cannot do so ends the run. CPUs do so anyway.
+    """
     dummy_weights: bool = False
-    """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed without them."""
+    """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed
+    without them.
+    """
     preempt_signal: str = "USR1"
-    """Beside SIGTERM: at the next step save, and leave with exit code 75. So do files SAVE (and go on) and STOP in run_dir."""
+    """Beside SIGTERM: at the next step save, and leave with exit code 75. So do files SAVE (and go on) and STOP in
+    run_dir.
+    """
     max_skipped: int = 50
-    """End the run when a row's gradient was not finite in so many steps running (each such step leaves the row as it was); 0 never."""
+    """End the run when a row's gradient was not finite in so many steps running (each such step leaves the row as
+    it was); 0 never.
+    """
     hang_minutes: float = 30.0
     """A rank that makes no progress for so long ends the job and says where it was."""
     fresh: bool = False
     """Ignore checkpoints in run_dir and start again."""
     accept_changes: bool = False
-    """Go on from a checkpoint of another configuration, data or backbone (same tasks, same shapes). Said aloud, and kept in checkpoints and results."""
+    """Go on from a checkpoint of another configuration, data or backbone (same tasks, same shapes). Said aloud, and
+    kept in checkpoints and results.
+    """
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     teach: TeachConfig = field(default_factory=TeachConfig)
@@ -285,7 +334,26 @@ class RunConfig:
 # where a run happens and how it is cut up, not what it computes: may change between a checkpoint and its resumption
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
-    "run_dir", "placement", "deepspeed", "token_budget", "formulation", "recompute", "fused", "deterministic", "dummy_weights",
-    "preempt_signal", "max_skipped", "hang_minutes", "fresh", "accept_changes", "data.root", "data.cache", "teach.adapters", "teach.run",
-    "distill.teacher_cache", "log", "checkpoint", "evaluate",
-)  # fmt: skip
+    "run_dir",
+    "placement",
+    "deepspeed",
+    "token_budget",
+    "formulation",
+    "recompute",
+    "fused",
+    "deterministic",
+    "dummy_weights",
+    "preempt_signal",
+    "max_skipped",
+    "hang_minutes",
+    "fresh",
+    "accept_changes",
+    "data.root",
+    "data.cache",
+    "teach.adapters",
+    "teach.run",
+    "distill.teacher_cache",
+    "log",
+    "checkpoint",
+    "evaluate",
+)

@@ -43,7 +43,8 @@ class Sample:
 
 
 class Split:
-    """One split of one task. Rows longer than ``max_length`` keep their example (evaluation must count them) but are no samples.
+    """One split of one task. Rows longer than ``max_length`` keep their example (evaluation must count them) but are no
+    samples.
 
     Args:
         rows: Arrow dataset with columns context_ids, answer_ids, example (JSON), kept.
@@ -131,7 +132,9 @@ def load_cards(config: DataConfig) -> dict[str, TaskCard]:
         raise UserError(getattr(error, "problems", None) or str(error)) from None
 
 
-def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, say=print) -> dict[str, TaskData]:
+def prepare(
+    tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, say=print
+) -> dict[str, TaskData]:
     """Tokenised splits of the named tasks, from the cache or built now.
 
     Args:
@@ -164,7 +167,11 @@ def prepare(tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout
         except UserError as error:
             problems += error.problems
     for task, data in out.items():
-        problems += [f"task {task}: split {name}: no example fits data.max_length={config.max_length}" for name, s in data.splits.items() if not s.kept]
+        problems += [
+            f"task {task}: split {name}: no example fits data.max_length={config.max_length}"
+            for name, s in data.splits.items()
+            if not s.kept
+        ]
     if problems:
         raise UserError(problems)
     if rank == 0:
@@ -185,15 +192,27 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
         for split, rows in data.splits.items():
             if rows.n_dropped > LOSS_WARNING * len(rows):
                 share = rows.n_dropped / len(rows)
-                say(f"WARNING {name}/{split}: {rows.n_dropped} of {len(rows)} examples ({share:.0%}) are longer than data.max_length={max_length} and dropped")
+                say(
+                    f"WARNING {name}/{split}: {rows.n_dropped} of {len(rows)} examples ({share:.0%}) are longer "
+                    f"than data.max_length={max_length} and dropped"
+                )
             elif rows.n_dropped:
-                say(f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than data.max_length={max_length} and dropped")
+                say(
+                    f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than "
+                    f"data.max_length={max_length} and dropped"
+                )
 
 
 def _split(
-    card: TaskCard, split: str, root: Path, cache: Path, config: DataConfig, layout: "Layout", rank: int,
+    card: TaskCard,
+    split: str,
+    root: Path,
+    cache: Path,
+    config: DataConfig,
+    layout: "Layout",
+    rank: int,
     say: Callable[[str], None],
-) -> Split:  # fmt: skip
+) -> Split:
     from datasets import Dataset
 
     if split not in card.splits:
@@ -201,13 +220,19 @@ def _split(
     limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
     final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
     build_once(
-        final, rank, what=f"task {card.name}: split {split}", damage=damage_of_rows, say=say,
+        final,
+        rank,
+        what=f"task {card.name}: split {split}",
+        damage=damage_of_rows,
+        say=say,
         build=lambda: _build(card, split, root, config, limit, layout, final),
-    )  # fmt: skip
+    )
     return Split(Dataset.from_file(str(final / ROWS)), final.name)
 
 
-def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path) -> None:
+def _build(
+    card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path
+) -> None:
     from datasets import Features, Sequence, Value
     from datasets.arrow_writer import ArrowWriter
 
@@ -220,18 +245,33 @@ def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: in
                 context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
                 longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
                 kept = len(context) + longest <= config.max_length
-                yield {"context_ids": context, "answer_ids": answer, "example": json.dumps(asdict(example)), "kept": kept}
+                yield {
+                    "context_ids": context,
+                    "answer_ids": answer,
+                    "example": json.dumps(asdict(example)),
+                    "kept": kept,
+                }
 
-    features = Features({"context_ids": Sequence(Value("int32")), "answer_ids": Sequence(Value("int32")), "example": Value("string"), "kept": Value("bool")})
+    features = Features(
+        {
+            "context_ids": Sequence(Value("int32")),
+            "answer_ids": Sequence(Value("int32")),
+            "example": Value("string"),
+            "kept": Value("bool"),
+        }
+    )
     partial = new_partial(final, folder=True)
     try:
-        # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a question
+        # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a
+        # question
         (partial / ROWS).touch(0o600)
         with ArrowWriter(path=str(partial / ROWS), features=features, writer_batch_size=WRITE_ROWS) as writer:
             waiting = 0
             for row in rows():
                 writer.write(row)
-                waiting += len(row["example"]) + 36 * (len(row["context_ids"]) + len(row["answer_ids"]))  # a list's ints
+                waiting += len(row["example"]) + 36 * (
+                    len(row["context_ids"]) + len(row["answer_ids"])
+                )  # a list's ints
                 if waiting > WRITE_BYTES:
                     writer.write_examples_on_file()
                     waiting = 0
@@ -247,7 +287,9 @@ def _build(card: TaskCard, split: str, root: Path, config: DataConfig, limit: in
 
 
 def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
-    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order. Holds no more than these."""
+    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order. Holds no more than
+    these.
+    """
     if not limit:
         return examples
     numbered = ((hashlib.sha256(f"{e.task}|{e.example_id}".encode()).digest(), i, e) for i, e in enumerate(examples))
@@ -256,7 +298,9 @@ def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
 
 def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_length: int, limit: int) -> str:
     """Hash of all that the rows depend on: files, card, readers' code, tokenizer, template, lengths."""
-    digest = hashlib.sha256(f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode())
+    digest = hashlib.sha256(
+        f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode()
+    )
     digest.update(code_and_files(card, split, root))
     return digest.hexdigest()[:24]
 
@@ -274,7 +318,11 @@ def code_and_files(card: TaskCard, split: str, root: Path) -> bytes:
 
 def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
     """The released files that decide a split's examples, those it is held out of or loses its hold-outs to included."""
-    related = [name for name, spec in card.splits.items() if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split]
+    related = [
+        name
+        for name, spec in card.splits.items()
+        if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split
+    ]
     found = {path for name in related for path in files_of(card, root, name).found}
     ids = {ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
     found |= {path for name in ids for path in find_files(root / card.folder, name)}
@@ -285,5 +333,7 @@ def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:
     """Hash of the tokenised rows a run trains on; the same wherever the cache lies and whenever it was built."""
-    keys = [(name, split, rows.key) for name, data in sorted(tasks.items()) for split, rows in sorted(data.splits.items())]
+    keys = [
+        (name, split, rows.key) for name, data in sorted(tasks.items()) for split, rows in sorted(data.splits.items())
+    ]
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()

@@ -1,4 +1,6 @@
-"""``tasks check``: which corpora are there, whole and as published, how long in tokens, and whether tests are unseen. One table, one JSON."""
+"""``tasks check``: which corpora are there, whole and as published, how long in tokens, and whether tests are
+unseen. One table, one JSON.
+"""
 
 import json
 from collections.abc import Sequence
@@ -35,9 +37,13 @@ class OverlapQuestion:
 
 
 def check_data(
-    data_root: str, cards: Sequence[str] = (), tasks: Sequence[str] = (), output: str = "",
-    tokens: TokenQuestion = TokenQuestion(), overlap: OverlapQuestion = OverlapQuestion(),  # noqa: B008
-) -> None:  # fmt: skip
+    data_root: str,
+    cards: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    output: str = "",
+    tokens: TokenQuestion = TokenQuestion(),
+    overlap: OverlapQuestion = OverlapQuestion(),  # noqa: B008
+) -> None:
     """Print the table, write the JSON.
 
     Raises:
@@ -45,7 +51,12 @@ def check_data(
     """
     found = load_cards(DataConfig(cards=list(cards)))
     named = {"tasks": tasks, "targets": overlap.targets, "sources": overlap.sources}
-    problems = [f"--{flag}: {unknown_key(t, found).replace('key', 'task', 1)}" for flag, names in named.items() for t in names if t not in found]
+    problems = [
+        f"--{flag}: {unknown_key(t, found).replace('key', 'task', 1)}"
+        for flag, names in named.items()
+        for t in names
+        if t not in found
+    ]
     root = expand(data_root)
     if not root.is_dir():
         problems.append(f"--data_root: {root} is no folder")
@@ -90,11 +101,17 @@ def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
     return TokenLimits(lambda text: len(layout.context_ids(text)), lambda text: len(layout.answer_ids(text)), **numbers)
 
 
-def _overlaps(cards: dict[str, TaskCard], checks: Sequence[TaskCheck], root: Path, asked: OverlapQuestion, problems: list[str]) -> list[Overlap]:
+def _overlaps(
+    cards: dict[str, TaskCard], checks: Sequence[TaskCheck], root: Path, asked: OverlapQuestion, problems: list[str]
+) -> list[Overlap]:
     """Of the tasks whose splits could be read; a named one that could not has its problem already."""
     readable = {check.name: check.counts for check in checks}
-    targets = [cards[n] for n, counts in readable.items() if counts.get("test") and (not asked.targets or n in asked.targets)]
-    sources = [cards[n] for n, counts in readable.items() if counts.get("train") and (not asked.sources or n in asked.sources)]
+    targets = [
+        cards[n] for n, counts in readable.items() if counts.get("test") and (not asked.targets or n in asked.targets)
+    ]
+    sources = [
+        cards[n] for n, counts in readable.items() if counts.get("train") and (not asked.sources or n in asked.sources)
+    ]
     try:
         return find_overlaps(targets, sources, root).pairs
     except clinical_tasks.ReadError as error:
@@ -102,7 +119,9 @@ def _overlaps(cards: dict[str, TaskCard], checks: Sequence[TaskCheck], root: Pat
         return []
 
 
-def _write(path: Path, checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None, limits: TokenLimits | None) -> None:
+def _write(
+    path: Path, checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None, limits: TokenLimits | None
+) -> None:
     content: dict[str, Any] = {"tasks": [{"status": check.status, **asdict(check)} for check in checks]}
     content["overlaps"] = None if overlaps is None else [asdict(overlap) for overlap in overlaps]
     content["limits"] = limits and {"max_length": limits.max_length, "max_new_tokens": limits.max_new_tokens}

@@ -51,7 +51,8 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again.
 
     Args:
-        hang_minutes: a collective that takes longer is an error; of two, the watch speaks first: it knows more than a library's time-out.
+        hang_minutes: a collective that takes longer is an error; of two, the watch speaks first: it knows more than a
+            library's time-out.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -71,10 +72,14 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     watch.note("joining the process group")
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait)
+        dist.init_process_group(
+            backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait
+        )
     if not torch.cuda.is_available():
         load_cpu_collectives()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait
+    )
     return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -84,12 +89,15 @@ def store_for_a_thread() -> dist.Store | None:
 
 
 def gpu_of(local_rank: int, visible: int) -> int:
-    """The number of this rank's GPU among those that it sees: SLURM's --gpus-per-task shows each task its own only; no GPU: the local rank."""
+    """The number of this rank's GPU among those that it sees: SLURM's --gpus-per-task shows each task its own only;
+    no GPU: the local rank.
+    """
     return 0 if visible == 1 else local_rank
 
 
 def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:
-    """Where ranks find one another: on the address that the job names, and no other (torch's own store listens on all of a machine's).
+    """Where ranks find one another: on the address that the job names, and no other (torch's own store listens on all
+    of a machine's).
 
     Returns:
         None: torchrun has one, which its agent holds.
@@ -112,7 +120,9 @@ def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:
 def _listen(host: str, port: int) -> socket.socket:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     several_nodes = int(os.environ.get("SLURM_NNODES", "1")) > 1
-    if several_nodes and ipaddress.ip_address(address[0]).is_loopback:  # a node that resolves its own name so would hide from the others
+    if (
+        several_nodes and ipaddress.ip_address(address[0]).is_loopback
+    ):  # a node that resolves its own name so would hide from the others
         address = ("", port)
     listening = socket.create_server(address[:2], family=family, backlog=2048)
     listening.setblocking(False)
@@ -124,7 +134,9 @@ def world_size() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """In place; a no-op alone. A tensor on the CPU takes the way over the GPU where the group is nccl, which serves nothing else."""
+    """In place; a no-op alone. A tensor on the CPU takes the way over the GPU where the group is nccl, which serves
+    nothing else.
+    """
     if world_size() > 1:
         watch.note(f"sum of {tensor.numel()} numbers over ranks")
         on_group = tensor.cuda() if dist.get_backend() == "nccl" else tensor

@@ -1,7 +1,8 @@
-"""Prompts of a finished run for other programs: stock PEFT adapters, factored or collapsed, and prompt embeddings for vLLM.
+"""Prompts of a finished run for other programs: stock PEFT adapters, factored or collapsed, and prompt embeddings for
+vLLM.
 
-Only safetensors and JSON are written, with a card that says what the prompts were trained on. A soft prompt can give away what it was trained on:
-folders are 0700, files 0600, and paths of this machine are left out.
+Only safetensors and JSON are written, with a card that says what the prompts were trained on. A soft prompt can give
+away what it was trained on: folders are 0700, files 0600, and paths of this machine are left out.
 """
 
 import json
@@ -44,14 +45,16 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
     """Write the best rows of a run.
 
     Args:
-        fmt: peft (MULTITASK_PROMPT_TUNING with the factors; PROMPT_TUNING or LORA where a row is no product), peft_collapsed (a PROMPT_TUNING or
-            LORA adapter a row), vllm (a tensor of prompt embeddings a row, and a client). tasks: only these.
+        fmt: peft (MULTITASK_PROMPT_TUNING with the factors; PROMPT_TUNING or LORA where a row is no product),
+            peft_collapsed (a PROMPT_TUNING or LORA adapter a row), vllm (a tensor of prompt embeddings a row, and a
+            client). tasks: only these.
 
     Returns:
         The folders written.
 
     Raises:
-        UserError: the run is not finished, ``output`` is there already, a name is unknown, a prompt is empty or not finite.
+        UserError: the run is not finished, ``output`` is there already, a name is unknown, a prompt is empty or not
+            finite.
     """
     problems = [] if fmt in FORMATS else [f"--format: {fmt!r} is none of {', '.join(FORMATS)}"]
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
@@ -71,14 +74,34 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
         model = backbone_config(card)
     except BackboneError as error:
         raise UserError(error.problems) from None
-    shape = {"base_model_name_or_path": card.name, "num_layers": model.num_hidden_layers, "num_attention_heads": model.num_attention_heads}
+    shape = {
+        "base_model_name_or_path": card.name,
+        "num_layers": model.num_hidden_layers,
+        "num_attention_heads": model.num_attention_heads,
+    }
     chosen = [k for k, row in enumerate(rows) if not tasks or row["task"] in tasks]
     sums = [_name(rows, k) for k in chosen if rows[k]["method"] == SUM] if fmt == "peft" else []
     if sums:
-        raise UserError([f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks without its task" for name in sums])
+        raise UserError(
+            [
+                (
+                    f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks "
+                    "without its task"
+                )
+                for name in sums
+            ]
+        )
     updates = [_name(rows, k) for k in chosen if rows[k]["method"] == "lora"] if fmt == "vllm" else []
     if updates:
-        raise UserError([f"--format: {name}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take --tasks without its task" for name in updates])
+        raise UserError(
+            [
+                (
+                    f"--format: {name}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take --tasks "
+                    "without its task"
+                )
+                for name in updates
+            ]
+        )
     adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_alone(bank, rows, k) for k in chosen]
     _check(adapters)
     layout = {"template": card.template, "separator": card.separator}
@@ -86,7 +109,9 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
 
 
 def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -> list[Adapter]:
-    """One adapter for all rows that share a metaprompt; rows with one of their own, and ordinary prompts, each alone."""
+    """One adapter for all rows that share a metaprompt; rows with one of their own, and ordinary prompts, each
+    alone.
+    """
     out = []
     for name, span in bank.spans().items():
         own, part = [k for k in chosen if k in span], bank.parts[name]
@@ -95,9 +120,24 @@ def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -
             for group in groups if own else []:
                 at = torch.tensor([k - span.start for k in group])
                 shared_LD = part.shared_SLD[0 if len(part.shared_SLD) == 1 else int(at[0])]
-                tensors = {"prompt_embeddings": shared_LD, "prefix_task_cols": part.cols_KLR[at], "prefix_task_rows": part.rows_KRD[at]}
-                config = {"peft_type": "MULTITASK_PROMPT_TUNING", "num_tasks": len(group), "num_ranks": part.cols_KLR.shape[2]}
-                out.append(Adapter(name if len(group) > 1 or len(groups) == 1 else _name(rows, group[0]), [rows[k] for k in group], tensors, config))
+                tensors = {
+                    "prompt_embeddings": shared_LD,
+                    "prefix_task_cols": part.cols_KLR[at],
+                    "prefix_task_rows": part.rows_KRD[at],
+                }
+                config = {
+                    "peft_type": "MULTITASK_PROMPT_TUNING",
+                    "num_tasks": len(group),
+                    "num_ranks": part.cols_KLR.shape[2],
+                }
+                out.append(
+                    Adapter(
+                        name if len(group) > 1 or len(groups) == 1 else _name(rows, group[0]),
+                        [rows[k] for k in group],
+                        tensors,
+                        config,
+                    )
+                )
         else:
             out += [_alone(bank, rows, k) for k in own]
     return out
@@ -109,12 +149,25 @@ def _alone(bank: JoinedBank, rows: list[dict[str, Any]], k: int) -> Adapter:
     name, span = next((n, s) for n, s in bank.spans().items() if k in s)
     part = bank.parts[name]
     if not isinstance(part, LoraBank):
-        return Adapter(_name(rows, k), [rows[k]], {"prompt_embeddings": bank.prompts(torch.tensor([k]))[0]}, {"peft_type": "PROMPT_TUNING"})
+        return Adapter(
+            _name(rows, k),
+            [rows[k]],
+            {"prompt_embeddings": bank.prompts(torch.tensor([k]))[0]},
+            {"peft_type": "PROMPT_TUNING"},
+        )
     tensors = {}
     for layer, (down, up) in part.layers().items():
-        tensors[f"base_model.model.{layer}.lora_A.weight"], tensors[f"base_model.model.{layer}.lora_B.weight"] = down[k - span.start], up[k - span.start]
+        tensors[f"base_model.model.{layer}.lora_A.weight"], tensors[f"base_model.model.{layer}.lora_B.weight"] = (
+            down[k - span.start],
+            up[k - span.start],
+        )
     rank, leaves = next(iter(tensors.values())).shape[0], sorted({layer.rpartition(".")[2] for layer in part.layers()})
-    return Adapter(_name(rows, k), [rows[k]], tensors, {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": leaves, "bias": "none"})
+    return Adapter(
+        _name(rows, k),
+        [rows[k]],
+        tensors,
+        {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": leaves, "bias": "none"},
+    )
 
 
 def _name(rows: list[dict[str, Any]], k: int) -> str:
@@ -135,7 +188,9 @@ def _check(adapters: list[Adapter]) -> None:
         raise UserError(problems)
 
 
-def _write(output: Path, adapters: list[Adapter], fmt: str, shape: dict[str, Any], layout: dict[str, str], card: str) -> list[Path]:
+def _write(
+    output: Path, adapters: list[Adapter], fmt: str, shape: dict[str, Any], layout: dict[str, str], card: str
+) -> list[Path]:
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -147,11 +202,22 @@ def _write(output: Path, adapters: list[Adapter], fmt: str, shape: dict[str, Any
                 save_file({"prompt_embeds": tensors["prompt_embeddings"]}, folder / "prompt.safetensors")
             else:
                 save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-                config = {**adapter.config, "base_model_name_or_path": shape["base_model_name_or_path"], "task_type": "CAUSAL_LM", "inference_mode": True}
+                config = {
+                    **adapter.config,
+                    "base_model_name_or_path": shape["base_model_name_or_path"],
+                    "task_type": "CAUSAL_LM",
+                    "inference_mode": True,
+                }
                 if "prompt_embeddings" in tensors:
                     length, width = tensors["prompt_embeddings"].shape
-                    config |= {**shape, "num_virtual_tokens": length, "token_dim": width, "num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM",
-                               "tokenizer_name_or_path": None}  # fmt: skip
+                    config |= {
+                        **shape,
+                        "num_virtual_tokens": length,
+                        "token_dim": width,
+                        "num_transformer_submodules": 1,
+                        "prompt_tuning_init": "RANDOM",
+                        "tokenizer_name_or_path": None,
+                    }
                 (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
             (folder / "layout.json").write_text(json.dumps(layout) + "\n")
             (folder / "rows.json").write_text(json.dumps(adapter.rows, indent=1) + "\n")

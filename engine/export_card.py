@@ -1,4 +1,6 @@
-"""The card beside exported prompts: what they are, what they were trained on and under which terms, how well they do, what they are not."""
+"""The card beside exported prompts: what they are, what they were trained on and under which terms, how well they
+do, what they are not.
+"""
 
 import json
 import re
@@ -42,7 +44,7 @@ ROWS
 {_OUTSIDE if outside else ""}
 {_adapted_from(sources, found.state)}{_derived([*own, *behind], unknown=None in sources.values())}
 
-Backbone's hash `{found.state['hashes']['backbone']}`, layout's `{found.state['hashes']['layout']}`, data's `{found.state['hashes']['data']}`,
+Backbone's hash `{found.state["hashes"]["backbone"]}`, layout's `{found.state["hashes"]["layout"]}`, data's `{found.state["hashes"]["data"]}`,
 prompts' `{found.identity}`.{_changes(found.state)}
 
 ## Measured
@@ -116,6 +118,8 @@ def _scores(run_dir: Path, found: Checkpoint) -> str:
         return "Not evaluated since it was last trained."
     rows = [
         [name, method, shots, task["metric"], f"{cell['mean']:.3f}", str(len(cell["seeds"])), str(task["n_test"])]
-        for name, task in results["tasks"].items() for method, by in task["methods"].items() for shots, cell in by.items()
-    ]  # fmt: skip
+        for name, task in results["tasks"].items()
+        for method, by in task["methods"].items()
+        for shots, cell in by.items()
+    ]
     return table([["task", "method", "training examples", "metric", "mean", "seeds", "test examples"], *rows])

@@ -1,7 +1,8 @@
-"""One writer a run directory. Two jobs can meet there: submitted twice, or requeued while an old rank lives on behind a broken network.
+"""One writer a run directory. Two jobs can meet there: submitted twice, or requeued while an old rank lives on behind a
+broken network.
 
-The newest to open the directory owns it; the older notices before its next write, and ends. Of one SLURM job the later start is the newer,
-whatever the order in which they come.
+The newest to open the directory owns it; the older notices before its next write, and ends. Of one SLURM job the later
+start is the newer, whatever the order in which they come.
 """
 
 import contextlib
@@ -23,24 +24,42 @@ class Fence:
     """Rank 0's right to write into a run directory. Claims it.
 
     Raises:
-        LostRunDirectory: a later start of this very job, requeued since, has opened it. OSError: it cannot be written; says which file and why.
+        LostRunDirectory: a later start of this very job, requeued since, has opened it. OSError: it cannot be written;
+            says which file and why.
     """
 
     def __init__(self, run_dir: Path):
         self.file = run_dir / OWNER
         self.token = uuid.uuid4().hex
-        job = {k: os.environ[v] for k, v in (("slurm_job", "SLURM_JOB_ID"), ("restart", "SLURM_RESTART_COUNT")) if v in os.environ}
+        job = {
+            k: os.environ[v]
+            for k, v in (("slurm_job", "SLURM_JOB_ID"), ("restart", "SLURM_RESTART_COUNT"))
+            if v in os.environ
+        }
         owner = self._owner()
-        if job and owner.get("slurm_job") == job.get("slurm_job") and int(owner.get("restart", 0)) > int(job.get("restart", 0)):
-            raise LostRunDirectory(f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one writes nothing")
+        if (
+            job
+            and owner.get("slurm_job") == job.get("slurm_job")
+            and int(owner.get("restart", 0)) > int(job.get("restart", 0))
+        ):
+            raise LostRunDirectory(
+                f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one "
+                "writes nothing"
+            )
         partial = self.file.with_name(f".{OWNER}.{self.token}")
         try:
-            partial.write_text(json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), **job}) + "\n")
+            partial.write_text(
+                json.dumps({"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), **job}) + "\n"
+            )
             partial.replace(self.file)
         except OSError as error:  # a write knows no file name
             with contextlib.suppress(OSError):
                 partial.unlink()
-            raise OSError(error.errno, f"{error.strerror}; nothing was changed, start again once it can be written", str(self.file)) from None
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; nothing was changed, start again once it can be written",
+                str(self.file),
+            ) from None
 
     def check(self) -> None:
         """
@@ -49,7 +68,9 @@ class Fence:
         """
         owner = self._owner()
         if owner.get("token") != self.token:
-            raise LostRunDirectory(f"{self.file.parent}: opened by another job since ({_shown(owner)}); this one writes no more")
+            raise LostRunDirectory(
+                f"{self.file.parent}: opened by another job since ({_shown(owner)}); this one writes no more"
+            )
 
     def _owner(self) -> dict[str, Any]:
         try:

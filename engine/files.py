@@ -25,7 +25,9 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise OSError(error.errno, f"{error.strerror}; nothing of it was changed, start again once it can be written", str(path)) from None
+        raise OSError(
+            error.errno, f"{error.strerror}; nothing of it was changed, start again once it can be written", str(path)
+        ) from None
 
 
 def new_partial(final: Path, folder: bool = False) -> Path:

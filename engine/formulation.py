@@ -1,4 +1,6 @@
-"""One micro-batch through the frozen backbone: packed, the way that trains, or plain, the formulation it is tested against."""
+"""One micro-batch through the frozen backbone: packed, the way that trains, or plain, the formulation it is tested
+against.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -10,7 +12,15 @@ from torch import Tensor
 from engine.batching import Item, collate, micro_batches, pack, packed_micro_batches
 from engine.phases import BACKWARD, DATA, FORWARD, LOSS, PROJECT, backward_from, phase
 from engine.sharding import ShardedBackbone
-from prompt_modules import HeadLoss, PromptBank, TeacherStates, cross_entropy, distillation_terms, teacher_states, tied_head_loss
+from prompt_modules import (
+    HeadLoss,
+    PromptBank,
+    TeacherStates,
+    cross_entropy,
+    distillation_terms,
+    teacher_states,
+    tied_head_loss,
+)
 from prompt_modules.bank import LinearUpdate
 
 
@@ -68,16 +78,32 @@ class Formulation:
         by_length: dict[int, list[Item]] = {}
         for item in items:
             by_length.setdefault(bank.length(item.row), []).append(item)
-        return [g for length, alike in sorted(by_length.items()) for g in cut(alike, length, self.token_budget, self.rank, self.world)]
+        return [
+            g
+            for length, alike in sorted(by_length.items())
+            for g in cut(alike, length, self.token_budget, self.rank, self.world)
+        ]
 
-    def train(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None) -> AnswerTerms:
+    def train(
+        self,
+        group: Sequence[Item],
+        bank: PromptBank,
+        weights: LossWeights,
+        teachers: PromptBank | None,
+        kept: Kept | None,
+    ) -> AnswerTerms:
         """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
 
         Args:
-            teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do not ask again.
+            teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do
+                not ask again.
         """
         with self.backbone.updated(self._updates(group, bank)):
-            terms = self._train_packed(group, bank, weights, teachers, kept) if self.packed else self._train_plain(group, bank, weights, teachers)
+            terms = (
+                self._train_packed(group, bank, weights, teachers, kept)
+                if self.packed
+                else self._train_plain(group, bank, weights, teachers)
+            )
         with phase(BACKWARD):
             self.backbone.release()
         return terms
@@ -127,7 +153,12 @@ class Formulation:
         return found  # type: ignore[no-any-return]
 
     def _train_packed(
-        self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None, kept: Kept | None
+        self,
+        group: Sequence[Item],
+        bank: PromptBank,
+        weights: LossWeights,
+        teachers: PromptBank | None,
+        kept: Kept | None,
     ) -> AnswerTerms:
         with phase(DATA):
             batch = pack(group, _length(group, bank), self.backbone.device)
@@ -136,7 +167,9 @@ class Formulation:
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
             teacher = said if teacher_ND is None else teacher_ND
             with phase(LOSS):
-                return tied_head_loss(weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights))
+                return tied_head_loss(
+                    weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights)
+                )
 
         asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
         with phase(FORWARD):
@@ -145,7 +178,9 @@ class Formulation:
             student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
 
-    def _train_plain(self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None) -> AnswerTerms:
+    def _train_plain(
+        self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None
+    ) -> AnswerTerms:
         with phase(DATA):
             batch = collate(group, self.backbone.device)
         with phase(PROJECT):
@@ -161,7 +196,9 @@ class Formulation:
                 kl_N = hidden_N = torch.zeros_like(ce_N)
             else:
                 hidden = (student.hidden_ND, teacher.hidden_ND)
-                ce_N, kl_N, hidden_N = distillation_terms(student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature)
+                ce_N, kl_N, hidden_N = distillation_terms(
+                    student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature
+                )
             weights_N = batch.weights_B[batch.sample_N]
             total = ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum()
         with phase(BACKWARD):

@@ -1,7 +1,7 @@
 """Greedy answers to many contexts behind one soft prompt, on every rank in step.
 
-Sequences enter as packed rows and go on in slots; a slot whose sequence has ended is refilled while the others go on. Ranks do the same kind of
-forward pass at the same time, whatever they have left: under ZeRO-3 each is a collective.
+Sequences enter as packed rows and go on in slots; a slot whose sequence has ended is refilled while the others go on.
+Ranks do the same kind of forward pass at the same time, whatever they have left: under ZeRO-3 each is a collective.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,14 +34,31 @@ class Greedy:
         prompt_LD: fp32; L may be 0. width: slots. token_budget: of a packed row. synced: several ranks generate.
     """
 
-    def __init__(self, backbone: ShardedBackbone, prompt_LD: Tensor, max_new_tokens: int, end_id: int, width: int, token_budget: int, synced: bool):
+    def __init__(
+        self,
+        backbone: ShardedBackbone,
+        prompt_LD: Tensor,
+        max_new_tokens: int,
+        end_id: int,
+        width: int,
+        token_budget: int,
+        synced: bool,
+    ):
         self.backbone, self.prompt_LD, self.max_new_tokens, self.end_id = backbone, prompt_LD, max_new_tokens, end_id
         self.width, self.token_budget, self.synced = width, token_budget, synced
 
     def __call__(self, contexts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """Number of the context, ids of its answer (the end token included, where it came), as they end. A collective."""
-        waiting = [Answer(i, c, []) for i, c in sorted(enumerate(contexts), key=lambda pair: len(pair[1]))]  # the longest enter first
-        longest = max_over_ranks(max((len(c) for c in contexts), default=1)) if self.synced else max((len(c) for c in contexts), default=1)
+        """Number of the context, ids of its answer (the end token included, where it came), as they end. A
+        collective.
+        """
+        waiting = [
+            Answer(i, c, []) for i, c in sorted(enumerate(contexts), key=lambda pair: len(pair[1]))
+        ]  # the longest enter first
+        longest = (
+            max_over_ranks(max((len(c) for c in contexts), default=1))
+            if self.synced
+            else max((len(c) for c in contexts), default=1)
+        )
         width = max(1, min(self.width, len(waiting)))
         slots = self._slots(width, len(self.prompt_LD), longest + self.max_new_tokens)
         running: list[Answer] = []
@@ -59,7 +76,11 @@ class Greedy:
                 logits = self._step([s.ids[-1] for s in running], slots)
             for sequence, token in zip(chosen, self.pick(logits, chosen) if chosen else [], strict=True):
                 sequence.ids.append(token)
-            ended = [i for i in range(started, len(running)) if running[i].ids[-1] == self.end_id or len(running[i].ids) == self.max_new_tokens]
+            ended = [
+                i
+                for i in range(started, len(running))
+                if running[i].ids[-1] == self.end_id or len(running[i].ids) == self.max_new_tokens
+            ]
             for slot in reversed(ended):
                 yield running[slot].index, running[slot].ids
                 moved = slots.leave(slot)
@@ -105,4 +126,6 @@ class Greedy:
 
     def _slots(self, width: int, length: int, tokens: int) -> Slots:
         model = self.backbone.model
-        return Slots(model.config, width, length, tokens, self.backbone.device, model.get_output_embeddings().weight.dtype)
+        return Slots(
+            model.config, width, length, tokens, self.backbone.device, model.get_output_embeddings().weight.dtype
+        )

@@ -15,7 +15,8 @@ class Shown:
     """Solved examples (input text, answer text) before each input.
 
     Args:
-        limit: tokens that a context may have, the room for its answer taken off; what does not fit without any example is asked without.
+        limit: tokens that a context may have, the room for its answer taken off; what does not fit without any example
+            is asked without.
     """
 
     layout: Layout
@@ -31,7 +32,10 @@ class Shown:
 
     def context(self, input_text: str, answer_tokens: int) -> list[int]:
         """Token ids; ``answer_tokens`` is the room that the answer needs."""
-        limit, make = self.limit - answer_tokens, lambda n: self.layout.instructed_ids(self.instruction, input_text, self.examples[:n])
+        limit, make = (
+            self.limit - answer_tokens,
+            lambda n: self.layout.instructed_ids(self.instruction, input_text, self.examples[:n]),
+        )
         ids = make(0)
         n = sum(before + len(ids) <= limit for before in self._before[1:])
         if n:
@@ -45,13 +49,21 @@ class Shown:
         return ids
 
     def told(self) -> dict[str, int]:
-        """What results say of it: examples left out, over all contexts; the most and the fewest that a context holds."""
+        """What results say of it: examples left out, over all contexts; the most and the fewest that a context
+        holds.
+        """
         left_out = sum(len(self.examples) - n for n in self.used)
-        return {"n_examples_left_out": left_out, "n_examples_most": max(self.used, default=0), "n_examples_fewest": min(self.used, default=0)}
+        return {
+            "n_examples_left_out": left_out,
+            "n_examples_most": max(self.used, default=0),
+            "n_examples_fewest": min(self.used, default=0),
+        }
 
 
 def common_start(contexts: Sequence[list[int]]) -> int:
     """How many tokens all contexts begin with alike; every one keeps a token of its own."""
     shortest, longest = min(contexts), max(contexts)  # in the order of their tokens: what these two share, all share
     most = min(map(len, contexts)) - 1
-    return next((n for n, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b or n >= most), max(0, most))
+    return next(
+        (n for n, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b or n >= most), max(0, most)
+    )

@@ -62,10 +62,16 @@ class Interruption:
             (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
-        if kind is None:  # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the process
+        if (
+            kind is None
+            # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the
+            # process
+        ):
             startup.note_early(self._preempt)
             if Request.STOP in (self._asked, self._last):
                 startup.carry()
@@ -104,7 +110,9 @@ class Interruption:
     def _file(self) -> Request:
         for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
             if (self.run_dir / name).exists():
-                (self.run_dir / name).unlink(missing_ok=True)  # else the job would stop again as soon as it is started again
+                (self.run_dir / name).unlink(
+                    missing_ok=True
+                )  # else the job would stop again as soon as it is started again
                 return request
         return Request.NONE
 

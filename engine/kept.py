@@ -1,9 +1,10 @@
-"""Tensors that change seldom and are the size of the rest: each row's best step, a frozen metaprompt. Beside the checkpoints, not in each.
+"""Tensors that change seldom and are the size of the rest: each row's best step, a frozen metaprompt. Beside the
+checkpoints, not in each.
 
     checkpoints/kept/best-<sha256>.1.safetensors, best-<sha256>.2.safetensors
 
-Named by their content, which a checkpoint's state names too; written when it changes. Twice: checkpoints share them, and one flipped bit
-must not cost them all.
+Named by their content, which a checkpoint's state names too; written when it changes. Twice: checkpoints share them,
+and one flipped bit must not cost them all.
 """
 
 import hashlib

@@ -14,8 +14,13 @@ from pathlib import Path
 from engine.errors import UserError
 
 # what a torchrun agent sets for its workers; other TORCHELASTIC_* variables are a user's settings for torchrun
-AGENT = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT",
-         "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_ERROR_FILE")  # fmt: skip
+AGENT = (
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+    "TORCHELASTIC_ERROR_FILE",
+)
 
 GROUPS = ("GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")  # an agent's too, which SLURM cannot tell
 

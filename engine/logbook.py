@@ -1,4 +1,6 @@
-"""What a run tells: one line a logged step, ``metrics.jsonl``, TensorBoard, and a progress bar where someone watches."""
+"""What a run tells: one line a logged step, ``metrics.jsonl``, TensorBoard, and a progress bar where someone
+watches.
+"""
 
 import json
 import shutil
@@ -18,8 +20,8 @@ class Logbook:
     """Writes on rank 0, is silent on the others. Numbers and task names only, never text.
 
     Args:
-        resume_step: first step that will be logged next; what earlier launches wrote from there on is dropped, in both files, so
-            that a resumed run's curves do not double back.
+        resume_step: first step that will be logged next; what earlier launches wrote from there on is dropped, in both
+            files, so that a resumed run's curves do not double back.
     """
 
     def __init__(self, run_dir: Path, name: str, total_steps: int, resume_step: int, tensorboard: bool, active: bool):
@@ -46,14 +48,26 @@ class Logbook:
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}; the last checkpoint is whole, start again once it can be written", str(self._file)) from None
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; the last checkpoint is whole, start again once it can be written",
+                str(self._file),
+            ) from None
         if self._writer is not None:
             for key, value in values.items():
                 for name, number in value.items() if isinstance(value, dict) else [("", value)]:
                     if isinstance(number, int | float):
                         self._writer.add_scalar(f"{key}/{name}" if name else f"train/{key}", number, step)
-        shown = [f"{k} {values[k]:.4g}" for k in ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s") if isinstance(values.get(k), int | float)]
-        self.say(f"{self.name} {step}/{self.total} | " + " | ".join(shown) + f" | lr {values.get('lr', 0):.3g} | left {self._left(step)}")
+        shown = [
+            f"{k} {values[k]:.4g}"
+            for k in ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s")
+            if isinstance(values.get(k), int | float)
+        ]
+        self.say(
+            f"{self.name} {step}/{self.total} | "
+            + " | ".join(shown)
+            + f" | lr {values.get('lr', 0):.3g} | left {self._left(step)}"
+        )
 
     def say(self, text: str) -> None:
         if self.active:
@@ -65,7 +79,12 @@ class Logbook:
         """Every step: the bar, on a terminal only."""
         if self._bar:
             done = int(30 * step / self.total)
-            print(f"\r{self.name} [{'#' * done}{'.' * (30 - done)}] {step}/{self.total}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{self.name} [{'#' * done}{'.' * (30 - done)}] {step}/{self.total}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         if self._writer is not None:
@@ -79,14 +98,23 @@ class Logbook:
         return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02d}:{int(seconds % 60):02d}"
 
 
-HPARAMS = ("prompt", "teach", "distill", "adapt", "tune")  # sections of the configuration; seed and token_budget beside them
+HPARAMS = (
+    "prompt",
+    "teach",
+    "distill",
+    "adapt",
+    "tune",
+)  # sections of the configuration; seed and token_budget beside them
 
 
-def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mapping[str, float]], tuning: Mapping[str, Any]) -> None:
+def write_hparams(
+    run_dir: Path, config: RunConfig, average: Mapping[str, Mapping[str, float]], tuning: Mapping[str, Any]
+) -> None:
     """TensorBoard's table of settings against scores: ``tensorboard/hparams``, written anew.
 
     Args:
-        average: method -> shots -> mean over the run's tasks; ``average/METHOD/SHOTS`` in TensorBoard. Nothing is written where it is empty.
+        average: method -> shots -> mean over the run's tasks; ``average/METHOD/SHOTS`` in TensorBoard. Nothing is
+            written where it is empty.
         tuning: of results.json; the rates that were chosen are settings too, ``chosen.METHOD.SHOTS``.
     """
     scores = {f"average/{method}/{shots}": value for method, by in average.items() for shots, value in by.items()}
@@ -117,7 +145,13 @@ def write_hparams(run_dir: Path, config: RunConfig, average: Mapping[str, Mappin
             writer.add_scalar(name, value)
 
 
-_PATHS = ("source_run", "multitask_run", "run", "adapters", "init_text")  # of the machine, or words that may be of a note
+_PATHS = (
+    "source_run",
+    "multitask_run",
+    "run",
+    "adapters",
+    "init_text",
+)  # of the machine, or words that may be of a note
 
 
 def _lines(path: Path) -> list[str]:

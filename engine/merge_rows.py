@@ -1,7 +1,8 @@
 """Rows of several finished runs side by side in one bank's checkpoint.
 
-Part by part (a method's rows): a tensor with the part's rows in front is joined row by row. One that the rows share, such as a frozen P*, stays shared
-where it is the same to the bit in every run, and is repeated for each row where it is not.
+Part by part (a method's rows): a tensor with the part's rows in front is joined row by row. One that the rows share,
+such as a frozen P*, stays shared where it is the same to the bit in every run, and is repeated for each row where it is
+not.
 """
 
 import math
@@ -19,7 +20,10 @@ from engine.config import RunConfig
 from engine.prompt_sums import METHOD as SUM
 
 LABELS = ("task", "method", "shots", "seed")
-UNTRAINED = {"stopped": True, "best_loss": math.inf}  # progress of a row that never trained; of what is not named here 0
+UNTRAINED = {
+    "stopped": True,
+    "best_loss": math.inf,
+}  # progress of a row that never trained; of what is not named here 0
 BY_ROW = re.compile(r"_K[A-Z]*$")  # of a tensor's name: its shape begins with the rows
 Entry = tuple[int, int]  # number of the run, number of the row in it
 
@@ -54,7 +58,11 @@ class Run:
 
     def frozen(self, part: str) -> set[str]:
         """Names of the part's tensors that no step changed."""
-        return {name.removeprefix(f"parts.{part}.") for name in self.found.kept.get("frozen", {}) if name.startswith(f"parts.{part}.")}
+        return {
+            name.removeprefix(f"parts.{part}.")
+            for name in self.found.kept.get("frozen", {})
+            if name.startswith(f"parts.{part}.")
+        }
 
     def of_row(self, k: int, tensor: Tensor) -> Tensor:
         """What of a tensor belongs to row ``k``: its own, or what all rows of its part share."""
@@ -74,21 +82,31 @@ def shape_problems(runs: Sequence[Run]) -> list[str]:
         first, *others = [run for run in runs if part in run.spans]
         shapes = {name: list(tensor.shape[1:]) for name, tensor in first.tensors(part).items()}
         for run in others:
-            both, own = f"--runs: {run.folder} and {first.folder}: rows of {part}", {n: list(t.shape[1:]) for n, t in run.tensors(part).items()}
+            both, own = (
+                f"--runs: {run.folder} and {first.folder}: rows of {part}",
+                {n: list(t.shape[1:]) for n, t in run.tensors(part).items()},
+            )
             differing = sorted(n for n in own.keys() | shapes.keys() if own.get(n) != shapes.get(n))
             if differing:
                 shown = ", ".join(f"{n} {own.get(n)} and {shapes.get(n)}" for n in differing[:4])
                 problems.append(f"{both} of other shapes: {shown}")
         for name in () if problems else shapes:
             copies = [run.tensors(part)[name] for run in (first, *others)]
-            repeatable = all(_front(t) in (1, len(run.spans[part])) for run, t in zip((first, *others), copies, strict=True))
+            repeatable = all(
+                _front(t) in (1, len(run.spans[part])) for run, t in zip((first, *others), copies, strict=True)
+            )
             if not repeatable and not _is_shared(name, part, (first, *others)):
-                problems.append(f"--runs: rows of {part}: {name} is shared by the rows of a run and differs from run to run, and cannot be repeated by row")
+                problems.append(
+                    f"--runs: rows of {part}: {name} is shared by the rows of a run and differs from run to run, "
+                    "and cannot be repeated by row"
+                )
     return problems
 
 
 def entries(runs: Sequence[Run], problems: list[str]) -> dict[str, list[Entry]]:
-    """Part -> its rows, run by run, sums last. A row that stands twice, the same to the bit, is taken once; with other numbers it is a problem."""
+    """Part -> its rows, run by run, sums last. A row that stands twice, the same to the bit, is taken once; with
+    other numbers it is a problem.
+    """
     names = dict.fromkeys(part for run in runs for part in run.spans)
     parts: dict[str, list[Entry]] = {part: [] for part in sorted(names, key=lambda p: p == SUM)}
     seen: dict[tuple[Any, ...], Entry] = {}
@@ -104,12 +122,17 @@ def entries(runs: Sequence[Run], problems: list[str]) -> dict[str, list[Entry]]:
                 one, other = run.row(k), runs[there].row(k_there)
                 if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
                     shown = "/".join(map(str, label))
-                    problems.append(f"--runs: {run.folder} and {runs[there].folder} both hold {shown}, with other numbers; adapt one of them without it")
+                    problems.append(
+                        f"--runs: {run.folder} and {runs[there].folder} both hold {shown}, with other numbers; "
+                        "adapt one of them without it"
+                    )
     return parts
 
 
 def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) -> Checkpoint:
-    """One checkpoint of these rows; of its state rows, progress and what else runs keep by row. ``told`` gets what was left out."""
+    """One checkpoint of these rows; of its state rows, progress and what else runs keep by row. ``told`` gets what
+    was left out.
+    """
     prompts: dict[str, Tensor] = {}
     kept: dict[str, dict[str, Tensor]] = {"best": {}, "frozen": {}}
     for part, rows in parts.items():
@@ -125,11 +148,16 @@ def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) ->
     order = [entry for rows in parts.values() for entry in rows]
     states = [run.found.state for run in runs]
     state: dict[str, Any] = {"stage": "adapt"}
-    state |= {"rows": [runs[n].rows[k] for n, k in order], "progress": _by_row([s["progress"] for s in states], runs, order, told)}
+    state |= {
+        "rows": [runs[n].rows[k] for n, k in order],
+        "progress": _by_row([s["progress"] for s in states], runs, order, told),
+    }
     state["progress"]["step"] = max(s["step"] for s in states)
     known = {*state, "hashes", "changes", "source_tasks", "step", "kept", "sha256"}
     state |= _by_row([{k: v for k, v in s.items() if k not in known} for s in states], runs, order, told)
-    return Checkpoint(prompts, _optimizer(runs, parts, told), state, {kind: tensors for kind, tensors in kept.items() if tensors})
+    return Checkpoint(
+        prompts, _optimizer(runs, parts, told), state, {kind: tensors for kind, tensors in kept.items() if tensors}
+    )
 
 
 def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Tensor) -> Checkpoint:
@@ -140,10 +168,15 @@ def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Ten
         return tensors | {at: torch.cat([tensors[at], prompts_KLD]) if at in tensors else prompts_KLD.clone()}
 
     def more(values: dict[str, Any]) -> dict[str, Any]:
-        return {k: [*v, *[UNTRAINED.get(k, 0)] * len(rows)] if isinstance(v, list) and len(v) == n else v for k, v in values.items()}
+        return {
+            k: [*v, *[UNTRAINED.get(k, 0)] * len(rows)] if isinstance(v, list) and len(v) == n else v
+            for k, v in values.items()
+        }
 
     further = more({k: v for k, v in merged.state.items() if k not in ("rows", "progress", "changes")})
-    state = merged.state | further | {"rows": [*merged.state["rows"], *rows], "progress": more(merged.state["progress"])}
+    state = (
+        merged.state | further | {"rows": [*merged.state["rows"], *rows], "progress": more(merged.state["progress"])}
+    )
     kept = merged.kept | {"best": longer(merged.kept["best"], f"best.{name}")}
     return Checkpoint(longer(merged.prompts, name), merged.optimizer, state, kept)
 
@@ -153,11 +186,17 @@ def _front(tensor: Tensor) -> int:
 
 
 def _is_shared(name: str, part: str, holders: Sequence[Run]) -> bool:
-    """Whether the rows of all runs share one tensor. In a part of one row it looks like the row's own: there, what trains, or is called K, is that."""
+    """Whether the rows of all runs share one tensor. In a part of one row it looks like the row's own: there, what
+    trains, or is called K, is that.
+    """
     copies, sizes = [run.tensors(part)[name] for run in holders], [len(run.spans[part]) for run in holders]
     same = all(torch.equal(copies[0], other) for other in copies[1:])
     looks_shared = any(_front(t) != n for t, n in zip(copies, sizes, strict=True))
-    alone = set(sizes) == {1} and not BY_ROW.search(name) and all(name.removeprefix("best.") in run.frozen(part) for run in holders)
+    alone = (
+        set(sizes) == {1}
+        and not BY_ROW.search(name)
+        and all(name.removeprefix("best.") in run.frozen(part) for run in holders)
+    )
     return same and (looks_shared or alone)
 
 
@@ -168,7 +207,9 @@ def _joined(name: str, part: str, rows: Sequence[Entry], runs: Sequence[Run]) ->
     return torch.stack([runs[n].of_row(k, runs[n].tensors(part)[name]) for n, k in rows])
 
 
-def _by_row(values: Sequence[dict[str, Any]], runs: Sequence[Run], order: Sequence[Entry], told: list[str]) -> dict[str, Any]:
+def _by_row(
+    values: Sequence[dict[str, Any]], runs: Sequence[Run], order: Sequence[Entry], told: list[str]
+) -> dict[str, Any]:
     """Lists with an entry a row are joined; what is the same in all runs stays; the rest is left out, and told."""
     out: dict[str, Any] = {}
     for key in dict.fromkeys(k for one in values for k in one):
@@ -183,10 +224,14 @@ def _by_row(values: Sequence[dict[str, Any]], runs: Sequence[Run], order: Sequen
 
 
 def _optimizer(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) -> dict[str, Tensor]:
-    """Moments, step counts and flags, row by row. A row without a group's state (its P* was frozen, say) has zeros and rests."""
+    """Moments, step counts and flags, row by row. A row without a group's state (its P* was frozen, say) has zeros
+    and rests.
+    """
     held: dict[tuple[str, str], dict[int, dict[str, Tensor]]] = {}  # (group, part) -> run -> tensors
     for number, run in enumerate(runs):
-        groups: dict[str, dict[str, Tensor]] = {key.removesuffix(".steps_K"): {} for key in run.found.optimizer if key.endswith(".steps_K")}
+        groups: dict[str, dict[str, Tensor]] = {
+            key.removesuffix(".steps_K"): {} for key in run.found.optimizer if key.endswith(".steps_K")
+        }
         for key, tensor in run.found.optimizer.items():  # one group's name may begin with another's
             group = max((g for g in groups if key.startswith(f"{g}.")), key=len)
             groups[group][key[len(group) + 1 :]] = tensor
@@ -199,13 +244,22 @@ def _optimizer(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[st
     out = {}
     for (group, part), by_run in held.items():
         for name, example in next(iter(by_run.values())).items():
-            rows = [by_run[n][name][k - runs[n].spans[part].start] if n in by_run else torch.zeros_like(example[0]) for n, k in parts[part]]
+            rows = [
+                by_run[n][name][k - runs[n].spans[part].start] if n in by_run else torch.zeros_like(example[0])
+                for n, k in parts[part]
+            ]
             out[f"{group}.{name}"] = torch.stack(rows)
     return out
 
 
 def _part_of(run: Run, group: str, tensors: dict[str, Tensor]) -> str | None:
-    """The part whose rows an optimizer's group moves: as many rows, parameters of these names; of several the one that it is named after."""
+    """The part whose rows an optimizer's group moves: as many rows, parameters of these names; of several the one
+    that it is named after.
+    """
     moved = {name.removesuffix(".first") for name in tensors if name.endswith(".first")}
-    fits = [part for part, span in run.spans.items() if all(len(t) == len(span) for t in tensors.values()) and moved <= run.tensors(part).keys()]
+    fits = [
+        part
+        for part, span in run.spans.items()
+        if all(len(t) == len(span) for t in tensors.values()) and moved <= run.tensors(part).keys()
+    ]
     return min(fits, key=lambda part: -len(part) if group.startswith(part) else 0, default=None)

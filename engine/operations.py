@@ -2,12 +2,15 @@
 
 from backbones.sizes import Sizes
 
-PASSES = 4  # a multiply and an add a number forward, as many backward to activations; no gradient of weights, so 4 N and not 6 N
+# a multiply and an add a number forward, as many backward to activations; no gradient of weights, so 4 N and not 6 N
+PASSES = 4
 
 
 def model_operations(sizes: Sizes, real_tokens: float) -> float:
-    """4 N a token. N: numbers of the decoder layers that a token is multiplied with, of the experts those chosen; the head, which sees answer tokens
-    alone, attention's scores, prompts, padding, recomputation and the teacher's pass do not count."""
+    """4 N a token. N: numbers of the decoder layers that a token is multiplied with, of the experts those chosen; the
+    head, which sees answer tokens alone, attention's scores, prompts, padding, recomputation and the teacher's pass do
+    not count.
+    """
     return PASSES * sizes.active * real_tokens
 
 

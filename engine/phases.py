@@ -1,7 +1,8 @@
 """Where a step's time goes: code says which phase it is in; nothing is measured, and nothing paid, unless a clock runs.
 
-Phases nest; an inner one's time is not the outer one's, so that the phases of a step add up to it. On a GPU they are of the stream that
-computes, by events: a phase takes as long there as its work, and the waiting of that stream for a gather is a phase like the others.
+Phases nest; an inner one's time is not the outer one's, so that the phases of a step add up to it. On a GPU they are of
+the stream that computes, by events: a phase takes as long there as its work, and the waiting of that stream for a
+gather is a phase like the others.
 """
 
 import contextlib
@@ -14,14 +15,29 @@ from torch import Tensor
 
 from backbones.gathers import ISSUE, WAIT, timed_gathers
 
-DATA, PROJECT, FORWARD, LOSS, BACKWARD, REDUCE, STEP, REST = "data", "project", "forward", "loss", "backward", "reduce", "step", "rest"
+DATA, PROJECT, FORWARD, LOSS, BACKWARD, REDUCE, STEP, REST = (
+    "data",
+    "project",
+    "forward",
+    "loss",
+    "backward",
+    "reduce",
+    "step",
+    "rest",
+)
 PHASES = (DATA, PROJECT, FORWARD, LOSS, BACKWARD, ISSUE, WAIT, REDUCE, STEP, REST)
 MEANINGS = {
-    DATA: "drawing, reading and packing samples", PROJECT: "prompts into the packed row, and their gradient out of it",
-    FORWARD: "the backbone's forward passes, a teacher's included", LOSS: "head, losses and their gradient", BACKWARD: "the backbone's backward pass",
-    ISSUE: "starting gathers (on a GPU part of the wait)", WAIT: "blocked until gathered weights are there", REDUCE: "sums over ranks",
-    STEP: "the optimizer", REST: "what is left",
-}  # fmt: skip
+    DATA: "drawing, reading and packing samples",
+    PROJECT: "prompts into the packed row, and their gradient out of it",
+    FORWARD: "the backbone's forward passes, a teacher's included",
+    LOSS: "head, losses and their gradient",
+    BACKWARD: "the backbone's backward pass",
+    ISSUE: "starting gathers (on a GPU part of the wait)",
+    WAIT: "blocked until gathered weights are there",
+    REDUCE: "sums over ranks",
+    STEP: "the optimizer",
+    REST: "what is left",
+}
 
 
 class Clock:

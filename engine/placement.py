@@ -1,8 +1,10 @@
-"""Where the frozen backbone lives, chosen from predicted memory: whole on each device, or sharded, its shards on devices or hosts.
+"""Where the frozen backbone lives, chosen from predicted memory: whole on each device, or sharded, its shards on
+devices or hosts.
 
-Everything is predicted from the configuration (``backbones.sizes``) before a weight is read, part by part, so that ``plan`` prints on a
-login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers nothing; secondary shards gather within a
-node; offload goes over PCIe besides. Recomputing a layer costs a third of its time more, less than a placement further down.
+Everything is predicted from the configuration (``backbones.sizes``) before a weight is read, part by part, so that
+``plan`` prints on a login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers
+nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
+time more, less than a placement further down.
 """
 
 import socket
@@ -27,15 +29,18 @@ DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 GB = 1e9
 REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
-# on CPUs, measured whole and under ZeRO-3: glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and before 2.38 its posix_memalign, by which
-# torch allocates, passes over a freed block that is just large enough; so recomputed layers' blocks pile up as kept ones do
+# on CPUs, measured whole and under ZeRO-3: glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and
+# before 2.38 its posix_memalign, by which torch allocates, passes over a freed block that is just large enough; so
+# recomputed layers' blocks pile up as kept ones do
 HEAP, HEAP_SHARDED, HEAP_BLOCK = 0.7, 1.1, 32 << 20
 AHEAD = 3  # layers: the one at work, the one that is fetched, and one that the prefetch has passed over
 
 
 @dataclass(frozen=True)
 class Machine:
-    """device: "cuda" or "cpu". device_bytes: free on each rank's device. host_bytes: free on each node, for all of its ranks; on CPUs the only memory."""
+    """device: "cuda" or "cpu". device_bytes: free on each rank's device. host_bytes: free on each node, for all of
+    its ranks; on CPUs the only memory.
+    """
 
     nodes: int
     ranks_per_node: int
@@ -50,8 +55,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Workload:
-    """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts, gradients and optimizer.
-    kept_besides: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are joined, where that is a GPU's."""
+    """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts,
+    gradients and optimizer.
+    kept_besides: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are
+        joined, where that is a GPU's.
+    """
 
     tokens: int
     answers: int
@@ -62,8 +70,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again; ``offloaded``: and the
-    inputs of all of them wait on the host."""
+    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again;
+    ``offloaded``: and the inputs of all of them wait on the host.
+    """
 
     placement: str
     recompute: int
@@ -89,14 +98,19 @@ class Need:
     def line(self) -> str:
         parts = ", ".join(f"{name} {(d + h) / GB:.2f}" for name, (d, h) in self.parts.items() if (d + h) >= 5e6)
         again = f", {self.again()}" if self.recompute else ""
-        return f"placement {self.placement}{again}: predicted {self.device / GB:.2f} GB on a rank's device, {self.host / GB:.2f} GB on its host ({parts})"
+        return (
+            f"placement {self.placement}{again}: predicted {self.device / GB:.2f} GB on a rank's device, "
+            f"{self.host / GB:.2f} GB on its host ({parts})"
+        )
 
 
 def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
     length = config.prompt.length
     tokens = max(config.token_budget, length + config.data.max_length)
-    bank = 20 * bank_numbers(config, sizes.hidden, sizes.linear_sides)  # fp32 numbers, their gradient, two moments, the best
+    bank = 20 * bank_numbers(
+        config, sizes.hidden, sizes.linear_sides
+    )  # fp32 numbers, their gradient, two moments, the best
     trained_inside = "lora" in config.adapt.methods and bool(config.adapt.targets)
     return Workload(tokens, tokens, bank, sizes.linear_inputs if trained_inside else 0, fused=config.fused == "auto")
 
@@ -107,7 +121,9 @@ def kept_per_token(sizes: Sizes, device: str, fused: bool) -> int:
 
 
 def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
-    """About how many numbers the largest bank of a run has: that of a distillation, of an adaptation or of its sweep."""
+    """About how many numbers the largest bank of a run has: that of a distillation, of an adaptation or of its
+    sweep.
+    """
     a, t = config.adapt, config.tune
     prompt, lora = config.prompt.length * hidden, a.lora_rank * linear_sides
 
@@ -148,7 +164,10 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
     parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
     if m.device == "cpu":
         small = [(kept, working) for width, kept, working in sizes.blocks if width * work.tokens < HEAP_BLOCK]
-        passed: float = sum((kept * n + working) * work.tokens for kept, working in small) + bool(small) * work.kept_besides * work.tokens * n
+        passed: float = (
+            sum((kept * n + working) * work.tokens for kept, working in small)
+            + bool(small) * work.kept_besides * work.tokens * n
+        )
         passed += parts["loss"][0] if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK else 0
         parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * passed, 0)
     parts["prompts"] = (work.bank, 0)
@@ -165,7 +184,9 @@ def possible(m: Machine, asked: str) -> list[str]:
         return [asked]
     several = m.nodes > 1 and m.ranks_per_node > 1
     out = ["resident", *(["sharded_hpz"] if several else []), *(["sharded"] if m.world > 1 else []), "offload"]
-    return [p for p in out if not (m.device == "cpu" and p == "offload" and m.world > 1)]  # on CPUs the same memory as sharded
+    return [
+        p for p in out if not (m.device == "cpu" and p == "offload" and m.world > 1)
+    ]  # on CPUs the same memory as sharded
 
 
 def candidates(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Iterator[Need]:
@@ -181,7 +202,9 @@ def candidates(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Mach
 def choose(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Need:
     """The fastest that fits; where nothing does, the one that needs least on a device (its ``fits`` is False)."""
     found = list(candidates(sizes, asked, recompute, work, m))
-    return next((x for x in found if x.fits(m)), min(found, key=lambda x: x.device + (x.host if m.device == "cpu" else 0)))
+    return next(
+        (x for x in found if x.fits(m)), min(found, key=lambda x: x.device + (x.host if m.device == "cpu" else 0))
+    )
 
 
 def file_of(placement: str) -> str:
@@ -213,14 +236,24 @@ def machine_here(device: torch.device) -> Machine:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     every = gather_objects((socket.gethostname(), free, free_host_bytes()))
     ranks = Counter(host for host, _, _ in every)
-    return Machine(len(ranks), max(ranks.values()), device.type, min(f for _, f, _ in every), min(h for _, _, h in every))
+    return Machine(
+        len(ranks), max(ranks.values()), device.type, min(f for _, f, _ in every), min(h for _, _, h in every)
+    )
 
 
 def free_host_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process and its like may still take: of the host, or of the job's control group where that is less."""
-    available = next(int(line.split()[1]) * 1024 for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    """Memory that this process and its like may still take: of the host, or of the job's control group where that
+    is less.
+    """
+    available = next(
+        int(line.split()[1]) * 1024
+        for line in (proc / "meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
     try:
-        own = next(line.split("::", 1)[1] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        own = next(
+            line.split("::", 1)[1] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::")
+        )
     except (OSError, StopIteration):
         return available
     folder = cgroups / own.strip("/")
@@ -228,10 +261,16 @@ def free_host_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
         try:
             limit = (folder / "memory.max").read_text().strip()
             if limit != "max":
-                inactive = next((int(x.split()[1]) for x in (folder / "memory.stat").read_text().splitlines() if x.startswith("inactive_file")), 0)
+                inactive = next(
+                    (
+                        int(x.split()[1])
+                        for x in (folder / "memory.stat").read_text().splitlines()
+                        if x.startswith("inactive_file")
+                    ),
+                    0,
+                )
                 available = min(available, int(limit) - int((folder / "memory.current").read_text()) + inactive)
         except OSError:
             pass
         folder = folder.parent
     return max(available, 0)
-

@@ -1,8 +1,11 @@
-"""Does a pocket backbone follow its written instructions? Scores all 31 of them on test notes and keeps the table beside the weights.
+"""Does a pocket backbone follow its written instructions? Scores all 31 of them on test notes and keeps the table
+beside the weights.
 
-    python -m engine.pocket_gate --backbone backbones/pocket/llama.yaml --data runs/pocket/data --output backbones/pocket/llama/instructions.json
+    python -m engine.pocket_gate --backbone backbones/pocket/llama.yaml --data runs/pocket/data --output
+    backbones/pocket/llama/instructions.json
 
-A soft prompt can only elicit what the backbone can do: below the gate no prompt result means anything. Exit code 1 below it.
+A soft prompt can only elicit what the backbone can do: below the gate no prompt result means anything. Exit code 1
+below it.
 """
 
 import argparse
@@ -17,7 +20,9 @@ MASTERED, SOURCES_NEEDED, TARGETS_NEEDED = 0.8, 18, 8
 
 
 def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[str, float]:
-    """Task -> its metric under its written instruction, on at most ``max_test`` test examples; one process, no DeepSpeed."""
+    """Task -> its metric under its written instruction, on at most ``max_test`` test examples; one process, no
+    DeepSpeed.
+    """
     import clinical_tasks
     from clinical_tasks.pocket import TASKS
     from engine.config import RunConfig
@@ -25,7 +30,11 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     from engine.session import Session
 
     config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, placement="resident")
-    config.data.root, config.data.cards, config.data.cache = str(data_root), [str(data_root / "cards")], str(data_root / "tokens")
+    config.data.root, config.data.cards, config.data.cache = (
+        str(data_root),
+        [str(data_root / "cards")],
+        str(data_root / "tokens"),
+    )
     config.data.max_test, config.data.max_length, config.prompt.length = max_test, 256, 0
     config.evaluate.batch, config.evaluate.max_new_tokens = 32, 96
     session = Session(config)
@@ -43,7 +52,9 @@ def verdict(scores: dict[str, float]) -> dict[str, Any]:
     """How many instructions are mastered, and whether that is enough."""
     from clinical_tasks.pocket import SOURCES, TARGETS
 
-    counts = {role: sum(scores[t] >= MASTERED for t in tasks) for role, tasks in (("sources", SOURCES), ("targets", TARGETS))}
+    counts = {
+        role: sum(scores[t] >= MASTERED for t in tasks) for role, tasks in (("sources", SOURCES), ("targets", TARGETS))
+    }
     return {**counts, "passed": counts["sources"] >= SOURCES_NEEDED and counts["targets"] >= TARGETS_NEEDED}
 
 
@@ -59,7 +70,10 @@ def main() -> None:
     found = verdict(scores)
     if a.output:
         a.output.write_text(json.dumps({**found, "scores": scores}, indent=1) + "\n")
-    print(f"mastered (>= {MASTERED}): {found['sources']} of 21 sources (needed {SOURCES_NEEDED}), {found['targets']} of 10 targets (needed {TARGETS_NEEDED})")
+    print(
+        f"mastered (>= {MASTERED}): {found['sources']} of 21 sources (needed {SOURCES_NEEDED}), "
+        f"{found['targets']} of 10 targets (needed {TARGETS_NEEDED})"
+    )
     sys.exit(0 if found["passed"] else 1)
 
 

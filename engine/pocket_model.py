@@ -1,4 +1,6 @@
-"""The pocket backbones' shapes, tokenizer and beginnings: random, or a gpt-oss that starts as an exact copy of a trained Llama."""
+"""The pocket backbones' shapes, tokenizer and beginnings: random, or a gpt-oss that starts as an exact copy of a
+trained Llama.
+"""
 
 import io
 import tempfile
@@ -13,7 +15,8 @@ HEAD = 32  # numbers a head
 # gpt-oss gates by g * sigmoid(1.702 g) and multiplies by (up + 1), Llama by g * sigmoid(g) and up
 GPT_OSS_GATE = 1.702
 CONSTANT = 3.0  # of the one embedding dimension that every word shares, in standard deviations
-EMBEDDING = 0.3  # standard deviation; words stand out against what the first layers add to them, and AdamW does not soon write them over
+# standard deviation; words stand out against what the first layers add to them, and AdamW does not soon write them over
+EMBEDDING = 0.3
 BEFORE = 6.0  # of looking at the token before
 ASIDE = 2.5  # of looking away from where it stands
 SHARPNESS = 1.4  # of looking for the same word: the larger the surer it is found, and the harder to unlearn
@@ -21,24 +24,43 @@ NO_SINK = -30.0  # a sink this low takes no attention
 
 
 def model_config(family: str, hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:
-    """A card's ``random`` keys: two heads share a key, narrow MLPs (these skills are attention's), tied embeddings where the family has them."""
+    """A card's ``random`` keys: two heads share a key, narrow MLPs (these skills are attention's), tied embeddings
+    where the family has them.
+    """
     heads = max(hidden // HEAD, 2)
     common = {
-        "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": heads // 2 if heads % 2 == 0 else 1, "head_dim": HEAD, "max_position_embeddings": 2048, "tie_word_embeddings": family == "llama",
-        "rms_norm_eps": 1e-5, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "model_type": family,
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2 if heads % 2 == 0 else 1,
+        "head_dim": HEAD,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": family == "llama",
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-    }  # fmt: skip
+    }
     if family == "llama":
         return {**common, "intermediate_size": 2 * hidden}
-    return {**common, "intermediate_size": 2 * hidden, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128}
+    return {
+        **common,
+        "intermediate_size": 2 * hidden,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 128,
+    }
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> Path:
-    """A sentencepiece model with byte fallback that gives any text back unchanged; each word of ``texts`` is one piece, the rest letters and bytes.
+    """A sentencepiece model with byte fallback that gives any text back unchanged; each word of ``texts`` is one piece,
+    the rest letters and bytes.
 
-    A line's first word must be the same piece as elsewhere, or copying a word has to be learnt for every word anew. So the model's own
-    rules put a space after each line end, and take it away again when pieces become text.
+    A line's first word must be the same piece as elsewhere, or copying a word has to be learnt for every word anew. So
+    the model's own rules put a space after each line end, and take it away again when pieces become text.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as protobuf
@@ -47,16 +69,30 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> Path:
     letters = sorted({letter for word in words for letter in word})
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as rules:
-        for name, rule in (("normalization", "A\tA 20\n"), ("denormalization", "A 20\tA\n")):  # code points: line end, space
+        for name, rule in (
+            ("normalization", "A\tA 20\n"),
+            ("denormalization", "A 20\tA\n"),
+        ):  # code points: line end, space
             Path(rules, name).write_text(rule)
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(letters * 2),
             model_writer=model,  # a file prefix would be stored in the model
-            vocab_size=3 + 256 + len(words) + len(letters), model_type="bpe", byte_fallback=True, character_coverage=1.0,
-            normalization_rule_tsv=str(Path(rules, "normalization")), denormalization_rule_tsv=str(Path(rules, "denormalization")),
-            remove_extra_whitespaces=False, add_dummy_prefix=True, hard_vocab_limit=False,
-            user_defined_symbols=sorted(words), bos_id=1, eos_id=2, unk_id=0, num_threads=1, minloglevel=2,
-        )  # fmt: skip
+            vocab_size=3 + 256 + len(words) + len(letters),
+            model_type="bpe",
+            byte_fallback=True,
+            character_coverage=1.0,
+            normalization_rule_tsv=str(Path(rules, "normalization")),
+            denormalization_rule_tsv=str(Path(rules, "denormalization")),
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=True,
+            hard_vocab_limit=False,
+            user_defined_symbols=sorted(words),
+            bos_id=1,
+            eos_id=2,
+            unk_id=0,
+            num_threads=1,
+            minloglevel=2,
+        )
     content = protobuf.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]
     for spec in (content.normalizer_spec, content.denormalizer_spec):
         spec.ClearField("normalization_rule_tsv")  # the compiled rules stay; the path of a temporary file need not
@@ -76,21 +112,27 @@ def build(family: str, hidden: int, layers: int, vocabulary: int) -> nn.Module:
 
 @torch.no_grad()
 def look_back(llama: nn.Module, seed: int = 0) -> None:
-    """Start some attention heads where training would bring them late: reading the token before, and finding the same word elsewhere.
+    """Start some attention heads where training would bring them late: reading the token before, and finding the same
+    word elsewhere.
 
-    From a random start such heads form only after millions of tokens, and questions cannot be answered without them (mimetic
-    initialisation, Trockman and Kolter 2023, arXiv 2305.09828; the heads are those of Olsson et al. 2022). Nothing is fixed: all of it trains.
+    From a random start such heads form only after millions of tokens, and questions cannot be answered without them
+    (mimetic initialisation, Trockman and Kolter 2023, arXiv 2305.09828; the heads are those of Olsson et al. 2022).
+    Nothing is fixed: all of it trains.
 
-    Layer 0, first key group: a query that is the same everywhere and a key turned by one position, so that RoPE makes it look one token
-    back; what stands there is copied into other dimensions. Later layers: keys that equal the queries (the same word elsewhere), and keys that
-    read the copied dimensions (what followed the same word elsewhere), by turns over the groups after the first.
+    Layer 0, first key group: a query that is the same everywhere and a key turned by one position, so that RoPE makes
+        it look one token
+    back; what stands there is copied into other dimensions. Later layers: keys that equal the queries (the same word
+    elsewhere), and keys that read the copied dimensions (what followed the same word elsewhere), by turns over the
+    groups after the first.
     """
     generator = torch.Generator().manual_seed(seed)
     base: Any = llama.get_submodule("model")
     embedding = base.embed_tokens.weight
     width, scale = embedding.shape[1], EMBEDDING
     embedding.normal_(std=scale, generator=generator)
-    base.norm.weight.fill_(base.config.initializer_range / scale)  # the head is the embedding: logits start as small as ever
+    base.norm.weight.fill_(
+        base.config.initializer_range / scale
+    )  # the head is the embedding: logits start as small as ever
     half = HEAD // 2
     turns = base.config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)  # radians a token
     fast = torch.arange(3)  # these tell one position from the next
@@ -129,10 +171,12 @@ def look_back(llama: nn.Module, seed: int = 0) -> None:
 
 @torch.no_grad()
 def upcycle(llama: nn.Module, gpt_oss: nn.Module, sink: float = NO_SINK) -> None:
-    """Make the mixture compute what the dense model computes: each expert a copy of its MLP, no sink, biases that undo the gate's differences.
+    """Make the mixture compute what the dense model computes: each expert a copy of its MLP, no sink, biases that undo
+    the gate's differences.
 
-    ``sink`` is every sink's logit: so low it takes no attention and no gradient; to be trained it starts higher, and the copy is not exact.
-    The routers keep their random start, so that the experts, equal at first, part during training (Komatsuzaki et al. 2022, sparse upcycling).
+    ``sink`` is every sink's logit: so low it takes no attention and no gradient; to be trained it starts higher, and
+    the copy is not exact. The routers keep their random start, so that the experts, equal at first, part during
+    training (Komatsuzaki et al. 2022, sparse upcycling).
     """
     dense, target = llama.state_dict(), gpt_oss.state_dict()
     for name, value in target.items():

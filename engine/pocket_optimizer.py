@@ -1,6 +1,7 @@
 """Muon for the matrices of a pocket backbone, AdamW for the rest.
 
-torch.optim.Muon orthogonalises in bfloat16, which takes seconds a step on a CPU without bfloat16 units, and takes no stacked experts.
+torch.optim.Muon orthogonalises in bfloat16, which takes seconds a step on a CPU without bfloat16 units, and takes no
+stacked experts.
 """
 
 from collections import defaultdict
@@ -15,7 +16,9 @@ COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values in 0.7 to 1.2. (n, r, c) in fp32 to the same shape."""
+    """The nearest semi-orthogonal matrices, roughly: singular values in 0.7 to 1.2. (n, r, c) in fp32 to the same
+    shape.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -29,7 +32,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; parameters (..., rows, columns) whose last two sizes are the matrix."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

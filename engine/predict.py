@@ -1,4 +1,6 @@
-"""Answers for a user's own notes, by a row of a finished run. Ranks share the notes; a command that was killed goes on where it was."""
+"""Answers for a user's own notes, by a row of a finished run. Ranks share the notes; a command that was killed goes
+on where it was.
+"""
 
 import hashlib
 import json
@@ -68,14 +70,23 @@ def predict_notes(session: Session, wanted: Wanted, source: Path, output: Path, 
     problems = [f"--input: {p}" for p in problems] + _output_problems(output, into_folder, card, session.config.fresh)
     if into_folder:
         odd = [str(n) for n, e in enumerate(whole, 1) if not _names_a_file(e.document)]
-        problems += [f"--input: {source}: note {n}: its id cannot name a file. Fix: give it another, or name a .jsonl as output" for n in odd]
+        problems += [
+            f"--input: {source}: note {n}: its id cannot name a file. Fix: give it another, or name a .jsonl as output"
+            for n in odd
+        ]
     if problems:
         raise UserError(problems)
-    notes = Notes([piece for example in whole for piece in _pieces(session, card, example)], session.layout, session.config.data.max_length)
+    notes = Notes(
+        [piece for example in whole for piece in _pieces(session, card, example)],
+        session.layout,
+        session.config.data.max_length,
+    )
     announce(session)
     backbone = session.backbone()
     asker = Asker(session, None if row.bank is None else row.bank.to(backbone.device))
-    kept = Predictions(output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], session.place.rank)
+    kept = Predictions(
+        output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], session.place.rank
+    )
     found = asker.ask(card, notes, row.number, kept)
     results = _results(card, notes, {i: a.text for i, a in found.items()}, {i for i, a in found.items() if not a.ended})
     if session.leads:
@@ -99,13 +110,22 @@ def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> Scor
     Raises:
         UserError: none does; says which there are.
     """
-    usable = [r for r in rows if r.labels["method"] != "in_context"]  # its examples are the corpus's, which may be elsewhere
+    usable = [
+        r for r in rows if r.labels["method"] != "in_context"
+    ]  # its examples are the corpus's, which may be elsewhere
     of_task = [r for r in usable if r.labels["task"] == wanted.task]
     if not of_task:
-        raise UserError(f"--task: {wanted.task!r} is not in {run_dir}; it has {', '.join(dict.fromkeys(r.labels['task'] for r in usable))}")
-    method = wanted.method or ("metaprompt" if any(r.labels["method"] == "metaprompt" for r in of_task) else of_task[0].labels["method"])
+        raise UserError(
+            f"--task: {wanted.task!r} is not in {run_dir}; it has "
+            f"{', '.join(dict.fromkeys(r.labels['task'] for r in usable))}"
+        )
+    method = wanted.method or (
+        "metaprompt" if any(r.labels["method"] == "metaprompt" for r in of_task) else of_task[0].labels["method"]
+    )
     fitting = [r for r in of_task if r.labels["method"] == method]
-    fitting = [r for r in fitting if wanted.shots in ("", r.labels["shots"]) and wanted.seed in ("", str(r.labels["seed"]))]
+    fitting = [
+        r for r in fitting if wanted.shots in ("", r.labels["shots"]) and wanted.seed in ("", str(r.labels["seed"]))
+    ]
     if not fitting:
         there = ", ".join(" ".join(str(r.labels[k]) for k in ("method", "shots", "seed")) for r in of_task)
         asked = " ".join(w or "*" for w in (method, wanted.shots, wanted.seed))
@@ -118,18 +138,28 @@ def _pieces(session: Session, card: TaskCard, example: Example) -> list[Example]
     """A long note is split as in training; the answer, not known yet, is given room."""
     c, layout = session.config, session.layout
     room = min(c.evaluate.max_new_tokens, c.data.max_length // 2)
-    return clinical_tasks.split_long(example, card, lambda text, _: len(layout.context_ids(text)) + room <= c.data.max_length)
+    return clinical_tasks.split_long(
+        example, card, lambda text, _: len(layout.context_ids(text)) + room <= c.data.max_length
+    )
 
 
 def _results(card: TaskCard, notes: Notes, answers: dict[int, str], truncated: set[int]) -> list[dict[str, Any]]:
-    """One a note, in the input's order. ``n_not_asked`` pieces were too long; the answers of ``n_truncated`` did not end by themselves."""
+    """One a note, in the input's order. ``n_not_asked`` pieces were too long; the answers of ``n_truncated`` did
+    not end by themselves.
+    """
     of_note: dict[str, list[int]] = {}
     for index, piece in enumerate(notes.examples):
         of_note.setdefault(piece.document, []).append(index)
     out = []
     for identifier, indices in of_note.items():
-        result = clinical_tasks.note_result(card, [notes.examples[i] for i in indices], [answers.get(i, "") for i in indices])
-        counts = {"n_pieces": len(indices), "n_not_asked": sum(i not in answers for i in indices), "n_truncated": sum(i in truncated for i in indices)}
+        result = clinical_tasks.note_result(
+            card, [notes.examples[i] for i in indices], [answers.get(i, "") for i in indices]
+        )
+        counts = {
+            "n_pieces": len(indices),
+            "n_not_asked": sum(i not in answers for i in indices),
+            "n_truncated": sum(i in truncated for i in indices),
+        }
         out.append({"id": identifier, **result, **{k: v for k, v in counts.items() if v > (k == "n_pieces")}})
     return out
 
@@ -154,11 +184,20 @@ def _output_problems(output: Path, into_folder: bool, card: TaskCard, fresh: boo
         return [f"--output: {parent} cannot be written to by this user"]
     if into_folder and card.type != "ner":
         return [f"--output: a folder of .ann files is for NER; {card.name} is {card.type}: name a .jsonl file"]
-    there = any(output.iterdir()) if into_folder and output.is_dir() else output.exists() and not (into_folder and output.is_dir())
+    there = (
+        any(output.iterdir())
+        if into_folder and output.is_dir()
+        else output.exists() and not (into_folder and output.is_dir())
+    )
     if there and (not fresh or (into_folder and not output.is_dir())):
         return [f"--output: {output} is there already; name another, or give --fresh=true to write over it"]
     return []
 
 
 def _names_a_file(identifier: str) -> bool:
-    return identifier == Path(identifier).name and "\0" not in identifier and not identifier.startswith(".") and len(identifier.encode()) <= 250
+    return (
+        identifier == Path(identifier).name
+        and "\0" not in identifier
+        and not identifier.startswith(".")
+        and len(identifier.encode()) <= 250
+    )

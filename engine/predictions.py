@@ -3,8 +3,9 @@
     predictions/TASK.METHOD.SHOTS.SEED.jsonl          a row that is done: one line an example, in the split's order
     predictions/.TASK.METHOD.SHOTS.SEED.rank0.part    what a rank has answered so far of a row that is not
 
-A line carries a check of itself and of all that its answer depends on (the key): one that was torn or damaged, or that another prompt, split or
-setting answered, is not read and the example asked again. Answers are model output on notes, and protected like notes.
+A line carries a check of itself and of all that its answer depends on (the key): one that was torn or damaged, or that
+another prompt, split or setting answered, is not read and the example asked again. Answers are model output on notes,
+and protected like notes.
 """
 
 import hashlib
@@ -22,7 +23,9 @@ from engine.files import write_whole
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer; whether it ended by itself; tokens generated for it, the end token included (0: an option, by likelihood)."""
+    """An answer; whether it ended by itself; tokens generated for it, the end token included (0: an option, by
+    likelihood).
+    """
 
     text: str
     ended: bool = True
@@ -31,8 +34,9 @@ class Answered:
 
 @dataclass
 class Work:
-    """What answering took, of answers that this command asked for. ``tokens``: generated; choices have none. ``read_back``: answers of an earlier
-    command that were not asked again."""
+    """What answering took, of answers that this command asked for. ``tokens``: generated; choices have none.
+    ``read_back``: answers of an earlier command that were not asked again.
+    """
 
     seconds: float = 0.0
     answers: int = 0
@@ -75,7 +79,9 @@ class Predictions:
         self._stream: int | None = None
 
     def read(self, fresh: bool = False) -> dict[int, Answered]:
-        """What is there and whole, by number; with ``fresh`` nothing, and the rest of an earlier command goes. For one rank, before any adds."""
+        """What is there and whole, by number; with ``fresh`` nothing, and the rest of an earlier command goes. For
+        one rank, before any adds.
+        """
         self.folder.mkdir(exist_ok=True, parents=True, mode=0o700)
         if fresh:
             self.forget()

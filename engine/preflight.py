@@ -1,4 +1,6 @@
-"""What can be known to fail before anything starts: folders that cannot be written, disks without room, releases with known faults."""
+"""What can be known to fail before anything starts: folders that cannot be written, disks without room, releases
+with known faults.
+"""
 
 import importlib.metadata
 import os
@@ -15,7 +17,10 @@ from engine.resolve import expand
 
 # oldest release that this project was run on; before deepspeed's, faults are known
 OLDEST = {
-    "deepspeed": ((0, 19, 8), "before it coalesced gathers raced on gloo, and frozen parameters failed under recomputation"),
+    "deepspeed": (
+        (0, 19, 8),
+        "before it coalesced gathers raced on gloo, and frozen parameters failed under recomputation",
+    ),
     "transformers": ((5, 17, 0), "older releases were not tried; attention functions and weight loading may differ"),
     "torch": ((2, 11, 0), "older releases were not tried; the operators of flash attention may differ"),
 }
@@ -44,7 +49,9 @@ def problems_of(config: RunConfig, checkpoint_bytes: int, writes: Writes = TRAIN
     for name, (oldest, why) in OLDEST.items():
         found = importlib.metadata.version(name)
         if _numbers(found) < oldest:
-            out.append(f"{name} {found}: {_text(oldest)} or newer is needed: {why}. Fix: pip install -r requirements.txt")
+            out.append(
+                f"{name} {found}: {_text(oldest)} or newer is needed: {why}. Fix: pip install -r requirements.txt"
+            )
     return out
 
 
@@ -69,7 +76,12 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
         return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
     free = shutil.disk_usage(there).free
     if free < wanted:
-        return [f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or name another disk"]
+        return [
+            (
+                f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or "
+                "name another disk"
+            )
+        ]
     return []
 
 

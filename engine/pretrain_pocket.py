@@ -4,11 +4,12 @@
     python -m engine.pretrain_pocket --family gpt_oss --from runs/pocket/llama --output runs/pocket/gpt_oss --steps 1000
     python -m engine.pretrain_pocket --family llama --output runs/pocket/big --hidden 512     (a bigger one, on a GPU)
 
-A soft prompt can only elicit what the frozen model can do, so the model is told all 31 skills by their written instructions, those
-of the target tasks included. Each sample is [instruction ; BOS ; note ; separator ; answer ; EOS], then further questions about the
-same note with their answers where the task asks questions: the instruction stands where a soft prompt will stand. A task is drawn the
-more often the fewer of its answers were right of late, but hardly before those that it builds on are learnt. Killed, it goes on where
-it was; --steps may be another number then, the learning rate falls over the last third.
+A soft prompt can only elicit what the frozen model can do, so the model is told all 31 skills by their written
+instructions, those of the target tasks included. Each sample is [instruction ; BOS ; note ; separator ; answer ; EOS],
+then further questions about the same note with their answers where the task asks questions: the instruction stands
+where a soft prompt will stand. A task is drawn the more often the fewer of its answers were right of late, but hardly
+before those that it builds on are learnt. Killed, it goes on where it was; --steps may be another number then, the
+learning rate falls over the last third.
 """
 
 import argparse
@@ -39,8 +40,10 @@ SEPARATOR = "\n"
 
 
 class Packet(NamedTuple):
-    """Samples of like length with A answers in all. ``tasks`` (A,): the task of each answer. The rest (B, T): ids padded with EOS, each
-    token's weight as an answer and as text, and the number of the answer it belongs to, A for the tokens of none."""
+    """Samples of like length with A answers in all. ``tasks`` (A,): the task of each answer. The rest (B, T): ids
+    padded with EOS, each token's weight as an answer and as text, and the number of the answer it belongs to, A for the
+    tokens of none.
+    """
 
     tasks: Tensor
     ids: Tensor
@@ -53,18 +56,31 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("llama", "gpt_oss"), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder of weights, tokenizer and loss curve")
-    parser.add_argument("--from", dest="source", type=Path, help="finished folder to start from: the same family, or a Llama for a gpt-oss")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        help="finished folder to start from: the same family, or a Llama for a gpt-oss",
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=96, help="samples a step")
     parser.add_argument("--packets", type=int, default=3, help="parts that a step's samples are cut into by length")
     parser.add_argument("--hidden", type=int, default=192, help="with --from the source's, as are the layers")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--lr_scale", type=float, default=1.0, help="times both learning rates; lower it with --from")
-    parser.add_argument("--seed", type=int, default=0, help="another one with --from the same family, or the same notes come again")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one with --from the same family, or the same notes come again"
+    )
     parser.add_argument("--every", type=int, default=100, help="steps between log lines and checkpoints")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
-    parser.add_argument("--workers", type=int, default=0, help="processes that write notes; a GPU wants a dozen, a CPU none")
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16, always so on a GPU; a CPU needs AVX512-BF16 or AMX to gain")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that write notes; a GPU wants a dozen, a CPU none"
+    )
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16, always so on a GPU; a CPU needs AVX512-BF16 or AMX to gain",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile the model: a third faster on two cores")
     a = parser.parse_args()
     if a.source is not None:
@@ -79,7 +95,9 @@ def arguments() -> argparse.Namespace:
 
 
 class Samples(Dataset[list[Packet]]):
-    """Step ``n``'s samples depend on the seed, n and ``exact`` (task -> share of answers right of late) alone, however one got there."""
+    """Step ``n``'s samples depend on the seed, n and ``exact`` (task -> share of answers right of late) alone,
+    however one got there.
+    """
 
     def __init__(self, seed: int, size: int, packets: int, layout: Layout) -> None:
         from clinical_tasks.pocket import LESSONS
@@ -99,7 +117,9 @@ class Samples(Dataset[list[Packet]]):
 
         rng = random.Random(f"{self.seed} {number}")
         drawn = Counter(rng.choices(self.tasks, self.shares(), k=self.size))
-        rows = [self._row(lesson) for task, n in sorted(drawn.items()) for lesson in lessons(self.seed + number, n, (task,))]
+        rows = [
+            self._row(lesson) for task, n in sorted(drawn.items()) for lesson in lessons(self.seed + number, n, (task,))
+        ]
         rows.sort(key=lambda row: sum(map(len, row[1])))
         parts = min(self.packets, len(rows))
         return [self._packet(rows[i * len(rows) // parts : (i + 1) * len(rows) // parts]) for i in range(parts)]
@@ -108,7 +128,11 @@ class Samples(Dataset[list[Packet]]):
         """The task, and tokens by turns: what is read, what is answered, what is read, ..."""
         spans = []
         for turn, (text, answer) in enumerate(lesson.turns):
-            read = self.layout.tokenizer.encode(text + SEPARATOR) if turn else self.layout.instructed_ids(lesson.instruction, text)
+            read = (
+                self.layout.tokenizer.encode(text + SEPARATOR)
+                if turn
+                else self.layout.instructed_ids(lesson.instruction, text)
+            )
             spans += [read, self.layout.answer_ids(answer)]
         return self.tasks.index(lesson.name), spans
 
@@ -134,8 +158,12 @@ class Samples(Dataset[list[Packet]]):
         return Packet(torch.tensor(tasks), ids, answer, rest, torch.where(number < 0, len(tasks), number))
 
 
-def train_step(model: Any, packets: list[Packet], device: torch.device, bf16: bool = False) -> tuple[float, Tensor, Tensor]:
-    """Gradients of one step; (answer cross-entropy, task of each answer, whether each answer was right, every token of it)."""
+def train_step(
+    model: Any, packets: list[Packet], device: torch.device, bf16: bool = False
+) -> tuple[float, Tensor, Tensor]:
+    """Gradients of one step; (answer cross-entropy, task of each answer, whether each answer was right, every token
+    of it).
+    """
     answers, others = (torch.stack([p[i].sum() for p in packets]).sum().item() for i in (2, 3))
     total, right = 0.0, []
     for packet in packets:
@@ -153,10 +181,19 @@ def train_step(model: Any, packets: list[Packet], device: torch.device, bf16: bo
 
 
 def optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for what is a matrix or a stack of them inside a layer, AdamW for embeddings, norms, biases, sinks and routers."""
-    inner = {n: p for n, p in model.named_parameters() if ".layers." in n and n.endswith((".weight", "_proj")) and p.ndim > 1 and "router" not in n}
+    """Muon for what is a matrix or a stack of them inside a layer, AdamW for embeddings, norms, biases, sinks and
+    routers.
+    """
+    inner = {
+        n: p
+        for n, p in model.named_parameters()
+        if ".layers." in n and n.endswith((".weight", "_proj")) and p.ndim > 1 and "router" not in n
+    }
     outer = [p for n, p in model.named_parameters() if n not in inner]
-    return [Muon(inner.values(), MUON_LR * scale), torch.optim.AdamW(outer, ADAM_LR * scale, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [
+        Muon(inner.values(), MUON_LR * scale),
+        torch.optim.AdamW(outer, ADAM_LR * scale, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def start(a: argparse.Namespace, layout: Layout) -> nn.Module:
@@ -193,10 +230,14 @@ def main() -> None:
         shutil.copyfile(a.source / "tokenizer.model", tokenizer_file)
     elif not tokenizer_file.exists():
         written = lessons(a.seed + 10_000_000, 20_000)
-        train_tokenizer((f"{lesson.instruction}\n{text}\n{answer}" for lesson in written for text, answer in lesson.turns), a.output)
+        train_tokenizer(
+            (f"{lesson.instruction}\n{text}\n{answer}" for lesson in written for text, answer in lesson.turns), a.output
+        )
     tokenizer = load_tokenizer(tokenizer_file)
     keys = model_config(a.family, a.hidden, a.layers, -(-tokenizer.vocab_size // 64) * 64)
-    layout = Layout(BackboneCard(name=a.family, random=keys, tokenizer=str(tokenizer_file), separator=SEPARATOR), tokenizer)
+    layout = Layout(
+        BackboneCard(name=a.family, random=keys, tokenizer=str(tokenizer_file), separator=SEPARATOR), tokenizer
+    )
     model: Any = start(a, layout).to(device)
     samples = Samples(a.seed, a.batch, a.packets, layout)
     both = optimizers(model, a.lr_scale)
@@ -210,14 +251,22 @@ def main() -> None:
             optimizer.load_state_dict(state)
         step = saved["step"]
         samples.exact.update(saved["exact"])
-    print(f"{a.family}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, from step {step} of {a.steps}", flush=True)
+    print(
+        (
+            f"{a.family}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, from step {step} of "
+            f"{a.steps}"
+        ),
+        flush=True,
+    )
     forward: Any = torch.compile(model, dynamic=True) if a.compile else model
     started, first = time.monotonic(), step
     losses: list[float] = []
     seen, right = torch.zeros(len(samples.tasks)), torch.zeros(len(samples.tasks))
     while step < a.steps:
         ahead = range(step, min(step - step % a.every + a.every, a.steps))  # the tasks' shares hold so long
-        for packets in DataLoader(samples, batch_size=None, sampler=ahead, num_workers=a.workers, pin_memory=device.type == "cuda"):
+        for packets in DataLoader(
+            samples, batch_size=None, sampler=ahead, num_workers=a.workers, pin_memory=device.type == "cuda"
+        ):
             factor = min((step + 1) / WARMUP, (a.steps - step) / (DECAY * a.steps), 1.0)
             for optimizer, peak in zip(both, peaks, strict=True):
                 optimizer.param_groups[0]["lr"] = peak * factor
@@ -231,14 +280,28 @@ def main() -> None:
             seen += torch.bincount(tasks, minlength=len(samples.tasks))
             right += torch.bincount(tasks[correct], minlength=len(samples.tasks))
         exact = {task: round(float(r / s), 3) for task, r, s in zip(samples.tasks, right, seen, strict=True) if s}
-        line = {"step": step, "answer_ce": sum(losses) / len(losses), "lr": peaks[0] * factor, "mean_exact": sum(exact.values()) / len(exact),
-                "samples_per_s": (step - first) * a.batch / (time.monotonic() - started), "exact": exact}  # fmt: skip
+        line = {
+            "step": step,
+            "answer_ce": sum(losses) / len(losses),
+            "lr": peaks[0] * factor,
+            "mean_exact": sum(exact.values()) / len(exact),
+            "samples_per_s": (step - first) * a.batch / (time.monotonic() - started),
+            "exact": exact,
+        }
         samples.exact.update(exact)
         with curve_file.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps({k: v for k, v in line.items() if k != "exact"}), flush=True)
         losses, seen, right = [], torch.zeros_like(seen), torch.zeros_like(right)
-        _save(state_file, {"model": model.state_dict(), "optimizers": [o.state_dict() for o in both], "exact": samples.exact, "step": step})
+        _save(
+            state_file,
+            {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in both],
+                "exact": samples.exact,
+                "step": step,
+            },
+        )
     model.to(torch.bfloat16).save_pretrained(a.output)
     state_file.unlink()
     print(f"weights in {a.output}")

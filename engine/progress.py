@@ -37,7 +37,9 @@ class Window:
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
         self._reset()
-        if state is not None:  # a checkpoint between two log lines; the clock starts anew, so speed counts what follows only
+        if (
+            state is not None
+        ):  # a checkpoint between two log lines; the clock starts anew, so speed counts what follows only
             for name in _STATE:
                 setattr(self, name, state[name])
             self.sums = None if state["sums"] is None else torch.tensor(state["sums"], dtype=torch.float64)
@@ -83,16 +85,31 @@ class Window:
             examples[row.task] = examples.get(row.task, 0) + count
         gathered = backbone.gathers.take()
         shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
-        drift = [(p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared]
+        drift = [
+            (p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared
+        ]
         tokens_per_s = self.timed_tokens / seconds
         values = {
-            "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden, "ce": ce, "kl": kl, "hidden": hidden,
-            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()}, "task_examples": examples, "lr": max(self.lrs.values()),
+            "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden,
+            "ce": ce,
+            "kl": kl,
+            "hidden": hidden,
+            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()},
+            "task_examples": examples,
+            "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
-            "skipped_rows": self.skipped, "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
-            "prompt_drift": sum(drift), "tokens_per_s": tokens_per_s, "device_seconds": seconds * world_size(), "real_tokens": self.tokens,
-            "mfu": None if backbone.sizes is None else utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size()),
-            "gathers": gathered.calls / self.timed_steps, "gather_bytes": gathered.bytes / self.timed_steps, "resident_bytes": resident_bytes(backbone.model),
-        }  # fmt: skip
+            "skipped_rows": self.skipped,
+            "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
+            "prompt_drift": sum(drift),
+            "tokens_per_s": tokens_per_s,
+            "device_seconds": seconds * world_size(),
+            "real_tokens": self.tokens,
+            "mfu": None
+            if backbone.sizes is None
+            else utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size()),
+            "gathers": gathered.calls / self.timed_steps,
+            "gather_bytes": gathered.bytes / self.timed_steps,
+            "resident_bytes": resident_bytes(backbone.model),
+        }
         self._reset()
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}

@@ -1,9 +1,10 @@
-"""Prompt arithmetic: a prompt for a task from those of others, without training (task prompt vectors, arXiv 2408.01119).
+"""Prompt arithmetic: a prompt for a task from those of others, without training (task prompt vectors, arXiv
+2408.01119).
 
     P = start + sum_i w_i (P_i - start)
 
-start is where the P_i began: the metaprompt P* of rows that were adapted from it; of prompt tuning the one start that ``prompt.init: text`` gives
-all rows. Where the w_i sum to 1 it cancels, and none is asked for.
+start is where the P_i began: the metaprompt P* of rows that were adapted from it; of prompt tuning the one start that
+``prompt.init: text`` gives all rows. Where the w_i sum to 1 it cancels, and none is asked for.
 """
 
 import re
@@ -70,5 +71,7 @@ def read_sums(text: str, tasks: Sequence[str], problems: list[str]) -> list[Prom
             out.append(PromptSum(part, target.strip(), tuple(terms)))
         else:
             where = f"cannot be read from {rest[at:].strip()!r} on; " if rest[at:].strip() and target.strip() else ""
-            problems.append(f"--sum: {part!r}: {where}write NAME=0.5*task1+0.5*task2 with tasks of these runs ({', '.join(tasks)})")
+            problems.append(
+                f"--sum: {part!r}: {where}write NAME=0.5*task1+0.5*task2 with tasks of these runs ({', '.join(tasks)})"
+            )
     return out

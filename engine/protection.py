@@ -1,7 +1,7 @@
 """Set before any other import of consequence: nothing goes out, and nothing is readable by others.
 
-What libraries compile lies beside the project. Where the project cannot be written to, such as a clone that several users share, it lies in
-the user's own cache folder. Never text of a note: that folder is for code and settings.
+What libraries compile lies beside the project. Where the project cannot be written to, such as a clone that several
+users share, it lies in the user's own cache folder. Never text of a note: that folder is for code and settings.
 """
 
 import os
@@ -14,9 +14,11 @@ from engine.files import can_be_made
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 CODE_CACHES = {
-    "TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "HF_MODULES_CACHE": "huggingface/modules",
-}  # fmt: skip
+}
 LIBRARIES = {**CODE_CACHES, "HF_HOME": "huggingface", "WEIGHT_DIGESTS_DIR": "digests"}
 # where cuBLAS keeps partial sums; its own choice gives other bits from run to run
 CUBLAS, REPEATABLE_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -24,7 +26,8 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def protect() -> None:
-    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache where they can write.
+    """Files of this process are for its user only; libraries stay offline, send no telemetry and cache where they can
+    write.
 
     METAPROMPT_CORE_DUMPS=1 leaves core dumps as they are; without it, none is written: memory holds note text.
 
@@ -48,7 +51,8 @@ def protect() -> None:
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    # read once in a process, at its first product on a GPU, and several runs may share a process: so whether or not this one needs it
+    # read once in a process, at its first product on a GPU, and several runs may share a process: so whether or not
+    # this one needs it
     os.environ.setdefault(CUBLAS, REPEATABLE_WORKSPACES[0])
     for name, folder in LIBRARIES.items():
         os.environ.setdefault(name, str(library_folder(folder)))
@@ -66,7 +70,9 @@ def protect() -> None:
 
 
 def library_folder(name: str) -> Path:
-    """Where a library caches: beside the project, else in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache). Writes nothing."""
+    """Where a library caches: beside the project, else in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache).
+    Writes nothing.
+    """
     own = CACHE / name
     if can_be_made(own):
         return own

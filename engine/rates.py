@@ -1,9 +1,10 @@
 """Learning rates of soft prompts are multiples of the embeddings' RMS; those of factors and of LoRA stay as they are.
 
-A prompt lives among the backbone's input embeddings, whose size differs between backbones: an RMS of 0.466 for the pocket
-Llama, 0.136 for SmolLM2-135M. A step of AdamW moves a number by about its learning rate, so the same absolute rate is
-three times larger for the second. Factors multiply the metaprompt: near one, they are free of that scale. Adafactor
-calls a rate in units of the parameter's RMS a relative one (arXiv 1804.04235, section 8); the keys are named after it.
+A prompt lives among the backbone's input embeddings, whose size differs between backbones: an RMS of 0.466 for the
+pocket Llama, 0.136 for SmolLM2-135M. A step of AdamW moves a number by about its learning rate, so the same absolute
+rate is three times larger for the second. Factors multiply the metaprompt: near one, they are free of that scale.
+Adafactor calls a rate in units of the parameter's RMS a relative one (arXiv 1804.04235, section 8); the keys are named
+after it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,8 @@ class Rate:
 
     Args:
         own: of the factors or of LoRA; of a whole prompt in multiples of the embeddings' RMS.
-        shared: of the row's own copy of the metaprompt, in the same multiples; None keeps the configuration's ratio to ``own``.
+        shared: of the row's own copy of the metaprompt, in the same multiples; None keeps the configuration's ratio to
+            ``own``.
     """
 
     own: float
@@ -77,10 +79,12 @@ def shared_rate(a: AdaptConfig, rate: Rate) -> float:
 
 
 def rms_of(embed: Callable[["Tensor"], "Tensor"], vocabulary: int) -> float:
-    """Root mean square of input embeddings, over at most ``SAMPLED`` entries spread evenly over the vocabulary, to four digits.
+    """Root mean square of input embeddings, over at most ``SAMPLED`` entries spread evenly over the vocabulary, to four
+    digits.
 
     Args:
-        embed: int64 (n,) -> (n, D). vocabulary: the tokenizer's number of entries; a table may have more rows, which are nobody's.
+        embed: int64 (n,) -> (n, D). vocabulary: the tokenizer's number of entries; a table may have more rows, which
+            are nobody's.
 
     Raises:
         ValueError: it is zero or not finite.
@@ -119,7 +123,10 @@ def refusal(old: str, value: Any, rms: float | None, backbone: str) -> str:
     relative = ", ".join(f"{n / rms:.2g}" for n in numbers if n is not None)
     if isinstance(value, list):
         relative = f"[{relative}]"
-    return f"{old}: is now {new}, in multiples of the RMS of the backbone's input embeddings ({rms:g} for {backbone}); write {new}: {relative}"
+    return (
+        f"{old}: is now {new}, in multiples of the RMS of the backbone's input embeddings ({rms:g} for {backbone}); "
+        f"write {new}: {relative}"
+    )
 
 
 def rms_of_card(path: str) -> float | None:

@@ -15,7 +15,14 @@ from engine.config import UNTRAINED, RunConfig
 from engine.errors import UserError
 from engine.rates import REPLACED, refusal, replaced_in, rms_of_card
 
-SWEPT = ("metaprompt", "multitask_prompt", "relative_lr_shared", "relative_lr_prompt", "relative_lr_teach", "lora")  # rates in TuneConfig
+SWEPT = (
+    "metaprompt",
+    "multitask_prompt",
+    "relative_lr_shared",
+    "relative_lr_prompt",
+    "relative_lr_teach",
+    "lora",
+)  # rates in TuneConfig
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -28,7 +35,10 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
         if not isinstance(key_node, yaml.ScalarNode):  # such as `run_dir: {{ name }}`, a placeholder left in
             raise UserError(f"line {key_node.start_mark.line + 1}: a key must be a word")
         if key_node.value in seen:
-            raise UserError(f"line {key_node.start_mark.line + 1}: key {key_node.value!r} stands twice (first in line {seen[key_node.value]})")
+            raise UserError(
+                f"line {key_node.start_mark.line + 1}: key {key_node.value!r} stands twice (first in line "
+                f"{seen[key_node.value]})"
+            )
         seen[key_node.value] = key_node.start_mark.line + 1
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -53,18 +63,26 @@ def resolve(config_file: str | Path, overrides: dict[str, str] | None = None) ->
     problems += _absolute_rates(content, overrides or {}, str(config_file))
     config = _build(RunConfig, content, "", str(config_file), problems)
     # a key already told about holds its default here: once is enough
-    problems += [f"{config_file}: {p}" for p in _impossible(config) if not any(f"{p.partition(':')[0]}:" in told for told in problems)]
+    problems += [
+        f"{config_file}: {p}"
+        for p in _impossible(config)
+        if not any(f"{p.partition(':')[0]}:" in told for told in problems)
+    ]
     if problems:
         raise UserError(problems)
     return config
 
 
 def _absolute_rates(content: dict[str, Any], overrides: dict[str, str], where: str) -> list[str]:
-    """A problem for each key of an absolute learning rate, which is taken out of ``content``, with what to write in its place."""
+    """A problem for each key of an absolute learning rate, which is taken out of ``content``, with what to write in
+    its place.
+    """
     found = {f"{where}: ": replaced_in(content), "command line: --": {}}
     for old, text in overrides.items():
         if old in REPLACED:
-            found["command line: --"][old] = [part.strip() for part in text.strip("[]").split(",")] if "," in text else text
+            found["command line: --"][old] = (
+                [part.strip() for part in text.strip("[]").split(",")] if "," in text else text
+            )
     if not any(found.values()):
         return []
     backbone = str(content.get("backbone", ""))
@@ -139,7 +157,9 @@ def _override(content: dict[str, Any], dotted: str, text: str, problems: list[st
 
 
 def _typed(kind: Any, text: str) -> Any:
-    """What a flag's text means for a field: text stays as typed (2024_01 is a name, not a number); a list is ``a,b`` or YAML."""
+    """What a flag's text means for a field: text stays as typed (2024_01 is a name, not a number); a list is
+    ``a,b`` or YAML.
+    """
     if get_origin(kind) is list and not text.lstrip().startswith("["):
         return [_typed(get_args(kind)[0], part.strip()) for part in text.split(",") if part.strip()]
     return text if kind is str or get_origin(kind) is Literal else yaml.safe_load(text)
@@ -156,7 +176,9 @@ def _build(cls: type, content: Any, prefix: str, where: str, problems: list[str]
         if key not in hints:
             problems.append(f"{where}: " + unknown_key(name, [prefix + h for h in hints] + list(known_keys())))
         elif dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(typing.cast(type, hints[key]), {} if value is None else value, name + ".", where, problems)
+            values[key] = _build(
+                typing.cast(type, hints[key]), {} if value is None else value, name + ".", where, problems
+            )
         else:
             try:
                 values[key] = _coerce(hints[key], value)
@@ -166,12 +188,17 @@ def _build(cls: type, content: Any, prefix: str, where: str, problems: list[str]
 
 
 def _coerce(kind: Any, value: Any) -> Any:
-    """``value`` as the field's type, or ValueError that says what was expected. Only lossless steps: int -> float, int -> shot label."""
+    """``value`` as the field's type, or ValueError that says what was expected. Only lossless steps: int -> float,
+    int -> shot label.
+    """
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
             near = difflib.get_close_matches(str(value), [str(a) for a in get_args(kind)], 1)
-            raise ValueError(f"{value!r} is none of {', '.join(map(str, get_args(kind)))}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(
+                f"{value!r} is none of {', '.join(map(str, get_args(kind)))}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         return value
     if origin is list:
         if not isinstance(value, list):
@@ -204,7 +231,9 @@ def _coerce(kind: Any, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return f"{value!r}" if isinstance(value, int | float | str | bool) and len(str(value)) < 60 else type(value).__name__
+    return (
+        f"{value!r}" if isinstance(value, int | float | str | bool) and len(str(value)) < 60 else type(value).__name__
+    )
 
 
 def _name(kind: Any) -> str:
@@ -219,18 +248,52 @@ def _impossible(c: RunConfig) -> list[str]:
     if not c.backbone:
         problems.append("backbone: missing; name a backbone card")
     positive = [
-        "token_budget", "data.max_length", "prompt.length", "prompt.rank", "teach.steps", "teach.examples",
-        "distill.steps", "distill.batch", "distill.cap", "distill.temperature", "adapt.examples", "adapt.steps",
-        "adapt.lora_rank", "evaluate.max_new_tokens", "evaluate.max_context", "evaluate.batch", "log.every",
-        "checkpoint.every", "checkpoint.keep", "hang_minutes",
-    ]  # fmt: skip
+        "token_budget",
+        "data.max_length",
+        "prompt.length",
+        "prompt.rank",
+        "teach.steps",
+        "teach.examples",
+        "distill.steps",
+        "distill.batch",
+        "distill.cap",
+        "distill.temperature",
+        "adapt.examples",
+        "adapt.steps",
+        "adapt.lora_rank",
+        "evaluate.max_new_tokens",
+        "evaluate.max_context",
+        "evaluate.batch",
+        "log.every",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "hang_minutes",
+    ]
     other = [
-        "teach.relative_lr", "teach.clip", "teach.warmup_steps", "teach.eval_every", "teach.patience",
-        "distill.relative_lr_shared", "distill.lr_task", "distill.clip", "distill.warmup_steps", "distill.lambda_kl",
-        "distill.lambda_hidden", "adapt.relative_lr_shared", "adapt.lr_task", "adapt.relative_lr_prompt",
-        "adapt.clip", "adapt.lr_lora", "adapt.warmup_steps", "adapt.eval_every", "adapt.patience", "data.max_train",
-        "data.max_validation", "data.max_test", "max_skipped",
-    ]  # fmt: skip
+        "teach.relative_lr",
+        "teach.clip",
+        "teach.warmup_steps",
+        "teach.eval_every",
+        "teach.patience",
+        "distill.relative_lr_shared",
+        "distill.lr_task",
+        "distill.clip",
+        "distill.warmup_steps",
+        "distill.lambda_kl",
+        "distill.lambda_hidden",
+        "adapt.relative_lr_shared",
+        "adapt.lr_task",
+        "adapt.relative_lr_prompt",
+        "adapt.clip",
+        "adapt.lr_lora",
+        "adapt.warmup_steps",
+        "adapt.eval_every",
+        "adapt.patience",
+        "data.max_train",
+        "data.max_validation",
+        "data.max_test",
+        "max_skipped",
+    ]
     for key in positive + other:
         value = value_at(c, key)
         if not (value > 0 if key in positive else value >= 0) or value == float("inf"):
@@ -242,10 +305,19 @@ def _impossible(c: RunConfig) -> list[str]:
     if c.prompt.init == "text" and not c.prompt.init_text.strip():
         problems.append("prompt.init_text: missing; prompt.init is text")
     if c.data.exclude_overlap and not c.data.keep_unseen:
-        problems.append("data.exclude_overlap: needs data.keep_unseen, the tasks whose test documents no source may train on")
+        problems.append(
+            "data.exclude_overlap: needs data.keep_unseen, the tasks whose test documents no source may train on"
+        )
     if c.data.keep_unseen and not c.distill.sources:
-        problems.append("data.keep_unseen: is of a distillation (distill.sources); an adaptation takes over what its source_run found")
-    problems += [f"distill.without: {name!r} is not in distill.sources" for name in c.distill.without if name not in c.distill.sources]
+        problems.append(
+            "data.keep_unseen: is of a distillation (distill.sources); an adaptation takes over what its "
+            "source_run found"
+        )
+    problems += [
+        f"distill.without: {name!r} is not in distill.sources"
+        for name in c.distill.without
+        if name not in c.distill.sources
+    ]
     if c.distill.sources and not c.distill.tasks:
         problems.append("distill.without: leaves no source task")
     if c.teach.run and c.teach.adapters:
@@ -253,8 +325,17 @@ def _impossible(c: RunConfig) -> list[str]:
     both = sorted(set(c.data.keep_unseen) & set(c.distill.sources))
     if both:
         problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")
-    for key in ("data.keep_unseen", "distill.sources", "adapt.targets", "adapt.methods", "adapt.shots", "adapt.seeds", "adapt.transfer",
-                *(f"tune.{name}" for name in SWEPT), "tune.shots"):  # fmt: skip
+    for key in (
+        "data.keep_unseen",
+        "distill.sources",
+        "adapt.targets",
+        "adapt.methods",
+        "adapt.shots",
+        "adapt.seeds",
+        "adapt.transfer",
+        *(f"tune.{name}" for name in SWEPT),
+        "tune.shots",
+    ):
         values = value_at(c, key)
         twice = sorted({str(v) for v in values if values.count(v) > 1})
         if twice:
@@ -264,20 +345,31 @@ def _impossible(c: RunConfig) -> list[str]:
             if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
                 problems.append(f"{key}: {shot!r} is neither full nor a number")
     for name in SWEPT:
-        problems += [f"tune.{name}: {rate} is not above 0" for rate in getattr(c.tune, name) if not 0 < rate < float("inf")]
+        problems += [
+            f"tune.{name}: {rate} is not above 0" for rate in getattr(c.tune, name) if not 0 < rate < float("inf")
+        ]
     if c.tune.relative_lr_teach and (c.teach.run or c.teach.adapters):
-        problems.append("tune.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune")
+        problems.append(
+            "tune.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune"
+        )
     if c.tune.relative_lr_shared and c.adapt.train != "all":
-        problems.append("tune.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set adapt.train: all")
+        problems.append(
+            "tune.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set adapt.train: all"
+        )
     if "0" in c.tune.shots:
         problems.append("tune.shots: 0 trains nothing, so no rate is better than another")
     if c.tune.seed in c.adapt.seeds:
-        problems.append(f"tune.seed: {c.tune.seed} stands in adapt.seeds; what a rate was chosen on must not be reported")
+        problems.append(
+            f"tune.seed: {c.tune.seed} stands in adapt.seeds; what a rate was chosen on must not be reported"
+        )
     if c.adapt.transfer and "metaprompt" not in c.adapt.methods:
         problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
     if c.adapt.methods and set(c.adapt.methods) <= set(UNTRAINED):
-        problems.append(f"adapt.methods: {', '.join(c.adapt.methods)}: nothing to train, so no run to score; name a trained method beside it, or score the "
-                        "written instruction with any finished run (python train.py evaluate --run DIR --evaluate.instruction=true)")  # fmt: skip
+        problems.append(
+            f"adapt.methods: {', '.join(c.adapt.methods)}: nothing to train, so no run to score; name a trained "
+            "method beside it, or score the "
+            "written instruction with any finished run (python train.py evaluate --run DIR --evaluate.instruction=true)"
+        )
     if "in_context" in c.adapt.methods and not set(c.adapt.shots) - {"0", "full"}:
         problems.append("adapt.shots: in_context takes its numbers of examples from here, and there is none above 0")
     if c.adapt.init not in ("auto", "mean_factors", "mean_product", "ones") and not c.adapt.init.startswith("task:"):

@@ -1,4 +1,6 @@
-"""What results say of a run beside its scores: how many numbers a task trained, what its rows cost, which learning rates were tried."""
+"""What results say of a run beside its scores: how many numbers a task trained, what its rows cost, which learning
+rates were tried.
+"""
 
 import json
 import statistics
@@ -25,8 +27,8 @@ def trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]
 def further(run_dir: Path, rows: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]) -> dict[str, Any]:
     """``cost`` and ``tuning``, where the run has them.
 
-    Cost is METHOD -> SHOTS -> tokens, the real ones that a row was trained on, mean over rows, and device_hours: all rows train in one pass, whose device
-    time is shared out by tokens.
+    Cost is METHOD -> SHOTS -> tokens, the real ones that a row was trained on, mean over rows, and device_hours: all
+    rows train in one pass, whose device time is shared out by tokens.
     """
     out: dict[str, Any] = {}
     cost = _cost(run_dir / "metrics.jsonl", rows, progress.get("row_tokens", []))
@@ -37,7 +39,9 @@ def further(run_dir: Path, rows: Sequence[Mapping[str, Any]], progress: Mapping[
     return out
 
 
-def _cost(metrics: Path, rows: Sequence[Mapping[str, Any]], tokens: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+def _cost(
+    metrics: Path, rows: Sequence[Mapping[str, Any]], tokens: Sequence[int]
+) -> dict[str, dict[str, dict[str, float]]]:
     if not sum(tokens) or not metrics.is_file():
         return {}
     seconds = sum(json.loads(line).get("device_seconds") or 0.0 for line in metrics.read_text().splitlines())

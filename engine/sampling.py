@@ -1,7 +1,7 @@
 """Which examples a global step trains on. Decided before the step is split over ranks, from seeds and counters alone.
 
-Every row of the bank reads its examples from a stream of its own, so its data order does not depend on the other rows, and a
-resumed run needs no more than one counter per row.
+Every row of the bank reads its examples from a stream of its own, so its data order does not depend on the other rows,
+and a resumed run needs no more than one counter per row.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ def seed_of(*parts: object) -> int:
 
 
 class Stream:
-    """An endless, shuffled pass over example indices: item i is a pure function of (seed, i); every epoch shuffles anew."""
+    """An endless, shuffled pass over example indices: item i is a pure function of (seed, i); every epoch shuffles
+    anew.
+    """
 
     def __init__(self, indices: Sequence[int], seed: int):
         self.indices, self.seed = list(indices), seed
@@ -35,9 +37,11 @@ class Stream:
 
 
 def few_shot_order(labels: Sequence[str] | None, drawn: Sequence[int]) -> list[int]:
-    """The order in which few-shot sets take examples, from a random order ``drawn`` of all of them: every set is the beginning of the larger ones.
+    """The order in which few-shot sets take examples, from a random order ``drawn`` of all of them: every set is the
+    beginning of the larger ones.
 
-    With labels it is stratified: first one example of each label, the commonest first, then whichever label is furthest behind its share.
+    With labels it is stratified: first one example of each label, the commonest first, then whichever label is furthest
+        behind its share.
     """
     if labels is None:
         return list(drawn)
@@ -72,10 +76,14 @@ class EveryRow:
 
 
 class TaskMixture:
-    """``batch`` examples a step over tasks drawn by weight; with ``subsets``, among a random subset of 2..K tasks (MPT)."""
+    """``batch`` examples a step over tasks drawn by weight; with ``subsets``, among a random subset of 2..K tasks
+    (MPT).
+    """
 
     def __init__(self, sizes: Sequence[int], batch: int, how: str, cap: int, subsets: bool, seed: int):
-        weights = {"uniform": [1] * len(sizes), "proportional": list(sizes), "capped": [min(n, cap) for n in sizes]}[how]
+        weights = {"uniform": [1] * len(sizes), "proportional": list(sizes), "capped": [min(n, cap) for n in sizes]}[
+            how
+        ]
         self.weights = np.array(weights, dtype=np.float64)
         self.batch, self.subsets, self.seed = batch, subsets, seed
 

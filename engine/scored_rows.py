@@ -39,7 +39,9 @@ def rows_of_run(session: Session) -> tuple[list[ScoredRow], JoinedBank, Checkpoi
     run_dir, config = session.run_dir, session.config
     bank, found = banks.load_bank(run_dir, "run")
     rows = _of_bank(bank, found)
-    if found.state["stage"] != "adapt" and (run_dir / "teachers").exists():  # those of teach.run are scored there, and there may be none
+    if (
+        found.state["stage"] != "adapt" and (run_dir / "teachers").exists()
+    ):  # those of teach.run are scored there, and there may be none
         rows += _of_bank(*banks.load_bank(run_dir / "teachers", "teachers"))
     untrained = [m for m in UNTRAINED if found.state["stage"] == "adapt" and m in config.adapt.methods]
     names = list(dict.fromkeys(row.labels["task"] for row in rows))
@@ -47,7 +49,12 @@ def rows_of_run(session: Session) -> tuple[list[ScoredRow], JoinedBank, Checkpoi
         rows += [ScoredRow({"task": n, "method": "instruction", "shots": "0", "seed": 0}) for n in names]
     if "in_context" in untrained:
         numbers = [s for s in config.adapt.shots if s not in ("0", "full")]
-        rows += [ScoredRow({"task": n, "method": "in_context", "shots": k, "seed": s}) for n in names for k in numbers for s in config.adapt.seeds]
+        rows += [
+            ScoredRow({"task": n, "method": "in_context", "shots": k, "seed": s})
+            for n in names
+            for k in numbers
+            for s in config.adapt.seeds
+        ]
     _check_backbone(session, found.state["hashes"], run_dir)
     return rows, bank, found
 
@@ -67,4 +74,7 @@ def _check_backbone(session: Session, saved: dict[str, Any], run_dir: Path) -> N
     hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
     differing = [k for k, v in hashes.items() if saved[k] != v]
     if differing:
-        raise UserError(f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with ({', '.join(differing)} differ)")
+        raise UserError(
+            f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with "
+            f"({', '.join(differing)} differ)"
+        )

@@ -28,19 +28,33 @@ def announce(session: Session) -> None:
     e = session.config.evaluate
     if e.server:
         check_server(e, model_name(session))
-        session.say(f"WARNING notes leave this process for {e.server}, as embeddings, which can be turned back into text (evaluate.server)")
+        session.say(
+            f"WARNING notes leave this process for {e.server}, as embeddings, which can be turned back into text "
+            "(evaluate.server)"
+        )
 
 
 def served_answers(
-    backbone: ShardedBackbone, prompt_LD: Tensor, contexts: Sequence[list[int]], most: int, e: EvaluateConfig, model: str, end_id: int
+    backbone: ShardedBackbone,
+    prompt_LD: Tensor,
+    contexts: Sequence[list[int]],
+    most: int,
+    e: EvaluateConfig,
+    model: str,
+    end_id: int,
 ) -> Iterator[tuple[int, Answered]]:
-    """Number of the context and its answer, as they come. A collective: ranks look embeddings up together, as often as the one with ``most`` contexts."""
+    """Number of the context and its answer, as they come. A collective: ranks look embeddings up together, as often
+    as the one with ``most`` contexts.
+    """
     with ThreadPoolExecutor(e.batch) as pool:
         for begin in range(0, most, e.batch):
             group = list(contexts[begin : begin + e.batch])
             asked = group or [[end_id]]  # for the other ranks' sake
             rows = backbone.embed(torch.tensor([i for ids in asked for i in ids], dtype=torch.long))
             texts = rows.split([len(ids) for ids in asked])[: len(group)]
-            bodies = [request_body(model, prompt_LD.cpu(), text, e.max_new_tokens) | {"stop_token_ids": [end_id]} for text in texts]
+            bodies = [
+                request_body(model, prompt_LD.cpu(), text, e.max_new_tokens) | {"stop_token_ids": [end_id]}
+                for text in texts
+            ]
             for number, found in enumerate(pool.map(lambda body: ask(e.server, body), bodies), begin):
                 yield number, Answered(*found)

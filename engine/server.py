@@ -1,7 +1,7 @@
 """A vLLM server that generates answers (``evaluate.server``): where it may be, and how it is asked.
 
-What a note's tokens embed to leaves this process, and can be turned back into its text: only where the key is set, only to this machine unless
-``evaluate.server_remote`` says otherwise, by no proxy and after no redirect.
+What a note's tokens embed to leaves this process, and can be turned back into its text: only where the key is set, only
+to this machine unless ``evaluate.server_remote`` says otherwise, by no proxy and after no redirect.
 """
 
 import ipaddress
@@ -38,7 +38,12 @@ def problems_of(e: EvaluateConfig) -> list[str]:
     if not good:
         return [f"evaluate.server: {e.server!r} is no address such as http://localhost:8000"]
     if not _is_here(str(parts.hostname)) and not e.server_remote:
-        return [f"evaluate.server: {parts.hostname} may be another machine, and notes would go there; evaluate.server_remote=true allows it"]
+        return [
+            (
+                f"evaluate.server: {parts.hostname} may be another machine, and notes would go there; "
+                "evaluate.server_remote=true allows it"
+            )
+        ]
     return []
 
 
@@ -63,9 +68,13 @@ def check_server(e: EvaluateConfig, model: str) -> None:
         raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does {what}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         start = "start it with: vllm serve MODEL --enable-prompt-embeds"
-        raise UserError(f"evaluate.server: {e.server} does not answer as a vLLM server does ({type(error).__name__}); {start}") from None
+        raise UserError(
+            f"evaluate.server: {e.server} does not answer as a vLLM server does ({type(error).__name__}); {start}"
+        ) from None
     if model not in served:
-        raise UserError(f"evaluate.server: {e.server} serves {', '.join(served)}, not {model}; evaluate.server_model names it")
+        raise UserError(
+            f"evaluate.server: {e.server} serves {', '.join(served)}, not {model}; evaluate.server_model names it"
+        )
 
 
 def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
@@ -77,12 +86,18 @@ def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
     content = json.dumps(body).encode()
     for attempt in range(TRIES):
         hint = ""
-        request = urllib.request.Request(f"{url.rstrip('/')}/v1/completions", content, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{url.rstrip('/')}/v1/completions", content, {"Content-Type": "application/json"}
+        )
         try:
             with _OPENER.open(request, timeout=TIMEOUT) as answer:
                 found = json.loads(answer.read())
             choice = found["choices"][0]
-            return str(choice["text"]).strip(), choice["finish_reason"] == "stop", int(found["usage"]["completion_tokens"])
+            return (
+                str(choice["text"]).strip(),
+                choice["finish_reason"] == "stop",
+                int(found["usage"]["completion_tokens"]),
+            )
         except urllib.error.HTTPError as error:
             reason, again, hint = f"HTTP {error.code}", error.code == 429 or error.code >= 500, _redirected(error)
         except OSError as error:

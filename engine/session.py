@@ -74,10 +74,15 @@ class Session:
             problems += error.problems
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
             entries, rows = self.tokenizer.vocab_size, self.model_config.vocab_size
-            problems.append(f"{config.backbone}: the tokenizer has {entries} entries, the backbone's vocabulary only {rows}")
+            problems.append(
+                f"{config.backbone}: the tokenizer has {entries} entries, the backbone's vocabulary only {rows}"
+            )
         longest = getattr(self.model_config, "max_position_embeddings", None)
         if longest and config.prompt.length + config.data.max_length > longest:
-            problems.append(f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the backbone's {longest} positions")
+            problems.append(
+                f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the "
+                f"backbone's {longest} positions"
+            )
         # prompt, best, and two moments of each number, in fp32
         sides = self.sizes.linear_sides if "lora" in config.adapt.methods else 0
         checkpoint = 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides)
@@ -87,7 +92,10 @@ class Session:
             problems += workspace_problems(os.environ)
         if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
-            problems.append(f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set formulation: plain")
+            problems.append(
+                f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set "
+                "formulation: plain"
+            )
         if config.deepspeed:
             problems += _problems_of(config.deepspeed)
         if problems:
@@ -138,7 +146,8 @@ class Session:
             numbers = parameter_count(self._backbone.model)
             held = distributed.gather_objects(resident_bytes(self._backbone.model))
             self.say(
-                f"backbone {self.card.name}: {numbers:,} parameters, {self.card.dtype}, {distributed.world_size()} ranks, "
+                f"backbone {self.card.name}: {numbers:,} parameters, {self.card.dtype}, "
+                f"{distributed.world_size()} ranks, "
                 f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
             )
             startup.mark("weights")
@@ -159,8 +168,17 @@ class Session:
             BackboneError: its files.
         """
         file = self.config.deepspeed or placement.file_of(chosen.placement)
-        return ShardedBackbone(self.card, file, device, chosen.recompute, ranks_per_node=ranks_per_node,
-                               offload_inputs=chosen.offloaded, say=self.say, sizes=self.sizes, fused=self.config.fused == "auto")  # fmt: skip
+        return ShardedBackbone(
+            self.card,
+            file,
+            device,
+            chosen.recompute,
+            ranks_per_node=ranks_per_node,
+            offload_inputs=chosen.offloaded,
+            say=self.say,
+            sizes=self.sizes,
+            fused=self.config.fused == "auto",
+        )
 
     def lend(self, backbone: ShardedBackbone) -> None:
         """Use this one, which the caller built and will destroy."""
@@ -188,7 +206,10 @@ class Session:
         chosen = placement.choose(self.sizes, placement.asked_for(self.config), self.config.recompute, work, machine)
         self.say(chosen.line())
         if not chosen.fits(machine):
-            self.say(f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more ranks bring it down")
+            self.say(
+                f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more "
+                "ranks bring it down"
+            )
         return chosen
 
     def verify_backbone(self) -> None:
@@ -253,19 +274,29 @@ class Session:
     def hashes(self, sections: Sequence[str], data: str, **further: Any) -> dict[str, Any]:
         """What a checkpoint of this run depends on: configuration sections, data, backbone."""
         content = asdict(self.config)
-        kept = {k: v for k, v in content.items() if k not in FREE_ON_RESUME and (not isinstance(v, dict) or k in sections)}
+        kept = {
+            k: v for k, v in content.items() if k not in FREE_ON_RESUME and (not isinstance(v, dict) or k in sections)
+        }
         for dotted in FREE_ON_RESUME:
             section, _, leaf = dotted.rpartition(".")
             if section in kept:
                 kept[section].pop(leaf, None)
         kept.pop("backbone")
-        return {"config": kept, "data": data, "backbone": self.backbone_hash, "layout": self.layout.fingerprint(), **further}
+        return {
+            "config": kept,
+            "data": data,
+            "backbone": self.backbone_hash,
+            "layout": self.layout.fingerprint(),
+            **further,
+        }
 
     def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> Fence | None:
-        """Make the run directory, claim it for this job and write the resolved configuration. Rank 0 writes, and gets the claim.
+        """Make the run directory, claim it for this job and write the resolved configuration. Rank 0 writes, and gets
+        the claim.
 
         Raises:
-            UserError: it holds a checkpoint of another configuration, data or backbone, and ``accept_changes`` is off; nothing is touched.
+            UserError: it holds a checkpoint of another configuration, data or backbone, and ``accept_changes`` is off;
+                nothing is touched.
         """
         found = None if self.config.fresh else checkpoint.load(folder, lambda _: None)
         if found is not None:
@@ -277,7 +308,14 @@ class Session:
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
                 for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
-                for name in ("latest", "COMPLETED", "metrics.jsonl", "results.json", "results_validation.json", "overlap.json"):
+                for name in (
+                    "latest",
+                    "COMPLETED",
+                    "metrics.jsonl",
+                    "results.json",
+                    "results_validation.json",
+                    "overlap.json",
+                ):
                     (folder / name).unlink(missing_ok=True)
             (folder / "COMPLETED").unlink(missing_ok=True)  # a finished run that goes on under accepted changes
             write_whole(folder / "config.yaml", to_yaml(self.config))
@@ -299,9 +337,18 @@ class Session:
     def loop_settings(self) -> LoopSettings:
         c = self.config
         return LoopSettings(
-            c.token_budget, c.formulation == "packed", c.log.every, c.log.tensorboard, c.checkpoint.every, c.checkpoint.keep, self.place.rank, self.place.world,
-            c.fresh, c.accept_changes, c.max_skipped,
-        )  # fmt: skip
+            c.token_budget,
+            c.formulation == "packed",
+            c.log.every,
+            c.log.tensorboard,
+            c.checkpoint.every,
+            c.checkpoint.keep,
+            self.place.rank,
+            self.place.world,
+            c.fresh,
+            c.accept_changes,
+            c.max_skipped,
+        )
 
     def complete(self, folder: Path) -> None:
         distributed.barrier()
@@ -329,14 +376,22 @@ _standing: _Standing | None = None
 
 
 def check_toolchain() -> None:
-    """DeepSpeed builds its CPU collectives at start: say what is missing, and how to get it, before it fails in the middle."""
+    """DeepSpeed builds its CPU collectives at start: say what is missing, and how to get it, before it fails in the
+    middle.
+    """
     if torch.cuda.is_available():
         return
     problems = []
     if not shutil.which("g++"):
-        problems.append("g++ is missing; DeepSpeed builds its CPU collectives with it: `apt-get install -y g++` (or load your site's gcc module)")
+        problems.append(
+            "g++ is missing; DeepSpeed builds its CPU collectives with it: `apt-get install -y g++` (or load "
+            "your site's gcc module)"
+        )
     if not shutil.which("ninja"):
-        problems.append("ninja is not on PATH; `pip install ninja` and put the environment's bin folder on PATH (`. .venv/bin/activate`)")
+        problems.append(
+            "ninja is not on PATH; `pip install ninja` and put the environment's bin folder on PATH (`. "
+            ".venv/bin/activate`)"
+        )
     if problems:
         raise UserError(problems)
 

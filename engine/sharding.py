@@ -1,4 +1,6 @@
-"""The backbone under DeepSpeed: configuration derived in one place, partitioned, offloaded, released after each backward."""
+"""The backbone under DeepSpeed: configuration derived in one place, partitioned, offloaded, released after each
+backward.
+"""
 
 import gc
 import json
@@ -18,7 +20,14 @@ from engine import watch
 from engine.device_kinds import peak_here
 from engine.errors import UserError
 
-ALLOWED = ("train_micro_batch_size_per_gpu", "bf16", "zero_optimization", "comms_logger", "zero_allow_untested_optimizer", "wall_clock_breakdown")
+ALLOWED = (
+    "train_micro_batch_size_per_gpu",
+    "bf16",
+    "zero_optimization",
+    "comms_logger",
+    "zero_allow_untested_optimizer",
+    "wall_clock_breakdown",
+)
 REFUSED = ("zero_quantized_nontrainable_weights", "zero_quantized_weights")
 
 
@@ -28,7 +37,8 @@ class ShardedBackbone:
     Call ``forward`` any number of times a step and ``release`` after each backward.
 
     Args:
-        recompute: of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass.
+        recompute: of the first so many decoder layers keep the inputs alone and compute the rest again in the backward
+            pass.
         offload_inputs: keep those inputs in host memory.
         ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
         say: takes progress lines. sizes: the card's, where they are known already.
@@ -36,13 +46,23 @@ class ShardedBackbone:
     """
 
     def __init__(
-        self, card: BackboneCard, deepspeed_file: str, device: torch.device, recompute: int = 0, dtype: torch.dtype | None = None,
-        ranks_per_node: int = 1, offload_inputs: bool = False, say: Callable[[str], None] = lambda _: None,
-        sizes: Sizes | None = None, fused: bool = True,
-    ):  # fmt: skip
+        self,
+        card: BackboneCard,
+        deepspeed_file: str,
+        device: torch.device,
+        recompute: int = 0,
+        dtype: torch.dtype | None = None,
+        ranks_per_node: int = 1,
+        offload_inputs: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+        sizes: Sizes | None = None,
+        fused: bool = True,
+    ):
         self.device = device
         self.sizes, self.peak = sizes, peak_here(card.dtype) if device.type == "cuda" else None
-        self.zero = zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
+        self.zero = (
+            zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
+        )
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if fused and device.type == "cuda":
             fuse(self.model)
@@ -55,7 +75,8 @@ class ShardedBackbone:
         if self.zero is not None:
             import deepspeed
 
-            # no optimizer: DeepSpeed shards and offloads the frozen backbone only; the bank lives outside, replicated in fp32
+            # no optimizer: DeepSpeed shards and offloads the frozen backbone only; the bank lives outside, replicated
+            # in fp32
             self._engine, *_ = deepspeed.initialize(model=self.root, config=self.zero)
             self.root = self._engine.module  # the module, not the engine, whose backward demands an optimizer
         self.gathers = GatherCounter(self.model, ranks_per_node, device.type == "cuda")
@@ -80,13 +101,16 @@ class ShardedBackbone:
             torch.cuda.empty_cache()
 
     def release(self) -> None:
-        """After a backward, or a forward without one: else a few parameters stay gathered and the next release raises."""
+        """After a backward, or a forward without one: else a few parameters stay gathered and the next release
+        raises.
+        """
         watch.note("after a backward pass")
         if self._engine is not None:
             self._engine.optimizer.release_backward_leftovers()
             if self._all_to_release:
-                # a layer that is computed again is left in its last linear, as soon as that has what LoRA saves: nobody sees it off; and DeepSpeed
-                # decides what to keep by the order of modules it saw last, which among LoRA's and prompts' micro-batches is not the same
+                # a layer that is computed again is left in its last linear, as soon as that has what LoRA saves: nobody
+                # sees it off; and DeepSpeed decides what to keep by the order of modules it saw last, which among
+                # LoRA's and prompts' micro-batches is not the same
                 self._engine.optimizer.partition_all_parameters()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
@@ -98,12 +122,15 @@ class ShardedBackbone:
 
 
 def zero_config(file: str, card: BackboneCard, sizes: Sizes, ranks_per_node: int = 1) -> dict[str, Any]:
-    """The DeepSpeed configuration of a file, with precision, ZeRO-3 buckets and secondary shards set from the backbone and the machine.
+    """The DeepSpeed configuration of a file, with precision, ZeRO-3 buckets and secondary shards set from the backbone
+    and the machine.
 
-    Keys that the file names under ``zero_optimization`` are kept; ``zero_hpz_partition_size: "auto"`` is ``ranks_per_node``.
+    Keys that the file names under ``zero_optimization`` are kept; ``zero_hpz_partition_size: "auto"`` is
+    ``ranks_per_node``.
 
     Raises:
-        UserError: keys that do not belong there, that DeepSpeed would ignore in silence, or that corrupt frozen weights.
+        UserError: keys that do not belong there, that DeepSpeed would ignore in silence, or that corrupt frozen
+            weights.
     """
     content, zero = read_deepspeed(file)
     content.pop("bf16", None)
@@ -111,7 +138,8 @@ def zero_config(file: str, card: BackboneCard, sizes: Sizes, ranks_per_node: int
         content["bf16"] = {"enabled": True}
     if zero.get("zero_hpz_partition_size") == "auto":
         zero["zero_hpz_partition_size"] = ranks_per_node
-    # DeepSpeed's `auto` is far off for us: its buckets look ahead by one matrix, and it reduces gradients that do not exist here
+    # DeepSpeed's `auto` is far off for us: its buckets look ahead by one matrix, and it reduces gradients that do not
+    # exist here
     zero.setdefault("stage3_prefetch_bucket_size", sizes.layer_elements)
     zero.setdefault("stage3_max_live_parameters", 3 * sizes.layer_elements + sizes.vocabulary_elements)
     zero.setdefault("reduce_bucket_size", 1_000_000)
@@ -135,10 +163,21 @@ def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     zero = content.get("zero_optimization", {}) if isinstance(content, dict) else None
     if not isinstance(zero, dict):
         raise UserError(f"{file}: expected an object with an object zero_optimization in it")
-    problems = [f"{file}: {k}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only" for k in content if k not in ALLOWED]
-    problems += [f"{file}: zero_optimization.{k}: corrupts frozen weights or undoes offload; remove it" for k in REFUSED if zero.get(k)]
+    problems = [
+        f"{file}: {k}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only"
+        for k in content
+        if k not in ALLOWED
+    ]
+    problems += [
+        f"{file}: zero_optimization.{k}: corrupts frozen weights or undoes offload; remove it"
+        for k in REFUSED
+        if zero.get(k)
+    ]
     if zero.get("stage") != 3:
-        problems.append(f"{file}: zero_optimization.stage: must be 3 (or `placement: resident` for the whole backbone on every rank)")
+        problems.append(
+            f"{file}: zero_optimization.stage: must be 3 (or `placement: resident` for the whole backbone on "
+            "every rank)"
+        )
     if isinstance(zero.get("offload_param"), dict) and zero["offload_param"].get("device") == "nvme":
         problems.append(f"{file}: zero_optimization.offload_param.device: nvme is not supported; cpu is")
     if problems:

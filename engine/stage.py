@@ -45,7 +45,9 @@ class BankRow:
 
 @dataclass
 class Stage:
-    """What a loop trains. ``groups_of_row``: optimizer group name -> joined bank rows it covers, or None for the one shared row."""
+    """What a loop trains. ``groups_of_row``: optimizer group name -> joined bank rows it covers, or None for the
+    one shared row.
+    """
 
     name: str
     run_dir: Path

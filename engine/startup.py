@@ -32,7 +32,9 @@ def first_step() -> str | None:
     for (what, end), begin in zip(_marks, [_start, *(at for _, at in _marks)], strict=False):
         took[what] = took.get(what, 0.0) + end - begin
     at = datetime.now().strftime("%H:%M:%S.%f")[:-5]
-    return f"first step done at {at}, {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(f"{what} {s:.1f}" for what, s in took.items())
+    return f"first step done at {at}, {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(
+        f"{what} {s:.1f}" for what, s in took.items()
+    )
 
 
 def note_early(number: signal.Signals, leave: bool = False) -> None:
@@ -46,7 +48,9 @@ def note_early(number: signal.Signals, leave: bool = False) -> None:
 
 @contextlib.contextmanager
 def nothing_to_lose(number: signal.Signals = signal.SIGUSR1) -> Iterator[None]:
-    """Within, answers are asked, which are on disk as they come: a signal, or one that came before, leaves at once, to be started again."""
+    """Within, answers are asked, which are on disk as they come: a signal, or one that came before, leaves at once,
+    to be started again.
+    """
     if taken():
         _leave(number, None)
     before = signal.getsignal(number)
@@ -75,7 +79,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    file = os.environ.get("EXIT_CODE_FILE")  # every rank: which of them is first to go is open, and a launcher may end the rest
+    file = os.environ.get(
+        "EXIT_CODE_FILE"
+    )  # every rank: which of them is first to go is open, and a launcher may end the rest
     if file:
         with contextlib.suppress(OSError), open(file, "w") as stream:  # the exit code itself says the same
             stream.write(f"{START_AGAIN}\n")

@@ -31,7 +31,13 @@ class StepPlan:
 
 
 def plan_of(
-    stage: Stage, formulation: Formulation, streams: Sequence[Stream | None], *, step: int, active: Sequence[bool], cursors: Sequence[int]
+    stage: Stage,
+    formulation: Formulation,
+    streams: Sequence[Stream | None],
+    *,
+    step: int,
+    active: Sequence[bool],
+    cursors: Sequence[int],
 ) -> StepPlan:
     """Plan global step ``step``. ``cursors`` stay as they are."""
     after = list(cursors)

@@ -1,7 +1,7 @@
 """``study``: every cell of a protocol file, one after another in this job: distil, adapt, evaluate; then one report.
 
-A cell is an ordinary run directory. What is finished is passed over, what was cut off goes on, so that a study takes as many sittings as it needs; any
-cell can be run alone by its own config.yaml.
+A cell is an ordinary run directory. What is finished is passed over, what was cut off goes on, so that a study takes as
+many sittings as it needs; any cell can be run alone by its own config.yaml.
 """
 
 import json
@@ -58,10 +58,15 @@ def state_of(cell: Cell) -> str:
 
 
 def _scored(cell: Cell) -> bool:
-    """Whether results.json holds every target, of the checkpoint that is there now (a run may have gone on under accepted changes)."""
+    """Whether results.json holds every target, of the checkpoint that is there now (a run may have gone on under
+    accepted changes).
+    """
     try:
         results = json.loads((cell.run_dir / "results.json").read_text())
-        return results["checkpoint"] == checkpoint.identity_of(cell.run_dir) and set(cell.config.adapt.targets) <= results["tasks"].keys()
+        return (
+            results["checkpoint"] == checkpoint.identity_of(cell.run_dir)
+            and set(cell.config.adapt.targets) <= results["tasks"].keys()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -81,11 +86,21 @@ def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     wanted = {c.config.run_dir for c in chosen}
     for c in reversed(cells):  # whatever a cell starts from stands before it
         if c.config.run_dir in wanted:
-            own = (c.config.adapt.source_run, c.config.adapt.multitask_run) if c.mode == "adapt" else (c.config.teach.run,)
+            own = (
+                (c.config.adapt.source_run, c.config.adapt.multitask_run)
+                if c.mode == "adapt"
+                else (c.config.teach.run,)
+            )
             wanted.update(filter(None, own))
     return [c for c in cells if c.config.run_dir in wanted]
 
 
 def _told(cell: Cell, folder: Path) -> dict[str, Any]:
     run = cell.run_dir.relative_to(folder) if cell.run_dir.is_relative_to(folder) else cell.run_dir
-    return {"protocol": cell.protocol, "mode": cell.mode, "axes": cell.axes, "run": str(run), "config": to_yaml(cell.config)}
+    return {
+        "protocol": cell.protocol,
+        "mode": cell.mode,
+        "axes": cell.axes,
+        "run": str(run),
+        "config": to_yaml(cell.config),
+    }

@@ -1,9 +1,10 @@
 """What the frozen teachers say of every answer token, computed once and kept on disk: exact, and read for ever after.
 
-Of a token a student needs the teacher's hidden state, one further vector and two numbers (prompt_modules.TeacherStates), not V logits.
-A folder per teacher, keyed by all that decides its states; in it one file per run of samples, written whole or not at all. So a killed
-run goes on where it was, another number of ranks or another run with the same teacher reads what is there, and no two ranks write the
-same file. ``teacher_parts`` says which samples share a file, ``teacher_files`` writes it.
+Of a token a student needs the teacher's hidden state, one further vector and two numbers
+(prompt_modules.TeacherStates), not V logits. A folder per teacher, keyed by all that decides its states; in it one file
+per run of samples, written whole or not at all. So a killed run goes on where it was, another number of ranks or
+another run with the same teacher reads what is there, and no two ranks write the same file. ``teacher_parts`` says
+which samples share a file, ``teacher_files`` writes it.
 
 Files are written in the background while the next micro-batch is computed. Rows are read in the background while the
 micro-batch before them is trained on (``read_ahead``).
@@ -73,7 +74,9 @@ class TeacherCache:
         hidden, itemsize: D, and bytes of one of the backbone's numbers.
     """
 
-    def __init__(self, rows: Sequence[TaughtRow], folder: Path, decided_by: str, temperature: float, hidden: int, itemsize: int):
+    def __init__(
+        self, rows: Sequence[TaughtRow], folder: Path, decided_by: str, temperature: float, hidden: int, itemsize: int
+    ):
         self.rows, self.temperature = rows, temperature
         self.bytes_per_token = hidden * (itemsize + 4) + 12
         self.answers = [row.split.answer_lengths() for row in rows]
@@ -104,7 +107,9 @@ class TeacherCache:
         return gather_objects(absent)[0]  # type: ignore[no-any-return]
 
     def damaged(self, wanted: Sequence[int], rank: int, world: int, say: Callable[[str], None]) -> list[int]:
-        """Those parts whose files are not what was written, to the bit; each is named. A collective: ranks share the reading."""
+        """Those parts whose files are not what was written, to the bit; each is named. A collective: ranks share
+        the reading.
+        """
         begin, own, size = time.monotonic(), {}, 0
         for number in wanted[rank::world]:
             part = self.parts[number]
@@ -124,7 +129,9 @@ class TeacherCache:
         """Answer tokens of parts."""
         return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
 
-    def fill(self, numbers: Sequence[int], formulation: Formulation, teachers: PromptBank, say: Callable[[str], None]) -> None:
+    def fill(
+        self, numbers: Sequence[int], formulation: Formulation, teachers: PromptBank, say: Callable[[str], None]
+    ) -> None:
         """Compute parts, this rank its share of them, in step with the others. A collective.
 
         Ranks call the backbone equally often: one that has fewer micro-batches repeats a sample. A part's bits depend
@@ -264,7 +271,11 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: i
         return
     folder, device = expand(session.config.data.cache), session.backbone().device
     prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
-    rows = [TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices) for k, r in enumerate(stage.rows) if r.train is not None]
+    rows = [
+        TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices)
+        for k, r in enumerate(stage.rows)
+        if r.train is not None
+    ]
     cache = _cache_of(session, stage, rows, folder)
     visits = visited(stage)
     wanted = sorted({cache.part_of(row, index) for row, index in visits})
@@ -294,7 +305,9 @@ def _cache_of(session: Session, stage: Stage, rows: Sequence[TaughtRow], folder:
 
 
 def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
-    """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never stop."""
+    """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never
+    stop.
+    """
     streams = [Stream(r.train_indices, r.stream_seed) for r in stage.rows]
     cursors = [0] * len(streams)
     found: Counter[tuple[int, int]] = Counter()
@@ -305,7 +318,12 @@ def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
 
 
 def _worth(
-    cache: TeacherCache, wanted: Sequence[int], missing: Sequence[int], read: int, how: str, folder: Path,
+    cache: TeacherCache,
+    wanted: Sequence[int],
+    missing: Sequence[int],
+    read: int,
+    how: str,
+    folder: Path,
     say: Callable[[str], None],
 ) -> bool:
     """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come. A collective.
@@ -328,6 +346,9 @@ def _worth(
             say(f"teacher cache: off, it would take {size / 1e9:.1f} of {free / 1e9:.1f} GB that are free in {folder}")
             return False
     elif size > min(float(how) * 1e9, free):
-        raise UserError(f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give more, or auto, or off")
+        raise UserError(
+            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
+            "more, or auto, or off"
+        )
     say(f"teacher cache: {need}" if missing else f"teacher cache: reused from {folder}")
     return True

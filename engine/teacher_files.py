@@ -72,11 +72,15 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def put(self, parts: Sequence[Part], said: Sequence[Said]) -> None:
-        """Write ``parts``, whose samples are all in ``said``. Waits while ``WAITING`` calls before it are unfinished."""
+        """Write ``parts``, whose samples are all in ``said``. Waits while ``WAITING`` calls before it are
+        unfinished.
+        """
         while len(self._waiting) >= WAITING:
             self._take()
         if not self.problem:

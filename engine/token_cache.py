@@ -80,7 +80,14 @@ def _await(final: Path, rank: int, what: str, damage: Damage) -> None:
 
 def launch_id() -> str:
     """The same on all ranks of one launch, and different for the next."""
-    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+    names = (
+        "TORCHELASTIC_RUN_ID",
+        "TORCHELASTIC_RESTART_COUNT",
+        "MASTER_PORT",
+        "SLURM_JOB_ID",
+        "SLURM_RESTART_COUNT",
+        "SLURM_STEP_ID",
+    )
     return " ".join(os.environ.get(name, "-") for name in names)
 
 

@@ -1,7 +1,7 @@
 """The one training loop. A stage (teach, distill, adapt) says what is trained on what; the loop does the rest.
 
-    plan the step's picks -> weigh -> micro-batches of this rank -> one root forward and backward each -> sum the bank's gradient
-    over ranks -> row-wise AdamW -> log, validate, checkpoint
+plan the step's picks -> weigh -> micro-batches of this rank -> one root forward and backward each -> sum the bank's
+gradient over ranks -> row-wise AdamW -> log, validate, checkpoint
 """
 
 import math
@@ -36,9 +36,20 @@ class Loop:
     """
 
     def __init__(
-        self, stage: Stage, backbone: ShardedBackbone, settings: LoopSettings, interruption: Interruption | None = None, fence: Fence | None = None
+        self,
+        stage: Stage,
+        backbone: ShardedBackbone,
+        settings: LoopSettings,
+        interruption: Interruption | None = None,
+        fence: Fence | None = None,
     ):
-        self.stage, self.backbone, self.settings, self.interruption, self.fence = stage, backbone, settings, interruption, fence
+        self.stage, self.backbone, self.settings, self.interruption, self.fence = (
+            stage,
+            backbone,
+            settings,
+            interruption,
+            fence,
+        )
         self.saver = checkpoint.Saver(stage.run_dir, settings.keep, fence)
         self.not_finite: dict[str, Tensor] = {}
         self.streams = [Stream(r.train_indices, r.stream_seed) if r.train_indices else None for r in stage.rows]
@@ -59,14 +70,17 @@ class Loop:
         self.window = Window()
         self.formulation = Formulation(backbone, settings.packed, settings.token_budget, settings.rank, settings.world)
 
-    # ---- one global step -------------------------------------------------------------------------------------------------
+    # ---- one global step
+    # -------------------------------------------------------------------------------------------------
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """Gradient of global step ``step``, summed over ranks, in ``parameter.grad``.
 
         Returns:
-            sums: fp64 (K, 4), per row the sums of ce, kl, hidden and the number of answer tokens. present: bool (K,), rows with samples.
-            examples: int (K,), samples of each row. real_tokens: int (), tokens of all samples, without prompts and padding.
+            sums: fp64 (K, 4), per row the sums of ce, kl, hidden and the number of answer tokens. present: bool (K,),
+                rows with samples.
+            examples: int (K,), samples of each row. real_tokens: int (), tokens of all samples, without prompts and
+                padding.
             computed_tokens: int (), of this rank's micro-batches with them.
         """
         stage, rows = self.stage, self.stage.rows
@@ -94,8 +108,16 @@ class Loop:
                 for parameter in stage.optimizer.groups[name].parameters.values():
                     parameter.grad = parameter.grad / present.sum()  # type: ignore[operator, arg-type]
         examples = torch.bincount(torch.tensor([p.row for p in picks], dtype=torch.long), minlength=len(rows))
-        tokens = {"real_tokens": sum(len(i.sample) for i in items), "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups)}
-        return {"sums": sums, "present": present, "examples": examples, **{name: torch.tensor(n) for name, n in tokens.items()}}
+        tokens = {
+            "real_tokens": sum(len(i.sample) for i in items),
+            "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups),
+        }
+        return {
+            "sums": sums,
+            "present": present,
+            "examples": examples,
+            **{name: torch.tensor(n) for name, n in tokens.items()},
+        }
 
     def _planned(self, step: int) -> StepPlan:
         """The plan of a step, made while the step before it ran where teachers' states are read ahead.
@@ -116,7 +138,9 @@ class Loop:
         return plan_of(self.stage, self.formulation, self.streams, step=step, active=active, cursors=cursors)
 
     def advance(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what ``gradients`` and the optimizer say."""
+        """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what
+        ``gradients`` and the optimizer say.
+        """
         outcome = self.gradients(self.step)
         with phase(STEP):
             reports = self._optimise(outcome["present"])
@@ -124,7 +148,8 @@ class Loop:
         self._finish_rows(outcome["present"])
         return outcome, reports
 
-    # ---- the loop --------------------------------------------------------------------------------------------------------
+    # ---- the loop
+    # --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         try:
@@ -133,7 +158,9 @@ class Loop:
             self.close()
 
     def close(self) -> None:
-        """End what reads ahead for this loop. Whoever calls ``advance`` or ``gradients`` alone calls this at the end."""
+        """End what reads ahead for this loop. Whoever calls ``advance`` or ``gradients`` alone calls this at the
+        end.
+        """
         self._ahead = None
         if self.stage.kept is not None:
             self.stage.kept.close()
@@ -142,8 +169,12 @@ class Loop:
         stage, settings = self.stage, self.settings
         startup.mark("prompts and teachers")
         self._resume()
-        log = Logbook(stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0)
-        if all(self.stopped) and self.step == 0:  # zero-shot rows alone: nothing to train, and still something to evaluate
+        log = Logbook(
+            stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0
+        )
+        if (
+            all(self.stopped) and self.step == 0
+        ):  # zero-shot rows alone: nothing to train, and still something to evaluate
             self._keep_last()
             self._save()
         while self.step < stage.total_steps and not all(self.stopped):
@@ -211,7 +242,10 @@ class Loop:
         log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
 
     def _optimise(self, present: Tensor) -> dict[str, Any]:
-        by_group = {n: present[list(span)] if span is not None else present.any()[None] for n, span in self.stage.groups_of_row.items()}
+        by_group = {
+            n: present[list(span)] if span is not None else present.any()[None]
+            for n, span in self.stage.groups_of_row.items()
+        }
         reports = self.stage.optimizer.step(by_group)
         for name, report in reports.items():
             before = self.not_finite.get(name, torch.zeros_like(report.skipped_K, dtype=torch.int64))
@@ -226,8 +260,11 @@ class Loop:
             return
         worst = (self.not_finite[group] >= limit).nonzero()[:, 0].tolist()
         names = [self.stage.rows[span[k]].name for k in worst] if span is not None else ["the metaprompt"]
-        raise RuntimeError(f"{self.stage.name} {self.step + 1}: in {limit} steps running the gradient of {', '.join(names[:8])} was not finite; "
-                           "a lower learning rate, a clip, or the data of these tasks")  # fmt: skip
+        raise RuntimeError(
+            f"{self.stage.name} {self.step + 1}: in {limit} steps running the gradient of {', '.join(names[:8])} "
+            "was not finite; "
+            "a lower learning rate, a clip, or the data of these tasks"
+        )
 
     def _finish_rows(self, present: Tensor) -> None:
         for k, row in enumerate(self.stage.rows):
@@ -249,7 +286,11 @@ class Loop:
         return validation_losses(self.formulation, self.stage.bank, splits)  # type: ignore[arg-type]
 
     def _validate(self, log: Logbook, last: bool) -> None:
-        due = [k for k, r in enumerate(self.stage.rows) if r.validation is not None and r.train_indices and (self.best_step[k] < self.row_steps[k])]
+        due = [
+            k
+            for k, r in enumerate(self.stage.rows)
+            if r.validation is not None and r.train_indices and (self.best_step[k] < self.row_steps[k])
+        ]
         due = [k for k in due if not self.stopped[k] or last or self.row_steps[k] == self.stage.rows[k].steps]
         losses = self.validation_losses(due)
         for k, loss in losses.items():
@@ -262,7 +303,10 @@ class Loop:
                     self._stop(k)
         if losses:
             shown = ", ".join(f"{self.stage.rows[k].name} {v:.3f}" for k, v in list(losses.items())[:6])
-            log.say(f"{self.stage.name} {self.step}: validation loss {shown}" + (f" and {len(losses) - 6} more" if len(losses) > 6 else ""))
+            log.say(
+                f"{self.stage.name} {self.step}: validation loss {shown}"
+                + (f" and {len(losses) - 6} more" if len(losses) > 6 else "")
+            )
 
     @torch.no_grad()
     def _remember(self, k: int) -> None:
@@ -286,29 +330,45 @@ class Loop:
                 if len(parameter) != len(span):
                     self.best[f"parts.{part}.{name}"].copy_(parameter)
 
-    # ---- checkpoints -----------------------------------------------------------------------------------------------------
+    # ---- checkpoints
+    # -----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.settings.rank == 0:
             parameters = dict(self.stage.bank.named_parameters())
             prompts: dict[str, Tensor] = {n: p for n, p in parameters.items() if p.requires_grad}
-            best = {f"best.{n}": t for n, t in self.best.items()} if self.any_best else {}  # else it is the start, which no one asks for
+            best = (
+                {f"best.{n}": t for n, t in self.best.items()} if self.any_best else {}
+            )  # else it is the start, which no one asks for
             frozen: dict[str, Tensor] = {n: p for n, p in parameters.items() if n not in prompts}
             progress = {n: getattr(self, n) for n in _PROGRESS}
             progress["window"] = self.window.state()
-            state = {"stage": self.stage.name, "rows": [_labels(r) for r in self.stage.rows], "progress": progress, "hashes": self.stage.hashes,
-                     "changes": self.changes}  # fmt: skip
+            state = {
+                "stage": self.stage.name,
+                "rows": [_labels(r) for r in self.stage.rows],
+                "progress": progress,
+                "hashes": self.stage.hashes,
+                "changes": self.changes,
+            }
             if self.stage.source_tasks:
                 state["source_tasks"] = self.stage.source_tasks
             seldom = {kind: tensors for kind, tensors in (("best", best), ("frozen", frozen)) if tensors}
-            self.saver.start(self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state, seldom))
+            self.saver.start(
+                self.step, checkpoint.Checkpoint(prompts, self.stage.optimizer.state_dict(), state, seldom)
+            )
 
     @torch.no_grad()
     def _resume(self) -> None:
-        found = None if self.settings.fresh else checkpoint.load(self.stage.run_dir, print if self.settings.rank == 0 else lambda _: None)
+        found = (
+            None
+            if self.settings.fresh
+            else checkpoint.load(self.stage.run_dir, print if self.settings.rank == 0 else lambda _: None)
+        )
         if found is None:
             return
-        accepted = check_hashes(found.state["hashes"], self.stage.hashes, self.stage.run_dir, self.settings.accept_changes)
+        accepted = check_hashes(
+            found.state["hashes"], self.stage.hashes, self.stage.run_dir, self.settings.accept_changes
+        )
         self.changes = [*found.state.get("changes", []), *(f"step {found.state['step']}: {line}" for line in accepted)]
         parameters: dict[str, Tensor] = dict(self.stage.bank.named_parameters())
         self._check_shape(found, parameters)
@@ -318,7 +378,9 @@ class Loop:
         self.stage.optimizer.load_state_dict({n: t.to(device) for n, t in found.optimizer.items()})
         self.any_best = "best" in found.kept
         for name in _PROGRESS:
-            setattr(self, name, found.state["progress"].get(name, getattr(self, name)))  # earlier releases did not count all of them
+            setattr(
+                self, name, found.state["progress"].get(name, getattr(self, name))
+            )  # earlier releases did not count all of them
         self.window = Window(found.state["progress"]["window"])
         if self.settings.rank == 0:
             for line in accepted:
@@ -329,10 +391,23 @@ class Loop:
         """Changes that were accepted may be of rates and data, not of what the numbers are."""
         rows, shapes = [_labels(r) for r in self.stage.rows], {n: list(p.shape) for n, p in parameters.items()}
         saved = {n: list(t.shape) for n, t in found.prompts.items() if not n.startswith("best.")}
-        problems = [f"its rows are {len(found.state['rows'])}, of this run {len(rows)}, or others"] if found.state["rows"] != rows else []
-        problems += [f"{n} is {saved.get(n)} there, {shapes.get(n)} here" for n in sorted(saved.keys() | shapes.keys()) if saved.get(n) != shapes.get(n)]
+        problems = (
+            [f"its rows are {len(found.state['rows'])}, of this run {len(rows)}, or others"]
+            if found.state["rows"] != rows
+            else []
+        )
+        problems += [
+            f"{n} is {saved.get(n)} there, {shapes.get(n)} here"
+            for n in sorted(saved.keys() | shapes.keys())
+            if saved.get(n) != shapes.get(n)
+        ]
         if problems:
-            raise UserError([f"{self.stage.run_dir}: other tasks or shapes than in the checkpoint: {p}; name another run_dir" for p in problems])
+            raise UserError(
+                [
+                    f"{self.stage.run_dir}: other tasks or shapes than in the checkpoint: {p}; name another run_dir"
+                    for p in problems
+                ]
+            )
 
 
 def _labels(row: BankRow) -> dict[str, Any]:

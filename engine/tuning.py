@@ -1,7 +1,8 @@
 """Learning rates chosen on validation data: every rate of every method is a row of one bank, trained in one pass.
 
-The score of a rate is the mean over the tasks of their official metrics, for each method and number of shots. Rates of equal score
-are told apart by their cross-entropy, which still differs where a metric is at its ceiling or at zero. Left in run_dir/tune.
+The score of a rate is the mean over the tasks of their official metrics, for each method and number of shots. Rates of
+equal score are told apart by their cross-entropy, which still differs where a metric is at its ceiling or at zero. Left
+in run_dir/tune.
 """
 
 import json
@@ -57,7 +58,9 @@ def chosen_teach_rate(session: Session, data: dict[str, TaskData]) -> float | No
     return _nearest(table["teacher"], "full").own
 
 
-def _sweep(session: Session, stage: Stage, data: dict[str, TaskData], tasks: int) -> dict[str, dict[str, dict[str, Any]]]:
+def _sweep(
+    session: Session, stage: Stage, data: dict[str, TaskData], tasks: int
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
     c, folder = session.config, session.run_dir / "tune"
     done = checkpoint.load(folder) if (folder / "COMPLETED").exists() and not c.fresh else None
@@ -116,14 +119,20 @@ def told(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     for method, by_shots in table.items():
         for shots, tried in by_shots.items():
             pairs = []
-            for n, (rate, score, loss) in enumerate(zip(tried["rates"], tried["scores"], tried["cross_entropies"], strict=True)):
+            for n, (rate, score, loss) in enumerate(
+                zip(tried["rates"], tried["scores"], tried["cross_entropies"], strict=True)
+            ):
                 used = " *" if n == tried["best"] else ""
                 pairs.append(f"{Rate.of(rate)} {score:.3f} ({_shown(loss)}){used}")
-            lines.append(f"learning rates of {method} at {shots}, mean validation score (cross-entropy) of the tasks: {', '.join(pairs)}")
+            lines.append(
+                f"learning rates of {method} at {shots}, mean validation score (cross-entropy) of the tasks: "
+                f"{', '.join(pairs)}"
+            )
             if len(pairs) > 1 and max(tried["scores"]) - min(tried["scores"]) <= EQUAL:
                 chosen = Rate.of(tried["rates"][tried["best"]])
                 lines.append(
-                    f"WARNING learning rates of {method} at {shots}: all {len(pairs)} have the score {tried['scores'][0]:.3f}; "
+                    f"WARNING learning rates of {method} at {shots}: all {len(pairs)} have the score "
+                    f"{tried['scores'][0]:.3f}; "
                     f"{chosen} is taken for its cross-entropy. More steps or more validation examples tell them apart"
                 )
     return lines
@@ -161,8 +170,16 @@ def _scores(session: Session, folder: Path, data: dict[str, TaskData]) -> list[d
             answers = asker.answers(task, k)
             outcome = clinical_tasks.evaluate(task.card, task.splits["validation"].examples(), answers, resamples=0)
             method, _, rate = row["method"].partition("@lr=")
-            line = {"row": k, "of": key, "method": method, "rate": _rate_of(rate).plain(), "task": row["task"], "shots": row["shots"],
-                    "score": outcome.scores[task.card.metric], "cross_entropy": losses[k] if math.isfinite(losses[k]) else None}  # fmt: skip
+            line = {
+                "row": k,
+                "of": key,
+                "method": method,
+                "rate": _rate_of(rate).plain(),
+                "task": row["task"],
+                "shots": row["shots"],
+                "score": outcome.scores[task.card.metric],
+                "cross_entropy": losses[k] if math.isfinite(losses[k]) else None,
+            }
             if session.leads:
                 with file.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")

@@ -1,8 +1,10 @@
-"""Unseen tasks kept unseen: the target tasks' test documents against the sources' training documents, before a distillation.
+"""Unseen tasks kept unseen: the target tasks' test documents against the sources' training documents, before a
+distillation.
 
-A distillation does not know its targets, so ``data.keep_unseen`` names them. What is found is told, kept in run_dir/overlap.json (counts only)
-and goes with the metaprompt into the results of its adaptations. Under ``data.exclude_overlap`` the sources' training samples of these documents
-are left out: never anything of a test split, or scores of one run could not be compared with another's.
+A distillation does not know its targets, so ``data.keep_unseen`` names them. What is found is told, kept in
+run_dir/overlap.json (counts only) and goes with the metaprompt into the results of its adaptations. Under
+``data.exclude_overlap`` the sources' training samples of these documents are left out: never anything of a test split,
+or scores of one run could not be compared with another's.
 """
 
 import hashlib
@@ -26,7 +28,9 @@ from engine.token_cache import build_once
 FILE = "overlap.json"
 
 
-def hold_unseen(data: dict[str, TaskData], config: DataConfig, rank: int = 0, say=print) -> tuple[dict[str, TaskData], dict[str, Any] | None]:
+def hold_unseen(
+    data: dict[str, TaskData], config: DataConfig, rank: int = 0, say=print
+) -> tuple[dict[str, TaskData], dict[str, Any] | None]:
     """The sources as they may be trained on, and the record of what was found; None where no target is named.
 
     Raises:
@@ -39,18 +43,27 @@ def hold_unseen(data: dict[str, TaskData], config: DataConfig, rank: int = 0, sa
     for target in (cards[t] for t in config.keep_unseen if t in cards):
         missing = split_files(target, root, "test").missing
         if missing:
-            problems.append(f"data.keep_unseen: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}")
+            problems.append(
+                f"data.keep_unseen: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}"
+            )
     if problems:
         raise UserError(problems)
     found = _found([cards[t] for t in config.keep_unseen], [d.card for d in data.values()], config, rank, say)
-    record: dict[str, Any] = {"targets": list(config.keep_unseen), "excluded": config.exclude_overlap, "pairs": found["pairs"], "dropped": {}}
+    record: dict[str, Any] = {
+        "targets": list(config.keep_unseen),
+        "excluded": config.exclude_overlap,
+        "pairs": found["pairs"],
+        "dropped": {},
+    }
     out = dict(data)
     for name, documents in found["sources"].items() if config.exclude_overlap else ():
         train = data[name].splits["train"].without(set(documents))
         out[name] = TaskData(data[name].card, {**data[name].splits, "train": train})
         record["dropped"][name] = train.n_excluded
         if not train.kept:
-            problems.append(f"task {name}: data.exclude_overlap leaves no training example; take the task out of distill.sources")
+            problems.append(
+                f"task {name}: data.exclude_overlap leaves no training example; take the task out of distill.sources"
+            )
     if problems:
         raise UserError(problems)
     if rank == 0:
@@ -86,12 +99,17 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{run_dir / FILE}: not readable ({type(error).__name__}); take it away: the targets then count as not compared") from None
+        raise UserError(
+            f"{run_dir / FILE}: not readable ({type(error).__name__}); take it away: the targets then count as "
+            "not compared"
+        ) from None
     return record
 
 
 def joined_records(records: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """One record of several runs: all their targets and pairs; excluded only where all were. None where none has one."""
+    """One record of several runs: all their targets and pairs; excluded only where all were. None where none has
+    one.
+    """
     there = [r for r in records if r is not None]
     if not there:
         return None
@@ -115,7 +133,9 @@ def of_targets(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
 def _found(
     targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, say=print
 ) -> dict[str, Any]:
-    """Pairs, and source -> ids of its overlapping training documents: compared once by rank 0, kept beside the token rows."""
+    """Pairs, and source -> ids of its overlapping training documents: compared once by rank 0, kept beside the
+    token rows.
+    """
     root, cache = expand(config.root), expand(config.cache)
     digest = hashlib.sha256(json.dumps([[c.name for c in targets], [c.name for c in sources]]).encode())
     for card, split in [*((c, "test") for c in targets), *((c, "train") for c in sources)]:
@@ -127,7 +147,10 @@ def _found(
             overlaps = find_overlaps(targets, sources, root)
         except clinical_tasks.ReadError as error:
             raise UserError(f"data.keep_unseen: {error}") from None
-        content = {"pairs": [asdict(p) for p in overlaps.pairs], "sources": {n: sorted(ids) for n, ids in overlaps.sources.items()}}
+        content = {
+            "pairs": [asdict(p) for p in overlaps.pairs],
+            "sources": {n: sorted(ids) for n, ids in overlaps.sources.items()},
+        }
         partial = new_partial(final)
         try:
             partial.write_text(json.dumps({**content, "of": final.name, "sha256": _checksum(content)}))

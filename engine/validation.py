@@ -1,4 +1,6 @@
-"""Cross-entropy of a bank's rows on validation splits: what chooses a row's best step, and between rates of equal score."""
+"""Cross-entropy of a bank's rows on validation splits: what chooses a row's best step, and between rates of equal
+score.
+"""
 
 from collections.abc import Mapping
 

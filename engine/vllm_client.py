@@ -1,11 +1,13 @@
-"""Ask a vLLM server with an exported soft prompt in front of a text. Needs torch, safetensors and transformers, nothing of this project.
+"""Ask a vLLM server with an exported soft prompt in front of a text. Needs torch, safetensors and transformers, nothing
+of this project.
 
     vllm serve MODEL --enable-prompt-embeds
     python client.py --model MODEL --prompt TASK --input note.txt [--url http://localhost:8000] [--max_tokens 256]
 
-MODEL is the folder of the backbone's weights: the rows of its embedding table that a text needs are read from there. The server gets embeddings, and
-no text; what it answers is printed. ``--input -`` reads standard input. Embeddings can be turned back
-into the text: they go to the address of ``--url`` and no other. Proxies are not used and redirects are refused.
+MODEL is the folder of the backbone's weights: the rows of its embedding table that a text needs are read from there.
+The server gets embeddings, and no text; what it answers is printed. ``--input -`` reads standard input. Embeddings can
+be turned back into the text: they go to the address of ``--url`` and no other. Proxies are not used and redirects are
+refused.
 """
 
 import argparse
@@ -56,10 +58,16 @@ def context_ids(tokenizer: Any, layout: dict[str, str], text: str) -> list[int]:
     """The tokens between soft prompt and answer, as in training."""
     if layout["template"] == "chat":
         turns = [{"role": "user", "content": text}]
-        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False, date_string="26 Jul 2024"))
+        return list(
+            tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False, date_string="26 Jul 2024"
+            )
+        )
     encode = lambda part: tokenizer.encode(part, add_special_tokens=False)  # noqa: E731
     if layout["template"] == "harmony":
-        start, message, end, channel = tokenizer.convert_tokens_to_ids(["<|start|>", "<|message|>", "<|end|>", "<|channel|>"])
+        start, message, end, channel = tokenizer.convert_tokens_to_ids(
+            ["<|start|>", "<|message|>", "<|end|>", "<|channel|>"]
+        )
         user = [start, *encode("user"), message, *encode(text), end]
         return [*user, start, *encode("assistant"), channel, *encode("final"), message]
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -70,7 +78,12 @@ def request_body(model: str, prompt_LD: Tensor, text_TD: Tensor, max_tokens: int
     """Of /v1/completions: prompt and text as embeddings in the model's dtype."""
     buffer = io.BytesIO()
     torch.save(torch.cat([prompt_LD.to(text_TD.dtype), text_TD]).contiguous(), buffer)
-    return {"model": model, "prompt_embeds": base64.b64encode(buffer.getvalue()).decode(), "max_tokens": max_tokens, "temperature": 0.0}
+    return {
+        "model": model,
+        "prompt_embeds": base64.b64encode(buffer.getvalue()).decode(),
+        "max_tokens": max_tokens,
+        "temperature": 0.0,
+    }
 
 
 def ask(url: str, body: dict[str, Any]) -> str:
@@ -79,7 +92,9 @@ def ask(url: str, body: dict[str, Any]) -> str:
     Raises:
         SystemExit: no answer, or a redirect.
     """
-    request = urllib.request.Request(f"{url.rstrip('/')}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url.rstrip('/')}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     try:
         with OPENER.open(request) as answer:
             return str(json.loads(answer.read())["choices"][0]["text"]).strip()
@@ -93,7 +108,9 @@ def ask(url: str, body: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompt", type=Path, required=True, help="an exported task's folder")
     parser.add_argument("--input", required=True, help="a text as the task's card makes it of a note")

@@ -1,6 +1,8 @@
-"""A rank that makes no progress ends the job, and says who and where it was: a hung collective would else hold a cluster's nodes for hours.
+"""A rank that makes no progress ends the job, and says who and where it was: a hung collective would else hold a
+cluster's nodes for hours.
 
-The rank that speaks is one that waits. Who it waits for stands in a roll: every rank's watch signs it each few seconds with what that rank is about.
+The rank that speaks is one that waits. Who it waits for stands in a roll: every rank's watch signs it each few seconds
+with what that rank is about.
 """
 
 import faulthandler
@@ -49,7 +51,12 @@ def start(minutes: float, rank: int, world: int = 1, store: Any = None) -> None:
         return
     _started = True
     note("start")
-    threading.Thread(target=_watch, args=(60 * minutes, rank, Roll(store, rank, world, _pause(60 * minutes))), daemon=True, name="watch").start()
+    threading.Thread(
+        target=_watch,
+        args=(60 * minutes, rank, Roll(store, rank, world, _pause(60 * minutes))),
+        daemon=True,
+        name="watch",
+    ).start()
 
 
 class Roll:
@@ -83,7 +90,9 @@ class Roll:
                 silent = time.time() - there["time"]
                 alive = silent < 2.5 * self.every
                 if not alive or there["last"] != own:
-                    life = f"idle for {there['idle'] + silent:.0f} s" if alive else f"no sign of life for {silent:.0f} s"
+                    life = (
+                        f"idle for {there['idle'] + silent:.0f} s" if alive else f"no sign of life for {silent:.0f} s"
+                    )
                     found.append((silent, f"rank {rank} on {there['host']}: {life}; last: {there['last']}"))
         except Exception as error:
             found.append((0.0, f"the other ranks cannot be asked ({type(error).__name__})"))
@@ -99,7 +108,13 @@ def _watch(seconds: float, rank: int, roll: Roll) -> None:
         if time.monotonic() - begin > seconds:
             for line in roll.others(what):
                 print(f"fault: waited for: {line}", file=sys.stderr, flush=True)
-            print(f"fault: rank {rank} on {socket.gethostname()} made no progress for {seconds / 60:g} minutes; last: {what}. The frames of its threads:",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                (
+                    f"fault: rank {rank} on {socket.gethostname()} made no progress for {seconds / 60:g} minutes; "
+                    f"last: {what}. The frames of its threads:"
+                ),
+                file=sys.stderr,
+                flush=True,
+            )
             faulthandler.dump_traceback(all_threads=True)
             os._exit(FAULT)

@@ -12,8 +12,8 @@ def average_factors(cols_KLR: Tensor, rows_KRD: Tensor, how: str, start_cols_LR:
     """One (U, V) that stands for all K rows.
 
     Args:
-        how: ``mean_factors`` (mean of U, mean of V, as MPT), ``mean_product`` (best rank-R factorisation of the mean of U_k V_k)
-            or ``ones`` (the untouched metaprompt).
+        how: ``mean_factors`` (mean of U, mean of V, as MPT), ``mean_product`` (best rank-R factorisation of the mean of
+            U_k V_k) or ``ones`` (the untouched metaprompt).
         start_cols_LR: U at its identity start; fills components that carry nothing.
 
     Returns:
@@ -41,7 +41,8 @@ def _mean_product(cols_KLR: Tensor, rows_KRD: Tensor, start_cols_LR: Tensor) -> 
     for r in range(min(rank, len(values))):
         if values[r] <= VANISHING * values[0]:
             break
-        # a singular pair fixes u v^T only up to a scale: give U the rms it starts with, so learning rates keep their meaning
+        # a singular pair fixes u v^T only up to a scale: give U the rms it starts with, so learning rates keep their
+        # meaning
         rms = 1.0 if r == 0 else FACTOR_STD
         scale = rms * length**0.5 * (1.0 if left[:, r].sum() >= 0 else -1.0)
         cols_LR[:, r] = left[:, r] * scale

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from prompt_modules.projection import packed_row
 
-LinearUpdate = Callable[[str, Tensor, Tensor], Tensor]  # of a linear layer: its name, inputs (…, I), outputs (…, O) -> other outputs
+LinearUpdate = Callable[
+    [str, Tensor, Tensor], Tensor
+]  # of a linear layer: its name, inputs (…, I), outputs (…, O) -> other outputs
 
 
 class PromptBank(Protocol):
@@ -31,7 +33,9 @@ class PromptBank(Protocol):
         ...
 
     def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> LinearUpdate | None:
-        """What rows that are no prompts do to the backbone's linear layers, of stretches of tokens: each one's row and size. None: nothing."""
+        """What rows that are no prompts do to the backbone's linear layers, of stretches of tokens: each one's row
+        and size. None: nothing.
+        """
         ...
 
 
@@ -68,7 +72,8 @@ class SoftPromptBank(_Prompts):
 
 
 class DecomposedBank(_Prompts):
-    """P_k = P* o (U_k V_k): one metaprompt, elementwise scaled by a rank-R update per row (MPT, arXiv 2303.02861, eq. 1-2).
+    """P_k = P* o (U_k V_k): one metaprompt, elementwise scaled by a rank-R update per row (MPT, arXiv 2303.02861, eq.
+    1-2).
 
     Args:
         shared_SLD: the metaprompt P* (1, L, D), or one copy per row (K, L, D) where every row trains its own.
@@ -169,7 +174,9 @@ class JoinedBank(nn.Module):
     def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         first = int(rows_K[0])
         for name, span in self.spans().items():
-            if first in span and bool(((rows_K >= span.start) & (rows_K < span.stop)).all()):  # one part's rows: in one go
+            if first in span and bool(
+                ((rows_K >= span.start) & (rows_K < span.stop)).all()
+            ):  # one part's rows: in one go
                 return self.parts[name].row(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
         return _joined(self.prompts(rows_K), tokens_TD)
 
@@ -180,7 +187,9 @@ class JoinedBank(nn.Module):
     def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> LinearUpdate | None:
         places = [self._of(row) for row in rows]
         parts = {part for part, _ in places}
-        if len(parts) > 1:  # prompts of several methods; one with updates of its own comes alone, for its length is another
+        if (
+            len(parts) > 1
+        ):  # prompts of several methods; one with updates of its own comes alone, for its length is another
             return None
         return self.parts[parts.pop()].updates([place for _, place in places], sizes)  # type: ignore[operator, no-any-return]
 

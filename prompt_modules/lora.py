@@ -1,7 +1,8 @@
 """LoRA as rows of a bank: the baseline that methods of prompts are held against, trained in the same pass.
 
-A row has no prompt but a low-rank update of each linear layer, y = W x + B_k A_k x (Hu et al., arXiv 2106.09685), without a scale: alpha = r, for
-under Adam another scale is another learning rate. A starts as PEFT's does, uniform within 1 / sqrt(inputs), B at zero.
+A row has no prompt but a low-rank update of each linear layer, y = W x + B_k A_k x (Hu et al., arXiv 2106.09685),
+without a scale: alpha = r, for under Adam another scale is another learning rate. A starts as PEFT's does, uniform
+within 1 / sqrt(inputs), B at zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,9 @@ class LoraBank(nn.Module):
         return {layer_name(key): (self.down[key], self.up[key]) for key in self.down}
 
 
-def lora_start(rows: int, shapes: Mapping[str, tuple[int, int]], rank: int, hidden: int, generators: Sequence[torch.Generator]) -> LoraBank:
+def lora_start(
+    rows: int, shapes: Mapping[str, tuple[int, int]], rank: int, hidden: int, generators: Sequence[torch.Generator]
+) -> LoraBank:
     """A bank whose rows change nothing yet.
 
     Args:
@@ -85,8 +88,9 @@ def lora_start(rows: int, shapes: Mapping[str, tuple[int, int]], rank: int, hidd
 
 
 class _Update(torch.autograd.Function):
-    """out + B_k A_k x, stretch by stretch of tokens. What the backward pass finds for A and B goes into their ``grad`` at row k alone: a gradient
-    of the whole bank for each layer and micro-batch would be zeros but for a few rows."""
+    """out + B_k A_k x, stretch by stretch of tokens. What the backward pass finds for A and B goes into their ``grad``
+    at row k alone: a gradient of the whole bank for each layer and micro-batch would be zeros but for a few rows.
+    """
 
     @staticmethod
     def forward(ctx, x, out, down_KRI, up_KOR, stretches):  # type: ignore[no-untyped-def]
@@ -117,7 +121,9 @@ class _Update(torch.autograd.Function):
 
 
 class _Stretches:
-    """Of a row's tokens, each stretch of one task: its bank row, and where it ends. On the device once, for all layers; the host does not wait."""
+    """Of a row's tokens, each stretch of one task: its bank row, and where it ends. On the device once, for all
+    layers; the host does not wait.
+    """
 
     def __init__(self, stretches: Sequence[tuple[int, int, int]]):
         self._rows, self._ends = [k for k, _, _ in stretches], [end for _, _, end in stretches]
@@ -134,8 +140,9 @@ class _Stretches:
 
 
 class _GroupedUpdate(torch.autograd.Function):
-    """As ``_Update``, all stretches in one grouped product each: sixteen tasks would be sixteen times the launches. A stretch meets its own A and B alone,
-    so a task's NaN stays its own."""
+    """As ``_Update``, all stretches in one grouped product each: sixteen tasks would be sixteen times the launches. A
+    stretch meets its own A and B alone, so a task's NaN stays its own.
+    """
 
     @staticmethod
     def forward(ctx, x, out, down_KRI, up_KOR, stretches):  # type: ignore[no-untyped-def]

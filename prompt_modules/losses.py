@@ -33,8 +33,8 @@ def distillation_terms(
 ) -> DistillationTerms:
     """CE, T^2 KL(teacher || student) at temperature T, and the mean over D of the squared difference of hidden states.
 
-    The hidden states are the head's inputs, after the final norm. The T^2 is Hinton's (arXiv 1503.02531, sec. 2.1): it keeps
-    the size of the gradient when T changes. The teacher's tensors are constants.
+    The hidden states are the head's inputs, after the final norm. The T^2 is Hinton's (arXiv 1503.02531, sec. 2.1): it
+    keeps the size of the gradient when T changes. The teacher's tensors are constants.
     """
     ce_N = cross_entropy(student_logits_NV, labels_N)
     log_student = F.log_softmax(_wide(student_logits_NV) / temperature, -1)

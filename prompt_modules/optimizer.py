@@ -1,7 +1,8 @@
 """AdamW by row of the bank: each row has its own step count, schedule, clip, skip and stop.
 
-Since the backbone is frozen, tasks meet only in the optimizer. With per-row state, a row's trajectory in a mixed run is the one
-it would have had alone. (One shared step count made a task that was absent from half the steps end 9 % away from itself.)
+Since the backbone is frozen, tasks meet only in the optimizer. With per-row state, a row's trajectory in a mixed run is
+the one it would have had alone. (One shared step count made a task that was absent from half the steps end 9 % away
+from itself.)
 """
 
 import math
@@ -99,13 +100,17 @@ class RowGroup:
         warm = ((done + 1) / max(self.warmup_steps, 1)).clamp(max=1) if self.warmup_steps else torch.ones_like(done)
         total = torch.as_tensor(self.total_steps)
         left = ((total - done) / (total - self.warmup_steps).clamp(min=1)).clamp(0, 1)
-        decay = {"constant": torch.ones_like(left), "linear": left, "cosine": 0.5 - 0.5 * torch.cos(math.pi * left)}[self.schedule]
+        decay = {"constant": torch.ones_like(left), "linear": left, "cosine": 0.5 - 0.5 * torch.cos(math.pi * left)}[
+            self.schedule
+        ]
         return self.lr * warm * decay
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did to each row of a group, all (K,): gradient norm before the clip, learning rate used, whether it was skipped."""
+    """What a step did to each row of a group, all (K,): gradient norm before the clip, learning rate used, whether
+    it was skipped.
+    """
 
     grad_norm_K: Tensor
     lr_K: Tensor
@@ -127,8 +132,8 @@ def _norm_K(chunks: list[Chunk], grads: dict[str, Tensor]) -> Tensor:
 class RowwiseAdamW:
     """Adam with decoupled weight decay of 0, bias-corrected by each row's own step count (arXiv 1412.6980).
 
-    A row that is absent, stopped, or whose gradient is not finite is left untouched, moments too. There is no weight decay:
-    pulling factors towards 0 would erase the metaprompt.
+    A row that is absent, stopped, or whose gradient is not finite is left untouched, moments too. There is no weight
+    decay: pulling factors towards 0 would erase the metaprompt.
     """
 
     def __init__(self, groups: dict[str, RowGroup], betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):

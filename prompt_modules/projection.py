@@ -1,9 +1,10 @@
 """Prompts and text straight into the packed row: one Triton launch forward, two backward, deterministic.
 
-A row holds K prompts P_k = P* o (U_k V_k) of the tasks present, then T text embeddings. The bank is fp32 and replicated; the row has the
-backbone's dtype. Eager torch makes the product, the scaled prompts, a cast and a concatenation, each a trip through memory; here each
-number of the row is written once. Backward reads the row's gradient and writes dP*, dU and dV without atomics: every output element is
-summed by one program in a fixed order, so that two runs agree to the bit.
+A row holds K prompts P_k = P* o (U_k V_k) of the tasks present, then T text embeddings. The bank is fp32 and
+replicated; the row has the backbone's dtype. Eager torch makes the product, the scaled prompts, a cast and a
+concatenation, each a trip through memory; here each number of the row is written once. Backward reads the row's
+gradient and writes dP*, dU and dV without atomics: every output element is summed by one program in a fixed order, so
+that two runs agree to the bit.
 
 It is microseconds of a step of seconds: benchmarks/projection.py says how many, and what share that is.
 """
@@ -29,7 +30,9 @@ def available(tensor: Tensor) -> bool:
     return tensor.is_cuda or triton.knobs.runtime.interpret
 
 
-def packed_row_reference(shared_SLD: Tensor, cols_KLR: Tensor, rows_KRD: Tensor, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+def packed_row_reference(
+    shared_SLD: Tensor, cols_KLR: Tensor, rows_KRD: Tensor, rows_K: Tensor, tokens_TD: Tensor
+) -> Tensor:
     """The same in eager torch: (K L + T, D), in the dtype of ``tokens_TD``."""
     shared = shared_SLD if len(shared_SLD) == 1 else shared_SLD[rows_K]
     prompts_KLD = shared * (cols_KLR[rows_K] @ rows_KRD[rows_K])
@@ -56,9 +59,21 @@ class _PackedRow(torch.autograd.Function):
         prompt_tiles = present * triton.cdiv(length, ROWS)
         grid = (prompt_tiles + triton.cdiv(len(tokens), ROWS), triton.cdiv(width, WIDTH))
         _write_row[grid](
-            out, shared, cols, rows, rows_k, tokens, len(tokens), length, width, prompt_tiles,
-            RANK=rank, OWN_SHARED=len(shared) > 1, ROWS=ROWS, WIDTH=WIDTH,
-        )  # fmt: skip
+            out,
+            shared,
+            cols,
+            rows,
+            rows_k,
+            tokens,
+            len(tokens),
+            length,
+            width,
+            prompt_tiles,
+            RANK=rank,
+            OWN_SHARED=len(shared) > 1,
+            ROWS=ROWS,
+            WIDTH=WIDTH,
+        )
         ctx.save_for_backward(shared, cols, rows, rows_k)
         return out
 
@@ -71,7 +86,9 @@ class _PackedRow(torch.autograd.Function):
         sizes = {"RANK": rank, "OWN_SHARED": len(shared) > 1, "ROWS": ROWS, "WIDTH": WIDTH}
         if ctx.needs_input_grad[0]:
             tiles = triton.cdiv(length, ROWS) * (present if len(shared) > 1 else 1)
-            _shared_gradient[(tiles, triton.cdiv(width, WIDTH))](d_shared, grad, cols, rows, rows_k, present, length, width, **sizes)
+            _shared_gradient[(tiles, triton.cdiv(width, WIDTH))](
+                d_shared, grad, cols, rows, rows_k, present, length, width, **sizes
+            )
         row_tiles = triton.cdiv(length, ROWS)
         grid = (present, row_tiles + triton.cdiv(width, WIDTH))
         _factor_gradients[grid](d_cols, d_rows, grad, shared, cols, rows, rows_k, length, width, row_tiles, **sizes)
@@ -82,9 +99,21 @@ if triton is not None:
 
     @triton.jit
     def _write_row(
-        out, shared, cols, rows, rows_k, tokens, n_tokens, length, width, prompt_tiles,
-        RANK: tl.constexpr, OWN_SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    ):  # fmt: skip
+        out,
+        shared,
+        cols,
+        rows,
+        rows_k,
+        tokens,
+        n_tokens,
+        length,
+        width,
+        prompt_tiles,
+        RANK: tl.constexpr,
+        OWN_SHARED: tl.constexpr,
+        ROWS: tl.constexpr,
+        WIDTH: tl.constexpr,
+    ):
         tile = tl.program_id(0)
         d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
         in_row = d < width
@@ -112,9 +141,19 @@ if triton is not None:
 
     @triton.jit
     def _shared_gradient(
-        d_shared, grad, cols, rows, rows_k, present, length, width,
-        RANK: tl.constexpr, OWN_SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    ):  # fmt: skip
+        d_shared,
+        grad,
+        cols,
+        rows,
+        rows_k,
+        present,
+        length,
+        width,
+        RANK: tl.constexpr,
+        OWN_SHARED: tl.constexpr,
+        ROWS: tl.constexpr,
+        WIDTH: tl.constexpr,
+    ):
         tile = tl.program_id(0)
         per_prompt = tl.cdiv(length, ROWS)
         at = (tile % per_prompt) * ROWS + tl.arange(0, ROWS)
@@ -126,7 +165,9 @@ if triton is not None:
         k = tl.load(rows_k + first)
         for slot in range(first, last):
             k = tl.load(rows_k + slot)
-            g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
+            g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(
+                tl.float32
+            )
             scale = tl.zeros((ROWS, WIDTH), tl.float32)
             for r in tl.static_range(RANK):
                 u = tl.load(cols + (k * length + at) * RANK + r, mask=at < length, other=0.0)
@@ -138,9 +179,21 @@ if triton is not None:
 
     @triton.jit
     def _factor_gradients(
-        d_cols, d_rows, grad, shared, cols, rows, rows_k, length, width, row_tiles,
-        RANK: tl.constexpr, OWN_SHARED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    ):  # fmt: skip
+        d_cols,
+        d_rows,
+        grad,
+        shared,
+        cols,
+        rows,
+        rows_k,
+        length,
+        width,
+        row_tiles,
+        RANK: tl.constexpr,
+        OWN_SHARED: tl.constexpr,
+        ROWS: tl.constexpr,
+        WIDTH: tl.constexpr,
+    ):
         slot = tl.program_id(0)
         k = tl.load(rows_k + slot)
         own = k * length if OWN_SHARED else 0
@@ -152,7 +205,9 @@ if triton is not None:
                 for begin in range(0, width, WIDTH):
                     d = begin + tl.arange(0, WIDTH)
                     inside = (at < length)[:, None] & (d < width)[None, :]
-                    g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
+                    g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(
+                        tl.float32
+                    )
                     p = tl.load(shared + (own + at)[:, None] * width + d[None, :], mask=inside, other=0.0)
                     v = tl.load(rows + (k * RANK + r) * width + d, mask=d < width, other=0.0)
                     total += tl.sum(g * p * v[None, :], 1)
@@ -164,7 +219,9 @@ if triton is not None:
                 for begin in range(0, length, ROWS):
                     at = begin + tl.arange(0, ROWS)
                     inside = (at < length)[:, None] & (d < width)[None, :]
-                    g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(tl.float32)
+                    g = tl.load(grad + (slot * length + at)[:, None] * width + d[None, :], mask=inside, other=0.0).to(
+                        tl.float32
+                    )
                     p = tl.load(shared + (own + at)[:, None] * width + d[None, :], mask=inside, other=0.0)
                     u = tl.load(cols + (k * length + at) * RANK + r, mask=at < length, other=0.0)
                     across += tl.sum(g * p * u[:, None], 0)

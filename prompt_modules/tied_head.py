@@ -1,20 +1,23 @@
-"""Cross-entropy and distillation terms through a frozen head, with the gradient of the head's inputs, in chunks of answer positions.
+"""Cross-entropy and distillation terms through a frozen head, with the gradient of the head's inputs, in chunks of
+answer positions.
 
-Teacher and student share the head W, and W is constant. So no whole logits are kept, nothing is differentiated through W, and the
-gradient is known as soon as the logits are: the forward pass computes it. Per position, with p = softmax(W h_S), p(T) at temperature T:
+Teacher and student share the head W, and W is constant. So no whole logits are kept, nothing is differentiated through
+W, and the gradient is known as soon as the logits are: the forward pass computes it. Per position, with p = softmax(W
+h_S), p(T) at temperature T:
 
     d(CE + lambda T^2 KL)/dh_S = W^T [p - 1_y + lambda T (p_S(T) - p_T(T))]
 
-Near p(y) = 1 both brackets are differences of nearly equal numbers, and a logit's fp32 rounding (1e-6) is 1 % of 1 - p(y) = 4e-4. As each
-sums to zero, its entry at y, or at the teacher's first choice m, is minus the sum of the others, which are small and exact:
+Near p(y) = 1 both brackets are differences of nearly equal numbers, and a logit's fp32 rounding (1e-6) is 1 % of 1 -
+p(y) = 4e-4. As each sums to zero, its entry at y, or at the teacher's first choice m, is minus the sum of the others,
+which are small and exact:
 
     W^T p = W_m + shift,   shift = sum_{j != m} p_j (W_j - W_m)
 
 What a teacher says of a position is then h_T, shift_T, m and the entropy H_T of p_T(T):
 KL = -H_T - shift_T h_S / T + lse(W h_S / T) - W_m h_S / T.
 
-In bf16 a product's operands are rounded: the entries at y, m and the student's first choice are applied as fp32 rows of W, the rest alone
-is rounded.
+In bf16 a product's operands are rounded: the entries at y, m and the student's first choice are applied as fp32 rows of
+W, the rest alone is rounded.
 """
 
 from typing import NamedTuple
@@ -28,8 +31,9 @@ VOCABULARY = 8192  # rows of a half-precision W that a CPU widens at once
 
 
 class TeacherStates(NamedTuple):
-    """A teacher at N answer positions: hidden_ND, the head's inputs; shift_ND = W^T p_T(T) - W[first_N], fp32; entropy_N of p_T(T), in
-    nats; first_N int64, where p_T is largest."""
+    """A teacher at N answer positions: hidden_ND, the head's inputs; shift_ND = W^T p_T(T) - W[first_N], fp32;
+    entropy_N of p_T(T), in nats; first_N int64, where p_T is largest.
+    """
 
     hidden_ND: Tensor
     shift_ND: Tensor
@@ -38,7 +42,9 @@ class TeacherStates(NamedTuple):
 
 
 class HeadLoss(NamedTuple):
-    """ce_N, kl_N, hidden_N as in DistillationTerms; gradient_ND of the weighted sum in the head's inputs, None where none was asked for."""
+    """ce_N, kl_N, hidden_N as in DistillationTerms; gradient_ND of the weighted sum in the head's inputs, None
+    where none was asked for.
+    """
 
     ce_N: Tensor
     kl_N: Tensor
@@ -48,26 +54,47 @@ class HeadLoss(NamedTuple):
 
 @torch.no_grad()
 def tied_head_loss(
-    weight_VD: Tensor, student_ND: Tensor, teacher: Tensor | TeacherStates | None, labels_N: Tensor, weights_N: Tensor,
-    kl: float = 0.0, hidden: float = 0.0, temperature: float = 1.0, gradient: bool = True, chunk_bytes: int = 0,
-) -> HeadLoss:  # fmt: skip
+    weight_VD: Tensor,
+    student_ND: Tensor,
+    teacher: Tensor | TeacherStates | None,
+    labels_N: Tensor,
+    weights_N: Tensor,
+    kl: float = 0.0,
+    hidden: float = 0.0,
+    temperature: float = 1.0,
+    gradient: bool = True,
+    chunk_bytes: int = 0,
+) -> HeadLoss:
     """Terms of sum_n weight_n (ce_n + kl T^2 KL_n + hidden MSE_n), and its gradient in ``student_ND``.
 
     Args:
-        weight_VD: the head, fp64, fp32, bf16 or fp16. student_ND, teacher: the head's inputs, or of the teacher what was kept of it.
+        weight_VD: the head, fp64, fp32, bf16 or fp16. student_ND, teacher: the head's inputs, or of the teacher what
+            was kept of it.
         labels_N: int64. weights_N: any float. kl, hidden: lambdas.
         chunk_bytes: of logits alive at once; 0 chooses by device.
     """
     terms = []
     for part in _chunks(len(student_ND), weight_VD, chunk_bytes):
-        piece = TeacherStates(*(t[part] for t in teacher)) if isinstance(teacher, TeacherStates) else None if teacher is None else teacher[part]
-        terms.append(_chunk(weight_VD, student_ND[part], piece, labels_N[part], weights_N[part], kl, hidden, temperature, gradient))
+        piece = (
+            TeacherStates(*(t[part] for t in teacher))
+            if isinstance(teacher, TeacherStates)
+            else None
+            if teacher is None
+            else teacher[part]
+        )
+        terms.append(
+            _chunk(
+                weight_VD, student_ND[part], piece, labels_N[part], weights_N[part], kl, hidden, temperature, gradient
+            )
+        )
     ce_N, kl_N, hidden_N = (torch.cat([t[i] for t in terms]) for i in range(3))
     return HeadLoss(ce_N, kl_N, hidden_N, torch.cat([t[3] for t in terms]) if gradient else None)
 
 
 @torch.no_grad()
-def teacher_states(weight_VD: Tensor, hidden_ND: Tensor, temperature: float = 1.0, chunk_bytes: int = 0) -> TeacherStates:
+def teacher_states(
+    weight_VD: Tensor, hidden_ND: Tensor, temperature: float = 1.0, chunk_bytes: int = 0
+) -> TeacherStates:
     """All that a student needs of a teacher at answer positions; exact, and 2 D + 1 numbers instead of V."""
     shifts, entropies, firsts = [], [], []
     for part in _chunks(len(hidden_ND), weight_VD, chunk_bytes):
@@ -81,9 +108,16 @@ def teacher_states(weight_VD: Tensor, hidden_ND: Tensor, temperature: float = 1.
 
 
 def _chunk(
-    weight_VD: Tensor, student: Tensor, teacher: Tensor | TeacherStates | None, labels: Tensor, weights: Tensor,
-    kl: float, hidden: float, t: float, gradient: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    weight_VD: Tensor,
+    student: Tensor,
+    teacher: Tensor | TeacherStates | None,
+    labels: Tensor,
+    weights: Tensor,
+    kl: float,
+    hidden: float,
+    t: float,
+    gradient: bool,
+) -> tuple[Tensor, ...]:
     logits = _logits(student, weight_VD)
     lse = logits.logsumexp(-1)
     ce = lse - logits.gather(1, labels[:, None])[:, 0]
@@ -95,7 +129,16 @@ def _chunk(
     large = [labels]
     if isinstance(teacher, TeacherStates):
         first = teacher.first_N
-        kl_terms = t * t * (soft_lse - soft.gather(1, first[:, None])[:, 0] - (teacher.shift_ND * student).sum(-1) / t - teacher.entropy_N)
+        kl_terms = (
+            t
+            * t
+            * (
+                soft_lse
+                - soft.gather(1, first[:, None])[:, 0]
+                - (teacher.shift_ND * student).sum(-1) / t
+                - teacher.entropy_N
+            )
+        )
     elif teacher is not None:
         log_t = (_logits(teacher, weight_VD) / t).log_softmax(-1)
         p_t = log_t.exp()
@@ -147,7 +190,9 @@ def _logits(hidden: Tensor, weight_VD: Tensor) -> Tensor:
 
 
 def _product(coefficients: Tensor, weight_VD: Tensor, large: list[Tensor]) -> Tensor:
-    """coefficients W; with a half-precision W the entries ``large`` (one index per row each) in fp32. Overwrites coefficients."""
+    """coefficients W; with a half-precision W the entries ``large`` (one index per row each) in fp32. Overwrites
+    coefficients.
+    """
     if not _rounds(weight_VD):
         return coefficients @ weight_VD
     rows = torch.zeros(len(coefficients), weight_VD.shape[1], device=weight_VD.device)

@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# The interpreter of Triton 3.6 takes a loop's bounds for arrays of one number, which NumPy 2.4 does not turn into an int. Later releases squeeze
-# them, as this does. Kernels on a GPU do not go through it.
+# The interpreter of Triton 3.6 takes a loop's bounds for arrays of one number, which NumPy 2.4 does not turn into an
+# int. Later releases squeeze them, as this does. Kernels on a GPU do not go through it.
 LOOP_BOUNDS = """
 import triton.runtime.interpreter as _interpreter
 
@@ -37,7 +37,9 @@ LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders whose tests t
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `make test`'s workers (pytest-xdist), which share all tests out one by one: what takes long goes first, so that no worker is left with it."""
+    """For `make test`'s workers (pytest-xdist), which share all tests out one by one: what takes long goes first,
+    so that no worker is left with it.
+    """
     if hasattr(config, "workerinput"):
         folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
         items.sort(key=lambda item: LONG.index(folders[item]) if folders[item] in LONG else len(LONG))
@@ -50,7 +52,9 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def interpreted() -> Callable[..., str]:
-    """``interpreted(code, *arguments)``: what Python prints with Triton's interpreter, in a process of its own: it is chosen as triton is imported."""
+    """``interpreted(code, *arguments)``: what Python prints with Triton's interpreter, in a process of its own: it
+    is chosen as triton is imported.
+    """
     pytest.importorskip("triton", reason="triton is not installed: its kernels are NOT tested")
     before = LOOP_BOUNDS if importlib.metadata.version("triton").startswith("3.6.") else ""
 

@@ -1,7 +1,8 @@
-"""Bootstrap over documents: intervals of every score that is a function of sums over documents, and all official ones are.
+"""Bootstrap over documents: intervals of every score that is a function of sums over documents, and all official ones
+are.
 
-Efron, Bootstrap Methods: Another Look at the Jackknife, 1979; percentile interval. The unit is the document, for mentions of one note,
-questions on one abstract and pieces of one long note stand or fall together.
+Efron, Bootstrap Methods: Another Look at the Jackknife, 1979; percentile interval. The unit is the document, for
+mentions of one note, questions on one abstract and pieces of one long note stand or fall together.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ def resample_indices(n_documents: int, resamples: int, seed: int) -> Iterator[ND
         yield generator.integers(0, n_documents, size=(min(chunk, resamples - start), n_documents))
 
 
-def replicate(columns: dict[str, Array], statistics: dict[str, Statistic], resamples: int, seed: int) -> dict[str, Array]:
-    """Each score on each resample of the documents, from `columns`: block -> (documents, columns) sums of each document.
+def replicate(
+    columns: dict[str, Array], statistics: dict[str, Statistic], resamples: int, seed: int
+) -> dict[str, Array]:
+    """Each score on each resample of the documents, from `columns`: block -> (documents, columns) sums of each
+    document.
 
-    Two runs over the same number of documents draw alike, so that replicates may be averaged or subtracted, resample by resample.
+    Two runs over the same number of documents draw alike, so that replicates may be averaged or subtracted, resample by
+    resample.
     """
     names = list(columns)
     table = np.concatenate([columns[name] for name in names], axis=1)
@@ -83,7 +88,9 @@ def mean_of(column: int) -> Callable[[Array], Array]:
 
 
 def macro_f1_of(totals: Array) -> Array:
-    """From (tp, wrong) for each label, `wrong` false positives and negatives: mean F1 over the labels that occur in gold or prediction."""
+    """From (tp, wrong) for each label, `wrong` false positives and negatives: mean F1 over the labels that occur in
+    gold or prediction.
+    """
     tp, wrong = totals[:, 0::2], totals[:, 1::2]
     occurs = tp + wrong > 0
     f1 = np.where(occurs, 2 * tp / np.where(occurs, 2 * tp + wrong, 1), 0.0)
@@ -91,4 +98,6 @@ def macro_f1_of(totals: Array) -> Array:
 
 
 def _ratio(numerator: Array, denominator: Array, otherwise: NDArray[np.bool_]) -> Array:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), otherwise.astype(np.float64))
+    return np.where(
+        denominator > 0, numerator / np.where(denominator > 0, denominator, 1), otherwise.astype(np.float64)
+    )

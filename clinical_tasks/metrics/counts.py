@@ -32,7 +32,9 @@ def precision_recall_f1(counts: Counts) -> tuple[float, float, float]:
 
 
 def macro_f1(gold: Sequence[str], predicted: Sequence[str | None]) -> float:
-    """Mean F1 over the labels that occur in gold or prediction; an answer without a label (None) is a miss for its gold label."""
+    """Mean F1 over the labels that occur in gold or prediction; an answer without a label (None) is a miss for its
+    gold label.
+    """
     labels = sorted({*gold, *(label for label in predicted if label is not None)})
     scores = []
     for label in labels:

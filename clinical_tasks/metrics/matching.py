@@ -1,7 +1,9 @@
-"""Rules by which predictions are matched to gold annotations of one document and one type, where several may touch the same one.
+"""Rules by which predictions are matched to gold annotations of one document and one type, where several may touch the
+same one.
 
-Each takes what touches what, and returns true positives, false positives and false negatives. Annotations are in text order and unique;
-the scripts that two of the rules are named after take them in the order of their files, which is text order as a rule.
+Each takes what touches what, and returns true positives, false positives and false negatives. Annotations are in text
+order and unique; the scripts that two of the rules are named after take them in the order of their files, which is text
+order as a rule.
 """
 
 from __future__ import annotations
@@ -30,10 +32,11 @@ def lenient(gold: Sequence[Item], predicted: Sequence[Item], touch: Callable[[It
 
 
 def n2c2_2018(hits: Hits, n_gold: int) -> Counts:
-    """The script of n2c2-2018 track 2: a prediction that touches a gold annotation which an earlier one touched is dropped.
+    """The script of n2c2-2018 track 2: a prediction that touches a gold annotation which an earlier one touched is
+    dropped.
 
-    It neither helps nor harms, even if it also touches another gold annotation, and even if it is exact: the gold annotations
-    themselves lose score where two of one type overlap.
+    It neither helps nor harms, even if it also touches another gold annotation, and even if it is exact: the gold
+    annotations themselves lose score where two of one type overlap.
     """
     seen: set[int] = set()
     tp = fp = 0
@@ -45,7 +48,9 @@ def n2c2_2018(hits: Hits, n_gold: int) -> Counts:
 
 
 def brat_scoring(hits: Hits, n_gold: int) -> Counts:
-    """The package brat_scoring (n2c2-2022): each gold annotation takes the first free prediction that touches it; all others are false."""
+    """The package brat_scoring (n2c2-2022): each gold annotation takes the first free prediction that touches it;
+    all others are false.
+    """
     by_gold: list[list[int]] = [[] for _ in range(n_gold)]
     for number, found in enumerate(hits):
         for index in found:
@@ -59,7 +64,9 @@ def brat_scoring(hits: Hits, n_gold: int) -> Counts:
 
 
 def exact_first(hits: Hits, n_gold: int, exact: Sequence[int | None]) -> Counts:
-    """Exact matches first (`exact`: for each prediction the gold annotation equal to it), then each prediction takes the first free one."""
+    """Exact matches first (`exact`: for each prediction the gold annotation equal to it), then each prediction
+    takes the first free one.
+    """
     free = set(range(n_gold)).difference(exact)
     rest = [found for found, same in zip(hits, exact, strict=True) if same is None]
     fp = 0

@@ -34,12 +34,20 @@ _SDOH = {
 def rule(card: TaskCard, metric: str) -> str:
     """One line, without note text."""
     if metric in _FIXED:
-        stemmer = f"; rouge-score, {'Porter stemmer' if card.rouge_stemmer else 'no stemmer'}" if metric.startswith("rouge") else ""
+        stemmer = (
+            f"; rouge-score, {'Porter stemmer' if card.rouge_stemmer else 'no stemmer'}"
+            if metric.startswith("rouge")
+            else ""
+        )
         return _FIXED[metric] + stemmer
     for suffix in ("sdoh_2022", "n2c2_2018", "brat_scoring", "lenient"):
         if metric.endswith(f"_{suffix}"):
             name = DUPLICATES[card.duplicates] if suffix == "lenient" else suffix
-            return f"micro over {_labels(card)}: " + (_SDOH[card.type] if suffix == "sdoh_2022" else f"{_TOUCH}; {_RULES[name]}") + _order(card)
+            return (
+                f"micro over {_labels(card)}: "
+                + (_SDOH[card.type] if suffix == "sdoh_2022" else f"{_TOUCH}; {_RULES[name]}")
+                + _order(card)
+            )
     exact = _EXACT_SPANS if card.type == "ner" else _CONCEPTS if card.relations.level == "entity" else _EXACT_PAIRS
     return f"micro over {_labels(card)}: {exact}{_order(card)}"
 

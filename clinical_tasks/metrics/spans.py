@@ -1,4 +1,6 @@
-"""Span and relation counts over documents. The BC5CDR evaluator (version 0.0.3) works on sets, and so does everything strict here."""
+"""Span and relation counts over documents. The BC5CDR evaluator (version 0.0.3) works on sets, and so does
+everything strict here.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,20 @@ def pubtator_relation_counts(gold_docs: Iterable[Document], predicted_docs: Iter
 
 
 def lenient_counts(gold_docs: Sequence[Document], predicted_docs: Sequence[Document], duplicates: str) -> Counts:
-    """Overlap of at least one character with the same type, under the rule for further predictions over one gold mention.
+    """Overlap of at least one character with the same type, under the rule for further predictions over one gold
+    mention.
 
-    `discard` is that of the n2c2-2018 script, `penalise` that of brat_scoring, `set` takes exact matches first (`matching.py`).
+    `discard` is that of the n2c2-2018 script, `penalise` that of brat_scoring, `set` takes exact matches first
+    (`matching.py`).
     """
     predicted_by_id = {document.doc_id: document for document in predicted_docs}
     tp = fp = fn = 0
     for document in gold_docs:
         gold, predicted = _by_type(document), _by_type(predicted_by_id.get(document.doc_id, Document(document.doc_id)))
         for kind in {*gold, *predicted}:
-            found = lenient(sorted(gold.get(kind, ()), key=text_order), sorted(predicted.get(kind, ()), key=text_order), overlap)[DUPLICATES[duplicates]]
+            found = lenient(
+                sorted(gold.get(kind, ()), key=text_order), sorted(predicted.get(kind, ()), key=text_order), overlap
+            )[DUPLICATES[duplicates]]
             tp, fp, fn = tp + found.tp, fp + found.fp, fn + found.fn
     return Counts(tp, fp, fn)
 

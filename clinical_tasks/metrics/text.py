@@ -14,7 +14,8 @@ def rouge(references: Sequence[str], predictions: Sequence[str], *, stemmer: boo
     """Mean F-measure of each ROUGE over the pairs, under the names of `rouge-score`.
 
     rougeL takes a text as one sequence; rougeLsum takes each of its lines as a sentence and joins their longest common
-    subsequences. They agree on texts of one line. `rouge_stemmer` in the result records whether words were stemmed (Porter).
+    subsequences. They agree on texts of one line. `rouge_stemmer` in the result records whether words were stemmed
+    (Porter).
     """
     pairs = rouge_scores(references, predictions, stemmer=stemmer)
     means = {name: sum(pair[index] for pair in pairs) / max(1, len(pairs)) for index, name in enumerate(ROUGE_TYPES)}

@@ -1,4 +1,6 @@
-"""The pocket corpus: invented clinical notes with gold structure, as 21 source and 10 target tasks. See docs/data.md."""
+"""The pocket corpus: invented clinical notes with gold structure, as 21 source and 10 target tasks. See
+docs/data.md.
+"""
 
 from clinical_tasks.pocket.corpus import (
     CARDS,

@@ -1,4 +1,6 @@
-"""Entity and relation tasks: which sentences a note of theirs has, which slots are mentions, which pairs are related."""
+"""Entity and relation tasks: which sentences a note of theirs has, which slots are mentions, which pairs are
+related.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ _CONCEPTS = {
 class Corpus:
     """Notes with annotations, over which one or two tasks are defined.
 
-    `labels` maps slots to mention types. `concepts` gives mentions identifiers and relates those instead of mentions. `events` are
-    mention types that trigger brat events, `roles` the names of their arguments where these are not the relations' types; `attributes`
-    maps mention types to the attribute that repeats their words.
+    `labels` maps slots to mention types. `concepts` gives mentions identifiers and relates those instead of mentions.
+    `events` are mention types that trigger brat events, `roles` the names of their arguments where these are not the
+    relations' types; `attributes` maps mention types to the attribute that repeats their words.
     """
 
     folder: str
@@ -74,7 +76,9 @@ def _medications(draft: Draft) -> None:
 
 def _concepts(draft: Draft) -> None:
     draft.add("patient")
-    for kind in draft.rng.sample(("reveals", "procedure", "harms", "adverse", "denies", "treats", "possible", "family"), 3):
+    for kind in draft.rng.sample(
+        ("reveals", "procedure", "harms", "adverse", "denies", "treats", "possible", "family"), 3
+    ):
         draft.add(kind)
 
 
@@ -120,7 +124,9 @@ def _chemicals(draft: Draft) -> None:
 
 def _interactions(draft: Draft) -> None:
     draft.add("patient")
-    for kind in draft.rng.sample(("mechanism", "joint_effect", "advice", "interaction", "compatible"), draft.rng.randint(2, 3)):
+    for kind in draft.rng.sample(
+        ("mechanism", "joint_effect", "advice", "interaction", "compatible"), draft.rng.randint(2, 3)
+    ):
         draft.add(kind)
 
 
@@ -135,7 +141,9 @@ def _social(draft: Draft) -> None:
 
 def _opioids(draft: Draft) -> None:
     draft.add("patient")
-    for kind in draft.rng.sample(("opioid_use", "opioid_harm", "opioid_rescue", "opioid_taken"), draft.rng.randint(2, 3)):
+    for kind in draft.rng.sample(
+        ("opioid_use", "opioid_harm", "opioid_rescue", "opioid_taken"), draft.rng.randint(2, 3)
+    ):
         draft.add(kind)
     if draft.rng.random() < 0.5:
         draft.add(draft.choose(("treats", "denies", "lab_high")))
@@ -153,38 +161,131 @@ _SUBSTANCES = (("tobacco", "pack"), ("alcohol", "drink"), ("illicit", ""))
 CORPORA: dict[str, Corpus] = {
     corpus.folder: corpus
     for corpus in (
-        Corpus("pocket_i2b2_2009", "i2b2_2009", _medications,
-               {"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"},
-               tuple(("medication", kind, "drug", slot) for kind, slot in _MEDICATION_FIELDS)),
-        Corpus("pocket_i2b2_2010", "i2b2", _concepts,
-               {"problem": "problem", "ade": "problem", "test": "test", "procedure": "treatment", "drug": "treatment"},
-               (("reveals", "TeRP", "test", "problem"), ("procedure", "TrAP", "procedure", "problem"), ("treats", "TrAP", "drug", "problem"),
-                ("harms", "TrCP", "procedure", "problem"), ("adverse", "TrCP", "drug", "ade"))),
-        Corpus("pocket_i2b2_2012", "i2b2_2012", _events,
-               {"occurrence": "OCCURRENCE", "department": "CLINICAL_DEPT", "test": "TEST", "date": "DATE", "duration": "DURATION"}),
-        Corpus("pocket_n2c2_2018", "brat", _dispensed,
-               {"drug": "Drug", "strength": "Strength", "form": "Form", "dosage": "Dosage", "route": "Route", "frequency": "Frequency",
-                "duration": "Duration", "reason": "Reason", "ade": "ADE"},
-               (*_DRUG_LINKS, ("adverse", "ADE-Drug", "ade", "drug"))),
-        Corpus("pocket_bc5cdr", "pubtator", _abstract, {"drug": "Chemical", "problem": "Disease", "ade": "Disease"},
-               (("adverse", "CID", "drug", "ade"),), concepts=True),
-        Corpus("pocket_ncbi_disease", "pubtator", _diseases, {"problem": "SpecificDisease", "class": "DiseaseClass"}, concepts=True),
-        Corpus("pocket_chemprot", "chemprot", _chemicals, {"drug": "CHEMICAL", "gene": "GENE-Y"},
-               (("activates", "CPR:3", "drug", "gene"), ("inhibits", "CPR:4", "drug", "gene"), ("agonist", "CPR:5", "drug", "gene"),
-                ("antagonist", "CPR:6", "drug", "gene"), ("substrate", "CPR:9", "drug", "gene"))),
-        Corpus("pocket_ddi_2013", "ddi", _interactions, {"drug": "drug", "other_drug": "drug"},
-               (("mechanism", "mechanism", "drug", "other_drug"), ("joint_effect", "effect", "drug", "other_drug"),
-                ("advice", "advise", "drug", "other_drug"), ("interaction", "int", "drug", "other_drug"))),
-        Corpus("pocket_n2c2_2022_sdoh", "brat", _social,
-               {"tobacco": "Tobacco", "alcohol": "Alcohol", "illicit": "Drug", "employment": "Employment", "living": "LivingStatus",
-                "status": "StatusTime", "pack": "Amount", "drink": "Amount", "job": "Type", "residence": "TypeLiving"},
-               (*((slot, "StatusTime", slot, "status") for slot, _ in _SUBSTANCES),
+        Corpus(
+            "pocket_i2b2_2009",
+            "i2b2_2009",
+            _medications,
+            {"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"},
+            tuple(("medication", kind, "drug", slot) for kind, slot in _MEDICATION_FIELDS),
+        ),
+        Corpus(
+            "pocket_i2b2_2010",
+            "i2b2",
+            _concepts,
+            {"problem": "problem", "ade": "problem", "test": "test", "procedure": "treatment", "drug": "treatment"},
+            (
+                ("reveals", "TeRP", "test", "problem"),
+                ("procedure", "TrAP", "procedure", "problem"),
+                ("treats", "TrAP", "drug", "problem"),
+                ("harms", "TrCP", "procedure", "problem"),
+                ("adverse", "TrCP", "drug", "ade"),
+            ),
+        ),
+        Corpus(
+            "pocket_i2b2_2012",
+            "i2b2_2012",
+            _events,
+            {
+                "occurrence": "OCCURRENCE",
+                "department": "CLINICAL_DEPT",
+                "test": "TEST",
+                "date": "DATE",
+                "duration": "DURATION",
+            },
+        ),
+        Corpus(
+            "pocket_n2c2_2018",
+            "brat",
+            _dispensed,
+            {
+                "drug": "Drug",
+                "strength": "Strength",
+                "form": "Form",
+                "dosage": "Dosage",
+                "route": "Route",
+                "frequency": "Frequency",
+                "duration": "Duration",
+                "reason": "Reason",
+                "ade": "ADE",
+            },
+            (*_DRUG_LINKS, ("adverse", "ADE-Drug", "ade", "drug")),
+        ),
+        Corpus(
+            "pocket_bc5cdr",
+            "pubtator",
+            _abstract,
+            {"drug": "Chemical", "problem": "Disease", "ade": "Disease"},
+            (("adverse", "CID", "drug", "ade"),),
+            concepts=True,
+        ),
+        Corpus(
+            "pocket_ncbi_disease",
+            "pubtator",
+            _diseases,
+            {"problem": "SpecificDisease", "class": "DiseaseClass"},
+            concepts=True,
+        ),
+        Corpus(
+            "pocket_chemprot",
+            "chemprot",
+            _chemicals,
+            {"drug": "CHEMICAL", "gene": "GENE-Y"},
+            (
+                ("activates", "CPR:3", "drug", "gene"),
+                ("inhibits", "CPR:4", "drug", "gene"),
+                ("agonist", "CPR:5", "drug", "gene"),
+                ("antagonist", "CPR:6", "drug", "gene"),
+                ("substrate", "CPR:9", "drug", "gene"),
+            ),
+        ),
+        Corpus(
+            "pocket_ddi_2013",
+            "ddi",
+            _interactions,
+            {"drug": "drug", "other_drug": "drug"},
+            (
+                ("mechanism", "mechanism", "drug", "other_drug"),
+                ("joint_effect", "effect", "drug", "other_drug"),
+                ("advice", "advise", "drug", "other_drug"),
+                ("interaction", "int", "drug", "other_drug"),
+            ),
+        ),
+        Corpus(
+            "pocket_n2c2_2022_sdoh",
+            "brat",
+            _social,
+            {
+                "tobacco": "Tobacco",
+                "alcohol": "Alcohol",
+                "illicit": "Drug",
+                "employment": "Employment",
+                "living": "LivingStatus",
+                "status": "StatusTime",
+                "pack": "Amount",
+                "drink": "Amount",
+                "job": "Type",
+                "residence": "TypeLiving",
+            },
+            (
+                *((slot, "StatusTime", slot, "status") for slot, _ in _SUBSTANCES),
                 *((slot, "Amount", slot, amount) for slot, amount in _SUBSTANCES if amount),
-                ("employment", "Type", "employment", "job"), ("living", "TypeLiving", "living", "residence")),
-               events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"), roles=(("StatusTime", "Status"), ("TypeLiving", "Type")),
-               attributes=(("StatusTime", "StatusTimeVal"),)),
-        Corpus("pocket_uf_opioid", "brat", _opioids, {"opioid": "Opioid", "use": "Use", "harm": "Harm", "rescue": "Rescue"},
-               (("opioid_use", "Use-Opioid", "use", "opioid"), ("opioid_harm", "Harm-Opioid", "harm", "opioid"),
-                ("opioid_rescue", "Rescue-Harm", "rescue", "harm"))),
+                ("employment", "Type", "employment", "job"),
+                ("living", "TypeLiving", "living", "residence"),
+            ),
+            events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"),
+            roles=(("StatusTime", "Status"), ("TypeLiving", "Type")),
+            attributes=(("StatusTime", "StatusTimeVal"),),
+        ),
+        Corpus(
+            "pocket_uf_opioid",
+            "brat",
+            _opioids,
+            {"opioid": "Opioid", "use": "Use", "harm": "Harm", "rescue": "Rescue"},
+            (
+                ("opioid_use", "Use-Opioid", "use", "opioid"),
+                ("opioid_harm", "Harm-Opioid", "harm", "opioid"),
+                ("opioid_rescue", "Rescue-Harm", "rescue", "harm"),
+            ),
+        ),
     )
 }

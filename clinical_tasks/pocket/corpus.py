@@ -37,14 +37,17 @@ PRETRAINING = "pretraining"
 # Each use draws from indices of its own ...
 _FIRST_INDEX = {use: number << 32 for number, use in enumerate((*SIZES, PRETRAINING))}
 FIRST_PRETRAINING_INDEX = _FIRST_INDEX[PRETRAINING]
-# ... and keeps only the notes whose text falls to it, so that the same text, drawn twice by chance, never lies in two splits.
+# ... and keeps only the notes whose text falls to it, so that the same text, drawn twice by chance, never lies in two
+# splits.
 _SHARES = ("validation", "test", "test") + ("train",) * 7
 
 _FIRST_ID = 20_000_001
 
 
 def share_of(text: str) -> str:
-    """The split that a note may lie in, whatever the seed: its text decides, whitespace aside. Pre-training uses `train`."""
+    """The split that a note may lie in, whatever the seed: its text decides, whitespace aside. Pre-training uses
+    `train`.
+    """
     return _SHARES[zlib.crc32(one_line(text).encode()) % len(_SHARES)]
 
 
@@ -76,13 +79,18 @@ def write_pocket_corpus(output: Path | str, seed: int = 0, sizes: Mapping[str, i
     for name, table in TABLES.items():
         card = pocket_card(name)
         keys = _keys(card)
-        parts = {split: [table.record(next(keys[split]), row) for _, row in _draws(name, seed, split, size)] for split, size in sizes.items()}
+        parts = {
+            split: [table.record(next(keys[split]), row) for _, row in _draws(name, seed, split, size)]
+            for split, size in sizes.items()
+        }
         write_rows(card, root / name, parts)
     return dict.fromkeys(TASKS, sum(sizes.values()))
 
 
 def draw_examples(name: str, seed: int, split: str, size: int) -> list[Example]:
-    """The examples of a task's split without any files: equal to what its reader makes of the written ones, but for ids."""
+    """The examples of a task's split without any files: equal to what its reader makes of the written ones, but for
+    ids.
+    """
     return [example_of(name, index, drawn) for index, drawn in _draws(pocket_card(name).folder, seed, split, size)]
 
 

@@ -1,4 +1,6 @@
-"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, tables and sheets; `releases.py` has the others."""
+"""The pocket corpus on disk, in the grammar of each release: brat, i2b2 2010, PubTator, tables and sheets;
+`releases.py` has the others.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from clinical_tasks.pocket import releases
 from clinical_tasks.pocket.annotated import Corpus
 from clinical_tasks.pocket.sheets import workbook
 
-_RELEASES = {"i2b2_2009": releases.i2b2_2009, "i2b2_2012": releases.i2b2_2012, "chemprot": releases.chemprot, "ddi": releases.ddi}
+_RELEASES = {
+    "i2b2_2009": releases.i2b2_2009,
+    "i2b2_2012": releases.i2b2_2012,
+    "chemprot": releases.chemprot,
+    "ddi": releases.ddi,
+}
 
 
 def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequence[Document]) -> None:
@@ -33,12 +40,18 @@ def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequenc
             _write(folder / split / f"{number:05d}.ann", _standoff(corpus, document))
         else:
             concepts, relations = _i2b2(document)
-            for kind, suffix, text in (("txt", "txt", document.text), ("concept", "con", concepts), ("rel", "rel", relations)):
+            for kind, suffix, text in (
+                ("txt", "txt", document.text),
+                ("concept", "con", concepts),
+                ("rel", "rel", relations),
+            ):
                 _write(folder / split / kind / f"{number:05d}.{suffix}", text)
 
 
 def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any]]]) -> None:
-    """All splits of a task over rows, under the file names of its card; a split held out of another lies in that one's file."""
+    """All splits of a task over rows, under the file names of its card; a split held out of another lies in that
+    one's file.
+    """
     files: dict[str, list[dict[str, Any]]] = {}
     for split, rows in parts.items():
         spec = card.splits[card.splits[split].hold_out_from or split]
@@ -70,7 +83,10 @@ def _nested(card: TaskCard, rows: list[dict[str, Any]]) -> Any:
     """Rows at the place where the card's reader looks for records; what begins with $ is the place, not the row."""
     bare = [{name: value for name, value in row.items() if not name.startswith("$")} for row in rows]
     if card.reader == "squad":
-        paragraphs = [{"note_id": row["$parent"]["note_id"], "context": own.pop("context"), "qas": [own]} for row, own in zip(rows, bare, strict=True)]
+        paragraphs = [
+            {"note_id": row["$parent"]["note_id"], "context": own.pop("context"), "qas": [own]}
+            for row, own in zip(rows, bare, strict=True)
+        ]
         return {"data": [{"title": card.reader_options["titles"][0], "paragraphs": paragraphs}]}
     if card.columns.get("id") == ("$key",):
         return {row["$key"]: own for row, own in zip(rows, bare, strict=True)}
@@ -80,7 +96,9 @@ def _nested(card: TaskCard, rows: list[dict[str, Any]]) -> Any:
         exams: dict[str, dict[str, Any]] = {}
         for row, own in zip(rows, bare, strict=True):
             name = row["$parent"]["$key"]
-            exams.setdefault(name, {"name": name, "year": "2026", "category": "medicine", "data": []})["data"].append(own)
+            exams.setdefault(name, {"name": name, "year": "2026", "category": "medicine", "data": []})["data"].append(
+                own
+            )
         return {"version": "1.0", "language": "en", "exams": exams}
     return bare
 
@@ -102,13 +120,23 @@ def _standoff(corpus: Corpus, document: Document) -> str:
     if corpus.events:
         triggers = [mention for mention in document.mentions if mention.type in corpus.events]
         for number, trigger in enumerate(triggers, start=1):
-            roles = "".join(f" {dict(corpus.roles).get(item.type, item.type)}:{item.tail}" for item in document.relations if item.head == trigger.key)
+            roles = "".join(
+                f" {dict(corpus.roles).get(item.type, item.type)}:{item.tail}"
+                for item in document.relations
+                if item.head == trigger.key
+            )
             lines.append(f"E{number}\t{trigger.type}:{trigger.key}{roles}")
     else:
-        lines += [f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}" for number, item in enumerate(document.relations, start=1)]
+        lines += [
+            f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}"
+            for number, item in enumerate(document.relations, start=1)
+        ]
     names = dict(corpus.attributes)
     marked = [mention for mention in mentions.values() if mention.type in names]
-    lines += [f"A{number}\t{names[m.type]} {m.key} {document.text[m.start : m.end]}" for number, m in enumerate(marked, start=1)]
+    lines += [
+        f"A{number}\t{names[m.type]} {m.key} {document.text[m.start : m.end]}"
+        for number, m in enumerate(marked, start=1)
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -126,13 +154,17 @@ def _concept(text: str, mention: Mention) -> str:
 
 def _pubtator(document: Document) -> str:
     title, _, abstract = document.text.partition("\n")
-    return "".join(f"{line}\n" for line in (
-        f"{document.doc_id}|t|{title}", f"{document.doc_id}|a|{abstract}", *_pubtator_rows(document)))
+    return "".join(
+        f"{line}\n"
+        for line in (f"{document.doc_id}|t|{title}", f"{document.doc_id}|a|{abstract}", *_pubtator_rows(document))
+    )
 
 
 def _pubtator_rows(document: Document) -> Iterable[str]:
     for mention in document.mentions:
         words = document.text[mention.start : mention.end]
-        yield "\t".join((document.doc_id, str(mention.start), str(mention.end), words, mention.type, "|".join(mention.ids)))
+        yield "\t".join(
+            (document.doc_id, str(mention.start), str(mention.end), words, mention.type, "|".join(mention.ids))
+        )
     for item in document.relations:
         yield "\t".join((document.doc_id, item.type, item.head, item.tail))

@@ -1,8 +1,9 @@
 """What a pocket backbone is pre-trained on: a note, and one or several questions about it, each with its answer.
 
-A one-word answer teaches little for the reading of a whole note, so questions and inferences come several to a note. Drills, which are
-no task of the corpus, teach what the harder tasks are made of: to find an answer in the note, to name an option's letter, to see whether
-something stands in the note at all, and in which sentence. `BUILDS_ON` says what is to be learnt before what.
+A one-word answer teaches little for the reading of a whole note, so questions and inferences come several to a note.
+Drills, which are no task of the corpus, teach what the harder tasks are made of: to find an answer in the note, to name
+an option's letter, to see whether something stands in the note at all, and in which sentence. `BUILDS_ON` says what is
+to be learnt before what.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ _MARKS = ("\nquestion : ", "\nhypothesis : ")
 Asks = Callable[[], tuple[str, str]]
 # The most questions that a lesson asks about a note.
 MOST = 5
-_ASKABLE = (("strength", "what is the dose of {drug} ?"), ("frequency", "how often is {drug} taken ?"), ("reason", "why is {drug} taken ?"),
-            ("drug", "which drug is given for {reason} ?"), ("drug", "what treats {reason} ?"))
+_ASKABLE = (
+    ("strength", "what is the dose of {drug} ?"),
+    ("frequency", "how often is {drug} taken ?"),
+    ("reason", "why is {drug} taken ?"),
+    ("drug", "which drug is given for {reason} ?"),
+    ("drug", "what treats {reason} ?"),
+)
 
 
 class Lesson(NamedTuple):
@@ -46,7 +52,9 @@ def _sentences(draft: Draft) -> tuple[str, Asks]:
     note = _full_note(draft)
 
     def ask() -> tuple[str, str]:
-        words, (start, _) = draft.rng.choice([(fact.words[slot], span) for fact in note.facts[1:] for slot, span in fact.spans.items()])
+        words, (start, _) = draft.rng.choice(
+            [(fact.words[slot], span) for fact in note.facts[1:] for slot, span in fact.spans.items()]
+        )
         begin = note.text.rfind("\n", 0, start) + 1
         return f"what is in the note with {words} ?", note.text[begin:].partition("\n")[0]
 
@@ -55,7 +63,13 @@ def _sentences(draft: Draft) -> tuple[str, Asks]:
 
 def _full_note(draft: Draft) -> Note:
     draft.add("patient")
-    for kind in ("order", "order", draft.choose(("order", "has", "denies")), "family", *draft.rng.sample(("lab_high", "lab_low", "lab_normal"), 2)):
+    for kind in (
+        "order",
+        "order",
+        draft.choose(("order", "has", "denies")),
+        "family",
+        *draft.rng.sample(("lab_high", "lab_low", "lab_normal"), 2),
+    ):
         draft.add(kind)
     draft.scatter(1)
     return draft.note()
@@ -66,7 +80,9 @@ def _asked_in_words(draft: Draft, fact: Fact) -> tuple[str, str]:
         slot, question = draft.rng.choice(_ASKABLE)
         return question.format(**fact.words), fact.words[slot]
     if fact.kind == "family":
-        return draft.choose(("which problem runs in the family ?", f"what did the {fact.words['relative']} have ?")), fact.words["problem"]
+        return draft.choose(
+            ("which problem runs in the family ?", f"what did the {fact.words['relative']} have ?")
+        ), fact.words["problem"]
     return f"which test is {fact.kind.removeprefix('lab_')} ?", fact.words["lab"]
 
 
@@ -93,7 +109,12 @@ def _mentions(draft: Draft) -> tuple[str, Asks]:
         draft.add(kind)
     draft.scatter(1)
     note = draft.note()
-    named = [(slot, words) for fact in note.facts for slot, words in fact.words.items() if slot not in ("age", "sex", "size", "side", "value")]
+    named = [
+        (slot, words)
+        for fact in note.facts
+        for slot, words in fact.words.items()
+        if slot not in ("age", "sex", "size", "side", "value")
+    ]
 
     def ask() -> tuple[str, str]:
         slot, words = draft.rng.choice(named)
@@ -116,9 +137,11 @@ BUILDS_ON: dict[str, tuple[str, ...]] = dict.fromkeys(TASKS, ("drill_letters", "
 
 
 def lessons(seed: int, n: int | None = None, names: Sequence[str] = LESSONS, most: int = MOST) -> Iterator[Lesson]:
-    """`n` lessons or without end, names at random, with 1 to `most` questions to a note where several can be asked, a drill's always `most`.
+    """`n` lessons or without end, names at random, with 1 to `most` questions to a note where several can be asked, a
+    drill's always `most`.
 
-    No note here is in the validation or test split of a corpus of any seed. Deterministic: the same arguments give the same lessons.
+    No note here is in the validation or test split of a corpus of any seed. Deterministic: the same arguments give the
+    same lessons.
     """
     made = 0
     for index in count(FIRST_PRETRAINING_INDEX):
@@ -158,7 +181,9 @@ def _further(example: Example) -> str:
     return example.input_text[begin + 1 :]
 
 
-def instruction_pairs(seed: int, n: int | None = None, tasks: Sequence[str] = TASKS) -> Iterator[tuple[str, str, str, str]]:
+def instruction_pairs(
+    seed: int, n: int | None = None, tasks: Sequence[str] = TASKS
+) -> Iterator[tuple[str, str, str, str]]:
     """(task, instruction, input text, answer text): lessons of one question."""
     for name, instruction, ((text, answer),) in lessons(seed, n, tasks, most=1):
         yield name, instruction, text, answer

@@ -13,13 +13,36 @@ from clinical_tasks.pocket.sentences import HEADERS, KINDS
 
 # A third of the notes name the section of each sentence that belongs to one.
 _SECTIONED = 1 / 3
-GENERAL_KINDS = ("has", "denies", "possible", "family", "allergy", "adverse", "order", "medication", "dispensed", "reveals", "procedure",
-                 "move", "lab_high", "lab_low", "lab_normal", "tobacco", "alcohol", "illicit", "employment", "living", "finding")
+GENERAL_KINDS = (
+    "has",
+    "denies",
+    "possible",
+    "family",
+    "allergy",
+    "adverse",
+    "order",
+    "medication",
+    "dispensed",
+    "reveals",
+    "procedure",
+    "move",
+    "lab_high",
+    "lab_low",
+    "lab_normal",
+    "tobacco",
+    "alcohol",
+    "illicit",
+    "employment",
+    "living",
+    "finding",
+)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One sentence: its kind, and for each slot its words and where they stand in the note (start inclusive, end exclusive)."""
+    """One sentence: its kind, and for each slot its words and where they stand in the note (start inclusive, end
+    exclusive).
+    """
 
     kind: str
     words: dict[str, str]
@@ -50,7 +73,9 @@ class Draft:
         return self.rng.choice(entry.split("/"))
 
     def unused(self, slot: str, beside: Sequence[str] = ()) -> str:
-        """Words that the note does not hold, and that are no form of what stands `beside` them; drawing them does not use them up."""
+        """Words that the note does not hold, and that are no form of what stands `beside` them; drawing them does
+        not use them up.
+        """
         while {*(entry := self._free(slot)).split("/")} & {*beside}:
             pass
         return self.rng.choice(entry.split("/"))

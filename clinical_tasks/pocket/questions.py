@@ -1,4 +1,6 @@
-"""Question answering and inference tasks: a note, what is asked about it, and the answer, as the release's own record."""
+"""Question answering and inference tasks: a note, what is asked about it, and the answer, as the release's own
+record.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Row = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Table:
-    """A task over rows. `compose` drafts a note and asks; `record` lays a row out as the release does, given the row's id."""
+    """A task over rows. `compose` drafts a note and asks; `record` lays a row out as the release does, given the
+    row's id.
+    """
 
     folder: str
     compose: Callable[[Draft], Row]
@@ -24,7 +28,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Inquiry:
-    """Notes about which something can be asked, any number of times: `ask` reads what the note states and draws one question."""
+    """Notes about which something can be asked, any number of times: `ask` reads what the note states and draws one
+    question.
+    """
 
     write: Callable[[Draft], None]
     ask: Callable[[Draft, Note], dict[str, Any]]
@@ -91,14 +97,27 @@ def _studies(draft: Draft) -> None:
 def _study(draft: Draft, note: Note) -> dict[str, Any]:
     fact = draft.rng.choice(_facts(note, "study_yes", "study_no", "study_maybe"))
     drug, problem, answer = fact.words["drug"], fact.words["problem"], fact.kind.removeprefix("study_")
-    return {"question": f"does {drug} reduce {problem} ?", "answer": answer, "conclusion": f"{drug} in {problem} : {answer} ."}
+    return {
+        "question": f"does {drug} reduce {problem} ?",
+        "answer": answer,
+        "conclusion": f"{drug} in {problem} : {answer} .",
+    }
 
 
 def _extract(draft: Draft, note: Note) -> dict[str, Any]:
     order = draft.rng.choice(_facts(note, "order"))
-    slot, question = draft.rng.choice((
-        ("strength", "what is the dose of {} ?"), ("frequency", "how often is {} taken ?"), ("reason", "why is {} taken ?")))
-    return {"question": question.format(order.words["drug"]), "answer": order.words[slot], "start": order.spans[slot][0]}
+    slot, question = draft.rng.choice(
+        (
+            ("strength", "what is the dose of {} ?"),
+            ("frequency", "how often is {} taken ?"),
+            ("reason", "why is {} taken ?"),
+        )
+    )
+    return {
+        "question": question.format(order.words["drug"]),
+        "answer": order.words[slot],
+        "start": order.spans[slot][0],
+    }
 
 
 def _relatives(draft: Draft) -> None:
@@ -114,8 +133,12 @@ def _in_the_family(draft: Draft, note: Note) -> dict[str, Any]:
     others = [fact.words["problem"] for fact in _shuffled(draft, _facts(note, "has", "denies", "possible"))]
     options = _options(draft, family["problem"], others, "problem", 5)
     question = draft.choose(("which problem runs in the family ?", f"what did the {family['relative']} have ?"))
-    return {"question": question, "options": options, "answer": options.index(family["problem"]),
-            "explanation": f"the {family['relative']} had {family['problem']} ."}
+    return {
+        "question": question,
+        "options": options,
+        "answer": options.index(family["problem"]),
+        "explanation": f"the {family['relative']} had {family['problem']} .",
+    }
 
 
 def _labs(draft: Draft) -> None:
@@ -128,7 +151,11 @@ def _labs(draft: Draft) -> None:
 def _which_lab(draft: Draft, note: Note) -> dict[str, Any]:
     asked, *others = _shuffled(draft, _facts(note, "lab_high", "lab_low", "lab_normal"))
     options = _options(draft, asked.words["lab"], [fact.words["lab"] for fact in others], "lab", 4)
-    return {"question": f"which test is {asked.kind.removeprefix('lab_')} ?", "options": options, "answer": options.index(asked.words["lab"])}
+    return {
+        "question": f"which test is {asked.kind.removeprefix('lab_')} ?",
+        "options": options,
+        "answer": options.index(asked.words["lab"]),
+    }
 
 
 def _problems(draft: Draft) -> None:
@@ -140,7 +167,9 @@ def _problems(draft: Draft) -> None:
 
 
 def _has_it(draft: Draft, note: Note) -> dict[str, Any]:
-    """Entailment where the note says the same, contradiction where it says the opposite, neutral where it says nothing."""
+    """Entailment where the note says the same, contradiction where it says the opposite, neutral where it says
+    nothing.
+    """
     (present,), (absent,) = _facts(note, "has"), _facts(note, "denies")
     label = draft.choose(("entailment", "neutral", "contradiction"))
     positive = draft.rng.random() < 0.5
@@ -218,7 +247,10 @@ def _radiology(draft: Draft, note: Note) -> dict[str, Any]:
     positive = draft.rng.random() < 0.5
     fact = draft.rng.choice(_facts(note, "finding" if positive == (label == "entailment") else "no_finding"))
     finding = draft.unused("finding") if label == "neutral" else fact.words["finding"]
-    return {"hypothesis": f"a {fact.words['side']} {finding} is {'present' if positive else 'absent'} .", "label": label}
+    return {
+        "hypothesis": f"a {fact.words['side']} {finding} is {'present' if positive else 'absent'} .",
+        "label": label,
+    }
 
 
 def _letters(row: Row) -> dict[str, str]:
@@ -237,40 +269,84 @@ def _asked(row: Row) -> str:
 
 def _medqa_record(key: str, row: Row) -> dict[str, Any]:
     options, answer = _letters(row), string.ascii_uppercase[row[1]["answer"]]
-    return {"question": _asked(row), "answer": options[answer], "options": options, "meta_info": "step1", "answer_idx": answer, "metamap_phrases": []}
+    return {
+        "question": _asked(row),
+        "answer": options[answer],
+        "options": options,
+        "meta_info": "step1",
+        "answer_idx": answer,
+        "metamap_phrases": [],
+    }
 
 
 def _medmcqa_record(key: str, row: Row) -> dict[str, Any]:
-    return {"question": _asked(row), "exp": None, "cop": row[1]["answer"] + 1, **_columns(row), "subject_name": "Pharmacology",
-            "topic_name": None, "id": key, "choice_type": "single"}
+    return {
+        "question": _asked(row),
+        "exp": None,
+        "cop": row[1]["answer"] + 1,
+        **_columns(row),
+        "subject_name": "Pharmacology",
+        "topic_name": None,
+        "id": key,
+        "choice_type": "single",
+    }
 
 
 def _pubmedqa_record(key: str, row: Row) -> dict[str, Any]:
-    return {"$key": key, "QUESTION": row[1]["question"], "CONTEXTS": row[0].split("\n"), "LONG_ANSWER": row[1]["conclusion"],
-            "final_decision": row[1]["answer"]}
+    return {
+        "$key": key,
+        "QUESTION": row[1]["question"],
+        "CONTEXTS": row[0].split("\n"),
+        "LONG_ANSWER": row[1]["conclusion"],
+        "final_decision": row[1]["answer"],
+    }
 
 
 def _emrqa_record(key: str, row: Row) -> dict[str, Any]:
-    """The note by lines, its one question as a list of paraphrases; lines and tokens of the places count from 1 and 0."""
+    """The note by lines, its one question as a list of paraphrases; lines and tokens of the places count from 1 and
+    0.
+    """
     note, start = row[0], row[1]["start"]
     begin = note.rfind("\n", 0, start) + 1
     line = note.count("\n", 0, start)
-    answer = {"text": row[1]["answer"], "answer_start": [line + 1, note.count(" ", begin, start)], "evidence": note.split("\n")[line],
-              "evidence_start": line + 1, "answer_entity_type": "single"}
-    return {"$parent": {"note_id": key}, "context": note.split("\n"), "id": key, "question": [row[1]["question"]], "answers": [answer]}
+    answer = {
+        "text": row[1]["answer"],
+        "answer_start": [line + 1, note.count(" ", begin, start)],
+        "evidence": note.split("\n")[line],
+        "evidence_start": line + 1,
+        "answer_entity_type": "single",
+    }
+    return {
+        "$parent": {"note_id": key},
+        "context": note.split("\n"),
+        "id": key,
+        "question": [row[1]["question"]],
+        "answers": [answer],
+    }
 
 
 def _medbullets_record(key: str, row: Row) -> dict[str, Any]:
-    return {"link": key, "question": _asked(row), **_columns(row), "answer_idx": string.ascii_uppercase[row[1]["answer"]],
-            "answer": row[1]["options"][row[1]["answer"]], "explanation": row[1]["explanation"]}
+    return {
+        "link": key,
+        "question": _asked(row),
+        **_columns(row),
+        "answer_idx": string.ascii_uppercase[row[1]["answer"]],
+        "answer": row[1]["options"][row[1]["answer"]],
+        "explanation": row[1]["explanation"],
+    }
 
 
 def _headqa_record(key: str, row: Row) -> dict[str, Any]:
     """Several exams to a file; each counts its questions from 1."""
     exam, number = divmod(int(key), 25)
     answers = [{"aid": str(aid), "atext": text} for aid, text in enumerate(row[1]["options"], start=1)]
-    return {"$parent": {"$key": f"pocket_exam_{exam}"}, "qid": str(number + 1), "qtext": _asked(row), "ra": str(row[1]["answer"] + 1),
-            "answers": answers}
+    return {
+        "$parent": {"$key": f"pocket_exam_{exam}"},
+        "qid": str(number + 1),
+        "qtext": _asked(row),
+        "ra": str(row[1]["answer"] + 1),
+        "answers": answers,
+    }
 
 
 def _pair_record(id_name: str, note: str, hypothesis: str, label: str) -> Callable[[str, Row], dict[str, Any]]:

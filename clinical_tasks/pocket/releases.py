@@ -1,4 +1,6 @@
-"""Documents in the grammars of releases that are neither brat, PubTator nor i2b2 2010: file names below a split, and what they hold."""
+"""Documents in the grammars of releases that are neither brat, PubTator nor i2b2 2010: file names below a split,
+and what they hold.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def i2b2_2009(documents: Sequence[Document]) -> Iterator[File]:
 
 
 def _entry(text: str, entry: list[Mention]) -> str:
-    fields = {mention.type: f'{mention.type}="{quoted(text, mention).lower()}" {places(text, mention)}' for mention in entry}
+    fields = {
+        mention.type: f'{mention.type}="{quoted(text, mention).lower()}" {places(text, mention)}' for mention in entry
+    }
     return "||".join([*(fields.get(name, f'{name}="nm"') for name in _MEDICATION_FIELDS), 'ln="narrative"'])
 
 
@@ -49,13 +53,19 @@ def quoted(text: str, mention: Mention) -> str:
 
 
 def i2b2_2012(documents: Sequence[Document]) -> Iterator[File]:
-    """An XML file a note; offsets count from 1, ends exclusive, in the note without the first line break of the CDATA section."""
+    """An XML file a note; offsets count from 1, ends exclusive, in the note without the first line break of the
+    CDATA section.
+    """
     for number, document in enumerate(documents):
         tags = "".join(f"{_tag(document.text, order, mention)}\n" for order, mention in enumerate(document.mentions))
         note = document.text.replace("]]>", "]]]]><![CDATA[>")
-        yield f"{number:05d}.xml", (
-            '<?xml version="1.0" encoding="UTF-8" ?>\n<ClinicalNarrativeTemporalAnnotation>\n'
-            f"<TEXT><![CDATA[\n{note}\n]]></TEXT>\n<TAGS>\n{tags}</TAGS>\n</ClinicalNarrativeTemporalAnnotation>\n")
+        yield (
+            f"{number:05d}.xml",
+            (
+                '<?xml version="1.0" encoding="UTF-8" ?>\n<ClinicalNarrativeTemporalAnnotation>\n'
+                f"<TEXT><![CDATA[\n{note}\n]]></TEXT>\n<TAGS>\n{tags}</TAGS>\n</ClinicalNarrativeTemporalAnnotation>\n"
+            ),
+        )
 
 
 def _tag(text: str, order: int, mention: Mention) -> str:
@@ -73,9 +83,14 @@ def chemprot(documents: Sequence[Document]) -> Iterator[File]:
     for document in documents:
         title, _, abstract = document.text.partition("\n")
         tables["abstracts"].append("\t".join((document.doc_id, title, abstract.replace("\n", " "))))
-        tables["entities"] += ["\t".join((document.doc_id, m.key, m.type, str(m.start), str(m.end), quoted(document.text, m)))
-                               for m in document.mentions]
-        tables["gold_standard"] += ["\t".join((document.doc_id, item.type, f"Arg1:{item.head}", f"Arg2:{item.tail}")) for item in document.relations]
+        tables["entities"] += [
+            "\t".join((document.doc_id, m.key, m.type, str(m.start), str(m.end), quoted(document.text, m)))
+            for m in document.mentions
+        ]
+        tables["gold_standard"] += [
+            "\t".join((document.doc_id, item.type, f"Arg1:{item.head}", f"Arg2:{item.tail}"))
+            for item in document.relations
+        ]
     for name, lines in tables.items():
         yield f"chemprot_{name}.tsv", "".join(f"{line}\n" for line in lines)
 
@@ -87,7 +102,10 @@ def ddi(documents: Sequence[Document]) -> Iterator[File]:
         for order, words in enumerate(document.text.split("\n")):
             body += _sentence(document, f"{document.doc_id}.s{order}", words, base)
             base += len(words) + 1
-        yield f"{document.doc_id}_ddi.xml", f'<?xml version="1.0" encoding="UTF-8"?>\n<document id={quoteattr(document.doc_id)}>\n{body}</document>\n'
+        yield (
+            f"{document.doc_id}_ddi.xml",
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<document id={quoteattr(document.doc_id)}>\n{body}</document>\n',
+        )
 
 
 def _sentence(document: Document, name: str, words: str, base: int) -> str:
@@ -96,8 +114,10 @@ def _sentence(document: Document, name: str, words: str, base: int) -> str:
     kinds = {(item.head, item.tail): item.type for item in document.relations}
     lines = [f"    <sentence id={quoteattr(name)} text={quoteattr(words)}>"]
     for m in inner:
-        lines.append(f'        <entity id="{names[m.key]}" charOffset="{m.start - base}-{m.end - base - 1}" '
-                     f'type="{m.type}" text={quoteattr(quoted(document.text, m))}/>')
+        lines.append(
+            f'        <entity id="{names[m.key]}" charOffset="{m.start - base}-{m.end - base - 1}" '
+            f'type="{m.type}" text={quoteattr(quoted(document.text, m))}/>'
+        )
     for order, (one, other) in enumerate(combinations(names, 2)):
         head, tail = (other, one) if (other, one) in kinds else (one, other)
         kind = kinds.get((head, tail), "")
@@ -109,8 +129,10 @@ def _sentence(document: Document, name: str, words: str, base: int) -> str:
 def bioc(documents: Sequence[Document]) -> str:
     """A collection: title and abstract as passages, concepts as MESH infons, relations between concepts."""
     body = "".join(_bioc_document(document) for document in documents)
-    return ('<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE collection SYSTEM "BioC.dtd">\n'
-            f"<collection><source>PubTator</source><date></date><key>BioC.key</key>\n{body}</collection>\n")
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE collection SYSTEM "BioC.dtd">\n'
+        f"<collection><source>PubTator</source><date></date><key>BioC.key</key>\n{body}</collection>\n"
+    )
 
 
 def _bioc_document(document: Document) -> str:
@@ -120,10 +142,18 @@ def _bioc_document(document: Document) -> str:
     for kind, base, words in (("title", 0, title), ("abstract", len(title) + 1, abstract)):
         inner = [mention for mention in document.mentions if base <= mention.start < base + len(words)]
         annotations = "".join(
-            f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon><infon key="MESH">{"|".join(m.ids) or "-1"}</infon>'
-            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n' for m in inner)
-        passages += f'<passage><infon key="type">{kind}</infon><offset>{base}</offset><text>{escape(words)}</text>\n{annotations}</passage>\n'
+            f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon><infon '
+            f'key="MESH">{"|".join(m.ids) or "-1"}</infon>'
+            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n'
+            for m in inner
+        )
+        passages += (
+            "<passage><infon "
+            f'key="type">{kind}</infon><offset>{base}</offset><text>{escape(words)}</text>\n{annotations}</passage>\n'
+        )
     relations = "".join(
         f'<relation id="R{number}"><infon key="relation">{item.type}</infon><infon key="Chemical">{item.head}</infon>'
-        f'<infon key="Disease">{item.tail}</infon></relation>\n' for number, item in enumerate(document.relations))
+        f'<infon key="Disease">{item.tail}</infon></relation>\n'
+        for number, item in enumerate(document.relations)
+    )
     return f"<document><id>{escape(document.doc_id)}</id>\n{passages}{relations}</document>\n"

@@ -1,33 +1,69 @@
-"""Surface templates of every kind of sentence. A kind is a fact: its slots are mentions, the kind says how they are related."""
+"""Surface templates of every kind of sentence. A kind is a fact: its slots are mentions, the kind says how they are
+related.
+"""
 
 from __future__ import annotations
 
 # Words are separated by single spaces, punctuation too: the text is its own tokenisation, as in the 2010 i2b2 release.
 KINDS: dict[str, tuple[str, ...]] = {
-    "patient": ("{age} year old {sex} with {problem} .", "{age} year old {sex} seen for {problem} .", "this {age} yo {sex} has {problem} ."),
-    "has": ("the patient has {problem} .", "reports {problem} .", "positive for {problem} .", "complains of {problem} ."),
+    "patient": (
+        "{age} year old {sex} with {problem} .",
+        "{age} year old {sex} seen for {problem} .",
+        "this {age} yo {sex} has {problem} .",
+    ),
+    "has": (
+        "the patient has {problem} .",
+        "reports {problem} .",
+        "positive for {problem} .",
+        "complains of {problem} .",
+    ),
     "denies": ("the patient denies {problem} .", "no {problem} .", "negative for {problem} .", "without {problem} ."),
     "possible": ("possible {problem} .", "there may be {problem} .", "cannot rule out {problem} ."),
     "family": ("the {relative} had {problem} .", "{problem} in the {relative} .", "{relative} with {problem} ."),
     "allergy": ("allergic to {drug} with {reaction} .", "{drug} allergy with {reaction} ."),
-    "adverse": ("{drug} caused {ade} .", "developed {ade} from {drug} .", "{ade} was seen after {drug} .", "{drug} stopped due to {ade} ."),
+    "adverse": (
+        "{drug} caused {ade} .",
+        "developed {ade} from {drug} .",
+        "{ade} was seen after {drug} .",
+        "{drug} stopped due to {ade} .",
+    ),
     # Every order has the same four facts, which questions ask for.
-    "order": ("takes {drug} {strength} {frequency} for {reason} .", "given {drug} {strength} {frequency} for {reason} .",
-              "for {reason} takes {drug} {strength} {frequency} .", "{reason} is treated with {drug} {strength} {frequency} ."),
-    "medication": ("takes {drug} {strength} {route} {frequency} .", "started {drug} {strength} {route} for {duration} .",
-                   "{drug} {strength} {frequency} for {reason} .", "continue {drug} {route} {frequency} for {duration} .",
-                   "given {drug} {strength} {route} for {reason} ."),
-    "dispensed": ("{drug} {strength} {form} {frequency} .", "takes {drug} {form} {route} for {reason} .",
-                  "{drug} {form} {dosage} {frequency} .", "given {drug} {strength} {form} for {duration} ."),
+    "order": (
+        "takes {drug} {strength} {frequency} for {reason} .",
+        "given {drug} {strength} {frequency} for {reason} .",
+        "for {reason} takes {drug} {strength} {frequency} .",
+        "{reason} is treated with {drug} {strength} {frequency} .",
+    ),
+    "medication": (
+        "takes {drug} {strength} {route} {frequency} .",
+        "started {drug} {strength} {route} for {duration} .",
+        "{drug} {strength} {frequency} for {reason} .",
+        "continue {drug} {route} {frequency} for {duration} .",
+        "given {drug} {strength} {route} for {reason} .",
+    ),
+    "dispensed": (
+        "{drug} {strength} {form} {frequency} .",
+        "takes {drug} {form} {route} for {reason} .",
+        "{drug} {form} {dosage} {frequency} .",
+        "given {drug} {strength} {form} for {duration} .",
+    ),
     "reveals": ("{test} showed {problem} .", "{problem} was seen on {test} .", "{test} revealed {problem} ."),
-    "procedure": ("{procedure} was done for {problem} .", "{problem} was treated with {procedure} .", "needs {procedure} for {problem} ."),
+    "procedure": (
+        "{procedure} was done for {problem} .",
+        "{problem} was treated with {procedure} .",
+        "needs {procedure} for {problem} .",
+    ),
     "harms": ("{problem} after {procedure} .", "{procedure} caused {problem} ."),
     "move": ("{occurrence} to the {department} {date} .", "{date} the patient was {occurrence} to the {department} ."),
     "dated_test": ("{test} was done {date} .", "{date} had {test} ."),
     "lasting": ("{problem} for {duration} .", "has had {problem} for {duration} ."),
     "subtype": ("{problem} is a {class} .", "{problem} belongs to {class} ."),
     "class_only": ("no sign of {class} .", "the {relative} had {class} .", "known {class} ."),
-    "topic": ("a study of {drug} and {problem} .", "{problem} and {drug} in adults .", "notes on {drug} in {problem} ."),
+    "topic": (
+        "a study of {drug} and {problem} .",
+        "{problem} and {drug} in adults .",
+        "notes on {drug} in {problem} .",
+    ),
     "treats": ("{drug} is used for {problem} .", "{drug} treats {problem} .", "{problem} responds to {drug} ."),
     "harmless": ("{drug} did not cause {problem} .", "no {problem} was seen with {drug} ."),
     "activates": ("{drug} activates {gene} .", "{drug} increases {gene} .", "{gene} is increased by {drug} ."),
@@ -49,7 +85,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lab_normal": ("{lab} is {value} , normal .", "normal {lab} of {value} ."),
     "raises": ("{drug} raises {lab} .", "{lab} goes up with {drug} ."),
     "lowers": ("{drug} lowers {lab} .", "{lab} goes down with {drug} ."),
-    "finding": ("there is a {size} {side} {finding} .", "a {size} {side} {finding} is seen .", "{size} {side} {finding} ."),
+    "finding": (
+        "there is a {size} {side} {finding} .",
+        "a {size} {side} {finding} is seen .",
+        "{size} {side} {finding} .",
+    ),
     "no_finding": ("no {side} {finding} .", "there is no {side} {finding} .", "{side} {finding} is absent ."),
     "tobacco": ("{status} {tobacco} , {pack} .", "{status} {tobacco} ."),
     "alcohol": ("{status} {alcohol} , {drink} .", "{status} {alcohol} ."),

@@ -1,4 +1,6 @@
-"""An Excel workbook of one sheet, as Excel writes it: shared strings, line ends in cells as `_x000D_\\n`. The same rows give the same bytes."""
+"""An Excel workbook of one sheet, as Excel writes it: shared strings, line ends in cells as `_x000D_\\n`. The same
+rows give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,16 @@ _UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f]|_(?=x[0-9A-Fa-f]{4}_)")
 
 
 def workbook(rows: Sequence[dict[str, Any]]) -> bytes:
-    """The bytes of an .xlsx file with a header row of the first row's keys; every value is a text, None an empty cell."""
+    """The bytes of an .xlsx file with a header row of the first row's keys; every value is a text, None an empty
+    cell.
+    """
     strings: dict[str, int] = {}
     lines = []
     for number, cells in enumerate(([*rows[0]], *(row.values() for row in rows)), start=1):
         written = "".join(
             f'<c r="{_letters(column)}{number}" t="s"><v>{strings.setdefault(str(cell), len(strings))}</v></c>'
-            for column, cell in enumerate(cells) if cell is not None
+            for column, cell in enumerate(cells)
+            if cell is not None
         )
         lines.append(f'<row r="{number}">{written}</row>')
     items = "".join(f'<si><t xml:space="preserve">{escape(_UNWRITABLE.sub(_code, text))}</t></si>' for text in strings)

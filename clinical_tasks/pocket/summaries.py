@@ -1,4 +1,6 @@
-"""Summarization tasks: findings, consumer questions, conversations and progress notes, each with the short text that it comes to."""
+"""Summarization tasks: findings, consumer questions, conversations and progress notes, each with the short text
+that it comes to.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +13,72 @@ from clinical_tasks.pocket.questions import Row, Table
 def _impression(draft: Draft) -> Row:
     """Background and findings; the impression lists the abnormal ones in their order."""
     background = f"{draft.pick('age')} year old {draft.pick('sex')} with {draft.pick('problem')} ."
-    for kind in draft.rng.choice((("finding", "no_finding", "no_finding"), ("finding", "finding", "no_finding"), ("no_finding",) * 3)):
+    for kind in draft.rng.choice(
+        (("finding", "no_finding", "no_finding"), ("finding", "finding", "no_finding"), ("no_finding",) * 3)
+    ):
         draft.add(kind)
     draft.scatter()
     note = draft.note()
-    abnormal = [" ".join(fact.words[slot] for slot in ("size", "side", "finding")) for fact in note.facts if fact.kind == "finding"]
+    abnormal = [
+        " ".join(fact.words[slot] for slot in ("size", "side", "finding"))
+        for fact in note.facts
+        if fact.kind == "finding"
+    ]
     impression = " and ".join(abnormal) or "no acute findings"
     return note.text, {"background": background, "impression": f"{impression} ."}
 
 
 def _consumer_question(draft: Draft) -> Row:
     drug, strength, problem, ade = (draft.pick(slot) for slot in ("drug", "strength", "problem", "problem"))
-    who = draft.choose((f"i am a {draft.pick('age')} year old {draft.pick('sex')} .", f"my {draft.pick('relative')} told me to ask you ."))
-    usual = draft.choose((f"i take {drug} {strength} {draft.pick('frequency')} for {problem} .",
-                          f"for {problem} i was given {drug} {strength} {draft.pick('frequency')} ."))
-    concern, question = draft.rng.choice((
-        (f"now i have {ade} and fear the pills .", f"can {drug} cause {ade} ?"),
-        (f"it helps but i do not want {drug} anymore .", f"what else treats {problem} ?"),
-        (f"i want to stop it before my trip with {ade} .", f"can i stop {drug} ?"),
-    ))
-    opening, closing = draft.choose(("hello doctor .", "good morning .", "dear doctor .")), draft.choose(("thank you .", "please help ."))
+    who = draft.choose(
+        (
+            f"i am a {draft.pick('age')} year old {draft.pick('sex')} .",
+            f"my {draft.pick('relative')} told me to ask you .",
+        )
+    )
+    usual = draft.choose(
+        (
+            f"i take {drug} {strength} {draft.pick('frequency')} for {problem} .",
+            f"for {problem} i was given {drug} {strength} {draft.pick('frequency')} .",
+        )
+    )
+    concern, question = draft.rng.choice(
+        (
+            (f"now i have {ade} and fear the pills .", f"can {drug} cause {ade} ?"),
+            (f"it helps but i do not want {drug} anymore .", f"what else treats {problem} ?"),
+            (f"i want to stop it before my trip with {ade} .", f"can i stop {drug} ?"),
+        )
+    )
+    opening, closing = (
+        draft.choose(("hello doctor .", "good morning .", "dear doctor .")),
+        draft.choose(("thank you .", "please help .")),
+    )
     return "\n".join((opening, who, usual, concern, closing)), {"summary": question}
 
 
 # Topic: what the doctor asks, what the patient answers, what the note says.
 _TOPICS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
-    "complaint": (("what brings you in ?", "what is wrong today ?"),
-                  ("i have had {problem} for {duration} .", "for {duration} i have {problem} ."), "{problem} for {duration} ."),
-    "medications": (("what medicine do you take ?", "any drugs at home ?"),
-                    ("i take {drug} {strength} {frequency} .", "only {drug} , {strength} , {frequency} ."),
-                    "{drug} {strength} {frequency} ."),
-    "allergies": (("are you allergic to anything ?", "any allergies ?"),
-                  ("yes , {drug} gives me {reaction} .", "i got {reaction} from {drug} ."), "{drug} causes {reaction} ."),
+    "complaint": (
+        ("what brings you in ?", "what is wrong today ?"),
+        ("i have had {problem} for {duration} .", "for {duration} i have {problem} ."),
+        "{problem} for {duration} .",
+    ),
+    "medications": (
+        ("what medicine do you take ?", "any drugs at home ?"),
+        ("i take {drug} {strength} {frequency} .", "only {drug} , {strength} , {frequency} ."),
+        "{drug} {strength} {frequency} .",
+    ),
+    "allergies": (
+        ("are you allergic to anything ?", "any allergies ?"),
+        ("yes , {drug} gives me {reaction} .", "i got {reaction} from {drug} ."),
+        "{drug} causes {reaction} .",
+    ),
 }
-_SLOTS = {"complaint": ("problem", "duration"), "medications": ("drug", "strength", "frequency"), "allergies": ("drug", "reaction")}
+_SLOTS = {
+    "complaint": ("problem", "duration"),
+    "medications": ("drug", "strength", "frequency"),
+    "allergies": ("drug", "reaction"),
+}
 
 
 def _talk(draft: Draft, topics: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -82,7 +116,13 @@ def _problem_list(draft: Draft) -> Row:
 
 
 def _cxr_record(key: str, row: Row) -> dict[str, Any]:
-    return {"study_id": key, "subject_id": key, "findings": row[0], "impression": row[1]["impression"], "background": row[1]["background"]}
+    return {
+        "study_id": key,
+        "subject_id": key,
+        "findings": row[0],
+        "impression": row[1]["impression"],
+        "background": row[1]["background"],
+    }
 
 
 def _meqsum_record(key: str, row: Row) -> dict[str, Any]:
@@ -90,7 +130,12 @@ def _meqsum_record(key: str, row: Row) -> dict[str, Any]:
 
 
 def _mts_record(key: str, row: Row) -> dict[str, Any]:
-    return {"ID": key, "section_header": row[1]["section"], "section_text": row[1]["text"], "dialogue": row[0].replace("\n", "\r\n")}
+    return {
+        "ID": key,
+        "section_header": row[1]["section"],
+        "section_text": row[1]["text"],
+        "dialogue": row[0].replace("\n", "\r\n"),
+    }
 
 
 def _aci_record(key: str, row: Row) -> dict[str, Any]:
@@ -99,7 +144,13 @@ def _aci_record(key: str, row: Row) -> dict[str, Any]:
 
 def _probsum_record(key: str, row: Row) -> dict[str, Any]:
     first, *rest = row[0].split("\n")
-    return {"File ID": key, "Assessment": first, "Summary": row[1]["problems"], "Subjective Sections": "\n".join(rest), "Objective Sections": ""}
+    return {
+        "File ID": key,
+        "Assessment": first,
+        "Summary": row[1]["problems"],
+        "Subjective Sections": "\n".join(rest),
+        "Objective Sections": "",
+    }
 
 
 def write_dialogue(seed: int, index: int) -> tuple[str, str]:

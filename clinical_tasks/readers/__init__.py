@@ -1,4 +1,5 @@
-"""One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or yields documents.
+"""One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or
+yields documents.
 
 To add one: write the function, name it in `READERS`, and state which `reader_options` it knows in `READER_OPTIONS`.
 """

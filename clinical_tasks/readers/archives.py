@@ -1,8 +1,9 @@
-"""Released archives (zip, tar, tar.gz) read in place. Nothing is unpacked onto the disk, and no member's name is ever used to write.
+"""Released archives (zip, tar, tar.gz) read in place. Nothing is unpacked onto the disk, and no member's name is ever
+used to write.
 
-Refused, with an error that says so: names that lead out of the archive, links and devices, encrypted members, archives that expand
-beyond the limits below, damaged ones. A zip is read member by member; a tar.gz by `gzip_seek`; an archive inside an archive (as
-ChemProt is released) is held in memory, compressed as it is.
+Refused, with an error that says so: names that lead out of the archive, links and devices, encrypted members, archives
+that expand beyond the limits below, damaged ones. A zip is read member by member; a tar.gz by `gzip_seek`; an archive
+inside an archive (as ChemProt is released) is held in memory, compressed as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Archive(abc.ABC):
         """A member's name in the one form, `a/b`."""
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")) or "\0" in name:
-            raise read_error(self.path, "holds a member whose name leads out of the archive", fix=f"do not trust it; {_UNPACK}")
+            raise read_error(
+                self.path, "holds a member whose name leads out of the archive", fix=f"do not trust it; {_UNPACK}"
+            )
         return "/".join(parts)
 
     def _check_count(self, count: int) -> None:
@@ -92,7 +95,9 @@ class _Zip(Archive):
 class _Tar(Archive):
     def __init__(self, path: Path, file: BinaryIO, size: int):
         super().__init__(path)
-        self._file: Any = SeekableGzip(file, max(FREE_BYTES, MAX_RATIO * size)) if path.name.lower().endswith(("gz",)) else file
+        self._file: Any = (
+            SeekableGzip(file, max(FREE_BYTES, MAX_RATIO * size)) if path.name.lower().endswith(("gz",)) else file
+        )
         self._places: dict[str, tuple[int, int]] = {}
         with tarfile.open(fileobj=self._file, mode="r:", ignore_zeros=False) as tar:
             while (info := tar.next()) is not None:
@@ -145,9 +150,13 @@ def refusing_damage(path: Path) -> Iterator[None]:
         reason = f"expands to more than {MAX_RATIO} times its size (and {FREE_BYTES >> 20} MB)"
         raise read_error(path, reason, fix=f"do not trust it; {_UNPACK}") from None
     except NotImplementedError:
-        raise read_error(path, "uses a compression that is not known here", fix=f"pack it as an ordinary zip or tar.gz, or {_UNPACK}") from None
+        raise read_error(
+            path, "uses a compression that is not known here", fix=f"pack it as an ordinary zip or tar.gz, or {_UNPACK}"
+        ) from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise read_error(path, f"is damaged or no such archive ({type(error).__name__})", fix="fetch the release again") from None
+        raise read_error(
+            path, f"is damaged or no such archive ({type(error).__name__})", fix="fetch the release again"
+        ) from None
 
 
 def open_archive(path: Path) -> Archive:
@@ -178,7 +187,9 @@ def _from_inside(path: Path, place: tuple[Path, str], mtime: int, size: int) -> 
         while piece := stream.read(_PIECE):
             data += piece
             if len(data) > MAX_INNER:
-                raise read_error(path, f"has more than {MAX_INNER >> 20} MB inside another archive", fix="unpack the outer archive")
+                raise read_error(
+                    path, f"has more than {MAX_INNER >> 20} MB inside another archive", fix="unpack the outer archive"
+                )
     return _opened(path, io.BytesIO(data), len(data))
 
 
@@ -194,21 +205,41 @@ def open_member(archive: Path, name: str) -> BinaryIO:
     if name not in inside.names:
         raise read_error(path, "no such file in the archive", fix="check the name")
     if name in inside.refused:
-        raise read_error(path, inside.refused[name], fix="unpack the archive yourself, with its password if it has one, and put the files in its place")
+        raise read_error(
+            path,
+            inside.refused[name],
+            fix="unpack the archive yourself, with its password if it has one, and put the files in its place",
+        )
     with refusing_damage(path):
         return inside.open(name)
 
 
 def locate(path: Path) -> tuple[Path, str] | None:
-    """(innermost archive, name inside it) of a path that leads through one, or None. An existing plain file leads through none."""
+    """(innermost archive, name inside it) of a path that leads through one, or None. An existing plain file leads
+    through none.
+    """
     if not any(is_archive_name(part) for part in path.parts[:-1]) or path.exists():
         return None
-    start = next((i for i in range(1, len(path.parts)) if is_archive_name(path.parts[i - 1]) and Path(*path.parts[:i]).is_file()), None)
+    start = next(
+        (
+            i
+            for i in range(1, len(path.parts))
+            if is_archive_name(path.parts[i - 1]) and Path(*path.parts[:i]).is_file()
+        ),
+        None,
+    )
     if start is None:
         return None
     archive, rest = Path(*path.parts[:start]), path.parts[start:]
     while True:
-        inner = next((i for i in range(1, len(rest)) if is_archive_name(rest[i - 1]) and "/".join(rest[:i]) in open_archive(archive).names), None)
+        inner = next(
+            (
+                i
+                for i in range(1, len(rest))
+                if is_archive_name(rest[i - 1]) and "/".join(rest[:i]) in open_archive(archive).names
+            ),
+            None,
+        )
         if inner is None:
             return archive, "/".join(rest)
         archive, rest = archive.joinpath(*rest[:inner]), rest[inner:]
@@ -219,7 +250,9 @@ def _on_disk(path: Path) -> Path:
 
 
 def members(archive: Path, depth: int = 1) -> Iterator[str]:
-    """The names of all files inside, those of archives inside it too, as paths below it; what desktops add to an archive is left out."""
+    """The names of all files inside, those of archives inside it too, as paths below it; what desktops add to an
+    archive is left out.
+    """
     for name in sorted(open_archive(archive).names):
         last = name.rsplit("/", 1)[-1]
         if name.startswith("__MACOSX/") or last.startswith("._") or last == ".DS_Store":

@@ -1,4 +1,6 @@
-"""BioC XML: documents of passages; annotations with locations that count from the document's start; relations. https://bioc.sourceforge.net"""
+"""BioC XML: documents of passages; annotations with locations that count from the document's start; relations.
+https://bioc.sourceforge.net
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from clinical_tasks.readers.files import read_text
 from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, count_others, whole_number
 from clinical_tasks.readers.pubtator import concept_ids, strip_mesh
 
-# Between two passages the format leaves a gap of a character and does not say which: the PubTator edition of BC5CDR has a line break.
+# Between two passages the format leaves a gap of a character and does not say which: the PubTator edition of BC5CDR has
+# a line break.
 _JOINT = "\n"
 _IDENTIFIERS = ("MESH", "identifier")
 
@@ -33,7 +36,9 @@ class _Draft:
 
 
 def read_bioc(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
-    """The documents of all files. BC5CDR's relations are between concept identifiers; relations of nodes are between mentions."""
+    """The documents of all files. BC5CDR's relations are between concept identifiers; relations of nodes are
+    between mentions.
+    """
     for path in paths:
         yield from by_quoted_words(path, read_text(path), "document", _document)
 
@@ -69,7 +74,9 @@ def _document(path: Path, element: Element) -> Document:
 def _text(path: Path, element: Element, tag: str) -> str:
     child = element.first(tag)
     if child is None:
-        raise read_error(path, f"<{element.tag}> has no <{tag}>", line=element.line, fix="compare the file with the release")
+        raise read_error(
+            path, f"<{element.tag}> has no <{tag}>", line=element.line, fix="compare the file with the release"
+        )
     return child.text
 
 
@@ -87,10 +94,15 @@ def _add_block(draft: _Draft, block: Element) -> None:
         infons = _infons(path, item)
         spans = sorted(_location(draft, place, begin, base) for place in item.find("location"))
         if not spans:
-            raise read_error(path, "an annotation without a location", line=item.line, fix="compare the file with the release")
+            raise read_error(
+                path, "an annotation without a location", line=item.line, fix="compare the file with the release"
+            )
         start, end = spans[0][0], max(stop for _, stop in spans)
         quoted = one_line(_text(path, item, "text"))
-        if quoted not in (one_line(" ".join(draft.text[one:other] for one, other in spans)), one_line(draft.text[start:end])):
+        if quoted not in (
+            one_line(" ".join(draft.text[one:other] for one, other in spans)),
+            one_line(draft.text[start:end]),
+        ):
             draft.mismatches.append(f"{path}:{item.line}")
         ids = concept_ids(next((infons[name] for name in _IDENTIFIERS if name in infons), ""))
         if infons.get("CompositeRole") == "IndividualMention":
@@ -106,11 +118,15 @@ def _add_block(draft: _Draft, block: Element) -> None:
 
 
 def _location(draft: _Draft, place: Element, begin: int, base: int) -> tuple[int, int]:
-    offset, length = (whole_number(draft.path, place.line, name, attribute(draft.path, place, name)) for name in ("offset", "length"))
+    offset, length = (
+        whole_number(draft.path, place.line, name, attribute(draft.path, place, name)) for name in ("offset", "length")
+    )
     start = offset - begin + base
     if not base <= start < start + length <= len(draft.text):
         reason = f"a location of {length} characters at {offset} is empty or outside its passage"
-        raise read_error(draft.path, reason, line=place.line, fix="offsets count characters from the start of the document")
+        raise read_error(
+            draft.path, reason, line=place.line, fix="offsets count characters from the start of the document"
+        )
     return start, start + length
 
 
@@ -119,7 +135,9 @@ def _with_parts(draft: _Draft, mention: Mention) -> Mention:
     words = {ids: text for ids, start, end, text in draft.singles if mention.start <= start and end <= mention.end}
     parts = tuple(words[(identifier,)] for identifier in mention.ids if (identifier,) in words)
     whole = len(mention.ids) > 1 and len(parts) == len(mention.ids)
-    return Mention(mention.key, mention.type, mention.start, mention.end, mention.fragments, mention.ids, parts if whole else ())
+    return Mention(
+        mention.key, mention.type, mention.start, mention.end, mention.fragments, mention.ids, parts if whole else ()
+    )
 
 
 def _relation(draft: _Draft, item: Element) -> Relation:
@@ -131,5 +149,10 @@ def _relation(draft: _Draft, item: Element) -> Relation:
         fix = "it has a type and two nodes, or two infons with concept identifiers"
         raise read_error(draft.path, "a relation without a type or without two ends", line=item.line, fix=fix)
     if nodes and not all(node in draft.mentions for node in nodes):
-        raise read_error(draft.path, "a relation names an annotation that is not in the document", line=item.line, fix="add it or remove the relation")
+        raise read_error(
+            draft.path,
+            "a relation names an annotation that is not in the document",
+            line=item.line,
+            fix="add it or remove the relation",
+        )
     return Relation(kind, ends[0], ends[1])

@@ -23,8 +23,9 @@ def read_brat(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
     """One document for each note; its id is the path inside the task's folder without the suffix.
 
     The files may be the `.txt`, the `.ann` or both (a whole folder); brat's own `.conf` files are passed over.
-    Reader option `events: relations` turns each event into (trigger, role, argument) relations; with `events: argument_types` the
-    relation is named after the argument's type instead, where that says more than the role (SDOH: Status is StatusTime or StatusEmploy).
+    Reader option `events: relations` turns each event into (trigger, role, argument) relations; with `events:
+    argument_types` the relation is named after the argument's type instead, where that says more than the role (SDOH:
+    Status is StatusTime or StatusEmploy).
 
     Raises `LineEndError` for all notes whose annotations count other line ends than the `.txt` has.
     """
@@ -37,7 +38,9 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     ann_path = text_path.with_suffix(".ann")
     for needed in (text_path, ann_path):
         if not is_file(needed):
-            raise read_error(needed, "missing beside its twin", fix="put it there; a note without annotations has an empty .ann")
+            raise read_error(
+                needed, "missing beside its twin", fix="put it there; a note without annotations has an empty .ann"
+            )
     # A byte order mark is a character of the note: brat counts it.
     text = read_text(text_path, skip_bom=False)
     rows = _rows(ann_path)
@@ -53,7 +56,9 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     mismatches = [f"{ann_path}:{quote.line}" for quote in quotes if not quote.agrees(text)]
     triggers = _triggers(ann_path, rows["E"], mentions)
     relations = [_relation(ann_path, line, fields, mentions, triggers) for line, _, fields in rows["R"]]
-    arguments = [relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers, events)]
+    arguments = [
+        relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers, events)
+    ]
     _check_targets(ann_path, rows, mentions, triggers)
     _check_ends(ann_path, rows)
     if events != "ignore":
@@ -74,7 +79,9 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
 
 
 def _rows(path: Path) -> dict[str, list[Row]]:
-    """The annotation lines by kind. A and M (attributes), `*` (equivalence), `#` (notes) and N (normalisation) are counted, not used."""
+    """The annotation lines by kind. A and M (attributes), `*` (equivalence), `#` (notes) and N (normalisation) are
+    counted, not used.
+    """
     rows: dict[str, list[Row]] = {kind: [] for kind in "TREAM*#N"}
     for number, line in enumerate(lines_of(path), start=1):
         line = line.rstrip("\r")
@@ -82,9 +89,13 @@ def _rows(path: Path) -> dict[str, list[Row]]:
             continue
         key, *fields = line.split("\t")
         if key[:1] not in rows:
-            raise read_error(path, "unknown kind of annotation", line=number, fix="lines begin with one of T R E A M N * #")
+            raise read_error(
+                path, "unknown kind of annotation", line=number, fix="lines begin with one of T R E A M N * #"
+            )
         if not fields and key[0] in "TREAM":
-            raise read_error(path, "no tab after the annotation's id", line=number, fix="separate id and annotation by a tab")
+            raise read_error(
+                path, "no tab after the annotation's id", line=number, fix="separate id and annotation by a tab"
+            )
         rows[key[0]].append((number, key, fields))
     return rows
 
@@ -93,12 +104,18 @@ def _mention(path: Path, line: int, key: str, fields: list[str]) -> Mention:
     """`Type start end[;start end...]`; a discontinuous mention keeps its fragments and covers all of them."""
     kind, _, offsets = fields[0].strip().partition(" ")
     try:
-        fragments = tuple(sorted((_number(start), _number(end)) for start, end in (part.split() for part in offsets.split(";"))))
+        fragments = tuple(
+            sorted((_number(start), _number(end)) for start, end in (part.split() for part in offsets.split(";")))
+        )
     except ValueError:
-        raise read_error(path, "offsets are not numbers", line=line, fix="write 'Type START END' or 'Type S E;S E'") from None
+        raise read_error(
+            path, "offsets are not numbers", line=line, fix="write 'Type START END' or 'Type S E;S E'"
+        ) from None
     start, end = fragments[0][0], max(fragment[1] for fragment in fragments)
     if start < 0 or any(begin >= stop for begin, stop in fragments):
-        raise read_error(path, "a span is empty or negative", line=line, fix="ends are exclusive and lie after their start")
+        raise read_error(
+            path, "a span is empty or negative", line=line, fix="ends are exclusive and lie after their start"
+        )
     return Mention(key, kind, start, end, fragments)
 
 
@@ -118,15 +135,24 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _relation(path: Path, line: int, fields: list[str], mentions: dict[str, Mention], triggers: dict[str, str]) -> Relation:
-    """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does; an event is its trigger."""
+def _relation(
+    path: Path, line: int, fields: list[str], mentions: dict[str, Mention], triggers: dict[str, str]
+) -> Relation:
+    """`Type Arg1:T1 Arg2:T2`, which some tools end in a tab. The roles' names do not matter, their order does; an
+    event is its trigger.
+    """
     kind, *arguments = fields[0].split() or [""]
     ends = [argument.partition(":")[2] for argument in arguments]
     if len(ends) != 2 or not all(ends):
         raise read_error(path, "a relation needs two arguments", line=line, fix="write 'Type Arg1:T1 Arg2:T2'")
     ends = [triggers.get(end, end) for end in ends]
     if not all(end in mentions for end in ends):
-        raise read_error(path, "a relation names a mention that is not in the file", line=line, fix="add the T line or remove the relation")
+        raise read_error(
+            path,
+            "a relation names a mention that is not in the file",
+            line=line,
+            fix="add the T line or remove the relation",
+        )
     return Relation(kind, ends[0], ends[1])
 
 
@@ -135,33 +161,43 @@ def _triggers(path: Path, rows: list[Row], mentions: dict[str, Mention]) -> dict
     for line, key, fields in rows:
         trigger = (fields[0].split() or [""])[0].partition(":")[2]
         if trigger not in mentions:
-            raise read_error(path, "an event names no trigger that is in the file", line=line, fix="write 'Type:T1 Role:T2 ...'")
+            raise read_error(
+                path, "an event names no trigger that is in the file", line=line, fix="write 'Type:T1 Role:T2 ...'"
+            )
         if key in triggers:
             raise read_error(path, "an id is used twice", line=line, fix="give each annotation its own id")
         triggers[key] = trigger
     return triggers
 
 
-def _event_relations(path: Path, row: Row, mentions: dict[str, Mention], triggers: dict[str, str], events: str) -> list[Relation]:
+def _event_relations(
+    path: Path, row: Row, mentions: dict[str, Mention], triggers: dict[str, str], events: str
+) -> list[Relation]:
     line, key, fields = row
     relations = []
     for argument in fields[0].split()[1:]:
         role, _, target = argument.partition(":")
         target = triggers.get(target, target)
         if target not in mentions:
-            raise read_error(path, "an event names an argument that is not in the file", line=line, fix="add the T line or remove it")
+            raise read_error(
+                path, "an event names an argument that is not in the file", line=line, fix="add the T line or remove it"
+            )
         # Repeated roles are numbered by brat (Status, Status2): one role.
         kind = mentions[target].type if events == "argument_types" else role.rstrip("0123456789")
         relations.append(Relation(kind, triggers[key], target))
     return relations
 
 
-def _check_targets(path: Path, rows: dict[str, list[Row]], mentions: dict[str, Mention], triggers: dict[str, str]) -> None:
+def _check_targets(
+    path: Path, rows: dict[str, list[Row]], mentions: dict[str, Mention], triggers: dict[str, str]
+) -> None:
     relation_keys = {key for _, key, _ in rows["R"]}
     for line, _, fields in rows["A"] + rows["M"]:
         parts = fields[0].split()
         if len(parts) < 2 or not (parts[1] in mentions or parts[1] in triggers or parts[1] in relation_keys):
-            raise read_error(path, "an attribute names nothing that is in the file", line=line, fix="write 'Name TARGET [value]'")
+            raise read_error(
+                path, "an attribute names nothing that is in the file", line=line, fix="write 'Name TARGET [value]'"
+            )
 
 
 def _check_ends(path: Path, rows: dict[str, list[Row]]) -> None:

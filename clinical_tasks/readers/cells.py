@@ -43,7 +43,9 @@ def is_absent(value: Any) -> bool:
 
 
 def holds_object(value: Any, depth: int = 0) -> bool:
-    """Whether a cell is, or lists, an object: that has fields and no text of its own. So have lists within lists without end."""
+    """Whether a cell is, or lists, an object: that has fields and no text of its own. So have lists within lists
+    without end.
+    """
     if isinstance(value, list):
         return depth > 20 or any(holds_object(item, depth + 1) for item in value)
     return isinstance(value, dict)

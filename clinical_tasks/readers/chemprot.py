@@ -28,23 +28,34 @@ Row = tuple[Path, int, list[str]]
 def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each abstract; its id is the PMID. A file's name says which of the three it is.
 
-    With the reader option `sentence_lines` each sentence of an abstract begins a line: a line break stands for the space before it, and
-    offsets stay. `relations` files (type, whether it is evaluated, its own name, two arguments) are read in the place of `gold_standard` ones.
+    With the reader option `sentence_lines` each sentence of an abstract begins a line: a line break stands for the
+    space before it, and offsets stay. `relations` files (type, whether it is evaluated, its own name, two arguments)
+    are read in the place of `gold_standard` ones.
     """
     files: dict[str, list[Path]] = {kind: [] for kind in _KINDS}
     for path in paths:
         kind = next((kind for kind in _KINDS if kind in path.name), None)
         if kind is None:
-            raise read_error(path, "its name says nothing of what it holds", fix=f"it has one of {', '.join(_KINDS)} in it")
+            raise read_error(
+                path, "its name says nothing of what it holds", fix=f"it has one of {', '.join(_KINDS)} in it"
+            )
         files[kind].append(path)
     entities = _by_document(files["entities"])
     relations = _by_document(files["gold_standard"] + files["relations"])
     for path in files["abstracts"]:
         for key, row in _rows(path):
-            yield _document(key, row, entities.pop(key, []), relations.pop(key, []), card.reader_options.get("sentence_lines") is True)
+            yield _document(
+                key,
+                row,
+                entities.pop(key, []),
+                relations.pop(key, []),
+                card.reader_options.get("sentence_lines") is True,
+            )
     for rest in (entities, relations):
         for path, line, _ in (rows[0] for rows in rest.values()):
-            raise read_error(path, "a document that no file of abstracts holds", line=line, fix="list the files of one set together")
+            raise read_error(
+                path, "a document that no file of abstracts holds", line=line, fix="list the files of one set together"
+            )
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -65,7 +76,9 @@ def _by_document(paths: list[Path]) -> dict[str, list[Row]]:
 def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sentence_lines: bool) -> Document:
     path, number, columns = row
     if len(columns) not in (1, 2):
-        raise read_error(path, f"{len(columns) + 1} columns", line=number, fix="an abstract has 3: PMID, title, abstract")
+        raise read_error(
+            path, f"{len(columns) + 1} columns", line=number, fix="an abstract has 3: PMID, title, abstract"
+        )
     text = _JOINT.join(columns)
     if sentence_lines:
         text = _SENTENCE_END.sub("\n", text)
@@ -74,7 +87,9 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
     for entity_path, line, cells in entities:
         mention, quoted = _mention(entity_path, line, cells, text)
         if mention.key in mentions:
-            raise read_error(entity_path, "an id is used twice in a document", line=line, fix="give each entity its own id")
+            raise read_error(
+                entity_path, "an id is used twice in a document", line=line, fix="give each entity its own id"
+            )
         mentions[mention.key] = mention
         if one_line(quoted) != one_line(text[mention.start : mention.end]):
             mismatches.append(f"{entity_path}:{line}")
@@ -93,7 +108,9 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
 
 def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mention, str]:
     if len(cells) != 5:
-        raise read_error(path, f"{len(cells) + 1} columns", line=line, fix="an entity has 6: PMID, id, type, start, end, text")
+        raise read_error(
+            path, f"{len(cells) + 1} columns", line=line, fix="an entity has 6: PMID, id, type, start, end, text"
+        )
     key, kind, *places, quoted = cells
     start, end = (whole_number(path, line, name, place) for name, place in zip(("start", "end"), places, strict=True))
     if not start < end <= len(text):
@@ -104,8 +121,15 @@ def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mentio
 
 def _relation(path: Path, line: int, cells: list[str], mentions: dict[str, Mention]) -> Relation:
     if len(cells) not in (3, 5):
-        raise read_error(path, f"{len(cells) + 1} columns", line=line, fix="a relation has 4: PMID, type, Arg1:T1, Arg2:T2")
+        raise read_error(
+            path, f"{len(cells) + 1} columns", line=line, fix="a relation has 4: PMID, type, Arg1:T1, Arg2:T2"
+        )
     ends = [cell.partition(":")[2] for cell in cells[-2:]]
     if not all(end in mentions for end in ends):
-        raise read_error(path, "a relation names an entity that the document does not have", line=line, fix="write 'Arg1:T1' and 'Arg2:T2'")
+        raise read_error(
+            path,
+            "a relation names an entity that the document does not have",
+            line=line,
+            fix="write 'Arg1:T1' and 'Arg2:T2'",
+        )
     return Relation(cells[0], ends[0], ends[1])

@@ -20,7 +20,9 @@ from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, c
 
 
 def read_ddi(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
-    """One document for each `<document>`: its sentences, one a line. Pairs that interact are relations, the others are counted."""
+    """One document for each `<document>`: its sentences, one a line. Pairs that interact are relations, the others
+    are counted.
+    """
     for path in paths:
         yield from by_quoted_words(path, read_text(path), "document", _document)
 
@@ -42,7 +44,10 @@ def _document(path: Path, element: Element) -> Document:
             if mention.key in mentions:
                 raise read_error(path, "an id is used twice", line=entity.line, fix="give each entity its own id")
             mentions[mention.key] = mention
-            if not _agrees([text[start:end] for start, end in mention.fragments or ((mention.start, mention.end),)], attribute(path, entity, "text")):
+            if not _agrees(
+                [text[start:end] for start, end in mention.fragments or ((mention.start, mention.end),)],
+                attribute(path, entity, "text"),
+            ):
                 mismatches.append(f"{path}:{entity.line}")
     for pair in (pair for sentence in element.find("sentence") for pair in sentence.find("pair")):
         _add_pair(path, pair, mentions, relations, left_out)
@@ -58,28 +63,43 @@ def _document(path: Path, element: Element) -> Document:
 
 
 def _agrees(pieces: list[str], quoted: str) -> bool:
-    """The same words, and no space at an end that is not quoted: with exclusive ends every entity before a space would seem to agree."""
-    return one_line(" ".join(pieces)) == one_line(quoted) and (all(piece == piece.strip() for piece in pieces) or quoted != quoted.strip())
+    """The same words, and no space at an end that is not quoted: with exclusive ends every entity before a space
+    would seem to agree.
+    """
+    return one_line(" ".join(pieces)) == one_line(quoted) and (
+        all(piece == piece.strip() for piece in pieces) or quoted != quoted.strip()
+    )
 
 
 def _mention(path: Path, entity: Element, words: str, base: int) -> Mention:
     spans = []
     for part in attribute(path, entity, "charOffset").split(";"):
         first, dash, last = part.partition("-")
-        start, end = (whole_number(path, entity.line, "charOffset", number) for number in (first, last if dash else first))
+        start, end = (
+            whole_number(path, entity.line, "charOffset", number) for number in (first, last if dash else first)
+        )
         if not start <= end < len(words):
             reason = f"characters {start}-{end} are none or beyond the sentence's {len(words)}"
-            raise read_error(path, reason, line=entity.line, fix="charOffset counts from 0 in the sentence, ends inclusive")
+            raise read_error(
+                path, reason, line=entity.line, fix="charOffset counts from 0 in the sentence, ends inclusive"
+            )
         spans.append((base + start, base + end + 1))
     spans.sort()
     key, kind = attribute(path, entity, "id"), attribute(path, entity, "type")
     return Mention(key, kind, spans[0][0], max(end for _, end in spans), tuple(spans) if len(spans) > 1 else ())
 
 
-def _add_pair(path: Path, pair: Element, mentions: dict[str, Mention], relations: dict[Relation, None], left_out: Counter[str]) -> None:
+def _add_pair(
+    path: Path, pair: Element, mentions: dict[str, Mention], relations: dict[Relation, None], left_out: Counter[str]
+) -> None:
     ends = [attribute(path, pair, name) for name in ("e1", "e2")]
     if not all(end in mentions for end in ends):
-        raise read_error(path, "a pair names an entity that the document does not have", line=pair.line, fix="add it or remove the pair")
+        raise read_error(
+            path,
+            "a pair names an entity that the document does not have",
+            line=pair.line,
+            fix="add it or remove the pair",
+        )
     interacts = attribute(path, pair, "ddi")
     if interacts not in ("true", "false"):
         raise read_error(path, "ddi is neither true nor false", line=pair.line, fix="compare the file with the release")

@@ -1,6 +1,8 @@
-"""Finding, opening and decoding released files without ever quoting one. A path may lead through an archive: `.../release.zip/train/a.txt`.
+"""Finding, opening and decoding released files without ever quoting one. A path may lead through an archive:
+`.../release.zip/train/a.txt`.
 
-Use these in place of `Path.is_file`, `read_bytes` and `glob`: a `Path` that leads through an archive is no file to the system.
+Use these in place of `Path.is_file`, `read_bytes` and `glob`: a `Path` that leads through an archive is no file to the
+system.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def open_bytes(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise read_error(path, f"cannot be opened ({error.strerror})", fix="check the path and its permissions") from None
+        raise read_error(
+            path, f"cannot be opened ({error.strerror})", fix="check the path and its permissions"
+        ) from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -72,8 +76,9 @@ def lines_of(path: Path) -> list[str]:
 
 
 def open_text(path: Path, *, skip_bom: bool = True) -> Iterator[str]:
-    """The file's lines, one at a time, without their "\\n". Only "\\n" ends a line: a "\\r" before it stays, and so do characters at which
-    `splitlines` would break. Memory is that of the longest line. A final "\\n" begins no further line.
+    """The file's lines, one at a time, without their "\\n". Only "\\n" ends a line: a "\\r" before it stays, and so do
+    characters at which `splitlines` would break. Memory is that of the longest line. A final "\\n" begins no further
+    line.
     """
     position = 0
     with open_bytes(path) as stream, refusing_damage(path):
@@ -93,10 +98,11 @@ def _not_utf8(path: Path, position: int) -> ReadError:
 
 
 def find_files(folder: Path, name: str) -> list[Path]:
-    """What a release name or glob leads to, sorted: in the folder; through the archive that it names; else in the archives that lie in the folder.
+    """What a release name or glob leads to, sorted: in the folder; through the archive that it names; else in the
+    archives that lie in the folder.
 
-    In an archive that it does not name, it may lie below any folders (`n2c2_2018/train/a.txt` is found as `train/*.txt`), but all of a
-    glob below the same ones: `*.txt` does not mean a training and a test folder at once.
+    In an archive that it does not name, it may lie below any folders (`n2c2_2018/train/a.txt` is found as
+    `train/*.txt`), but all of a glob below the same ones: `*.txt` does not mean a training and a test folder at once.
 
     Raises:
         ReadError: a plain name is found twice in the archives, a glob below several folders; an archive is refused.
@@ -116,7 +122,11 @@ def find_files(folder: Path, name: str) -> list[Path]:
     found = [path for archive in archives for path in _inside(archive, name, anywhere=True)]
     if len(found) > 1 and not set(name) & set("*?["):
         where = " and ".join(path.relative_to(folder).as_posix() for path in found[:2])
-        raise read_error(folder, f"{name} is found more than once: {where}", fix="write the whole path, archive included, into the card's splits")
+        raise read_error(
+            folder,
+            f"{name} is found more than once: {where}",
+            fix="write the whole path, archive included, into the card's splits",
+        )
     return found
 
 
@@ -149,7 +159,9 @@ def _expression(pattern: str) -> str:
 
 
 def name_in(path: Path, folder: Path) -> str:
-    """A file's path inside the task's folder without the names of archives on the way: the same packed and unpacked there."""
+    """A file's path inside the task's folder without the names of archives on the way: the same packed and unpacked
+    there.
+    """
     parts = path.relative_to(folder).parts
     kept = [part for part in parts[:-1] if not is_archive_name(part)] if locate(path) else list(parts[:-1])
     return "/".join([*kept, parts[-1]])

@@ -1,7 +1,8 @@
 """Random access to a gzip stream: what a tar.gz needs whose members are read in another order than it holds them.
 
-The stream is read once to its end. On the way the decompressor's state is kept at up to `MAX_POINTS` places (about 40 KB each), and
-a later read starts from the nearest one before it. So neither memory nor the disk ever holds the expanded archive.
+The stream is read once to its end. On the way the decompressor's state is kept at up to `MAX_POINTS` places (about 40
+KB each), and a later read starts from the nearest one before it. So neither memory nor the disk ever holds the expanded
+archive.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class SeekableGzip(io.RawIOBase):
             elif not data:
                 raise EOFError("the gzip stream ends early")
             self._ready = self._inner.decompress(data, CHUNK)
-            self._next_input += len(data) - len(self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail)
+            self._next_input += len(data) - len(
+                self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+            )
             produced = self._start + len(self._ready)
             if produced > self._limit:
                 raise TooLarge

@@ -1,4 +1,5 @@
-"""i2b2/VA 2010: a `.txt` with the note, concepts in a `.con`, assertions in an `.ast`, relations in a `.rel`, all of one name.
+"""i2b2/VA 2010: a `.txt` with the note, concepts in a `.con`, assertions in an `.ast`, relations in a `.rel`, all of
+one name.
 
     c="chest pain" 13:2 13:3||t="problem"
     c="chest pain" 13:2 13:3||t="problem"||a="present"
@@ -40,9 +41,10 @@ TokenSpans = list[list[tuple[int, int]]]
 def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each `.txt`; its id is the path inside the task's folder without the suffix.
 
-    The release keeps notes, concepts and relations in folders of their own, so a split names them all; files belong together by
-    their names. Each note needs a `.con` (empty if it has no concepts), and in a relation task a `.rel`. With the reader option
-    `types: assertion` it needs an `.ast`, and the type of a concept that has an assertion is that assertion.
+    The release keeps notes, concepts and relations in folders of their own, so a split names them all; files belong
+    together by their names. Each note needs a `.con` (empty if it has no concepts), and in a relation task a `.rel`.
+    With the reader option `types: assertion` it needs an `.ast`, and the type of a concept that has an assertion is
+    that assertion.
     """
     notes = _by_name(paths, ".txt")
     others = {suffix: _by_name(paths, suffix) for suffix in (".con", ".ast", ".rel")}
@@ -50,20 +52,30 @@ def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
     needed = {".con": True, ".ast": asserted, ".rel": card.type == "re"}
     for found in others.values():
         for path in (path for name, path in found.items() if name not in notes):
-            raise read_error(path, "no .txt of this name among the split's files", fix="name the notes of the split in splits too")
+            raise read_error(
+                path, "no .txt of this name among the split's files", fix="name the notes of the split in splits too"
+            )
     for name, path in notes.items():
         for suffix, found in others.items():
             if name not in found and needed[suffix]:
-                fix = f"put it into one of the split's folders and name those files in splits, as in 'train/*/*{suffix}'"
+                fix = (
+                    f"put it into one of the split's folders and name those files in splits, as in 'train/*/*{suffix}'"
+                )
                 raise read_error(path, f"no {suffix} of this name among the split's files", fix=fix)
-        yield _read_note(path, {suffix: found[name] for suffix, found in others.items() if name in found}, folder, asserted)
+        yield _read_note(
+            path, {suffix: found[name] for suffix, found in others.items() if name in found}, folder, asserted
+        )
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if path.suffix == suffix and found.setdefault(path.stem, path) != path:
-            raise read_error(path, f"a second {suffix} of this name in one split", fix="a note's files are found by their name: rename one set")
+            raise read_error(
+                path,
+                f"a second {suffix} of this name in one split",
+                fix="a note's files are found by their name: rename one set",
+            )
     return found
 
 
@@ -91,7 +103,9 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
     for (place, _), (number, _) in assertions.items():
         if place not in mentions:
             fix = "add it there or remove the line"
-            raise read_error(files[".ast"], "an assertion names a concept that the .con does not hold", line=number, fix=fix)
+            raise read_error(
+                files[".ast"], "an assertion names a concept that the .con does not hold", line=number, fix=fix
+            )
     relations = list(_relations(files[".rel"], mentions)) if ".rel" in files else []
     unique = tuple(dict.fromkeys(relations))
     left_out = {"relations repeated": len(relations) - len(unique), "assertions": 0 if asserted else len(assertions)}
@@ -165,7 +179,9 @@ def span_of(path: Path, number: int, lines: TokenSpans, place: Place) -> tuple[i
             raise read_error(path, reason, line=number, fix="tokens count from 0 and are divided by single spaces")
     start, end = lines[place[0] - 1][place[1]][0], lines[place[2] - 1][place[3]][1]
     if start >= end:
-        raise read_error(path, "a span is empty or ends before it begins", line=number, fix="the end token belongs to the span")
+        raise read_error(
+            path, "a span is empty or ends before it begins", line=number, fix="the end token belongs to the span"
+        )
     return start, end
 
 
@@ -176,7 +192,9 @@ def _assertions(path: Path) -> Iterator[tuple[tuple[Place, str], tuple[int, str]
         _, *numbers, kind, assertion = match.groups()
         key = (place_of(numbers), kind)
         if key in seen:
-            raise read_error(path, f"a second assertion of the concept of line {seen[key]}", line=number, fix="keep one of them")
+            raise read_error(
+                path, f"a second assertion of the concept of line {seen[key]}", line=number, fix="keep one of them"
+            )
         seen[key] = number
         yield key, (number, assertion)
 
@@ -186,5 +204,10 @@ def _relations(path: Path, mentions: dict[Place, Mention]) -> Iterator[Relation]
         _, *head, kind, _, tail_1, tail_2, tail_3, tail_4 = match.groups()
         ends = [place_of(head), place_of([tail_1, tail_2, tail_3, tail_4])]
         if not all(end in mentions for end in ends):
-            raise read_error(path, "a relation names a concept that the .con does not hold", line=number, fix="add it there or remove the line")
+            raise read_error(
+                path,
+                "a relation names a concept that the .con does not hold",
+                line=number,
+                fix="add it there or remove the line",
+            )
         yield Relation(kind, mentions[ends[0]].key, mentions[ends[1]].key)

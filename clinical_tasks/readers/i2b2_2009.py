@@ -1,9 +1,10 @@
 """i2b2 2009 medications: one entry a line, each field with its words and where they stand in the note.
 
-    m="aspirin" 12:3 12:3||do="81 mg" 12:4 12:5||mo="nm"||f="daily ... as needed" 12:6 12:6,13:0 13:1||du="nm"||r="nm"||ln="list"
+    m="aspirin" 12:3 12:3||do="81 mg" 12:4 12:5||mo="nm"||f="daily ... as needed" 12:6 12:6,13:0
+    13:1||du="nm"||r="nm"||ln="list"
 
-`nm` is a field that the note does not mention. Lines count from 1, tokens from 0, the end token belongs to the span; a field in several
-parts lists their places after commas and puts ` ... ` between their words.
+`nm` is a field that the note does not mention. Lines count from 1, tokens from 0, the end token belongs to the span; a
+field in several parts lists their places after commas and puts ` ... ` between their words.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ _FIELDS = ("m", "do", "mo", "f", "du", "r")
 # Event, temporal marker, certainty, list or narrative: words about an entry, which stand nowhere in the note.
 _REMARKS = ("e", "t", "c", "ln")
 _PLACES = r"\d{1,9}:\d{1,9} \d{1,9}:\d{1,9}"
-# Quoted words may hold quotes and single bars: they end at the quote before the next field or the end of the line. What looks like the end
-# of a field or the beginning of one inside them is damage.
-_FIELD = re.compile(rf'([a-z]+)="((?:(?!\|[a-z]+="|\|\||" {_PLACES}).)*?)"(?: ({_PLACES}(?:, ?{_PLACES})*))?(?:\|\|(?=[a-z]+=")|\s*$)')
+# Quoted words may hold quotes and single bars: they end at the quote before the next field or the end of the line. What
+# looks like the end of a field or the beginning of one inside them is damage.
+_FIELD = re.compile(
+    rf'([a-z]+)="((?:(?!\|[a-z]+="|\|\||" {_PLACES}).)*?)"(?: ({_PLACES}(?:, ?{_PLACES})*))?(?:\|\|(?=[a-z]+=")|\s*$)'
+)
 _NOT_MENTIONED = "nm"
 
 
@@ -51,15 +54,18 @@ class _Annotations:
 def read_i2b2_2009(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
     """One document for each file of entries (`NAME.entries`, `NAME_gold.entries`, `NAME.i2b2.entries`, `NAME.m`).
 
-    Its note is `NAME` or `NAME.txt` among the split's files. The release holds many notes that nobody annotated: they are counted,
-    in the first document's `left_out`. Relations lead from a medication to each of its entry's other fields, under the field's name.
+    Its note is `NAME` or `NAME.txt` among the split's files. The release holds many notes that nobody annotated: they
+    are counted, in the first document's `left_out`. Relations lead from a medication to each of its entry's other
+    fields, under the field's name.
     """
     notes = _by_name(path for path in paths if path.suffix not in _SUFFIXES)
     annotated = _by_name(path for path in paths if path.suffix in _SUFFIXES)
     bare = len(notes.keys() - annotated.keys())
     for name, path in annotated.items():
         if name not in notes:
-            raise read_error(path, "no note of this name among the split's files", fix="name the folder of the notes in splits too")
+            raise read_error(
+                path, "no note of this name among the split's files", fix="name the folder of the notes in splits too"
+            )
         document = _read_note(notes[name], path, folder)
         if bare:
             document.left_out["notes without entries"] = bare
@@ -70,9 +76,15 @@ def read_i2b2_2009(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[
 def _by_name(paths: Iterator[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        name = path.stem.removesuffix(".i2b2").removesuffix("_gold") if path.suffix in (*_SUFFIXES, ".txt") else path.name
+        name = (
+            path.stem.removesuffix(".i2b2").removesuffix("_gold") if path.suffix in (*_SUFFIXES, ".txt") else path.name
+        )
         if found.setdefault(name, path) != path:
-            raise read_error(path, "a second file for the same note in one split", fix="a note's files are found by their name: rename one set")
+            raise read_error(
+                path,
+                "a second file for the same note in one split",
+                fix="a note's files are found by their name: rename one set",
+            )
     return found
 
 
@@ -90,8 +102,13 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
             if not _agrees(text, spans, item.quoted):
                 mismatches.append(f"{entries_path}:{item.line}")
             fragments = tuple(sorted(set(spans)))
-            mention = Mention(f"line{item.line}.{item.name}", item.name, fragments[0][0], max(end for _, end in fragments),
-                              fragments if len(fragments) > 1 else ())
+            mention = Mention(
+                f"line{item.line}.{item.name}",
+                item.name,
+                fragments[0][0],
+                max(end for _, end in fragments),
+                fragments if len(fragments) > 1 else (),
+            )
             first = mentions.setdefault((item.name, fragments), mention)
             # A drug with two dosages has two entries and is one mention.
             left_out["fields annotated before"] += first is not mention
@@ -123,7 +140,9 @@ def _read_entry(found: _Annotations, number: int, line: str) -> Iterator[_Field]
     while position < len(line):
         match = _FIELD.match(line, position)
         if match is None or match[1] not in _FIELDS + _REMARKS or match[1] in seen:
-            fix = 'write fields m, do, mo, f, du, r once each as m="text" LINE:TOKEN LINE:TOKEN or m="nm", divided by ||'
+            fix = (
+                'write fields m, do, mo, f, du, r once each as m="text" LINE:TOKEN LINE:TOKEN or m="nm", divided by ||'
+            )
             raise read_error(found.path, "not an entry of this format", line=number, fix=fix)
         name, quoted, places = match.groups()
         seen.add(name)

@@ -1,6 +1,7 @@
 """i2b2 2012 temporal relations: an XML file with the note in TEXT and EVENT, TIMEX3, SECTIME and TLINK in TAGS.
 
-The release counts characters from 1, ends exclusive, in the note without the line break after `<![CDATA[`: which is from 0 with it.
+The release counts characters from 1, ends exclusive, in the note without the line break after `<![CDATA[`: which is
+from 0 with it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _read_note(path: Path, folder: Path) -> Document:
     root = root_with_text(path, read_text(path), "</TEXT>")
     note, tags = root.first("TEXT"), root.first("TAGS")
     if note is None or tags is None or note.children:
-        raise read_error(path, "no TEXT of the note alone, or no TAGS", line=root.line, fix="compare the file with the release")
+        raise read_error(
+            path, "no TEXT of the note alone, or no TAGS", line=root.line, fix="compare the file with the release"
+        )
     left_out: Counter[str] = Counter()
     count_others(tags, (*_MENTIONS, "TLINK"), left_out)
     spans = list(_spans(path, tags, left_out))
@@ -62,7 +65,12 @@ def _read_note(path: Path, folder: Path) -> Document:
     return Document(
         doc_id=name_in(path.with_suffix(""), folder),
         text=text,
-        mentions=tuple(sorted((Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()), key=mention_order)),
+        mentions=tuple(
+            sorted(
+                (Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()),
+                key=mention_order,
+            )
+        ),
         relations=relations,
         source=str(path),
         mismatches=tuple(mismatches),
@@ -76,12 +84,15 @@ def _spans(path: Path, tags: Element, left_out: Counter[str]) -> Iterator[_Span]
             # How the annotation tool writes a tag that stands for no words.
             left_out[f"{element.tag} elements without a place"] += 1
         elif element.tag in _MENTIONS:
-            start, end = (whole_number(path, element.line, name, attribute(path, element, name)) for name in ("start", "end"))
+            start, end = (
+                whole_number(path, element.line, name, attribute(path, element, name)) for name in ("start", "end")
+            )
             yield _Span(element, start, end, attribute(path, element, "text"))
 
 
 def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
-    """The text, and what to add to starts and ends: how the file counts, as most of its quoted texts agree; by default from 1.
+    """The text, and what to add to starts and ends: how the file counts, as most of its quoted texts agree; by default
+    from 1.
 
     The line ends may have been CR LF for whoever counted, or already LF, as an XML parser shows them.
     """
@@ -124,7 +135,9 @@ def _relations(path: Path, tags: Element, mentions: dict[str, Mention], left_out
 
 
 def _without_frame(text: str, mentions: dict[str, Mention]) -> tuple[str, int]:
-    """The note without the line break that follows `<![CDATA[` and the one before `]]>`, and how many characters went in front."""
+    """The note without the line break that follows `<![CDATA[` and the one before `]]>`, and how many characters
+    went in front.
+    """
     begin = re.match(r"\r?\n|", text)
     end = re.search(r"(\r?\n|)\Z", text)
     front = begin.end() if begin and all(mention.start >= begin.end() for mention in mentions.values()) else 0

@@ -1,4 +1,6 @@
-"""Records inside one JSON document: lists, mappings by id, columns, nested releases (HEAD-QA) and SQuAD's nesting (emrQA)."""
+"""Records inside one JSON document: lists, mappings by id, columns, nested releases (HEAD-QA) and SQuAD's nesting
+(emrQA).
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,22 @@ from clinical_tasks.readers.tables import Row, documents_of
 
 
 def read_json(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
-    """A list of objects, a mapping from id to object, or columns; `records` is the dotted path to it, `*` meaning every entry.
+    """A list of objects, a mapping from id to object, or columns; `records` is the dotted path to it, `*` meaning every
+    entry.
 
-    A record finds its key in a mapping (or its number in a list) as `$key`, and the object around it as `$parent`, which has both too.
+    A record finds its key in a mapping (or its number in a list) as `$key`, and the object around it as `$parent`,
+    which has both too.
     """
     for path in paths:
         yield from documents_of(path, _json_rows(path, card.reader_options), card)
 
 
 def read_squad(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
-    """Parts with paragraphs with questions: a row a question, with the paragraph's `context` and the part's `title` beside its own fields.
+    """Parts with paragraphs with questions: a row a question, with the paragraph's `context` and the part's `title`
+    beside its own fields.
 
-    emrQA releases a list of paraphrases as one question: the first is read, or with `paraphrases: all` each, as a row of its own.
-    `titles` reads only these parts; what lies in others is counted.
+    emrQA releases a list of paraphrases as one question: the first is read, or with `paraphrases: all` each, as a row
+    of its own. `titles` reads only these parts; what lies in others is counted.
     """
     for path in paths:
         rows, left_out = _squad_rows(path, card.reader_options)
@@ -54,8 +59,12 @@ def _json_rows(path: Path, options: dict[str, Any]) -> Iterator[Row]:
             yield Row(path, {KEY_COLUMN: key, **around, **values}, record=number)
 
 
-def _walk(path: Path, node: Any, steps: list[str], place: str, parent: dict[str, Any], key: str = "") -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every node that the dotted path leads to, with the object around it; `*` steps into all entries of a list or mapping."""
+def _walk(
+    path: Path, node: Any, steps: list[str], place: str, parent: dict[str, Any], key: str = ""
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every node that the dotted path leads to, with the object around it; `*` steps into all entries of a list or
+    mapping.
+    """
     if not steps:
         yield node, parent
     elif steps[0] == "*":
@@ -69,7 +78,9 @@ def _walk(path: Path, node: Any, steps: list[str], place: str, parent: dict[str,
         yield from _walk(path, node[steps[0]], steps[1:], place, around)
     else:
         hint = did_you_mean(steps[0], node if isinstance(node, dict) else ())
-        raise read_error(path, f"no key '{steps[0]}' on the way of records '{place}'{hint}", fix="correct reader_options.records")
+        raise read_error(
+            path, f"no key '{steps[0]}' on the way of records '{place}'{hint}", fix="correct reader_options.records"
+        )
 
 
 def _entries(path: Path, node: Any, orient: str) -> Iterable[tuple[str, Any]]:
@@ -80,14 +91,23 @@ def _entries(path: Path, node: Any, orient: str) -> Iterable[tuple[str, Any]]:
         return [(str(index), values) for index, values in enumerate(node)]
     if isinstance(node, dict) and orient in ("", "by_id"):
         return [(str(key), values) for key, values in node.items()]
-    expected = {"list": "not a list of records", "by_id": "not a mapping of records"}.get(orient, "neither a list nor a mapping of records")
-    raise read_error(path, expected, fix="set reader_options.records to the path of the records, and orient to how they lie there")
+    expected = {"list": "not a list of records", "by_id": "not a mapping of records"}.get(
+        orient, "neither a list nor a mapping of records"
+    )
+    raise read_error(
+        path, expected, fix="set reader_options.records to the path of the records, and orient to how they lie there"
+    )
 
 
 def _column_entries(path: Path, node: Any) -> Iterable[tuple[str, Any]]:
     if not isinstance(node, dict) or not node or not all(isinstance(column, (list, dict)) for column in node.values()):
-        raise read_error(path, "not a mapping of columns", fix="drop reader_options.orient or correct reader_options.records")
-    columns = {name: column if isinstance(column, dict) else {str(n): value for n, value in enumerate(column)} for name, column in node.items()}
+        raise read_error(
+            path, "not a mapping of columns", fix="drop reader_options.orient or correct reader_options.records"
+        )
+    columns = {
+        name: column if isinstance(column, dict) else {str(n): value for n, value in enumerate(column)}
+        for name, column in node.items()
+    }
     keys = list(next(iter(columns.values())))
     for number, column in enumerate(columns.values(), start=1):
         if column.keys() != set(keys):
@@ -119,7 +139,11 @@ def _squad_rows(path: Path, options: dict[str, Any]) -> tuple[list[Row], dict[st
                     rows.append(Row(path, {**around, **question, "question": words}, record=number))
     for title in titles:
         if title not in known:
-            raise read_error(path, f"no part has the title '{title}'{did_you_mean(title, known)}", fix="correct reader_options.titles")
+            raise read_error(
+                path,
+                f"no part has the title '{title}'{did_you_mean(title, known)}",
+                fix="correct reader_options.titles",
+            )
     return rows, {"questions under titles that the card does not name": left_out} if left_out else {}
 
 
@@ -134,5 +158,9 @@ def _objects(path: Path, holder: dict[str, Any], name: str) -> list[dict[str, An
     found = holder.get(name)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         hint = did_you_mean(name, holder) if name not in holder else ""
-        raise read_error(path, f"no list of objects under '{name}'{hint}", fix="SQuAD nests data, paragraphs and qas; otherwise use reader: json")
+        raise read_error(
+            path,
+            f"no list of objects under '{name}'{hint}",
+            fix="SQuAD nests data, paragraphs and qas; otherwise use reader: json",
+        )
     return found

@@ -7,7 +7,9 @@ from typing import Any
 
 
 class NotJson(Exception):
-    """Why a text is not JSON that can be used; `line` counts from 1 within the text, where known. Holds none of the text."""
+    """Why a text is not JSON that can be used; `line` counts from 1 within the text, where known. Holds none of the
+    text.
+    """
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)

@@ -1,7 +1,8 @@
-"""XML without its dangers: a released file to plain elements with their line numbers, nothing fetched, nothing expanded.
+"""XML without its dangers: a released file to plain elements with their line numbers, nothing fetched, nothing
+expanded.
 
-Entity declarations are refused (they can grow a small file without bound, or name other files), and so is a reference to an entity
-that is not one of XML's own five. A DOCTYPE that only names a DTD is passed over.
+Entity declarations are refused (they can grow a small file without bound, or name other files), and so is a reference
+to an entity that is not one of XML's own five. A DOCTYPE that only names a DTD is passed over.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Element:
 def attribute(path: Path, element: Element, name: str) -> str:
     """An attribute that has to be there."""
     if name not in element.attributes:
-        raise read_error(path, f"<{element.tag}> has no attribute {name}", line=element.line, fix="compare the file with the release")
+        raise read_error(
+            path, f"<{element.tag}> has no attribute {name}", line=element.line, fix="compare the file with the release"
+        )
     return element.attributes[name]
 
 
@@ -74,7 +77,9 @@ def elements(path: Path, text: str, tag: str = "") -> Iterator[Element]:
     Raises `ReadError` for what is not well-formed.
     """
     if _PRIVATE.search(text):
-        raise read_error(path, "holds characters of the private area U+10F000", fix="replace them; they have no meaning of their own")
+        raise read_error(
+            path, "holds characters of the private area U+10F000", fix="replace them; they have no meaning of their own"
+        )
     builder = _Builder(path, tag)
     text = _PIECE.sub(_hide_returns, text).translate(_MARKUP) if "\r" in text else text.translate(_HIDDEN)
     for begin in range(0, max(len(text), 1), _SLICE):
@@ -142,11 +147,16 @@ class _Builder:
         except expat.ExpatError as error:
             # The parser's reasons are fixed phrases. `from None`: nothing else of it may be shown.
             raise read_error(
-                self._path, f"not well-formed XML ({expat.ErrorString(error.code)})", line=error.lineno, fix="compare the file with the release"
+                self._path,
+                f"not well-formed XML ({expat.ErrorString(error.code)})",
+                line=error.lineno,
+                fix="compare the file with the release",
             ) from None
 
     def _refuse(self, what: str) -> None:
-        raise read_error(self._path, what, line=self._parser.CurrentLineNumber, fix="write the text itself; nothing is expanded here")
+        raise read_error(
+            self._path, what, line=self._parser.CurrentLineNumber, fix="write the text itself; nothing is expanded here"
+        )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if self._open or self._tag in (tag, ""):
@@ -171,11 +181,16 @@ class _Builder:
 # An attribute's value reaches to the quote before the next attribute or the end of the tag.
 _TAG_LINE = re.compile(r"\s*<[A-Za-z]\w*\s[^\n]*>\s*")
 _ATTRIBUTE = re.compile(r'(\s[A-Za-z]\w*=)"(.*?)"(?=\s+[A-Za-z]\w*="|\s*/?>)')
-_BARE = ((re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)"), "&amp;"), (re.compile("<"), "&lt;"), (re.compile('"'), "&quot;"))
+_BARE = (
+    (re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)"), "&amp;"),
+    (re.compile("<"), "&lt;"),
+    (re.compile('"'), "&quot;"),
+)
 
 
 def root_with_text(path: Path, text: str, end_of_text: str) -> Element:
-    """The root of a file with one document; where its tool did not escape attributes, as some files of a release, they are escaped first.
+    """The root of a file with one document; where its tool did not escape attributes, as some files of a release, they
+    are escaped first.
 
     `end_of_text` is the tag after which there are no more words of the note, only tags on lines of their own.
     """

@@ -1,4 +1,6 @@
-"""PubTator: `ID|t|title`, `ID|a|abstract`, then tab-separated mentions and relations. Offsets run over title + one character + abstract."""
+"""PubTator: `ID|t|title`, `ID|a|abstract`, then tab-separated mentions and relations. Offsets run over title + one
+character + abstract.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ def read_pubtator_files(paths: list[Path], card: TaskCard, folder: Path) -> Iter
 
 
 def read_pubtator(path: Path | str) -> list[Document]:
-    """Read one file of abstracts with their annotations, or of predictions in the same grammar (a score may end each line).
+    """Read one file of abstracts with their annotations, or of predictions in the same grammar (a score may end each
+    line).
 
-    A document that is there twice, as in the NCBI disease corpus, is read once; what its second copy repeats is counted.
+    A document that is there twice, as in the NCBI disease corpus, is read once; what its second copy repeats is
+    counted.
     """
     path = Path(path)
     drafts: dict[str, _Draft] = {}
@@ -75,7 +79,12 @@ def _add_text(path: Path, number: int, drafts: dict[str, _Draft], key: str, part
 
 def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns: list[str]) -> None:
     if columns[0] not in drafts:
-        raise read_error(path, "neither a text line nor an annotation of a document above", line=number, fix="expected 'ID|t|...' or tabs")
+        raise read_error(
+            path,
+            "neither a text line nor an annotation of a document above",
+            line=number,
+            fix="expected 'ID|t|...' or tabs",
+        )
     draft = drafts[columns[0]]
     again = draft.repeated and tuple(columns) in draft.lines
     draft.lines.add(tuple(columns))
@@ -90,7 +99,12 @@ def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns:
         draft.relations.append(Relation(columns[1], strip_mesh(columns[2]), strip_mesh(columns[3])))
     else:
         reason = f"{len(columns)} columns are neither a mention nor a relation"
-        raise read_error(path, reason, line=number, fix="mentions have 6 or 7 columns (id, start, end, text, type, concept), relations 4")
+        raise read_error(
+            path,
+            reason,
+            line=number,
+            fix="mentions have 6 or 7 columns (id, start, end, text, type, concept), relations 4",
+        )
 
 
 def _document(path: Path, key: str, draft: _Draft) -> Document:
@@ -102,7 +116,9 @@ def _document(path: Path, key: str, draft: _Draft) -> Document:
         start, end = int(columns[1]), int(columns[2])
         if start >= end or end > len(text):
             reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
-            raise read_error(path, reason, line=number, fix="offsets count characters over title, one character, abstract")
+            raise read_error(
+                path, reason, line=number, fix="offsets count characters over title, one character, abstract"
+            )
         if one_line(text[start:end]) != one_line(columns[3]):
             mismatches.append(f"{path}:{number}")
         ids = concept_ids(columns[5])

@@ -1,7 +1,8 @@
 """Rows: jsonl, csv and tsv files, line by line, to one `Document` per row, its columns picked by the card.
 
-Line ends inside a field become `\\n` and the ends of a field are stripped: rows carry no offsets, so nothing depends on them.
-Lines end at `\\n` alone: U+2028, U+0085 and the like are characters of a field. A line, or a row of cells, with nothing in it is no row.
+Line ends inside a field become `\\n` and the ends of a field are stripped: rows carry no offsets, so nothing depends on
+them. Lines end at `\\n` alone: U+2028, U+0085 and the like are characters of a field. A line, or a row of cells, with
+nothing in it is no row.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _FIELD_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class Row:
-    """One record and where it is: the line for text tables and sheets, the ordinal for JSON, which knows no lines once parsed."""
+    """One record and where it is: the line for text tables and sheets, the ordinal for JSON, which knows no lines
+    once parsed.
+    """
 
     path: Path
     values: dict[str, Any]
@@ -95,7 +98,9 @@ def _table_rows(path: Path, options: dict[str, Any], delimiter: str) -> Iterator
             header = checked_header(path, [cell.strip() for cell in cells], line)
         elif len(cells) != len(header):
             reason = f"{len(cells)} fields where the header has {len(header)}"
-            raise read_error(path, reason, line=line, fix="check the delimiter and the quotes around fields that hold it")
+            raise read_error(
+                path, reason, line=line, fix="check the delimiter and the quotes around fields that hold it"
+            )
         else:
             yield Row(path, dict(zip(header, cells, strict=True)), line=line)
 
@@ -117,10 +122,15 @@ def _quoted_cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]
             return
         except csv.Error as error:
             if str(error).startswith("new-line character"):
-                reason, fix = "a carriage return outside quotes", "let lines end in \\n or \\r\\n, and quote fields that hold line ends"
+                reason, fix = (
+                    "a carriage return outside quotes",
+                    "let lines end in \\n or \\r\\n, and quote fields that hold line ends",
+                )
             else:
                 reason = "a quoted field is malformed or never ends"
-                fix = "double the quotes inside a quoted field, close the last one, or set reader_options.quoting: false"
+                fix = (
+                    "double the quotes inside a quoted field, close the last one, or set reader_options.quoting: false"
+                )
             raise read_error(path, reason, line=begins, fix=fix) from None
         yield begins, cells
         begins = reader.line_num + 1
@@ -131,23 +141,42 @@ def checked_header(path: Path, names: list[str], line: int | None = None) -> lis
     for number, name in enumerate(names):
         if name and name in names[:number]:
             reason = f"columns {names.index(name) + 1} and {number + 1} have the same name"
-            raise read_error(path, reason, line=line, fix="rename one; where there is no header line, list the columns in reader_options.header")
+            raise read_error(
+                path,
+                reason,
+                line=line,
+                fix="rename one; where there is no header line, list the columns in reader_options.header",
+            )
     return names
 
 
 def documents_of(
-    path: Path, rows: Iterable[Row], card: TaskCard, *, left_out: Mapping[str, int] | None = None, notes: Sequence[str] = ()
+    path: Path,
+    rows: Iterable[Row],
+    card: TaskCard,
+    *,
+    left_out: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
 ) -> Iterator[Document]:
-    """One document a row of a file. `left_out` counts what the reader passed over in it, `notes` say what it found out about it."""
+    """One document a row of a file. `left_out` counts what the reader passed over in it, `notes` say what it found
+    out about it.
+    """
     made = _picked(path, rows, card)
     if left_out or notes:
-        made = (replace(document, notes=tuple(notes), left_out=dict(left_out or {}) if n == 0 else {}) for n, document in enumerate(made))
+        made = (
+            replace(document, notes=tuple(notes), left_out=dict(left_out or {}) if n == 0 else {})
+            for n, document in enumerate(made)
+        )
     # Whether answers count from 0 or from 1 is decided over the whole file.
-    yield from counted_answers(path, list(made), card) if card.options is not None and card.options.gold == "index" else made
+    yield from (
+        counted_answers(path, list(made), card) if card.options is not None and card.options.gold == "index" else made
+    )
 
 
 def _picked(path: Path, rows: Iterable[Row], card: TaskCard) -> Iterator[Document]:
-    """Pick the card's columns. Without `columns.id` a row is named by its file and ordinal, which is stable in a release."""
+    """Pick the card's columns. Without `columns.id` a row is named by its file and ordinal, which is stable in a
+    release.
+    """
     for ordinal, row in enumerate(rows, start=1):
         try:
             named = {name: _column(row, name, sources) for name, sources in card.columns.items()}
@@ -158,7 +187,8 @@ def _picked(path: Path, rows: Iterable[Row], card: TaskCard) -> Iterator[Documen
             # As text, so that `ignore_labels` meets the same words whatever the file's types; "" stands for no answer.
             named["answer"] = as_text(answer)
         if card.options is not None:
-            # Kept apart from the named columns; a trailing option may be absent (4- and 5-option questions in one file).
+            # Kept apart from the named columns; a trailing option may be absent (4- and 5-option questions in one
+            # file).
             named["options"] = [lookup(row.values, source) for source in card.options.columns]
         row_id = as_text(named.pop("id", "")).replace("\n", "/") if "id" in card.columns else f"{path.stem}:{ordinal}"
         if not row_id:
@@ -174,8 +204,12 @@ def _column(row: Row, name: str, sources: tuple[str, ...]) -> Any:
         value = lookup(row.values, source)
         if value is ABSENT:
             # Only a near miss is named: without a header line the first row's cells would be the known names.
-            raise row.error(f"no column '{source}'{did_you_mean(source, row.values)}", fix=f"correct columns.{name} in the card")
+            raise row.error(
+                f"no column '{source}'{did_you_mean(source, row.values)}", fix=f"correct columns.{name} in the card"
+            )
         if holds_object(value):
-            raise row.error(f"'{source}' is an object, not a text", fix=f"let columns.{name} name a field inside it: {source}.FIELD")
+            raise row.error(
+                f"'{source}' is an object, not a text", fix=f"let columns.{name} name a field inside it: {source}.FIELD"
+            )
         values.append(value)
     return values[0] if len(values) == 1 else as_text(values)

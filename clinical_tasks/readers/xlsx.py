@@ -1,7 +1,9 @@
-"""Excel sheets (.xlsx), streamed: a row a record, a header row, cells as their text (ECMA-376, parts SpreadsheetML and packaging).
+"""Excel sheets (.xlsx), streamed: a row a record, a header row, cells as their text (ECMA-376, parts SpreadsheetML and
+packaging).
 
-Line ends that Excel keeps in cells as `_x000D_\\n` are line ends again. Numbers stand as stored, dates in ISO form by their cell's format,
-a formula by the value that Excel saved. A merged cell stands in its first cell; cells with an Excel error (#N/A) are empty.
+Line ends that Excel keeps in cells as `_x000D_\\n` are line ends again. Numbers stand as stored, dates in ISO form by
+their cell's format, a formula by the value that Excel saved. A merged cell stands in its first cell; cells with an
+Excel error (#N/A) are empty.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ _LARGEST_PART = 1 << 28
 _CHUNK = 1 << 16
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
 _REFERENCE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
-# Built-in number formats that show dates or times; others do where an unquoted part of theirs names a unit. Elapsed time, [h]:mm, is a number.
+# Built-in number formats that show dates or times; others do where an unquoted part of theirs names a unit. Elapsed
+# time, [h]:mm, is a number.
 _DATE_FORMATS = {*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)}
 _DATE_UNIT = re.compile(r"[ymdhs]", re.IGNORECASE)
 _ELAPSED = re.compile(r"\[(h+|m+|s+)\]", re.IGNORECASE)
@@ -56,7 +59,12 @@ def _rows(path: Path, numbered: Iterator[tuple[int, dict[int, Any]]], options: d
             names = [str(filled.get(column, "")).strip() for column in range(max(filled) + 1)]
             header = checked_header(path, names, line)
         elif max(filled) >= len(header):
-            raise read_error(path, f"a cell in column {max(filled) + 1} where the header has {len(header)}", line=line, fix="name every column")
+            raise read_error(
+                path,
+                f"a cell in column {max(filled) + 1} where the header has {len(header)}",
+                line=line,
+                fix="name every column",
+            )
         else:
             yield Row(path, {name: filled.get(column) for column, name in enumerate(header) if name}, line=line)
 
@@ -71,7 +79,11 @@ class _Workbook:
             self._archive = zipfile.ZipFile(io.BytesIO(data))
         except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
             # Excel's older .xls and any file with a password are no zip archives.
-            raise read_error(path, "not an .xlsx file (no zip archive; older .xls files and those with a password are none)", fix=_RESAVE) from None
+            raise read_error(
+                path,
+                "not an .xlsx file (no zip archive; older .xls files and those with a password are none)",
+                fix=_RESAVE,
+            ) from None
         self._names = set(self._archive.namelist())
         self._sheets: list[tuple[str, str]] = []
         self._parts: dict[str, str] = {}
@@ -85,10 +97,16 @@ class _Workbook:
         titles = [title for title, _ in self._sheets]
         if wanted and wanted not in titles:
             fix = "correct reader_options.sheet"
-            raise read_error(self._path, f"no sheet '{wanted}' among its {len(titles)}{did_you_mean(wanted, titles)}", fix=fix)
+            raise read_error(
+                self._path, f"no sheet '{wanted}' among its {len(titles)}{did_you_mean(wanted, titles)}", fix=fix
+            )
         number = titles.index(wanted) if wanted else 0
         # Which of several is meant is said in a note unless the card states it.
-        notes = [f"{self._path.name}: sheet 1 of {len(titles)} is read (reader_options.sheet names another)"] if len(titles) > 1 and not wanted else []
+        notes = (
+            [f"{self._path.name}: sheet 1 of {len(titles)} is read (reader_options.sheet names another)"]
+            if len(titles) > 1 and not wanted
+            else []
+        )
         return self._sheets[number][1], notes
 
     def cells(self, part: str) -> Iterator[tuple[int, dict[int, Any]]]:
@@ -217,9 +235,13 @@ class _Workbook:
         return {style for style, number in enumerate(styles) if number.isdecimal() and int(number) in dates}
 
     def _parse(self, part: str, start: OnStart, end: OnEnd) -> Iterator[None]:
-        """Feed a part to the two handlers, which see tags and attributes without namespaces, and stop after each chunk."""
+        """Feed a part to the two handlers, which see tags and attributes without namespaces, and stop after each
+        chunk.
+        """
         if self._archive.getinfo(part).file_size > _LARGEST_PART:
-            raise read_error(self._path, f"{part} unpacks to more than {_LARGEST_PART >> 20} MiB", fix="export the sheet as csv")
+            raise read_error(
+                self._path, f"{part} unpacks to more than {_LARGEST_PART >> 20} MiB", fix="export the sheet as csv"
+            )
         parser = expat.ParserCreate(namespace_separator=" ")
         parser.buffer_text = True
         pieces: list[str] = []
@@ -235,7 +257,11 @@ class _Workbook:
         def refuse(*_: object) -> None:
             raise self.damaged(f"{part} declares a document type, which no spreadsheet program writes")
 
-        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = started, ended, pieces.append
+        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = (
+            started,
+            ended,
+            pieces.append,
+        )
         # Without a document type there are no entities that a small file could grow by.
         parser.StartDoctypeDeclHandler = refuse
         try:
@@ -300,7 +326,12 @@ class _Sheet:
                 column = _column_number(match[1]) if match and int(match[2]) == self._row else -1
             if column <= self._column:
                 raise self._book.damaged("its cells are not in order", self._row)
-            self._column, self._kind, self._style, self._stored = column, attributes.get("t", "n"), attributes.get("s", ""), ""
+            self._column, self._kind, self._style, self._stored = (
+                column,
+                attributes.get("t", "n"),
+                attributes.get("s", ""),
+                "",
+            )
             self._inline.take()
 
     def end(self, tag: str, text: str) -> None:

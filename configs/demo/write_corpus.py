@@ -1,6 +1,7 @@
 """Writes the invented demo corpus: python configs/demo/write_corpus.py configs/demo/data
 
-Four tasks in real release formats. Every patient, drug effect and number is made up; the same seed writes the same bytes.
+Four tasks in real release formats. Every patient, drug effect and number is made up; the same seed writes the same
+bytes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ import random
 import sys
 from pathlib import Path
 
-DRUGS = {"lisinopril": "hypertension", "metformin": "type 2 diabetes", "albuterol": "asthma", "warfarin": "atrial fibrillation",
-         "sertraline": "depression", "omeprazole": "reflux", "gabapentin": "neuropathy", "amoxicillin": "sinusitis"}
+DRUGS = {
+    "lisinopril": "hypertension",
+    "metformin": "type 2 diabetes",
+    "albuterol": "asthma",
+    "warfarin": "atrial fibrillation",
+    "sertraline": "depression",
+    "omeprazole": "reflux",
+    "gabapentin": "neuropathy",
+    "amoxicillin": "sinusitis",
+}
 EFFECTS = ("nausea", "dizziness", "dry cough", "rash", "headache", "fatigue")
 DOSES = ("5 mg", "10 mg", "20 mg", "50 mg", "100 mg", "500 mg")
 SITES = ("the clinic", "the emergency department", "the ward", "a telephone visit")
@@ -44,7 +53,10 @@ class Note:
             quoted = " ".join(self.text[start:end] for start, end in fragments)
             lines.append(f"T{number}\t{kind} {offsets}\t{quoted}")
         # Some tools end relation lines in a tab; so do ours.
-        lines += [f"R{number}\t{kind} Arg1:T{head} Arg2:T{tail}\t" for number, (kind, head, tail) in enumerate(self.relations, start=1)]
+        lines += [
+            f"R{number}\t{kind} Arg1:T{head} Arg2:T{tail}\t"
+            for number, (kind, head, tail) in enumerate(self.relations, start=1)
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -52,7 +64,9 @@ def write_note(rng: random.Random) -> Note:
     """One visit: what the patient takes and why, what a drug did, what was done about it."""
     note = Note()
     drugs = rng.sample(sorted(DRUGS), 2)
-    note.say(f"HISTORY:\nA {rng.randint(25, 88)}-year-old {rng.choice(('man', 'woman'))} seen in {rng.choice(SITES)}.\n")
+    note.say(
+        f"HISTORY:\nA {rng.randint(25, 88)}-year-old {rng.choice(('man', 'woman'))} seen in {rng.choice(SITES)}.\n"
+    )
     for drug in drugs:
         note.say(rng.choice(("The patient takes ", "Home medication includes ")))
         head = note.mention("Drug", drug)
@@ -99,12 +113,20 @@ def write_questions(folder: Path, rng: random.Random) -> None:
         drug, effect = rng.choice(sorted(DRUGS)), rng.choice(EFFECTS)
         label = ("yes", "no", "maybe")[number % 3]
         treated, control = {"yes": (rng.randint(30, 45), rng.randint(3, 9)), "no": (12, 12), "maybe": (14, 12)}[label]
-        finding = {"yes": "The difference was significant.", "no": "There was no difference.",
-                   "maybe": "The study was too small to tell."}[label]
+        finding = {
+            "yes": "The difference was significant.",
+            "no": "There was no difference.",
+            "maybe": "The study was too small to tell.",
+        }[label]
         records[str(90000000 + number)] = {
             "QUESTION": f"Does {drug} cause {effect} in patients with {DRUGS[drug]}?",
-            "CONTEXTS": [f"We followed {rng.randint(40, 400)} patients with {DRUGS[drug]} who took {drug} or placebo.",
-                         f"{effect.capitalize()} occurred in {treated}% of treated and {control}% of untreated patients. {finding}"],
+            "CONTEXTS": [
+                f"We followed {rng.randint(40, 400)} patients with {DRUGS[drug]} who took {drug} or placebo.",
+                (
+                    f"{effect.capitalize()} occurred in {treated}% of treated and {control}% of untreated patients. "
+                    f"{finding}"
+                ),
+            ],
             "LONG_ANSWER": f"In these patients {effect} under {drug} is answered with {label}.",
             "final_decision": label,
         }
@@ -127,11 +149,19 @@ def write_dialogues(folder: Path, rng: random.Random) -> None:
 def _dialogue(rng: random.Random) -> tuple[str, str, str]:
     drug, effect, days, dose = rng.choice(sorted(DRUGS)), rng.choice(EFFECTS), rng.randint(2, 20), rng.choice(DOSES)
     if rng.random() < 0.5:
-        turns = ("Doctor: What brings you in?", f"Patient: I have had {effect} for {days} days.",
-                 "Doctor: Any fever?", "Patient: No, none.")
+        turns = (
+            "Doctor: What brings you in?",
+            f"Patient: I have had {effect} for {days} days.",
+            "Doctor: Any fever?",
+            "Patient: No, none.",
+        )
         return "CC", f"{effect.capitalize()} for {days} days, no fever.", "\r\n".join(turns)
-    turns = ("Doctor: Do you take anything?", f"Patient: Yes, {drug}, {dose}.",
-             "Doctor: What is it for?", f'Patient: They said "{DRUGS[drug]}".')
+    turns = (
+        "Doctor: Do you take anything?",
+        f"Patient: Yes, {drug}, {dose}.",
+        "Doctor: What is it for?",
+        f'Patient: They said "{DRUGS[drug]}".',
+    )
     return "MEDICATIONS", f"{drug.capitalize()} {dose} for {DRUGS[drug]}.", "\r\n".join(turns)
 
 

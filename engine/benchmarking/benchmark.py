@@ -1,9 +1,11 @@
-"""``benchmark``: how fast a configuration trains on this machine. Runs the stage and the loop of a run; writes nothing but its output folder.
+"""``benchmark``: how fast a configuration trains on this machine. Runs the stage and the loop of a run; writes nothing
+but its output folder.
 
     python train.py benchmark --config FILE --steps N --invented 200,20
 
-Cases (placements, values of a sweep) take turns step by step where all of them fit at once, so that what slows the machine slows all;
-else each is alone in memory, one after the other. A case's first steps are warm-up: DeepSpeed records its trace there, kernels compile.
+Cases (placements, values of a sweep) take turns step by step where all of them fit at once, so that what slows the
+machine slows all; else each is alone in memory, one after the other. A case's first steps are warm-up: DeepSpeed
+records its trace there, kernels compile.
 """
 
 import contextlib
@@ -67,13 +69,16 @@ def run_benchmark(request: Request) -> None:
     """Measure all cases, write the folder, compare.
 
     Raises:
-        UserError: what a run would be refused with; another measurement than the one to compare with. Slower: beyond the spread.
+        UserError: what a run would be refused with; another measurement than the one to compare with. Slower: beyond
+            the spread.
     """
     every = []
     for case in request.cases:
         session = Session(case.config, writes=() if request.invented else ("data.cache",))
         data = data_of(session, request.mode, request.invented)
-        every.append(Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data))))
+        every.append(
+            Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data)))
+        )
     first = every[0].session
     if request.beside:
         check_ranks(first.place.world)
@@ -86,7 +91,9 @@ def run_benchmark(request: Request) -> None:
         old.check_nodes(machine.nodes, request.compare_anyway)
     for m in every:
         work = placement.workload_of(m.case.config, m.session.sizes)
-        m.chosen = placement.choose(m.session.sizes, placement.asked_for(m.case.config), m.case.config.recompute, work, machine)
+        m.chosen = placement.choose(
+            m.session.sizes, placement.asked_for(m.case.config), m.case.config.recompute, work, machine
+        )
     every, left_out = _that_fit(every, machine)
     for line in left_out:
         first.say(f"WARNING left out: {line}")
@@ -96,7 +103,9 @@ def run_benchmark(request: Request) -> None:
     for n, group in enumerate(groups):
         _measure(group, request, device, machine, n)
         done = [m for g in groups[: n + 1] for m in g]
-        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {"left_out": left_out}
+        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {
+            "left_out": left_out
+        }
         if first.leads and n + 1 < len(groups):  # if a later case ends the process, these are measured
             write_files(request.output, content, None, False)
     verdict = None
@@ -110,7 +119,9 @@ def run_benchmark(request: Request) -> None:
 
 
 def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[str]]:
-    """Cases without those of several that memory is predicted not to hold: one would end the others' measurement; and what is said of them."""
+    """Cases without those of several that memory is predicted not to hold: one would end the others' measurement;
+    and what is said of them.
+    """
     fit, out = [], []
     for case in every:
         assert case.chosen is not None
@@ -118,12 +129,17 @@ def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[s
             fit.append(case)
         else:
             needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
-            out.append(f"{case.case.label}: {case.chosen.placement} needs {needed / placement.GB:.1f} GB a rank, there are {placement.free(m)}")
+            out.append(
+                f"{case.case.label}: {case.chosen.placement} needs {needed / placement.GB:.1f} GB a rank, there "
+                f"are {placement.free(m)}"
+            )
     return (fit, out) if fit and len(every) > 1 else (every, [])
 
 
 def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Measured]]:
-    """Cases that are in memory together: all of them if their backbones fit at once, else those of one backbone at a time."""
+    """Cases that are in memory together: all of them if their backbones fit at once, else those of one backbone at
+    a time.
+    """
     needs: dict[tuple[Any, ...], Need] = {}
     by_backbone: dict[tuple[Any, ...], list[Measured]] = {}
     for case in every:
@@ -141,8 +157,18 @@ def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Mea
 def _told(every: list[Measured], groups: list[list[Measured]], request: Request) -> str:
     turns = ""
     if len(every) > 1:
-        turns = "; they take turns" if len(groups) == 1 else "; one after another" if len(groups) == len(every) else "; in turns by backbone"
-    rows = f"invented rows of {request.invented.context} + {request.invented.answer} tokens" if request.invented else "the run's own data"
+        turns = (
+            "; they take turns"
+            if len(groups) == 1
+            else "; one after another"
+            if len(groups) == len(every)
+            else "; in turns by backbone"
+        )
+    rows = (
+        f"invented rows of {request.invented.context} + {request.invented.answer} tokens"
+        if request.invented
+        else "the run's own data"
+    )
     steps = f"{request.warmup} + {request.steps} steps on {rows}"
     beside = "; after each step one of PEFT's" if request.beside else ""
     return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {steps}{turns}{beside}"
@@ -172,7 +198,9 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.own_bytes = there.bytes + gpu_held() - before
             if request.beside:
                 start_LD, config = m.session.start_prompt("metaprompt"), m.case.config
-                m.peft = PeftBeside(stage, start_LD, m.backbone, config.token_budget, deterministic=config.deterministic)
+                m.peft = PeftBeside(
+                    stage, start_LD, m.backbone, config.token_budget, deterministic=config.deterministic
+                )
         for step in range(request.warmup + request.steps):
             for m in group:
                 record = _step(m, clock, device, probe)
@@ -231,9 +259,15 @@ def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe |
     seconds = time.perf_counter() - begin
     gathered = m.backbone.gathers.take()
     return StepRecord(
-        seconds, clock.take(), int(outcome["examples"].sum()), int(outcome["real_tokens"]), int(outcome["computed_tokens"]), gathered,
-        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None, probed,
-    )  # fmt: skip
+        seconds,
+        clock.take(),
+        int(outcome["examples"].sum()),
+        int(outcome["real_tokens"]),
+        int(outcome["computed_tokens"]),
+        gathered,
+        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None,
+        probed,
+    )
 
 
 def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) -> None:

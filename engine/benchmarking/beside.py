@@ -53,10 +53,13 @@ def check_ranks(world: int) -> None:
 class PeftBeside:
     """PEFT's steps beside those of a loop, with transformers' own operators: their seconds, and their losses in nats.
 
-    ``ours_fused``: whether operators of a layer are joined in the loop's steps. ``deterministic``: as the key of the run, for both alike.
+    ``ours_fused``: whether operators of a layer are joined in the loop's steps. ``deterministic``: as the key of the
+        run, for both alike.
     """
 
-    def __init__(self, stage: Stage, start_LD: torch.Tensor, backbone: ShardedBackbone, budget: int, *, deterministic: bool):
+    def __init__(
+        self, stage: Stage, start_LD: torch.Tensor, backbone: ShardedBackbone, budget: int, *, deterministic: bool
+    ):
         self.budget, self.ours_fused, self.deterministic = budget, is_fused(backbone.model), deterministic
         self.seconds: list[float] = []
         self.losses: list[float] = []

@@ -19,7 +19,9 @@ PROFILED = 2  # steps of a trace, after the measured ones
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration to measure. ``label``: what tells it from the others, as flags; ``swept``: of them those of --sweep."""
+    """One configuration to measure. ``label``: what tells it from the others, as flags; ``swept``: of them those of
+    --sweep.
+    """
 
     label: str
     config: RunConfig
@@ -55,7 +57,10 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     """
     problems: list[str] = []
     steps, warmup = _count(own, "steps", 0, 1, problems), _count(own, "warmup", 2, 0, problems)
-    switches = {name: _switch(own, name, default, problems) for name, default in (("profile", False), ("alternate", True), ("compare_anyway", False))}
+    switches = {
+        name: _switch(own, name, default, problems)
+        for name, default in (("profile", False), ("alternate", True), ("compare_anyway", False))
+    }
     axes = _axes(own, overrides, problems)
     try:
         base = resolve(file, overrides)
@@ -83,12 +88,23 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     if problems:
         raise UserError(problems)
     return Request(
-        mode, steps, warmup, output, cases, invented, switches["profile"], switches["alternate"], old,
-        switches["compare_anyway"], own.get("beside", ""),
-    )  # fmt: skip
+        mode,
+        steps,
+        warmup,
+        output,
+        cases,
+        invented,
+        switches["profile"],
+        switches["alternate"],
+        old,
+        switches["compare_anyway"],
+        own.get("beside", ""),
+    )
 
 
-def _cases(file: str, overrides: dict[str, str], axes: dict[str, list[str]], steps: int, problems: list[str]) -> list[Case]:
+def _cases(
+    file: str, overrides: dict[str, str], axes: dict[str, list[str]], steps: int, problems: list[str]
+) -> list[Case]:
     cases = []
     for values in itertools.product(*axes.values()):
         changed = dict(zip(axes, values, strict=True))
@@ -107,7 +123,11 @@ def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -
     axes: dict[str, list[str]] = {}
     if own.get("placements"):
         axes["placement"] = [p.strip() for p in own["placements"].split(",")]
-        problems += [f"command line: --placements: {p!r} is none of {', '.join(PLACEMENTS)}" for p in axes["placement"] if p not in PLACEMENTS]
+        problems += [
+            f"command line: --placements: {p!r} is none of {', '.join(PLACEMENTS)}"
+            for p in axes["placement"]
+            if p not in PLACEMENTS
+        ]
     for axis in filter(None, own.get("sweep", "").split(";")):
         key, _, values = (part.strip() for part in axis.partition("="))
         if key not in known_keys():

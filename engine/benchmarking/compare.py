@@ -2,10 +2,11 @@
 
     python -m engine.benchmarking.compare OLD.json NEW.json
 
-Steps of equal number did equal work in both (same seed, same picks), so ratios are taken step by step where their tokens agree, and of the
-two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread within each run and nothing of what differs from
-run to run: a difference below TOLERANCE is never called one, and where a matrix product of a fixed size, timed before each step, takes
-longer too (lower clocks, busier neighbours), a step is called slower only for what that does not explain.
+Steps of equal number did equal work in both (same seed, same picks), so ratios are taken step by step where their
+tokens agree, and of the two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread
+within each run and nothing of what differs from run to run: a difference below TOLERANCE is never called one, and where
+a matrix product of a fixed size, timed before each step, takes longer too (lower clocks, busier neighbours), a step is
+called slower only for what that does not explain.
 """
 
 import json
@@ -22,7 +23,12 @@ from engine.made_on import machine
 
 RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
 MACHINE = "slower, and so is the machine"
-SLOWER, FASTER, SAME, FEW = "slower beyond the spread", "faster", "no difference that this many steps can show", "too few steps to tell"
+SLOWER, FASTER, SAME, FEW = (
+    "slower beyond the spread",
+    "faster",
+    "no difference that this many steps can show",
+    "too few steps to tell",
+)
 HARDWARE = ("cpu", "gpu", "cores", "threads")
 SINCE = {"deterministic": False}  # keys that a benchmark.json of this release may lack
 SINGLE = ("peak_gpu_bytes", "peak_host_bytes", "load_seconds", "h2d_bytes_per_step")
@@ -55,7 +61,10 @@ class Verdict:
     def headline(self) -> str:
         worst = max((line for line in self.lines if line.metric == "step_seconds"), key=lambda line: line.ratio)
         low, high = worst.interval or (worst.ratio, worst.ratio)
-        return f"a step takes {worst.ratio:.3f} times ({low:.3f}-{high:.3f}) as long as before{f' with {worst.case}' if worst.case else ''}: {worst.says}"
+        return (
+            f"a step takes {worst.ratio:.3f} times ({low:.3f}-{high:.3f}) as long as "
+            f"before{f' with {worst.case}' if worst.case else ''}: {worst.says}"
+        )
 
 
 class Old:
@@ -64,7 +73,9 @@ class Old:
     def __init__(self, path: Path, content: dict[str, Any]):
         self.path, self.content = path, content
 
-    def check(self, identities: Sequence[dict[str, Any]], world: int, anyway: bool, here: dict[str, Any] | None = None) -> None:
+    def check(
+        self, identities: Sequence[dict[str, Any]], world: int, anyway: bool, here: dict[str, Any] | None = None
+    ) -> None:
         """Whether the same was measured, on the like.
 
         Raises:
@@ -76,9 +87,13 @@ class Old:
             held = ", ".join(repr(label) for label in there)
             raise UserError([f"--compare: {self.path}: has no case {label!r}; it has {held}" for label in missing])
         problems = [p for i in identities for p in _differences(there[i["case"]], i)]
-        problems += [] if self.content["world_size"] == world else [f"ranks: {self.content['world_size']} there, {world} here"]
+        problems += (
+            [] if self.content["world_size"] == world else [f"ranks: {self.content['world_size']} there, {world} here"]
+        )
         then, now = self.content["machine"], machine() if here is None else here
-        problems += [f"machine: {k}: {then.get(k)} there, {now.get(k)} here" for k in HARDWARE if then.get(k) != now.get(k)]
+        problems += [
+            f"machine: {k}: {then.get(k)} there, {now.get(k)} here" for k in HARDWARE if then.get(k) != now.get(k)
+        ]
         self._refuse(problems, anyway)
 
     def check_nodes(self, nodes: int, anyway: bool) -> None:
@@ -92,7 +107,11 @@ class Old:
     def verdict(self, new: dict[str, Any]) -> Verdict:
         old = {c["label"]: c for c in self.content["cases"]}
         lines = [line for case in new["cases"] for line in _lines(old[case["label"]], case)]
-        notes = [f"{k}: {self.content['versions'].get(k)} then, {v} now" for k, v in new["versions"].items() if self.content["versions"].get(k) != v]
+        notes = [
+            f"{k}: {self.content['versions'].get(k)} then, {v} now"
+            for k, v in new["versions"].items()
+            if self.content["versions"].get(k) != v
+        ]
         if self.content.get("commit") != new.get("commit"):
             notes.append(f"commit: {self.content.get('commit')} then, {new.get('commit')} now")
         return Verdict(lines, notes)
@@ -105,20 +124,34 @@ def read_old(path: Path) -> Old:
     """
     try:
         content = json.loads(path.read_text())
-        whole = all(c["steps"]["seconds"] and c["steps"]["probe"] and c["identity"]["config"] and c["label"] is not None for c in content["cases"])
-        whole = whole and bool(content["cases"] and content["world_size"] and content["machine"] and content["versions"])
+        whole = all(
+            c["steps"]["seconds"] and c["steps"]["probe"] and c["identity"]["config"] and c["label"] is not None
+            for c in content["cases"]
+        )
+        whole = whole and bool(
+            content["cases"] and content["world_size"] and content["machine"] and content["versions"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise UserError(f"--compare: {path} is no benchmark.json of this release: its steps or its configuration are missing; measure it anew")
+        raise UserError(
+            f"--compare: {path} is no benchmark.json of this release: its steps or its configuration are "
+            "missing; measure it anew"
+        )
     return Old(path, content)
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    out = [f"{k}: {there.get(k)} there, {here[k]} here" for k in ("mode", "backbone", "weights", "rows") if there.get(k) != here[k]]
+    out = [
+        f"{k}: {there.get(k)} there, {here[k]} here"
+        for k in ("mode", "backbone", "weights", "rows")
+        if there.get(k) != here[k]
+    ]
     # a key that came after a measurement had its default's effect there
     a, b = (SINCE | json.loads(json.dumps(identity["config"])) for identity in (there, here))
-    return out + [f"{k}: {a.get(k)!r} there, {b.get(k)!r} here" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    return out + [
+        f"{k}: {a.get(k)!r} there, {b.get(k)!r} here" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)
+    ]
 
 
 def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
@@ -127,24 +160,41 @@ def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
     probe = _timed(case, "the machine (a fixed product)", before["probe"], now["probe"], False)
     step = _timed(case, "step_seconds", before["seconds"], now["seconds"], paired)
     assert probe.interval is not None and step.interval is not None
-    if step.says == SLOWER and probe.interval[0] > 1 and not _beyond(step.ratio / probe.ratio, step.interval[0] / probe.interval[1]):
+    if (
+        step.says == SLOWER
+        and probe.interval[0] > 1
+        and not _beyond(step.ratio / probe.ratio, step.interval[0] / probe.interval[1])
+    ):
         step = replace(step, says=MACHINE)
     out = [step, probe]
     for name, values in now["phases"].items():
         if name in before["phases"] and max(old["phases"][name]["share"], new["phases"][name]["share"]) >= 0.02:
             out.append(_timed(case, f"phase: {name}", before["phases"][name], values, paired))
     singles = {k: (old.get(k), new.get(k)) for k in SINGLE}
-    singles |= {f"gathered, {way}": (old["gather_bytes_per_step"][way], new["gather_bytes_per_step"][way]) for way in ("intra", "inter")}
+    singles |= {
+        f"gathered, {way}": (old["gather_bytes_per_step"][way], new["gather_bytes_per_step"][way])
+        for way in ("intra", "inter")
+    }
     return out + [Line(case, k, a, b, b / a, None, "one number each") for k, (a, b) in singles.items() if a and b]
 
 
 def _timed(case: str, metric: str, old: Sequence[float], new: Sequence[float], paired: bool) -> Line:
     ratio, low, high = ratio_of(old, new, paired)
-    return Line(case, metric, float(np.median(old)), float(np.median(new)), ratio, (low, high), says(ratio, low, high, min(len(old), len(new))))
+    return Line(
+        case,
+        metric,
+        float(np.median(old)),
+        float(np.median(new)),
+        ratio,
+        (low, high),
+        says(ratio, low, high, min(len(old), len(new))),
+    )
 
 
 def ratio_of(old: Sequence[float], new: Sequence[float], paired: bool, seed: int = 0) -> tuple[float, float, float]:
-    """New over old and its 95 % interval, by bootstrap: the median of the steps' ratios if they are pairs, else the ratio of the medians."""
+    """New over old and its 95 % interval, by bootstrap: the median of the steps' ratios if they are pairs, else the
+    ratio of the medians.
+    """
     rng = np.random.default_rng(seed)
     a, b = np.asarray(old, dtype=np.float64), np.asarray(new, dtype=np.float64)
     if min(a.min(), b.min()) <= 0:
@@ -156,7 +206,9 @@ def ratio_of(old: Sequence[float], new: Sequence[float], paired: bool, seed: int
         drawn = np.median(ratios[rng.integers(0, n, (RESAMPLES, n))], 1)
     else:
         middle = float(np.median(b) / np.median(a))
-        drawn = np.median(b[rng.integers(0, len(b), (RESAMPLES, len(b)))], 1) / np.median(a[rng.integers(0, len(a), (RESAMPLES, len(a)))], 1)
+        drawn = np.median(b[rng.integers(0, len(b), (RESAMPLES, len(b)))], 1) / np.median(
+            a[rng.integers(0, len(a), (RESAMPLES, len(a)))], 1
+        )
     low, high = np.quantile(drawn, [0.025, 0.975])
     return middle, float(low), float(high)
 

@@ -1,9 +1,9 @@
 """A training step as PEFT's users have it: multitask prompt tuning on the backbone and samples that ours is timed on.
 
 PEFT gets length-grouped batches, padded on the right, of the same token budget. Tasks are mixed in a batch. It attends
-by SDPA and has transformers' own loss. Logits are made at every position: ``logits_to_keep`` keeps the last ones of each
-row, which does not fit rows that are padded on the right. PEFT has no distillation. KL and hidden MSE are written into
-its loop, on answer tokens, and the teacher is asked in every step.
+by SDPA and has transformers' own loss. Logits are made at every position: ``logits_to_keep`` keeps the last ones of
+each row, which does not fit rows that are padded on the right. PEFT has no distillation. KL and hidden MSE are written
+into its loop, on answer tokens, and the teacher is asked in every step.
 
 gpt-oss attends eagerly, for it has sinks that SDPA does not know. transformers has no trainable MXFP4: PEFT runs on the
 packed experts of ``backbones.mxfp4``, so that both hold the same weights.
@@ -105,9 +105,13 @@ class PeftTrainer:
     def _loss(self, batch: PaddedIds) -> Tensor:
         distils = self.teachers is not None
         out = self.model(
-            input_ids=batch.ids_BT, attention_mask=batch.mask_BT, labels=batch.labels_BT, task_ids=batch.tasks_B,
-            use_cache=False, output_hidden_states=distils,
-        )  # fmt: skip
+            input_ids=batch.ids_BT,
+            attention_mask=batch.mask_BT,
+            labels=batch.labels_BT,
+            task_ids=batch.tasks_B,
+            use_cache=False,
+            output_hidden_states=distils,
+        )
         if not distils:
             return out.loss  # type: ignore[no-any-return]
         taught = self._taught(batch)

@@ -1,7 +1,8 @@
-"""``benchmark --profile``: a torch profiler trace of a few steps, and a page on it: top operators, gaps between kernels, gathers that nothing hides.
+"""``benchmark --profile``: a torch profiler trace of a few steps, and a page on it: top operators, gaps between
+kernels, gathers that nothing hides.
 
-The trace is Chrome's (chrome://tracing, Perfetto), gzipped. It holds names and shapes of operators and times; no tensor's content, no source lines,
-no token: nothing of a note.
+The trace is Chrome's (chrome://tracing, Perfetto), gzipped. It holds names and shapes of operators and times; no
+tensor's content, no source lines, no token: nothing of a note.
 """
 
 import contextlib
@@ -17,8 +18,11 @@ import torch
 from engine.files import write_whole
 
 PAGE, FIRST, SHOWN = "profile.md", "0-0", 15
-CONTENT = ("Rank 0's, of a few steps after the measured ones. A trace opens in chrome://tracing or Perfetto; it holds names, shapes and times of operators, no "
-           "content.")  # fmt: skip
+CONTENT = (
+    "Rank 0's, of a few steps after the measured ones. A trace opens in chrome://tracing or Perfetto; it holds "
+    "names, shapes and times of operators, no "
+    "content."
+)
 COLLECTIVE = ("nccl", "gloo")
 Span = tuple[float, float]
 
@@ -51,7 +55,19 @@ def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.dev
     page = folder / PAGE
     begun = page.read_text().splitlines() if page.exists() else ["# Where a step's time goes", "", CONTENT]
     averages = found.key_averages()
-    write_whole(page, "\n".join([*begun, "", f"## {label or 'The case'} ({packed.name})", "", *summary(averages, events, device.type == "cuda")]) + "\n")
+    write_whole(
+        page,
+        "\n".join(
+            [
+                *begun,
+                "",
+                f"## {label or 'The case'} ({packed.name})",
+                "",
+                *summary(averages, events, device.type == "cuda"),
+            ]
+        )
+        + "\n",
+    )
 
 
 def summary(averages: Iterable[Any], events: Sequence[dict[str, Any]], on_gpu: bool) -> list[str]:
@@ -60,17 +76,32 @@ def summary(averages: Iterable[Any], events: Sequence[dict[str, Any]], on_gpu: b
     ordered = sorted((a for a in averages if getattr(a, own, 0) > 0), key=lambda a: -getattr(a, own))
     total = sum(getattr(a, own) for a in ordered) or 1.0
     out = [f"| operator | calls | self {'GPU' if on_gpu else 'CPU'} ms | share |", "|---|---|---|---|"]
-    out += [f"| `{a.key[:80]}` | {a.count} | {getattr(a, own) / 1e3:.1f} | {getattr(a, own) / total:.1%} |" for a in ordered[:SHOWN]]
-    spans = [(e["name"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("ph") == "X" and e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    out += [
+        f"| `{a.key[:80]}` | {a.count} | {getattr(a, own) / 1e3:.1f} | {getattr(a, own) / total:.1%} |"
+        for a in ordered[:SHOWN]
+    ]
+    spans = [
+        (e["name"], e["ts"], e["ts"] + e["dur"])
+        for e in events
+        if e.get("ph") == "X" and e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
+    ]
     if on_gpu and spans:
         out += ["", *gaps(spans)]
     else:
-        out += ["", "No GPU: there are no launches to leave gaps. The time blocked on gathers is the phase `gather wait` of benchmark.md."]
+        out += [
+            "",
+            (
+                "No GPU: there are no launches to leave gaps. The time blocked on gathers is the phase `gather wait` "
+                "of benchmark.md."
+            ),
+        ]
     return out
 
 
 def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
-    """Idle time of a GPU between its kernels, and the time of collectives that no other kernel covers; times in microseconds."""
+    """Idle time of a GPU between its kernels, and the time of collectives that no other kernel covers; times in
+    microseconds.
+    """
     every = merged((begin, end) for _, begin, end in kernels)
     whole = every[-1][1] - every[0][0]
     between = [b[0] - a[1] for a, b in zip(every, every[1:], strict=False)]
@@ -79,9 +110,13 @@ def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
     exposed = length(gathering) - overlap(gathering, computing)
     idle = sum(between)
     return [
-        f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in {len(between)} gaps, "
+        f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in "
+        f"{len(between)} gaps, "
         f"the longest {max(between, default=0.0) / 1e3:.2f} ms",
-        f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms ({exposed / whole:.1%} of the whole) exposed: nothing else ran",
+        (
+            f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms "
+            f"({exposed / whole:.1%} of the whole) exposed: nothing else ran"
+        ),
     ]
 
 

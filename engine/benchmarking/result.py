@@ -21,18 +21,49 @@ if TYPE_CHECKING:
     from engine.benchmarking.beside import PeftBeside
 
 CONTRACT = (
-    "mode", "backbone", "placement", "world_size", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "step_seconds", "mfu", "flops_per_step",
-    "peak_gpu_bytes", "peak_host_bytes", "gather_bytes_per_step", "h2d_bytes_per_step", "load_seconds", "kernel_share",
-)  # fmt: skip
+    "mode",
+    "backbone",
+    "placement",
+    "world_size",
+    "samples_per_s",
+    "tokens_per_s",
+    "computed_tokens_per_s",
+    "step_seconds",
+    "mfu",
+    "flops_per_step",
+    "peak_gpu_bytes",
+    "peak_host_bytes",
+    "gather_bytes_per_step",
+    "h2d_bytes_per_step",
+    "load_seconds",
+    "kernel_share",
+)
 # settings that say where things lie and what is written, not what a step computes
-ELSEWHERE = ("run_dir", "preempt_signal", "hang_minutes", "fresh", "accept_changes", "max_skipped", "data.root", "data.cache", "data.cards", "teach.run",
-             "teach.adapters", "adapt.source_run", "adapt.multitask_run", "teach.eval_every", "adapt.eval_every", "backbone")  # fmt: skip
+ELSEWHERE = (
+    "run_dir",
+    "preempt_signal",
+    "hang_minutes",
+    "fresh",
+    "accept_changes",
+    "max_skipped",
+    "data.root",
+    "data.cache",
+    "data.cards",
+    "teach.run",
+    "teach.adapters",
+    "adapt.source_run",
+    "adapt.multitask_run",
+    "teach.eval_every",
+    "adapt.eval_every",
+    "backbone",
+)
 SECTIONS_ELSEWHERE = ("log", "checkpoint", "evaluate", "tune")
 
 
 class StepRecord(NamedTuple):
-    """A step on one rank: seconds; seconds of each phase; samples and real tokens of all ranks; this rank's computed tokens, gathers and GPU peak;
-    seconds of the probe before it."""
+    """A step on one rank: seconds; seconds of each phase; samples and real tokens of all ranks; this rank's computed
+    tokens, gathers and GPU peak; seconds of the probe before it.
+    """
 
     seconds: float
     phases: dict[str, float]
@@ -46,7 +77,14 @@ class StepRecord(NamedTuple):
 
 def identity_of(mode: str, case: Case, session: Session, rows: str) -> dict[str, Any]:
     """What two measurements must share to be comparable, as far as a process knows before it joins the others."""
-    return {"mode": mode, "case": case.label, "backbone": session.card.name, "weights": session.backbone_hash[:16], "rows": rows[:16], "config": flat(case)}
+    return {
+        "mode": mode,
+        "case": case.label,
+        "backbone": session.card.name,
+        "weights": session.backbone_hash[:16],
+        "rows": rows[:16],
+        "config": flat(case),
+    }
 
 
 def flat(case: Case) -> dict[str, Any]:
@@ -61,7 +99,9 @@ def flat(case: Case) -> dict[str, Any]:
     return {k: v for k, v in out.items() if k not in ELSEWHERE}
 
 
-def assemble(every: "Sequence[Measured]", mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
+def assemble(
+    every: "Sequence[Measured]", mode: str, warmup: int, where: Machine, device: torch.device
+) -> dict[str, Any]:
     """The content of benchmark.json, on every rank: the first case's values, and all cases. A collective."""
     cases = [_case(m, mode, warmup, where, device) for m in every]
     head = {key: cases[0][key] for key in CONTRACT}
@@ -84,21 +124,44 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     if m.peft is not None:
         beside["peft"] = peft_content(m.peft, seconds, real, [step[0].samples for step in steps])
     return {
-        "mode": mode, "backbone": m.session.card.name, "placement": m.chosen.placement, "world_size": world,
-        "samples_per_s": sum(step[0].samples for step in steps) / total, "tokens_per_s": tokens_per_s, "computed_tokens_per_s": sum(computed) / total,
-        "step_seconds": spread(seconds), "mfu": utilisation(sizes, tokens_per_s, min(peak) if all(peak) else None, world),
+        "mode": mode,
+        "backbone": m.session.card.name,
+        "placement": m.chosen.placement,
+        "world_size": world,
+        "samples_per_s": sum(step[0].samples for step in steps) / total,
+        "tokens_per_s": tokens_per_s,
+        "computed_tokens_per_s": sum(computed) / total,
+        "step_seconds": spread(seconds),
+        "mfu": utilisation(sizes, tokens_per_s, min(peak) if all(peak) else None, world),
         "flops_per_step": model_operations(sizes, statistics.fmean(real)),
-        "peak_gpu_bytes": max(gpus) if gpus else None, "peak_host_bytes": None if None in hosts else max(hosts),
-        "gather_bytes_per_step": {way: statistics.fmean(getattr(r.gathered, way) for r in everyone) for way in ("intra", "inter")},
+        "peak_gpu_bytes": max(gpus) if gpus else None,
+        "peak_host_bytes": None if None in hosts else max(hosts),
+        "gather_bytes_per_step": {
+            way: statistics.fmean(getattr(r.gathered, way) for r in everyone) for way in ("intra", "inter")
+        },
         "h2d_bytes_per_step": statistics.fmean(r.gathered.uploaded for r in everyone),
-        "load_seconds": m.load_seconds, "kernel_share": sum(of_phase[PROJECT]) / total,
-        "label": m.case.label, "changed": m.case.swept, "recompute": m.chosen.recompute, "inputs_offloaded": m.chosen.offloaded,
-        "teacher": m.teacher, "beside": m.beside, "warmup": warmup, "gathers_per_step": statistics.fmean(r.gathered.calls for r in everyone),
+        "load_seconds": m.load_seconds,
+        "kernel_share": sum(of_phase[PROJECT]) / total,
+        "label": m.case.label,
+        "changed": m.case.swept,
+        "recompute": m.chosen.recompute,
+        "inputs_offloaded": m.chosen.offloaded,
+        "teacher": m.teacher,
+        "beside": m.beside,
+        "warmup": warmup,
+        "gathers_per_step": statistics.fmean(r.gathered.calls for r in everyone),
         "phases": {name: {**spread(values), "share": sum(values) / total} for name, values in of_phase.items()},
-        "steps": {"seconds": seconds, "real_tokens": real, "computed_tokens": computed, "samples": [step[0].samples for step in steps],
-                  "phases": of_phase, "probe": [max(r.probe for r in step) for step in steps]},
-        "identity": m.identity, **beside,
-    }  # fmt: skip
+        "steps": {
+            "seconds": seconds,
+            "real_tokens": real,
+            "computed_tokens": computed,
+            "samples": [step[0].samples for step in steps],
+            "phases": of_phase,
+            "probe": [max(r.probe for r in step) for step in steps],
+        },
+        "identity": m.identity,
+        **beside,
+    }
 
 
 def peft_content(
@@ -112,10 +175,14 @@ def peft_content(
     total = sum(peft.seconds)
     ratios = [theirs / ours for theirs, ours in zip(peft.seconds, seconds, strict=True)]
     return {
-        "step_seconds": spread(peft.seconds), "tokens_per_s": sum(real) / total, "samples_per_s": sum(samples) / total,
-        "ratio": spread(ratios), "fused": False, "ours_fused": peft.ours_fused,
+        "step_seconds": spread(peft.seconds),
+        "tokens_per_s": sum(real) / total,
+        "samples_per_s": sum(samples) / total,
+        "ratio": spread(ratios),
+        "fused": False,
+        "ours_fused": peft.ours_fused,
         "steps": {"seconds": peft.seconds, "loss": peft.losses},
-    }  # fmt: skip
+    }
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""The stage that a benchmark runs: the very one of a run, on invented rows or the run's own, and started from prompts that nobody trained."""
+"""The stage that a benchmark runs: the very one of a run, on invented rows or the run's own, and started from
+prompts that nobody trained.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +45,7 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
         teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_every=0, adapters="", run=""),
         distill=replace(config.distill, steps=max(config.distill.steps, steps)),
         adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_every=0),
-    )  # fmt: skip
+    )
 
 
 def data_of(session: Session, mode: str, invented: Invention | None) -> dict[str, TaskData]:
@@ -64,7 +66,8 @@ def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int,
     """A stage, ready for a loop. A collective.
 
     Args:
-        steps: how many will be run. cache: where a distillation keeps what its teachers say, if it does (``distill.teacher_cache``).
+        steps: how many will be run. cache: where a distillation keeps what its teachers say, if it does
+            (``distill.teacher_cache``).
     """
     c = session.config
     if mode == "teach":
@@ -73,8 +76,14 @@ def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int,
         return adapt_stage(session, data, {m: _untrained(session) for m in c.adapt.methods if m in DECOMPOSED})
     teachers = None
     if c.distill.lambda_kl or c.distill.lambda_hidden:
-        prompts_KLD = torch.stack([session.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks])
-        teachers = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)}).to(session.backbone().device).requires_grad_(False)
+        prompts_KLD = torch.stack(
+            [session.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
+        )
+        teachers = (
+            JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)})
+            .to(session.backbone().device)
+            .requires_grad_(False)
+        )
     stage = distill_stage(session, data, teachers, "")
     if teachers is not None:
         session.config = replace(c, data=replace(c.data, cache=str(cache)))
@@ -88,5 +97,7 @@ def _untrained(session: Session) -> Source:
     named = [c.adapt.init.removeprefix("task:")] if c.adapt.init.startswith("task:") else []
     tasks = list(dict.fromkeys([*named, *c.adapt.transfer])) or ["source"]
     start_LD = session.start_prompt("metaprompt")
-    cols_KLR, rows_KRD = identity_factors(len(tasks), c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed))
+    cols_KLR, rows_KRD = identity_factors(
+        len(tasks), c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+    )
     return Source(DecomposedBank(start_LD[None], cols_KLR, rows_KRD), tasks, "untrained", c.seed)

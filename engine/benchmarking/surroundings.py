@@ -22,7 +22,9 @@ class HostPeak:
     def peak(self) -> int | None:
         """Bytes; None where the kernel does not say."""
         with contextlib.suppress(OSError, StopIteration):
-            return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+            return next(
+                int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")
+            )
         return None
 
 
@@ -40,11 +42,18 @@ def reset_gpu_peak() -> None:
 
 
 class Probe:
-    """A matrix product of a fixed size: it takes longer when clocks are lower or neighbours busier, whatever the code under measurement does."""
+    """A matrix product of a fixed size: it takes longer when clocks are lower or neighbours busier, whatever the
+    code under measurement does.
+    """
 
     def __init__(self, device: torch.device):
         on_gpu = device.type == "cuda"
-        self.a = torch.ones(8192 if on_gpu else 512, 8192 if on_gpu else 512, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+        self.a = torch.ones(
+            8192 if on_gpu else 512,
+            8192 if on_gpu else 512,
+            device=device,
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+        )
         self.on_gpu = on_gpu
 
     def seconds(self) -> float:

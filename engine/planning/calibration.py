@@ -1,9 +1,10 @@
 """What this machine reaches, measured through the ranks of a job, as a file that ``plan --gpu FILE`` reads.
 
-    torchrun --nproc_per_node 8 -m engine.planning.calibration --backbone configs/gpt_oss_20b/shape.yaml --tokens 16384 --output my/machine.yaml
+    torchrun --nproc_per_node 8 -m engine.planning.calibration --backbone configs/gpt_oss_20b/shape.yaml --tokens 16384
+    --output my/machine.yaml
 
-Every rank measures at once, so that what they share is shared: cores, memory, links. The slowest rank's rate counts. Rates are reached, not peaks:
-``reach`` is 1 throughout. A calibration takes half a minute.
+Every rank measures at once, so that what they share is shared: cores, memory, links. The slowest rank's rate counts.
+Rates are reached, not peaks: ``reach`` is 1 throughout. A calibration takes half a minute.
 """
 
 import argparse
@@ -33,11 +34,14 @@ COPIED = 1 << 27  # bytes of a copy: far more than any cache
 SMALL = 1 << 10  # bytes of a gather that is all latency
 
 
-def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int = 0, sizes: Sizes | None = None) -> DeviceKind:
+def calibrate(
+    card: BackboneCard, tokens: int, device: torch.device, nodes: int = 0, sizes: Sizes | None = None
+) -> DeviceKind:
     """The kind of device that this job runs on. A collective.
 
     Args:
-        tokens: of a micro-batch: products are measured at the backbone's own widths and these many rows. nodes: how many there are; 0: by host names.
+        tokens: of a micro-batch: products are measured at the backbone's own widths and these many rows. nodes: how
+            many there are; 0: by host names.
     """
     sizes = sizes or measure(card)
     world, rank = distributed.world_size(), distributed.place().rank
@@ -58,26 +62,54 @@ def calibrate(card: BackboneCard, tokens: int, device: torch.device, nodes: int 
     else:
         network = intra
     entering = _slowest(_entering(card, device), most=True)
-    overlap = dict.fromkeys(OVERLAPPED, 1.0 if cuda else 0.0)  # CPU ranks wait for each gather, and their cores do one thing at a time
+    overlap = dict.fromkeys(
+        OVERLAPPED, 1.0 if cuda else 0.0
+    )  # CPU ranks wait for each gather, and their cores do one thing at a time
     memory_bytes = float(torch.cuda.mem_get_info(device)[1]) if cuda else free_host_bytes() / per_node
     name = torch.cuda.get_device_name(device) if cuda else "CPU rank"
     return DeviceKind(
-        f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}", rate, memory, memory_bytes, pcie, intra, network,
-        dict.fromkeys(REACHED, 1.0), overlap, latency, entering, [torch.cuda.get_device_name(device)] if cuda else [],
-        "engine.planning.calibration: medians, the slowest rank. On one rank a node `intra`, on one node `network` is the other's: nothing to measure",
-    )  # fmt: skip
+        f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}",
+        rate,
+        memory,
+        memory_bytes,
+        pcie,
+        intra,
+        network,
+        dict.fromkeys(REACHED, 1.0),
+        overlap,
+        latency,
+        entering,
+        [torch.cuda.get_device_name(device)] if cuda else [],
+        (
+            "engine.planning.calibration: medians, the slowest rank. On one rank a node `intra`, on one node "
+            "`network` is the other's: nothing to measure"
+        ),
+    )
 
 
 def write_kind(kind: DeviceKind, file: Path) -> None:
     """A file for ``--gpu``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else {n: float(f"{x:.4g}") for n, x in v.items()} if isinstance(v, dict) else v
-               for k, v in asdict(kind).items()}  # fmt: skip
-    file.write_text("# python train.py plan --config … --gpu " + str(file) + "\n" + yaml.safe_dump(rounded, sort_keys=False, width=150))
+    rounded = {
+        k: float(f"{v:.4g}")
+        if isinstance(v, float)
+        else {n: float(f"{x:.4g}") for n, x in v.items()}
+        if isinstance(v, dict)
+        else v
+        for k, v in asdict(kind).items()
+    }
+    file.write_text(
+        "# python train.py plan --config … --gpu "
+        + str(file)
+        + "\n"
+        + yaml.safe_dump(rounded, sort_keys=False, width=150)
+    )
 
 
 def _seconds(action: Callable[[], Any], device: torch.device, at_least: float = 0.0) -> float:
-    """Median of REPEATS and of so many seconds, after one that does not count. A collective is repeated as often on every rank: ``at_least`` is 0."""
+    """Median of REPEATS and of so many seconds, after one that does not count. A collective is repeated as often on
+    every rank: ``at_least`` is 0.
+    """
     found: list[float] = []
     while len(found) <= REPEATS or sum(found) < at_least:
         if device.type == "cuda":
@@ -96,9 +128,13 @@ def _slowest(value: float, most: bool = False) -> float:
 
 
 def _products(sizes: Sizes, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of the products that a token takes: forward x W^T and backward g W, of a square one and one as wide as the inner layer."""
+    """Operations a second of the products that a token takes: forward x W^T and backward g W, of a square one and
+    one as wide as the inner layer.
+    """
     experts, chosen = sizes.experts
-    rows = max(1, tokens * chosen // experts) if device.type == "cpu" else tokens * chosen  # CPUs take the experts one after another
+    rows = (
+        max(1, tokens * chosen // experts) if device.type == "cpu" else tokens * chosen
+    )  # CPUs take the experts one after another
     inner = max(sizes.hidden, sizes.active // len(sizes.layers) // (4 * sizes.hidden))
     shapes = [(tokens, sizes.hidden, sizes.queries), (rows, sizes.hidden, inner), (rows, inner, sizes.hidden)]
     seconds = operations = 0.0
@@ -112,7 +148,10 @@ def _products(sizes: Sizes, tokens: int, dtype: torch.dtype, device: torch.devic
 def _copy(source: torch.device, to: torch.device) -> float:
     """Bytes a second: within a memory those read and those written, from a host to its GPU those sent."""
     pinned = source.type == "cpu" and to.type == "cuda"
-    a, b = torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned), torch.empty(COPIED, dtype=torch.uint8, device=to)
+    a, b = (
+        torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned),
+        torch.empty(COPIED, dtype=torch.uint8, device=to),
+    )
     return (1 if pinned else 2) * COPIED / _seconds(lambda: b.copy_(a, non_blocking=True), to, AT_LEAST)
 
 
@@ -122,11 +161,15 @@ def _gather_seconds(each: int, group: Any, device: torch.device) -> float:
 
     own = torch.ones(each, dtype=torch.uint8, device=device)
     whole = torch.empty(each * dist.get_world_size(group), dtype=torch.uint8, device=device)
-    return _slowest(_seconds(lambda: comm.allgather_fn(whole, own, group=group, async_op=True).wait(), device), most=True)
+    return _slowest(
+        _seconds(lambda: comm.allgather_fn(whole, own, group=group, async_op=True).wait(), device), most=True
+    )
 
 
 def _entering(card: BackboneCard, device: torch.device) -> float:
-    """Seconds that a module costs the host, of a backbone so small that nothing else counts, sharded over this rank alone."""
+    """Seconds that a module costs the host, of a backbone so small that nothing else counts, sharded over this rank
+    alone.
+    """
     from backbones.module_trace import trace, twin_card
     from engine.batching import weigh
     from engine.data import Sample
@@ -148,7 +191,9 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--backbone", required=True, help="its card")
     parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch")
     parser.add_argument("--nodes", type=int, default=0, help="default: by host names")

@@ -1,8 +1,10 @@
-"""Bytes that ZeRO-3 will gather, to the byte: DeepSpeed's coordinator played over the modules that a micro-batch visits.
+"""Bytes that ZeRO-3 will gather, to the byte: DeepSpeed's coordinator played over the modules that a micro-batch
+visits.
 
-What is fetched again between a forward and its backward pass, what a prefetch skips and what stays whole is decided by rules that look at the whole trace
-(deepspeed/runtime/zero/partitioned_param_coordinator.py, 0.19.8), so the rules are followed here one by one, on names and sizes in place of tensors. A test
-holds the outcome against what real ranks gather.
+What is fetched again between a forward and its backward pass, what a prefetch skips and what stays whole is decided by
+rules that look at the whole trace (deepspeed/runtime/zero/partitioned_param_coordinator.py, 0.19.8), so the rules are
+followed here one by one, on names and sizes in place of tensors. A test holds the outcome against what real ranks
+gather.
 """
 
 import itertools
@@ -22,8 +24,10 @@ NEVER = -(10**10)
 
 @dataclass(frozen=True)
 class ZeroRules:
-    """What a DeepSpeed file decides, in elements: of a fetch ahead, of parameters whole at once, of the way to the next use up to which a parameter stays
-    whole, of parameters that are never partitioned. group: ranks that hold secondary shards between them, or 1. uploads: shards wait in a GPU's host memory."""
+    """What a DeepSpeed file decides, in elements: of a fetch ahead, of parameters whole at once, of the way to the next
+    use up to which a parameter stays whole, of parameters that are never partitioned. group: ranks that hold secondary
+    shards between them, or 1. uploads: shards wait in a GPU's host memory.
+    """
 
     prefetch: int
     live: int
@@ -38,9 +42,13 @@ def rules_of(zero_config: dict[str, Any], machine: Machine) -> ZeroRules:
     zero = zero_config["zero_optimization"]
     offload = (zero.get("offload_param") or {}).get("device", "none") != "none"
     return ZeroRules(
-        int(zero["stage3_prefetch_bucket_size"]), int(zero["stage3_max_live_parameters"]), int(zero.get("stage3_max_reuse_distance", 10**9)),
-        int(zero["stage3_param_persistence_threshold"]), int(zero.get("zero_hpz_partition_size", 1)), offload and machine.device == "cuda",
-    )  # fmt: skip
+        int(zero["stage3_prefetch_bucket_size"]),
+        int(zero["stage3_max_live_parameters"]),
+        int(zero.get("stage3_max_reuse_distance", 10**9)),
+        int(zero["stage3_param_persistence_threshold"]),
+        int(zero.get("zero_hpz_partition_size", 1)),
+        offload and machine.device == "cuda",
+    )
 
 
 @dataclass
@@ -56,12 +64,16 @@ class _Parameter:
 
 
 class Coordinator:
-    """One rank's ZeRO-3, from its start. ``micro_batch`` tells what the next one gathers; alike on all ranks where their nodes are alike."""
+    """One rank's ZeRO-3, from its start. ``micro_batch`` tells what the next one gathers; alike on all ranks where
+    their nodes are alike.
+    """
 
     def __init__(self, sizes: Sizes, trace: Trace, rules: ZeroRules, machine: Machine):
         self.rules, self.visits = rules, trace.visits
         self.parameters = {
-            name: _Parameter(elements, itemsize, elements <= rules.persistence, _brought(elements, itemsize, rules, machine))
+            name: _Parameter(
+                elements, itemsize, elements <= rules.persistence, _brought(elements, itemsize, rules, machine)
+            )
             for name, elements, itemsize in sizes.parameters
         }
         self.of_module: Sequence[tuple[str, ...]] = trace.modules
@@ -76,12 +88,16 @@ class Coordinator:
         self.numbers = itertools.count()
         self.backward: dict[int, None] = {}  # modules whose backward pass is on, in order
         self.recomputed: dict[int, set[str]] = {}
-        self.to_release: dict[tuple[int, int], frozenset[str]] = {}  # DeepSpeed keeps its answers, even when the trace is another
+        self.to_release: dict[
+            tuple[int, int], frozenset[str]
+        ] = {}  # DeepSpeed keeps its answers, even when the trace is another
         self.counted = Gathered()
         self.whole = self.most_whole = 0  # bytes of parameters that are not partitioned now, and at their most
 
     def micro_batch(self, kind: str) -> Gathered:
-        """What a micro-batch of a kind of ``backbones.module_trace.KINDS`` brings to this rank. Resident backbones gather nothing: do not ask."""
+        """What a micro-batch of a kind of ``backbones.module_trace.KINDS`` brings to this rank. Resident backbones
+        gather nothing: do not ask.
+        """
         self.counted = Gathered()
         self._start()
         for visit in self.visits[kind]:
@@ -102,7 +118,8 @@ class Coordinator:
             before = now
         return now
 
-    # ---- the trace -------------------------------------------------------------------------------------------------------
+    # ---- the trace
+    # -------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """reset_step"""
@@ -133,7 +150,8 @@ class Coordinator:
             self._release(name)
         self.coming.clear()
 
-    # ---- fetching --------------------------------------------------------------------------------------------------------
+    # ---- fetching
+    # --------------------------------------------------------------------------------------------------------
 
     def _enter(self, visit: Visit) -> None:
         """fetch_sub_module"""
@@ -195,7 +213,8 @@ class Coordinator:
         for other in self.gathers.pop(self.coming[name], ()):
             self.parameters[other].status = HERE
 
-    # ---- releasing -------------------------------------------------------------------------------------------------------
+    # ---- releasing
+    # -------------------------------------------------------------------------------------------------------
 
     def _leave(self, visit: Visit) -> None:
         """release_sub_module"""
@@ -223,7 +242,11 @@ class Coordinator:
         """__params_to_release: all but what the prefetch counts on, and what a module within reach uses again."""
         key = module, self.step
         if key not in self.to_release:
-            going = {n for n in self.of_module[module] if not self.parameters[n].persists and self.fetched_for.get(n, NEVER) <= self.step}
+            going = {
+                n
+                for n in self.of_module[module]
+                if not self.parameters[n].persists and self.fetched_for.get(n, NEVER) <= self.step
+            }
             for name in self._within_reach():
                 going.discard(name)
             self.to_release[key] = frozenset(going)
@@ -249,7 +272,9 @@ class Coordinator:
 
 
 def _brought(elements: int, itemsize: int, rules: ZeroRules, m: Machine) -> Gathered:
-    """By one gather of a parameter: it is padded to a multiple of the ranks; of its shards one is this rank's, the others' come from where they lie."""
+    """By one gather of a parameter: it is padded to a multiple of the ranks; of its shards one is this rank's, the
+    others' come from where they lie.
+    """
     aligned = -(-elements // m.world) * m.world
     if rules.group > 1:  # whole groups of a node's ranks, or of a part of them; or of several nodes
         each, size = aligned // rules.group * itemsize, rules.group

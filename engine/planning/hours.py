@@ -1,4 +1,6 @@
-"""What a configuration takes on a machine: seconds of a step, tokens a second, node-hours of each stage, what binds, and what another setting would give."""
+"""What a configuration takes on a machine: seconds of a step, tokens a second, node-hours of each stage, what
+binds, and what another setting would give.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -20,13 +22,20 @@ from engine.session import Session
 from engine.sharding import zero_config
 
 LARGEST = 1 << 24  # tokens of a micro-batch that are tried
-EXAMPLES_KEY = {"teach": ("teach", "examples"), "distill": ("distill", "batch"), "adapt": ("adapt", "examples"), "tune": ("adapt", "examples")}
+EXAMPLES_KEY = {
+    "teach": ("teach", "examples"),
+    "distill": ("distill", "batch"),
+    "adapt": ("adapt", "examples"),
+    "tune": ("adapt", "examples"),
+}
 WORTH_TELLING = 1.02
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """step: on average. forward: of the whole stage's passes without a backward pass. gathered: bytes that a step brings to a rank."""
+    """step: on average. forward: of the whole stage's passes without a backward pass. gathered: bytes that a step
+    brings to a rank.
+    """
 
     work: StageWork
     step: Seconds
@@ -65,7 +74,8 @@ class Planner:
     """Cases of one backbone and its data.
 
     Args:
-        mode: distill or adapt; empty: all stages that the configuration has. device: None where only memory and bytes are asked for.
+        mode: distill or adapt; empty: all stages that the configuration has. device: None where only memory and bytes
+            are asked for.
     """
 
     def __init__(self, session: Session, mode: str, device: DeviceKind | None, assumed: Assumed):
@@ -84,7 +94,13 @@ class Planner:
         return self._data[1]
 
     def need(self, config: RunConfig, machine: Machine, asked: str = "") -> Need:
-        return placement.choose(self.sizes, asked or placement.asked_for(config), config.recompute, placement.workload_of(config, self.sizes), machine)
+        return placement.choose(
+            self.sizes,
+            asked or placement.asked_for(config),
+            config.recompute,
+            placement.workload_of(config, self.sizes),
+            machine,
+        )
 
     def trace(self, recompute: int, packed: bool) -> Trace:
         if (recompute, packed) not in self._traces:
@@ -105,11 +121,15 @@ class Planner:
         return self._steady[key]
 
     def largest_budget(self, config: RunConfig, machine: Machine, asked: str = "") -> int:
-        """Most tokens of a micro-batch that fit, recomputing as far as the configuration lets it; 0 where not even one does."""
+        """Most tokens of a micro-batch that fit, recomputing as far as the configuration lets it; 0 where not even
+        one does.
+        """
         work, asked = placement.workload_of(config, self.sizes), asked or placement.asked_for(config)
 
         def fits(tokens: int) -> bool:
-            return placement.choose(self.sizes, asked, config.recompute, replace(work, tokens=tokens, answers=tokens), machine).fits(machine)
+            return placement.choose(
+                self.sizes, asked, config.recompute, replace(work, tokens=tokens, answers=tokens), machine
+            ).fits(machine)
 
         low, high = 0, 1
         while high <= LARGEST and fits(high):
@@ -125,9 +145,16 @@ class Planner:
         kinds = ("train", "train_with_teacher", "forward")
         visits = self.trace(need.recompute, packed).visits
         return Model(
-            self.sizes, attention_of(self.session.model_config), need, machine, self.device, {k: self.gathered(config, machine, need, k) for k in kinds},
-            {k: sum(v.enters for v in visits[k]) for k in kinds}, self.session.card.dtype, config.fused == "auto",
-        )  # fmt: skip
+            self.sizes,
+            attention_of(self.session.model_config),
+            need,
+            machine,
+            self.device,
+            {k: self.gathered(config, machine, need, k) for k in kinds},
+            {k: sum(v.enters for v in visits[k]) for k in kinds},
+            self.session.card.dtype,
+            config.fused == "auto",
+        )
 
     def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:
         need = self.need(config, machine, asked)
@@ -156,10 +183,13 @@ class Planner:
             return prompt + tasks * config.prompt.rank * (config.prompt.length + hidden)
         return placement.bank_numbers(config, hidden, self.sizes.linear_sides)
 
-    # ---- other settings ----------------------------------------------------------------------------------------------------
+    # ---- other settings
+    # ----------------------------------------------------------------------------------------------------
 
     def knobs(self, case: Case) -> list[dict[str, Any]]:
-        """What other settings would make of the longest stage's real tokens a second, the best first: each computed, those that do not fit left out."""
+        """What other settings would make of the longest stage's real tokens a second, the best first: each
+        computed, those that do not fit left out.
+        """
         stage, out = case.main, []
         for key, value, config, machine, device, asked in self._others(case):
             kept, self.device = self.device, device
@@ -171,8 +201,16 @@ class Planner:
                 continue
             same = next((s for s in other.stages if s.work.name == stage.work.name), None)
             if same is not None:
-                out.append({"key": key, "value": value, "tokens_per_s": same.tokens_per_s, "times": same.tokens_per_s / stage.tokens_per_s,
-                            "node_hours": other.node_hours, "binding": same.step.binding})  # fmt: skip
+                out.append(
+                    {
+                        "key": key,
+                        "value": value,
+                        "tokens_per_s": same.tokens_per_s,
+                        "times": same.tokens_per_s / stage.tokens_per_s,
+                        "node_hours": other.node_hours,
+                        "binding": same.step.binding,
+                    }
+                )
         return sorted(out, key=lambda k: -k["times"])
 
     def _others(self, case: Case) -> Iterator[tuple[str, Any, RunConfig, Machine, DeviceKind, str]]:

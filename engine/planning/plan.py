@@ -1,4 +1,6 @@
-"""``plan``: what a job would need and take, before one is submitted. No GPU, no network, no weights: a configuration and a machine in words."""
+"""``plan``: what a job would need and take, before one is submitted. No GPU, no network, no weights: a
+configuration and a machine in words.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -21,13 +23,20 @@ from engine.resolve import value_at
 from engine.session import Session
 from engine.unseen import hold_unseen
 
-HEADINGS = {"resident": "whole on each device", "sharded_hpz": "sharded, and within nodes", "sharded": "sharded over devices", "offload": "sharded over hosts"}
+HEADINGS = {
+    "resident": "whole on each device",
+    "sharded_hpz": "sharded, and within nodes",
+    "sharded": "sharded over devices",
+    "offload": "sharded over hosts",
+}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and compile what is compiled once, so that a
-    job does not hold its nodes for that. device: None for memory and bytes alone. sweep, png: settings to try one after another, and where to draw them."""
+    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and
+    compile what is compiled once, so that a job does not hold its nodes for that. device: None for memory and bytes
+    alone. sweep, png: settings to try one after another, and where to draw them.
+    """
 
     mode: str = ""
     prepare: bool = False
@@ -47,7 +56,8 @@ class Findings:
 
 
 def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
-    """Print the memory table of every placement, what ``auto`` takes, the bytes gathered and, on a known device, times; JSON to ``asked.output`` if named.
+    """Print the memory table of every placement, what ``auto`` takes, the bytes gathered and, on a known device, times;
+    JSON to ``asked.output`` if named.
 
     Raises:
         UserError: whatever a run of this configuration would be refused with.
@@ -89,7 +99,8 @@ def require_key(config: RunConfig, key: str) -> None:
 
 
 def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = "", examples: str = "") -> Assumed:
-    """Lengths to count with where no corpus can be read; by default a quarter of the longest sample, a sixteenth of that the answer.
+    """Lengths to count with where no corpus can be read; by default a quarter of the longest sample, a sixteenth of
+    that the answer.
 
     Raises:
         UserError: every flag that is no whole number above zero, and lengths that do not go together.
@@ -105,9 +116,15 @@ def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = 
                 values[name] = int(text)
     values["answer_tokens"] = values["answer_tokens"] or max(1, values["sample_tokens"] // 16)
     if not problems and values["sample_tokens"] > config.data.max_length:
-        problems.append(f"command line: --sample_tokens: {values['sample_tokens']} is above data.max_length, {config.data.max_length}")
+        problems.append(
+            f"command line: --sample_tokens: {values['sample_tokens']} is above data.max_length, "
+            f"{config.data.max_length}"
+        )
     if not problems and values["answer_tokens"] >= values["sample_tokens"]:
-        problems.append(f"command line: --answer_tokens: {values['answer_tokens']} leaves nothing of --sample_tokens {values['sample_tokens']}")
+        problems.append(
+            f"command line: --answer_tokens: {values['answer_tokens']} leaves nothing of --sample_tokens "
+            f"{values['sample_tokens']}"
+        )
     if problems:
         raise UserError(problems)
     return Assumed(values["sample_tokens"], values["answer_tokens"], values["task_examples"])
@@ -149,20 +166,35 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
         UserError: every flag that is no number above zero.
     """
     values, problems = {}, []
-    for name, text, least in (("nodes", nodes, 1), ("gpus_per_node", gpus_per_node, 0), ("gpu_gb", gpu_gb, 1e-3), ("host_gb", host_gb, 1e-3)):
+    for name, text, least in (
+        ("nodes", nodes, 1),
+        ("gpus_per_node", gpus_per_node, 0),
+        ("gpu_gb", gpu_gb, 1e-3),
+        ("host_gb", host_gb, 1e-3),
+    ):
         try:
             values[name] = float(text)
         except ValueError:
             values[name] = -1.0
         if values[name] < least or (name in ("nodes", "gpus_per_node") and values[name] != int(values[name])):
-            problems.append(f"command line: --{name}: {text!r} is no {'whole number' if name in ('nodes', 'gpus_per_node') else 'number'} from {least:g} up")
+            problems.append(
+                f"command line: --{name}: {text!r} is no "
+                f"{'whole number' if name in ('nodes', 'gpus_per_node') else 'number'} from {least:g} up"
+            )
     if problems:
         raise UserError(problems)
     gpus = int(values["gpus_per_node"])
-    return Machine(int(values["nodes"]), gpus or 1, "cuda" if gpus else "cpu", int(values["gpu_gb"] * GB), int(values["host_gb"] * GB))
+    return Machine(
+        int(values["nodes"]),
+        gpus or 1,
+        "cuda" if gpus else "cpu",
+        int(values["gpu_gb"] * GB),
+        int(values["host_gb"] * GB),
+    )
 
 
-# ---- memory and bytes ------------------------------------------------------------------------------------------------------
+# ---- memory and bytes
+# ------------------------------------------------------------------------------------------------------
 
 
 def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
@@ -175,16 +207,31 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     gathered = {p: planner.gathered(config, machine, n) for p, n in needs.items()}
     largest = {p: planner.largest_budget(config, machine, p) for p in needs}
     content = {
-        "run_dir": config.run_dir, "backbone": session.card.name, "numbers": sizes.numbers, "weight_bytes": sizes.weights, "machine": asdict(machine),
+        "run_dir": config.run_dir,
+        "backbone": session.card.name,
+        "numbers": sizes.numbers,
+        "weight_bytes": sizes.weights,
+        "machine": asdict(machine),
         "tokens": work.tokens,
-        "chosen": chosen.placement, "fits": chosen.fits(machine),
-        "placements": {p: {"recompute": n.recompute, "inputs_offloaded": n.offloaded,
-                           "device_bytes": round(n.device), "host_bytes": round(n.host), "fits": n.fits(machine), "largest_token_budget": largest[p],
-                           "gathered_bytes_per_micro_batch": gathered[p].bytes, "gathers_per_micro_batch": gathered[p].calls,
-                           "gathered_per_micro_batch": {"intra": gathered[p].intra, "inter": gathered[p].inter},
-                           "uploaded_bytes_per_micro_batch": gathered[p].uploaded,
-                           "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()}} for p, n in needs.items()},
-    }  # fmt: skip
+        "chosen": chosen.placement,
+        "fits": chosen.fits(machine),
+        "placements": {
+            p: {
+                "recompute": n.recompute,
+                "inputs_offloaded": n.offloaded,
+                "device_bytes": round(n.device),
+                "host_bytes": round(n.host),
+                "fits": n.fits(machine),
+                "largest_token_budget": largest[p],
+                "gathered_bytes_per_micro_batch": gathered[p].bytes,
+                "gathers_per_micro_batch": gathered[p].calls,
+                "gathered_per_micro_batch": {"intra": gathered[p].intra, "inter": gathered[p].inter},
+                "uploaded_bytes_per_micro_batch": gathered[p].uploaded,
+                "parts": {k: [round(d), round(h)] for k, (d, h) in n.parts.items()},
+            }
+            for p, n in needs.items()
+        },
+    }
     table = _table(session, sizes, work, machine, needs, chosen)
     rows = [["received per micro-batch, own node", *(size(g.intra) for g in gathered.values())]]
     if machine.nodes > 1:
@@ -194,11 +241,17 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     rows.append(["largest token_budget that fits", *(f"{n:,}" if n else "none" for n in largest.values())])
     rows.append(["fits", *("yes" if n.fits(machine) else "no" for n in needs.values())])
     how = "chosen" if config.placement == "auto" and not config.deepspeed else "asked for"
-    verdict = "" if chosen.fits(machine) else f", but needs more than the {placement.USABLE:.0%} of free memory that can be counted on"
+    verdict = (
+        ""
+        if chosen.fits(machine)
+        else f", but needs more than the {placement.USABLE:.0%} of free memory that can be counted on"
+    )
     return Findings([*table[:3], *columns([*table[3], *rows]), "", f"{how}: {chosen.placement}{verdict}"], content)
 
 
-def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: dict[str, Need], chosen: Need) -> list[Any]:
+def _table(
+    session: Session, sizes: Sizes, work: Workload, m: Machine, needs: dict[str, Need], chosen: Need
+) -> list[Any]:
     card, ranks = session.card, f"{m.nodes} x {m.ranks_per_node} {'GPUs' if m.device == 'cuda' else 'CPU ranks'}"
     head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
@@ -209,10 +262,17 @@ def _table(session: Session, sizes: Sizes, work: Workload, m: Machine, needs: di
     parts = list(dict.fromkeys(part for n in needs.values() for part in n.parts))
     rows = [["GB a rank", *needs], ["", *(HEADINGS[p] for p in needs)]]
     rows += [[part, *(_cell(*n.parts.get(part, (0, 0))) for n in needs.values())] for part in parts]
-    rows.append(["device" if m.device == "cuda" else "in all", *(f"{(n.device + (n.host if m.device == 'cpu' else 0)) / GB:.2f}" for n in needs.values())])
+    rows.append(
+        [
+            "device" if m.device == "cuda" else "in all",
+            *(f"{(n.device + (n.host if m.device == 'cpu' else 0)) / GB:.2f}" for n in needs.values()),
+        ]
+    )
     if m.device == "cuda":
         rows.append(["host, all ranks of a node", *(f"{n.host * m.ranks_per_node / GB:.2f}" for n in needs.values())])
-    rows.append(["layers recomputed", *(f"{n.recompute}{', offloaded' if n.offloaded else ''}" for n in needs.values())])
+    rows.append(
+        ["layers recomputed", *(f"{n.recompute}{', offloaded' if n.offloaded else ''}" for n in needs.values())]
+    )
     return [*head, rows]
 
 
@@ -222,7 +282,8 @@ def _cell(device: float, host: float) -> str:
     return f"{device / GB:.2f}" if not host else f"{host / GB:.2f} on the host"
 
 
-# ---- time --------------------------------------------------------------------------------------------------------------------
+# ---- time
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, found: Findings) -> None:
@@ -242,5 +303,11 @@ def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, f
 
 
 def _times_json(case: Case, told: str, knobs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"gpu": asdict(case.device), "lengths": told, "stages": [stage_json(s) for s in case.stages], "node_hours": case.node_hours,
-            "binding": case.main.step.binding, "knobs": knobs}  # fmt: skip
+    return {
+        "gpu": asdict(case.device),
+        "lengths": told,
+        "stages": [stage_json(s) for s in case.stages],
+        "node_hours": case.node_hours,
+        "binding": case.main.step.binding,
+        "knobs": knobs,
+    }

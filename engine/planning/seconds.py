@@ -1,8 +1,9 @@
-"""How long a micro-batch takes: operations, bytes and calls over what a device and its links reach. Formulas and sources: docs/planning.md.
+"""How long a micro-batch takes: operations, bytes and calls over what a device and its links reach. Formulas and
+sources: docs/planning.md.
 
-A term is what a step would take if all else were free. A device's own kernels, products (compute) and what only reads and writes (memory), run one after
-another. The others hide behind them as far as the device kind's ``overlap`` says: on a GPU DeepSpeed fetches a layer ahead of the one that computes, on
-CPU ranks nothing runs beside anything.
+A term is what a step would take if all else were free. A device's own kernels, products (compute) and what only reads
+and writes (memory), run one after another. The others hide behind them as far as the device kind's ``overlap`` says: on
+a GPU DeepSpeed fetches a layer ahead of the one that computes, on CPU ranks nothing runs beside anything.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,15 @@ from engine.placement import Machine, Need, kept_per_token
 from engine.planning.work import MicroBatch
 
 TERMS = ("compute", "memory", "gather", "transfer", "host")
-FLASH_BACKWARD = 2.5  # of the forward pass: five products where that has two (Dao et al. 2022, arXiv:2205.14135, algorithm 4)
-# bytes that norms, rotations, gates, sums, copies and the packed rows' lookups read and write, times what the layers keep for the backward pass: a forward
-# and a backward pass as torch's dispatcher sees them, each operator's inputs and outputs (tests/engine/test_traffic.py)
+FLASH_BACKWARD = (
+    2.5  # of the forward pass: five products where that has two (Dao et al. 2022, arXiv:2205.14135, algorithm 4)
+)
+# bytes that norms, rotations, gates, sums, copies and the packed rows' lookups read and write, times what the layers
+# keep for the backward pass: a forward and a backward pass as torch's dispatcher sees them, each operator's inputs and
+# outputs (tests/engine/test_traffic.py)
 TOUCHED = (5.7, 13.0)
-# the same where a GPU joins them, times what is then kept: 2.3 and 3.9 of a Llama 8B, 3.2 and 4.7 of a gpt-oss 20B (benchmarks.roofline, attention apart)
+# the same where a GPU joins them, times what is then kept: 2.3 and 3.9 of a Llama 8B, 3.2 and 4.7 of a gpt-oss 20B
+# (benchmarks.roofline, attention apart)
 TOUCHED_FUSED = (2.7, 4.3)
 OPTIMIZER = 28  # bytes read or written a trained number: gradient, two moments and the number itself, fp32
 
@@ -45,8 +50,10 @@ def attention_of(config: Any) -> Attention:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of a micro-batch, a step or a stage. terms: each as if it were alone. first: what the first layer's gather and upload take, which nothing hides.
-    total: with what overlaps counted once."""
+    """Of a micro-batch, a step or a stage. terms: each as if it were alone. first: what the first layer's gather and
+    upload take, which nothing hides.
+    total: with what overlaps counted once.
+    """
 
     terms: dict[str, float]
     first: float
@@ -57,7 +64,9 @@ class Seconds:
         return max(self.terms, key=lambda t: self.terms[t])
 
     def plus(self, other: "Seconds") -> "Seconds":
-        return Seconds({t: self.terms[t] + other.terms[t] for t in TERMS}, self.first + other.first, self.total + other.total)
+        return Seconds(
+            {t: self.terms[t] + other.terms[t] for t in TERMS}, self.first + other.first, self.total + other.total
+        )
 
     def times(self, factor: float) -> "Seconds":
         return Seconds({t: v * factor for t, v in self.terms.items()}, self.first * factor, self.total * factor)
@@ -70,7 +79,8 @@ NOTHING = Seconds(dict.fromkeys(TERMS, 0.0), 0.0, 0.0)
 class Model:
     """What does not change from one micro-batch to the next.
 
-    gathered: kind of micro-batch -> what one brings, when one has followed another. entered: kind -> modules entered. dtype: of the weights.
+    gathered: kind of micro-batch -> what one brings, when one has followed another. entered: kind -> modules entered.
+        dtype: of the weights.
     fused: operators of a layer are joined, where that is a GPU's.
     """
 
@@ -86,8 +96,16 @@ class Model:
 
     def rate(self, what: str) -> float:
         """Bytes or operations a second that are reached."""
-        peak = self.device.flops[self.dtype] if what == "compute" else {"memory": self.device.memory, "pcie": self.device.pcie, "intra": self.device.intra,
-                                                                        "network": self.device.network}[what]  # fmt: skip
+        peak = (
+            self.device.flops[self.dtype]
+            if what == "compute"
+            else {
+                "memory": self.device.memory,
+                "pcie": self.device.pcie,
+                "intra": self.device.intra,
+                "network": self.device.network,
+            }[what]
+        )
         return peak * self.device.reach[what]
 
     def operations(self, kind: str, b: MicroBatch) -> float:
@@ -115,7 +133,16 @@ class Model:
         # all-gathered into one memory, then copied from there, parameter by parameter (AllGatherCoalescedHandle.wait)
         copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.placement != "resident" else 0
         experts, chosen = s.experts
-        wide = (s.widened[1] if self.machine.device == "cuda" else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))) * n * 2 * (forward + backward)
+        wide = (
+            (
+                s.widened[1]
+                if self.machine.device == "cuda"
+                else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))
+            )
+            * n
+            * 2
+            * (forward + backward)
+        )
         fused = self.fused and self.machine.device == "cuda"
         per_kept = TOUCHED_FUSED if fused else TOUCHED
         kept = kept_per_token(s, self.machine.device, self.fused) * b.tokens * n
@@ -131,9 +158,12 @@ class Model:
             uploaded += 2 * self.sizes.hidden * self.sizes.itemsize * b.tokens * self.need.recompute
         gather = gather_seconds(g, self.machine, self.rate("intra"), self.rate("network")) + g.calls * d.latency
         terms = {
-            "compute": self.products(kind, b), "memory": self.moved(kind, b) / self.rate("memory"), "gather": gather,
-            "transfer": uploaded / self.rate("pcie"), "host": self.entered[kind] * d.entering,
-        }  # fmt: skip
+            "compute": self.products(kind, b),
+            "memory": self.moved(kind, b) / self.rate("memory"),
+            "gather": gather,
+            "transfer": uploaded / self.rate("pcie"),
+            "host": self.entered[kind] * d.entering,
+        }
         first = (gather + g.uploaded / self.rate("pcie")) / (layers * (forward + backward))
         return combined(terms, first, d.overlap)
 
@@ -149,17 +179,23 @@ class Model:
 
 def passes(kind: str, recomputed: float) -> tuple[float, float]:
     """Forward and backward passes of a micro-batch through the layers; a recomputed layer goes forward once more."""
-    return {"forward": (1.0, 0.0), "train": (1.0 + recomputed, 1.0), "train_with_teacher": (2.0 + recomputed, 1.0)}[kind]
+    return {"forward": (1.0, 0.0), "train": (1.0 + recomputed, 1.0), "train_with_teacher": (2.0 + recomputed, 1.0)}[
+        kind
+    ]
 
 
 def gather_seconds(g: Gathered, m: Machine, intra: float, network: float) -> float:
-    """A ring's: every rank receives what is not its own from its neighbour in the node; into a node goes what lies on others, once for all of its ranks."""
+    """A ring's: every rank receives what is not its own from its neighbour in the node; into a node goes what lies
+    on others, once for all of its ranks.
+    """
     inside = (g.intra + g.inter) / intra if m.ranks_per_node > 1 else 0.0
     return max(inside, g.inter / network)
 
 
 def combined(terms: dict[str, float], first: float, overlap: dict[str, float]) -> Seconds:
-    """The device's kernels, what of the others does not hide behind them, and the first layer's gather; or one of the others, if that takes longer."""
+    """The device's kernels, what of the others does not hide behind them, and the first layer's gather; or one of
+    the others, if that takes longer.
+    """
     device = terms["compute"] + terms["memory"]
     exposed = sum((1 - overlap.get(t, 0.0)) * terms[t] for t in TERMS[2:])
     hidden = overlap.get("gather", 0.0)

@@ -1,6 +1,7 @@
 """``plan --sweep``: one setting after another, as a table, as bars in the terminal, and as a PNG.
 
-Of nodes and GPUs two curves: strong scaling leaves the step as it is configured, weak scaling gives every device as many examples as it has at the first point.
+Of nodes and GPUs two curves: strong scaling leaves the step as it is configured, weak scaling gives every device as
+many examples as it has at the first point.
 """
 
 import copy
@@ -31,7 +32,9 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """One value. strong: with the step as configured. weak: with as many examples a device as at the first value; None where the number of devices stays."""
+    """One value. strong: with the step as configured. weak: with as many examples a device as at the first value;
+    None where the number of devices stays.
+    """
 
     value: int
     strong: Case
@@ -46,9 +49,17 @@ class Point:
         for name, case in (("strong", self.strong), ("weak", self.weak)):
             if case is not None:
                 stage = self.of(case)
-                out[name] = {"stage": self.stage, "tokens_per_s": stage.tokens_per_s, "step_seconds": stage.step.total, "terms": stage.step.terms,
-                             "mfu": stage.mfu, "binding": stage.step.binding, "placement": case.need.placement, "fits": case.need.fits(case.machine),
-                             "node_hours": case.node_hours}  # fmt: skip
+                out[name] = {
+                    "stage": self.stage,
+                    "tokens_per_s": stage.tokens_per_s,
+                    "step_seconds": stage.step.total,
+                    "terms": stage.step.terms,
+                    "mfu": stage.mfu,
+                    "binding": stage.step.binding,
+                    "placement": case.need.placement,
+                    "fits": case.need.fits(case.machine),
+                    "node_hours": case.node_hours,
+                }
         return out
 
 
@@ -61,7 +72,11 @@ def read_sweep(text: str) -> Sweep | None:
     if not text:
         return None
     key, equals, listed = text.partition("=")
-    problems = [] if key in KEYS and equals else [f"command line: --sweep: {text!r}: expected {' or '.join(f'{k}=1,2,4' for k in KEYS)}"]
+    problems = (
+        []
+        if key in KEYS and equals
+        else [f"command line: --sweep: {text!r}: expected {' or '.join(f'{k}=1,2,4' for k in KEYS)}"]
+    )
     values = []
     for part in listed.split(","):
         if part.strip().isdigit() and int(part) > 0:
@@ -121,20 +136,51 @@ def grown(config: RunConfig, times: float) -> RunConfig:
 def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
     """Tables and bars."""
     out = []
-    curves = [("Strong scaling: the step as configured" if sweep.key in DEVICES else f"By {sweep.key}", [(p, p.strong) for p in points])]
+    curves = [
+        (
+            "Strong scaling: the step as configured" if sweep.key in DEVICES else f"By {sweep.key}",
+            [(p, p.strong) for p in points],
+        )
+    ]
     if sweep.key in DEVICES:
-        curves.append(("Weak scaling: examples a step grow with the devices", [(p, p.weak) for p in points if p.weak is not None]))
+        curves.append(
+            ("Weak scaling: examples a step grow with the devices", [(p, p.weak) for p in points if p.weak is not None])
+        )
     for title, cases in curves:
         first, case0 = cases[0][0].of(cases[0][1]), cases[0][1]
-        rows = [[sweep.key, "placement", "a step", "real tokens/s", "times", "efficiency", "MFU", "node-hours", "bound by", "fits"]]
+        rows = [
+            [
+                sweep.key,
+                "placement",
+                "a step",
+                "real tokens/s",
+                "times",
+                "efficiency",
+                "MFU",
+                "node-hours",
+                "bound by",
+                "fits",
+            ]
+        ]
         bars = []
         for point, case in cases:
             stage = point.of(case)
             times = stage.tokens_per_s / first.tokens_per_s
             efficiency = times / (case.machine.world / case0.machine.world)
-            rows.append([str(point.value), case.need.placement, duration(stage.step.total), f"{stage.tokens_per_s:,.0f}", f"{times:.2f}", f"{efficiency:.0%}",
-                         "-" if stage.mfu is None else f"{stage.mfu:.1%}", hours(case.node_hours), bound(stage.step),
-                         "yes" if case.need.fits(case.machine) else "no"])  # fmt: skip
+            rows.append(
+                [
+                    str(point.value),
+                    case.need.placement,
+                    duration(stage.step.total),
+                    f"{stage.tokens_per_s:,.0f}",
+                    f"{times:.2f}",
+                    f"{efficiency:.0%}",
+                    "-" if stage.mfu is None else f"{stage.mfu:.1%}",
+                    hours(case.node_hours),
+                    bound(stage.step),
+                    "yes" if case.need.fits(case.machine) else "no",
+                ]
+            )
             bars.append((str(point.value), stage.tokens_per_s))
         out += [f"{title} ({points[0].stage})", "", *columns(rows), "", *_bars(sweep.key, bars), ""]
     return out[:-1]
@@ -142,7 +188,10 @@ def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
 
 def _bars(key: str, bars: Sequence[tuple[str, float]]) -> list[str]:
     most, wide = max(v for _, v in bars), max(len(n) for n, _ in bars)
-    return [f"{key} {name.rjust(wide)} {'#' * max(1, round(BAR * value / most))} {value:,.0f} real tokens/s" for name, value in bars]
+    return [
+        f"{key} {name.rjust(wide)} {'#' * max(1, round(BAR * value / most))} {value:,.0f} real tokens/s"
+        for name, value in bars
+    ]
 
 
 def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None:
@@ -153,4 +202,6 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
         weak = [(float(p.value), p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
         series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
-    chart_png.lines(file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True)
+    chart_png.lines(
+        file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True
+    )

@@ -1,4 +1,5 @@
-"""What the stages of a configuration have to compute: micro-batches of a few of their steps, cut as a run cuts them, by the lengths of its samples.
+"""What the stages of a configuration have to compute: micro-batches of a few of their steps, cut as a run cuts them, by
+the lengths of its samples.
 
 Lengths are those of the token cache where the corpora are in it, else assumed, and the plan says which.
 """
@@ -37,20 +38,26 @@ class Parts:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Where no corpus can be read: mean tokens of a sample (they are half to one and a half times as long) and of its answer, a task's training examples."""
+    """Where no corpus can be read: mean tokens of a sample (they are half to one and a half times as long) and of
+    its answer, a task's training examples.
+    """
 
     sample_tokens: int
     answer_tokens: int
     examples: int
 
     def told(self) -> str:
-        return f"assumed: {self.sample_tokens:,} tokens a sample, {self.answer_tokens} of them answer, {self.examples:,} training examples a task"
+        return (
+            f"assumed: {self.sample_tokens:,} tokens a sample, {self.answer_tokens} of them answer, "
+            f"{self.examples:,} training examples a task"
+        )
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """prompts, length: K and L. text: tokens of samples, padding included. answers: through the head. pairs: of a query and a key, as a causal attention
-    without a window has them. lora: of rows of LoRA, which have no prompt."""
+    """prompts, length: K and L. text: tokens of samples, padding included. answers: through the head. pairs: of a query
+    and a key, as a causal attention without a window has them. lora: of rows of LoRA, which have no prompt.
+    """
 
     prompts: int
     length: int
@@ -66,8 +73,10 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StageWork:
-    """A stage of a run. sampled: of each step looked at, the micro-batches of the slowest rank. kind: of backbones.module_trace.KINDS. forward:
-    micro-batches without a backward pass of the whole stage (validations, teachers' answers kept on disk). real_tokens, examples: of a step, all ranks."""
+    """A stage of a run. sampled: of each step looked at, the micro-batches of the slowest rank. kind: of
+    backbones.module_trace.KINDS. forward: micro-batches without a backward pass of the whole stage (validations,
+        teachers' answers kept on disk). real_tokens, examples: of a step, all ranks.
+    """
 
     name: str
     steps: int
@@ -108,7 +117,9 @@ class AssumedSplit:
 
     def _lengths(self, index: int) -> tuple[int, int]:
         mean = self.assumed.sample_tokens
-        size = max(2, min(self.longest, mean // 2 + index * 2654435761 % (mean + 1)))  # Knuth's multiplicative hash: even, and always the same
+        size = max(
+            2, min(self.longest, mean // 2 + index * 2654435761 % (mean + 1))
+        )  # Knuth's multiplicative hash: even, and always the same
         answer = min(size, max(1, round(self.assumed.answer_tokens * size / mean)))
         return size - answer, answer
 
@@ -129,7 +140,10 @@ def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, T
         return found, f"lengths of {len(found)} tasks' samples from {c.data.cache}"
     validation = min(c.data.max_validation or 100, assumed.examples)
     train = min(c.data.max_train or assumed.examples, assumed.examples)
-    splits = {"train": AssumedSplit(assumed, c.data.max_length, train), "validation": AssumedSplit(assumed, c.data.max_length, validation)}
+    splits = {
+        "train": AssumedSplit(assumed, c.data.max_length, train),
+        "validation": AssumedSplit(assumed, c.data.max_length, validation),
+    }
     return {task: TaskData(cast(Any, None), cast(dict[str, Split], splits)) for task in own}, assumed.told()
 
 
@@ -143,12 +157,20 @@ def _cached(session: Session, tasks: Sequence[str]) -> dict[str, TaskData] | Non
                 key = cache_key(cards[task], split, root, session.layout, c.data.max_length, limit)
                 if not (cache / f"{task}-{split}-{key}").is_dir():
                     return None
-    except (UserError, KeyError, OSError, clinical_tasks.ReadError, clinical_tasks.CardError):  # no corpora here, or others
+    except (
+        UserError,
+        KeyError,
+        OSError,
+        clinical_tasks.ReadError,
+        clinical_tasks.CardError,
+    ):  # no corpora here, or others
         return None
     return session.data({task: ["train", "validation"] for task in tasks})
 
 
-def stages_of(config: RunConfig, mode: str, data: dict[str, TaskData], world: int, decided: dict[str, Parts | None]) -> list[StageWork]:
+def stages_of(
+    config: RunConfig, mode: str, data: dict[str, TaskData], world: int, decided: dict[str, Parts | None]
+) -> list[StageWork]:
     """The stages that a mode runs, or all that the configuration has.
 
     Args:
@@ -167,7 +189,9 @@ def stages_of(config: RunConfig, mode: str, data: dict[str, TaskData], world: in
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
             if rows:
                 every = 0 if tuning else c.adapt.eval_every
-                out.append(_stage(c, name, rows, EveryRow(len(rows), c.adapt.examples), c.adapt.steps, "train", world, every))
+                out.append(
+                    _stage(c, name, rows, EveryRow(len(rows), c.adapt.examples), c.adapt.steps, "train", world, every)
+                )
     return out
 
 
@@ -185,23 +209,40 @@ def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWo
     return _stage(c, "tune", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, 0)
 
 
-def _distill(c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]) -> StageWork:
+def _distill(
+    c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]
+) -> StageWork:
     tasks, s = c.distill.tasks, c.distill
     rows = [_row(task, data[task], seed_of(c.seed, "order", task), "metaprompt", False) for task in tasks]
-    sampler = TaskMixture([len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture"))
+    sampler = TaskMixture(
+        [len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
+    )
     if "parts" not in decided:
         decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
     kept = decided["parts"]
-    work = _stage(c, "distill", rows, sampler, s.steps, "train" if kept is not None or not taught else "train_with_teacher", world, 0)
+    work = _stage(
+        c,
+        "distill",
+        rows,
+        sampler,
+        s.steps,
+        "train" if kept is not None or not taught else "train_with_teacher",
+        world,
+        0,
+    )
     return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
 
 
 def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> BankRow:
     train = data.splits["train"]
-    return BankRow(task, method, "full", 0, train, list(train.kept), seed, data.splits["validation"] if validated else None)
+    return BankRow(
+        task, method, "full", 0, train, list(train.kept), seed, data.splits["validation"] if validated else None
+    )
 
 
-def _stage(c: RunConfig, name: str, rows: Sequence[BankRow], sampler: Any, steps: int, kind: str, world: int, eval_every: int) -> StageWork:
+def _stage(
+    c: RunConfig, name: str, rows: Sequence[BankRow], sampler: Any, steps: int, kind: str, world: int, eval_every: int
+) -> StageWork:
     streams, cursors = [Stream(r.train_indices, r.stream_seed) for r in rows], [0] * len(rows)
     sampled, tokens, examples = [], 0, 0
     for step in range(min(SAMPLED, steps)):
@@ -227,7 +268,9 @@ def _cut(c: RunConfig, rows: Sequence[BankRow], items: Sequence[Item], world: in
     for length in (0, c.prompt.length):
         own = [i for i in items if (rows[i.row].method == "lora") == (length == 0)]
         if own:
-            groups = [micro_batch_of(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)]
+            groups = [
+                micro_batch_of(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)
+            ]
             out += [max(groups[at : at + world], key=lambda b: b.tokens) for at in range(0, len(groups), world)]
     return tuple(out)
 

@@ -45,7 +45,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts that belong together; ``numbers`` is what Markdown shows in their place (without them the figure is HTML's alone), and HTML folded beneath.
+    """Charts that belong together; ``numbers`` is what Markdown shows in their place (without them the figure is HTML's
+    alone), and HTML folded beneath.
 
     colours: how to read the charts, for who sees them. keys: (drawn mark, words).
     """

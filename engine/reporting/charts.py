@@ -1,7 +1,9 @@
-"""Charts as inline SVG, by plain functions. Colours are the page's CSS variables, so that a chart follows its theme and prints.
+"""Charts as inline SVG, by plain functions. Colours are the page's CSS variables, so that a chart follows its theme and
+prints.
 
-Every chart names itself for screen readers, every mark tells its numbers on hover (``<title>``), and lines differ by mark and dash as well
-as by colour. At most 360 points wide: they stand beside one another on a desk and whole on a phone.
+Every chart names itself for screen readers, every mark tells its numbers on hover (``<title>``), and lines differ by
+mark and dash as well as by colour. At most 360 points wide: they stand beside one another on a desk and whole on a
+phone.
 """
 
 import math
@@ -84,22 +86,40 @@ def key(style: Style, line: bool = True) -> Markup:
 
 
 def lines(
-    title: str, series: Sequence[Series], x_names: Sequence[str] = (), x_title: str = "", y_title: str = "", log_x: bool = False, log_y: bool = False,
-    joined: bool = True, whole_x: bool = False, width: int = WIDTH,
-) -> Markup:  # fmt: skip
-    """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else numbers (``whole_x``: whole ones)."""
+    title: str,
+    series: Sequence[Series],
+    x_names: Sequence[str] = (),
+    x_title: str = "",
+    y_title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    joined: bool = True,
+    whole_x: bool = False,
+    width: int = WIDTH,
+) -> Markup:
+    """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else
+    numbers (``whole_x``: whole ones).
+    """
     points = [p for s in series for p in s.points if _drawable(p, log_x, log_y)]
     if not points:
         return Markup("")
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None and (v > 0 or not log_y)]
     y_low, y_high = _padded(min(ys), max(ys), log_y)
-    x_low, x_high = (-0.3, len(x_names) - 0.7) if x_names else _padded(min(p.x for p in points), max(p.x for p in points), log_x)
+    x_low, x_high = (
+        (-0.3, len(x_names) - 0.7) if x_names else _padded(min(p.x for p in points), max(p.x for p in points), log_x)
+    )
     across, up = _scale(x_low, x_high, LEFT, width - RIGHT, log_x), _scale(y_low, y_high, HEIGHT - BOTTOM, TOP, log_y)
     body = Markup("")
     for value in _ticks(y_low, y_high, log_y):
-        body += Markup(f'<path d="M{LEFT} {up(value):.1f}H{width - RIGHT}" class="grid"/>') + _text(LEFT - 6, up(value) + 4, short(value), "end")
-    for value, name in enumerate(x_names) if x_names else ((v, short(v)) for v in _ticks(x_low, x_high, log_x, 6, whole_x)):
-        body += Markup(f'<path d="M{across(value):.1f} {HEIGHT - BOTTOM}v4" class="axis"/>') + _text(across(value), HEIGHT - BOTTOM + 16, name)
+        body += Markup(f'<path d="M{LEFT} {up(value):.1f}H{width - RIGHT}" class="grid"/>') + _text(
+            LEFT - 6, up(value) + 4, short(value), "end"
+        )
+    for value, name in (
+        enumerate(x_names) if x_names else ((v, short(v)) for v in _ticks(x_low, x_high, log_x, 6, whole_x))
+    ):
+        body += Markup(f'<path d="M{across(value):.1f} {HEIGHT - BOTTOM}v4" class="axis"/>') + _text(
+            across(value), HEIGHT - BOTTOM + 16, name
+        )
     body += Markup(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{width - RIGHT}" class="axis"/>')
     body += _text((LEFT + width - RIGHT) / 2, HEIGHT - 6, x_title, "middle", "soft")
     marks, taken = Markup(""), []
@@ -121,9 +141,13 @@ def _strokes(one: Series, placed: Sequence[tuple[Point, float, float]], up: Scal
     """The line through a series' points and their intervals."""
     dash, out = ' stroke-dasharray="4 3"' if one.style.dashed else "", Markup("")
     if one.level and placed:
-        out += Markup(f'<path d="M{LEFT} {placed[0][2]:.1f}H{width - RIGHT}" class="l{one.style.colour}" stroke-dasharray="1 3"/>')
+        out += Markup(
+            f'<path d="M{LEFT} {placed[0][2]:.1f}H{width - RIGHT}" class="l{one.style.colour}" stroke-dasharray="1 3"/>'
+        )
     elif joined and len(placed) > 1:
-        out += Markup(f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for _, x, y in placed)}" class="l{one.style.colour}"{dash}/>')
+        out += Markup(
+            f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for _, x, y in placed)}" class="l{one.style.colour}"{dash}/>'
+        )
     for p, x, _ in placed:
         if p.low is not None and p.high is not None:
             out += Markup(f'<path d="M{x:.1f} {up(p.low):.1f}V{up(p.high):.1f}" class="ci l{one.style.colour}"/>')
@@ -151,8 +175,12 @@ def _label(words: str, x: float, y: float, taken: list[tuple[float, float]], wid
     return Markup("")
 
 
-def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], x_title: str, width: int = 420) -> Markup:
-    """Differences against nothing: (name, difference, interval, what hovering says), one under another, and a line at zero."""
+def forest(
+    title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], x_title: str, width: int = 420
+) -> Markup:
+    """Differences against nothing: (name, difference, interval, what hovering says), one under another, and a line
+    at zero.
+    """
     left = min(190, 12 + LETTER * max((len(r[0]) for r in rows), default=0))
     ends = [v for _, d, ci, _ in rows for v in (d, *(ci or ()))]
     low, high = _padded(min([0.0, *ends]), max([0.0, *ends]), False)
@@ -160,7 +188,9 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | No
     height = TOP + step * len(rows) + BOTTOM
     body = Markup("")
     for value in _ticks(low, high, False, 4):
-        body += Markup(f'<path d="M{across(value):.1f} {TOP}V{height - BOTTOM}" class="grid"/>') + _text(across(value), height - BOTTOM + 15, short(value))
+        body += Markup(f'<path d="M{across(value):.1f} {TOP}V{height - BOTTOM}" class="grid"/>') + _text(
+            across(value), height - BOTTOM + 15, short(value)
+        )
     body += Markup(f'<path d="M{across(0):.1f} {TOP - 4}V{height - BOTTOM}" class="zero"/>')
     for number, (name, difference, ci, told) in enumerate(rows):
         y = TOP + step * (number + 0.5)
@@ -175,9 +205,15 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float] | No
 
 
 def heat(
-    title: str, row_names: Sequence[str], column_names: Sequence[str], values: Sequence[Sequence[float | None]], tints: Sequence[Sequence[float]],
-    told: Sequence[Sequence[str]], side: int = 46, written: bool = True,
-) -> Markup:  # fmt: skip
+    title: str,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    tints: Sequence[Sequence[float]],
+    told: Sequence[Sequence[str]],
+    side: int = 46,
+    written: bool = True,
+) -> Markup:
     """A matrix of coloured cells. ``tints``: -1..1, how far towards the colour of less or more."""
     left = 14 + LETTER * max(len(n) for n in row_names)
     top = 26 + LETTER * 0.8 * max(len(n) for n in column_names)
@@ -186,7 +222,11 @@ def heat(
     body = Markup("")
     for number, name in enumerate(column_names):
         x = left + side * (number + 0.5)
-        body += Markup(f'<text transform="translate({x:.1f} {top - 6:.1f}) rotate(-45)">') + escape(name) + Markup("</text>")
+        body += (
+            Markup(f'<text transform="translate({x:.1f} {top - 6:.1f}) rotate(-45)">')
+            + escape(name)
+            + Markup("</text>")
+        )
     for r, name in enumerate(row_names):
         y = top + tall * r
         body += _text(left - 6, y + tall / 2 + 4, name, "end")
@@ -194,7 +234,10 @@ def heat(
             x = left + side * c
             tint = max(-1.0, min(1.0, tints[r][c])) if value is not None else 0.0
             fill = "more" if tint > 0 else "less"
-            body += Markup(f'<rect x="{x:.1f}" y="{y:.1f}" width="{side - 1}" height="{tall - 1}" class="cell {fill}" fill-opacity="{0.85 * abs(tint):.2f}">')
+            body += Markup(
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{side - 1}" height="{tall - 1}" class="cell {fill}" '
+                f'fill-opacity="{0.85 * abs(tint):.2f}">'
+            )
             body += Markup("<title>{}</title></rect>").format(told[r][c])
             if value is not None and written:
                 body += _text(x + side / 2, y + tall / 2 + 4, f"{value:.2f}")
@@ -209,7 +252,9 @@ def short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 0.1 and value else f"{value:.3g}"
 
 
-def _chart(title: str, body: Markup, width: float, height: float, y_title: str = "", fits: bool = True, label: str = "") -> Markup:
+def _chart(
+    title: str, body: Markup, width: float, height: float, y_title: str = "", fits: bool = True, label: str = ""
+) -> Markup:
     kind = "chart fit" if fits else "chart"  # a matrix scrolls, for shrunk it could not be read
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     head = Markup(f'<svg class="{kind}" role="img" {size} aria-label="') + escape(title or label) + Markup('">')
@@ -241,18 +286,26 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
 
 def _scale(low: float, high: float, start: float, end: float, log: bool) -> Scale:
     def place(value: float) -> float:
-        share = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low)) if log else (value - low) / (high - low)
+        share = (
+            (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
+            if log
+            else (value - low) / (high - low)
+        )
         return start + share * (end - start)
 
     return place
 
 
 def _ticks(low: float, high: float, log: bool, most: int = 6, whole: bool = False) -> list[float]:
-    """Round numbers from low to high: 1, 2 or 5 times a power of ten; of a logarithmic axis powers of ten, or 1, 2, 5 where these are few."""
+    """Round numbers from low to high: 1, 2 or 5 times a power of ten; of a logarithmic axis powers of ten, or 1, 2,
+    5 where these are few.
+    """
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         tens = [10.0**e for e in decades if low <= 10.0**e <= high]
-        found = tens if len(tens) > 1 else [m * 10.0**e for e in decades for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        found = (
+            tens if len(tens) > 1 else [m * 10.0**e for e in decades for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        )
         return found[:: math.ceil(len(found) / most)] if found else [low, high]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))

@@ -1,4 +1,6 @@
-"""What a report tells of a run, gathered from its directory. Numbers, names and settings only: never ``predictions/``, never a path of the machine."""
+"""What a report tells of a run, gathered from its directory. Numbers, names and settings only: never
+``predictions/``, never a path of the machine.
+"""
 
 import json
 import re
@@ -16,10 +18,15 @@ ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction
 """Of methods in tables and legends; variants stand behind their method, others last."""
 
 REFERENCES = {
-    "n2c2_2022_sdoh_entities": ("F1", 0.871), "n2c2_2022_sdoh_relations": ("F1", 0.835), "uf_opioid_entities": ("F1", 0.914),
-    "uf_opioid_relations": ("F1", 0.893), "headqa": ("accuracy", 0.644), "medbullets": ("accuracy", 0.689), "scinli": ("F1", 0.865),
+    "n2c2_2022_sdoh_entities": ("F1", 0.871),
+    "n2c2_2022_sdoh_relations": ("F1", 0.835),
+    "uf_opioid_entities": ("F1", 0.914),
+    "uf_opioid_relations": ("F1", 0.893),
+    "headqa": ("accuracy", 0.644),
+    "medbullets": ("accuracy", 0.689),
+    "scinli": ("F1", 0.865),
     "radnli": ("F1", 0.823),
-}  # fmt: skip
+}
 """Task -> what the published work is said to reach, its best backbone (read from a third party's table: secondary)."""
 _ABSOLUTE = re.compile(r"(?<![\w.~$…/-])(?:~|\$\w+)?/(?:[^\s'\",:;()\[\]{}/]+/)*([^\s'\",:;()\[\]{}/]+)/?")
 _TRANSFER = re.compile(r"^metaprompt@task:(.+)$")
@@ -27,7 +34,8 @@ _TRANSFER = re.compile(r"^metaprompt@task:(.+)$")
 
 @dataclass(frozen=True)
 class Run:
-    """name: as its user wrote it, without a home folder. results: results.json. curves: sub-run ('' is the run) -> logged steps.
+    """name: as its user wrote it, without a home folder. results: results.json. curves: sub-run ('' is the run) ->
+    logged steps.
 
     config: the resolved configuration, scrubbed; empty where the directory holds none.
     """
@@ -50,7 +58,9 @@ class Run:
 
     def averages(self) -> dict[str, dict[str, float]]:
         """METHOD -> SHOTS -> mean over the targets as evaluated; of a distillation over its sources."""
-        found: dict[str, dict[str, float]] = self.results["average"] if self.role == "target" else average(self.tasks, "source")
+        found: dict[str, dict[str, float]] = (
+            self.results["average"] if self.role == "target" else average(self.tasks, "source")
+        )
         return {m: found[m] for m in sorted(found, key=method_order)}
 
     def columns(self, transfer: bool = False) -> list[tuple[str, str]]:
@@ -79,7 +89,9 @@ def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
         except FileNotFoundError:
             problems.append(f"--runs: {run} has no results.json; run `python train.py evaluate --run {run}` first")
         except (OSError, ValueError) as error:
-            problems.append(f"--runs: {run / 'results.json'}: not readable ({type(error).__name__}); evaluate the run again")
+            problems.append(
+                f"--runs: {run / 'results.json'}: not readable ({type(error).__name__}); evaluate the run again"
+            )
     if problems:
         raise UserError(problems)
     return found
@@ -104,7 +116,9 @@ def without_home(path: str) -> str:
 
 
 def scrubbed(value: Any) -> Any:
-    """Settings without the machine's folders: an absolute path keeps its last part, ``…/name``; words around it stay."""
+    """Settings without the machine's folders: an absolute path keeps its last part, ``…/name``; words around it
+    stay.
+    """
     if isinstance(value, dict):
         return {k: scrubbed(v) for k, v in value.items()}
     if isinstance(value, list):

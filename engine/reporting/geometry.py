@@ -1,6 +1,8 @@
-"""Where a bank's prompts lie: principal components and cosines of the rows' prompts and, on request, the vocabulary entries next to them.
+"""Where a bank's prompts lie: principal components and cosines of the rows' prompts and, on request, the vocabulary
+entries next to them.
 
-A prompt is derived from its corpus: the entries nearest to it can tell something of it. They are looked up only when asked for.
+A prompt is derived from its corpus: the entries nearest to it can tell something of it. They are looked up only when
+asked for.
 """
 
 from collections.abc import Sequence
@@ -27,9 +29,11 @@ CHUNK = 8192  # vocabulary entries compared at once
 
 @dataclass(frozen=True)
 class Geometry:
-    """labels: task, method, shots, seed of each prompt (the metaprompt's task is 'P*'). prompts: fp32 (K, L, D). left_out: rows not shown, by why.
+    """labels: task, method, shots, seed of each prompt (the metaprompt's task is 'P*'). prompts: fp32 (K, L, D).
+    left_out: rows not shown, by why.
 
-    places: (K, 2), the first two principal components of the centred, flattened prompts; shares: of the variance. cosines: (K, K), flattened.
+    places: (K, 2), the first two principal components of the centred, flattened prompts; shares: of the variance.
+        cosines: (K, K), flattened.
     """
 
     labels: list[dict[str, Any]]
@@ -41,8 +45,8 @@ class Geometry:
 
 
 def geometry(run_dir: Path, most: int = 32) -> Geometry:
-    """Of a finished run: the metaprompt and, of every task and method, the row with the most examples and the first seed; ``most`` at most.
-    Rows of the transfer matrix are left out.
+    """Of a finished run: the metaprompt and, of every task and method, the row with the most examples and the first
+    seed; ``most`` at most. Rows of the transfer matrix are left out.
 
     Raises:
         UserError: there is no finished run, or its checkpoint cannot be read.
@@ -51,7 +55,11 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
     rows = found.state["rows"]
     chosen = _representatives(rows)
     single = sum(bool(source_of(row["method"])) for row in rows)
-    left_out = {"of other shots and seeds": len(rows) - len(chosen) - single, "of the transfer matrix": single, f"beyond {most}": max(len(chosen) - most, 0)}
+    left_out = {
+        "of other shots and seeds": len(rows) - len(chosen) - single,
+        "of the transfer matrix": single,
+        f"beyond {most}": max(len(chosen) - most, 0),
+    }
     labels, prompts = [], []
     for name, span in bank.spans().items():
         part: Any = bank.parts[name]
@@ -92,7 +100,9 @@ def _representatives(rows: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def components(flat: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """(K, n) -> the first two principal components (K, 2), signs fixed (the largest entry is positive), and their shares of the variance."""
+    """(K, n) -> the first two principal components (K, 2), signs fixed (the largest entry is positive), and their
+    shares of the variance.
+    """
     centred = flat - flat.mean(axis=0)
     values, vectors = np.linalg.eigh(centred @ centred.T)  # K x K: far smaller than n x n
     values, vectors = np.maximum(values[::-1][:2], 0), vectors[:, ::-1][:, :2]
@@ -117,16 +127,28 @@ def nearest_vocabulary(prompts_KLD: Tensor, card_path: str) -> list[list[tuple[s
     try:
         card = load_backbone_card(expand(card_path))
         if not card.path:
-            raise UserError(f"--vocabulary: {card.name} has no weight files (its weights are drawn from a seed), so no embedding table to compare with")
+            raise UserError(
+                f"--vocabulary: {card.name} has no weight files (its weights are drawn from a seed), so no "
+                "embedding table to compare with"
+            )
         source = SafetensorsSource(Path(card.path))
         names = [n for n in source.tensors() if n.endswith(TABLES)]
         if not names:
-            raise UserError(f"--vocabulary: {card.name}: none of its tensors ends in {', '.join(TABLES)}; its vocabulary cannot be compared")
-        table_VD, tokenizer = source.mapped(names[0]), load_tokenizer(card.tokenizer or card.path, card.trust_remote_code)
+            raise UserError(
+                f"--vocabulary: {card.name}: none of its tensors ends in {', '.join(TABLES)}; its vocabulary "
+                "cannot be compared"
+            )
+        table_VD, tokenizer = (
+            source.mapped(names[0]),
+            load_tokenizer(card.tokenizer or card.path, card.trust_remote_code),
+        )
     except BackboneError as error:
         raise UserError([f"--vocabulary: {problem}" for problem in error.problems]) from None
     if table_VD.shape[1] != prompts_KLD.shape[2]:
-        raise UserError(f"--vocabulary: prompts are {prompts_KLD.shape[2]} wide, {card.name} {table_VD.shape[1]}; the run's backbone is another one")
+        raise UserError(
+            f"--vocabulary: prompts are {prompts_KLD.shape[2]} wide, {card.name} {table_VD.shape[1]}; the run's "
+            "backbone is another one"
+        )
     ids, best = nearest(prompts_KLD.flatten(0, 1), table_VD)
     length = prompts_KLD.shape[1]
     words = [(_readable(tokenizer.decode([i]).strip(), i), value) for i, value in zip(ids, best, strict=True)]

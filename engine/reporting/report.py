@@ -1,4 +1,6 @@
-"""Results for people: report.html, one file that needs nothing else, and report.md with the same content; on the terminal a short table."""
+"""Results for people: report.html, one file that needs nothing else, and report.md with the same content; on the
+terminal a short table.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,11 @@ def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), 
     found = gather(runs, names)
     made = made_with()
     glance = Section("At a glance", overview(found), level=2)
-    blocks: list[Block] = [Text(LEGEND), *([glance] if glance.blocks else []), *(of_run(run, vocabulary) for run in found)]
+    blocks: list[Block] = [
+        Text(LEGEND),
+        *([glance] if glance.blocks else []),
+        *(of_run(run, vocabulary) for run in found),
+    ]
     text = "# Results\n\n" + markdown([*blocks[:1], Text(f"Made {made['date']}."), *blocks[1:]])
     output.mkdir(parents=True, exist_ok=True, mode=0o700)
     (output / "report.html").write_text(page(blocks, made["date"]))
@@ -43,8 +49,16 @@ def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), 
 
 
 def page(blocks: Sequence[Block], date: str) -> str:
-    """The blocks as one HTML document. Every word in it is escaped; charts are the only markup that comes from without the template."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    """The blocks as one HTML document. Every word in it is escaped; charts are the only markup that comes from
+    without the template.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     sections = [block for block in blocks if isinstance(block, Section)]
     return environment.get_template("report.html").render(blocks=numbered(blocks), sections=sections, date=date)
 

@@ -14,13 +14,20 @@ from engine.results import OURS, by_seed, made_with, paired_over_targets, studen
 from engine.unseen import lines
 
 LEGEND = (
-    "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % interval over test documents (bootstrap); "
+    "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % "
+    "interval over test documents (bootstrap); "
     "n: test examples; dropped: those that were too long, which count as wrong."
 )
 MOST_COLUMNS = 12  # of one main table, beside those of the task: what a printed page holds
 ONE_SEED = "without a verdict (one seed)"
-UNLIKE = "The runs have other targets, or other numbers of test examples of them: their averages do not compare with one another."
-REFERENCE_NOTE = "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a comparison with them."
+UNLIKE = (
+    "The runs have other targets, or other numbers of test examples of them: their averages do not compare with one "
+    "another."
+)
+REFERENCE_NOTE = (
+    "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a "
+    "comparison with them."
+)
 
 
 def overview(runs: Sequence[Run]) -> list[Block]:
@@ -37,12 +44,18 @@ def overview(runs: Sequence[Run]) -> list[Block]:
             verdict, numbers = comparisons(run)
             caption = f"{verdict} Averages over the {len(run.tasks)} targets, paired by seed."
             drawn = [(f"{m}, {s}", d) for m, s, d in rows]
-            found.append(differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets", numbers))
+            found.append(
+                differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets", numbers)
+            )
     return found
 
 
 def _compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
-    return [(m, s, d) for m, s in run.columns() if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))]
+    return [
+        (m, s, d)
+        for m, s in run.columns()
+        if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))
+    ]
 
 
 def comparisons(run: Run) -> tuple[str, Table]:
@@ -72,7 +85,14 @@ def averages_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         for method, by in run.averages().items():
             if not source_of(method):
-                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *(mean_cell(run, method, s) if s in by else "" for s in shots)])
+                rows.append(
+                    [
+                        run.name,
+                        f"{len(run.tasks)} {run.role}s",
+                        method,
+                        *(mean_cell(run, method, s) if s in by else "" for s in shots),
+                    ]
+                )
     return Table(["run", "average of", "method", *shots], rows, 3)
 
 
@@ -85,7 +105,15 @@ def mean_cell(run: Run, method: str, shots: str) -> Cell:
 
 def _over_targets(method: str, shots: str, d: Mapping[str, Any]) -> list[Cell | str]:
     won = f"{d['won']} / {d['lost']} / {d['tied']}"
-    return [method, shots, Cell(f"{d['difference']:+.3f}", "", _mark(d)), _ends(d["interval"]), str(len(d["seeds"])), won, Cell(_verdict(d), "", _mark(d))]
+    return [
+        method,
+        shots,
+        Cell(f"{d['difference']:+.3f}", "", _mark(d)),
+        _ends(d["interval"]),
+        str(len(d["seeds"])),
+        won,
+        Cell(_verdict(d), "", _mark(d)),
+    ]
 
 
 def _ends(interval: Sequence[float] | None) -> str:
@@ -104,17 +132,31 @@ def of_run(run: Run, vocabulary: bool) -> Section:
         UserError: ``vocabulary`` is asked for and cannot be had.
     """
     trainable = run.results["trainable"]
-    note = f"Backbone {run.results['backbone']}; one adapted task trains {trainable['count']:,} numbers, {trainable['percent']:.4f} % of it."
-    blocks: list[Block] = [Text(note), *(Text(line, "warning") for line in warnings(run)), *(Text(line, "note") for line in notes(run))]
+    note = (
+        f"Backbone {run.results['backbone']}; one adapted task trains {trainable['count']:,} numbers, "
+        f"{trainable['percent']:.4f} % of it."
+    )
+    blocks: list[Block] = [
+        Text(note),
+        *(Text(line, "warning") for line in warnings(run)),
+        *(Text(line, "note") for line in notes(run)),
+    ]
     blocks += _main_tables(run)
     remarks = [line for name, task in run.tasks.items() for line in _remarks(name, task)]
     if remarks:
         blocks.append(Fold("Rules of the metrics, documents, resamples", [Items(remarks)]))
     parts: list[tuple[str, list[Block]]] = [
-        ("Paired tests", _paired(run)), ("Few-shot curves", few_shot(run)), ("Transfer", transfer(run)), ("Quality against cost", [*cost(run), *_trained(run)]),
-        ("Learning rates", sweeps(run)), ("Published numbers", _references(run)), ("Training", training(run)), ("Prompt geometry", _geometry(run, vocabulary)),
-        ("By label", _labels(run)), ("Where it comes from", _origin(run)),
-    ]  # fmt: skip
+        ("Paired tests", _paired(run)),
+        ("Few-shot curves", few_shot(run)),
+        ("Transfer", transfer(run)),
+        ("Quality against cost", [*cost(run), *_trained(run)]),
+        ("Learning rates", sweeps(run)),
+        ("Published numbers", _references(run)),
+        ("Training", training(run)),
+        ("Prompt geometry", _geometry(run, vocabulary)),
+        ("By label", _labels(run)),
+        ("Where it comes from", _origin(run)),
+    ]
     return Section(run.name, [*blocks, *(Section(title, found, level=3) for title, found in parts if found)], level=2)
 
 
@@ -132,12 +174,17 @@ def notes(run: Run) -> list[str]:
     if record and record["targets"] and not record["pairs"]:
         out.append("No test document of the targets was found in the sources' training documents.")
     if record and record.get("unchecked"):
-        out.append(f"Not compared with the sources' training documents (data.keep_unseen of the distillation): {', '.join(record['unchecked'])}.")
+        out.append(
+            "Not compared with the sources' training documents (data.keep_unseen of the distillation): "
+            f"{', '.join(record['unchecked'])}."
+        )
     return out
 
 
 def _main_tables(run: Run) -> list[Block]:
-    """Every task and method; several tables where there are more columns than a page holds, none of which parts a method that would fit."""
+    """Every task and method; several tables where there are more columns than a page holds, none of which parts a
+    method that would fit.
+    """
     groups: list[list[tuple[str, str]]] = [[]]
     for method in dict.fromkeys(m for m, _ in run.columns()):
         own = [c for c in run.columns() if c[0] == method]
@@ -153,7 +200,16 @@ def _main_table(run: Run, columns: Sequence[tuple[str, str]]) -> Table:
     for name, task in run.tasks.items():
         cells = [task["methods"].get(m, {}).get(s) for m, s in columns]
         dropped = max((c["n_dropped"] for by in task["methods"].values() for c in by.values()), default=0)
-        rows.append([name, task["role"], task["metric"], str(task["n_test"]), str(dropped), *(_shown(c, task["metric"]) for c in cells)])
+        rows.append(
+            [
+                name,
+                task["role"],
+                task["metric"],
+                str(task["n_test"]),
+                str(dropped),
+                *(_shown(c, task["metric"]) for c in cells),
+            ]
+        )
     if run.results["average"]:
         means = [run.results["average"].get(m, {}).get(s) for m, s in columns]
         rows.append(["average of targets", "", "", "", "", *("" if m is None else f"{m:.3f}" for m in means)])
@@ -169,19 +225,27 @@ def _shown(cell: dict[str, Any] | None, metric: str) -> Cell:
 
 
 def _remarks(name: str, task: dict[str, Any]) -> list[str]:
-    """The rule of a task's metric, how its intervals came about, and relations that no piece of a long note holds whole."""
+    """The rule of a task's metric, how its intervals came about, and relations that no piece of a long note holds
+    whole.
+    """
     out = []
     if "rules" in task:
         out.append(f"{name}: {task['metric']}, {task['rules'][task['metric']]}; answers {task['answers']}.")
     if "resampling" in task:
         r = task["resampling"]
-        out.append(f"{name}: {r['n_documents']} documents, {r['resamples']} resamples, seed {r['seed']}." if r["resamples"]
-                   else f"{name}: {r['n_documents']} documents, not resampled.")  # fmt: skip
+        out.append(
+            f"{name}: {r['n_documents']} documents, {r['resamples']} resamples, seed {r['seed']}."
+            if r["resamples"]
+            else f"{name}: {r['n_documents']} documents, not resampled."
+        )
     for shots, cell in task["methods"].get("in_context", {}).items():
         if any(cell.get("n_examples_left_out", ())):
             fewest, most = min(cell["n_examples_fewest"]), max(cell["n_examples_most"])
             left_out = sum(cell["n_examples_left_out"])
-            out.append(f"{name}: in_context {shots}: contexts hold {fewest} to {most} of {shots} examples, the others did not fit ({left_out} in all).")
+            out.append(
+                f"{name}: in_context {shots}: contexts hold {fewest} to {most} of {shots} examples, the others "
+                f"did not fit ({left_out} in all)."
+            )
     for method, by_shots in task.get("unfilled", {}).items():
         out += [f"{name}: {method} {shots}: no score: {reason}." for shots, reason in by_shots.items()]
     cut = max((c.get("scores", {}).get("n_cut", 0) for by in task["methods"].values() for c in by.values()), default=0)
@@ -197,22 +261,36 @@ def _paired(run: Run) -> list[Block]:
     pairs = dict.fromkeys((pair, s) for t in run.tasks.values() for pair, by in t.get("paired", {}).items() for s in by)
     for pair, shots in pairs:
         other = pair.removeprefix(f"{OURS}-")
-        found = {name: t["paired"][pair][shots] for name, t in run.tasks.items() if shots in t.get("paired", {}).get(pair, {})}
+        found = {
+            name: t["paired"][pair][shots]
+            for name, t in run.tasks.items()
+            if shots in t.get("paired", {}).get(pair, {})
+        }
         adjusted = holm({name: d["p"] for name, d in found.items()})
         for name, d in found.items():
             difference = Cell(f"{d['difference']:+.3f}", "", _mark(d))
-            rows.append([name, other, shots, difference, _ends(d["interval"]), f"{d['p']:.3f}", f"{adjusted[name]:.3f}"])
+            rows.append(
+                [name, other, shots, difference, _ends(d["interval"]), f"{d['p']:.3f}", f"{adjusted[name]:.3f}"]
+            )
         if not source_of(other):
-            drawn.setdefault(shots, []).append((f"minus {other}, {shots if shots != 'full' else 'all'} examples", list(found.items())))
+            drawn.setdefault(shots, []).append(
+                (f"minus {other}, {shots if shots != 'full' else 'all'} examples", list(found.items()))
+            )
     if not rows:
         return []
     explained = Text(
-        f"Metaprompt minus another method on the same documents, resample by resample; each side is the mean over its seeds. p is two-sided; its second "
-        f"column is corrected for the {len(run.tasks)} tasks of one comparison (Holm). {len(rows)} tests: without any difference about "
+        "Metaprompt minus another method on the same documents, resample by resample; each side is the mean "
+        "over its seeds. p is two-sided; its second "
+        f"column is corrected for the {len(run.tasks)} tasks of one comparison (Holm). {len(rows)} tests: "
+        "without any difference about "
         f"{0.05 * len(rows):.1f} of them would have p < 0.05."
     )
     charts = drawn[max(drawn, key=shots_value)] if drawn else []
-    figures = [differences("Task by task", charts, "With the most examples; the other numbers of them below.", "difference")] if charts else []
+    figures = (
+        [differences("Task by task", charts, "With the most examples; the other numbers of them below.", "difference")]
+        if charts
+        else []
+    )
     table = Table(["task", "against", "shots", "difference", "95 % interval", "p", "p (Holm)"], rows, 3)
     return [explained, *figures, Fold("Every paired test", [table])]
 
@@ -240,12 +318,29 @@ def _references(run: Run) -> list[Block]:
     invented = [name for name in run.tasks if name.startswith("pocket_")]
     out: list[Block] = []
     if named:
-        best = {name: max((c["mean"] for c in run.tasks[name]["methods"].get(OURS, {}).values()), default=None) for name, _, _ in named}
-        rows = [[name, f"{score:.3f} ({metric})", "" if best[name] is None else f"{best[name]:.3f} ({run.tasks[name]['metric']})"]
-                for name, metric, score in named]  # fmt: skip
-        out += [Text(REFERENCE_NOTE, "note"), Table(["task", "published: theirs, not ours", "metaprompt here, its best number of shots"], rows)]
+        best = {
+            name: max((c["mean"] for c in run.tasks[name]["methods"].get(OURS, {}).values()), default=None)
+            for name, _, _ in named
+        }
+        rows = [
+            [
+                name,
+                f"{score:.3f} ({metric})",
+                "" if best[name] is None else f"{best[name]:.3f} ({run.tasks[name]['metric']})",
+            ]
+            for name, metric, score in named
+        ]
+        out += [
+            Text(REFERENCE_NOTE, "note"),
+            Table(["task", "published: theirs, not ours", "metaprompt here, its best number of shots"], rows),
+        ]
     if invented:
-        out.append(Text("The pocket_ tasks are invented notes: no published number is comparable with them, and none is shown.", "note"))
+        out.append(
+            Text(
+                "The pocket_ tasks are invented notes: no published number is comparable with them, and none is shown.",
+                "note",
+            )
+        )
     return out
 
 
@@ -267,12 +362,21 @@ def _labels(run: Run) -> list[Block]:
     """Precision, recall and F1 of each label, a column for each method."""
     out: list[Block] = []
     for name, task in run.tasks.items():
-        cells = [(f"{m} {s}", c["labels"]) for m, s in run.columns() if (c := task["methods"].get(m, {}).get(s)) and c.get("labels")]
+        cells = [
+            (f"{m} {s}", c["labels"])
+            for m, s in run.columns()
+            if (c := task["methods"].get(m, {}).get(s)) and c.get("labels")
+        ]
         if cells:
             labels = dict.fromkeys(label for _, by in cells for label in by)
             support = {label: max(by[label]["support"] for _, by in cells if label in by) for label in labels}
             rows = [[label, f"{support[label]:.0f}", *(_three(by.get(label)) for _, by in cells)] for label in labels]
-            out.append(Fold(f"{name}, by label", [Table(["label", "support", *(f"{column} (P R F1)" for column, _ in cells)], rows)]))
+            out.append(
+                Fold(
+                    f"{name}, by label",
+                    [Table(["label", "support", *(f"{column} (P R F1)" for column, _ in cells)], rows)],
+                )
+            )
     return out
 
 
@@ -295,5 +399,7 @@ def _origin(run: Run) -> list[Block]:
     rows.append(["versions" if versions else "versions (of this report; the evaluation's were not recorded)", told])
     found: list[Block] = [Table(["what", "identity"], rows, 2)]
     if run.config:
-        found.append(Fold("Configuration", [Code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), "yaml")]))
+        found.append(
+            Fold("Configuration", [Code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), "yaml")])
+        )
     return found

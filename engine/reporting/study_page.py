@@ -1,8 +1,10 @@
-"""docs/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its figures as SVG files beside it.
+"""docs/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its figures as SVG
+files beside it.
 
     python -m engine.reporting.study_page --study runs/study-llama --output docs/results.md
 
-Whatever cells are evaluated stand in it; the full report, with every task's intervals and tests, is report.html in the study's folder.
+Whatever cells are evaluated stand in it; the full report, with every task's intervals and tests, is report.html in the
+study's folder.
 """
 
 import argparse
@@ -41,14 +43,20 @@ def write_page(study: Path, output: Path) -> None:
     Raises:
         UserError: the study has no evaluated cell.
     """
-    cells = [c for c in json.loads((study / "study.json").read_text())["cells"] if c["mode"] == "adapt" and (study / c["run"] / "results.json").exists()]
+    cells = [
+        c
+        for c in json.loads((study / "study.json").read_text())["cells"]
+        if c["mode"] == "adapt" and (study / c["run"] / "results.json").exists()
+    ]
     runs = gather([study / c["run"] for c in cells], [c["run"] for c in cells])
     curves = [r for r in runs if few_shot(r) and len({m for m, _ in r.columns()}) > 2]
     matrices = [r for r in runs if r.columns(transfer=True)]
     others = [r for r in runs if r not in curves and r not in matrices]
     output.parent.mkdir(parents=True, exist_ok=True)
     first = (curves or runs)[0]
-    seeds = max(len(cell["seeds"]) for t in first.tasks.values() for by in t["methods"].values() for cell in by.values())
+    seeds = max(
+        len(cell["seeds"]) for t in first.tasks.values() for by in t["methods"].values() for cell in by.values()
+    )
     sizes = sorted({t["n_test"] for t in first.tasks.values()})
     n_test = f"{sizes[0]} a task" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} a task"
     parts = [HEAD.format(backbone=first.results["backbone"], seeds=seeds, n_test=n_test)]
@@ -58,13 +66,19 @@ def write_page(study: Path, output: Path) -> None:
         parts.append(markdown([Section("Parts of the method", [Text(_ABLATIONS), _by_cell(others)])]))
     for run in matrices:
         figure = transfer(run)[0]
-        parts.append(markdown([Section("One source at a time", [Text(figure.caption), Text("@@"), *_best_sources(run)])]).replace(  # type: ignore[union-attr]
-            "@@", _drawn(figure, output, run.name)))  # type: ignore[arg-type] # fmt: skip
+        parts.append(
+            markdown(
+                [Section("One source at a time", [Text(figure.caption), Text("@@"), *_best_sources(run)])]
+            ).replace(  # type: ignore[union-attr]
+                "@@", _drawn(figure, output, run.name)
+            )
+        )  # type: ignore[arg-type]
     output.write_text("\n".join(part.rstrip() + "\n" for part in parts))
 
 
 _ABLATIONS = (
-    "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in `configs/pocket/study_full.yaml`. Learning rates are those of the base "
+    "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in "
+    "`configs/pocket/study_full.yaml`. Learning rates are those of the base "
     "configuration, the same for every cell: a part that would like another rate is not at its best here."
 )
 
@@ -73,12 +87,28 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     numbers = few_shot(run)[0].numbers  # type: ignore[union-attr]
     assert numbers is not None
     verdict, compared = comparisons(run)
-    blocks: list[Block] = [Text("@@"), Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."), numbers]
-    blocks += [Text(verdict + " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the seeds."), compared]
+    blocks: list[Block] = [
+        Text("@@"),
+        Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."),
+        numbers,
+    ]
+    blocks += [
+        Text(
+            verdict
+            + (
+                " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t "
+                "over the seeds."
+            )
+        ),
+        compared,
+    ]
     blocks += [Text("By task, all examples or the most there are, ± the standard deviation over seeds."), _by_task(run)]
     if run.results.get("tuning"):
-        told = ("Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes that were not tried, the nearest "
-                "size's); beyond an edge there may be a better one.")  # fmt: skip
+        told = (
+            "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes "
+            "that were not tried, the nearest "
+            "size's); beyond an edge there may be a better one."
+        )
         blocks += [Text(told), _rates(run)]
     counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
     blocks.append(Text(f"Numbers that one task trains: {counts}."))
@@ -89,7 +119,9 @@ def _rates(run: Run) -> Table:
     rows = []
     for method, by_shots in run.results["tuning"].items():
         for shots, tried in by_shots.items():
-            shown = [f"{Rate.of(rate)}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)]
+            shown = [
+                f"{Rate.of(rate)}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)
+            ]
             at_the_edge = len(shown) > 1 and tried["best"] in (0, len(shown) - 1)  # there may be a better one beyond
             shown[tried["best"]] += " * (edge)" if at_the_edge else " *"
             rows.append([method, shots, ", ".join(shown)])
@@ -104,15 +136,23 @@ def _by_task(run: Run) -> Table:
         for method in methods:
             by = task["methods"].get(method, {})
             best = max(by, key=shots_value, default="")
-            cells.append("" if not by else f"{by[best]['mean']:.3f}" + (f" ± {by[best]['std']:.3f}" if by[best]["std"] is not None else ""))
+            cells.append(
+                ""
+                if not by
+                else f"{by[best]['mean']:.3f}" + (f" ± {by[best]['std']:.3f}" if by[best]["std"] is not None else "")
+            )
         rows.append([name.removeprefix("pocket_"), task["metric"], *cells])
     return Table(["task", "metric", *methods], rows, 2)
 
 
 def _by_cell(runs: Sequence[Run]) -> Table:
     shots = sorted({s for r in runs for by in r.averages().values() for s in by}, key=shots_value)
-    rows = [[r.name, str(len(r.tasks)), method, *(mean_cell(r, method, s) if s in by else "" for s in shots)]
-            for r in runs for method, by in r.averages().items() if not source_of(method) and method not in UNTRAINED]  # fmt: skip
+    rows = [
+        [r.name, str(len(r.tasks)), method, *(mean_cell(r, method, s) if s in by else "" for s in shots)]
+        for r in runs
+        for method, by in r.averages().items()
+        if not source_of(method) and method not in UNTRAINED
+    ]
     return Table(["cell", "targets", "method", *shots], rows, 3)
 
 
@@ -122,12 +162,17 @@ def _best_sources(run: Run) -> Iterator[Block]:
     shots = min((s for _, s in columns), key=shots_value)
     rows = []
     for name, task in run.tasks.items():
-        found = {source_of(m): task["methods"][m][shots]["mean"] for m, s in columns if s == shots and m in task["methods"]}
+        found = {
+            source_of(m): task["methods"][m][shots]["mean"] for m, s in columns if s == shots and m in task["methods"]
+        }
         best, worst = max(found, key=lambda s: found[s]), min(found, key=lambda s: found[s])
         every = task["methods"].get("metaprompt", {}).get(shots)
-        both = ["all alike", f"{found[best]:.3f}"] if found[best] == found[worst] else [f"{s.removeprefix('pocket_')} {found[s]:.3f}" for s in (best, worst)]
-        rows.append([name.removeprefix("pocket_"), *both,
-                     "" if every is None else f"{every['mean']:.3f}"])  # fmt: skip
+        both = (
+            ["all alike", f"{found[best]:.3f}"]
+            if found[best] == found[worst]
+            else [f"{s.removeprefix('pocket_')} {found[s]:.3f}" for s in (best, worst)]
+        )
+        rows.append([name.removeprefix("pocket_"), *both, "" if every is None else f"{every['mean']:.3f}"])
     yield Text(f"Of each target the best and the worst source at {shots} examples, and all sources together.")
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 
@@ -156,8 +201,11 @@ def sheet(figure: Figure) -> str:
         widest = max(widest, x)
     total = y + tall + BASE
     size = f'width="{widest:.0f}" height="{total:.0f}" viewBox="0 0 {widest:.0f} {total:.0f}"'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} font-family="sans-serif" font-size="11"><style>{STYLE}</style>'
-            f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{"".join(parts)}</svg>\n')  # fmt: skip
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {size} font-family="sans-serif" '
+        f'font-size="11"><style>{STYLE}</style>'
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def _placed(svg: Markup, x: float, y: float) -> str:
@@ -166,7 +214,9 @@ def _placed(svg: Markup, x: float, y: float) -> str:
 
 def main() -> None:
     protect()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--study", type=Path, required=True, help="folder of a study")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file; its figures are written beside it")
     a = parser.parse_args()

@@ -1,4 +1,6 @@
-"""Attention in parts against gathered keys, in fp64: what it makes of a flash attention's answers. The kernels themselves: tests/gpu."""
+"""Attention in parts against gathered keys, in fp64: what it makes of a flash attention's answers. The kernels
+themselves: tests/gpu.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +11,35 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backbones import BackboneCard, FrozenRoot, SharedPrefix, attention_in_parts, build_backbone, share_prefix, shared_prefix
+from backbones import (
+    BackboneCard,
+    FrozenRoot,
+    SharedPrefix,
+    attention_in_parts,
+    build_backbone,
+    share_prefix,
+    shared_prefix,
+)
 from backbones.attention_in_parts import AttentionInParts
 from backbones.packing import to_device
 from engine.batching import Item, pack
 from engine.data import Sample
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+OSS = {
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 4,
+    "max_position_embeddings": 131072,
+}
 BF16 = 2.5e-3  # relative error of a prompt's gradient: two parts of it are rounded, and their sum
 
 
@@ -37,13 +60,17 @@ def scores_of(q: Tensor, k: Tensor, causal: bool, scale: float, left: int = -1) 
     return scores.masked_fill(hidden, -torch.inf)
 
 
-def checked(q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, most_q: int, most_k: int) -> list[tuple[slice, slice]]:
+def checked(
+    q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, most_q: int, most_k: int
+) -> list[tuple[slice, slice]]:
     """What torch.ops.aten._flash_attention_forward and _backward ask of their arguments."""
     assert all(x.stride(-1) == 1 for x in (q, k, v)) and ends_q.dtype == ends_k.dtype == torch.int32
     found = stretches(ends_q, ends_k)
     assert ends_q[-1] == len(q) and ends_k[-1] == len(k) == len(v)
     assert most_q == max(a.stop - a.start for a, _ in found) and most_k == max(b.stop - b.start for _, b in found)
-    assert all(a.stop > a.start and b.stop > b.start for a, b in found), "a kernel leaves what nobody attends to unwritten"
+    assert all(a.stop > a.start and b.stop > b.start for a, b in found), (
+        "a kernel leaves what nobody attends to unwritten"
+    )
     return found
 
 
@@ -62,7 +89,24 @@ def flash_forward(
 
 
 def flash_backward(
-    grad, q, k, v, out, lse, ends_q, ends_k, most_q, most_k, dropout, causal, seed, offset, *, scale, window_size_left=-1, window_size_right=0
+    grad,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    ends_q,
+    ends_k,
+    most_q,
+    most_k,
+    dropout,
+    causal,
+    seed,
+    offset,
+    *,
+    scale,
+    window_size_left=-1,
+    window_size_right=0,
 ) -> tuple[Tensor, ...]:
     assert window_size_right == 0 and grad.is_contiguous() and lse.is_contiguous() and not dropout
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
@@ -86,17 +130,25 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_prefix, "_flash_on_cuda", lambda q: True)
 
 
-def both(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, weights: Tensor) -> list[list[Tensor]]:
+def both(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, prefix: SharedPrefix, weights: Tensor
+) -> list[list[Tensor]]:
     """Output and gradients by each way."""
-    calls = (lambda: AttentionInParts.apply(q, k, v, sinks, prefix, 0.4), lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, None, 0.4))
+    calls = (
+        lambda: AttentionInParts.apply(q, k, v, sinks, prefix, 0.4),
+        lambda: shared_prefix._Packed.apply(q, k, v, sinks, prefix, None, 0.4),
+    )
     outs = [call() for call in calls]
     return [[out, *torch.autograd.grad((out * weights).sum(), (q, k, v))] for out in outs]
 
 
 @given(
-    of_prompt=st.lists(st.lists(st.integers(1, 23), min_size=1, max_size=4), min_size=1, max_size=5), length=st.integers(0, 9),
-    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]), sink=st.sampled_from([None, 0.0, 6.0]), seed=st.integers(0, 10**6),
-)  # fmt: skip
+    of_prompt=st.lists(st.lists(st.integers(1, 23), min_size=1, max_size=4), min_size=1, max_size=5),
+    length=st.integers(0, 9),
+    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    sink=st.sampled_from([None, 0.0, 6.0]),
+    seed=st.integers(0, 10**6),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_equals_gathered_keys(flash, of_prompt, length, heads, sink, seed) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -105,7 +157,9 @@ def test_it_equals_gathered_keys(flash, of_prompt, length, heads, sink, seed) ->
     prefix = share_prefix(lengths, slots, len(of_prompt), length)
     n, (h, kv) = len(of_prompt) * length + sum(lengths), heads
     # as transformers hands them over: heads before tokens
-    q, k, v = (torch.randn(m, n, 8, generator=g, dtype=torch.float64).transpose(0, 1).requires_grad_() for m in (h, kv, kv))
+    q, k, v = (
+        torch.randn(m, n, 8, generator=g, dtype=torch.float64).transpose(0, 1).requires_grad_() for m in (h, kv, kv)
+    )
     sinks = None if sink is None else torch.randn(h, generator=g, dtype=torch.float64) + sink
     weights = torch.randn(n, h, 8, generator=g, dtype=torch.float64)
     found, wanted = both(q, k, v, sinks, prefix, weights)
@@ -124,7 +178,9 @@ def test_twenty_one_prompts(flash) -> None:
 
 
 @pytest.mark.parametrize("window, calls", [(None, 2), (9, 2), (100, 2), (8, 1), (1, 1)])
-def test_a_window_that_hides_nothing_is_none(flash, window: int | None, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_that_hides_nothing_is_none(
+    flash, window: int | None, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In parts there are two calls, with gathered keys one."""
     made = []
     monkeypatch.setattr(attention_in_parts, "_forward", lambda *a, **k: (made.append(1), flash_forward(*a, **k))[1])
@@ -132,36 +188,56 @@ def test_a_window_that_hides_nothing_is_none(flash, window: int | None, calls: i
     assert prefix.longest == 9
     q, k, v = (torch.randn(19, 2, 8, dtype=torch.float64) for _ in range(3))
     found = shared_prefix.packed_attention(q, k, v, None, prefix, window, 0.4)
-    torch.testing.assert_close(found, shared_prefix._Packed.apply(q, k, v, None, prefix, window, 0.4), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, shared_prefix._Packed.apply(q, k, v, None, prefix, window, 0.4), rtol=1e-12, atol=1e-12
+    )
     assert len(made) == calls
 
 
-@pytest.mark.parametrize("config", [{"model_type": "llama", **SIZES}, {"model_type": "gpt_oss", **SIZES, **OSS}], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize(
+    "config",
+    [{"model_type": "llama", **SIZES}, {"model_type": "gpt_oss", **SIZES, **OSS}],
+    ids=lambda c: c["model_type"],
+)
 def test_a_model_gives_the_same_either_way(config: dict[str, Any], request: pytest.FixtureRequest) -> None:
     """gpt-oss alternates: its layers with a window gather, the others attend in parts, with sinks."""
-    model = build_backbone(BackboneCard(name="t", random=config, seed=3, tokenizer="t", dtype="float32"), None, torch.float64)
-    items = [Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0), Item(0, Sample([], [9, 1]), 1.0), Item(1, Sample([9], [1]), 1.0)]
+    model = build_backbone(
+        BackboneCard(name="t", random=config, seed=3, tokenizer="t", dtype="float32"), None, torch.float64
+    )
+    items = [
+        Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0),
+        Item(0, Sample([], [9, 1]), 1.0),
+        Item(1, Sample([9], [1]), 1.0),
+    ]
     batch, grads = pack(items, 3), []
     assert batch.prefix.segments is not None
     for way in ("gathered", "in parts"):
         if way == "in parts":
             request.getfixturevalue("flash")
-        prompts = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
+        prompts = torch.randn(
+            2, 3, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True
+        )
         rows = prompts[batch.rows_K].flatten(0, 1)
-        hidden_ND, _ = FrozenRoot(model)("packed", batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None)
+        hidden_ND, _ = FrozenRoot(model)(
+            "packed", batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None
+        )
         hidden_ND.square().sum().backward()
         grads.append(prompts.grad)
     assert (grads[1] - grads[0]).norm() / grads[0].norm() <= 1e-12
 
 
 def test_the_gradient_of_a_prompt_that_150_samples_share_in_bf16(flash) -> None:
-    """With kernels that round once. Gathered keys, rounded a sample at a time, give 3.2e-3 (tests/backbones/test_shared_prefix.py)."""
+    """With kernels that round once. Gathered keys, rounded a sample at a time, give 3.2e-3
+    (tests/backbones/test_shared_prefix.py).
+    """
     g = torch.Generator().manual_seed(150)
     lengths, length = torch.randint(20, 60, (150,), generator=g).tolist(), 100
     n, prefix = length + sum(lengths), share_prefix(lengths, [0] * 150, 1, length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
-    wanted = torch.autograd.grad((shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide)
+    wanted = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide
+    )
     narrow = [x.detach().bfloat16().requires_grad_() for x in wide]
     found = torch.autograd.grad((AttentionInParts.apply(*narrow, None, prefix, 0.125) * weights).sum(), narrow)
     for a, b in zip(found[1:], wanted[1:], strict=True):

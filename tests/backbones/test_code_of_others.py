@@ -29,15 +29,24 @@ def folder(tmp_path: Path) -> Path:
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "fever": 2}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.save(str(folder / "tokenizer.json"))
-    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own_code.OwnTokenizer"]}, "eos_token": "</s>", "unk_token": "<unk>"}
+    own = {
+        "tokenizer_class": "OwnTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "own_code.OwnTokenizer"]},
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(own))
-    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own_code.OwnConfig"}}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own_code.OwnConfig"}})
+    )
     (folder / "own_code.py").write_text(CODE.format(canary=str(tmp_path / "canary")))
     return folder
 
 
 def test_code_beside_a_tokenizer_is_not_run(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match="brings Python code of its own, which is not run; .*trust_remote_code: true"):
+    with pytest.raises(
+        BackboneError, match="brings Python code of its own, which is not run; .*trust_remote_code: true"
+    ):
         load_tokenizer(folder)
     assert not (tmp_path / "canary").exists()
 
@@ -46,7 +55,9 @@ def test_it_is_run_where_the_card_says_so(folder: Path, tmp_path: Path, monkeypa
     from transformers import dynamic_module_utils
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    (tmp_path / "card.yaml").write_text("name: own\ntokenizer: own\ntrust_remote_code: true\nrandom: {model_type: llama}\n")
+    (tmp_path / "card.yaml").write_text(
+        "name: own\ntokenizer: own\ntrust_remote_code: true\nrandom: {model_type: llama}\n"
+    )
     card = load_backbone_card(tmp_path / "card.yaml")
     tokenizer = load_tokenizer(card.tokenizer, card.trust_remote_code)
     assert tokenizer.encode("fever") == [2] and (tmp_path / "canary").exists()

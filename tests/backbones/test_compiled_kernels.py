@@ -18,18 +18,48 @@ from prompt_modules import projection  # noqa: E402
 H100 = GPUTarget("cuda", 90, 32)
 # arguments that are no float tensors, by name; what is in neither is a tensor of the case's dtype
 WHOLE = {
-    "n_tokens", "length", "width", "prompt_tiles", "present", "row_tiles", "n", "first", "heads", "own_row", "own_head", "other_row",
-    "other_head", "half", "angles", "second", "x_head", "x_token", "inner",
-    "prompts", "reach", "per_expert",
-}  # fmt: skip
+    "n_tokens",
+    "length",
+    "width",
+    "prompt_tiles",
+    "present",
+    "row_tiles",
+    "n",
+    "first",
+    "heads",
+    "own_row",
+    "own_head",
+    "other_row",
+    "other_head",
+    "half",
+    "angles",
+    "second",
+    "x_head",
+    "x_token",
+    "inner",
+    "prompts",
+    "reach",
+    "per_expert",
+}
 REAL = {"eps", "alpha", "limit"}
 INDICES = {"rows_k", "expert", "experts", "order", "row_of", "home", "first_of"}
 BYTES = {"blocks", "scales"}
-WIDE = {"shared", "cols", "d_shared", "d_cols", "d_rows", "total", "lse_own", "lse_other", "d_share"}  # fp32, whatever the dtype
+WIDE = {
+    "shared",
+    "cols",
+    "d_shared",
+    "d_cols",
+    "d_rows",
+    "total",
+    "lse_own",
+    "lse_other",
+    "d_share",
+}  # fp32, whatever the dtype
 PROJECTION = {"RANK": 4, "OWN_SHARED": True, "ROWS": projection.ROWS, "WIDTH": projection.WIDTH}
 WIDTH = 4096  # of Llama 8B, and the next power of two of gpt-oss's 2880
 KERNELS: dict[str, tuple[Any, dict[str, Any], set[str], set[str]]] = {
-    # kernel, its constants, and of its arguments those that are fp32 or whole numbers here and something else in other kernels
+    # kernel, its constants, and of its arguments those that are fp32 or whole numbers here and something else in other
+    # kernels
     "write_row": (projection._write_row, PROJECTION, {"rows"}, set()),
     "shared_gradient": (projection._shared_gradient, PROJECTION, {"rows"}, set()),
     "factor_gradients": (projection._factor_gradients, PROJECTION, {"rows"}, set()),
@@ -43,7 +73,12 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], set[str], set[str]]] = {
     "silu_times": (fused_kernels._silu_times, {"BLOCK": fused_kernels.BLOCK}, set(), set()),
     "silu_times_backward": (fused_kernels._silu_times_backward, {"BLOCK": fused_kernels.BLOCK}, set(), set()),
     "activate": (expert_kernels._activate, {"BLOCK": expert_kernels.BLOCK}, set(), set()),
-    "activate_backward": (expert_kernels._activate_backward, {"CHOICES": 4, "BLOCK": expert_kernels.BLOCK}, set(), set()),
+    "activate_backward": (
+        expert_kernels._activate_backward,
+        {"CHOICES": 4, "BLOCK": expert_kernels.BLOCK},
+        set(),
+        set(),
+    ),
     "combine": (expert_kernels._combine, {"CHOICES": 4, "WEIGHTED": True, "BLOCK": expert_kernels.BLOCK}, set(), set()),
 }
 
@@ -73,6 +108,8 @@ def test_it_compiles_and_spills_nothing(kernel: str, dtype: str, tmp_path: Path)
     compiled = triton.compile(ASTSource(function, signature, values, aligned), target=H100)
     (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    used = subprocess.run([tool, "--dump-resource-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True).stdout
+    used = subprocess.run(
+        [tool, "--dump-resource-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True
+    ).stdout
     registers, stack, local = (int(re.findall(rf"{what}:(\d+)", used)[0]) for what in ("REG", "STACK", "LOCAL"))
     assert stack == local == 0 and 0 < registers <= 255, used

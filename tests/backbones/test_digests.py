@@ -15,8 +15,14 @@ from backbones import BackboneCard, BackboneError, digests
 from backbones.digests import folder_fingerprint
 from backbones.frozen import backbone_fingerprint
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
-         "num_key_value_heads": 1}  # fmt: skip
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 def released(folder: Path, shards: str = "5GB") -> list[Path]:

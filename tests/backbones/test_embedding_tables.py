@@ -13,14 +13,22 @@ from backbones.embedding_rows import RowsFromFile, looks_up_plainly
 from backbones.exact_buffers import rebuild_buffers
 from backbones.sizes import measure
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "max_position_embeddings": 128, "pad_token_id": 0}  # fmt: skip
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
 FAMILIES = {  # whether embeddings leave the table as they lie in it
     "llama": ({"num_key_value_heads": 1}, True),
     "granite": ({"num_key_value_heads": 1, "embedding_multiplier": 12.0}, True),
-    "biogpt": ({}, False), "gemma": ({"num_key_value_heads": 1, "head_dim": 8}, False),
+    "biogpt": ({}, False),
+    "gemma": ({"num_key_value_heads": 1, "head_dim": 8}, False),
     "mixtral": ({"num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}, True),
-}  # fmt: skip
+}
 
 
 def released(folder: Path, family: str) -> Any:

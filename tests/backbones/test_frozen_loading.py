@@ -8,11 +8,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, load_backbone_card, parameter_count
+from backbones import (
+    BackboneCard,
+    BackboneError,
+    backbone_checksum,
+    build_backbone,
+    load_backbone_card,
+    parameter_count,
+)
 from backbones.frozen import backbone_fingerprint
 from backbones.sources import SafetensorsSource
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 def released(folder, kind="llama", shards="5GB", dtype=torch.float32, **more):
@@ -26,7 +40,16 @@ def card_for(folder, dtype="float32"):
     return BackboneCard(name="released", path=str(folder), tokenizer="unused", dtype=dtype)
 
 
-@pytest.mark.parametrize("kind, more", [("llama", {}), ("llama", {"tie_word_embeddings": True}), ("qwen2", {}), ("mistral", {}), ("qwen3", {"head_dim": 8})])
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("qwen2", {}),
+        ("mistral", {}),
+        ("qwen3", {"head_dim": 8}),
+    ],
+)
 @pytest.mark.parametrize("shards", ["5GB", "5KB"])
 def test_released_weights_arrive_to_the_bit_in_any_family(tmp_path, kind, more, shards):
     expected = released(tmp_path, kind, shards, **more)
@@ -35,7 +58,9 @@ def test_released_weights_arrive_to_the_bit_in_any_family(tmp_path, kind, more, 
     assert backbone_checksum(found) == backbone_checksum(expected)
     ids = torch.arange(12)[None]
     torch.testing.assert_close(found(input_ids=ids).logits, expected(input_ids=ids).logits, rtol=0, atol=0)
-    assert not any(p.requires_grad for p in found.parameters()) and parameter_count(found) == sum(p.numel() for p in expected.parameters())
+    assert not any(p.requires_grad for p in found.parameters()) and parameter_count(found) == sum(
+        p.numel() for p in expected.parameters()
+    )
 
 
 def test_bf16_files_load_as_bf16_and_as_fp32(tmp_path):
@@ -56,7 +81,10 @@ def test_every_wrong_weight_is_named_at_once(tmp_path):
     with pytest.raises(BackboneError) as caught:
         build_backbone(card_for(tmp_path), None)
     assert [p.split(": ", 1)[1] for p in caught.value.problems] == [
-        "missing: model.norm.weight", "not in the model: model.norm.wieght", "shape of lm_head.weight: file (10, 16), model (64, 16)"]  # fmt: skip
+        "missing: model.norm.weight",
+        "not in the model: model.norm.wieght",
+        "shape of lm_head.weight: file (10, 16), model (64, 16)",
+    ]
 
 
 def test_torn_missing_and_packed_files(tmp_path):
@@ -75,7 +103,12 @@ def test_torn_missing_and_packed_files(tmp_path):
 
 
 def test_families_that_change_logits_outside_the_head_are_refused():
-    card = BackboneCard(name="g", random={"model_type": "gemma2", **SIZES, "head_dim": 8, "final_logit_softcapping": 30.0}, tokenizer="unused", dtype="float32")
+    card = BackboneCard(
+        name="g",
+        random={"model_type": "gemma2", **SIZES, "head_dim": 8, "final_logit_softcapping": 30.0},
+        tokenizer="unused",
+        dtype="float32",
+    )
     with pytest.raises(BackboneError, match="final_logit_softcapping"):
         build_backbone(card, None)
 
@@ -112,7 +145,13 @@ def test_card_problems_come_together(tmp_path):
     with pytest.raises(BackboneError) as caught:
         load_backbone_card(file)
     text = str(caught.value)
-    for part in ("unknown key 'pth'; did you mean 'path'?", "seed: expected int", "give exactly one of them", "'harmnoy' is none of", str(file)):
+    for part in (
+        "unknown key 'pth'; did you mean 'path'?",
+        "seed: expected int",
+        "give exactly one of them",
+        "'harmnoy' is none of",
+        str(file),
+    ):
         assert part in text
     file.write_text("name: x\npath: absent\n")
     with pytest.raises(BackboneError, match="absent does not exist"):
@@ -125,7 +164,9 @@ def test_dummy_weights_need_no_files_but_the_configuration(tmp_path):
     for file in tmp_path.glob("*.safetensors"):
         file.unlink()
     card = replace(card_for(tmp_path), dummy=True)
-    first, second, other = (dict(build_backbone(c, None).named_parameters()) for c in (card, card, replace(card, seed=1)))
+    first, second, other = (
+        dict(build_backbone(c, None).named_parameters()) for c in (card, card, replace(card, seed=1))
+    )
     assert all(torch.equal(first[n], second[n]) for n in first) and backbone_fingerprint(card) != real
     assert all(torch.equal(first[n], other[n]) == ("norm" in n) for n in first)
     matrices = [p for n, p in first.items() if "norm" not in n]
@@ -136,10 +177,15 @@ def test_dummy_weights_need_no_files_but_the_configuration(tmp_path):
 def test_a_family_whose_weights_are_merged_as_they_load_goes_through_transformers(tmp_path):
     expected = released(tmp_path, "mixtral", num_local_experts=3, num_experts_per_tok=2)
     stored = load_file(tmp_path / "model.safetensors")
-    assert any(".experts.2." in n for n in stored) and not any("gate_up_proj" in n for n in stored)  # one by one in the file, merged in the model
+    assert any(".experts.2." in n for n in stored) and not any(
+        "gate_up_proj" in n for n in stored
+    )  # one by one in the file, merged in the model
     said = []
     found = build_backbone(card_for(tmp_path), None, say=said.append)
-    assert backbone_checksum(found) == backbone_checksum(expected) and "mixtral renames or merges weights as it loads" in said[0]
+    assert (
+        backbone_checksum(found) == backbone_checksum(expected)
+        and "mixtral renames or merges weights as it loads" in said[0]
+    )
     gone = next(n for n in stored if n.endswith("norm.weight"))
     save_file({n: w for n, w in stored.items() if n != gone}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BackboneError, match=f"missing: {gone}"):
@@ -163,7 +209,13 @@ def test_what_is_wrong_with_single_files(tmp_path):
     for header, wanted in (
         ({"w": {"dtype": "I7", "shape": [2], "data_offsets": [0, 8]}}, "w has dtype I7; known are F32"),
         ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, r"w: 8 bytes for shape \(3,\)"),
-        ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "v": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}, "cut short"),
+        (
+            {
+                "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                "v": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
+            },
+            "cut short",
+        ),
     ):
         text = json.dumps(header).encode()
         file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))

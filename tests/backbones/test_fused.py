@@ -1,4 +1,6 @@
-"""Fused parts of layers in Triton's interpreter, against transformers' operators: tiny. On a GPU tests/gpu runs the same."""
+"""Fused parts of layers in Triton's interpreter, against transformers' operators: tiny. On a GPU tests/gpu runs the
+same.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +13,30 @@ from backbones.frozen import recompute_first
 from backbones.fused import fuse, is_fused, unfuse, unfused
 from backbones.mxfp4 import Mxfp4Experts
 
-SIZES = {"vocab_size": 64, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {}, "mistral": {"sliding_window": 4, "head_dim": 8}, "qwen2": {}, "qwen3": {"head_dim": 8},
+    "llama": {},
+    "mistral": {"sliding_window": 4, "head_dim": 8},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
     "phi3": {"pad_token_id": 0},
-    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072},
-}  # fmt: skip
-# a layer's two norms, its gated activation and its rotary positions, and the last norm; qwen3 norms its queries and keys too
+    "gpt_oss": {
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+        "max_position_embeddings": 131072,
+    },
+}
+# a layer's two norms, its gated activation and its rotary positions, and the last norm; qwen3 norms its queries and
+# keys too
 FUSED = {"llama": 9, "mistral": 9, "qwen2": 9, "qwen3": 13, "phi3": 5, "gpt_oss": 7}
 
 

@@ -1,4 +1,6 @@
-"""One call of a flash attention over gathered keys against the definition by blocks, in fp64. The kernels themselves: tests/gpu."""
+"""One call of a flash attention over gathered keys against the definition by blocks, in fp64. The kernels
+themselves: tests/gpu.
+"""
 
 from collections.abc import Callable
 
@@ -20,10 +22,14 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=6), prompts=st.integers(1, 4), length=st.integers(0, 9),
-    window=st.sampled_from([None, 1, 2, 4, 9, 15]), heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]), sink=st.sampled_from([None, 0.0, 6.0]),
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=6),
+    prompts=st.integers(1, 4),
+    length=st.integers(0, 9),
+    window=st.sampled_from([None, 1, 2, 4, 9, 15]),
+    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    sink=st.sampled_from([None, 0.0, 6.0]),
     seed=st.integers(0, 10**6),
-)  # fmt: skip
+)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_equals_the_definition(flash, lengths, prompts, length, window, heads, sink, seed) -> None:
     """Samples in any order, prompts without one."""
@@ -31,7 +37,9 @@ def test_it_equals_the_definition(flash, lengths, prompts, length, window, heads
     slots = torch.randint(prompts, (len(lengths),), generator=g).tolist()
     prefix = share_prefix(lengths, slots, prompts, length)
     n, (h, kv) = prompts * length + sum(lengths), heads
-    q, k, v = (torch.randn(m, n, 8, generator=g, dtype=torch.float64).transpose(0, 1).requires_grad_() for m in (h, kv, kv))
+    q, k, v = (
+        torch.randn(m, n, 8, generator=g, dtype=torch.float64).transpose(0, 1).requires_grad_() for m in (h, kv, kv)
+    )
     sinks = None if sink is None else torch.randn(h, generator=g, dtype=torch.float64) + sink
     weights, found = torch.randn(n, h, 8, generator=g, dtype=torch.float64), []
     for attention in (GatheredAttention, shared_prefix._Packed):
@@ -47,7 +55,9 @@ def test_rows_whose_samples_do_not_lie_by_prompt_are_gathered(flash, slots: list
     assert prefix.segments is None
     q, k, v = (torch.randn(prompts * 5 + 9, 2, 8, dtype=torch.float64) for _ in range(3))
     found = shared_prefix.packed_attention(q, k, v, None, prefix, None, 0.4)
-    torch.testing.assert_close(found, shared_prefix._Packed.apply(q, k, v, None, prefix, None, 0.4), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, shared_prefix._Packed.apply(q, k, v, None, prefix, None, 0.4), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_a_sample_gets_what_its_window_reaches_of_its_prompt() -> None:
@@ -67,7 +77,9 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_in_bf16(flash) -> None:
     n, prefix = length + sum(lengths), share_prefix(lengths, [0] * 150, 1, length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
-    wanted = torch.autograd.grad((shared_prefix._Packed.apply(*wide, None, prefix, window, 0.125) * weights.double()).sum(), wide)
+    wanted = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*wide, None, prefix, window, 0.125) * weights.double()).sum(), wide
+    )
     narrow = [x.detach().bfloat16().requires_grad_() for x in wide]
     found = torch.autograd.grad((GatheredAttention.apply(*narrow, None, prefix, window, 0.125) * weights).sum(), narrow)
     for a, b in zip(found[1:], wanted[1:], strict=True):

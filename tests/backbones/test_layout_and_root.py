@@ -13,18 +13,56 @@ from engine.batching import collate, weigh
 from engine.data import Sample
 from engine.sharding import ShardedBackbone
 
-WORDS = ["<s>", "</s>", "<|start|>", "<|message|>", "<|end|>", "<|channel|>", "<|return|>", "user", "assistant", "final", "fever", "and", "rash", "yes", "."]
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-FAMILIES = {"llama": {"model_type": "llama", **SIZES}, "gpt_oss": {"model_type": "gpt_oss", **SIZES, "head_dim": 8, "num_local_experts": 4,
-            "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}}  # fmt: skip
+WORDS = [
+    "<s>",
+    "</s>",
+    "<|start|>",
+    "<|message|>",
+    "<|end|>",
+    "<|channel|>",
+    "<|return|>",
+    "user",
+    "assistant",
+    "final",
+    "fever",
+    "and",
+    "rash",
+    "yes",
+    ".",
+]
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+FAMILIES = {
+    "llama": {"model_type": "llama", **SIZES},
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        **SIZES,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+        "max_position_embeddings": 131072,
+    },
+}
 
 
 @pytest.fixture
 def folder(tmp_path):
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="."))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token=".", additional_special_tokens=WORDS[2:7])
-    fast.chat_template = "{{ bos_token }} user {% for m in messages %}{{ m['content'] }}{% endfor %} <|end|>{% if add_generation_prompt %} assistant{% endif %}"
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token=".", additional_special_tokens=WORDS[2:7]
+    )
+    fast.chat_template = (
+        "{{ bos_token }} user {% for m in messages %}{{ m['content'] }}{% endfor %} <|end|>{% if "
+        "add_generation_prompt %} assistant{% endif %}"
+    )
     fast.save_pretrained(tmp_path)
     return tmp_path
 
@@ -43,11 +81,32 @@ def test_templates_lay_out_input_and_answer(folder):
     assert words(plain.context_ids("fever and rash")) == ["<s>", "fever", "and", "rash", "."]
     assert words(plain.answer_ids("yes")) == ["yes", "</s>"]
     assert words(chat.context_ids("fever")) == ["<s>", "user", "fever", "<|end|>", "assistant"]
-    turns = ["<|start|>", "user", "<|message|>", "fever", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>"]
+    turns = [
+        "<|start|>",
+        "user",
+        "<|message|>",
+        "fever",
+        "<|end|>",
+        "<|start|>",
+        "assistant",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+    ]
     assert words(harmony.context_ids("fever")) == turns
     assert words(harmony.answer_ids("yes")) == ["yes", "<|return|>"]
     assert harmony.answer_text([13, 6, 10]) == "yes"
-    assert len({plain.fingerprint(), chat.fingerprint(), harmony.fingerprint(), layout_of(folder, "none", " and ").fingerprint()}) == 4
+    assert (
+        len(
+            {
+                plain.fingerprint(),
+                chat.fingerprint(),
+                harmony.fingerprint(),
+                layout_of(folder, "none", " and ").fingerprint(),
+            }
+        )
+        == 4
+    )
 
 
 def test_solved_examples_stand_between_instruction_and_input(folder):
@@ -56,9 +115,29 @@ def test_solved_examples_stand_between_instruction_and_input(folder):
     plain, chat, harmony = (layout_of(folder, t) for t in ("none", "chat", "harmony"))
     assert plain.solved_text(solved[0]) == "fever . yes\n\n"
     assert words(plain.instructed_ids("and", "rash", solved)) == ["<s>", "and", ".", *shown, "rash", "."]
-    assert words(chat.instructed_ids("and", "rash", solved)) == ["<s>", "user", "and", ".", *shown, "rash", "<|end|>", "assistant"]
-    assert words(harmony.instructed_ids("and", "rash", solved))[2:] == ["<|message|>", "and", ".", *shown, "rash", "<|end|>", "<|start|>", "assistant",
-                                                                       "<|channel|>", "final", "<|message|>"]  # fmt: skip
+    assert words(chat.instructed_ids("and", "rash", solved)) == [
+        "<s>",
+        "user",
+        "and",
+        ".",
+        *shown,
+        "rash",
+        "<|end|>",
+        "assistant",
+    ]
+    assert words(harmony.instructed_ids("and", "rash", solved))[2:] == [
+        "<|message|>",
+        "and",
+        ".",
+        *shown,
+        "rash",
+        "<|end|>",
+        "<|start|>",
+        "assistant",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+    ]
     plain.instruction_first = True
     assert words(plain.instructed_ids("and", "rash", solved)) == ["and", "<s>", *shown, "rash", "."]
 
@@ -95,10 +174,27 @@ def test_merges_decide_ids_and_the_fingerprint(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "config.json",
-     "chat_template.jinja", "additional_chat_templates/rag.jinja", "tokenizer.json", "tokenizer.4.0.json", "tokenizer.model", "spiece.model",
-     "sentencepiece.bpe.model", "tokenizer.model.v3", "qwen.tiktoken", "tekken.json", "its own"],
-)  # fmt: skip
+    [
+        "vocab.json",
+        "merges.txt",
+        "vocab.txt",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+        "config.json",
+        "chat_template.jinja",
+        "additional_chat_templates/rag.jinja",
+        "tokenizer.json",
+        "tokenizer.4.0.json",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tokenizer.model.v3",
+        "qwen.tiktoken",
+        "tekken.json",
+        "its own",
+    ],
+)
 def test_every_file_that_a_tokenizer_may_read_is_in_its_fingerprint(folder, name):
     tokenizer = load_tokenizer(folder)
     tokenizer.inner.vocab_files_names = {"vocab_file": "its own"}
@@ -169,14 +265,21 @@ def test_recomputing_changes_no_generated_token(tmp_path):
     """A recomputing model is in training mode, in which transformers drops the cache that generation reads."""
     card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
     contexts, prompts = [[3, 4, 5, 6], [7, 8]], torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2))
-    ids = [ShardedBackbone(card, "", torch.device("cpu"), recompute)("generate", contexts, prompts, 8, 1, 1, False) for recompute in (0, 2)]
+    ids = [
+        ShardedBackbone(card, "", torch.device("cpu"), recompute)("generate", contexts, prompts, 8, 1, 1, False)
+        for recompute in (0, 2)
+    ]
     assert ids[0].equal(ids[1]) and ids[0].shape[1] > 2
 
 
-@pytest.mark.parametrize("key, value", [("hidden_size", "sixteen"), ("hidden_size", 15), ("num_attention_heads", 0), ("model_type", "lama")])
+@pytest.mark.parametrize(
+    "key, value", [("hidden_size", "sixteen"), ("hidden_size", 15), ("num_attention_heads", 0), ("model_type", "lama")]
+)
 def test_impossible_configurations_are_the_users_error(key, value):
     with pytest.raises(BackboneError, match="backbone x: random"):
-        build_backbone(BackboneCard(name="x", random={**FAMILIES["llama"], key: value}, tokenizer="t", dtype="float32"), None)
+        build_backbone(
+            BackboneCard(name="x", random={**FAMILIES["llama"], key: value}, tokenizer="t", dtype="float32"), None
+        )
 
 
 def test_an_unknown_attention_is_refused_before_anything_is_built():
@@ -187,13 +290,39 @@ def test_an_unknown_attention_is_refused_before_anything_is_built():
 
 def test_recomputed_layers_inputs_wait_where_they_are_told_to(monkeypatch):
     """With inputs offloaded, nothing of a layer's size stays beside the copies: the hooks see every layer's input."""
-    card = BackboneCard(name="l", random={"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
-                                          "num_attention_heads": 2, "num_key_value_heads": 1}, tokenizer="unused", dtype="float32")  # fmt: skip
+    card = BackboneCard(
+        name="l",
+        random={
+            "model_type": "llama",
+            "vocab_size": 64,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        tokenizer="unused",
+        dtype="float32",
+    )
     backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=3, offload_inputs=True)
-    assert backbone.root._saving.func is torch.autograd.graph.save_on_cpu and FrozenRoot(backbone.model)._saving is nullcontext
+    assert (
+        backbone.root._saving.func is torch.autograd.graph.save_on_cpu
+        and FrozenRoot(backbone.model)._saving is nullcontext
+    )
     seen = []
-    monkeypatch.setattr(backbone.root, "_saving", lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t))
-    batch = Batch(torch.tensor([[5, 6, 7]]), torch.tensor([[False, False, True]]), torch.tensor([7]), torch.tensor([0]), torch.tensor([0]), torch.ones(1))
+    monkeypatch.setattr(
+        backbone.root,
+        "_saving",
+        lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t),
+    )
+    batch = Batch(
+        torch.tensor([[5, 6, 7]]),
+        torch.tensor([[False, False, True]]),
+        torch.tensor([7]),
+        torch.tensor([0]),
+        torch.tensor([0]),
+        torch.ones(1),
+    )
     prompts = torch.randn(1, 4, 16, requires_grad=True)
     states, _ = backbone("answers", batch, prompts)
     states.logits_NV.sum().backward()

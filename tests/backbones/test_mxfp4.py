@@ -14,8 +14,19 @@ from backbones import BackboneCard, BackboneError, FrozenRoot, build_backbone, p
 from backbones.mxfp4 import E2M1, Mxfp4Experts, dequantise, quantise
 from backbones.pack_mxfp4 import main, pack
 
-SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 128}  # fmt: skip
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "max_position_embeddings": 128,
+}
 
 
 def every_byte_and_scale():
@@ -29,8 +40,12 @@ def test_every_byte_under_every_scale_is_what_transformers_makes_of_it(dtype):
     blocks, scales = every_byte_and_scale()
     expected = convert_moe_packed_tensors(blocks, scales, dtype=dtype).transpose(1, 2)
     found = dequantise(blocks, scales, dtype)
-    assert found.shape == (1, 256, 512) and found[:, 255].isnan().all()  # the format's NaN, which transformers reads as 2^128
-    assert torch.equal(found[:, :255].signbit(), expected[:, :255].signbit()) and torch.equal(found[:, :255], expected[:, :255])  # -0 too
+    assert (
+        found.shape == (1, 256, 512) and found[:, 255].isnan().all()
+    )  # the format's NaN, which transformers reads as 2^128
+    assert torch.equal(found[:, :255].signbit(), expected[:, :255].signbit()) and torch.equal(
+        found[:, :255], expected[:, :255]
+    )  # -0 too
 
 
 def test_the_kernel_in_the_interpreter(interpreted):
@@ -38,14 +53,16 @@ def test_the_kernel_in_the_interpreter(interpreted):
         "import sys, torch; from backbones import mxfp4, mxfp4_kernel\n"
         "g = torch.Generator().manual_seed(0)\n"
         "blocks = torch.randint(0, 256, (3, 25, 16), dtype=torch.uint8, generator=g)\n"
-        "scales = torch.randint(0, 255, (3, 25), dtype=torch.uint8, generator=g); scales[0, :4] = torch.tensor([0, 1, 254, 255])\n"
+        "scales = torch.randint(0, 255, (3, 25), dtype=torch.uint8, generator=g); scales[0, :4] = "
+        "torch.tensor([0, 1, 254, 255])\n"
         "assert mxfp4_kernel.available(blocks)\n"
         "found = mxfp4.dequantise(blocks, scales, torch.float32); mxfp4_kernel.triton = None\n"
         "assert not mxfp4_kernel.available(blocks) \n"
         "wanted = mxfp4.dequantise(blocks, scales, torch.float32)\n"
         "torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)\n"
         "mxfp4_kernel.triton = sys.modules['triton']; out = torch.full((3 * 25 * 32,), 7.0)\n"
-        "mxfp4.dequantise(blocks, scales, torch.float32, out, torch.tensor([4, 4, 5], dtype=torch.int32)); out = out.view(3, -1)\n"
+        "mxfp4.dequantise(blocks, scales, torch.float32, out, torch.tensor([4, 4, 5], dtype=torch.int32)); out = "
+        "out.view(3, -1)\n"
         "torch.testing.assert_close(out[::2], wanted.view(3, -1)[::2], rtol=0, atol=0, equal_nan=True)\n"
         "assert (out[1] == 7).all(); print('ran')"  # nobody asked the second expert
     )
@@ -54,7 +71,10 @@ def test_the_kernel_in_the_interpreter(interpreted):
 
 def test_quantising_what_four_bits_hold_changes_nothing():
     g = torch.Generator().manual_seed(0)
-    blocks, scales = torch.randint(0, 256, (5, 7, 3, 16), dtype=torch.uint8, generator=g), torch.randint(3, 250, (5, 7, 3), dtype=torch.uint8, generator=g)
+    blocks, scales = (
+        torch.randint(0, 256, (5, 7, 3, 16), dtype=torch.uint8, generator=g),
+        torch.randint(3, 250, (5, 7, 3), dtype=torch.uint8, generator=g),
+    )
     wide = dequantise(blocks, scales, torch.float32)
     assert torch.equal(dequantise(*quantise(wide), torch.float32), wide)
 
@@ -143,28 +163,38 @@ def test_the_packed_folder_is_laid_out_as_released(tmp_path):
     prefix = "model.layers.1.mlp.experts."
     shapes = {n.removeprefix(prefix): (tuple(w.shape), w.dtype) for n, w in weights.items() if n.startswith(prefix)}
     assert shapes == {
-        "gate_up_proj_blocks": ((6, 192, 2, 16), torch.uint8), "gate_up_proj_scales": ((6, 192, 2), torch.uint8),
-        "gate_up_proj_bias": ((6, 192), torch.bfloat16), "down_proj_blocks": ((6, 64, 3, 16), torch.uint8),
-        "down_proj_scales": ((6, 64, 3), torch.uint8), "down_proj_bias": ((6, 64), torch.bfloat16),
-    }  # fmt: skip
+        "gate_up_proj_blocks": ((6, 192, 2, 16), torch.uint8),
+        "gate_up_proj_scales": ((6, 192, 2), torch.uint8),
+        "gate_up_proj_bias": ((6, 192), torch.bfloat16),
+        "down_proj_blocks": ((6, 64, 3, 16), torch.uint8),
+        "down_proj_scales": ((6, 64, 3), torch.uint8),
+        "down_proj_bias": ((6, 64), torch.bfloat16),
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_packed_backbone_equals_the_widened_one(tmp_path, dtype):
     folder = released(tmp_path)
     packed, wide = (build_backbone(card_for(folder, dtype=dtype, dequantize=d), None) for d in (False, True))
-    assert isinstance(packed.model.layers[0].mlp.experts, Mxfp4Experts) and isinstance(wide.model.layers[0].mlp.experts, GptOssExperts)
+    assert isinstance(packed.model.layers[0].mlp.experts, Mxfp4Experts) and isinstance(
+        wide.model.layers[0].mlp.experts, GptOssExperts
+    )
     assert parameter_count(packed) == parameter_count(wide)
     with torch.no_grad():
-        transformers_own = convert_moe_packed_tensors(*(getattr(packed.model.layers[1].mlp.experts, f"down_proj_{x}") for x in ("blocks", "scales")),
-                                                      dtype=getattr(torch, dtype))  # fmt: skip
+        transformers_own = convert_moe_packed_tensors(
+            *(getattr(packed.model.layers[1].mlp.experts, f"down_proj_{x}") for x in ("blocks", "scales")),
+            dtype=getattr(torch, dtype),
+        )
     assert torch.equal(wide.model.layers[1].mlp.experts.down_proj, transformers_own)
     g = torch.Generator().manual_seed(2)
     prompt = torch.randn(1, 20, 64, generator=g).to(getattr(torch, dtype))
     outs = []
     for model in (wide, packed):
         chosen = []
-        hooks = [layer.mlp.router.register_forward_hook(lambda m, i, o, chosen=chosen: chosen.append(o[2])) for layer in model.model.layers]
+        hooks = [
+            layer.mlp.router.register_forward_hook(lambda m, i, o, chosen=chosen: chosen.append(o[2]))
+            for layer in model.model.layers
+        ]
         p = prompt.clone().requires_grad_()
         logits = model(inputs_embeds=p, use_cache=False).logits
         logits.float().log_softmax(-1)[..., 3].sum().backward()
@@ -180,8 +210,12 @@ def test_a_packed_backbone_equals_the_widened_one(tmp_path, dtype):
 def test_random_and_dummy_cards_can_be_packed(tmp_path):
     keys = {"model_type": "gpt_oss", **SIZES, "quantization_config": {"quant_method": "mxfp4"}}
     for dummy in (True, False):
-        model = build_backbone(BackboneCard(name="g", random=keys, tokenizer="unused", dummy=dummy, dtype="float32"), None)
-        weight = dequantise(*(getattr(model.model.layers[0].mlp.experts, f"down_proj_{x}") for x in ("blocks", "scales")), torch.float32)
+        model = build_backbone(
+            BackboneCard(name="g", random=keys, tokenizer="unused", dummy=dummy, dtype="float32"), None
+        )
+        weight = dequantise(
+            *(getattr(model.model.layers[0].mlp.experts, f"down_proj_{x}") for x in ("blocks", "scales")), torch.float32
+        )
         assert 0.01 < weight.std() < 0.04
     FrozenRoot(model)
 
@@ -195,7 +229,9 @@ def test_random_and_dummy_cards_can_be_packed(tmp_path):
     ],
 )
 def test_what_cannot_be_packed_is_refused(keys, more, wanted):
-    card = BackboneCard(name="g", random={"model_type": "gpt_oss", **SIZES, **keys}, tokenizer="unused", dtype="float32", **more)
+    card = BackboneCard(
+        name="g", random={"model_type": "gpt_oss", **SIZES, **keys}, tokenizer="unused", dtype="float32", **more
+    )
     with pytest.raises(BackboneError, match=wanted):
         build_backbone(card, None)
 

@@ -1,4 +1,6 @@
-"""Layers that are computed again in the backward pass give what layers that are kept give, whatever drops out in training mode."""
+"""Layers that are computed again in the backward pass give what layers that are kept give, whatever drops out in
+training mode.
+"""
 
 from typing import Any
 
@@ -16,9 +18,12 @@ SIZES = {"vocab_size": 64, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "
 GROUPED = {"num_key_value_heads": 2, "intermediate_size": 24, "attention_dropout": 0.5}
 EXPERTS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 131072}
 BIOGPT = {
-    "intermediate_size": 24, "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "activation_dropout": 0.5,
+    "intermediate_size": 24,
+    "hidden_dropout_prob": 0.5,
+    "attention_probs_dropout_prob": 0.5,
+    "activation_dropout": 0.5,
     "layerdrop": 0.5,
-}  # fmt: skip
+}
 FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
     "llama": (GROUPED, "packed"),
     "gpt_oss": (GROUPED | EXPERTS, "packed"),

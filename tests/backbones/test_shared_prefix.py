@@ -1,4 +1,6 @@
-"""Attention of packed rows against each sample alone, in fp64: values, gradients, windows by position, sinks, grouped heads."""
+"""Attention of packed rows against each sample alone, in fp64: values, gradients, windows by position, sinks,
+grouped heads.
+"""
 
 import pytest
 import torch
@@ -9,16 +11,30 @@ from backbones import BackboneCard, FrozenRoot, build_backbone, share_prefix, sh
 from engine.batching import Item, collate, pack
 from engine.data import Sample
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 FAMILIES = {
     "llama": {"model_type": "llama", **SIZES},
     "mistral": {"model_type": "mistral", **SIZES, "sliding_window": 4},
     "phi3": {"model_type": "phi3", **SIZES, "sliding_window": 4, "pad_token_id": 0},
     "qwen2": {"model_type": "qwen2", **SIZES, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", **SIZES, "head_dim": 8},
-    "gpt_oss": {"model_type": "gpt_oss", **SIZES, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
-                "max_position_embeddings": 131072},
-}  # fmt: skip
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        **SIZES,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+        "max_position_embeddings": 131072,
+    },
+}
 BF16_ONCE = 3.6e-3  # relative error of a gradient in bf16 whose sums are in fp32 and rounded once
 MARGIN = 1e-8  # of fp64, between the last expert chosen and the first that is not
 
@@ -51,12 +67,19 @@ def kernel(request, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=7), prompts=st.integers(1, 4), length=st.integers(0, 9),
-    window=st.sampled_from([None, 1, 2, 5, 9, 30]), heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]), sink=st.sampled_from([None, 0.0, 6.0]),
-    block=st.sampled_from([1, 4, 256]), seed=st.integers(0, 10**6),
-)  # fmt: skip
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=7),
+    prompts=st.integers(1, 4),
+    length=st.integers(0, 9),
+    window=st.sampled_from([None, 1, 2, 5, 9, 30]),
+    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    sink=st.sampled_from([None, 0.0, 6.0]),
+    block=st.sampled_from([1, 4, 256]),
+    seed=st.integers(0, 10**6),
+)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_packed_attention_equals_each_sequence_alone(kernel, lengths, prompts, length, window, heads, sink, block, seed) -> None:
+def test_packed_attention_equals_each_sequence_alone(
+    kernel, lengths, prompts, length, window, heads, sink, block, seed
+) -> None:
     g = torch.Generator().manual_seed(seed)
     slots = torch.randint(0, prompts, (len(lengths),), generator=g).tolist()
     prefix = share_prefix(lengths, slots, prompts, length)
@@ -106,9 +129,13 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_is_summed_in_fp32() -> 
     n, prefix = length + sum(lengths), share_prefix(lengths, [0] * samples, 1, length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
-    wanted = torch.autograd.grad((shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide)
+    wanted = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide
+    )
     narrow = [x.detach().bfloat16().requires_grad_() for x in wide]
-    found = torch.autograd.grad((shared_prefix._Packed.apply(*narrow, None, prefix, None, 0.125) * weights).sum(), narrow)
+    found = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*narrow, None, prefix, None, 0.125) * weights).sum(), narrow
+    )
     for a, b in zip(found[1:], wanted[1:], strict=True):
         assert (a[:length].double() - b[:length]).norm() / b[:length].norm() <= BF16_ONCE
 
@@ -118,15 +145,23 @@ def test_keys_of_a_long_note_are_summed_over_blocks_in_fp32(monkeypatch: pytest.
     monkeypatch.setattr(shared_prefix, "BLOCK", 4)  # 250 blocks add to the first keys
     wide = [torch.randn(1000, 2, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights, prefix = torch.randn(1000, 2, 64, generator=g).bfloat16(), share_prefix([1000], [0], 1, 0)
-    wanted = torch.autograd.grad((shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide)
+    wanted = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide
+    )
     narrow = [x.detach().bfloat16().requires_grad_() for x in wide]
-    found = torch.autograd.grad((shared_prefix._Packed.apply(*narrow, None, prefix, None, 0.125) * weights).sum(), narrow)
+    found = torch.autograd.grad(
+        (shared_prefix._Packed.apply(*narrow, None, prefix, None, 0.125) * weights).sum(), narrow
+    )
     for a, b in zip(found[1:], wanted[1:], strict=True):
         assert (a[:100].double() - b[:100]).norm() / b[:100].norm() <= BF16_ONCE
 
 
 def model_of(family: str):
-    model = build_backbone(BackboneCard(name=family, random=dict(FAMILIES[family]), seed=3, tokenizer="t", dtype="float32"), None, torch.float64)
+    model = build_backbone(
+        BackboneCard(name=family, random=dict(FAMILIES[family]), seed=3, tokenizer="t", dtype="float32"),
+        None,
+        torch.float64,
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("sinks"):
@@ -167,11 +202,16 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
     draw = lambda n: torch.randint(3, 60, (n,), generator=g).tolist()  # noqa: E731
     items = [Item(b % tasks, Sample(draw(b * 5 % 17), draw(1 + b % 4)), 1.0) for b in range(max(7, tasks))]
     assert any(not i.sample.context_ids for i in items) and len({len(i.sample) for i in items}) > 4
-    root, prompts = FrozenRoot(model), torch.randn(tasks, length, 16, generator=g, dtype=torch.float64, requires_grad=True)
+    root, prompts = (
+        FrozenRoot(model),
+        torch.randn(tasks, length, 16, generator=g, dtype=torch.float64, requires_grad=True),
+    )
     plain, packed = collate(items), pack(items, length)
 
     (states, _), plain_choice, margin = chosen_experts(model, lambda: root("answers", plain, prompts[plain.rows_B]))
-    (hidden_ND, seen), packed_choice, _ = chosen_experts(model, lambda: root("packed", packed, filler(prompts, packed), lambda w, s, t: (w.shape, t)))
+    (hidden_ND, seen), packed_choice, _ = chosen_experts(
+        model, lambda: root("packed", packed, filler(prompts, packed), lambda w, s, t: (w.shape, t))
+    )
     if family == "gpt_oss":
         # the same experts first: routing is not continuous, and near a tie neither answer is wrong
         assert margin > MARGIN, "draw another seed: a token stands between two experts"

@@ -1,4 +1,6 @@
-"""Weights on their way to a device through two small buffers, with a CPU as the device: nothing is lost, swapped or overwritten too early."""
+"""Weights on their way to a device through two small buffers, with a CPU as the device: nothing is lost, swapped or
+overwritten too early.
+"""
 
 import pytest
 import torch
@@ -35,10 +37,14 @@ def test_numbers_between_the_places_are_left_alone(dtype: torch.dtype) -> None:
     expected, memory = numbers(77, dtype), torch.full((78 * 3,), 5, dtype=dtype)
     out = memory[4::3]
     Staging(CPU, 64).send(out[:76], lambda start, part: part.copy_(expected[start : start + len(part)]))
-    assert torch.equal(out[:76], expected[:76]) and (memory[2::3] == 5).all() and (memory[::3] == 5).all() and out[76] == 5
+    assert (
+        torch.equal(out[:76], expected[:76]) and (memory[2::3] == 5).all() and (memory[::3] == 5).all() and out[76] == 5
+    )
 
 
-def test_a_part_is_read_while_the_one_before_is_copied_and_never_into_memory_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_read_while_the_one_before_is_copied_and_never_into_memory_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[str] = []
     turns = iter(range(9))
 
@@ -55,13 +61,33 @@ def test_a_part_is_read_while_the_one_before_is_copied_and_never_into_memory_on_
         places.add(part.data_ptr())
 
     Staging(CPU, 16).send(torch.empty(60, dtype=torch.uint8), read)
-    assert seen == ["read 0", "sent 0", "read 1", "sent 1", "there 0", "read 2", "sent 2", "there 1", "read 3", "sent 3", "there 2", "there 3"]
+    assert seen == [
+        "read 0",
+        "sent 0",
+        "read 1",
+        "sent 1",
+        "there 0",
+        "read 2",
+        "sent 2",
+        "there 1",
+        "read 3",
+        "sent 3",
+        "there 2",
+        "there 3",
+    ]
     assert len(places) == 2
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
 def test_a_whole_backbone_arrives_to_the_bit(tmp_path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    sizes = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "vocab_size": 99,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     more = {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8} if kind == "gpt_oss" else {}
     expected = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **more), dtype=torch.float32)
     expected.save_pretrained(tmp_path)
@@ -89,7 +115,17 @@ def test_any_stretch_of_widened_experts_is_that_of_the_whole(dtype: torch.dtype)
             out.copy_((blocks if name == "w_blocks" else scales).flatten()[start : start + len(out)])
 
     source = WidenedExperts(Files(), dtype)  # type: ignore[arg-type]
-    for start, count in ((0, 3840), (0, 1), (319, 1), (319, 2), (320, 320), (1279, 2), (5, 2000), (2563, 1277), (3839, 1)):
+    for start, count in (
+        (0, 3840),
+        (0, 1),
+        (319, 1),
+        (319, 2),
+        (320, 320),
+        (1279, 2),
+        (5, 2000),
+        (2563, 1277),
+        (3839, 1),
+    ):
         out = torch.empty(count, dtype=dtype)
         source.read("w", start, out)
         assert torch.equal(out, whole[start : start + count])

@@ -14,8 +14,14 @@ from backbones.frozen import backbone_config
 from backbones.module_trace import trace, twin_card
 from backbones.sizes import measure
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "num_key_value_heads": 1}  # fmt: skip
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 

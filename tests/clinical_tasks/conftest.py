@@ -16,17 +16,43 @@ from clinical_tasks import TaskCard, load_card
 CANARY = "Zebulon Quackenbush"
 
 BASES: dict[str, dict[str, Any]] = {
-    "ner": {"reader": "brat", "input": "{text}\nMentions:", "metric": "span_f1_strict", "splits": {"test": "*.txt"},
-            "labels": {"Drug": "drug", "Problem": "problem"}},
-    "re": {"reader": "brat", "input": "{text}\nRelations:", "metric": "relation_f1", "splits": {"test": "*.txt"},
-           "labels": {"Treats": "treats", "Causes": "causes"}},
-    "qa": {"reader": "jsonl", "input": "{question}\nAnswer:", "metric": "accuracy", "splits": {"test": "test.jsonl"},
-           "columns": {"question": "q", "answer": "a"}, "labels": {"y": "yes", "n": "no", "m": "maybe"}},
-    "nli": {"reader": "jsonl", "input": "{premise}\n{hypothesis}", "metric": "accuracy", "splits": {"test": "test.jsonl"},
-            "columns": {"premise": "sentence1", "hypothesis": "sentence2", "answer": "gold_label"},
-            "labels": {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}},
-    "summarization": {"reader": "csv", "input": "{note}\nSummary:", "metric": "rougeL", "splits": {"test": "test.csv"},
-                      "columns": {"note": "note", "answer": "summary"}},
+    "ner": {
+        "reader": "brat",
+        "input": "{text}\nMentions:",
+        "metric": "span_f1_strict",
+        "splits": {"test": "*.txt"},
+        "labels": {"Drug": "drug", "Problem": "problem"},
+    },
+    "re": {
+        "reader": "brat",
+        "input": "{text}\nRelations:",
+        "metric": "relation_f1",
+        "splits": {"test": "*.txt"},
+        "labels": {"Treats": "treats", "Causes": "causes"},
+    },
+    "qa": {
+        "reader": "jsonl",
+        "input": "{question}\nAnswer:",
+        "metric": "accuracy",
+        "splits": {"test": "test.jsonl"},
+        "columns": {"question": "q", "answer": "a"},
+        "labels": {"y": "yes", "n": "no", "m": "maybe"},
+    },
+    "nli": {
+        "reader": "jsonl",
+        "input": "{premise}\n{hypothesis}",
+        "metric": "accuracy",
+        "splits": {"test": "test.jsonl"},
+        "columns": {"premise": "sentence1", "hypothesis": "sentence2", "answer": "gold_label"},
+        "labels": {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},
+    },
+    "summarization": {
+        "reader": "csv",
+        "input": "{note}\nSummary:",
+        "metric": "rougeL",
+        "splits": {"test": "test.csv"},
+        "columns": {"note": "note", "answer": "summary"},
+    },
 }
 
 CardMaker = Callable[..., TaskCard]
@@ -47,12 +73,16 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def card(tmp_path: Path) -> CardMaker:
-    """`card("ner", metric="text_set_f1")`: a valid card of a type with some keys replaced (None removes one), loaded from YAML."""
+    """`card("ner", metric="text_set_f1")`: a valid card of a type with some keys replaced (None removes one),
+    loaded from YAML.
+    """
 
     def make(kind: str, **changes: Any) -> TaskCard:
         content = {"name": "mine", "type": kind, "licence": "invented", "access": "public", **BASES[kind], **changes}
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False))
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in content.items() if value is not None}, sort_keys=False)
+        )
         return load_card(path)
 
     return make

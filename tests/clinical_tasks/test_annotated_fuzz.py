@@ -1,6 +1,8 @@
-"""Annotated readers, fuzzed: random valid documents come back as they were; damaged files give a clear error or account for every line.
+"""Annotated readers, fuzzed: random valid documents come back as they were; damaged files give a clear error or account
+for every line.
 
-Accounting: mentions + relations + what is counted as left out = the annotations that the file holds, by a count of its own.
+Accounting: mentions + relations + what is counted as left out = the annotations that the file holds, by a count of its
+own.
 """
 
 from __future__ import annotations
@@ -37,8 +39,18 @@ FIELDS = ("m", "do", "mo", "f", "du", "r")
 
 
 def card_of(reader: str, **options: Any) -> TaskCard:
-    return TaskCard(name="fuzz", type="re", reader=reader, splits={"test": SplitSpec(("*",))}, input="{text}", metric="relation_f1",
-                    licence="", access="", folder="fuzz", reader_options=options)
+    return TaskCard(
+        name="fuzz",
+        type="re",
+        reader=reader,
+        splits={"test": SplitSpec(("*",))},
+        input="{text}",
+        metric="relation_f1",
+        licence="",
+        access="",
+        folder="fuzz",
+        reader_options=options,
+    )
 
 
 def write(reader: str, folder: Path, documents: list[Document]) -> None:
@@ -59,9 +71,11 @@ def clean(folder: Path) -> None:
             path.unlink()
 
 
-# Tokens between single spaces, lines of tokens: a text that every format can hold, with mentions that begin and end at tokens.
+# Tokens between single spaces, lines of tokens: a text that every format can hold, with mentions that begin and end at
+# tokens.
 TOKEN = st.text(st.sampled_from(string.ascii_letters + string.digits + ".,:-" + ODD), min_size=1, max_size=6).filter(
-    lambda token: token == token.strip() and " ".join(token.split()) == token and not token.startswith("nm"))
+    lambda token: token == token.strip() and " ".join(token.split()) == token and not token.startswith("nm")
+)
 
 
 @st.composite
@@ -104,8 +118,11 @@ def documents(draw: Any, reader: str, key: str = "1") -> Document:
 
 def content(document: Document) -> tuple[Any, ...]:
     named = {name: (m.type, m.start, m.end) for m in document.mentions for name in (m.key, *m.ids)}
-    return (document.text, [(m.type, m.start, m.end, m.ids) for m in sorted(document.mentions, key=lambda m: (m.start, -m.end, m.type))],
-            sorted((r.type, named[r.head], named[r.tail]) for r in document.relations))
+    return (
+        document.text,
+        [(m.type, m.start, m.end, m.ids) for m in sorted(document.mentions, key=lambda m: (m.start, -m.end, m.type))],
+        sorted((r.type, named[r.head], named[r.tail]) for r in document.relations),
+    )
 
 
 @pytest.mark.parametrize("reader", FORMATS)
@@ -124,15 +141,21 @@ def test_what_is_written_is_what_is_read(reader, tmp_path):
 
 @dataclass(frozen=True)
 class Sample:
-    """Files of one small release, and how many annotations they hold as far as they can be counted from outside (None: they cannot)."""
+    """Files of one small release, and how many annotations they hold as far as they can be counted from outside
+    (None: they cannot).
+    """
 
     files: dict[str, str]
     count: Callable[[dict[str, str]], int | None]
 
 
 def lines_of(suffixes: tuple[str, ...]) -> Callable[[dict[str, str]], int | None]:
-    return lambda files: sum(bool(line.strip()) for name, text in files.items() if name.endswith(suffixes)
-                             for line in text.removeprefix("\ufeff").split("\n"))
+    return lambda files: sum(
+        bool(line.strip())
+        for name, text in files.items()
+        if name.endswith(suffixes)
+        for line in text.removeprefix("\ufeff").split("\n")
+    )
 
 
 def elements_in(*holders: str, beside: tuple[str, ...] = ()) -> Callable[[dict[str, str]], int | None]:
@@ -153,21 +176,41 @@ def elements_in(*holders: str, beside: tuple[str, ...] = ()) -> Callable[[dict[s
 
 def pubtator_lines(files: dict[str, str]) -> int | None:
     (text,) = files.values()
-    return sum(bool(line.strip()) and not re.match(r"[^|\t]+\|[ta]\|", line) for line in text.removeprefix("\ufeff").split("\n"))
+    return sum(
+        bool(line.strip()) and not re.match(r"[^|\t]+\|[ta]\|", line)
+        for line in text.removeprefix("\ufeff").split("\n")
+    )
 
 
 def fields_of(files: dict[str, str]) -> int | None:
-    entries = [line.rstrip() for name, text in files.items() if name.endswith(".entries") for line in text.removeprefix("\ufeff").split("\n")]
+    entries = [
+        line.rstrip()
+        for name, text in files.items()
+        if name.endswith(".entries")
+        for line in text.removeprefix("\ufeff").split("\n")
+    ]
     return sum(not re.fullmatch(r'[a-z]+="nm"', part) for line in entries if line.strip() for part in line.split("||"))
 
 
 NOTE = "Zebulon Quackenbush\nhad xanthoma , melaena ."
-DRUGS = (Mention("T1", "Drug", 0, 7, ids=("D1",)), Mention("T2", "DATE", 24, 32, ids=("D2",)), Mention("T3", "Drug", 35, 42, ids=("D3",)))
+DRUGS = (
+    Mention("T1", "Drug", 0, 7, ids=("D1",)),
+    Mention("T2", "DATE", 24, 32, ids=("D2",)),
+    Mention("T3", "Drug", 35, 42, ids=("D3",)),
+)
 DOCUMENT = Document("7", NOTE, DRUGS, (Relation("Treats", "T2", "T3"),))
 CONCEPT = Document("7", NOTE, DRUGS, (Relation("Treats", "D2", "D3"),))
-ENTRY = Document("7", NOTE, (Mention("T1", "m", 0, 7), Mention("T2", "do", 24, 32), Mention("T3", "m", 35, 42)), (Relation("do", "T1", "T2"),))
-BRAT = ("T1\tDrug 0 7\tZebulon\nT2\tDATE 24 32\txanthoma\nT3\tDrug 35 42\tmelaena\nT4\tDrug 8 11;16 19\tQua ush\nR1\tTreats Arg1:T2 Arg2:T3\t\n"
-        "E1\tDrug:T1 When:T2\nA1\tNegated T3\nM1\tCertain E1 high\nN1\tReference T1 RxNorm:1191\tZebulon\n*\tEquiv T1 T3\n#1\tAnnotatorNotes T1\tobtunded\n")
+ENTRY = Document(
+    "7",
+    NOTE,
+    (Mention("T1", "m", 0, 7), Mention("T2", "do", 24, 32), Mention("T3", "m", 35, 42)),
+    (Relation("do", "T1", "T2"),),
+)
+BRAT = (
+    "T1\tDrug 0 7\tZebulon\nT2\tDATE 24 32\txanthoma\nT3\tDrug 35 42\tmelaena\nT4\tDrug 8 11;16 19\tQua "
+    "ush\nR1\tTreats Arg1:T2 Arg2:T3\t\n"
+    "E1\tDrug:T1 When:T2\nA1\tNegated T3\nM1\tCertain E1 high\nN1\tReference T1 RxNorm:1191\tZebulon\n*\tEquiv T1 T3\n#1\tAnnotatorNotes T1\tobtunded\n"
+)
 
 
 def one(files: Any) -> dict[str, str]:
@@ -176,12 +219,26 @@ def one(files: Any) -> dict[str, str]:
 
 SAMPLES = {
     "brat": Sample({"a.txt": NOTE, "a.ann": BRAT}, lines_of((".ann",))),
-    "i2b2": Sample({"a.txt": NOTE, "a.con": 'c="zebulon" 1:0 1:0||t="Drug"\nc="xanthoma" 2:1 2:1||t="DATE"\n',
-                    "a.rel": 'c="zebulon" 1:0 1:0||r="Treats"||c="xanthoma" 2:1 2:1\n', "a.ast": 'c="xanthoma" 2:1 2:1||t="DATE"||a="present"\n'},
-                   lines_of((".con", ".rel", ".ast"))),
-    "pubtator": Sample({"a.txt": "7|t|Zebulon Quackenbush\n7|a|had xanthoma , melaena .\n7\t0\t7\tZebulon\tDrug\tD1\n"
-                                 "7\t24\t42\txanthoma , melaena\tDrug\tD2|D3\txanthoma|melaena\n7\tTreats\tD1\tD2\n\n"}, pubtator_lines),
-    "bioc": Sample({"a.xml": releases.bioc([CONCEPT])}, elements_in("document", "passage", beside=("id", "passage", "infon", "offset", "text"))),
+    "i2b2": Sample(
+        {
+            "a.txt": NOTE,
+            "a.con": 'c="zebulon" 1:0 1:0||t="Drug"\nc="xanthoma" 2:1 2:1||t="DATE"\n',
+            "a.rel": 'c="zebulon" 1:0 1:0||r="Treats"||c="xanthoma" 2:1 2:1\n',
+            "a.ast": 'c="xanthoma" 2:1 2:1||t="DATE"||a="present"\n',
+        },
+        lines_of((".con", ".rel", ".ast")),
+    ),
+    "pubtator": Sample(
+        {
+            "a.txt": "7|t|Zebulon Quackenbush\n7|a|had xanthoma , melaena .\n7\t0\t7\tZebulon\tDrug\tD1\n"
+            "7\t24\t42\txanthoma , melaena\tDrug\tD2|D3\txanthoma|melaena\n7\tTreats\tD1\tD2\n\n"
+        },
+        pubtator_lines,
+    ),
+    "bioc": Sample(
+        {"a.xml": releases.bioc([CONCEPT])},
+        elements_in("document", "passage", beside=("id", "passage", "infon", "offset", "text")),
+    ),
     "i2b2_2009": Sample(one(releases.i2b2_2009([ENTRY])), fields_of),
     "i2b2_2012": Sample(one(releases.i2b2_2012([DOCUMENT])), elements_in("TAGS")),
     "chemprot": Sample(one(releases.chemprot([DOCUMENT])), lines_of(("entities.tsv", "gold_standard.tsv"))),
@@ -198,8 +255,12 @@ def damage(data: bytes, hits: list[tuple[str, float, int]]) -> bytes:
 
 
 # Of all bytes those that mean something are the likelier: ends of lines and columns, digits, quotes, brackets.
-BYTE = st.one_of(st.integers(0, 255), st.sampled_from(list(b"\n\t\r |:;,\"<>&/=-0123456789TREAMN*#c")))
-HITS = st.lists(st.tuples(st.sampled_from(("replace", "insert", "delete", "cut")), st.floats(0, 0.999), BYTE), min_size=1, max_size=3)
+BYTE = st.one_of(st.integers(0, 255), st.sampled_from(list(b'\n\t\r |:;,"<>&/=-0123456789TREAMN*#c')))
+HITS = st.lists(
+    st.tuples(st.sampled_from(("replace", "insert", "delete", "cut")), st.floats(0, 0.999), BYTE),
+    min_size=1,
+    max_size=3,
+)
 
 
 @pytest.mark.parametrize("reader", FORMATS)
@@ -228,9 +289,12 @@ def test_damage_is_an_error_without_content_or_is_accounted_for(reader, tmp_path
             left_out.update(document.left_out)
             assert all(0 <= m.start < m.end <= len(document.text) for m in document.mentions)
         mentions = sum(len(document.mentions) for document in found)
-        # What relates the fields of a 2009 entry is their line; a second text line is no annotation; a note may have lost its entries.
+        # What relates the fields of a 2009 entry is their line; a second text line is no annotation; a note may have
+        # lost its entries.
         relations = 0 if reader == "i2b2_2009" else sum(len(document.relations) for document in found)
-        rest = sum(count for name, count in left_out.items() if name not in ("text lines repeated", "notes without entries"))
+        rest = sum(
+            count for name, count in left_out.items() if name not in ("text lines repeated", "notes without entries")
+        )
         assert expected is None or mentions + relations + rest == expected
 
     check()
@@ -243,4 +307,7 @@ def test_events_are_accounted_for_as_relations(tmp_path):
     assert ignored.left_out == {"E lines": 1, "A lines": 1, "M lines": 1, "N lines": 1, "* lines": 1, "# lines": 1}
     assert "E lines" not in used.left_out and len(used.relations) == len(ignored.relations) + 1
     (typed,) = read("brat", tmp_path, events="argument_types")
-    assert {r.type for r in used.relations} == {"Treats", "When"} and {r.type for r in typed.relations} == {"Treats", "DATE"}
+    assert {r.type for r in used.relations} == {"Treats", "When"} and {r.type for r in typed.relations} == {
+        "Treats",
+        "DATE",
+    }

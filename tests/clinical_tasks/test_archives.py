@@ -1,4 +1,6 @@
-"""Releases read from their archives, in place: the same documents as unpacked, and nothing that an archive can do to us."""
+"""Releases read from their archives, in place: the same documents as unpacked, and nothing that an archive can do
+to us.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ from clinical_tasks.readers.files import find_files, is_file, name_in, open_text
 from clinical_tasks.readers.gzip_seek import SeekableGzip
 from clinical_tasks.splits import split_files
 
-NOTES = {"n2c2/train/a.txt": "aspirin", "n2c2/train/a.ann": "T1\tDrug 0 7\taspirin\n", "n2c2/train/b.txt": "pain\u2028é",
-         "n2c2/train/b.ann": "T1\tProblem 0 4\tpain\n", "n2c2/test/c.txt": "rest", "n2c2/test/c.ann": ""}
+NOTES = {
+    "n2c2/train/a.txt": "aspirin",
+    "n2c2/train/a.ann": "T1\tDrug 0 7\taspirin\n",
+    "n2c2/train/b.txt": "pain\u2028é",
+    "n2c2/train/b.ann": "T1\tProblem 0 4\tpain\n",
+    "n2c2/test/c.txt": "rest",
+    "n2c2/test/c.ann": "",
+}
 SPLITS = {"train": "train/*.txt", "test": "test/*.txt"}
 
 
@@ -45,7 +53,10 @@ def test_a_release_is_found_in_the_archive_it_came_in(card, folder, tmp_path, na
     for path, text in NOTES.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    unpacked = {split: read_split(card("ner", splits={s: f"n2c2/{f}" for s, f in SPLITS.items()}), tmp_path, split) for split in SPLITS}
+    unpacked = {
+        split: read_split(card("ner", splits={s: f"n2c2/{f}" for s, f in SPLITS.items()}), tmp_path, split)
+        for split in SPLITS
+    }
     (folder / "n2c2").rename(tmp_path / "elsewhere")
     pack(folder / name, NOTES)
     assert {split: read_split(mine, tmp_path, split) for split in SPLITS} == unpacked
@@ -58,8 +69,19 @@ def test_a_path_may_lead_through_an_archive_and_an_archive_in_it(folder, tmp_pat
     inner = pack(tmp_path / "training.zip", {"training/x.tsv": "1\tone\n"}).read_bytes()
     pack(folder / "Corpus.tar.gz", {"Corpus/training.zip": inner, "Corpus/readme.txt": "r"})
     path = folder / "Corpus.tar.gz/Corpus/training.zip/training/x.tsv"
-    assert is_file(path) and read_text(path) == "1\tone\n" and not is_file(path.with_name("y.tsv")) and not is_file(path.parent)
-    for name in ("training/x.tsv", "x.tsv", "training/*.tsv", "Corpus.tar.gz/Corpus/training.zip/training/*.tsv", "*.tar.gz/**/x.tsv"):
+    assert (
+        is_file(path)
+        and read_text(path) == "1\tone\n"
+        and not is_file(path.with_name("y.tsv"))
+        and not is_file(path.parent)
+    )
+    for name in (
+        "training/x.tsv",
+        "x.tsv",
+        "training/*.tsv",
+        "Corpus.tar.gz/Corpus/training.zip/training/*.tsv",
+        "*.tar.gz/**/x.tsv",
+    ):
         assert find_files(folder, name) == [path], name
     assert find_files(folder, "Corpus.tar.gz/training/x.tsv") == []  # from the archive's top where it is named
     assert name_in(path, folder) == "Corpus/training/x.tsv"
@@ -122,7 +144,11 @@ def test_a_seekable_gzip_is_the_stream(tmp_path):
         for _ in range(100):
             at, size = rng.randrange(len(whole)), rng.randrange(200_000)
             stream.seek(at)
-            assert stream.read(size) == whole[at : at + size] and stream.tell() == max(at, min(at + size, len(whole))) or at >= len(whole)
+            assert (
+                stream.read(size) == whole[at : at + size]
+                and stream.tell() == max(at, min(at + size, len(whole)))
+                or at >= len(whole)
+            )
 
 
 def refusal(path):

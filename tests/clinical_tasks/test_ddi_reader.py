@@ -26,24 +26,52 @@ def mine(card):
 @pytest.fixture
 def read(mine, folder, tmp_path):
     def make(*sentences):
-        body = "".join(f'<sentence id="d.s{number}" text="{text}">\n{inner}</sentence>\n' for number, (text, inner) in enumerate(sentences))
-        (folder / "d_ddi.xml").write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<document id="d">\n{body}</document>\n', encoding="utf-8")
+        body = "".join(
+            f'<sentence id="d.s{number}" text="{text}">\n{inner}</sentence>\n'
+            for number, (text, inner) in enumerate(sentences)
+        )
+        (folder / "d_ddi.xml").write_text(
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<document id="d">\n{body}</document>\n', encoding="utf-8"
+        )
         return read_documents(mine, tmp_path, "test")[0]
 
     return make
 
 
 def test_ends_are_inclusive_and_pairs_that_interact_are_relations(read, mine, tmp_path):
-    document = read(("é😀 \x85\u2028 Aspirin &amp; old and new X&#13;&#10;",
-                     entity(0, "6-12", "Aspirin") + entity(1, "16-18;28-28", "old X") + entity(2, "24-28", "new X")
-                     + pair(0, 1, 'ddi="true" type="effect"') + pair(0, 2, 'ddi="false"') + pair(1, 2, 'ddi="true"')
-                     + pair(0, 1, 'ddi="true" type="effect"')),
-                    ("Y with &lt;Z&gt; &quot;.", entity(0, "0-0", "Y", 1) + entity(1, "8-8", "Z", 1) + pair(1, 0, 'ddi="true" type="int"', 1)))
+    document = read(
+        (
+            "é😀 \x85\u2028 Aspirin &amp; old and new X&#13;&#10;",
+            entity(0, "6-12", "Aspirin")
+            + entity(1, "16-18;28-28", "old X")
+            + entity(2, "24-28", "new X")
+            + pair(0, 1, 'ddi="true" type="effect"')
+            + pair(0, 2, 'ddi="false"')
+            + pair(1, 2, 'ddi="true"')
+            + pair(0, 1, 'ddi="true" type="effect"'),
+        ),
+        (
+            "Y with &lt;Z&gt; &quot;.",
+            entity(0, "0-0", "Y", 1) + entity(1, "8-8", "Z", 1) + pair(1, 0, 'ddi="true" type="int"', 1),
+        ),
+    )
     assert document.text == 'é😀 \x85\u2028 Aspirin & old and new X\r\n\nY with <Z> ".' and document.mismatches == ()
     assert [(document.text[m.start : m.end], m.fragments) for m in document.mentions] == [
-        ("Aspirin", ()), ("old and new X", ((16, 19), (28, 29))), ("new X", ()), ("Y", ()), ("Z", ())]
-    assert [(r.type, r.head, r.tail) for r in document.relations] == [("effect", "d.s0.e0", "d.s0.e1"), ("int", "d.s1.e1", "d.s1.e0")]
-    assert document.left_out == {"pairs that do not interact": 1, "pairs that interact but have no type": 1, "pairs repeated": 1}
+        ("Aspirin", ()),
+        ("old and new X", ((16, 19), (28, 29))),
+        ("new X", ()),
+        ("Y", ()),
+        ("Z", ()),
+    ]
+    assert [(r.type, r.head, r.tail) for r in document.relations] == [
+        ("effect", "d.s0.e0", "d.s0.e1"),
+        ("int", "d.s1.e1", "d.s1.e0"),
+    ]
+    assert document.left_out == {
+        "pairs that do not interact": 1,
+        "pairs that interact but have no type": 1,
+        "pairs repeated": 1,
+    }
     (example,) = read_split(mine, tmp_path, "test")
     assert example.answer_text == "Aspirin | effect | old and new X\nZ | interaction | Y"
     assert round_trip(mine, [example])["relation_f1"] == 1.0

@@ -33,5 +33,8 @@ def test_every_task_is_complete_and_round_trips():
 
 def test_tasks_over_the_same_notes_hold_out_the_same_notes():
     cards = load_cards([DEMO / "cards"])
-    parts = [{e.document for e in read_split(cards[name], DEMO / "data", "validation")} for name in ("demo_entities", "demo_relations")]
+    parts = [
+        {e.document for e in read_split(cards[name], DEMO / "data", "validation")}
+        for name in ("demo_entities", "demo_relations")
+    ]
     assert parts[0] == parts[1]

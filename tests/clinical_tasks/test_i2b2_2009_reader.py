@@ -36,18 +36,37 @@ def spans(document):
 
 
 def test_fields_are_mentions_and_relate_to_their_medication(mine, write, tmp_path):
-    write("Aspirin 81 mg daily\nor as needed for Chest\npain , aspirin 325 mg .\n",
-          'm="aspirin" 1:0 1:0||do="81 mg" 1:1 1:2||mo="nm"||f="daily ... as needed" 1:3 1:3,2:1 2:2||du="nm"||r="chest pain" 2:4 3:0||ln="list"\n'
-          'm="aspirin" 3:2 3:2||do="325 mg" 3:3 3:4||mo="nm"||f="nm"||du="nm"||r="chest pain" 2:4 3:0||e="x"||t="y"||c="z"||ln="narrative"\n\n')
+    write(
+        "Aspirin 81 mg daily\nor as needed for Chest\npain , aspirin 325 mg .\n",
+        'm="aspirin" 1:0 1:0||do="81 mg" 1:1 1:2||mo="nm"||f="daily ... as needed" 1:3 1:3,2:1 '
+        '2:2||du="nm"||r="chest pain" 2:4 3:0||ln="list"\n'
+        'm="aspirin" 3:2 3:2||do="325 mg" 3:3 3:4||mo="nm"||f="nm"||du="nm"||r="chest pain" 2:4 3:0||e="x"||t="y"||c="z"||ln="narrative"\n\n',
+    )
     (document,) = read_documents(mine, tmp_path, "test")
     assert document.doc_id == "notes/11" and document.mismatches == ()
     assert spans(document) == [
-        ("m", "Aspirin", ()), ("do", "81 mg", ()), ("f", "daily\nor as needed", ((14, 19), (23, 32))), ("r", "Chest\npain", ()),
-        ("m", "aspirin", ()), ("do", "325 mg", ())]
+        ("m", "Aspirin", ()),
+        ("do", "81 mg", ()),
+        ("f", "daily\nor as needed", ((14, 19), (23, 32))),
+        ("r", "Chest\npain", ()),
+        ("m", "aspirin", ()),
+        ("do", "325 mg", ()),
+    ]
     types = {m.key: m.type for m in document.mentions}
     assert [(r.type, types[r.head], types[r.tail]) for r in document.relations] == [
-        ("do", "m", "do"), ("f", "m", "f"), ("r", "m", "r"), ("do", "m", "do"), ("r", "m", "r")]
-    assert document.left_out == {"ln fields": 2, "fields annotated before": 1, "e fields": 1, "t fields": 1, "c fields": 1}
+        ("do", "m", "do"),
+        ("f", "m", "f"),
+        ("r", "m", "r"),
+        ("do", "m", "do"),
+        ("r", "m", "r"),
+    ]
+    assert document.left_out == {
+        "ln fields": 2,
+        "fields annotated before": 1,
+        "e fields": 1,
+        "t fields": 1,
+        "c fields": 1,
+    }
     (example,) = read_split(mine, tmp_path, "test")
     assert example.answer_text.split("\n")[2] == "frequency: daily or as needed"
     assert round_trip(mine, [example])["span_f1_strict"] == 1.0
@@ -55,15 +74,20 @@ def test_fields_are_mentions_and_relate_to_their_medication(mine, write, tmp_pat
 
 def test_ugly_text(mine, write, tmp_path):
     # CRLF, a byte order mark, characters that splitlines breaks at, quotes and bars in the quoted words.
-    write("\ufeffé😀 \x0b\x85\u2028 x\r\ngave \"a|b\"\r\n", 'm=""a|b"" 2:1 2:1||do="nm"||r="é" 1:0 1:0||ln="list"\r\n')
+    write('\ufeffé😀 \x0b\x85\u2028 x\r\ngave "a|b"\r\n', 'm=""a|b"" 2:1 2:1||do="nm"||r="é" 1:0 1:0||ln="list"\r\n')
     (document,) = read_documents(mine, tmp_path, "test")
     assert [text for _, text, _ in spans(document)] == ["\ufeffé😀", '"a|b"']
     assert document.mismatches == (f"{tmp_path}/mine/entries/11.i2b2.entries:1",)
 
 
-@pytest.mark.parametrize(("entry", "found"), [('m="aspirin" 1:3 1:3', "aspirin"), ('m="aspirin" 1:1 1:1', "aspirin"), ('m="x" 1:3 1:3', "aspirin")])
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [('m="aspirin" 1:3 1:3', "aspirin"), ('m="aspirin" 1:1 1:1', "aspirin"), ('m="x" 1:3 1:3', "aspirin")],
+)
 def test_tokens_are_counted_as_the_quoted_words_say(mine, write, tmp_path, entry, found):
-    """Between single spaces, as in 2010, an empty token stands between two spaces; some files count runs of whitespace. A tie is the former."""
+    """Between single spaces, as in 2010, an empty token stands between two spaces; some files count runs of
+    whitespace. A tie is the former.
+    """
     write("  x aspirin", entry)
     assert [text for _, text, _ in spans(read_documents(mine, tmp_path, "test")[0])] == [found]
 

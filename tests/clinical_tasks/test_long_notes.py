@@ -20,7 +20,9 @@ def note(brat, sentences, relations=""):
     text = ""
     lines: list[str] = []
     for sentence in sentences:
-        for part in sentence.replace("<", "\x00<").replace(">", "\x00").replace("[", "\x00[").replace("]", "\x00").split("\x00"):
+        for part in (
+            sentence.replace("<", "\x00<").replace(">", "\x00").replace("[", "\x00[").replace("]", "\x00").split("\x00")
+        ):
             if part[:1] in ("<", "["):
                 kind = "Drug" if part[0] == "<" else "Problem"
                 lines.append(f"T{len(lines) + 1}\t{kind} {len(text)} {len(text) + len(part) - 1}\t{part[1:]}")
@@ -49,7 +51,9 @@ def test_pieces_fit_cover_the_text_and_score_as_the_whole(card, brat, tmp_path):
     result = round_trip(mine, pieces)
     assert result["span_f1_strict"] == 1.0 and result["n_gold"] == 80
     # The answer of one piece misses: 2 to 4 of the 80 mentions, in document coordinates.
-    assert score(mine, pieces, [""] + [piece.answer_text for piece in pieces[1:]])["n_predicted"] == 80 - len(pieces[0].gold["spans"])
+    assert score(mine, pieces, [""] + [piece.answer_text for piece in pieces[1:]])["n_predicted"] == 80 - len(
+        pieces[0].gold["spans"]
+    )
 
 
 def test_what_fits_and_what_is_no_annotation_comes_back_itself(card, brat, folder, tmp_path):
@@ -63,12 +67,23 @@ def test_what_fits_and_what_is_no_annotation_comes_back_itself(card, brat, folde
 
 def test_sentences_before_lines_and_no_mention_is_cut(card, brat, tmp_path):
     # The only sentence border in reach lies inside the mention "vitamin D. Extra", wrapped lines are next.
-    note(brat, ["We gave a lot of <vitamin D. Extra> to the\npatient and others who came by. Then we stopped all of it today."])
+    note(
+        brat,
+        [
+            (
+                "We gave a lot of <vitamin D. Extra> to the\npatient and others who came by. Then we stopped all of "
+                "it today."
+            )
+        ],
+    )
     (whole,) = read_split(card("ner"), tmp_path, "test")
     assert [piece.input_text.split("\nMentions:")[0] for piece in split_long(whole, card("ner"), limit(110))] == [
-        "We gave a lot of vitamin D. Extra to the\npatient and others who came by.", "Then we stopped all of it today."]
+        "We gave a lot of vitamin D. Extra to the\npatient and others who came by.",
+        "Then we stopped all of it today.",
+    ]
     assert [piece.input_text.split("\nMentions:")[0] for piece in split_long(whole, card("ner"), limit(80))][0] == (
-        "We gave a lot of vitamin D. Extra to the")
+        "We gave a lot of vitamin D. Extra to the"
+    )
 
 
 def test_an_early_section_border_does_not_make_a_small_piece(card, brat, tmp_path):
@@ -76,7 +91,9 @@ def test_an_early_section_border_does_not_make_a_small_piece(card, brat, tmp_pat
     (whole,) = read_split(card("ner"), tmp_path, "test")
     pieces = split_long(whole, card("ner"), limit(75))
     assert [piece.input_text.split("\nMentions:")[0] for piece in pieces] == [
-        "HPI\n\nOne sentence is here. Another sentence is here.", "A third sentence is here."]
+        "HPI\n\nOne sentence is here. Another sentence is here.",
+        "A third sentence is here.",
+    ]
 
 
 def test_a_piece_without_a_border_is_returned_although_it_does_not_fit(card, brat, tmp_path):
@@ -88,27 +105,44 @@ def test_a_piece_without_a_border_is_returned_although_it_does_not_fit(card, bra
 
 
 def test_relations_cut_in_two_are_counted_and_scored_as_missed(card, brat, tmp_path):
-    note(brat, ["We gave <aspirin> for [pain] today. ", "The next day there was a [rash] too."],
-         "R1\tTreats Arg1:T1 Arg2:T2\nR2\tCauses Arg1:T1 Arg2:T3\n")
+    note(
+        brat,
+        ["We gave <aspirin> for [pain] today. ", "The next day there was a [rash] too."],
+        "R1\tTreats Arg1:T1 Arg2:T2\nR2\tCauses Arg1:T1 Arg2:T3\n",
+    )
     mine = card("re")
     (whole,) = read_split(mine, tmp_path, "test")
     pieces = split_long(whole, mine, limit(80))
     assert [piece.gold["cut_relations"] for piece in pieces] == [1, 0]
     assert [piece.answer_text for piece in pieces] == ["aspirin | treats | pain", "none"]
     result = round_trip(mine, pieces)
-    assert (result["n_gold"], result["n_cut"], result["relation_precision"], result["relation_recall"]) == (2, 1, 1.0, 0.5)
+    assert (result["n_gold"], result["n_cut"], result["relation_precision"], result["relation_recall"]) == (
+        2,
+        1,
+        1.0,
+        0.5,
+    )
     assert round_trip(mine, [whole])["n_cut"] == 0
 
 
 def test_document_level_relations_are_cut_only_if_no_piece_holds_both(card, folder, tmp_path):
     text = "Cocaine led to seizures. " + "Nothing else. " * 5 + "Cocaine and seizures again. Then a rash."
-    spans = [(text.index("Cocaine"), "Cocaine", "Chemical", "C1"), (text.index("seizures"), "seizures", "Disease", "D1"),
-             (text.rindex("Cocaine"), "Cocaine", "Chemical", "C1"), (text.rindex("seizures"), "seizures", "Disease", "D1"),
-             (text.index("rash"), "rash", "Disease", "D2")]
+    spans = [
+        (text.index("Cocaine"), "Cocaine", "Chemical", "C1"),
+        (text.index("seizures"), "seizures", "Disease", "D1"),
+        (text.rindex("Cocaine"), "Cocaine", "Chemical", "C1"),
+        (text.rindex("seizures"), "seizures", "Disease", "D1"),
+        (text.index("rash"), "rash", "Disease", "D2"),
+    ]
     lines = [f"7\t{start}\t{start + len(word)}\t{word}\t{kind}\t{concept}" for start, word, kind, concept in spans]
     (folder / "a.txt").write_text("\n".join([f"7|t|{text}", *lines, "7\tCID\tC1\tD1", "7\tCID\tC1\tD2"]))
-    mine = card("re", reader="pubtator", splits={"test": "a.txt"}, labels={"CID": "induces"},
-                relations={"level": "entity", "head": "Chemical", "tail": "Disease"})
+    mine = card(
+        "re",
+        reader="pubtator",
+        splits={"test": "a.txt"},
+        labels={"CID": "induces"},
+        relations={"level": "entity", "head": "Chemical", "tail": "Disease"},
+    )
     (whole,) = read_split(mine, tmp_path, "test")
     pieces = split_long(whole, mine, limit(74))
     assert [piece.answer_text for piece in pieces][0] == "Cocaine | induces | seizures" == pieces[-2].answer_text

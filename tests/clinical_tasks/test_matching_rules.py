@@ -1,4 +1,6 @@
-"""Who is matched with whom where several annotations touch: by hand, and against the plain procedures that the rules stand for."""
+"""Who is matched with whom where several annotations touch: by hand, and against the plain procedures that the
+rules stand for.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,24 @@ from clinical_tasks import read_split, rule, score
 from clinical_tasks.metrics.matching import lenient
 from clinical_tasks.metrics.spans import overlap, text_order
 
-SPANS = st.sets(st.tuples(st.integers(0, 12), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=7)
+SPANS = st.sets(
+    st.tuples(st.integers(0, 12), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=7
+)
 
 
 def counts(gold, predicted):
-    return {name: tuple(found) for name, found in lenient(sorted(gold, key=text_order), sorted(predicted, key=text_order), overlap).items()}
+    return {
+        name: tuple(found)
+        for name, found in lenient(sorted(gold, key=text_order), sorted(predicted, key=text_order), overlap).items()
+    }
 
 
 def test_a_second_prediction_over_one_gold_mention():
-    assert counts({(0, 10)}, {(0, 5), (6, 10)}) == {"n2c2_2018": (1, 0, 0), "brat_scoring": (1, 1, 0), "exact_first": (1, 1, 0)}
+    assert counts({(0, 10)}, {(0, 5), (6, 10)}) == {
+        "n2c2_2018": (1, 0, 0),
+        "brat_scoring": (1, 1, 0),
+        "exact_first": (1, 1, 0),
+    }
 
 
 def test_one_prediction_over_two_gold_mentions():
@@ -25,10 +36,12 @@ def test_one_prediction_over_two_gold_mentions():
 
 
 def test_an_exact_prediction_after_one_that_overlaps_it():
-    # In text order (0, 12) comes first. The n2c2 script then drops the exact one; all others take one gold mention each.
+    # In text order (0, 12) comes first. The n2c2 script then drops the exact one; all others take one gold mention
+    # each.
     found = counts({(0, 4), (6, 12)}, {(0, 12), (6, 12)})
     assert found == {"n2c2_2018": (1, 0, 1), "brat_scoring": (2, 0, 0), "exact_first": (2, 0, 0)}
-    # (0, 6) overlaps both gold mentions and comes first: brat_scoring takes it for (0, 4), and (0, 4) itself has nothing left.
+    # (0, 6) overlaps both gold mentions and comes first: brat_scoring takes it for (0, 4), and (0, 4) itself has
+    # nothing left.
     found = counts({(0, 4), (5, 9)}, {(0, 6), (0, 4)})
     assert found == {"n2c2_2018": (1, 0, 1), "brat_scoring": (1, 1, 1), "exact_first": (2, 0, 0)}
 
@@ -75,7 +88,10 @@ def test_brat_scoring_is_the_packages_procedure(gold, predicted):
 @given(SPANS, SPANS)
 def test_exact_matches_come_first_and_no_gold_mention_counts_twice(gold, predicted):
     tp, fp, fn = counts(gold, predicted)["exact_first"]
-    assert len(gold & predicted) <= tp <= min(len(gold), len(predicted)) and (fp, fn) == (len(predicted) - tp, len(gold) - tp)
+    assert len(gold & predicted) <= tp <= min(len(gold), len(predicted)) and (fp, fn) == (
+        len(predicted) - tp,
+        len(gold) - tp,
+    )
 
 
 def test_a_card_chooses_the_rule_and_the_result_has_all_of_them(card, brat, tmp_path):
@@ -86,27 +102,47 @@ def test_a_card_chooses_the_rule_and_the_result_has_all_of_them(card, brat, tmp_
         result = score(mine, read_split(mine, tmp_path, "test"), [answer])
         assert (result["span_precision_lenient"], result["span_recall_lenient"]) == (precision, 1.0)
         assert (result["span_precision_n2c2_2018"], result["span_precision_brat_scoring"]) == (1.0, 0.5)
-        assert {"discard": "n2c2-2018 script", "penalise": "brat_scoring", "set": "exact matches first"}[duplicates] in rule(mine, "span_f1_lenient")
-    assert "BC5CDR" in rule(mine, "span_f1_strict") and rule(mine, "span_f1_strict").startswith("micro over Drug, Problem:")
+        assert {"discard": "n2c2-2018 script", "penalise": "brat_scoring", "set": "exact matches first"}[
+            duplicates
+        ] in rule(mine, "span_f1_lenient")
+    assert "BC5CDR" in rule(mine, "span_f1_strict") and rule(mine, "span_f1_strict").startswith(
+        "micro over Drug, Problem:"
+    )
 
 
 def test_social_history_triggers_by_overlap_arguments_by_exact_span(card, brat, tmp_path):
     text = "former heavy smoker, one pack a day"
     brat("a", text, "T1\tTobacco 13 19\tsmoker\nT2\tAmount 21 35\tone pack a day\n")
-    mine = card("ner", labels={"Tobacco": "tobacco", "Amount": "amount"}, triggers=["Tobacco"], metric="span_f1_sdoh_2022")
+    mine = card(
+        "ner", labels={"Tobacco": "tobacco", "Amount": "amount"}, triggers=["Tobacco"], metric="span_f1_sdoh_2022"
+    )
     examples = read_split(mine, tmp_path, "test")
     # The trigger overlaps; the argument overlaps only.
     result = score(mine, examples, ["tobacco: heavy smoker\namount: one pack"])
-    assert (result["span_precision_sdoh_2022"], result["span_recall_sdoh_2022"], result["span_f1_strict"], result["span_f1_lenient"]) == (0.5, 0.5, 0, 1)
+    assert (
+        result["span_precision_sdoh_2022"],
+        result["span_recall_sdoh_2022"],
+        result["span_f1_strict"],
+        result["span_f1_lenient"],
+    ) == (0.5, 0.5, 0, 1)
     # A second trigger over the same gold one is false.
-    assert score(mine, examples, ["tobacco: heavy\ntobacco: smoker\namount: one pack a day"])["span_precision_sdoh_2022"] == 2 / 3
+    assert (
+        score(mine, examples, ["tobacco: heavy\ntobacco: smoker\namount: one pack a day"])["span_precision_sdoh_2022"]
+        == 2 / 3
+    )
 
 
 def test_social_history_relations_hang_on_their_trigger(card, brat, tmp_path):
     # Two triggers that overlap (a nested annotation), one argument.
-    brat("a", "heavy smoker daily, smoker once", "T1\tTobacco 0 12\theavy smoker\nT2\tTobacco 6 12\tsmoker\nT3\tAmount 13 18\tdaily\n"
-         "T4\tTobacco 20 26\tsmoker\nT5\tAmount 27 31\tonce\nE1\tTobacco:T1 Amount:T3\nE2\tTobacco:T4 Amount:T5\nE3\tTobacco:T2\n")
-    mine = card("re", labels={"Amount": "amount"}, reader_options={"events": "relations"}, metric="relation_f1_sdoh_2022")
+    brat(
+        "a",
+        "heavy smoker daily, smoker once",
+        "T1\tTobacco 0 12\theavy smoker\nT2\tTobacco 6 12\tsmoker\nT3\tAmount 13 18\tdaily\n"
+        "T4\tTobacco 20 26\tsmoker\nT5\tAmount 27 31\tonce\nE1\tTobacco:T1 Amount:T3\nE2\tTobacco:T4 Amount:T5\nE3\tTobacco:T2\n",
+    )
+    mine = card(
+        "re", labels={"Amount": "amount"}, reader_options={"events": "relations"}, metric="relation_f1_sdoh_2022"
+    )
     examples = read_split(mine, tmp_path, "test")
     assert examples[0].answer_text == "heavy smoker | amount | daily\nsmoker | amount | once"
     # The nested trigger stands for the outer one by overlap; strictly it is another.
@@ -128,12 +164,18 @@ def test_symmetric_relations_may_be_written_either_way_round(card, brat, tmp_pat
         assert ("either order" in rule(mine, "relation_f1")) is symmetric
     # Both ways round are one relation.
     mine = card("re", relations={"symmetric": True})
-    result = score(mine, read_split(mine, tmp_path, "test"), ["warfarin | causes | aspirin\naspirin | causes | warfarin"])
+    result = score(
+        mine, read_split(mine, tmp_path, "test"), ["warfarin | causes | aspirin\naspirin | causes | warfarin"]
+    )
     assert (result["relation_f1"], result["n_predicted"]) == (1.0, 1)
 
 
 def test_relations_between_mentions_alike_are_compared_by_their_spans(card, brat, tmp_path):
-    brat("a", "aspirin for pain", "T1\tDrug 0 7\taspirin\nT2\tProblem 12 16\tpain\nT3\tDrug 0 7\taspirin\nR1\tTreats Arg1:T3 Arg2:T2\n")
+    brat(
+        "a",
+        "aspirin for pain",
+        "T1\tDrug 0 7\taspirin\nT2\tProblem 12 16\tpain\nT3\tDrug 0 7\taspirin\nR1\tTreats Arg1:T3 Arg2:T2\n",
+    )
     mine = card("re")
     examples = read_split(mine, tmp_path, "test")
     assert score(mine, examples, [examples[0].answer_text])["relation_f1"] == 1.0
@@ -141,7 +183,14 @@ def test_relations_between_mentions_alike_are_compared_by_their_spans(card, brat
 
 def test_relations_of_other_types_than_the_cards_are_neither_gold_nor_right(card, brat, tmp_path):
     """ChemProt: five classes are scored; the others are not asked for, and a line that names one is false."""
-    brat("a", "X binds Y and Z", "T1\tCHEMICAL 0 1\tX\nT2\tGENE 8 9\tY\nT3\tGENE 14 15\tZ\nR1\tCPR:3 Arg1:T1 Arg2:T2\nR2\tCPR:1 Arg1:T1 Arg2:T3\n")
+    brat(
+        "a",
+        "X binds Y and Z",
+        (
+            "T1\tCHEMICAL 0 1\tX\nT2\tGENE 8 9\tY\nT3\tGENE 14 15\tZ\nR1\tCPR:3 Arg1:T1 Arg2:T2\nR2\tCPR:1 Arg1:T1 "
+            "Arg2:T3\n"
+        ),
+    )
     mine = card("re", labels={"CPR:3": "activates", "CPR:4": "inhibits"})
     examples = read_split(mine, tmp_path, "test")
     assert examples[0].answer_text == "X | activates | Y"

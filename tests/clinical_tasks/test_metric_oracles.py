@@ -18,13 +18,19 @@ WORDS = ("yes", "no", "maybe")
 
 
 def choices(gold):
-    return [Example("mine", str(n), str(n), 0, "", label, (), {"label": label, "options": list(WORDS)}) for n, label in enumerate(gold)]
+    return [
+        Example("mine", str(n), str(n), 0, "", label, (), {"label": label, "options": list(WORDS)})
+        for n, label in enumerate(gold)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_choices_are_scikit_learns(card, seed):
     rng = random.Random(seed)
-    gold, answers = ([rng.choice(labels) for _ in range(rng.randint(2, 40))] for labels in (WORDS[: rng.randint(1, 3)], (*WORDS, "nonsense")))
+    gold, answers = (
+        [rng.choice(labels) for _ in range(rng.randint(2, 40))]
+        for labels in (WORDS[: rng.randint(1, 3)], (*WORDS, "nonsense"))
+    )
     answers = (answers * len(gold))[: len(gold)]
     predicted = ["none of them" if answer == "nonsense" else answer for answer in answers]
     found = evaluate(card("qa"), choices(gold), answers, resamples=0)
@@ -32,7 +38,11 @@ def test_choices_are_scikit_learns(card, seed):
     assert found.scores["accuracy"] == pytest.approx(accuracy_score(gold, predicted))
     # scikit-learn's default labels are those of gold and prediction, too; an unreadable answer is no label.
     wanted = f1_score(gold, predicted, labels=labels, average="macro", zero_division=0)
-    assert found.scores["macro_f1"] == pytest.approx(wanted) == macro_f1(gold, [None if one == "none of them" else one for one in predicted])
+    assert (
+        found.scores["macro_f1"]
+        == pytest.approx(wanted)
+        == macro_f1(gold, [None if one == "none of them" else one for one in predicted])
+    )
     table = precision_recall_fscore_support(gold, predicted, labels=labels, zero_division=0)
     for label, precision, recall, f1, support in zip(labels, *table, strict=True):
         row = found.labels[label]
@@ -51,16 +61,26 @@ def test_strict_spans_are_scikit_learns_micro_scores(card, brat, tmp_path, seed)
     text, kinds = " ".join(words), ("Drug", "Problem", None)
     gold, predicted = ([rng.choice(kinds) for _ in words] for _ in range(2))
     places = [text.index(word + " ") if n < 29 else len(text) - len(word) for n, word in enumerate(words)]
-    brat("a", text, "".join(f"T{n}\t{kind} {places[n]} {places[n] + len(words[n])}\t{words[n]}\n" for n, kind in enumerate(gold) if kind))
+    brat(
+        "a",
+        text,
+        "".join(
+            f"T{n}\t{kind} {places[n]} {places[n] + len(words[n])}\t{words[n]}\n" for n, kind in enumerate(gold) if kind
+        ),
+    )
     mine = card("ner")
     answer = "\n".join(f"{kind}: {words[n]}" for n, kind in enumerate(predicted) if kind)
     found = evaluate(mine, read_split(mine, tmp_path, "test"), [answer])
     names = [str(kind) for kind in gold], [str(kind) for kind in predicted]
     wanted = precision_recall_fscore_support(*names, labels=["Drug", "Problem"], average="micro", zero_division=0)
-    assert [found.scores[f"span_{name}_strict"] for name in ("precision", "recall", "f1")] == pytest.approx(list(wanted[:3]))
+    assert [found.scores[f"span_{name}_strict"] for name in ("precision", "recall", "f1")] == pytest.approx(
+        list(wanted[:3])
+    )
     table = precision_recall_fscore_support(*names, labels=["Drug", "Problem"], zero_division=0)
     for number, label in enumerate(("Drug", "Problem")):
-        assert [found.labels[label][name] for name in ("precision", "recall", "f1", "support")] == pytest.approx([column[number] for column in table])
+        assert [found.labels[label][name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(
+            [column[number] for column in table]
+        )
 
 
 TEXTS = ["", " ", "\n", "...", "None.", "İstanbul é 5.5", "pain\n\npain", "the the the"]

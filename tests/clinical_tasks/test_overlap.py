@@ -22,8 +22,18 @@ def task(tmp_path):
         for split in ("train", "test"):
             lines = [{"i": i, "q": q, "a": "y"} for i, q in rows.get(split, [("filler", "nothing to see")])]
             (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        card = {"name": name, "type": "qa", "reader": "jsonl", "licence": "invented", "access": "public", "input": "{question}", "metric": "accuracy",
-                "splits": {"train": "train.jsonl", "test": "test.jsonl"}, "columns": {"id": "i", "question": "q", "answer": "a"}, "labels": {"y": "yes"}}
+        card = {
+            "name": name,
+            "type": "qa",
+            "reader": "jsonl",
+            "licence": "invented",
+            "access": "public",
+            "input": "{question}",
+            "metric": "accuracy",
+            "splits": {"train": "train.jsonl", "test": "test.jsonl"},
+            "columns": {"id": "i", "question": "q", "answer": "a"},
+            "labels": {"y": "yes"},
+        }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(card))
         return load_card(path)
@@ -45,12 +55,24 @@ def test_three_ways_of_being_the_same(task, tmp_path):
     changed = " ".join(word if n % 25 else "other" for n, word in enumerate(note(2).split()))
     test = [("10000001", note(3)), ("b", shared), ("c", note(2)), ("d", note(4)), ("10000003", note(10))]
     begins = " ".join([*note(3).split()[:12], *note(5).split()])
-    train = [("10000001", begins), ("10000003", note(9)), ("s2", "  " + shared.upper().replace(" ", " \n") + "."), ("s3", changed),
-             ("s4", note(6)), ("d", note(7))]
-    overlaps = find_overlaps([task("target", test=test)], [task("source", train=train), task("clean", train=[("x", note(8))])], tmp_path)
-    assert found(overlaps) == {("target", "source"): (1, 1, 1, 3, 3)}  # the short id d says nothing, nor does a number of two documents
+    train = [
+        ("10000001", begins),
+        ("10000003", note(9)),
+        ("s2", "  " + shared.upper().replace(" ", " \n") + "."),
+        ("s3", changed),
+        ("s4", note(6)),
+        ("d", note(7)),
+    ]
+    overlaps = find_overlaps(
+        [task("target", test=test)], [task("source", train=train), task("clean", train=[("x", note(8))])], tmp_path
+    )
+    assert found(overlaps) == {
+        ("target", "source"): (1, 1, 1, 3, 3)
+    }  # the short id d says nothing, nor does a number of two documents
     assert overlaps.sources == {"source": {"10000001", "s2", "s3"}} and overlaps.pairs[0].test_documents == 5
-    assert overlaps.pairs[0].line() == ("3 of 5 test documents of target are in 3 training examples of source (1 by id, 1 same text, 1 near)")
+    assert overlaps.pairs[0].line() == (
+        "3 of 5 test documents of target are in 3 training examples of source (1 by id, 1 same text, 1 near)"
+    )
 
 
 def test_a_sentence_is_found_in_its_note_and_a_note_in_its_sentence(task, tmp_path):

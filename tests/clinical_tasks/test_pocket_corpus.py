@@ -125,13 +125,21 @@ def test_what_is_drawn_is_what_is_read(corpus, cards):
     for name, card in cards.items():
         for split, size in SIZES.items():
             read = [(e.input_text, e.answer_text, e.options) for e in read_split(card, corpus, split)]
-            assert read == [(e.input_text, e.answer_text, e.options) for e in draw_examples(name, 0, split, size)], (name, split)
+            assert read == [(e.input_text, e.answer_text, e.options) for e in draw_examples(name, 0, split, size)], (
+                name,
+                split,
+            )
 
 
 def test_the_pairs_are_those_that_the_pocket_backbones_were_trained_on(corpus, cards):
     """Whatever formats the corpus is written in: a digest of all inputs, answers and options of the default corpus."""
-    pairs = {f"{name}/{split}": [(e.input_text, e.answer_text, list(e.options)) for e in read_split(cards[name], corpus, split)]
-             for name in TASKS for split in ("train", "validation", "test")}
+    pairs = {
+        f"{name}/{split}": [
+            (e.input_text, e.answer_text, list(e.options)) for e in read_split(cards[name], corpus, split)
+        ]
+        for name in TASKS
+        for split in ("train", "validation", "test")
+    }
     digest = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
     assert digest == "1aec08b2ea468a0dd3cff57ca861888810f3309b2f1a1796ac853bc99b85cfaa"
 
@@ -148,30 +156,49 @@ def test_annotated_tasks_lie_in_the_formats_of_their_releases(corpus, cards):
         if name == "pocket_bc5cdr_entities":
             pubtator = documents
         elif name == "pocket_bc5cdr_cid":
-            assert [(d.doc_id, d.text, {(m.type, m.start, m.end, m.ids) for m in d.mentions}, set(d.relations)) for d in documents] == [
-                (d.doc_id, d.text, {(m.type, m.start, m.end, m.ids) for m in d.mentions}, set(d.relations)) for d in pubtator]
+            assert [
+                (d.doc_id, d.text, {(m.type, m.start, m.end, m.ids) for m in d.mentions}, set(d.relations))
+                for d in documents
+            ] == [
+                (d.doc_id, d.text, {(m.type, m.start, m.end, m.ids) for m in d.mentions}, set(d.relations))
+                for d in pubtator
+            ]
     assert {name: kinds for name, kinds in left_out.items() if kinds} == {
-        "pocket_i2b2_2009_medications": {"ln fields"}, "pocket_ddi_2013": {"pairs that do not interact"},
-        "pocket_n2c2_2022_sdoh_entities": {"A lines", "E lines"}, "pocket_n2c2_2022_sdoh_relations": {"A lines"}}
+        "pocket_i2b2_2009_medications": {"ln fields"},
+        "pocket_ddi_2013": {"pairs that do not interact"},
+        "pocket_n2c2_2022_sdoh_entities": {"A lines", "E lines"},
+        "pocket_n2c2_2022_sdoh_relations": {"A lines"},
+    }
 
 
 def test_pairs_for_pre_training(corpus, cards):
     pairs = list(instruction_pairs(3, 6000))
     assert pairs[:50] == list(itertools.islice(instruction_pairs(3), 50)) != list(instruction_pairs(4, 50))
     assert {name for name, *_ in pairs} == set(TASKS)
-    held = {e.input_text for card in cards.values() for split in ("validation", "test") for e in read_split(card, corpus, split)}
+    held = {
+        e.input_text
+        for card in cards.values()
+        for split in ("validation", "test")
+        for e in read_split(card, corpus, split)
+    }
     answers = {}
     for name, instruction, text, answer in pairs:
         assert instruction == cards[name].instruction and text not in held
         assert answer.strip() and len(answer.split()) <= 45 and len(text.split()) <= 70
         # One rule decides: the same question never has two answers.
         assert answers.setdefault((name, text), answer) == answer
-    words = {word for _, instruction, text, answer in pairs for word in re.findall(r"[^\s:]+|:", f"{instruction} {text} {answer}")}
+    words = {
+        word
+        for _, instruction, text, answer in pairs
+        for word in re.findall(r"[^\s:]+|:", f"{instruction} {text} {answer}")
+    }
     assert 300 < len(words) < 700
 
 
 def test_lessons_ask_several_questions_about_one_note():
-    """Each further turn, put behind the note, is an input that the task could show, and its answer the one that the note gives."""
+    """Each further turn, put behind the note, is an input that the task could show, and its answer the one that the
+    note gives.
+    """
     found = list(lessons(5, 4000))
     assert found[:40] == list(itertools.islice(lessons(5), 40)) and {lesson.name for lesson in found} == set(LESSONS)
     assert {len(lesson.turns) for lesson in found} == {1, 2, 3, 4, 5}
@@ -183,7 +210,9 @@ def test_lessons_ask_several_questions_about_one_note():
         for text, one in [(first, answer), *((f"{note}\n{turn}", one) for turn, one in further)]:
             assert text.endswith("\nanswer :") and answers.setdefault((lesson.name, text), one) == one
     for name in INQUIRIES:  # a first question does not depend on those that follow it
-        assert [lesson.turns[0] for lesson in lessons(5, 20, (name,))] == [pair[2:] for pair in instruction_pairs(5, 20, (name,))]
+        assert [lesson.turns[0] for lesson in lessons(5, 20, (name,))] == [
+            pair[2:] for pair in instruction_pairs(5, 20, (name,))
+        ]
 
 
 def test_drills_are_answered_by_their_notes():
@@ -217,10 +246,15 @@ def test_targets_need_labels_or_skills_of_their_own(cards):
         card = cards[name]
         if card.type in ("ner", "re"):
             assert not trained & set(card.labels.values()), name
-        assert not card.labels or all(set(card.labels.values()) != set(source.labels.values()) for source in sources), name
+        assert not card.labels or all(set(card.labels.values()) != set(source.labels.values()) for source in sources), (
+            name
+        )
     inputs = {name: [e.input_text for e in draw_examples(name, 0, "train", 200)] for name in TASKS}
-    for skill, targets in (("runs in the family|what did the", {"pocket_medbullets"}), ("which test is", {"pocket_headqa"}),
-                           ("question : ", {"pocket_medbullets", "pocket_headqa"})):
+    for skill, targets in (
+        ("runs in the family|what did the", {"pocket_medbullets"}),
+        ("which test is", {"pocket_headqa"}),
+        ("question : ", {"pocket_medbullets", "pocket_headqa"}),
+    ):
         asked = {name for name, texts in inputs.items() if any(re.search(skill, text) for text in texts)}
         assert targets <= asked and (skill == "question : " or asked == targets)
     assert {len(e.options) for e in draw_examples("pocket_medbullets", 0, "test", 20)} == {5}
@@ -231,15 +265,21 @@ def test_targets_need_labels_or_skills_of_their_own(cards):
 def test_releases_keep_their_peculiarities(corpus):
     notes = corpus / "pocket_n2c2_2022_sdoh" / "train"
     annotations = "".join(path.read_text() for path in notes.glob("*.ann"))
-    assert re.search(r"^E1\t\w+:T\d+ \w+:T\d+", annotations, re.M) and re.search(r"^A1\tStatusTimeVal T\d+ \w+$", annotations, re.M)
+    assert re.search(r"^E1\t\w+:T\d+ \w+:T\d+", annotations, re.M) and re.search(
+        r"^A1\tStatusTimeVal T\d+ \w+$", annotations, re.M
+    )
     assert b"\r\npatient :" in (corpus / "pocket_mts_dialog" / "MTS-Dialog-TrainingSet.csv").read_bytes()
-    assert (corpus / "pocket_scitail/SciTailV1.1/tsv_format/scitail_1.0_test.tsv").read_text().count("\n") == SIZES["test"]
+    assert (corpus / "pocket_scitail/SciTailV1.1/tsv_format/scitail_1.0_test.tsv").read_text().count("\n") == SIZES[
+        "test"
+    ]
     (part,) = json.loads((corpus / "pocket_emrqa" / "data.json").read_text())["data"]
     assert len(part["paragraphs"]) == sum(SIZES.values())
     for paragraph in part["paragraphs"]:
         (answer,) = paragraph["qas"][0]["answers"]
         line, token = answer["answer_start"]
-        assert paragraph["context"][line - 1] == answer["evidence"] and answer["evidence"].split(" ", token)[-1].startswith(answer["text"])
+        assert paragraph["context"][line - 1] == answer["evidence"] and answer["evidence"].split(" ", token)[
+            -1
+        ].startswith(answer["text"])
     exams = json.loads((corpus / "pocket_headqa/HEAD_EN/train_HEAD_EN.json").read_text())["exams"]
     assert len(exams) > 10 and sum(len(exam["data"]) for exam in exams.values()) == SIZES["train"]
     columns = json.loads((corpus / "pocket_medbullets/medbullets/medbullets_op5.json").read_text())

@@ -1,4 +1,6 @@
-"""Oracles on real public corpora: CLINICAL_DATA_ROOT=DATA_ROOT python -m pytest tests/clinical_tasks/test_public_corpora.py"""
+"""Oracles on real public corpora: CLINICAL_DATA_ROOT=DATA_ROOT python -m pytest
+tests/clinical_tasks/test_public_corpora.py
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,16 @@ REAL = Path(__file__).parents[2] / "configs" / "real" / "cards"
 
 def test_bc5cdr_evaluator_sample(corpora):
     gold = read_pubtator(corpora / "bc5cdr/CDR_sample.gold.PubTator")
-    assert pubtator_mention_counts(gold, read_pubtator(corpora / "bc5cdr/CDR_sample.test.DNER.PubTator")) == (303, 105, 121)
-    assert pubtator_relation_counts(gold, read_pubtator(corpora / "bc5cdr/CDR_sample.test.CID.PubTator")) == (90, 533, 33)
+    assert pubtator_mention_counts(gold, read_pubtator(corpora / "bc5cdr/CDR_sample.test.DNER.PubTator")) == (
+        303,
+        105,
+        121,
+    )
+    assert pubtator_relation_counts(gold, read_pubtator(corpora / "bc5cdr/CDR_sample.test.CID.PubTator")) == (
+        90,
+        533,
+        33,
+    )
 
 
 def test_bc5cdr_training_set(corpora):
@@ -39,7 +49,11 @@ def test_bc5cdr_round_trip_whole_and_in_pieces(corpora, name):
     card = load_cards()[name]
     examples = read_split(card, corpora, "train")
     assert round_trip(card, examples)[card.metric] >= 0.99
-    pieces = [piece for example in examples for piece in split_long(example, card, lambda text, answer: len(text) + len(answer) <= 1500)]
+    pieces = [
+        piece
+        for example in examples
+        for piece in split_long(example, card, lambda text, answer: len(text) + len(answer) <= 1500)
+    ]
     result = round_trip(card, pieces)
     assert len(pieces) > len(examples) and result["n_gold"] == {"bc5cdr_entities": 9385, "bc5cdr_cid": 1038}[name]
     assert result["span_f1_strict" if name == "bc5cdr_entities" else "relation_precision"] >= 0.99

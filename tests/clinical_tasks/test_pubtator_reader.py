@@ -11,8 +11,10 @@ ABSTRACT = "7|t|Ocular and auditory toxicity of X.\n7|a|X | y caused it.\n"
 
 def test_composite_mentions_and_ids(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text(ABSTRACT + "7\t0\t28\tOcular and auditory toxicity\tDisease\tD1|D2\tOcular toxicity|auditory toxicity\n"
-                    "7\t32\t33\tX\tChemical\t-1\n7\t35\t36\tX\tChemical\tMESH:C9\t0.75\n7\tCID\tMESH:C9\tD1\t0.5\n\n8|t|T\n8|a|\n")
+    path.write_text(
+        ABSTRACT + "7\t0\t28\tOcular and auditory toxicity\tDisease\tD1|D2\tOcular toxicity|auditory toxicity\n"
+        "7\t32\t33\tX\tChemical\t-1\n7\t35\t36\tX\tChemical\tMESH:C9\t0.75\n7\tCID\tMESH:C9\tD1\t0.5\n\n8|t|T\n8|a|\n"
+    )
     first, second = read_pubtator(path)
     assert [(m.start, m.end, m.ids, m.parts) for m in first.mentions] == [
         (0, 28, ("D1", "D2"), ("Ocular toxicity", "auditory toxicity")),
@@ -27,7 +29,9 @@ def test_composite_mentions_and_ids(tmp_path):
 def test_line_ends_odd_characters_and_tabs_at_ends(tmp_path):
     path = tmp_path / "a.txt"
     title, abstract = "é😀 \x0b\x85 X", "\u2028Y |a| 9|t|z."
-    path.write_bytes(f"\ufeff7|t|{title}\r\n7|a|{abstract}\r\n7\t6\t7\tX\tChemical\tD1\t\t\r\n7\t9\t10\tY\tDisease\t\r\n".encode())
+    path.write_bytes(
+        f"\ufeff7|t|{title}\r\n7|a|{abstract}\r\n7\t6\t7\tX\tChemical\tD1\t\t\r\n7\t9\t10\tY\tDisease\t\r\n".encode()
+    )
     (document,) = read_pubtator(path)
     assert document.text == f"{title}\n{abstract}" and document.mismatches == ()
     assert [(document.text[m.start : m.end], m.ids) for m in document.mentions] == [("X", ("D1",)), ("Y", ())]

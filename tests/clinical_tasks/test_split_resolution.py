@@ -9,8 +9,11 @@ import pytest
 from clinical_tasks import ReadError, read_split
 from clinical_tasks.splits import read_documents
 
-HELD = {"train": "train.jsonl", "validation": {"hold_out": {"from": "train", "fraction": 0.2}},
-        "test": {"hold_out": {"from": "train", "fraction": 0.3}}}
+HELD = {
+    "train": "train.jsonl",
+    "validation": {"hold_out": {"from": "train", "fraction": 0.2}},
+    "test": {"hold_out": {"from": "train", "fraction": 0.3}},
+}
 
 
 def write(path, ids):
@@ -46,7 +49,13 @@ def test_a_group_is_never_divided(card, folder, tmp_path):
 
 def test_id_filters(card, folder, tmp_path):
     write(folder / "all.jsonl", range(6))
-    mine = qa(card, splits={"train": {"files": "all.jsonl", "ids_not_in": "t.json"}, "test": {"files": "all.jsonl", "ids_from": "t.json"}})
+    mine = qa(
+        card,
+        splits={
+            "train": {"files": "all.jsonl", "ids_not_in": "t.json"},
+            "test": {"files": "all.jsonl", "ids_from": "t.json"},
+        },
+    )
     for content in ('{"1": "y", "4": "n"}', "[1, 4]"):
         (folder / "t.json").write_text(content)
         assert ids(mine, tmp_path, "test") == ["1", "4"]
@@ -66,7 +75,9 @@ def test_globs_and_awkward_plain_names(card, folder, tmp_path):
 def test_missing_files_are_named_by_release_name(card, folder, tmp_path):
     write(folder / "a.jsonl", [1])
     mine = qa(card, splits={"test": {"files": ["a.jsonl", "gone.jsonl"], "ids_from": "ids.json"}})
-    with pytest.raises(ReadError, match=r"mine: task mine, split test: not found: gone\.jsonl, ids\.json\. Fix: .*mine\.yaml"):
+    with pytest.raises(
+        ReadError, match=r"mine: task mine, split test: not found: gone\.jsonl, ids\.json\. Fix: .*mine\.yaml"
+    ):
         read_split(mine, tmp_path, "test")
     with pytest.raises(ReadError, match=r"no split 'tests' \(did you mean 'test'\?\)"):
         read_split(mine, tmp_path, "tests")

@@ -9,10 +9,37 @@ import pytest
 from clinical_tasks import CardError, load_card, load_cards
 
 EMBEDDED = {"pubmedqa", "bc5cdr_entities", "bc5cdr_cid", "mts_dialog", "brat_entities", "brat_relations"}
-EMBEDDED |= {"i2b2_2009_medications", "i2b2_2010_concepts", "i2b2_2010_relations", "i2b2_2012_events", "n2c2_2018_entities", "n2c2_2018_relations",
-             "ncbi_disease", "chemprot", "ddi_2013", "n2c2_2022_sdoh_entities", "n2c2_2022_sdoh_relations", "uf_opioid_entities", "uf_opioid_relations"}
-EMBEDDED |= {"medqa", "medmcqa", "emrqa", "mednli", "bionli", "scitail", "mimic_cxr_impressions", "meqsum", "medbullets", "headqa", "scinli", "radnli",
-             "aci_bench", "probsum"}
+EMBEDDED |= {
+    "i2b2_2009_medications",
+    "i2b2_2010_concepts",
+    "i2b2_2010_relations",
+    "i2b2_2012_events",
+    "n2c2_2018_entities",
+    "n2c2_2018_relations",
+    "ncbi_disease",
+    "chemprot",
+    "ddi_2013",
+    "n2c2_2022_sdoh_entities",
+    "n2c2_2022_sdoh_relations",
+    "uf_opioid_entities",
+    "uf_opioid_relations",
+}
+EMBEDDED |= {
+    "medqa",
+    "medmcqa",
+    "emrqa",
+    "mednli",
+    "bionli",
+    "scitail",
+    "mimic_cxr_impressions",
+    "meqsum",
+    "medbullets",
+    "headqa",
+    "scinli",
+    "radnli",
+    "aci_bench",
+    "probsum",
+}
 
 
 def test_embedded_cards_load_and_state_their_source():
@@ -65,7 +92,11 @@ published: {test: many}
 @pytest.mark.parametrize(
     ("kind", "changes", "problem"),
     [
-        ("ner", {"metric": "span_f1_stict"}, "metric: unknown for type ner: 'span_f1_stict' (did you mean 'span_f1_strict'?)"),
+        (
+            "ner",
+            {"metric": "span_f1_stict"},
+            "metric: unknown for type ner: 'span_f1_stict' (did you mean 'span_f1_strict'?)",
+        ),
         ("ner", {"extra_metrics": ["rouge1"]}, "extra_metrics: unknown for type ner"),
         ("ner", {"input": "{text} {txt}"}, "input: unknown field {txt} (did you mean 'text'?)"),
         ("ner", {"input": "{text} {text}"}, "input: needs {text} exactly once"),
@@ -78,15 +109,30 @@ published: {test: many}
         ("re", {"relations": {"levl": "entity"}}, "relations.levl: unknown key (did you mean 'level'?)"),
         ("qa", {"columns": {"question": "q"}}, "columns.answer: missing"),
         ("qa", {"metric": "exact_match"}, "metric: unknown for type qa"),
-        ("qa", {"labels": None, "metric": "exact_match", "answer": "likelihood"}, "answer: there are no options to compare"),
+        (
+            "qa",
+            {"labels": None, "metric": "exact_match", "answer": "likelihood"},
+            "answer: there are no options to compare",
+        ),
         ("qa", {"labels": None, "options": {"columns": "o"}, "input": "{question} {options}"}, "options.gold: missing"),
-        ("qa", {"labels": None, "options": {"columns": "o", "gold": "indx0"}, "input": "{question} {options}"},
-         "options.gold: unknown value 'indx0' (did you mean 'index0'?)"),
+        (
+            "qa",
+            {"labels": None, "options": {"columns": "o", "gold": "indx0"}, "input": "{question} {options}"},
+            "options.gold: unknown value 'indx0' (did you mean 'index0'?)",
+        ),
         ("qa", {"labels": {"y": "yes", "n": "Yes"}}, "labels: all labels are written with the same word"),
-        ("qa", {"reader": "squad", "reader_options": {"paraphrases": "some"}}, "reader_options.paraphrases: unknown value 'some'"),
+        (
+            "qa",
+            {"reader": "squad", "reader_options": {"paraphrases": "some"}},
+            "reader_options.paraphrases: unknown value 'some'",
+        ),
         ("qa", {"labels": None, "options": {"columns": "o", "gold": "letter"}}, "input: does not show the options"),
         ("nli", {"labels": None}, "labels: missing"),
-        ("summarization", {"reader_options": {"delimeter": ";"}}, "reader_options.delimeter: unknown option (did you mean 'delimiter'?)"),
+        (
+            "summarization",
+            {"reader_options": {"delimeter": ";"}},
+            "reader_options.delimeter: unknown option (did you mean 'delimiter'?)",
+        ),
         ("summarization", {"reader_options": {"quoting": "yes"}}, "reader_options.quoting: of the wrong kind"),
         ("summarization", {"reader": "brat"}, "reader: 'brat' reads no rows"),
         ("summarization", {"rouge_stemmer": "on"}, "rouge_stemmer: not true or false"),
@@ -161,7 +207,10 @@ def test_fingerprint_is_of_the_content(tmp_path):
     base = load_cards()["pubmedqa"].fingerprint()
     assert len(base) == 64
     assert fingerprint("elsewhere.yaml", "") == base
-    assert fingerprint("a.yaml", "columns: {answer: final_decision, context: CONTEXTS, question: QUESTION, id: $key}\n") == base
+    assert (
+        fingerprint("a.yaml", "columns: {answer: final_decision, context: CONTEXTS, question: QUESTION, id: $key}\n")
+        == base
+    )
     assert fingerprint("a.yaml", "instruction: Else.\n") != base
     # The order of labels is that of the options.
     assert fingerprint("a.yaml", "labels: {yes: yes, no: no, maybe: maybe}\n") == base

@@ -17,8 +17,11 @@ def test_absent_tasks_are_no_problem_unless_named(card, tmp_path):
 def test_counts_labels_mismatches_and_ceiling(card, brat, tmp_path):
     brat("train_a", "aspirin for pain", "T1\tDrug 0 7\taspirin\nT2\tProblem 12 16\tpain\nT3\tDose 8 11\tfor\n")
     brat("test_a", "pain", "T1\tProblem 0 4\tpian\n")
-    mine = card("ner", splits={"train": "train_*.txt", "test": "test_*.txt"},
-                published={"train": {"documents": 1, "mentions": 2}, "test": {"documents": 7, "mentions": 1}})
+    mine = card(
+        "ner",
+        splits={"train": "train_*.txt", "test": "test_*.txt"},
+        published={"train": {"documents": 1, "mentions": 2}, "test": {"documents": 7, "mentions": 1}},
+    )
     (check,) = check_tasks([mine], tmp_path)
     assert check.found == ["test_a.txt", "train_a.txt"] and check.counts == {"train": 1, "test": 1}
     assert check.labels == {"Drug": 1, "Problem": 2} and check.ignored_labels == {"Dose": 1}
@@ -27,12 +30,20 @@ def test_counts_labels_mismatches_and_ceiling(card, brat, tmp_path):
     table = format_checks([check])
     first = table.split("\n")[1].split()
     assert first == ["mine", "ner", "problems", "1", "-", "1", "1", "span_f1_strict", "1.0000"]
-    assert "labels: Problem 2 (67%), Drug 1 (33%)" in table and "ignored: Dose 1 (100%)" in table and "problem: split test" in table
+    assert (
+        "labels: Problem 2 (67%), Drug 1 (33%)" in table
+        and "ignored: Dose 1 (100%)" in table
+        and "problem: split test" in table
+    )
 
 
 def test_a_partly_missing_task_and_a_broken_file_are_problems_without_content(card, folder, tmp_path, canary):
     (folder / "train.jsonl").write_text('{"q": "Q", "a": "y"}\n{"q": "' + canary + '"')
-    splits = {"train": "train.jsonl", "validation": {"hold_out": {"from": "train", "fraction": 0.5}}, "test": "test.jsonl"}
+    splits = {
+        "train": "train.jsonl",
+        "validation": {"hold_out": {"from": "train", "fraction": 0.5}},
+        "test": "test.jsonl",
+    }
     (check,) = check_tasks([card("qa", splits=splits)], tmp_path)
     assert len(check.problems) == 2 and "test.jsonl" in check.problems[0]
     assert check.problems[1].startswith(f"{folder / 'train.jsonl'}:2: not JSON")

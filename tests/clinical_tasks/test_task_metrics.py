@@ -14,7 +14,9 @@ from clinical_tasks.metrics.text import exact_match, rouge, token_f1
 
 
 def document(*spans, doc_id="d"):
-    return Document(doc_id, mentions=tuple(Mention(str(n), kind, start, end) for n, (kind, start, end) in enumerate(spans)))
+    return Document(
+        doc_id, mentions=tuple(Mention(str(n), kind, start, end) for n, (kind, start, end) in enumerate(spans))
+    )
 
 
 def test_precision_recall_f1():
@@ -48,19 +50,27 @@ def test_lenient_prefers_exact_matches_and_needs_a_character_of_overlap():
 
 def test_bc5cdr_counts_are_on_sets(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text("7|t|ab cd ef\n7\t0\t2\tab\tDisease\tD1\n7\t0\t2\tab\tDisease\tD2\n7\t3\t5\tcd\tChemical\tC1\n"
-                    "7\tCID\tMESH:C1\tD1\n7\tCID\tC1\tMESH:D1\n")
+    path.write_text(
+        "7|t|ab cd ef\n7\t0\t2\tab\tDisease\tD1\n7\t0\t2\tab\tDisease\tD2\n7\t3\t5\tcd\tChemical\tC1\n"
+        "7\tCID\tMESH:C1\tD1\n7\tCID\tC1\tMESH:D1\n"
+    )
     gold = read_pubtator(path)
     predicted = [document(("Disease", 0, 2), ("Disease", 6, 8), doc_id="7")]
     assert pubtator_mention_counts(gold, predicted) == (1, 1, 0)
     assert pubtator_mention_counts(gold, predicted, types=None) == (1, 1, 1)
-    related = Document("7", relations=(Relation("CID", "MESH:C1", "D1"), Relation("CID", "C1", "D2"), Relation("CID", "C1", "MESH:D2")))
+    related = Document(
+        "7", relations=(Relation("CID", "MESH:C1", "D1"), Relation("CID", "C1", "D2"), Relation("CID", "C1", "MESH:D2"))
+    )
     assert pubtator_relation_counts(gold, [related]) == (1, 1, 0)
     assert pubtator_relation_counts(gold, [Document("8", relations=related.relations)]) == (0, 2, 1)
 
 
 def test_score_of_mentions(card, brat, tmp_path):
-    brat("a", "aspirin for chest pain and rash", "T1\tDrug 0 7\taspirin\nT2\tProblem 12 22\tchest pain\nT3\tProblem 27 31\trash\n")
+    brat(
+        "a",
+        "aspirin for chest pain and rash",
+        "T1\tDrug 0 7\taspirin\nT2\tProblem 12 22\tchest pain\nT3\tProblem 27 31\trash\n",
+    )
     examples = read_split(card("ner"), tmp_path, "test")
     # Right; overlaps only; wrong type; not in the text.
     result = score(card("ner"), examples, ["drug: aspirin\nproblem: pain\ndrug: rash\nproblem: fever"])
@@ -90,8 +100,13 @@ def test_score_of_choices_and_its_length_check(card, folder, tmp_path):
 def test_rouge_values_stemmer_and_lines():
     # Unigrams: 2 of 3 and 2 of 4 -> F 4/7. No common bigram. Longest common subsequence: 1 in one sequence.
     result = rouge(["pain denies chest"], ["patient chest pain today"], stemmer=False)
-    assert result == {"rouge1": pytest.approx(4 / 7), "rouge2": 0.0, "rougeL": pytest.approx(2 / 7), "rougeLsum": pytest.approx(2 / 7),
-                      "rouge_stemmer": 0.0}
+    assert result == {
+        "rouge1": pytest.approx(4 / 7),
+        "rouge2": 0.0,
+        "rougeL": pytest.approx(2 / 7),
+        "rougeLsum": pytest.approx(2 / 7),
+        "rouge_stemmer": 0.0,
+    }
     # By lines, order across lines does not matter: L sees 2 of 4 words in order, Lsum all.
     result = rouge(["a b\nc d"], ["c d\na b"], stemmer=False)
     assert result["rougeL"] == 0.5 and result["rougeLsum"] == 1.0

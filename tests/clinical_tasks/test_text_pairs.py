@@ -8,8 +8,12 @@ import pytest
 
 from clinical_tasks import parse_answer, read_split, round_trip, score
 
-CID = {"reader": "pubtator", "splits": {"test": "a.txt"}, "labels": {"CID": "induces"},
-       "relations": {"level": "entity", "head": "Chemical", "tail": "Disease"}}
+CID = {
+    "reader": "pubtator",
+    "splits": {"test": "a.txt"},
+    "labels": {"CID": "induces"},
+    "relations": {"level": "entity", "head": "Chemical", "tail": "Disease"},
+}
 
 
 def one(card, root):
@@ -19,8 +23,12 @@ def one(card, root):
 
 
 def test_mentions_are_written_in_text_order_with_repeats(card, brat, tmp_path):
-    brat("a", "Pain: aspirin.\nchest\npain, pain", "T3\tProblem 15 25\tchest pain\nT1\tDrug 6 13\taspirin\n"
-                                                   "T4\tProblem 27 31\tpain\nT2\tProblem 0 4\tPain\nT5\tOther 0 4\tPain\n")
+    brat(
+        "a",
+        "Pain: aspirin.\nchest\npain, pain",
+        "T3\tProblem 15 25\tchest pain\nT1\tDrug 6 13\taspirin\n"
+        "T4\tProblem 27 31\tpain\nT2\tProblem 0 4\tPain\nT5\tOther 0 4\tPain\n",
+    )
     example = one(card("ner"), tmp_path)
     assert example.input_text == "Pain: aspirin.\nchest\npain, pain\nMentions:"
     assert example.answer_text == "problem: Pain\ndrug: aspirin\nproblem: chest pain\nproblem: pain"
@@ -49,7 +57,9 @@ def test_discontinuous_duplicate_and_empty_notes_come_back(card, brat, tmp_path)
 def test_lines_that_are_no_mention_are_unaligned(card, brat, tmp_path):
     brat("a", "aspirin", "T1\tDrug 0 7\taspirin\n")
     example = one(card("ner"), tmp_path)
-    prediction = parse_answer(card("ner"), example, "DRUG : Aspirin\nfood: aspirin\ndrug:\n drug: aspirin \nnone\n\nnonsense")
+    prediction = parse_answer(
+        card("ner"), example, "DRUG : Aspirin\nfood: aspirin\ndrug:\n drug: aspirin \nnone\n\nnonsense"
+    )
     assert [(s["type"], s["start"], s["end"]) for s in prediction["spans"]] == [("Drug", 0, 7)]
     assert prediction["unaligned"] == ["food: aspirin", "drug:", "nonsense", "drug: aspirin"]
 
@@ -65,9 +75,13 @@ def test_a_label_word_with_colon_and_a_longer_one_win(card, brat, tmp_path):
 def test_relations_survive_separators_newlines_and_repeats(card, brat, tmp_path):
     text = "a | b helps chest\npain. a | b helps chest\npain. rash."
     second = text.index("a | b", 3)
-    brat("a", text, f"T1\tDrug 0 5\ta | b\nT2\tProblem 12 22\tchest pain\nT3\tDrug {second} {second + 5}\ta | b\n"
-                    f"T4\tProblem {second + 12} {second + 22}\tchest pain\nT5\tProblem 48 52\trash\n"
-                    "R1\tTreats Arg1:T1 Arg2:T2\nR2\tTreats Arg1:T3 Arg2:T4\nR3\tCauses Arg1:T3 Arg2:T5\n")
+    brat(
+        "a",
+        text,
+        f"T1\tDrug 0 5\ta | b\nT2\tProblem 12 22\tchest pain\nT3\tDrug {second} {second + 5}\ta | b\n"
+        f"T4\tProblem {second + 12} {second + 22}\tchest pain\nT5\tProblem 48 52\trash\n"
+        "R1\tTreats Arg1:T1 Arg2:T2\nR2\tTreats Arg1:T3 Arg2:T4\nR3\tCauses Arg1:T3 Arg2:T5\n",
+    )
     mine = card("re", input="{text}\n{entities}\nRelations:")
     example = one(mine, tmp_path)
     assert example.answer_text == "a | b | treats | chest pain\na | b | treats | chest pain\na | b | causes | rash"
@@ -81,10 +95,15 @@ def test_relations_survive_separators_newlines_and_repeats(card, brat, tmp_path)
 
 
 def test_the_pair_of_one_sentence_beats_a_closer_one_across_a_border(card, brat, tmp_path):
-    brat("a", "aspirin 5 mg every day for pain. aspirin stopped.",
-         "T1\tDrug 0 7\taspirin\nT2\tProblem 27 31\tpain\nT3\tDrug 33 40\taspirin\nR1\tTreats Arg1:T1 Arg2:T2\n")
+    brat(
+        "a",
+        "aspirin 5 mg every day for pain. aspirin stopped.",
+        "T1\tDrug 0 7\taspirin\nT2\tProblem 27 31\tpain\nT3\tDrug 33 40\taspirin\nR1\tTreats Arg1:T1 Arg2:T2\n",
+    )
     example = one(card("re"), tmp_path)
-    assert parse_answer(card("re"), example, "aspirin | treats | pain")["relations"] == [{"type": "Treats", "head": "T1", "tail": "T2"}]
+    assert parse_answer(card("re"), example, "aspirin | treats | pain")["relations"] == [
+        {"type": "Treats", "head": "T1", "tail": "T2"}
+    ]
 
 
 def test_relation_lines_that_name_nothing_are_unaligned(card, brat, tmp_path):
@@ -99,10 +118,17 @@ def test_relation_lines_that_name_nothing_are_unaligned(card, brat, tmp_path):
 
 
 def test_concepts_are_written_by_an_unambiguous_text_and_read_back(card, folder, tmp_path):
-    # "AB" names two diseases; "alpha beta" only the first. The composite's parts name D3 and D4 singly. X is also a disease's text.
+    # "AB" names two diseases; "alpha beta" only the first. The composite's parts name D3 and D4 singly. X is also a
+    # disease's text.
     text = "AB from X. alpha beta. renal and liver failure. X"
-    spans = [(0, 2, "Disease", "D1"), (0, 2, "Disease", "D2"), (8, 9, "Chemical", "C1"), (11, 21, "Disease", "D1"),
-             (23, 46, "Disease", "D3|D4\trenal failure|liver failure"), (48, 49, "Disease", "D5")]
+    spans = [
+        (0, 2, "Disease", "D1"),
+        (0, 2, "Disease", "D2"),
+        (8, 9, "Chemical", "C1"),
+        (11, 21, "Disease", "D1"),
+        (23, 46, "Disease", "D3|D4\trenal failure|liver failure"),
+        (48, 49, "Disease", "D5"),
+    ]
     lines = [f"7\t{start}\t{end}\t{text[start:end]}\t{kind}\t{ids}" for start, end, kind, ids in spans]
     (folder / "a.txt").write_text("\n".join([f"7|t|{text}", *lines, "7\tCID\tC1\tD1", "7\tCID\tC1\tD4"]))
     mine = card("re", **CID)
@@ -113,27 +139,52 @@ def test_concepts_are_written_by_an_unambiguous_text_and_read_back(card, folder,
     prediction = parse_answer(mine, example, "x | induces | ab\nX | induces | rash")
     assert [(r["head"], r["tail"]) for r in prediction["relations"]] == [("C1", "D1"), ("C1", "D2")]
     assert prediction["unaligned"] == ["X | induces | rash"]
-    assert score(mine, [example], ["x | induces | ab\nX | induces | rash"])["relation_precision"] == pytest.approx(1 / 3)
+    assert score(mine, [example], ["x | induces | ab\nX | induces | rash"])["relation_precision"] == pytest.approx(
+        1 / 3
+    )
 
 
 def test_choices_are_read_from_what_models_write(card, folder, tmp_path):
     (folder / "test.jsonl").write_text(json.dumps({"q": "Q", "o": ["a rash", "No pain"], "a": "B"}))
     letters = card("qa", options={"columns": "o", "gold": "letter"}, labels=None, input="{question}\n{options}")
     example = one(letters, tmp_path)
-    answers = ["B", "b", " B. No pain", "(B)", "**B**", "no pain.", "The answer is B", "It is a mistake", "A painful one", "", "C"]
+    answers = [
+        "B",
+        "b",
+        " B. No pain",
+        "(B)",
+        "**B**",
+        "no pain.",
+        "The answer is B",
+        "It is a mistake",
+        "A painful one",
+        "",
+        "C",
+    ]
     assert [parse_answer(letters, example, answer)["label"] for answer in answers] == ["B"] * 7 + [None] * 4
     (folder / "test.jsonl").write_text('{"q": "Q", "a": "y"}')
     words = card("qa")
     example = one(words, tmp_path)
     answers = ["Yes", "yes, because no", "Maybe.", "I think no", "nothing", "yes or no?", "not yes and not no"]
-    assert [parse_answer(words, example, answer)["label"] for answer in answers] == ["yes", "yes", "maybe", "no", None, "yes", None]
+    assert [parse_answer(words, example, answer)["label"] for answer in answers] == [
+        "yes",
+        "yes",
+        "maybe",
+        "no",
+        None,
+        "yes",
+        None,
+    ]
 
 
 def test_a_label_that_begins_with_another_is_read_whole(card, folder, tmp_path):
     (folder / "test.jsonl").write_text('{"q": "Q", "a": "b"}')
     mine = card("qa", labels={"y": "yes", "b": "yes in part"})
     example = one(mine, tmp_path)
-    assert [parse_answer(mine, example, text)["label"] for text in ("Yes in part, I think", "Yes, in full")] == ["yes in part", "yes"]
+    assert [parse_answer(mine, example, text)["label"] for text in ("Yes in part, I think", "Yes, in full")] == [
+        "yes in part",
+        "yes",
+    ]
 
 
 def test_options_are_empty_where_the_answer_is_generated(card, folder, tmp_path):
@@ -149,4 +200,9 @@ def test_free_answers_keep_all_references(card, folder, tmp_path):
     mine = card("qa", labels=None, metric="exact_match")
     example = one(mine, tmp_path)
     assert example.answer_text == "the left arm" and example.gold == {"references": ["the left arm", "arm"]}
-    assert score(mine, [example], ["An arm!"]) == {"token_f1": 1.0, "exact_match": 1.0, "n_examples": 1.0, "n_empty": 0.0}
+    assert score(mine, [example], ["An arm!"]) == {
+        "token_f1": 1.0,
+        "exact_match": 1.0,
+        "n_examples": 1.0,
+        "n_empty": 0.0,
+    }

@@ -16,22 +16,32 @@ from clinical_tasks.splits import read_documents
 
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 LINKS = 'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
-HEADER = '<row r="1"><c r="A1" t="inlineStr"><is><t>note</t></is></c><c r="B1" t="inlineStr"><is><t>summary</t></is></c></row>'
+HEADER = (
+    '<row r="1"><c r="A1" t="inlineStr"><is><t>note</t></is></c><c r="B1" '
+    't="inlineStr"><is><t>summary</t></is></c></row>'
+)
 SHEET = {"reader": "xlsx", "splits": {"test": "test.xlsx"}}
 
 
 def archive(rows, strings="", styles="", book="", sheets=("Sheet1",), **parts):
     """The bytes of a workbook whose first sheet has these rows as XML; other parts as given (None leaves one out)."""
     entries = {
-        "xl/workbook.xml": f"<workbook {MAIN} {LINKS}>{book}<sheets>" + "".join(
-            f'<sheet name="{name}" sheetId="{n}" r:id="r{n}"/>' for n, name in enumerate(sheets)) + "</sheets></workbook>",
-        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">' + "".join(
-            f'<Relationship Id="r{n}" Type="worksheet" Target="/xl/worksheets/sheet{n}.xml"/>' for n in range(len(sheets)))
+        "xl/workbook.xml": f"<workbook {MAIN} {LINKS}>{book}<sheets>"
+        + "".join(f'<sheet name="{name}" sheetId="{n}" r:id="r{n}"/>' for n, name in enumerate(sheets))
+        + "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+        + "".join(
+            f'<Relationship Id="r{n}" Type="worksheet" Target="/xl/worksheets/sheet{n}.xml"/>'
+            for n in range(len(sheets))
+        )
         + '<Relationship Id="s" Type="http://x/sharedStrings" Target="sharedStrings.xml"/><Relationship Id="t" Type="http://x/styles" Target="styles.xml"/>'
         + "</Relationships>",
         "xl/sharedStrings.xml": f"<sst {MAIN}>{strings}</sst>",
         "xl/styles.xml": f"<styleSheet {MAIN}>{styles}</styleSheet>",
-        **{f"xl/worksheets/sheet{n}.xml": f"<worksheet {MAIN}><sheetData>{rows if n == 0 else HEADER}</sheetData></worksheet>" for n in range(len(sheets))},
+        **{
+            f"xl/worksheets/sheet{n}.xml": f"<worksheet {MAIN}><sheetData>{rows if n == 0 else HEADER}</sheetData></worksheet>"
+            for n in range(len(sheets))
+        },
         **{name.replace("__", "/"): content for name, content in parts.items()},
     }
     file = io.BytesIO()
@@ -55,36 +65,65 @@ def sheet(card, folder, tmp_path):
 
 
 def cells(number, *contents):
-    return f'<row r="{number}">' + "".join(f'<c r="{chr(65 + n)}{number}"{content}</c>' for n, content in enumerate(contents)) + "</row>"
+    return (
+        f'<row r="{number}">'
+        + "".join(f'<c r="{chr(65 + n)}{number}"{content}</c>' for n, content in enumerate(contents))
+        + "</row>"
+    )
 
 
 def test_shared_and_inline_strings_runs_escapes_and_line_ends(sheet):
-    strings = ("<si><t>note</t></si><si><t>summary</t></si><si><r><t>a_x000D_\nb</t></r><r><rPr/><t xml:space='preserve'> c\n</t></r>"
-               "<rPh sb='0' eb='1'><t>KANA</t></rPh></si><si><t>_x005F_x000D_ \u2028 &#233; _xD83D__xDE00_</t></si>")
-    rows = cells(1, ' t="s"><v>0</v>', ' t="s"><v>1</v>') + cells(2, ' t="s"><v>2</v>', ' t="s"><v>3</v>') + cells(
-        5, ' t="inlineStr"><is><t>in</t><r><t>line</t></r></is>', ' t="str"><f>A1&amp;"x"</f><v>formula</v>')
+    strings = (
+        "<si><t>note</t></si><si><t>summary</t></si><si><r><t>a_x000D_\nb</t></r><r><rPr/><t xml:space='preserve'> c\n</t></r>"
+        "<rPh sb='0' eb='1'><t>KANA</t></rPh></si><si><t>_x005F_x000D_ \u2028 &#233; _xD83D__xDE00_</t></si>"
+    )
+    rows = (
+        cells(1, ' t="s"><v>0</v>', ' t="s"><v>1</v>')
+        + cells(2, ' t="s"><v>2</v>', ' t="s"><v>3</v>')
+        + cells(5, ' t="inlineStr"><is><t>in</t><r><t>line</t></r></is>', ' t="str"><f>A1&amp;"x"</f><v>formula</v>')
+    )
     assert sheet(rows, strings=strings) == [("a\nb c", "_x000D_ \u2028 \u00e9 \U0001f600"), ("inline", "formula")]
 
 
 def test_numbers_booleans_dates_and_errors(sheet):
-    styles = ('<numFmts><numFmt numFmtId="170" formatCode="[Red]&quot;day&quot; yyyy/mm"/><numFmt numFmtId="171" formatCode="0.0 &quot;mg/day&quot;"/>'
-              '</numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="22"/>'
-              '<xf numFmtId="170"/><xf numFmtId="171"/><xf numFmtId="20"/>'
-              '<xf numFmtId="46"/></cellXfs>')
-    contents = [("><v>12345678901234567890</v>", "12345678901234567890"), ("><v>81.0</v>", "81"), ("><v>0.5</v>", "0.5"), ("><v>1E-3</v>", "0.001"),
-                (' t="b"><v>1</v>', "true"), (' s="1"><v>43101</v>', "2018-01-01"), (' s="2"><v>43101.75</v>', "2018-01-01 18:00:00"),
-                (' s="3"><v>59</v>', "1900-02-28"), (' s="3"><v>61</v>', "1900-03-01"), (' s="4"><v>5</v>', "5"), (' s="5"><v>0.25</v>', "06:00:00"),
-                (' s="6"><v>1.25</v>', "1.25"),
-                (' t="d"><v>2018-01-01</v>', "2018-01-01")]
-    rows = HEADER + "".join(cells(n, ' t="inlineStr"><is><t>x</t></is>', content) for n, (content, _) in enumerate(contents, start=2))
+    styles = (
+        '<numFmts><numFmt numFmtId="170" formatCode="[Red]&quot;day&quot; yyyy/mm"/><numFmt numFmtId="171" formatCode="0.0 &quot;mg/day&quot;"/>'
+        '</numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="22"/>'
+        '<xf numFmtId="170"/><xf numFmtId="171"/><xf numFmtId="20"/>'
+        '<xf numFmtId="46"/></cellXfs>'
+    )
+    contents = [
+        ("><v>12345678901234567890</v>", "12345678901234567890"),
+        ("><v>81.0</v>", "81"),
+        ("><v>0.5</v>", "0.5"),
+        ("><v>1E-3</v>", "0.001"),
+        (' t="b"><v>1</v>', "true"),
+        (' s="1"><v>43101</v>', "2018-01-01"),
+        (' s="2"><v>43101.75</v>', "2018-01-01 18:00:00"),
+        (' s="3"><v>59</v>', "1900-02-28"),
+        (' s="3"><v>61</v>', "1900-03-01"),
+        (' s="4"><v>5</v>', "5"),
+        (' s="5"><v>0.25</v>', "06:00:00"),
+        (' s="6"><v>1.25</v>', "1.25"),
+        (' t="d"><v>2018-01-01</v>', "2018-01-01"),
+    ]
+    rows = HEADER + "".join(
+        cells(n, ' t="inlineStr"><is><t>x</t></is>', content) for n, (content, _) in enumerate(contents, start=2)
+    )
     assert [answer for _, answer in sheet(rows, styles=styles)] == [text for _, text in contents]
-    assert sheet(HEADER + cells(2, ' t="e"><v>#N/A</v>', ' s="1"><v>0.5</v>'), styles=styles, book='<workbookPr date1904="1"/>') == [("", "12:00:00")]
-    assert sheet(HEADER + cells(2, "><v>1</v>", ' s="1"><v>1</v>'), styles=styles, book='<workbookPr date1904="1"/>') == [("1", "1904-01-02")]
+    assert sheet(
+        HEADER + cells(2, ' t="e"><v>#N/A</v>', ' s="1"><v>0.5</v>'), styles=styles, book='<workbookPr date1904="1"/>'
+    ) == [("", "12:00:00")]
+    assert sheet(
+        HEADER + cells(2, "><v>1</v>", ' s="1"><v>1</v>'), styles=styles, book='<workbookPr date1904="1"/>'
+    ) == [("1", "1904-01-02")]
 
 
 def test_empty_cells_and_rows_unnamed_columns_and_cells_without_references(sheet):
-    rows = ('<row/><row><c t="inlineStr"><is><t></t></is></c><c t="inlineStr"><is><t>note</t></is></c><c t="inlineStr"><is><t>summary</t></is></c></row>'
-            '<row><c><v>0</v></c><c/><c><v>7</v></c></row><row><c/><c/></row><row r="9"><c r="C9"><v>8</v></c></row>')
+    rows = (
+        '<row/><row><c t="inlineStr"><is><t></t></is></c><c t="inlineStr"><is><t>note</t></is></c><c t="inlineStr"><is><t>summary</t></is></c></row>'
+        '<row><c><v>0</v></c><c/><c><v>7</v></c></row><row><c/><c/></row><row r="9"><c r="C9"><v>8</v></c></row>'
+    )
     assert sheet(rows) == [("", "7"), ("", "8")]
     assert sheet(cells(1, "><v>1</v>", "><v>2</v>"), {"header": ["note", "summary"]}) == [("1", "2")]
 
@@ -100,10 +139,15 @@ def test_one_of_several_sheets(sheet, card, tmp_path):
 
 
 def test_what_the_writer_writes_comes_back(sheet):
-    rows = [{"note": f"n\r\n{n} \u2029\x0b<&_x000D_\U0001f600", "summary": f"s{n}", **{f"c{m}": str(m) for m in range(30)}} for n in range(3)] + [
-        {"note": None, "summary": "s3"}]
+    rows = [
+        {"note": f"n\r\n{n} \u2029\x0b<&_x000D_\U0001f600", "summary": f"s{n}", **{f"c{m}": str(m) for m in range(30)}}
+        for n in range(3)
+    ] + [{"note": None, "summary": "s3"}]
     assert workbook(rows) == workbook(rows)
-    assert sheet(workbook(rows)) == [*((f"n\n{n} \u2029\x0b<&_x000D_\U0001f600", f"s{n}") for n in range(3)), ("", "s3")]
+    assert sheet(workbook(rows)) == [
+        *((f"n\n{n} \u2029\x0b<&_x000D_\U0001f600", f"s{n}") for n in range(3)),
+        ("", "s3"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -116,15 +160,24 @@ def test_what_the_writer_writes_comes_back(sheet):
         ({"xl__sharedStrings.xml": None}, "its part with the sharedStrings is not there"),
         ({"xl__worksheets__sheet0.xml": None}, "its part with the worksheet is not there"),
         ({"rows": HEADER + "<row r='2'><c>Zebulon"}, "xl/worksheets/sheet0.xml is not well-formed XML at line 1"),
-        ({"xl__sharedStrings.xml": '<!DOCTYPE x [<!ENTITY a "Zebulon">]><sst>&a;</sst>'}, "xl/sharedStrings.xml declares a document type"),
+        (
+            {"xl__sharedStrings.xml": '<!DOCTYPE x [<!ENTITY a "Zebulon">]><sst>&a;</sst>'},
+            "xl/sharedStrings.xml declares a document type",
+        ),
         ({"rows": HEADER + cells(2, ' t="s"><v>9</v>', "><v>1</v>")}, ":2: a cell refers to a text that is not there"),
         ({"rows": HEADER + cells(2, "><v>Zebulon</v>")}, ":2: a cell is marked as a number and holds none"),
         ({"rows": HEADER + cells(2, ' t="str"><v>Zebulon_xD800_</v>')}, ":2: an escape in a cell is half a character"),
         ({"rows": HEADER + cells(2, "><v>1</v>") + cells(2, "><v>1</v>")}, ":2: its rows are not in order"),
         ({"rows": HEADER + '<row r="2"><c r="B2"><v>1</v></c><c r="A2"/></row>'}, ":2: its cells are not in order"),
-        ({"rows": HEADER + cells(2, "><v>1</v>", "><v>1</v>", "><v>3</v>")}, ":2: a cell in column 3 where the header has 2"),
+        (
+            {"rows": HEADER + cells(2, "><v>1</v>", "><v>1</v>", "><v>3</v>")},
+            ":2: a cell in column 3 where the header has 2",
+        ),
         ({"rows": HEADER.replace("summary", "note")}, ":1: columns 1 and 2 have the same name"),
-        ({"rows": HEADER.replace("summary", "sumary") + cells(2, "><v>1</v>")}, ":2: no column 'summary' (did you mean 'sumary'?)"),
+        (
+            {"rows": HEADER.replace("summary", "sumary") + cells(2, "><v>1</v>")},
+            ":2: no column 'summary' (did you mean 'sumary'?)",
+        ),
     ],
 )
 def test_damage_is_named_and_not_shown(sheet, content, reason):

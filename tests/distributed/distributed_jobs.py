@@ -1,4 +1,6 @@
-"""What the worker ranks do. Everything returned is plain data or CPU tensors (as numpy, so that no file handles travel)."""
+"""What the worker ranks do. Everything returned is plain data or CPU tensors (as numpy, so that no file handles
+travel).
+"""
 
 import copy
 from pathlib import Path
@@ -22,22 +24,58 @@ from engine.trainer import Loop
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, lora_start
 from prompt_modules.bank import JoinedBank
 
-LLAMA = {"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 16384}  # fmt: skip
-LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
-               "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024}  # fmt: skip
-GPT_OSS = {"model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-           "head_dim": 16, "num_key_value_heads": 2,
-           "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 131072}  # fmt: skip
-SCALED = {**GPT_OSS, "hidden_size": 160, "intermediate_size": 160, "num_local_experts": 32, "num_attention_heads": 8, "head_dim": 16, "vocab_size": 1024}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16384,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "vocab_size": 256,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "max_position_embeddings": 131072,
+}
+SCALED = {
+    **GPT_OSS,
+    "hidden_size": 160,
+    "intermediate_size": 160,
+    "num_local_experts": 32,
+    "num_attention_heads": 8,
+    "head_dim": 16,
+    "vocab_size": 1024,
+}
 FAMILIES = {
-    "llama": LLAMA, "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE}, "gpt_oss": GPT_OSS,
+    "llama": LLAMA,
+    "llama3": {**LLAMA, "rope_parameters": LLAMA3_ROPE},
+    "gpt_oss": GPT_OSS,
     "mxfp4": {**GPT_OSS, "quantization_config": {"quant_method": "mxfp4"}},
     # experts weigh in it as they do in gpt-oss-20B
-    "scaled": SCALED, "scaled_mxfp4": {**SCALED, "quantization_config": {"quant_method": "mxfp4"}},
+    "scaled": SCALED,
+    "scaled_mxfp4": {**SCALED, "quantization_config": {"quant_method": "mxfp4"}},
     # with a padding token, whose row of the embedding transformers would zero while it is partitioned
     "llama_tied": {**LLAMA, "tie_word_embeddings": True, "pad_token_id": 2},
-}  # fmt: skip
+}
 TASKS, LENGTH = 3, 5
 
 
@@ -50,8 +88,14 @@ class Samples:
 
     def __init__(self, task: int, n: int = 12, least: int = 0):
         g = torch.Generator().manual_seed(100 + task)
-        sizes = [(int(torch.randint(least, 14, (1,), generator=g)), int(torch.randint(1, 6, (1,), generator=g))) for _ in range(n)]
-        self.rows = [Sample(torch.randint(3, 256, (c,), generator=g).tolist(), torch.randint(3, 256, (a,), generator=g).tolist()) for c, a in sizes]
+        sizes = [
+            (int(torch.randint(least, 14, (1,), generator=g)), int(torch.randint(1, 6, (1,), generator=g)))
+            for _ in range(n)
+        ]
+        self.rows = [
+            Sample(torch.randint(3, 256, (c,), generator=g).tolist(), torch.randint(3, 256, (a,), generator=g).tolist())
+            for c, a in sizes
+        ]
         self.kept = list(range(n))
 
     def sample(self, index: int) -> Sample:
@@ -69,10 +113,23 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
         "task": RowGroup({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, 0.02, steps),
     }
     splits = [Samples(k) for k in range(TASKS)]
-    rows = [BankRow(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k]) for k in range(TASKS)]  # type: ignore[arg-type]
+    rows = [
+        BankRow(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k])
+        for k in range(TASKS)
+    ]  # type: ignore[arg-type]
     sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
-    return Stage("distill", run_dir, bank, rows, RowwiseAdamW(groups), {"shared": None, "task": range(TASKS)}, sampler, steps,
-                 LossWeights(0.9, 0.7, 1.5), teachers)  # fmt: skip
+    return Stage(
+        "distill",
+        run_dir,
+        bank,
+        rows,
+        RowwiseAdamW(groups),
+        {"shared": None, "task": range(TASKS)},
+        sampler,
+        steps,
+        LossWeights(0.9, 0.7, 1.5),
+        teachers,
+    )
 
 
 def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
@@ -86,7 +143,10 @@ def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
     trained = {m: {n: p for n, p in part.named_parameters() if p.requires_grad} for m, part in parts.items()}
     bank = JoinedBank(parts, {"prompt_tuning": 2, "lora": 3})
     splits = [Samples(k, least=1) for k in range(5)]
-    rows = [BankRow(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k)) for k, s in enumerate(splits)]  # type: ignore[arg-type]
+    rows = [
+        BankRow(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k))
+        for k, s in enumerate(splits)
+    ]  # type: ignore[arg-type]
     groups = {m: RowGroup(p, 0.02, 4) for m, p in trained.items()}
     return Stage("adapt", Path("unused"), bank, rows, RowwiseAdamW(groups), dict(bank.spans()), EveryRow(5, 3), 4)
 
@@ -97,7 +157,13 @@ def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:
 
 
 def gradients(
-    family: str, deepspeed: str, budget: int, dtype: str = "float32", recompute: int = 0, packed: bool = True, offload_inputs: bool = False,
+    family: str,
+    deepspeed: str,
+    budget: int,
+    dtype: str = "float32",
+    recompute: int = 0,
+    packed: bool = True,
+    offload_inputs: bool = False,
     mixed: bool = False,
 ) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
@@ -111,11 +177,14 @@ def gradients(
     gathered = backbone.gathers.take()
     return {
         "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
-        "sums": outcome["sums"].numpy(), "gathers": gathered.calls, "gather_bytes": gathered.bytes,
-        "resident_before": held, "resident_after": resident_bytes(backbone.model),
+        "sums": outcome["sums"].numpy(),
+        "gathers": gathered.calls,
+        "gather_bytes": gathered.bytes,
+        "resident_before": held,
+        "resident_after": resident_bytes(backbone.model),
         "whole": sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in backbone.model.parameters()),
         "unchanged": backbone_checksum(backbone.model) == before,
-    }  # fmt: skip
+    }
 
 
 def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, Any]:
@@ -126,8 +195,11 @@ def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, An
     loop = Loop(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
     loop.stage.eval_every = 2
     loop.run()
-    return {"unchanged": backbone_checksum(backbone.model) == before, "bank": {n: p.detach().numpy().copy() for n, p in loop.stage.bank.named_parameters()},
-            "best_loss": loop.best_loss}  # fmt: skip
+    return {
+        "unchanged": backbone_checksum(backbone.model) == before,
+        "bank": {n: p.detach().numpy().copy() for n, p in loop.stage.bank.named_parameters()},
+        "best_loss": loop.best_loss,
+    }
 
 
 def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
@@ -136,7 +208,9 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     import torch.distributed as dist
 
     device = distributed.start(distributed.place())
-    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
+        None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    )
     card_ = BackboneCard(name="released", tokenizer="unused", **card)
     said: list[str] = []
     sharded = ShardedBackbone(card_, deepspeed, device, say=said.append)
@@ -167,9 +241,16 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     for (name, a), (_, b) in zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True):
         buffers += [] if torch.equal(a, b) else [name]
     whole = sum(p.ds_numel * p.element_size() for p in sharded.model.parameters())
-    return {"wrong": wrong, "rows_from_file": isinstance(rows, RowsFromFile), "numbers": numbers,
-            "buffers": buffers, "held": resident_bytes(sharded.model), "whole": whole, "said": said,
-            "secondary": sum(getattr(p, "ds_secondary_tensor", None) is not None for p in sharded.model.parameters())}  # fmt: skip
+    return {
+        "wrong": wrong,
+        "rows_from_file": isinstance(rows, RowsFromFile),
+        "numbers": numbers,
+        "buffers": buffers,
+        "held": resident_bytes(sharded.model),
+        "whole": whole,
+        "said": said,
+        "secondary": sum(getattr(p, "ds_secondary_tensor", None) is not None for p in sharded.model.parameters()),
+    }
 
 
 def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
@@ -194,8 +275,13 @@ def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     sharded.release()
     pairs = zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True)
     buffers = [name for (name, a), (_, b) in pairs if not a.equal(b)]
-    return {"apart": apart, "logits": (logits - wanted).abs().max().item(), "scale": expected.abs().max().item(), "buffers": buffers,
-            "rows_from_file": isinstance(sharded.model.get_input_embeddings(), RowsFromFile)}  # fmt: skip
+    return {
+        "apart": apart,
+        "logits": (logits - wanted).abs().max().item(),
+        "scale": expected.abs().max().item(),
+        "buffers": buffers,
+        "rows_from_file": isinstance(sharded.model.get_input_embeddings(), RowsFromFile),
+    }
 
 
 def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
@@ -209,7 +295,9 @@ def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
 
 
 def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> dict[str, Any]:
-    """The sharded model beside one built without DeepSpeed: buffers and logits, at positions from ``first_position`` on."""
+    """The sharded model beside one built without DeepSpeed: buffers and logits, at positions from
+    ``first_position`` on.
+    """
     device = distributed.start(distributed.place())
     card = card_of(family, dtype)
     sharded = ShardedBackbone(card, deepspeed, device)
@@ -223,11 +311,13 @@ def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> di
     sharded.release()
     pairs = list(zip(plain.named_buffers(), sharded.model.named_buffers(), strict=True))
     return {
-        "buffers": max((a.double() - b.double()).abs().max().item() for (_, a), (_, b) in pairs), "names": [n for (n, _), _ in pairs],
+        "buffers": max((a.double() - b.double()).abs().max().item() for (_, a), (_, b) in pairs),
+        "names": [n for (n, _), _ in pairs],
         "dtypes": [str(b.dtype) for _, (_, b) in pairs],
-        "logits": (expected.double() - found.double()).abs().max().item(), "scale": expected.double().abs().max().item(),
+        "logits": (expected.double() - found.double()).abs().max().item(),
+        "scale": expected.double().abs().max().item(),
         "sensitivity": (expected.double() - moved.double()).abs().max().item(),
-    }  # fmt: skip
+    }
 
 
 def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]:
@@ -261,28 +351,43 @@ def likelihoods(family: str, deepspeed: str, sizes: list[int], budget: int) -> l
     """Of invented options behind contexts of these sizes; ranks have unequal shares, or none."""
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    return option_likelihoods(backbone, *invented_choices(sizes), budget, distributed.place().rank, distributed.place().world)
+    return option_likelihoods(
+        backbone, *invented_choices(sizes), budget, distributed.place().rank, distributed.place().world
+    )
 
 
 def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[int, str]:
-    """A server's answers to this rank's share of contexts of these lengths; the last rank has none, and looks embeddings up with the others."""
+    """A server's answers to this rank's share of contexts of these lengths; the last rank has none, and looks
+    embeddings up with the others.
+    """
     device = distributed.start(distributed.place())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     rank, share = distributed.place().rank, distributed.place().world - 1
     mine = list(range(len(lengths)))[rank::share] if rank < share else []
-    found = served_answers(backbone, torch.zeros(LENGTH, 32), [[5] * lengths[i] for i in mine], -(-len(lengths) // share),
-                           EvaluateConfig(batch=2, server=url), "mine", 2)  # fmt: skip
+    found = served_answers(
+        backbone,
+        torch.zeros(LENGTH, 32),
+        [[5] * lengths[i] for i in mine],
+        -(-len(lengths) // share),
+        EvaluateConfig(batch=2, server=url),
+        "mine",
+        2,
+    )
     return {mine[number]: answered.text for number, answered in found}
 
 
 def invented_choices(sizes: list[int]) -> tuple[torch.Tensor, list[Choice]]:
     g = torch.Generator().manual_seed(12)
     draw = lambda n: torch.randint(3, 256, (n,), generator=g).tolist()  # noqa: E731
-    return torch.randn(LENGTH, 32, generator=g), [Choice(draw(n), [[*draw(o), 2] for o in range(2 + n % 3)]) for n in sizes]
+    return torch.randn(LENGTH, 32, generator=g), [
+        Choice(draw(n), [[*draw(o), 2] for o in range(2 + n % 3)]) for n in sizes
+    ]
 
 
 def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) -> dict[str, Any]:
-    """How often DeepSpeed gave its module trace up in steps of several micro-batches, and whether it prefetches by one at the end."""
+    """How often DeepSpeed gave its module trace up in steps of several micro-batches, and whether it prefetches by
+    one at the end.
+    """
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
 
     device = distributed.start(distributed.place())
@@ -310,13 +415,22 @@ def weigh_all(loop: Loop, step: int) -> list[Any]:
     return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
 
 
-def traffic(card: dict[str, Any], deepspeed: str, kinds: list[str], budget: int, recompute: int = 0, packed: bool = True,
-            ranks_per_node: int = 1) -> list[list[int]]:  # fmt: skip
+def traffic(
+    card: dict[str, Any],
+    deepspeed: str,
+    kinds: list[str],
+    budget: int,
+    recompute: int = 0,
+    packed: bool = True,
+    ranks_per_node: int = 1,
+) -> list[list[int]]:
     """What each micro-batch brought to this rank: one after the other, of these kinds."""
     import deepspeed as ds
 
     device = distributed.start(distributed.place())
-    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
+        None  # DeepSpeed takes one backbone with secondary shards a process, this process several
+    )
     card_ = BackboneCard(tokenizer="unused", **card)
     backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
     stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
@@ -329,7 +443,9 @@ def traffic(card: dict[str, Any], deepspeed: str, kinds: list[str], budget: int,
         elif kind == "forward":
             loop.formulation.cross_entropies(group, stage.bank)
         else:
-            loop.formulation.train(group, stage.bank, stage.weights, stage.teachers if kind == "train_with_teacher" else None, None)
+            loop.formulation.train(
+                group, stage.bank, stage.weights, stage.teachers if kind == "train_with_teacher" else None, None
+            )
         found.append(list(backbone.gathers.take()))
     backbone.destroy()
     return found

@@ -1,4 +1,6 @@
-"""Worker processes that stay: the imports of torch, transformers and DeepSpeed cost 7 s a process, a test only its own work."""
+"""Worker processes that stay: the imports of torch, transformers and DeepSpeed cost 7 s a process, a test only its
+own work.
+"""
 
 import importlib
 import multiprocessing
@@ -13,7 +15,13 @@ TIMEOUT = 180  # seconds a job may take
 
 
 def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     import torch
 
     torch.set_num_threads(1)
@@ -27,7 +35,9 @@ def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
 
 
 class Pool:
-    """``world`` ranks in one gloo group; ``run`` calls a function of jobs.py on all of them and returns the answers in rank order."""
+    """``world`` ranks in one gloo group; ``run`` calls a function of jobs.py on all of them and returns the answers
+    in rank order.
+    """
 
     def __init__(self, world: int):
         with socket.socket() as probe:
@@ -36,7 +46,10 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self.world, self._answers = world, context.Queue()
         self._orders = [context.Queue() for _ in range(world)]
-        self._processes = [context.Process(target=_work, args=(r, world, port, self._orders[r], self._answers), daemon=True) for r in range(world)]
+        self._processes = [
+            context.Process(target=_work, args=(r, world, port, self._orders[r], self._answers), daemon=True)
+            for r in range(world)
+        ]
         for process in self._processes:
             process.start()
 

@@ -1,4 +1,6 @@
-"""Fused parts of layers under ZeRO-3 with recomputed layers: their frozen weights are gone by the backward pass, and gathered again for it."""
+"""Fused parts of layers under ZeRO-3 with recomputed layers: their frozen weights are gone by the backward pass,
+and gathered again for it.
+"""
 
 from collections.abc import Callable
 

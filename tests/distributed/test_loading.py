@@ -1,4 +1,6 @@
-"""Released folders straight into ZeRO-3 shards, on gloo ranks: every bit of every shard, of what it gathers to, and of every buffer."""
+"""Released folders straight into ZeRO-3 shards, on gloo ranks: every bit of every shard, of what it gathers to, and
+of every buffer.
+"""
 
 import json
 import shutil
@@ -39,7 +41,12 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def settings(folder: Path, offload: bool, **more: Any) -> str:
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, **({"offload_param": {"device": "cpu"}} if offload else {}), **more}
+    zero = {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        **({"offload_param": {"device": "cpu"}} if offload else {}),
+        **more,
+    }
     (folder / "ds.json").write_text(json.dumps({"zero_optimization": zero}))
     return str(folder / "ds.json")
 
@@ -54,9 +61,14 @@ def check(ranks: list[dict[str, Any]], world: int, from_file: bool = True) -> No
 
 @pytest.mark.parametrize("offload", [True, False])
 @pytest.mark.parametrize("family", ["llama", "llama_tied", "gpt_oss", "mxfp4"])
-def test_every_shard_and_buffer_to_the_bit(pool: Pool, released: dict[str, str], family: str, offload: bool, tmp_path: Path) -> None:
+def test_every_shard_and_buffer_to_the_bit(
+    pool: Pool, released: dict[str, str], family: str, offload: bool, tmp_path: Path
+) -> None:
     dtype = "float32" if family == "llama" else "bfloat16"  # read as stored, widened, and narrowed
-    check(pool.run("loaded", card={"path": released[family], "dtype": dtype}, deepspeed=settings(tmp_path, offload)), pool.world)
+    check(
+        pool.run("loaded", card={"path": released[family], "dtype": dtype}, deepspeed=settings(tmp_path, offload)),
+        pool.world,
+    )
 
 
 def test_packed_experts_can_be_widened_as_they_are_read(pool: Pool, released: dict[str, str], tmp_path: Path) -> None:
@@ -65,27 +77,53 @@ def test_packed_experts_can_be_widened_as_they_are_read(pool: Pool, released: di
 
 
 @pytest.mark.parametrize("family", ["llama", "mxfp4"])
-def test_secondary_shards_on_two_nodes_of_two(four: Pool, released: dict[str, str], family: str, tmp_path: Path) -> None:
-    ranks = four.run("loaded", card={"path": released[family], "dtype": "bfloat16"}, deepspeed=settings(tmp_path, False, **HPZ))
+def test_secondary_shards_on_two_nodes_of_two(
+    four: Pool, released: dict[str, str], family: str, tmp_path: Path
+) -> None:
+    ranks = four.run(
+        "loaded", card={"path": released[family], "dtype": "bfloat16"}, deepspeed=settings(tmp_path, False, **HPZ)
+    )
     check(ranks, 4)
     assert all(rank["secondary"] > 10 for rank in ranks)
 
 
 def test_a_dummy_backbone_is_the_same_on_any_number_of_ranks(pool: Pool, tmp_path: Path) -> None:
-    check(pool.run("loaded", card={"random": jobs.GPT_OSS, "dummy": True, "dtype": "bfloat16"}, deepspeed=settings(tmp_path, True)), pool.world, False)
+    check(
+        pool.run(
+            "loaded",
+            card={"random": jobs.GPT_OSS, "dummy": True, "dtype": "bfloat16"},
+            deepspeed=settings(tmp_path, True),
+        ),
+        pool.world,
+        False,
+    )
 
 
-SMALL = {"vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+SMALL = {
+    "vocab_size": 67,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("family", "more"),
-    [("biogpt", {}), ("gemma", {"head_dim": 8, "num_key_value_heads": 2}), ("granite", {"embedding_multiplier": 12.0}),
-     ("llama", {"tie_word_embeddings": True}), ("llama", {"tie_word_embeddings": True, "head": "alone"}),
-     ("llama", {"tie_word_embeddings": True, "head": "its own"})],
-)  # fmt: skip
+    [
+        ("biogpt", {}),
+        ("gemma", {"head_dim": 8, "num_key_value_heads": 2}),
+        ("granite", {"embedding_multiplier": 12.0}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {"tie_word_embeddings": True, "head": "alone"}),
+        ("llama", {"tie_word_embeddings": True, "head": "its own"}),
+    ],
+)
 def test_embeddings_are_scaled_and_tied_as_by_transformers(
     two: Pool, tmp_path: Path, family: str, more: Any, dtype: str
 ) -> None:
@@ -117,6 +155,15 @@ def test_broken_folders_are_refused_on_every_rank_alike(pool: Pool, released: di
     files[2].write_bytes(files[2].read_bytes()[:-10])
     found = pool.run("refused", card={"path": str(folder), "dtype": "bfloat16"}, deepspeed=settings(tmp_path, True))
     assert all(problems == found[0] for problems in found) and len(found[0]) == 3
-    assert all(part in problem for part, problem in zip(
-        (f"{files[0].name} is named in the index but missing", f"{files[1].name} is named in the index but missing", f"{files[2].name}: cut short"), found[0],
-        strict=True))  # fmt: skip
+    assert all(
+        part in problem
+        for part, problem in zip(
+            (
+                f"{files[0].name} is named in the index but missing",
+                f"{files[1].name} is named in the index but missing",
+                f"{files[2].name}: cut short",
+            ),
+            found[0],
+            strict=True,
+        )
+    )

@@ -1,4 +1,6 @@
-"""What ``plan`` says that ZeRO-3 gathers, beside what real ranks gather: equal, to the byte, from the first micro-batch on."""
+"""What ``plan`` says that ZeRO-3 gathers, beside what real ranks gather: equal, to the byte, from the first
+micro-batch on.
+"""
 
 import copy
 import json
@@ -35,14 +37,24 @@ def deepspeed_file(folder: Path, base: str, **zero: Any) -> str:
     return str(file)
 
 
-def predicted(card: BackboneCard, file: str, kinds: list[str], recompute: int, packed: bool, machine: Machine) -> list[list[int]]:
+def predicted(
+    card: BackboneCard, file: str, kinds: list[str], recompute: int, packed: bool, machine: Machine
+) -> list[list[int]]:
     sizes = measure(card)
     rules = rules_of(zero_config(file, card, sizes, machine.ranks_per_node), machine)
     coordinator = Coordinator(sizes, trace(card, recompute, packed, sizes.rows_from_file), rules, machine)
     return [list(coordinator.micro_batch(kind)) for kind in kinds]
 
 
-def check(pool: Pool, card: BackboneCard, file: str, stage: str, recompute: int = 0, packed: bool = True, ranks_per_node: int = 1) -> list[list[int]]:
+def check(
+    pool: Pool,
+    card: BackboneCard,
+    file: str,
+    stage: str,
+    recompute: int = 0,
+    packed: bool = True,
+    ranks_per_node: int = 1,
+) -> list[list[int]]:
     """The prediction, which every rank was held against."""
     machine = Machine(pool.world // ranks_per_node, ranks_per_node, "cpu", 0, 10**10)
     wanted = predicted(card, file, STAGES[stage], recompute, packed, machine)
@@ -57,7 +69,14 @@ def check(pool: Pool, card: BackboneCard, file: str, stage: str, recompute: int 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
-    ("family", "dtype"), [("llama", "float32"), ("llama", "bfloat16"), ("llama_tied", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")]
+    ("family", "dtype"),
+    [
+        ("llama", "float32"),
+        ("llama", "bfloat16"),
+        ("llama_tied", "float32"),
+        ("gpt_oss", "bfloat16"),
+        ("mxfp4", "bfloat16"),
+    ],
 )
 def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project, family, dtype, stage):
     check(two, jobs.card_of(family, dtype), file_of("sharded"), stage)
@@ -66,28 +85,44 @@ def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project
 @pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
 @pytest.mark.parametrize("family", ["llama", "mxfp4"])
 def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family, reach):
-    """DeepSpeed keeps what is used again within a billion elements, and what its prefetch has passed over: all of a small backbone. Here the reach is a few
-    layers, as of a large one, with and without a prefetch."""
+    """DeepSpeed keeps what is used again within a billion elements, and what its prefetch has passed over: all of a
+    small backbone. Here the reach is a few layers, as of a large one, with and without a prefetch.
+    """
     card = jobs.card_of(family, "bfloat16")
     layer = measure(card).layer_elements
     far = check(two, card, file_of("sharded"), "distill")
     reused = {"stage3_max_reuse_distance": int(reach * layer)}
     check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused), "distill")
-    near = check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill")
+    near = check(
+        two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill"
+    )
     assert near[-1][2] >= far[-1][2] * (1.3 if reach <= 1 else 1)
 
 
-@pytest.mark.parametrize(("key", "share"), [("stage3_prefetch_bucket_size", 0), ("stage3_prefetch_bucket_size", 2.5), ("stage3_max_live_parameters", 0.5),
-                                            ("stage3_param_persistence_threshold", 0.01)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "share"),
+    [
+        ("stage3_prefetch_bucket_size", 0),
+        ("stage3_prefetch_bucket_size", 2.5),
+        ("stage3_max_live_parameters", 0.5),
+        ("stage3_param_persistence_threshold", 0.01),
+    ],
+)
 def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
     card = jobs.card_of("llama")
     layer = measure(card).layer_elements
-    check(two, card, deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}), "teach")
+    check(
+        two,
+        card,
+        deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}),
+        "teach",
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
 @pytest.mark.parametrize(
-    ("recompute", "packed", "reach"), [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)]
+    ("recompute", "packed", "reach"),
+    [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)],
 )
 def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, recompute, packed, reach):
     card = jobs.card_of(family)
@@ -161,7 +196,11 @@ def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_p
     first, second = two.run("calibrated", family=family, nodes=nodes, file=str(tmp_path / "mine.yaml"))
     assert first == second, "every rank agrees on the slowest"
     found = asdict(read_kind(str(tmp_path / "mine.yaml")))
-    assert found.keys() == first.keys() and found["overlap"] == dict.fromkeys(OVERLAPPED, 0.0) and found["reach"] == first["reach"]
+    assert (
+        found.keys() == first.keys()
+        and found["overlap"] == dict.fromkeys(OVERLAPPED, 0.0)
+        and found["reach"] == first["reach"]
+    )
     for key in ("memory", "memory_bytes", "pcie", "intra", "network", "latency", "entering"):
         assert found[key] > 0 and found[key] == pytest.approx(first[key], rel=1e-3)
     assert found["latency"] < 0.1 and found["entering"] < 0.1 and found["flops"]["float32"] > 1e6

@@ -25,7 +25,11 @@ def relative(found, expected):
 def plain_gradients(family, budget, dtype="float32", packed=False, mixed=False):
     """One process, no DeepSpeed, no process group, and unless asked for no packed rows."""
     backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "", torch.device("cpu"))
-    loop = jobs.Loop(jobs.mixed_stage_of(backbone) if mixed else jobs.stage_of(32, Path("unused")), backbone, jobs.settings_of(budget, packed))
+    loop = jobs.Loop(
+        jobs.mixed_stage_of(backbone) if mixed else jobs.stage_of(32, Path("unused")),
+        backbone,
+        jobs.settings_of(budget, packed),
+    )
     loop.gradients(0)
     return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad}
 
@@ -40,7 +44,10 @@ def test_gradients_equal_plain_torch_and_shards_are_real(two, cpu, family, packe
         assert max(errors.values()) <= 1e-5, errors
         assert rank["gathers"] > 0 and rank["gather_bytes"] > 0
         share = rank["resident_before"] / rank["whole"]
-        print(f"{family}: {rank['gathers']} gathers, {rank['gather_bytes']} bytes received in a step, {share:.3f} of the backbone resident")
+        print(
+            f"{family}: {rank['gathers']} gathers, {rank['gather_bytes']} bytes received in a step, {share:.3f} "
+            "of the backbone resident"
+        )
         assert 0.5 <= share < 0.52
         assert rank["resident_after"] == rank["resident_before"], "something stayed gathered after the step"
         assert rank["unchanged"]
@@ -52,7 +59,9 @@ def test_a_process_holds_two_backbones_with_secondary_shards(two, cpu, tmp_path)
     content = json.loads(Path(cpu).read_text())
     content["zero_optimization"]["zero_hpz_partition_size"] = 2
     (tmp_path / "hpz.json").write_text(json.dumps(content))
-    first, second = (two.run("gradients", family="llama", deepspeed=str(tmp_path / "hpz.json"), budget=80) for _ in range(2))
+    first, second = (
+        two.run("gradients", family="llama", deepspeed=str(tmp_path / "hpz.json"), budget=80) for _ in range(2)
+    )
     expected = plain_gradients("llama", 10_000)
     for rank in first + second:
         assert max(relative(rank["grads"], expected).values()) <= 1e-5 and rank["unchanged"]
@@ -67,14 +76,19 @@ def test_lora_beside_prompts_trains_through_shards(two, cpu, family, packed, rec
     for rank in out:
         errors = relative(rank["grads"], expected)
         assert max(errors.values()) <= 2e-5, errors
-        assert rank["unchanged"] and rank["resident_after"] == rank["resident_before"], "something stayed gathered after the step"
+        assert rank["unchanged"] and rank["resident_after"] == rank["resident_before"], (
+            "something stayed gathered after the step"
+        )
     for n in expected:
         np.testing.assert_array_equal(out[0]["grads"][n], out[1]["grads"][n])
 
 
 def test_packed_experts_take_a_third_of_the_memory_and_of_the_traffic(two, cpu):
     """The whole backbone, attention, head and embedding counted, which stay bf16."""
-    wide, packed = (two.run("gradients", family=f, deepspeed=cpu, budget=80, dtype="bfloat16")[0] for f in ("scaled", "scaled_mxfp4"))
+    wide, packed = (
+        two.run("gradients", family=f, deepspeed=cpu, budget=80, dtype="bfloat16")[0]
+        for f in ("scaled", "scaled_mxfp4")
+    )
     held, received = (packed[k] / wide[k] for k in ("resident_before", "gather_bytes"))
     print(f"MXFP4 against bf16: {held:.3f} of the bytes held, {received:.3f} of the bytes received")
     assert held <= 0.34 and received <= 0.34
@@ -95,16 +109,28 @@ def test_bf16_backbone_and_no_offload(two, project, offload):
     name = "zero3_offload" if offload else "zero3"
     settings = json.loads((project / "ds_configs" / f"{name}.json").read_text())
     assert ("offload_param" in settings["zero_optimization"]) == offload
-    out = two.run("gradients", family="llama", deepspeed=str(project / "ds_configs" / f"{name}.json"), budget=80, dtype="bfloat16")
+    out = two.run(
+        "gradients", family="llama", deepspeed=str(project / "ds_configs" / f"{name}.json"), budget=80, dtype="bfloat16"
+    )
     expected = plain_gradients("llama", 80, "bfloat16", packed=True)
-    assert max(relative(out[0]["grads"], expected).values()) <= 2e-2  # bf16 activations; batches are cut alike, sums are not
+    assert (
+        max(relative(out[0]["grads"], expected).values()) <= 2e-2
+    )  # bf16 activations; batches are cut alike, sums are not
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(("layers", "offload_inputs"), [(1, False), (3, False), (3, True)])
 def test_recompute_changes_nothing(two, cpu, layers, offload_inputs, packed):
     plain = two.run("gradients", family="llama", deepspeed=cpu, budget=80, packed=packed)
-    again = two.run("gradients", family="llama", deepspeed=cpu, budget=80, recompute=layers, offload_inputs=offload_inputs, packed=packed)
+    again = two.run(
+        "gradients",
+        family="llama",
+        deepspeed=cpu,
+        budget=80,
+        recompute=layers,
+        offload_inputs=offload_inputs,
+        packed=packed,
+    )
     assert max(relative(again[0]["grads"], plain[0]["grads"]).values()) <= 1e-6
     assert again[0]["gathers"] >= plain[0]["gathers"]
 
@@ -124,10 +150,19 @@ def test_ranks_and_micro_batches_leave_the_gradient_alone(two, three, cpu):
 @pytest.mark.parametrize("family", ["llama", "llama3", "gpt_oss"])
 @pytest.mark.parametrize("first", [0, 8000])
 def test_buffers_and_logits_equal_a_model_built_without_deepspeed(two, project, family, first):
-    for rank in two.run("faithful", family=family, deepspeed=str(project / "ds_configs" / "zero3_offload.json"), dtype="bfloat16", first_position=first):
+    for rank in two.run(
+        "faithful",
+        family=family,
+        deepspeed=str(project / "ds_configs" / "zero3_offload.json"),
+        dtype="bfloat16",
+        first_position=first,
+    ):
         assert rank["buffers"] == 0.0 and any("inv_freq" in n for n in rank["names"])
         assert set(rank["dtypes"]) == {"torch.float32"}
-        print(f"{family} from position {first}: buffers {rank['buffers']}, logits {rank['logits']:.1e} of {rank['scale']:.2f}")
+        print(
+            f"{family} from position {first}: buffers {rank['buffers']}, logits {rank['logits']:.1e} of "
+            f"{rank['scale']:.2f}"
+        )
         assert rank["logits"] == 0.0, rank
         assert rank["sensitivity"] > 1e-3 * rank["scale"], "the check could not see a wrong position"
 
@@ -143,9 +178,17 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     for n, p in loop.stage.bank.named_parameters():
         np.testing.assert_allclose(out[0]["bank"][n], p.detach().numpy(), rtol=2e-3, atol=2e-4)
     np.testing.assert_allclose(out[0]["best_loss"], loop.best_loss, rtol=1e-4)
-    saved = sorted(str(p.relative_to(tmp_path / "two")) for p in (tmp_path / "two").rglob("*") if p.is_file() and p.parent.name != "kept")
-    assert saved == ["checkpoints/step_00000004/optimizer.safetensors", "checkpoints/step_00000004/prompts.safetensors",
-                     "checkpoints/step_00000004/state.json", "metrics.jsonl"]  # fmt: skip
+    saved = sorted(
+        str(p.relative_to(tmp_path / "two"))
+        for p in (tmp_path / "two").rglob("*")
+        if p.is_file() and p.parent.name != "kept"
+    )
+    assert saved == [
+        "checkpoints/step_00000004/optimizer.safetensors",
+        "checkpoints/step_00000004/prompts.safetensors",
+        "checkpoints/step_00000004/state.json",
+        "metrics.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
@@ -196,8 +239,15 @@ class Counting(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         embeds = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
-        answer = {"choices": [{"text": f"{len(embeds)} {int(embeds[jobs.LENGTH:].abs().sum(1).gt(0).sum())}", "finish_reason": "stop"}],
-                  "usage": {"completion_tokens": 1}}  # fmt: skip
+        answer = {
+            "choices": [
+                {
+                    "text": f"{len(embeds)} {int(embeds[jobs.LENGTH :].abs().sum(1).gt(0).sum())}",
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {"completion_tokens": 1},
+        }
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -211,7 +261,9 @@ def test_ranks_ask_a_server_for_their_own_contexts_and_look_embeddings_up_togeth
     threading.Thread(target=server.serve_forever, daemon=True).start()
     lengths = [3, 9, 5, 1, 7]
     try:
-        out = two.run("served", family="llama", deepspeed=cpu, lengths=lengths, url=f"http://127.0.0.1:{server.server_port}")
+        out = two.run(
+            "served", family="llama", deepspeed=cpu, lengths=lengths, url=f"http://127.0.0.1:{server.server_port}"
+        )
     finally:
         server.shutdown()
         server.server_close()

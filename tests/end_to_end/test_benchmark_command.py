@@ -14,8 +14,17 @@ from engine.sampling import Stream, seed_of
 
 STEPS, WARMUP, EXAMPLES = 5, 2, 3
 TASKS = ("demo_qa", "demo_entities", "demo_summary")
-COMMAND = ["benchmark", "--config=configs/demo/distill.yaml", "--mode=teach", f"--steps={STEPS}", f"--warmup={WARMUP}", "--invented=30,5",
-           f"--teach.examples={EXAMPLES}", "--token_budget=256", "--placements=sharded,resident"]  # fmt: skip
+COMMAND = [
+    "benchmark",
+    "--config=configs/demo/distill.yaml",
+    "--mode=teach",
+    f"--steps={STEPS}",
+    f"--warmup={WARMUP}",
+    "--invented=30,5",
+    f"--teach.examples={EXAMPLES}",
+    "--token_budget=256",
+    "--placements=sharded,resident",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,14 @@ def content(folder: Path) -> Any:
 
 
 def test_the_folder_holds_these_files_for_their_owner(folder: Path) -> None:
-    assert {f.name for f in folder.iterdir()} == {"benchmark.json", "benchmark.md", "benchmark.png", "profile.md", "trace-0-0.json.gz", "trace-0-1.json.gz"}
+    assert {f.name for f in folder.iterdir()} == {
+        "benchmark.json",
+        "benchmark.md",
+        "benchmark.png",
+        "profile.md",
+        "trace-0-0.json.gz",
+        "trace-0-1.json.gz",
+    }
     assert all(f.stat().st_mode & 0o077 == 0 for f in [folder, *folder.iterdir()])
     page = (folder / "benchmark.md").read_text()
     assert "python train.py benchmark --config=configs/demo/distill.yaml" in page and "placement=resident" in page
@@ -40,17 +56,23 @@ def test_the_folder_holds_these_files_for_their_owner(folder: Path) -> None:
 
 
 def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
-    assert set(content) == {*CONTRACT, "machine", "versions", "commit", "cases", "left_out"} and content["left_out"] == []
+    assert (
+        set(content) == {*CONTRACT, "machine", "versions", "commit", "cases", "left_out"} and content["left_out"] == []
+    )
     assert [c["label"] for c in content["cases"]] == ["placement=sharded", "placement=resident"]
     assert all(set(CONTRACT) <= c.keys() for c in content["cases"])
     assert content["mode"] == "teach" and content["placement"] == "sharded" and content["world_size"] == 2
     assert content["mfu"] is None and content["peak_gpu_bytes"] is None  # a CPU's peak is nobody's statement
-    assert content["peak_host_bytes"] is None and all(c["beside"] == 1 for c in content["cases"])  # of two in turns, nobody's own
+    assert content["peak_host_bytes"] is None and all(
+        c["beside"] == 1 for c in content["cases"]
+    )  # of two in turns, nobody's own
     assert content["machine"]["nodes"] == 1 and content["machine"]["ranks_per_node"] == 2
 
 
 def test_what_memory_would_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
-    sweep = [f for f in COMMAND if not f.startswith(("--placements", "--token_budget"))] + ["--sweep=token_budget=256,4000000000"]
+    sweep = [f for f in COMMAND if not f.startswith(("--placements", "--token_budget"))] + [
+        "--sweep=token_budget=256,4000000000"
+    ]
     text = run(*sweep, f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", ranks=1)
     content = json.loads((tmp_path / "out/benchmark.json").read_text())
     assert [c["label"] for c in content["cases"]] == ["token_budget=256"]
@@ -63,18 +85,25 @@ def test_a_killed_benchmark_has_written_the_cases_that_were_through(tmp_path: Pa
     where = [f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", "--alternate=false"]
     run_and_kill(*COMMAND, *where, when="placement resident", ranks=1)
     content = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert [c["label"] for c in content["cases"]] == ["placement=sharded"] and len(content["cases"][0]["steps"]["seconds"]) == STEPS
+    assert [c["label"] for c in content["cases"]] == ["placement=sharded"] and len(
+        content["cases"][0]["steps"]["seconds"]
+    ) == STEPS
 
 
 def test_real_tokens_are_those_of_the_samples_to_the_last_one(content: Any) -> None:
     data = invented_data(TASKS, Invention(30, 5), 1024, 0)
     splits = {task: d.splits["train"] for task, d in data.items()}
     streams = {task: Stream(split.kept, seed_of(0, "order", task)) for task, split in splits.items()}
-    wanted = [sum(len(splits[t].sample(streams[t].at(step * EXAMPLES + i))) for t in TASKS for i in range(EXAMPLES)) for step in range(WARMUP, WARMUP + STEPS)]
+    wanted = [
+        sum(len(splits[t].sample(streams[t].at(step * EXAMPLES + i))) for t in TASKS for i in range(EXAMPLES))
+        for step in range(WARMUP, WARMUP + STEPS)
+    ]
     for case in content["cases"]:
         steps = case["steps"]
         assert steps["real_tokens"] == wanted and steps["samples"] == [EXAMPLES * len(TASKS)] * STEPS
-        assert all(c >= r + 16 * 2 for c, r in zip(steps["computed_tokens"], steps["real_tokens"], strict=True))  # a prompt a rank at the least
+        assert all(
+            c >= r + 16 * 2 for c, r in zip(steps["computed_tokens"], steps["real_tokens"], strict=True)
+        )  # a prompt a rank at the least
         assert case["tokens_per_s"] == pytest.approx(sum(wanted) / sum(steps["seconds"]))
 
 
@@ -92,7 +121,8 @@ def test_bytes_are_those_that_zero_gathers(content: Any) -> None:
     hidden, inner, keys, vocabulary = 64, 128, 32, 1024
     layer = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * inner + 2 * hidden
     rest = hidden + 2 * vocabulary * hidden
-    # one micro-batch a rank: each layer for the forward and again for the backward pass, unless DeepSpeed still holds it; a rank receives the other's half
+    # one micro-batch a rank: each layer for the forward and again for the backward pass, unless DeepSpeed still holds
+    # it; a rank receives the other's half
     assert 4 * (2 * layer + rest) / 2 <= sharded["gather_bytes_per_step"]["intra"] <= 4 * (2 * 2 * layer + rest) / 2
     assert sharded["gather_bytes_per_step"]["inter"] == 0
     assert sharded["gathers_per_step"] > 0 and sharded["h2d_bytes_per_step"] == 0
@@ -108,7 +138,9 @@ def test_a_slower_step_ends_with_3(folder: Path, content: Any, tmp_path: Path, m
     text = run(*COMMAND, *compare, expect=1)  # torchrun answers 1 for any failed rank
     assert (tmp_path / "code").read_text() == "3\n"
     assert "slower beyond the spread" in text and re.search(r"a step takes [\d.]+ times", text)
-    assert (tmp_path / "out/benchmark.json").is_file() and "## Against an earlier run" in (tmp_path / "out/benchmark.md").read_text()
+    assert (tmp_path / "out/benchmark.json").is_file() and "## Against an earlier run" in (
+        tmp_path / "out/benchmark.md"
+    ).read_text()
 
 
 def test_peft_takes_turns_and_stands_in_the_files(tmp_path: Path) -> None:

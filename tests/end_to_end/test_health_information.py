@@ -1,4 +1,6 @@
-"""The health-information rules on all 31 pocket tasks: a word that stands in every note comes out nowhere but in protected places."""
+"""The health-information rules on all 31 pocket tasks: a word that stands in every note comes out nowhere but in
+protected places.
+"""
 
 import json
 import os
@@ -24,7 +26,9 @@ CANARY = "zyqhobrantine"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A pocket data root in every sentence of which the canary stands, a home of its own, and configurations of a tiny job on it."""
+    """A pocket data root in every sentence of which the canary stands, a home of its own, and configurations of a
+    tiny job on it.
+    """
     base = tmp_path_factory.mktemp("notes")
     with pytest.MonkeyPatch.context() as patch:
         for kind, templates in KINDS.items():
@@ -33,13 +37,38 @@ def place(tmp_path_factory):
             patch.setitem(POOLS, pool, tuple(f"{CANARY} {entry.replace('/', f'/{CANARY} ')}" for entry in POOLS[pool]))
         write_pocket_corpus(base / "data", sizes={"train": 3, "validation": 1, "test": 2})
     (base / "home").mkdir()
-    common = {"backbone": "configs/tiny/llama.yaml", "placement": "resident", "prompt": {"length": 4, "rank": 1},
-              "evaluate": {"max_new_tokens": 2, "batch": 16, "instruction": True}, "log": {"every": 1}}  # fmt: skip
-    data = {"root": str(base / "data"), "cards": [str(base / "data/cards")], "cache": str(base / "cache"), "max_length": 600}
-    distill = {"run_dir": str(base / "distill"), "data": {**data, "keep_unseen": list(TARGETS), "exclude_overlap": True},
-               "teach": {"steps": 1, "examples": 1, "eval_every": 1}, "distill": {"sources": list(SOURCES), "steps": 2, "batch": 4}, **common}  # fmt: skip
-    adapt = {"run_dir": str(base / "adapt"), "data": data, **common,
-             "adapt": {"source_run": str(base / "distill"), "targets": list(TARGETS), "shots": ["1"], "steps": 1, "examples": 1}}  # fmt: skip
+    common = {
+        "backbone": "configs/tiny/llama.yaml",
+        "placement": "resident",
+        "prompt": {"length": 4, "rank": 1},
+        "evaluate": {"max_new_tokens": 2, "batch": 16, "instruction": True},
+        "log": {"every": 1},
+    }
+    data = {
+        "root": str(base / "data"),
+        "cards": [str(base / "data/cards")],
+        "cache": str(base / "cache"),
+        "max_length": 600,
+    }
+    distill = {
+        "run_dir": str(base / "distill"),
+        "data": {**data, "keep_unseen": list(TARGETS), "exclude_overlap": True},
+        "teach": {"steps": 1, "examples": 1, "eval_every": 1},
+        "distill": {"sources": list(SOURCES), "steps": 2, "batch": 4},
+        **common,
+    }
+    adapt = {
+        "run_dir": str(base / "adapt"),
+        "data": data,
+        **common,
+        "adapt": {
+            "source_run": str(base / "distill"),
+            "targets": list(TARGETS),
+            "shots": ["1"],
+            "steps": 1,
+            "examples": 1,
+        },
+    }
     for name, content in (("distill", distill), ("adapt", adapt)):
         (base / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return base
@@ -52,8 +81,17 @@ def outputs(place):
     out = {name: run(name, f"--config={place / name}.yaml", ranks=1, home=home) for name in ("distill", "adapt")}
     out["evaluate"] = run("evaluate", f"--run={place / 'adapt'}", ranks=1, home=home)
     out["report"] = run("report", f"--runs={place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
-    out["check"] = run("tasks", "check", f"--data_root={place / 'data'}", f"--cards={place / 'data/cards'}", "--backbone=configs/tiny/llama.yaml",
-                       "--max_length=100", f"--output={place / 'check.json'}", ranks=1, home=home)  # fmt: skip
+    out["check"] = run(
+        "tasks",
+        "check",
+        f"--data_root={place / 'data'}",
+        f"--cards={place / 'data/cards'}",
+        "--backbone=configs/tiny/llama.yaml",
+        "--max_length=100",
+        f"--output={place / 'check.json'}",
+        ranks=1,
+        home=home,
+    )
     return out
 
 
@@ -64,7 +102,9 @@ def files(folder):
 def test_the_canary_stands_in_every_task(place):
     for name in (*SOURCES, *TARGETS):
         card = load_card(place / "data/cards" / f"{name}.yaml")
-        assert all(CANARY in example.input_text for split in card.splits for example in read_split(card, place / "data", split)), name
+        assert all(
+            CANARY in example.input_text for split in card.splits for example in read_split(card, place / "data", split)
+        ), name
 
 
 def test_it_comes_out_nowhere_but_in_the_token_cache(place, outputs):
@@ -75,7 +115,9 @@ def test_it_comes_out_nowhere_but_in_the_token_cache(place, outputs):
             assert CANARY not in path.name.lower() and CANARY.encode() not in path.read_bytes().lower(), path
     assert CANARY not in (place / "check.json").read_text()
     cached = [path for path in files(place / "cache") if CANARY.encode() in path.read_bytes()]
-    assert cached and all(path.suffix == ".arrow" for path in cached), "the canary is in no token row: this test checks nothing"
+    assert cached and all(path.suffix == ".arrow" for path in cached), (
+        "the canary is in no token row: this test checks nothing"
+    )
     assert not list((place / "home").iterdir()), "something was written into the user's home"
 
 
@@ -93,7 +135,9 @@ def test_every_task_is_in_results_with_what_was_compared(place, outputs):
     assert set(results["tasks"]) == set(TARGETS)
     assert results["overlap"]["unchecked"] == [] and results["overlap"]["excluded"]
     record = json.loads((place / "distill/overlap.json").read_text())
-    assert record["targets"] == list(TARGETS) and sum(record["dropped"].values()) == sum(map(int, _dropped(outputs["distill"])))
+    assert record["targets"] == list(TARGETS) and sum(record["dropped"].values()) == sum(
+        map(int, _dropped(outputs["distill"]))
+    )
     content = json.loads((place / "check.json").read_text())
     checks = {task["name"]: task for task in content["tasks"]}
     assert all(checks[name]["status"] == "ok" and checks[name]["counts"]["test"] == 2 for name in (*SOURCES, *TARGETS))
@@ -115,7 +159,11 @@ def test_broken_files_of_every_format_are_named_and_never_quoted(place, tmp_path
             shutil.copytree(place / "data" / folder, root / folder)
             content = path.read_bytes()
             middle = rng.randrange(len(content) // 4, 3 * len(content) // 4 + 1)
-            damaged = (content[:middle], content[:middle] + b"\xff" + content[middle:], content[:middle] + CANARY.encode() + b'\t"\n' + content[middle:])
+            damaged = (
+                content[:middle],
+                content[:middle] + b"\xff" + content[middle:],
+                content[:middle] + CANARY.encode() + b'\t"\n' + content[middle:],
+            )
             for damage in damaged:
                 (root / folder / path.relative_to(place / "data" / folder)).write_bytes(damage)
                 checks = check_tasks(own, root)
@@ -130,21 +178,35 @@ def test_offline_and_telemetry_are_set_before_anything_is_imported():
         "real, seen = builtins.__import__, []\n"
         "def spy(name, *rest, **more):\n"
         "    if name.split('.')[0] in ('torch', 'transformers', 'datasets', 'deepspeed', 'huggingface_hub'):\n"
-        "        seen.append((name, os.environ.get('HF_HUB_OFFLINE'), os.environ.get('HF_HUB_DISABLE_TELEMETRY'), os.umask(0o077)))\n"
+        "        seen.append((name, os.environ.get('HF_HUB_OFFLINE'), "
+        "os.environ.get('HF_HUB_DISABLE_TELEMETRY'), os.umask(0o077)))\n"
         "    return real(name, *rest, **more)\n"
         "builtins.__import__ = spy\n"
         "import sys\n"
-        "sys.argv = ['train.py', 'distill', '--config=configs/demo/distill.yaml', '--run_dir=' + sys.argv[1], '--data.root=' + sys.argv[1] + '/none']\n"
+        "sys.argv = ['train.py', 'distill', '--config=configs/demo/distill.yaml', '--run_dir=' + sys.argv[1], "
+        "'--data.root=' + sys.argv[1] + '/none']\n"
         "import runpy\n"
         "try:\n"
         "    runpy.run_path('train.py', run_name='__main__')\n"
         "except SystemExit:\n"
         "    pass\n"
-        "assert seen and all(offline == '1' and quiet == '1' and umask == 0o077 for _, offline, quiet, umask in seen), seen[:3]\n"
+        "assert seen and all(offline == '1' and quiet == '1' and umask == 0o077 for _, offline, quiet, umask in "
+        "seen), seen[:3]\n"
         "print('checked', len(seen))\n"
     )
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and k not in ("TRANSFORMERS_OFFLINE", "DO_NOT_TRACK")}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("HF_") and k not in ("TRANSFORMERS_OFFLINE", "DO_NOT_TRACK")
+    }
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-c", program, str(Path(folder) / "run")], cwd=ROOT, env={**clean, "PYTHONPATH": str(ROOT)}, text=True,
-                              capture_output=True, timeout=120, umask=0o022)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(Path(folder) / "run")],
+            cwd=ROOT,
+            env={**clean, "PYTHONPATH": str(ROOT)},
+            text=True,
+            capture_output=True,
+            timeout=120,
+            umask=0o022,
+        )
     assert done.returncode == 0 and "checked" in done.stdout, done.stderr[-2000:]

@@ -29,9 +29,15 @@ def flags(place: Path, *more: str) -> list[str]:
 def from_a_terminal(arguments: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process group that Ctrl-C reaches, wherever the tests run; nothing of it is left behind."""
     process = subprocess.Popen(
-        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+        arguments,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         yield process
     finally:

@@ -9,8 +9,19 @@ from commands_runner import ROOT, run, run_and_kill
 from safetensors.torch import load_file
 
 CANARY = "Zyqhobrantine"  # stands in every note; may stand in protected caches and predictions only
-SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--distill.steps=12", "--distill.batch=6", "--checkpoint.every=4", "--log.every=2",
-         "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--evaluate.max_new_tokens=4"]  # fmt: skip
+SMALL = [
+    "--teach.steps=6",
+    "--teach.eval_every=3",
+    "--teach.examples=2",
+    "--distill.steps=12",
+    "--distill.batch=6",
+    "--checkpoint.every=4",
+    "--log.every=2",
+    "--data.max_train=12",
+    "--data.max_validation=4",
+    "--data.max_test=4",
+    "--evaluate.max_new_tokens=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +54,58 @@ def distill_arguments(place, name):
 def outputs(place):
     """The whole job, once; what each command printed."""
     home = place / "home"
-    common = [f"--data.root={place / 'data'}", f"--data.cache={place / 'cache'}", "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4"]
+    common = [
+        f"--data.root={place / 'data'}",
+        f"--data.cache={place / 'cache'}",
+        "--data.max_train=12",
+        "--data.max_validation=4",
+        "--data.max_test=4",
+    ]
     out = {"distill": run(*distill_arguments(place, "distill"), home=home)}
-    out["adapt"] = run("adapt", "--config=configs/demo/adapt.yaml", *common, f"--adapt.source_run={place / 'distill'}", f"--run_dir={place / 'adapt'}",
-                       "--adapt.steps=4", "--adapt.eval_every=2", "--adapt.shots=0,4,full", "--adapt.methods=metaprompt,prompt_tuning,in_context",
-                       "--evaluate.max_new_tokens=4", home=home)  # fmt: skip
-    killed = run_and_kill("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", when="metaprompt full seed 0")
+    out["adapt"] = run(
+        "adapt",
+        "--config=configs/demo/adapt.yaml",
+        *common,
+        f"--adapt.source_run={place / 'distill'}",
+        f"--run_dir={place / 'adapt'}",
+        "--adapt.steps=4",
+        "--adapt.eval_every=2",
+        "--adapt.shots=0,4,full",
+        "--adapt.methods=metaprompt,prompt_tuning,in_context",
+        "--evaluate.max_new_tokens=4",
+        home=home,
+    )
+    killed = run_and_kill(
+        "evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", when="metaprompt full seed 0"
+    )
     out["evaluate adapt"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.instruction=true", home=home)
     out["evaluate killed"] = killed
-    out["evaluate validation"] = run("evaluate", f"--run={place / 'adapt'}", "--evaluate.split=validation", ranks=1, home=home)
+    out["evaluate validation"] = run(
+        "evaluate", f"--run={place / 'adapt'}", "--evaluate.split=validation", ranks=1, home=home
+    )
     out["evaluate distill"] = run("evaluate", f"--run={place / 'distill'}", ranks=1, home=home)
     notes = place / "data" / "demo_notes" / "test"
-    out["predict"] = run("predict", f"--run={place / 'distill'}", "--task=demo_entities", f"--input={notes}", f"--output={place / 'answered'}/", home=home)
+    out["predict"] = run(
+        "predict",
+        f"--run={place / 'distill'}",
+        "--task=demo_entities",
+        f"--input={notes}",
+        f"--output={place / 'answered'}/",
+        home=home,
+    )
     one = sorted(notes.glob("*.txt"))[0]
-    mine = [f"--run={place / 'distill'}", "--task=demo_entities", f"--input={one}", f"--output={place / 'answered.jsonl'}", "--method=teacher"]
+    mine = [
+        f"--run={place / 'distill'}",
+        "--task=demo_entities",
+        f"--input={one}",
+        f"--output={place / 'answered.jsonl'}",
+        "--method=teacher",
+    ]
     out["predict one"] = run("predict", *mine, ranks=1, home=home)
     out["predict again"] = run("predict", *mine, ranks=1, home=home, expect=2)
-    out["report"] = run("report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home)
+    out["report"] = run(
+        "report", f"--runs={place / 'distill'},{place / 'adapt'}", f"--output={place / 'report'}", ranks=1, home=home
+    )
     return out
 
 
@@ -69,21 +115,52 @@ def files(folder):
 
 def test_the_run_directories_hold_what_the_contract_says(place, outputs):
     found = {f for f in files(place / "distill") if "tfevents" not in f and "/kept/" not in f}
-    assert len(list((place / "distill/checkpoints/kept").iterdir())) == 2 and len(list((place / "distill/teachers/checkpoints/kept").iterdir())) in (2, 4)
+    assert len(list((place / "distill/checkpoints/kept").iterdir())) == 2 and len(
+        list((place / "distill/teachers/checkpoints/kept").iterdir())
+    ) in (2, 4)
     checkpoint = {"optimizer.safetensors", "prompts.safetensors", "state.json"}
     steps = {f"checkpoints/step_{n:08d}/{f}" for n in (8, 12) for f in checkpoint}
     teachers = {f"teachers/checkpoints/step_{n:08d}/{f}" for n in (4, 6) for f in checkpoint}
     teachers |= {"teachers/COMPLETED", "teachers/config.yaml", "teachers/metrics.jsonl"}
-    predictions = {f"predictions/{t}.{m}.full.0.jsonl" for t in ("demo_qa", "demo_entities", "demo_summary") for m in ("metaprompt", "teacher")}
+    predictions = {
+        f"predictions/{t}.{m}.full.0.jsonl"
+        for t in ("demo_qa", "demo_entities", "demo_summary")
+        for m in ("metaprompt", "teacher")
+    }
     teachers |= {"teachers/deepspeed.json", "teachers/owner.json"}
-    assert found == steps | teachers | predictions | {"COMPLETED", "config.yaml", "deepspeed.json", "metrics.jsonl", "owner.json", "results.json"}
+    assert found == steps | teachers | predictions | {
+        "COMPLETED",
+        "config.yaml",
+        "deepspeed.json",
+        "metrics.jsonl",
+        "owner.json",
+        "results.json",
+    }
     lines = [json.loads(line) for line in (place / "distill" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert {"step", "loss", "ce", "kl", "hidden", "task_ce", "task_examples", "lr", "grad_norm", "prompt_norm", "prompt_drift", "tokens_per_s", "real_tokens",
-            "mfu", "gather_bytes", "mem"} <= lines[0].keys()  # fmt: skip
+    assert {
+        "step",
+        "loss",
+        "ce",
+        "kl",
+        "hidden",
+        "task_ce",
+        "task_examples",
+        "lr",
+        "grad_norm",
+        "prompt_norm",
+        "prompt_drift",
+        "tokens_per_s",
+        "real_tokens",
+        "mfu",
+        "gather_bytes",
+        "mem",
+    } <= lines[0].keys()
     assert all(sum(line["task_examples"].values()) == 2 * 6 for line in lines)  # two steps of six
     assert all(line["gathers"] > 0 and line["gather_bytes"] > 0 for line in lines)
-    assert "backbone unchanged, to the bit" in outputs["distill"] and "backbone unchanged, to the bit" in outputs["adapt"]
+    assert (
+        "backbone unchanged, to the bit" in outputs["distill"] and "backbone unchanged, to the bit" in outputs["adapt"]
+    )
 
 
 def test_the_adaptation_notes_what_it_was_adapted_from(place, outputs):
@@ -110,15 +187,23 @@ def test_results_cover_every_cell(place, outputs):
     task, cell = results["tasks"]["demo_relations"], methods["metaprompt"]["full"]
     assert task["rules"]["relation_f1"].startswith("micro over") and task["answers"] == "generated"
     assert task["resampling"] == {"unit": "document", "n_documents": 4, "resamples": 1000, "seed": 0, "level": 0.95}
-    assert cell["intervals"].keys() == {m for m in cell["scores"] if not m.startswith("n_")} and cell["scores"]["n_cut"] == 0
+    assert (
+        cell["intervals"].keys() == {m for m in cell["scores"] if not m.startswith("n_")}
+        and cell["scores"]["n_cut"] == 0
+    )
     assert sum(row["support"] for row in cell["labels"].values()) == cell["scores"]["n_gold"]
     shown = methods["in_context"]["4"]
-    assert shown["n_examples_left_out"] == [4 * 4 - 4 * shown["n_examples_most"][0]] or shown["n_examples_fewest"] < shown["n_examples_most"]
+    assert (
+        shown["n_examples_left_out"] == [4 * 4 - 4 * shown["n_examples_most"][0]]
+        or shown["n_examples_fewest"] < shown["n_examples_most"]
+    )
     report = (place / "report" / "report.md").read_text()
     assert "| demo_relations" in report and "### demo_relations, by label" in report
     found = task["paired"]["metaprompt-prompt_tuning"]["full"]
     assert f"{found['difference']:+.3f}" in report and (place / "report" / "report.html").stat().st_size > len(report)
-    assert results["hashes"].keys() >= {"data", "backbone", "layout"} and list((place / "adapt/tensorboard/hparams").iterdir())
+    assert results["hashes"].keys() >= {"data", "backbone", "layout"} and list(
+        (place / "adapt/tensorboard/hparams").iterdir()
+    )
 
 
 def test_a_validation_split_is_scored_beside_the_results(place, outputs):
@@ -127,25 +212,40 @@ def test_a_validation_split_is_scored_beside_the_results(place, outputs):
     methods = validated["tasks"]["demo_relations"]["methods"]
     assert set(methods) == {"metaprompt", "prompt_tuning", "in_context"}
     asked = {
-        folder: {json.loads(line)["example_id"] for line in (place / "adapt" / folder / "demo_relations.metaprompt.full.0.jsonl").read_text().splitlines()}
+        folder: {
+            json.loads(line)["example_id"]
+            for line in (place / "adapt" / folder / "demo_relations.metaprompt.full.0.jsonl").read_text().splitlines()
+        }
         for folder in ("predictions", "predictions_validation")
     }
-    assert asked["predictions"] and asked["predictions_validation"] and not asked["predictions"] & asked["predictions_validation"]
+    assert (
+        asked["predictions"]
+        and asked["predictions_validation"]
+        and not asked["predictions"] & asked["predictions_validation"]
+    )
 
 
 def test_a_killed_evaluation_goes_on_and_says_how_fast_it_was(place, outputs):
     assert "metaprompt full seed 0" in outputs["evaluate killed"] and "read back" not in outputs["evaluate killed"]
     first = outputs["evaluate killed"].split("metaprompt 0 seed 0")[0].split()[-1]
-    assert f"{first} metaprompt 0 seed 0" in outputs["evaluate adapt"] and "answers read back)" in outputs["evaluate adapt"]
+    assert (
+        f"{first} metaprompt 0 seed 0" in outputs["evaluate adapt"]
+        and "answers read back)" in outputs["evaluate adapt"]
+    )
     assert "answers in" in outputs["evaluate adapt"] and "generated tokens/s" in outputs["evaluate adapt"]
     tasks = json.loads((place / "adapt" / "results.json").read_text())["tasks"]
     for name, task in tasks.items():
         rows = sum(len(cell["seeds"]) for by in task["methods"].values() for cell in by.values())
         dropped = next(iter(task["methods"]["metaprompt"].values()))["n_dropped"]
         answering = task["answering"]
-        assert answering["answers"] + answering["read_back"] == rows * (task["n_test"] - dropped) and answering["seconds"] > 0, name
+        assert (
+            answering["answers"] + answering["read_back"] == rows * (task["n_test"] - dropped)
+            and answering["seconds"] > 0
+        ), name
         assert (answering["tokens"] > 0) == (task["answers"] == "generated")
-    assert tasks[first]["answering"]["read_back"] >= 3 * (tasks[first]["n_test"] - 1)  # three rows at least were done before the kill
+    assert tasks[first]["answering"]["read_back"] >= 3 * (
+        tasks[first]["n_test"] - 1
+    )  # three rows at least were done before the kill
     assert not [p for p in (place / "adapt" / "predictions").iterdir() if p.suffix != ".jsonl"]
 
 
@@ -185,25 +285,47 @@ def test_a_malformed_note_is_named_and_never_quoted(place, outputs, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     broken = sorted((tmp_path / "data" / "demo_notes" / "train").glob("*.ann"))[0]
     broken.write_text(f"T1\tDrug x 9\t{CANARY}\n" + broken.read_text())
-    output = run("distill", "--config=configs/demo/distill.yaml", f"--data.root={tmp_path / 'data'}", f"--data.cache={tmp_path / 'cache'}",
-                 f"--run_dir={tmp_path / 'run'}", ranks=1, expect=2)  # fmt: skip
+    output = run(
+        "distill",
+        "--config=configs/demo/distill.yaml",
+        f"--data.root={tmp_path / 'data'}",
+        f"--data.cache={tmp_path / 'cache'}",
+        f"--run_dir={tmp_path / 'run'}",
+        ranks=1,
+        expect=2,
+    )
     assert f"{broken.name}:1" in output or f"{broken.name}, line 1" in output, output
     assert CANARY not in output and not (tmp_path / "run").exists()
 
 
 def test_completed_runs_stop_at_once_and_other_ones_are_refused(place, outputs):
     assert "already COMPLETED" in run(*distill_arguments(place, "distill"), ranks=1)
-    output = run(*distill_arguments(place, "distill"), "--prompt.init=text", "--prompt.init_text=fever", ranks=1, expect=2)
+    output = run(
+        *distill_arguments(place, "distill"), "--prompt.init=text", "--prompt.init_text=fever", ranks=1, expect=2
+    )
     assert "config.prompt.init: the checkpoint has 'vocabulary', this run 'text'" in output
 
 
 def test_a_source_that_does_not_fit_is_refused_with_every_reason(place, outputs):
     adapt = ["adapt", "--config=configs/demo/adapt.yaml", f"--run_dir={place / 'other'}"]
-    output = run(*adapt, f"--adapt.source_run={place / 'distill'}", "--backbone=configs/tiny/gpt_oss.yaml", "--prompt.rank=2", "--adapt.init=task:demo_qu",
-                 ranks=1, expect=2)  # fmt: skip
-    for reason in ("fits its own backbone only", "prompt.rank: 2, but the metaprompt of", "adapt.init: 'demo_qu' is no source task"):
+    output = run(
+        *adapt,
+        f"--adapt.source_run={place / 'distill'}",
+        "--backbone=configs/tiny/gpt_oss.yaml",
+        "--prompt.rank=2",
+        "--adapt.init=task:demo_qu",
+        ranks=1,
+        expect=2,
+    )
+    for reason in (
+        "fits its own backbone only",
+        "prompt.rank: 2, but the metaprompt of",
+        "adapt.init: 'demo_qu' is no source task",
+    ):
         assert reason in output
-    assert "is no distillation but a run of adapt" in run(*adapt, f"--adapt.source_run={place / 'adapt'}", ranks=1, expect=2)
+    assert "is no distillation but a run of adapt" in run(
+        *adapt, f"--adapt.source_run={place / 'adapt'}", ranks=1, expect=2
+    )
     assert not (place / "other").exists()
 
 
@@ -215,7 +337,10 @@ def test_evaluation_keeps_to_the_run(place, outputs):
     assert (place / "distill" / "results.json").read_bytes() == before
     run(*evaluate, "--tasks=demo_qa", ranks=1)
     again = json.loads((place / "distill" / "results.json").read_bytes())
-    assert set(again["tasks"]) == {"demo_qa", "demo_entities", "demo_summary"} and again["tasks"]["demo_qa"] == json.loads(before)["tasks"]["demo_qa"]
+    assert (
+        set(again["tasks"]) == {"demo_qa", "demo_entities", "demo_summary"}
+        and again["tasks"]["demo_qa"] == json.loads(before)["tasks"]["demo_qa"]
+    )
 
 
 def test_a_refused_resumption_touches_nothing(place, outputs):
@@ -240,6 +365,15 @@ def test_killed_and_resumed_equals_uninterrupted(place, outputs):
             assert whole[key].equal(again[key]), key
     kept = [json.loads((place / d / "latest/state.json").read_text())["kept"] for d in ("distill", "killed")]
     assert kept[0] == kept[1] and kept[0].keys() == {"best"}
-    timeless = [[{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_s", "device_seconds", "mem", "gathers", "gather_bytes")}
-                 for line in (place / d / "metrics.jsonl").read_text().splitlines()] for d in ("distill", "killed")]  # fmt: skip
+    timeless = [
+        [
+            {
+                k: v
+                for k, v in json.loads(line).items()
+                if k not in ("tokens_per_s", "device_seconds", "mem", "gathers", "gather_bytes")
+            }
+            for line in (place / d / "metrics.jsonl").read_text().splitlines()
+        ]
+        for d in ("distill", "killed")
+    ]
     assert timeless[0] == timeless[1]

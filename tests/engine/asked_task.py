@@ -43,6 +43,8 @@ def task(make_session) -> Callable[[str], TaskData]:
             columns["answer_ids"].append(layout.answer_ids("yes"))
             columns["example"].append(json.dumps(example.__dict__))
             columns["kept"].append(i != DROPPED)
-        return TaskData(SimpleNamespace(answer=answer, instruction=INSTRUCTION), {"test": Split(Dataset.from_dict(columns))})  # type: ignore[arg-type]
+        return TaskData(
+            SimpleNamespace(answer=answer, instruction=INSTRUCTION), {"test": Split(Dataset.from_dict(columns))}
+        )  # type: ignore[arg-type]
 
     return make

@@ -1,6 +1,8 @@
-"""A tiny Llama in fp64, invented token rows and short runs on them: one process, no DeepSpeed, no files but a run's own.
+"""A tiny Llama in fp64, invented token rows and short runs on them: one process, no DeepSpeed, no files but a run's
+own.
 
-fp64 makes invariances visible: what two orders of the same sum may differ by is 1e-15, what a wrong one differs by is not.
+fp64 makes invariances visible: what two orders of the same sum may differ by is 1e-15, what a wrong one differs by is
+not.
 """
 
 import json
@@ -57,7 +59,9 @@ def backbone(card: BackboneCard, exact_norms: Callable[..., None]) -> ShardedBac
 
 
 def token_rows(n: int, seed: int) -> Split:
-    """``n`` invented rows of token ids; the answers, 1-5 of them, come from a vocabulary of four words that goes with ``seed % 100``."""
+    """``n`` invented rows of token ids; the answers, 1-5 of them, come from a vocabulary of four words that goes
+    with ``seed % 100``.
+    """
     from datasets import Dataset
 
     rng, words = np.random.default_rng(seed), 20 * (seed % 100) + np.array([5, 6, 7, 8])
@@ -72,23 +76,45 @@ def token_rows(n: int, seed: int) -> Split:
 def tasks() -> dict[str, TaskData]:
     """Three tasks of unequal size, each with a validation split."""
     sizes = {"alpha": 23, "beta": 6, "gamma": 11}
-    return {n: TaskData(None, {"train": token_rows(s, i), "validation": token_rows(5, 100 + i)}) for i, (n, s) in enumerate(sizes.items())}  # type: ignore[arg-type]
+    return {
+        n: TaskData(None, {"train": token_rows(s, i), "validation": token_rows(5, 100 + i)})
+        for i, (n, s) in enumerate(sizes.items())
+    }  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Session]:
-    """``make_session(**{"distill.steps": 5})``: a session of a short run in a folder of its own, on the fp64 backbone."""
+    """``make_session(**{"distill.steps": 5})``: a session of a short run in a folder of its own, on the fp64
+    backbone.
+    """
 
     def make(name: str = "run", **changes: Any) -> Session:
         base = {
-            "run_dir": str(tmp_path / name), "backbone": str(ROOT / "configs/tiny/llama.yaml"), "placement": "resident", "token_budget": 120,
-            "prompt.length": LENGTH, "prompt.rank": 2, "teach.steps": 6, "teach.examples": 2, "teach.relative_lr": 0.1 / TINY_RMS,
-            "teach.warmup_steps": 2, "teach.eval_every": 0,
-            "distill.sources": ["alpha", "beta", "gamma"], "distill.steps": 8, "distill.batch": 6,
-            "distill.relative_lr_shared": 0.05 / TINY_RMS, "distill.lr_task": 0.05,
-            "distill.warmup_steps": 2, "adapt.targets": ["alpha", "beta"], "adapt.steps": 5, "adapt.examples": 2, "adapt.warmup_steps": 2,
-            "adapt.eval_every": 0, "log.tensorboard": False, "log.every": 1,
-        }  # fmt: skip
+            "run_dir": str(tmp_path / name),
+            "backbone": str(ROOT / "configs/tiny/llama.yaml"),
+            "placement": "resident",
+            "token_budget": 120,
+            "prompt.length": LENGTH,
+            "prompt.rank": 2,
+            "teach.steps": 6,
+            "teach.examples": 2,
+            "teach.relative_lr": 0.1 / TINY_RMS,
+            "teach.warmup_steps": 2,
+            "teach.eval_every": 0,
+            "distill.sources": ["alpha", "beta", "gamma"],
+            "distill.steps": 8,
+            "distill.batch": 6,
+            "distill.relative_lr_shared": 0.05 / TINY_RMS,
+            "distill.lr_task": 0.05,
+            "distill.warmup_steps": 2,
+            "adapt.targets": ["alpha", "beta"],
+            "adapt.steps": 5,
+            "adapt.examples": 2,
+            "adapt.warmup_steps": 2,
+            "adapt.eval_every": 0,
+            "log.tensorboard": False,
+            "log.every": 1,
+        }
         config = RunConfig()
         for key, value in {**base, **changes}.items():
             assert key in known_keys(), key
@@ -120,7 +146,9 @@ def teachers(backbone: ShardedBackbone) -> Callable[[int], JoinedBank]:
     """``teachers(3)``: frozen teachers, far enough from any start to have something to teach."""
 
     def make(n: int) -> JoinedBank:
-        drawn = torch.from_numpy(np.random.default_rng(5).standard_normal((n, LENGTH, backbone.model.config.hidden_size)))
+        drawn = torch.from_numpy(
+            np.random.default_rng(5).standard_normal((n, LENGTH, backbone.model.config.hidden_size))
+        )
         return JoinedBank({"teacher": SoftPromptBank(0.3 * drawn)}, {"teacher": n}).requires_grad_(False)
 
     return make
@@ -163,7 +191,9 @@ def naive_losses(backbone: ShardedBackbone) -> Callable[..., dict[str, list[Tens
         first = len(prompt_LD) + len(sample.context_ids) - 1
         return out.hidden_states[-1][0, first:-1], out.logits[0, first:-1]
 
-    def losses(sample: Sample, prompt_LD: Tensor, teacher_LD: Tensor | None = None, temperature: float = 1.0) -> dict[str, list[Tensor]]:
+    def losses(
+        sample: Sample, prompt_LD: Tensor, teacher_LD: Tensor | None = None, temperature: float = 1.0
+    ) -> dict[str, list[Tensor]]:
         hidden, logits = states(sample, prompt_LD)
         found: dict[str, list[Tensor]] = {"kl": [], "hidden": []}
         found["ce"] = [-row.log_softmax(-1)[label] for row, label in zip(logits, sample.answer_ids, strict=True)]
@@ -185,7 +215,9 @@ def row_of() -> Callable[..., BankRow]:
     from engine.sampling import seed_of
 
     def make(task: str, split: Split, steps: int = 0, validation: Split | None = None) -> BankRow:
-        return BankRow(task, "teacher", "full", 0, split, list(split.kept), seed_of(0, "order", task), validation, steps)
+        return BankRow(
+            task, "teacher", "full", 0, split, list(split.kept), seed_of(0, "order", task), validation, steps
+        )
 
     return make
 

@@ -13,12 +13,16 @@ from engine.trainer import Loop
 
 
 @pytest.fixture
-def cached(make_session, make_loop, teachers, tasks, tmp_path, monkeypatch) -> Iterator[Callable[..., tuple[Loop, list[str]]]]:
+def cached(
+    make_session, make_loop, teachers, tasks, tmp_path, monkeypatch
+) -> Iterator[Callable[..., tuple[Loop, list[str]]]]:
     """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
     monkeypatch.setattr(teacher_parts, "SAMPLES", 4)
 
     def make(**changes) -> tuple[Loop, list[str]]:
-        session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes})
+        session = make_session(
+            **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes}
+        )
         taught = teachers(3).double()
         stage = distill_stage(session, tasks, taught, "hash")
         loop = make_loop(stage, session)

@@ -20,12 +20,43 @@ def content_of(seconds: list[float], probe: float = 0.01, **changes: Any) -> dic
     """As benchmark.json has it, of one case."""
     n = len(seconds)
     case = {
-        "label": "", "mode": "teach", "backbone": "b", "placement": "sharded", "world_size": 2, "tokens_per_s": 100 * n / sum(seconds), "mfu": None,
-        "step_seconds": spread(seconds), "peak_gpu_bytes": None, "peak_host_bytes": 1000, "h2d_bytes_per_step": 0, "load_seconds": 1.0,
+        "label": "",
+        "mode": "teach",
+        "backbone": "b",
+        "placement": "sharded",
+        "world_size": 2,
+        "tokens_per_s": 100 * n / sum(seconds),
+        "mfu": None,
+        "step_seconds": spread(seconds),
+        "peak_gpu_bytes": None,
+        "peak_host_bytes": 1000,
+        "h2d_bytes_per_step": 0,
+        "load_seconds": 1.0,
         "gather_bytes_per_step": {"intra": 10.0, "inter": 0.0},
         "phases": {p: {**spread(seconds), "share": 0.1} for p in phases.PHASES},
-        "identity": {"mode": "teach", "case": "", "backbone": "b", "weights": "w", "rows": "r", "config": {"token_budget": 4096, "prompt.length": 16}},
-        "steps": {"seconds": seconds, "real_tokens": [100] * n, "computed_tokens": [120] * n, "phases": {"forward": seconds}, "probe": [probe] * n},
-    }  # fmt: skip
+        "identity": {
+            "mode": "teach",
+            "case": "",
+            "backbone": "b",
+            "weights": "w",
+            "rows": "r",
+            "config": {"token_budget": 4096, "prompt.length": 16},
+        },
+        "steps": {
+            "seconds": seconds,
+            "real_tokens": [100] * n,
+            "computed_tokens": [120] * n,
+            "phases": {"forward": seconds},
+            "probe": [probe] * n,
+        },
+    }
     machine = {"cpu": "c", "gpu": None, "cores": 2, "threads": 1, "nodes": 1, "ranks_per_node": 2}
-    return {"mode": "teach", "world_size": 2, "machine": machine, "versions": {"torch": "2"}, "commit": "a", "cases": [case], **changes}
+    return {
+        "mode": "teach",
+        "world_size": 2,
+        "machine": machine,
+        "versions": {"torch": "2"},
+        "commit": "a",
+        "cases": [case],
+        **changes,
+    }

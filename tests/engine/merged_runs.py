@@ -22,7 +22,9 @@ Row = tuple[str, str, str, int]
 def source() -> JoinedBank:
     """A metaprompt and three tasks' factors, far from their start."""
     g = torch.Generator().manual_seed(2)
-    part = DecomposedBank(*(0.3 * torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64))))
+    part = DecomposedBank(
+        *(0.3 * torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64)))
+    )
     return JoinedBank({"metaprompt": part}, {"metaprompt": 3}).requires_grad_(False)
 
 

@@ -22,7 +22,9 @@ from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
 
 @pytest.mark.parametrize("budget", [10**6, 60, 1])
 @pytest.mark.parametrize("row", [0, 1])
-def test_a_choice_is_the_likeliest_option_with_its_end(row: int, budget: int, make_session, bank: JoinedBank, task, naive_losses) -> None:
+def test_a_choice_is_the_likeliest_option_with_its_end(
+    row: int, budget: int, make_session, bank: JoinedBank, task, naive_losses
+) -> None:
     s = make_session(token_budget=budget)
     mine = task("likelihood")
     found = Asker(s, bank).answers(mine, row)
@@ -33,14 +35,19 @@ def test_a_choice_is_the_likeliest_option_with_its_end(row: int, budget: int, ma
         context = rows.sample(i).context_ids
         with torch.no_grad():
             prompt = bank.prompts(torch.tensor([row]))[0]
-            logp = [-sum(t.item() for t in naive_losses(Sample(context, s.layout.answer_ids(o)), prompt)["ce"]) for o in options]
+            logp = [
+                -sum(t.item() for t in naive_losses(Sample(context, s.layout.answer_ids(o)), prompt)["ce"])
+                for o in options
+            ]
         wanted = "" if i == DROPPED else options[int(np.argmax(logp))]
         assert found[i] == wanted
         chosen.add(wanted)
     assert len(chosen) > 1
 
 
-def test_options_may_be_compared_by_their_mean_log_likelihood(make_session, bank: JoinedBank, task, naive_losses) -> None:
+def test_options_may_be_compared_by_their_mean_log_likelihood(
+    make_session, bank: JoinedBank, task, naive_losses
+) -> None:
     s = make_session(**{"evaluate.likelihood": "mean"})
     mine = task("likelihood")
     found, summed = Asker(s, bank).answers(mine, 1), Asker(make_session(), bank).answers(mine, 1)
@@ -61,7 +68,9 @@ def test_rows_answer_differently(make_session, bank: JoinedBank, task) -> None:
 
 @pytest.mark.parametrize("formulation", ["packed", "plain"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_generation_is_greedy_whatever_the_batch(batch: int, formulation: str, make_session, bank: JoinedBank, task, backbone) -> None:
+def test_generation_is_greedy_whatever_the_batch(
+    batch: int, formulation: str, make_session, bank: JoinedBank, task, backbone
+) -> None:
     s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": batch, "formulation": formulation})
     mine = task("generation")
     found = Asker(s, bank).answers(mine, 1)
@@ -79,9 +88,19 @@ def test_generation_is_greedy_whatever_the_batch(batch: int, formulation: str, m
 
 
 @pytest.mark.parametrize("answer", ["likelihood", "generation"])
-@pytest.mark.parametrize(("first", "solved", "formulation"), [(True, [], "packed"), (False, [], "plain"), (True, SOLVED, "packed"), (False, SOLVED, "packed"),
-                                                              (False, SOLVED, "plain")])  # fmt: skip
-def test_an_instruction_is_asked_in_place_of_a_prompt(answer: str, first: bool, solved, formulation: str, make_session, task, backbone) -> None:
+@pytest.mark.parametrize(
+    ("first", "solved", "formulation"),
+    [
+        (True, [], "packed"),
+        (False, [], "plain"),
+        (True, SOLVED, "packed"),
+        (False, SOLVED, "packed"),
+        (False, SOLVED, "plain"),
+    ],
+)
+def test_an_instruction_is_asked_in_place_of_a_prompt(
+    answer: str, first: bool, solved, formulation: str, make_session, task, backbone
+) -> None:
     """With solved examples between it and the input where there are any; each whole context anew, read in one go."""
     s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3, "formulation": formulation})
     s.layout.instruction_first = first
@@ -106,7 +125,9 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(answer: str, first: bool, 
             else:
                 answered: list[int] = []
                 while len(answered) < 6 and s.layout.end_id not in answered:
-                    answered.append(int(backbone.model(input_ids=torch.tensor([ids + answered])).logits[0, -1].argmax()))
+                    answered.append(
+                        int(backbone.model(input_ids=torch.tensor([ids + answered])).logits[0, -1].argmax())
+                    )
                 wanted = s.layout.answer_text(answered)
         assert found[i] == ("" if i == DROPPED else wanted)
     assert len(set(found)) > 1
@@ -125,7 +146,9 @@ def test_an_answer_ends_at_the_end_token(make_session, bank: JoinedBank, task, m
 def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_session, task) -> None:
     s = make_session(**{"evaluate.max_new_tokens": 6})
     mine, layout = task("generation"), s.layout
-    longest = max(len(layout.instructed_ids(INSTRUCTION, e.input_text, SOLVED[:1])) for e in mine.splits["test"].examples())
+    longest = max(
+        len(layout.instructed_ids(INSTRUCTION, e.input_text, SOLVED[:1])) for e in mine.splits["test"].examples()
+    )
     room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
     counts = []
     for limit in room:
@@ -133,7 +156,11 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_ses
         answers = asker.answers(mine, 0)
         assert asker.shown is not None and asker.nothing_fits == (limit == 1) == (answers == [])
         counts.append(asker.shown.told())
-    assert counts[0] == {"n_examples_left_out": 7, "n_examples_most": 1, "n_examples_fewest": 1}  # of seven contexts that are asked
+    assert counts[0] == {
+        "n_examples_left_out": 7,
+        "n_examples_most": 1,
+        "n_examples_fewest": 1,
+    }  # of seven contexts that are asked
     assert 7 < counts[1]["n_examples_left_out"] <= 14 and counts[1]["n_examples_fewest"] == 0
     assert counts[2] == {"n_examples_left_out": 14, "n_examples_most": 0, "n_examples_fewest": 0}
 
@@ -157,7 +184,9 @@ def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_sessi
     assert _said_of_examples(asker, labels, 100) == []
     asker.shown.used = [2, 0, 0]
     (line,) = _said_of_examples(asker, labels, 100)
-    assert line.startswith("WARNING mine in_context 2 seed 0: 2 of 3 contexts hold no solved example; evaluate.max_context=100")
+    assert line.startswith(
+        "WARNING mine in_context 2 seed 0: 2 of 3 contexts hold no solved example; evaluate.max_context=100"
+    )
     asker.nothing_fits = True
     (line,) = _said_of_examples(asker, labels, 100)
     assert "no solved example fits any context, so there is no score" in line
@@ -171,7 +200,9 @@ def test_a_context_holds_as_many_examples_as_fit(limit: int, make_session) -> No
     shown = Shown(layout, INSTRUCTION, examples, limit)
     ids = shown.context("fever ?", 5)
     fitting = [n for n in range(10) if len(layout.instructed_ids(INSTRUCTION, "fever ?", examples[:n])) + 5 <= limit]
-    assert shown.used == [max(fitting, default=0)] and ids == layout.instructed_ids(INSTRUCTION, "fever ?", examples[: shown.used[0]])
+    assert shown.used == [max(fitting, default=0)] and ids == layout.instructed_ids(
+        INSTRUCTION, "fever ?", examples[: shown.used[0]]
+    )
 
 
 def test_the_beginning_that_contexts_share() -> None:
@@ -229,10 +260,15 @@ def test_what_every_rank_wrote_is_read_back_and_nothing_torn_damaged_or_of_anoth
 
 
 @pytest.mark.parametrize("answer", ["likelihood", "generation"])
-def test_an_evaluation_goes_on_where_it_was_killed(answer: str, make_session, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_goes_on_where_it_was_killed(
+    answer: str, make_session, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s = make_session(token_budget=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch": 2})
     monkeypatch.setattr("engine.evaluation.CHUNK", 1)
-    mine, row = task(answer), ScoredRow({"task": "mine", "method": "teacher", "shots": "full", "seed": 0}, bank, 1, 5, "sha")
+    mine, row = (
+        task(answer),
+        ScoredRow({"task": "mine", "method": "teacher", "shots": "full", "seed": 0}, bank, 1, 5, "sha"),
+    )
     wanted = Asker(s, bank).answers(mine, 1)
 
     def kept(asker: Asker) -> Predictions:
@@ -249,13 +285,19 @@ def test_an_evaluation_goes_on_where_it_was_killed(answer: str, make_session, ba
 
     asker = Asker(s, bank)
     with pytest.raises(Killed):
-        asker.answers(mine, 1, Dying(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0))
+        asker.answers(
+            mine, 1, Dying(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
+        )
     assert asker.answers(mine, 1, kept(asker)) == wanted
     assert (asker.work.answers, asker.work.read_back) == (4, 3) and (asker.work.tokens > 0) == (answer == "generation")
     assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (0, 7)
     truncated = asker.n_truncated
     s.config.fresh = True
-    assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (7, 0) and asker.n_truncated == truncated
+    assert (
+        asker.answers(mine, 1, kept(asker)) == wanted
+        and (asker.work.answers, asker.work.read_back) == (7, 0)
+        and asker.n_truncated == truncated
+    )
     s.config.fresh = False
     s.config.evaluate.max_new_tokens = 3  # other answers
     assert asker.answers(mine, 1, kept(asker)) == Asker(s, bank).answers(mine, 1) and asker.work.read_back == 0
@@ -272,10 +314,17 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, 
     other = task("generation").splits["test"]
     other.key = "another release"
     reworded = SimpleNamespace(answer="generation", instruction="other words")
-    changed = [key(row=ScoredRow(labels, bank, 0, 5, "sha")), key(row=ScoredRow(labels, bank, 1, 5, "sum")), key(split=other), key(row=untrained),
-               key(row=untrained, solved=SOLVED), key(row=untrained, card=reworded), key(make_session(**{"evaluate.max_new_tokens": 5})),
-               key(make_session(**{"evaluate.likelihood": "mean"})),
-               key(make_session(**{"evaluate.max_context": 99}), row=untrained, solved=SOLVED)]  # fmt: skip
+    changed = [
+        key(row=ScoredRow(labels, bank, 0, 5, "sha")),
+        key(row=ScoredRow(labels, bank, 1, 5, "sum")),
+        key(split=other),
+        key(row=untrained),
+        key(row=untrained, solved=SOLVED),
+        key(row=untrained, card=reworded),
+        key(make_session(**{"evaluate.max_new_tokens": 5})),
+        key(make_session(**{"evaluate.likelihood": "mean"})),
+        key(make_session(**{"evaluate.max_context": 99}), row=untrained, solved=SOLVED),
+    ]
     assert len({key(), *changed}) == 10
     assert key(make_session(**{"evaluate.max_context": 99})) == key()
     assert key() == key(make_session(token_budget=7, **{"evaluate.batch": 3})) == key(card=reworded)
@@ -285,15 +334,30 @@ def test_in_context_examples_are_the_set_that_trained_rows_get(make_session, tas
     from datasets import Dataset
 
     layout = make_session().layout
-    examples = [Example("mine", f"e{i}", f"d{i}", 0, f"note {i}", f"answer {i}", (), {"label": str(i % 3)}) for i in range(12)]
-    columns = {"context_ids": [layout.context_ids(e.input_text) for e in examples], "answer_ids": [[5]] * 12,
-               "example": [json.dumps(e.__dict__) for e in examples], "kept": [i != 4 for i in range(12)]}  # fmt: skip
+    examples = [
+        Example("mine", f"e{i}", f"d{i}", 0, f"note {i}", f"answer {i}", (), {"label": str(i % 3)}) for i in range(12)
+    ]
+    columns = {
+        "context_ids": [layout.context_ids(e.input_text) for e in examples],
+        "answer_ids": [[5]] * 12,
+        "example": [json.dumps(e.__dict__) for e in examples],
+        "kept": [i != 4 for i in range(12)],
+    }
     train = Split(Dataset.from_dict(columns))
-    c = make_session(seed=7, **{"adapt.targets": ["mine"], "adapt.shots": ["2", "4", "full"], "adapt.seeds": [0, 1],
-                                "adapt.methods": ["metaprompt", "instruction", "in_context"]}).config  # fmt: skip
+    c = make_session(
+        seed=7,
+        **{
+            "adapt.targets": ["mine"],
+            "adapt.shots": ["2", "4", "full"],
+            "adapt.seeds": [0, 1],
+            "adapt.methods": ["metaprompt", "instruction", "in_context"],
+        },
+    ).config
     rows = adapt_rows(c, {"mine": TaskData(None, {"train": train})})  # type: ignore[arg-type]
     assert {r.method for r in rows} == {"metaprompt"}
     for row in rows:
         if row.shots != "full":
             labels = {"task": "mine", "method": "in_context", "shots": row.shots, "seed": row.seed}
-            assert shown_examples(train, labels, 7) == [(examples[i].input_text, examples[i].answer_text) for i in row.train_indices]
+            assert shown_examples(train, labels, 7) == [
+                (examples[i].input_text, examples[i].answer_text) for i in row.train_indices
+            ]

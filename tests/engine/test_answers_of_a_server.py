@@ -19,7 +19,9 @@ from tests.engine.asked_task import SOLVED
 
 
 class Completions(BaseHTTPRequestHandler):
-    """Stands for vLLM: greedy answers of the very backbone to embeddings; fails every third time, or always in the way it is told."""
+    """Stands for vLLM: greedy answers of the very backbone to embeddings; fails every third time, or always in the
+    way it is told.
+    """
 
     backbone: Any = None
     layout: Any = None
@@ -71,9 +73,18 @@ def address(backbone, monkeypatch: pytest.MonkeyPatch):
     server.server_close()
 
 
-def test_a_server_answers_as_we_do(address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_a_server_answers_as_we_do(
+    address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     local = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3})
-    served = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3, "evaluate.server": address, "evaluate.server_model": "mine"})
+    served = make_session(
+        **{
+            "evaluate.max_new_tokens": 6,
+            "evaluate.batch": 3,
+            "evaluate.server": address,
+            "evaluate.server_model": "mine",
+        }
+    )
     monkeypatch.setattr(Completions, "layout", local.layout)
     announce(served)
     announce(local)
@@ -83,7 +94,11 @@ def test_a_server_answers_as_we_do(address: str, make_session, bank: JoinedBank,
             askers = [Asker(s, own, solved) for s in (local, served)]
             before = Completions.calls
             texts = [asker.answers(task(answer), row) for asker in askers]
-            assert texts[0] == texts[1] and askers[0].n_truncated == askers[1].n_truncated and askers[0].work.tokens == askers[1].work.tokens
+            assert (
+                texts[0] == texts[1]
+                and askers[0].n_truncated == askers[1].n_truncated
+                and askers[0].work.tokens == askers[1].work.tokens
+            )
             assert (Completions.calls > before) == (answer == "generation"), "options are compared here"
     row = ScoredRow({"task": "mine"}, bank, 1, 5, "sha")
     for answer, same in (("generation", False), ("likelihood", True)):
@@ -93,7 +108,9 @@ def test_a_server_answers_as_we_do(address: str, make_session, bank: JoinedBank,
 
 
 @pytest.mark.parametrize("fault", [(400, {}), (500, {}), (307, {"Location": "http://127.0.0.1:1/v1/completions"})])
-def test_a_server_that_fails_ends_the_command_and_quotes_nothing(fault, address: str, make_session, bank: JoinedBank, task, monkeypatch) -> None:
+def test_a_server_that_fails_ends_the_command_and_quotes_nothing(
+    fault, address: str, make_session, bank: JoinedBank, task, monkeypatch
+) -> None:
     served = make_session(**{"evaluate.server": address, "evaluate.server_model": "mine"})
     monkeypatch.setattr(Completions, "always", fault)
     with pytest.raises(RuntimeError, match=rf"evaluate.server: {address}: HTTP {fault[0]}; answers so far are kept"):

@@ -23,7 +23,8 @@ from engine.trainer import Loop
 DEMO = "configs/demo/distill.yaml"
 
 
-# ---- phases ----------------------------------------------------------------------------------------------------------------
+# ---- phases
+# ----------------------------------------------------------------------------------------------------------------
 
 
 class Hands:
@@ -118,12 +119,15 @@ def test_a_clock_changes_no_gradient(make_session: Callable[..., Any], tmp_path:
     assert with_clock and all(with_clock[n].equal(without[n]) for n in without)
 
 
-# ---- what is measured ------------------------------------------------------------------------------------------------------
+# ---- what is measured
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["teach", "distill", "adapt"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_tokens_are_counted_as_they_are_computed(mode: str, packed: bool, make_session: Callable[..., Any], tmp_path: Path) -> None:
+def test_tokens_are_counted_as_they_are_computed(
+    mode: str, packed: bool, make_session: Callable[..., Any], tmp_path: Path
+) -> None:
     session = make_session(formulation="packed" if packed else "plain")
     tasks = session.config.adapt.targets if mode == "adapt" else session.config.distill.tasks
     data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
@@ -132,7 +136,9 @@ def test_tokens_are_counted_as_they_are_computed(mode: str, packed: bool, make_s
     plain_root = session.backbone().root.forward
 
     def spy(door: str, batch: Any, *rest: Any, **more: Any) -> Any:
-        seen.append(len(batch.prefix.positions_S) if door == "packed" else batch.ids_BT.shape[0] * (batch.ids_BT.shape[1] + 5))
+        seen.append(
+            len(batch.prefix.positions_S) if door == "packed" else batch.ids_BT.shape[0] * (batch.ids_BT.shape[1] + 5)
+        )
         return plain_root(door, batch, *rest, **more)
 
     session.backbone().root.forward = spy
@@ -156,34 +162,75 @@ def test_invented_rows_are_the_same_for_a_seed_and_of_the_sizes_asked_for() -> N
     assert one["a"].splits["train"].key != other["a"].splits["train"].key != one["b"].splits["train"].key
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("200", "is no CONTEXT,ANSWER"), ("a,b", "is no CONTEXT,ANSWER"), ("200,0", "is no CONTEXT,ANSWER"),
-                                              ("800,20", "set --data.max_length=1230")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("200", "is no CONTEXT,ANSWER"),
+        ("a,b", "is no CONTEXT,ANSWER"),
+        ("200,0", "is no CONTEXT,ANSWER"),
+        ("800,20", "set --data.max_length=1230"),
+    ],
+)
 def test_rows_that_cannot_be_invented_are_refused(text: str, wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):
         invention_of(text, 1024)
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------------
+# ---- the command
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_and_placements_make_a_case_each() -> None:
-    request = request_of(DEMO, {"steps": "3", "sweep": "token_budget=512,1024; prompt.length=4,8", "placements": "sharded,resident", "invented": "20,4"}, {})
+    request = request_of(
+        DEMO,
+        {
+            "steps": "3",
+            "sweep": "token_budget=512,1024; prompt.length=4,8",
+            "placements": "sharded,resident",
+            "invented": "20,4",
+        },
+        {},
+    )
     assert request.mode == "distill" and request.steps == 3 and request.warmup == 2
-    assert [c.label for c in request.cases][:3] == ["placement=sharded token_budget=512 prompt.length=4", "placement=sharded token_budget=512 prompt.length=8",
-                                                    "placement=sharded token_budget=1024 prompt.length=4"]  # fmt: skip
-    assert len(request.cases) == 8 and request.cases[-1].config.prompt.length == 8 and request.cases[-1].config.placement == "resident"
+    assert [c.label for c in request.cases][:3] == [
+        "placement=sharded token_budget=512 prompt.length=4",
+        "placement=sharded token_budget=512 prompt.length=8",
+        "placement=sharded token_budget=1024 prompt.length=4",
+    ]
+    assert (
+        len(request.cases) == 8
+        and request.cases[-1].config.prompt.length == 8
+        and request.cases[-1].config.placement == "resident"
+    )
     assert request_of("configs/demo/adapt.yaml", {"steps": "1"}, {}).mode == "adapt"
     assert request_of(DEMO, {"steps": "900"}, {}).cases[0].config.distill.steps >= 900
 
 
 def test_everything_wrong_with_a_command_is_told_at_once() -> None:
-    own = {"steps": "0", "warmup": "-1", "mode": "evaluate", "invented": "x", "placements": "cloud", "sweep": "token_bugdet=1;seed", "profile": "yes",
-           "compare": "/none.json"}  # fmt: skip
+    own = {
+        "steps": "0",
+        "warmup": "-1",
+        "mode": "evaluate",
+        "invented": "x",
+        "placements": "cloud",
+        "sweep": "token_bugdet=1;seed",
+        "profile": "yes",
+        "compare": "/none.json",
+    }
     with pytest.raises(UserError) as error:
         request_of(DEMO, own, {})
     text = "\n".join(error.value.problems)
-    for wanted in ("--steps: '0'", "--warmup: '-1'", "--mode: 'evaluate' is none of teach, distill, adapt", "--invented: 'x'", "--placements: 'cloud'",
-                   "did you mean 'token_budget'?", "--sweep: 'seed' is no KEY=VALUE,VALUE", "--profile: 'yes'", "/none.json is no file"):  # fmt: skip
+    for wanted in (
+        "--steps: '0'",
+        "--warmup: '-1'",
+        "--mode: 'evaluate' is none of teach, distill, adapt",
+        "--invented: 'x'",
+        "--placements: 'cloud'",
+        "did you mean 'token_budget'?",
+        "--sweep: 'seed' is no KEY=VALUE,VALUE",
+        "--profile: 'yes'",
+        "/none.json is no file",
+    ):
         assert wanted in text, wanted
 
 
@@ -202,11 +249,18 @@ def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
         request_of(DEMO, {"steps": "1", "mode": "adapt"}, {})
 
 
-def test_a_log_line_has_mfu_where_the_device_is_known(make_session: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_line_has_mfu_where_the_device_is_known(
+    make_session: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = make_session()
     backbone = session.backbone()
-    loop = Loop(stage_of(session, "teach", invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0), 3, tmp_path), backbone,
-                session.loop_settings())  # fmt: skip
+    loop = Loop(
+        stage_of(
+            session, "teach", invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0), 3, tmp_path
+        ),
+        backbone,
+        session.loop_settings(),
+    )
 
     def logged() -> dict[str, Any]:
         loop.window.add(*loop.advance())
@@ -221,7 +275,8 @@ def test_a_log_line_has_mfu_where_the_device_is_known(make_session: Callable[...
     assert line["mfu"] == pytest.approx(4 * 2 * layer * line["tokens_per_s"] / 1e9)
 
 
-# ---- traces, tables, charts --------------------------------------------------------------------------------------------------
+# ---- traces, tables, charts
+# --------------------------------------------------------------------------------------------------
 
 
 def test_gaps_and_exposed_gathers_of_a_trace() -> None:
@@ -250,7 +305,9 @@ def test_a_trace_holds_operators_and_no_token(tmp_path: Path) -> None:
 def test_charts_are_png_files_for_their_owner(tmp_path: Path) -> None:
     from PIL import Image
 
-    chart_png.stacked_bars(tmp_path / "bars.png", "t", "s", ["a", "b" * 60], {f"part {i}": [0.1 * i, 0.2] for i in range(12)}, ["x", "y"])
+    chart_png.stacked_bars(
+        tmp_path / "bars.png", "t", "s", ["a", "b" * 60], {f"part {i}": [0.1 * i, 0.2] for i in range(12)}, ["x", "y"]
+    )
     chart_png.lines(tmp_path / "lines.png", "t", "x", "y", {"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]})
     for name in ("bars.png", "lines.png"):
         with Image.open(tmp_path / name) as image:
@@ -265,13 +322,30 @@ def test_ticks_are_round_few_and_reach_the_largest(largest: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "wanted"), [(3, 900, [2, 5, 10, 20, 50, 100, 200, 500, 1000]), (20, 20, [20, 50]), (0.004, 0.011, [0.002, 0.005, 0.01, 0.02])]
+    ("low", "high", "wanted"),
+    [(3, 900, [2, 5, 10, 20, 50, 100, 200, 500, 1000]), (20, 20, [20, 50]), (0.004, 0.011, [0.002, 0.005, 0.01, 0.02])],
 )
 def test_ticks_of_a_logarithm_hold_every_value_between_them(low: float, high: float, wanted: list[float]) -> None:
     assert chart_png.log_ticks(low, high) == pytest.approx(wanted)
 
 
 def test_the_contract_lists_what_other_programs_read() -> None:
-    design = ("mode", "backbone", "placement", "world_size", "samples_per_s", "tokens_per_s", "computed_tokens_per_s", "step_seconds", "mfu", "flops_per_step",
-              "peak_gpu_bytes", "peak_host_bytes", "gather_bytes_per_step", "h2d_bytes_per_step", "load_seconds", "kernel_share")  # fmt: skip
+    design = (
+        "mode",
+        "backbone",
+        "placement",
+        "world_size",
+        "samples_per_s",
+        "tokens_per_s",
+        "computed_tokens_per_s",
+        "step_seconds",
+        "mfu",
+        "flops_per_step",
+        "peak_gpu_bytes",
+        "peak_host_bytes",
+        "gather_bytes_per_step",
+        "h2d_bytes_per_step",
+        "load_seconds",
+        "kernel_share",
+    )
     assert design == CONTRACT

@@ -23,18 +23,26 @@ from tests.engine.measured_runs import RNG, content_of, steps_of
 DEMO = "configs/demo/distill.yaml"
 
 
-# ---- statistics ------------------------------------------------------------------------------------------------------------
+# ---- statistics
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_slowdown_of_five_percent_is_found_through_one_percent_of_noise() -> None:
-    found = [Old(Path("old"), content_of(steps_of(2 * i))).verdict(content_of(steps_of(2 * i + 1, 1.05))) for i in range(40)]
+    found = [
+        Old(Path("old"), content_of(steps_of(2 * i))).verdict(content_of(steps_of(2 * i + 1, 1.05))) for i in range(40)
+    ]
     assert sum(v.slower for v in found) == 40
     assert "slower beyond the spread" in found[0].headline
 
 
 def test_noise_alone_is_rarely_called_a_difference() -> None:
     for noise in (0.01, 0.05):
-        found = [Old(Path("old"), content_of(steps_of(2 * i, noise=noise))).verdict(content_of(steps_of(2 * i + 1, noise=noise))) for i in range(100)]
+        found = [
+            Old(Path("old"), content_of(steps_of(2 * i, noise=noise))).verdict(
+                content_of(steps_of(2 * i + 1, noise=noise))
+            )
+            for i in range(100)
+        ]
         assert sum(v.slower for v in found) <= 5
 
 
@@ -42,7 +50,9 @@ def test_the_interval_of_a_ratio_covers_the_truth_as_often_as_it_says() -> None:
     for paired in (True, False):
         inside = 0
         for i in range(200):
-            old, new = (factor * (1 + 0.03 * RNG(1000 * i + s).standard_normal(25)) for s, factor in ((1, 1.0), (2, 1.1)))
+            old, new = (
+                factor * (1 + 0.03 * RNG(1000 * i + s).standard_normal(25)) for s, factor in ((1, 1.0), (2, 1.1))
+            )
             _, low, high = ratio_of(list(old), list(new), paired)
             inside += low <= 1.1 <= high
         assert 0.90 <= inside / 200 <= 1.0
@@ -57,10 +67,16 @@ def test_steps_are_compared_in_pairs_where_they_did_the_same_work() -> None:
     assert not Old(Path("old"), content_of(old)).verdict(other).slower
 
 
-@pytest.mark.parametrize(("values", "wanted"), [
-    ((1.10, 1.05, 1.15, 20), SLOWER), ((1.10, 0.99, 1.2, 20), SAME), ((1.01, 1.005, 1.015, 20), SAME), ((0.9, 0.85, 0.95, 20), FASTER),
-    ((1.5, 1.4, 1.6, 3), FEW),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ((1.10, 1.05, 1.15, 20), SLOWER),
+        ((1.10, 0.99, 1.2, 20), SAME),
+        ((1.01, 1.005, 1.015, 20), SAME),
+        ((0.9, 0.85, 0.95, 20), FASTER),
+        ((1.5, 1.4, 1.6, 3), FEW),
+    ],
+)
 def test_a_verdict_needs_size_certainty_and_steps(values: tuple[float, float, float, int], wanted: str) -> None:
     assert says(*values) == wanted
 
@@ -79,7 +95,8 @@ def test_percentiles_are_those_of_numpy() -> None:
     assert spread([3.0]) == {"median": 3.0, "p10": 3.0, "p90": 3.0}
 
 
-# ---- comparing -------------------------------------------------------------------------------------------------------------
+# ---- comparing
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
@@ -90,8 +107,15 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
     with pytest.raises(UserError) as error:
         old.check([other], 4, False, here)
     text = "\n".join(error.value.problems)
-    for wanted in ("weights: w there, x here", "rows: r there, y here", "token_budget: 4096 there, 8192 here", "ranks: 2 there, 4 here",
-                   "machine: cpu: c there, d here", "machine: gpu: None there, H100 here", "--compare_anyway=true"):  # fmt: skip
+    for wanted in (
+        "weights: w there, x here",
+        "rows: r there, y here",
+        "token_budget: 4096 there, 8192 here",
+        "ranks: 2 there, 4 here",
+        "machine: cpu: c there, d here",
+        "machine: gpu: None there, H100 here",
+        "--compare_anyway=true",
+    ):
         assert wanted in text
     assert len(error.value.problems) == 6
     old.check([other], 4, True, here)
@@ -104,11 +128,21 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
 def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.json").write_text(json.dumps(content_of(steps_of(1))))
     monkeypatch.setattr(Session, "join", lambda _: pytest.fail("a process group was started"))
-    own = {"steps": "1", "mode": "teach", "invented": "20,4", "compare": str(tmp_path / "old.json"), "output": str(tmp_path / "out")}
+    own = {
+        "steps": "1",
+        "mode": "teach",
+        "invented": "20,4",
+        "compare": str(tmp_path / "old.json"),
+        "output": str(tmp_path / "out"),
+    }
     with pytest.raises(UserError) as error:
         run_benchmark(request_of(DEMO, own, {"run_dir": str(tmp_path / "run")}))
     text = "\n".join(error.value.problems)
-    assert "backbone: b there, tiny-llama-random here" in text and "prompt.length: 16" not in text and "ranks: 2 there, 1 here" in text
+    assert (
+        "backbone: b there, tiny-llama-random here" in text
+        and "prompt.length: 16" not in text
+        and "ranks: 2 there, 1 here" in text
+    )
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
 
 
@@ -128,11 +162,21 @@ def test_a_file_that_is_no_measurement_is_refused(text: str, tmp_path: Path) -> 
         read_old(tmp_path / "old.json")
 
 
-def test_two_files_can_be_compared_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    names = {"old": content_of(steps_of(1)), "slow": content_of(steps_of(2, 1.2)), "other": content_of(steps_of(2), world_size=4)}
+def test_two_files_can_be_compared_without_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {
+        "old": content_of(steps_of(1)),
+        "slow": content_of(steps_of(2, 1.2)),
+        "other": content_of(steps_of(2), world_size=4),
+    }
     for name, content in names.items():
         (tmp_path / name).write_text(json.dumps(content))
-    for name, code, wanted in (("slow", 3, "slower beyond the spread"), ("old", 0, "no difference"), ("other", 2, "ranks: 2 there, 4 here")):
+    for name, code, wanted in (
+        ("slow", 3, "slower beyond the spread"),
+        ("old", 0, "no difference"),
+        ("other", 2, "ranks: 2 there, 4 here"),
+    ):
         monkeypatch.setattr("sys.argv", ["benchmark_compare", str(tmp_path / "old"), str(tmp_path / name)])
         with pytest.raises(SystemExit) as end:
             compare_files()
@@ -141,7 +185,9 @@ def test_two_files_can_be_compared_without_a_run(tmp_path: Path, monkeypatch: py
 
 
 def test_versions_that_changed_are_told_and_not_refused() -> None:
-    verdict = Old(Path("old"), content_of(steps_of(1))).verdict(content_of(steps_of(2), versions={"torch": "3"}, commit="b"))
+    verdict = Old(Path("old"), content_of(steps_of(1))).verdict(
+        content_of(steps_of(2), versions={"torch": "3"}, commit="b")
+    )
     assert verdict.notes == ["torch: 2 then, 3 now", "commit: a then, b now"]
 
 
@@ -163,7 +209,9 @@ def test_measurements_of_several_node_counts_make_a_table(tmp_path: Path, capsys
     assert len(table([content])) == 3
 
 
-def test_a_slower_benchmark_leaves_with_3_and_tells_the_job_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slower_benchmark_leaves_with_3_and_tells_the_job_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def slower(flags: object, words: object) -> None:
         raise Slower("a step takes 1.2 times as long")
 

@@ -82,7 +82,9 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
     data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
     stage = stage_of(session, mode, data, 3, tmp_path)
     loop = Loop(stage, session.backbone(), session.loop_settings())
-    peft = PeftBeside(stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False)
+    peft = PeftBeside(
+        stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
+    )
     assert peft.trainer is not None and (peft.trainer.teachers is None) == (mode == "teach")
     real, samples, seen = [], [], []
     plain_step, limit = peft.trainer.step, session.config.token_budget
@@ -127,7 +129,9 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
     data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
     stage = stage_of(session, "teach", data, 1, tmp_path)
     loop = Loop(stage, session.backbone(), session.loop_settings())
-    peft = PeftBeside(stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False)
+    peft = PeftBeside(
+        stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
+    )
     seen = []
     monkeypatch.setattr(PeftTrainer, "step", lambda *_: seen.append(is_fused(model)) or 1.0)
     loop.advance()

@@ -1,4 +1,6 @@
-"""A job that was killed while DeepSpeed's CPU collectives were compiled: the next one starts; a build that runs is waited for."""
+"""A job that was killed while DeepSpeed's CPU collectives were compiled: the next one starts; a build that runs is
+waited for.
+"""
 
 import os
 import shutil
@@ -82,7 +84,9 @@ def test_a_lock_that_nobody_will_remove_is_named(tmp_path: Path) -> None:
     assert lock.exists()
 
 
-def test_a_file_system_without_locks_takes_nothing_for_a_killed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_takes_nothing_for_a_killed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(handle: int, how: int) -> None:
         raise OSError(38, "Function not implemented")
 

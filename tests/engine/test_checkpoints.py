@@ -19,7 +19,11 @@ FILES = ["optimizer.safetensors", "prompts.safetensors", "state.json"]
 
 
 def content(value: float = 1.0) -> Checkpoint:
-    return Checkpoint({"a.b": torch.full((2, 3), value)}, {"g.steps_K": torch.tensor([int(value)])}, {"stage": "teach", "progress": {"step": 4}})
+    return Checkpoint(
+        {"a.b": torch.full((2, 3), value)},
+        {"g.steps_K": torch.tensor([int(value)])},
+        {"stage": "teach", "progress": {"step": 4}},
+    )
 
 
 def tree(run_dir: Path) -> list[str]:
@@ -40,14 +44,20 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert found is not None and found.state.pop("sha256").keys() == set(FILES[:2])
     assert found.state == {"stage": "teach", "progress": {"step": 4}, "step": 7, "kept": {}}
     for ours, theirs in ((found.prompts, saved.prompts), (found.optimizer, saved.optimizer)):
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) and ours[n].dtype == theirs[n].dtype for n in ours)
+        assert ours.keys() == theirs.keys() and all(
+            torch.equal(ours[n], theirs[n]) and ours[n].dtype == theirs[n].dtype for n in ours
+        )
 
 
 def test_views_and_infinity_survive(tmp_path: Path) -> None:
     table = torch.arange(12.0).view(3, 4)
     checkpoint.save(tmp_path, 1, Checkpoint({"t": table.T, "row": table[1]}, {}, {"best_loss": [float("inf")]}), 1)
     found = checkpoint.load(tmp_path)
-    assert torch.equal(found.prompts["t"], table.T) and torch.equal(found.prompts["row"], table[1]) and found.state["best_loss"] == [float("inf")]
+    assert (
+        torch.equal(found.prompts["t"], table.T)
+        and torch.equal(found.prompts["row"], table[1])
+        and found.state["best_loss"] == [float("inf")]
+    )
 
 
 def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
@@ -86,7 +96,9 @@ def test_the_same_step_can_be_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["save_file", "_sha256", "sync", "_point"])
-def test_a_writer_that_dies_leaves_the_previous_checkpoint_whole(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_dies_leaves_the_previous_checkpoint_whole(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.save(tmp_path, 5, content(1.0), 2)
 
     def die(*_: object, **__: object) -> None:
@@ -135,18 +147,30 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "wanted"),
     [
-        ("prompts.safetensors", flip, "prompts.safetensors is damaged"), ("optimizer.safetensors", flip, "optimizer.safetensors is damaged"),
-        ("prompts.safetensors", Path.unlink, "incomplete"), ("optimizer.safetensors", Path.unlink, "incomplete"), ("state.json", Path.unlink, "incomplete"),
-        ("state.json", lambda p: p.write_text(p.read_text()[:20]), "incomplete"), ("state.json", emptied, "incomplete"), (".", shutil.rmtree, "incomplete"),
+        ("prompts.safetensors", flip, "prompts.safetensors is damaged"),
+        ("optimizer.safetensors", flip, "optimizer.safetensors is damaged"),
+        ("prompts.safetensors", Path.unlink, "incomplete"),
+        ("optimizer.safetensors", Path.unlink, "incomplete"),
+        ("state.json", Path.unlink, "incomplete"),
+        ("state.json", lambda p: p.write_text(p.read_text()[:20]), "incomplete"),
+        ("state.json", emptied, "incomplete"),
+        (".", shutil.rmtree, "incomplete"),
     ],
-)  # fmt: skip
-def test_a_damaged_checkpoint_is_refused_with_a_way_out(name: str, damage: Callable[[Path], object], wanted: str, tmp_path: Path) -> None:
+)
+def test_a_damaged_checkpoint_is_refused_with_a_way_out(
+    name: str, damage: Callable[[Path], object], wanted: str, tmp_path: Path
+) -> None:
     checkpoint.save(tmp_path, 5, content(), 2)
     damage((tmp_path / "latest").resolve() / name)
     with pytest.raises(UserError) as error:
         checkpoint.load(tmp_path)
     (problem,) = error.value.problems
-    assert wanted in problem and "step_00000005" in problem and f"point {tmp_path / 'latest'} at an older one" in problem and "--fresh=true" in problem
+    assert (
+        wanted in problem
+        and "step_00000005" in problem
+        and f"point {tmp_path / 'latest'} at an older one" in problem
+        and "--fresh=true" in problem
+    )
 
 
 def test_without_latest_the_newest_whole_one_is_gone_on_from_aloud(tmp_path: Path) -> None:
@@ -177,11 +201,17 @@ def test_latest_can_be_pointed_at_an_older_one_as_the_message_says(tmp_path: Pat
     assert checkpoint.load(tmp_path.parent / "moved").state["step"] == 5
 
 
-# ---- what changes seldom -----------------------------------------------------------------------------------------------------------
+# ---- what changes seldom
+# -----------------------------------------------------------------------------------------------------------
 
 
 def with_best(value: float, best: float) -> Checkpoint:
-    return Checkpoint({"a": torch.full((50, 100), value)}, {"m": torch.full((50, 100), value)}, {}, {"best": {"best.a": torch.full((50, 100), best)}})
+    return Checkpoint(
+        {"a": torch.full((50, 100), value)},
+        {"m": torch.full((50, 100), value)},
+        {},
+        {"best": {"best.a": torch.full((50, 100), best)}},
+    )
 
 
 def copies(run_dir: Path) -> list[Path]:
@@ -208,7 +238,9 @@ def test_the_best_lies_beside_the_checkpoints_and_is_written_when_it_changes(tmp
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-7])])
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_damaged_copy_of_the_best_costs_nothing_and_is_written_again(which: int, damage: Callable[[Path], object], tmp_path: Path) -> None:
+def test_one_damaged_copy_of_the_best_costs_nothing_and_is_written_again(
+    which: int, damage: Callable[[Path], object], tmp_path: Path
+) -> None:
     checkpoint.save(tmp_path, 1, with_best(1.0, 1.0), 2)
     whole = copies(tmp_path)[which].read_bytes()
     path = copies(tmp_path)[which]
@@ -241,10 +273,16 @@ def test_a_checkpoint_that_cannot_be_read_may_name_anything(tmp_path: Path) -> N
 
 def bank_file(run_dir: Path, completed: bool = True) -> None:
     """A finished adaptation whose prompt-tuning rows come first."""
-    tensors = {"prompt_tuning.prompts_KLD": torch.ones(2, 3, 4), "metaprompt.shared_SLD": torch.full((1, 3, 4), 5.0),
-               "metaprompt.cols_KLR": torch.ones(1, 3, 1), "metaprompt.rows_KRD": torch.ones(1, 1, 4)}  # fmt: skip
+    tensors = {
+        "prompt_tuning.prompts_KLD": torch.ones(2, 3, 4),
+        "metaprompt.shared_SLD": torch.full((1, 3, 4), 5.0),
+        "metaprompt.cols_KLR": torch.ones(1, 3, 1),
+        "metaprompt.rows_KRD": torch.ones(1, 1, 4),
+    }
     prompts = {f"best.parts.{n}": t for n, t in tensors.items()} | {f"parts.{n}": -t for n, t in tensors.items()}
-    rows = [{"task": "a", "method": m, "shots": "full", "seed": 0} for m in ("prompt_tuning", "prompt_tuning", "metaprompt")]
+    rows = [
+        {"task": "a", "method": m, "shots": "full", "seed": 0} for m in ("prompt_tuning", "prompt_tuning", "metaprompt")
+    ]
     checkpoint.save(run_dir, 5, Checkpoint(prompts, {}, {"rows": rows}), 2)
     if completed:
         (run_dir / "COMPLETED").touch()

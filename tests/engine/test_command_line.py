@@ -24,7 +24,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def config(tmp_path: Path) -> Path:
     """A configuration that distill would accept and run."""
     path = tmp_path / "run.yaml"
-    content = {"run_dir": str(tmp_path / "out"), "backbone": "configs/tiny/llama.yaml", "placement": "resident", "distill": {"sources": ["a"]}}
+    content = {
+        "run_dir": str(tmp_path / "out"),
+        "backbone": "configs/tiny/llama.yaml",
+        "placement": "resident",
+        "distill": {"sources": ["a"]},
+    }
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -35,7 +40,14 @@ def command(project: Path) -> Command:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "SLURM_PROCID", "WORLD_SIZE")}
-        return subprocess.run([sys.executable, "train.py", *arguments], cwd=project, env=clean | environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            [sys.executable, "train.py", *arguments],
+            cwd=project,
+            env=clean | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     return run
 
@@ -55,7 +67,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
-def test_a_wrong_command_ends_with_2_before_anything_starts(arguments: list[str], wanted: str, command: Command, config: Path, tmp_path: Path) -> None:
+def test_a_wrong_command_ends_with_2_before_anything_starts(
+    arguments: list[str], wanted: str, command: Command, config: Path, tmp_path: Path
+) -> None:
     done = command("distill", f"--config={config}", *arguments)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -65,13 +79,22 @@ def test_a_wrong_command_ends_with_2_before_anything_starts(arguments: list[str]
 
 @pytest.mark.parametrize(("arguments", "wanted"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
 def test_a_wrong_command_never_calls_training(
-    arguments: list[str], wanted: str, config: Path, monkeypatch: pytest.MonkeyPatch, project: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    wanted: str,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     called: list[object] = []
     monkeypatch.chdir(project)
     # the modes hold the training functions themselves
     for name in ("distill", "adapt"):
-        monkeypatch.setitem(cli.MODES, name, cli.Mode(cli.MODES[name].help, cli.CONFIG, cli._with_config(called.append), ("config",), True))
+        monkeypatch.setitem(
+            cli.MODES,
+            name,
+            cli.Mode(cli.MODES[name].help, cli.CONFIG, cli._with_config(called.append), ("config",), True),
+        )
     with pytest.raises(SystemExit) as end:
         train.main(["distill", f"--config={config}", *arguments])
     assert end.value.code == 2 and not called
@@ -83,15 +106,28 @@ def test_a_wrong_command_never_calls_training(
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["distil"], "unknown mode 'distil'; did you mean 'distill'? (modes: distill, adapt,"), (["--seed=1"], "unknown mode '--seed=1'"),
-        (["distill"], "--config: missing"), (["distill", "--config=gone.yaml"], "gone.yaml: No such file"), (["evaluate"], "--run: missing"),
-        (["evaluate", "--run=gone"], "gone is no run directory"), (["report"], "--runs: missing"), (["report", "--run=x"], "did you mean 'runs'?"),
-        (["tasks"], "expected one of list | check, found nothing"), (["tasks", "chek"], "expected one of list | check, found chek"),
-        (["tasks", "check"], "--data_root: missing"), (["adapt", "--config=configs/demo/adapt.yaml", "--adapt.targets=[]"], "adapt.targets: missing"),
+        (["distil"], "unknown mode 'distil'; did you mean 'distill'? (modes: distill, adapt,"),
+        (["--seed=1"], "unknown mode '--seed=1'"),
+        (["distill"], "--config: missing"),
+        (["distill", "--config=gone.yaml"], "gone.yaml: No such file"),
+        (["evaluate"], "--run: missing"),
+        (["evaluate", "--run=gone"], "gone is no run directory"),
+        (["report"], "--runs: missing"),
+        (["report", "--run=x"], "did you mean 'runs'?"),
+        (["tasks"], "expected one of list | check, found nothing"),
+        (["tasks", "chek"], "expected one of list | check, found chek"),
+        (["tasks", "check"], "--data_root: missing"),
+        (["adapt", "--config=configs/demo/adapt.yaml", "--adapt.targets=[]"], "adapt.targets: missing"),
         (["distill", "--config=configs/demo/distill.yaml", "--distill.sources="], "distill.sources: missing"),
     ],
-)  # fmt: skip
-def test_other_wrong_commands(arguments: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+)
+def test_other_wrong_commands(
+    arguments: list[str],
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(project)
     with pytest.raises(SystemExit) as end:
         train.main(arguments)
@@ -121,7 +157,9 @@ def test_no_mode_at_all_is_help_with_2(command: Command) -> None:
 
 
 @pytest.mark.parametrize("help_flag", ["--help", "-h", "help"])
-def test_help_of_a_mode_lists_every_key_and_starts_nothing(help_flag: str, command: Command, config: Path, tmp_path: Path) -> None:
+def test_help_of_a_mode_lists_every_key_and_starts_nothing(
+    help_flag: str, command: Command, config: Path, tmp_path: Path
+) -> None:
     from engine.resolve import known_keys
 
     done = command("distill", f"--config={config}", help_flag)
@@ -137,7 +175,9 @@ def test_a_refusal_imports_nothing_heavy(project: Path, config: Path) -> None:
         "print(code, [m for m in ('torch', 'transformers', 'datasets', 'deepspeed', 'numpy') if m in sys.modules])"
     )
     for arguments in (["distill", f"--config={config}", "--dryrun"], ["--help"], ["adapt", "--help"], ["plan"]):
-        done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=project, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], cwd=project, capture_output=True, text=True, timeout=60
+        )
         assert done.stdout.splitlines()[-1] == f"{2 if arguments[-1] in ('--dryrun', 'plan') else 0} []", done.stderr
 
 
@@ -145,20 +185,50 @@ def test_values_arrive_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[dict[str, str]] = []
     mode = cli.Mode("", {n: "" for n in "abcdefgk"}, lambda flags, words: seen.append(flags))
     monkeypatch.setitem(cli.MODES, "report", mode)
-    typed = {"a": "2024_01", "b": "1e10", "c": "true", "d": "[1, 2]", "e": "{x: 1}", "f": "'quoted'", "g": "1-2", "k": "x=y"}
+    typed = {
+        "a": "2024_01",
+        "b": "1e10",
+        "c": "true",
+        "d": "[1, 2]",
+        "e": "{x: 1}",
+        "f": "'quoted'",
+        "g": "1-2",
+        "k": "x=y",
+    }
     train.main(["report", *(f"--{k}={v}" for k, v in typed.items())])
     train.main(["report", *(part for k, v in typed.items() for part in (f"--{k}", v))])
     assert seen == [typed, typed]
 
 
-def test_dotted_keys_and_dashes_reach_the_configuration(config: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+def test_dotted_keys_and_dashes_reach_the_configuration(
+    config: Path, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
     monkeypatch.chdir(project)
     seen = []
-    monkeypatch.setitem(cli.MODES, "distill", cli.Mode("", cli.CONFIG, cli._with_config(seen.append), ("config",), True))
-    train.main(["distill", "--config", str(config), "--run-dir=2024_01", "--teach.relative_lr", "1e-3",
-                "--distill.sources=a,b", "--fresh", "--data.max_train=5"])  # fmt: skip
+    monkeypatch.setitem(
+        cli.MODES, "distill", cli.Mode("", cli.CONFIG, cli._with_config(seen.append), ("config",), True)
+    )
+    train.main(
+        [
+            "distill",
+            "--config",
+            str(config),
+            "--run-dir=2024_01",
+            "--teach.relative_lr",
+            "1e-3",
+            "--distill.sources=a,b",
+            "--fresh",
+            "--data.max_train=5",
+        ]
+    )
     (found,) = seen
-    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.fresh, found.data.max_train) == ("2024_01", 0.001, ["a", "b"], True, 5)
+    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.fresh, found.data.max_train) == (
+        "2024_01",
+        0.001,
+        ["a", "b"],
+        True,
+        5,
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -171,17 +241,34 @@ def test_rank_0_speaks_first_and_all_end_alike(rank: int, command: Command, conf
     assert (time.monotonic() - started >= LET_RANK_0_SPEAK) == bool(rank)
 
 
-@pytest.mark.parametrize(("error", "told"), [("ValueError", False), ("KeyError", False), ("RuntimeError", True), ("OSError", True)])
+@pytest.mark.parametrize(
+    ("error", "told"), [("ValueError", False), ("KeyError", False), ("RuntimeError", True), ("OSError", True)]
+)
 def test_a_fault_is_1_and_does_not_quote_data(error: str, told: bool, project: Path, config: Path) -> None:
     script = f"import sys, train\nfrom engine import cli\ndef broken(config): raise {error}('Mrs. Example, 82')\n"
-    script += "cli.MODES['distill'] = cli.Mode('', cli.CONFIG, cli._with_config(broken), ('config',), True)\ntrain.main(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", script, "distill", f"--config={config}"], cwd=project, capture_output=True, text=True, timeout=60)
+    script += (
+        "cli.MODES['distill'] = cli.Mode('', cli.CONFIG, cli._with_config(broken), ('config',), "
+        "True)\ntrain.main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "distill", f"--config={config}"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
-    assert f"fault on rank 0: {error}" in done.stderr and " in broken" in done.stderr and f"on {socket.gethostname()}, last: start" in done.stderr
+    assert (
+        f"fault on rank 0: {error}" in done.stderr
+        and " in broken" in done.stderr
+        and f"on {socket.gethostname()}, last: start" in done.stderr
+    )
     assert ("Mrs. Example" in done.stderr) == told
 
 
-def test_a_users_error_in_the_middle_of_a_mode_is_2(config: Path, monkeypatch: pytest.MonkeyPatch, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_error_in_the_middle_of_a_mode_is_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(project)
 
     def refuse(_: object) -> None:
@@ -199,7 +286,9 @@ def test_a_missing_run_is_told_of_every_run(tmp_path: Path, capsys: pytest.Captu
         train.main(["report", f"--runs={tmp_path}/a,{tmp_path}/b"])
     assert end.value.code == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all(f"{tmp_path}/{run} has no results.json" in line for run, line in zip("ab", lines, strict=True))
+    assert len(lines) == 2 and all(
+        f"{tmp_path}/{run} has no results.json" in line for run, line in zip("ab", lines, strict=True)
+    )
 
 
 def test_the_task_list_names_every_card(capsys: pytest.CaptureFixture[str], project: Path) -> None:
@@ -213,7 +302,9 @@ def test_a_check_of_absent_corpora_is_refused_with_all_problems(tmp_path: Path) 
     with pytest.raises(UserError) as error:
         check_data(str(tmp_path / "gone"), tasks=["pubmedq", "bc5cdr_cid"])
     assert len(error.value.problems) == 2
-    assert "'pubmedq'; did you mean 'pubmedqa'?" in error.value.problems[0] and "is no folder" in error.value.problems[1]
+    assert (
+        "'pubmedq'; did you mean 'pubmedqa'?" in error.value.problems[0] and "is no folder" in error.value.problems[1]
+    )
 
 
 def test_the_door_is_short(project: Path) -> None:

@@ -28,11 +28,22 @@ def report(project: Path, output: Path, **further: Any) -> dict[str, Any]:
 
 
 def test_one_json_says_what_the_table_says(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = report(project, tmp_path / "new" / "check.json", tokens=TokenQuestion(str(project / "configs/tiny/llama.yaml"), "85", "4"))
+    content = report(
+        project,
+        tmp_path / "new" / "check.json",
+        tokens=TokenQuestion(str(project / "configs/tiny/llama.yaml"), "85", "4"),
+    )
     table = capsys.readouterr().out
     tasks = {task["name"]: task for task in content["tasks"]}
-    assert {name for name, task in tasks.items() if task["status"] == "ok"} == {"demo_qa", "demo_entities", "demo_relations", "demo_summary"}
-    assert tasks["demo_entities"]["counts"] == {"train": 27, "validation": 3, "test": 10} and tasks["pubmedqa"]["missing"]
+    assert {name for name, task in tasks.items() if task["status"] == "ok"} == {
+        "demo_qa",
+        "demo_entities",
+        "demo_relations",
+        "demo_summary",
+    }
+    assert (
+        tasks["demo_entities"]["counts"] == {"train": 27, "validation": 3, "test": 10} and tasks["pubmedqa"]["missing"]
+    )
     for task in (t for t in tasks.values() if t["status"] == "ok"):
         for name in ("input", "answer"):
             p50, p90, p99, most = task["tokens"][name].values()
@@ -47,16 +58,30 @@ def test_one_json_says_what_the_table_says(project: Path, tmp_path: Path, capsys
 
 
 def test_what_a_run_drops_is_what_was_foretold(project: Path, tmp_path: Path, card: BackboneCard) -> None:
-    content = report(project, tmp_path / "check.json", tokens=TokenQuestion(str(project / "configs/tiny/llama.yaml"), "90"))
+    content = report(
+        project, tmp_path / "check.json", tokens=TokenQuestion(str(project / "configs/tiny/llama.yaml"), "90")
+    )
     fates = {task["name"]: task["fates"] for task in content["tasks"]}
-    config = DataConfig(root=str(project / "configs/demo/data"), cards=[str(project / "configs/demo/cards")], cache=str(tmp_path / "cache"), max_length=90)
-    found = prepare({"demo_entities": ["train"], "demo_summary": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), say=lambda _: None)
+    config = DataConfig(
+        root=str(project / "configs/demo/data"),
+        cards=[str(project / "configs/demo/cards")],
+        cache=str(tmp_path / "cache"),
+        max_length=90,
+    )
+    found = prepare(
+        {"demo_entities": ["train"], "demo_summary": ["train"]},
+        config,
+        Layout(card, load_tokenizer(card.tokenizer)),
+        say=lambda _: None,
+    )
     for task, data in found.items():
         split = data.splits["train"]
         assert (len(split), split.n_dropped) == (fates[task]["train"]["pieces"], fates[task]["train"]["dropped"]), task
 
 
-def test_overlap_is_looked_for_among_the_tasks_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overlap_is_looked_for_among_the_tasks_named(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = OverlapQuestion(targets=["demo_relations"], sources=["demo_entities"])
     content = report(project, tmp_path / "a.json", tasks=["demo_qa"], overlap=asked)
     assert {task["name"] for task in content["tasks"]} == {"demo_qa", "demo_relations", "demo_entities"}
@@ -68,12 +93,28 @@ def test_overlap_is_looked_for_among_the_tasks_named(project: Path, tmp_path: Pa
 
 def test_every_wrong_flag_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        train.main(["tasks", "check", f"--data_root={tmp_path}/gone", "--max_length=none", "--max_new_tokens=7", "--targets=pubmedq", "--overlap=no",
-                    f"--output={tmp_path}"])  # fmt: skip
+        train.main(
+            [
+                "tasks",
+                "check",
+                f"--data_root={tmp_path}/gone",
+                "--max_length=none",
+                "--max_new_tokens=7",
+                "--targets=pubmedq",
+                "--overlap=no",
+                f"--output={tmp_path}",
+            ]
+        )
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and len(lines) == 6
-    for reason in ("is no folder", "'none' is no number", "--max_new_tokens: needs --backbone", "did you mean 'pubmedqa'", "neither true nor false",
-                   "is a folder; name a file"):  # fmt: skip
+    for reason in (
+        "is no folder",
+        "'none' is no number",
+        "--max_new_tokens: needs --backbone",
+        "did you mean 'pubmedqa'",
+        "neither true nor false",
+        "is a folder; name a file",
+    ):
         assert any(reason in line for line in lines), reason
 
 
@@ -100,19 +141,30 @@ def large(tmp_path: Path) -> tuple[Path, int]:
             starts.append(text.index("aspirin", starts[-1] + 500))
         path.with_suffix(".ann").write_text("".join(f"T{i}\tDrug {s} {s + 7}\taspirin\n" for i, s in enumerate(starts)))
         size += path.stat().st_size
-    card = {"extends": "brat_entities", "name": "large", "licence": "invented", "access": "invented",
-            "splits": {"train": {"files": ["train/*.txt"]}, "test": {"files": ["test/*.txt"]}}}  # fmt: skip
+    card = {
+        "extends": "brat_entities",
+        "name": "large",
+        "licence": "invented",
+        "access": "invented",
+        "splits": {"train": {"files": ["train/*.txt"]}, "test": {"files": ["test/*.txt"]}},
+    }
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards/large.yaml").write_text(yaml.safe_dump(card))
     return tmp_path, size
 
 
-def test_memory_does_not_grow_with_the_corpus(large: tuple[Path, int], card: BackboneCard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_corpus(
+    large: tuple[Path, int], card: BackboneCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, size = large
     monkeypatch.setattr(checking, "_ROUND_TRIP_CHARACTERS", 200_000)
-    config = DataConfig(root=str(place / "root"), cards=[str(place / "cards")], cache=str(place / "cache"), max_length=40_000)
+    config = DataConfig(
+        root=str(place / "root"), cards=[str(place / "cards")], cache=str(place / "cache"), max_length=40_000
+    )
     layout = Layout(card, load_tokenizer(card.tokenizer))
-    monkeypatch.setattr(layout, "context_ids", lambda text: list(range(len(text) // 100)))  # not the tokenizer's speed is asked
+    monkeypatch.setattr(
+        layout, "context_ids", lambda text: list(range(len(text) // 100))
+    )  # not the tokenizer's speed is asked
     before = pyarrow.default_memory_pool().max_memory()
     tracemalloc.start()
     (check,) = check_tasks([load_card(place / "cards/large.yaml")], place / "root")

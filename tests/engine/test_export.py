@@ -1,4 +1,6 @@
-"""Exported prompts in stock PEFT: the same logits and answers as here, every row, both families; and what is refused."""
+"""Exported prompts in stock PEFT: the same logits and answers as here, every row, both families; and what is
+refused.
+"""
 
 import json
 import os
@@ -34,7 +36,9 @@ TASKS = ("demo_qa", "demo_entities", "demo_summary")
 
 
 def write_run(run_dir: Path, family: str, kind: str, spoil: float | None = None) -> Path:
-    """A finished run on a pocket backbone with invented prompts. kind: distill, adapt (prompt tuning beside it), all (each row its own metaprompt), lora."""
+    """A finished run on a pocket backbone with invented prompts. kind: distill, adapt (prompt tuning beside it),
+    all (each row its own metaprompt), lora.
+    """
     from engine.config import RunConfig
 
     g = torch.Generator().manual_seed(3)
@@ -43,28 +47,46 @@ def write_run(run_dir: Path, family: str, kind: str, spoil: float | None = None)
     draw = lambda *shape: 0.3 * torch.randn(*shape, generator=g)  # noqa: E731
     rows = [{"task": t, "method": "metaprompt", "shots": "full", "seed": 0} for t in TASKS]
     k = len(rows)
-    tensors = {"metaprompt.shared_SLD": draw(k if kind == "all" else 1, LENGTH, width), "metaprompt.cols_KLR": 1 + draw(k, LENGTH, RANK),
-               "metaprompt.rows_KRD": 1 + draw(k, RANK, width)}  # fmt: skip
+    tensors = {
+        "metaprompt.shared_SLD": draw(k if kind == "all" else 1, LENGTH, width),
+        "metaprompt.cols_KLR": 1 + draw(k, LENGTH, RANK),
+        "metaprompt.rows_KRD": 1 + draw(k, RANK, width),
+    }
     if kind == "adapt":
-        rows += [{"task": t, "method": "prompt_tuning", "shots": s, "seed": 1} for t in TASKS[:2] for s in ("16", "full")]
+        rows += [
+            {"task": t, "method": "prompt_tuning", "shots": s, "seed": 1} for t in TASKS[:2] for s in ("16", "full")
+        ]
         tensors["prompt_tuning.prompts_KLD"] = draw(4, LENGTH, width)
     if kind == "lora":
         rows = [{"task": t, "method": "lora", "shots": "full", "seed": 0} for t in TASKS[:2]]
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(backbone_config(card))
-        linears = {n.replace(".", "-"): m for n, m in model.named_modules() if type(m) is torch.nn.Linear and m is not model.get_output_embeddings()}
+        linears = {
+            n.replace(".", "-"): m
+            for n, m in model.named_modules()
+            if type(m) is torch.nn.Linear and m is not model.get_output_embeddings()
+        }
         tensors = {"lora.prompts_KLD": torch.zeros(2, 0, width)}
         tensors |= {f"lora.down.{n}": draw(2, 3, m.in_features) for n, m in linears.items()}
         tensors |= {f"lora.up.{n}": draw(2, m.out_features, 3) for n, m in linears.items()}
     if spoil is not None:
         tensors["metaprompt.rows_KRD"][1, 0, 0] = spoil
     config = RunConfig(run_dir=str(run_dir), backbone=str(ROOT / f"backbones/pocket/{family}.yaml"))
-    config.prompt.length, config.data.root, config.data.cards = LENGTH, str(ROOT / "configs/demo/data"), [str(ROOT / "configs/demo/cards")]
+    config.prompt.length, config.data.root, config.data.cards = (
+        LENGTH,
+        str(ROOT / "configs/demo/data"),
+        [str(ROOT / "configs/demo/cards")],
+    )
     config.distill.sources = list(TASKS)
     run_dir.mkdir()
     hashes = {"backbone": "b" * 8, "layout": "c" * 8, "data": "d" * 8}
     state = {"stage": "distill" if kind == "distill" else "adapt", "rows": rows, "hashes": hashes, "changes": []}
-    checkpoint.save(run_dir, 5, Checkpoint({}, {"m": torch.zeros(1)}, state, {"best": {f"best.parts.{n}": t for n, t in tensors.items()}}), 2)
+    checkpoint.save(
+        run_dir,
+        5,
+        Checkpoint({}, {"m": torch.zeros(1)}, state, {"best": {f"best.parts.{n}": t for n, t in tensors.items()}}),
+        2,
+    )
     (run_dir / "config.yaml").write_text(to_yaml(config))
     (run_dir / "COMPLETED").touch()
     return run_dir
@@ -87,7 +109,9 @@ def models() -> Callable[[str], tuple[Any, Any, ShardedBackbone]]:
     return make
 
 
-def ours(backbone: ShardedBackbone, contexts: list[list[int]], prompt_LD: Tensor, tokenizer: Any) -> tuple[Tensor, list[list[int]]]:
+def ours(
+    backbone: ShardedBackbone, contexts: list[list[int]], prompt_LD: Tensor, tokenizer: Any
+) -> tuple[Tensor, list[list[int]]]:
     """Logits of the first context, and greedy continuations of all."""
     with torch.no_grad():
         embeds = torch.cat([prompt_LD, backbone.model.get_input_embeddings()(torch.tensor(contexts[0]))])[None]
@@ -101,30 +125,55 @@ def cut(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def theirs(model: Any, contexts: list[list[int]], tokenizer: Any, length: int = LENGTH, **task: Tensor) -> tuple[Tensor, list[list[int]]]:
+def theirs(
+    model: Any, contexts: list[list[int]], tokenizer: Any, length: int = LENGTH, **task: Tensor
+) -> tuple[Tensor, list[list[int]]]:
     answers = []
     with torch.no_grad():
         first = torch.tensor([contexts[0]])
-        logits = model(input_ids=first, attention_mask=torch.ones_like(first), use_cache=False, **task).logits[0, length:]
+        logits = model(input_ids=first, attention_mask=torch.ones_like(first), use_cache=False, **task).logits[
+            0, length:
+        ]
         for context in contexts:
             ids = torch.tensor([context])
-            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, eos_token_id=tokenizer.eos_id,
-                                 pad_token_id=tokenizer.eos_id, **task)  # fmt: skip
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=8,
+                do_sample=False,
+                eos_token_id=tokenizer.eos_id,
+                pad_token_id=tokenizer.eos_id,
+                **task,
+            )
             answers.append(cut(out[0, len(context) :].tolist(), tokenizer.eos_id))
     return logits, answers
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_oss"])
-@pytest.mark.parametrize(("kind", "fmt"), [("distill", "peft"), ("adapt", "peft"), ("all", "peft"), ("adapt", "peft_collapsed"),
-                                           ("lora", "peft"), ("lora", "peft_collapsed")])  # fmt: skip
-def test_stock_peft_computes_the_same(family: str, kind: str, fmt: str, models: Callable[[str], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fmt"),
+    [
+        ("distill", "peft"),
+        ("adapt", "peft"),
+        ("all", "peft"),
+        ("adapt", "peft_collapsed"),
+        ("lora", "peft"),
+        ("lora", "peft_collapsed"),
+    ],
+)
+def test_stock_peft_computes_the_same(
+    family: str, kind: str, fmt: str, models: Callable[[str], Any], tmp_path: Path
+) -> None:
     from peft import PeftModel
 
     run = write_run(tmp_path / "run", family, kind)
     folders = export_run(run, fmt, tmp_path / "out")
     bank, found = load_bank(run, "run")
     base, tokenizer, backbone = models(family)
-    contexts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in ("the patient takes aspirin", "no fever . cough since two days")]
+    contexts = [
+        [tokenizer.bos_id, *tokenizer.encode(text)]
+        for text in ("the patient takes aspirin", "no fever . cough since two days")
+    ]
     seen = []
     for folder in folders:
         model = PeftModel.from_pretrained(base, folder).eval()
@@ -143,11 +192,15 @@ def test_stock_peft_computes_the_same(family: str, kind: str, fmt: str, models: 
         if kind_of_adapter == "LORA":  # it stands in the model's own layers
             model.unload()
     assert sorted(seen) == list(range(len(found.state["rows"])))
-    assert len({next(iter(load_file(f / "adapter_model.safetensors").values())).numpy().tobytes() for f in folders}) == len(folders)
+    assert len(
+        {next(iter(load_file(f / "adapter_model.safetensors").values())).numpy().tobytes() for f in folders}
+    ) == len(folders)
 
 
 def test_lora_is_no_prompt_for_vllm(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--format: demo_qa: LoRA is no prompt; vLLM serves it as a PEFT adapter \(peft\)"):
+    with pytest.raises(
+        UserError, match=r"--format: demo_qa: LoRA is no prompt; vLLM serves it as a PEFT adapter \(peft\)"
+    ):
         export_run(write_run(tmp_path / "run", "llama", "lora"), "vllm", tmp_path / "out")
 
 
@@ -155,13 +208,28 @@ def test_what_lies_in_an_exported_folder(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "llama", "adapt")
     export_run(run, "peft", tmp_path / "out", ["demo_qa", "demo_entities"])
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
-    rows = [*(f"demo_{task}.prompt_tuning.{shots}.1" for task in ("entities", "qa") for shots in ("16", "full")), "metaprompt"]
-    assert found == [f"{row}/{name}" for row in rows for name in ("README.md", "adapter_config.json", "adapter_model.safetensors", "layout.json", "rows.json")]
+    rows = [
+        *(f"demo_{task}.prompt_tuning.{shots}.1" for task in ("entities", "qa") for shots in ("16", "full")),
+        "metaprompt",
+    ]
+    assert found == [
+        f"{row}/{name}"
+        for row in rows
+        for name in ("README.md", "adapter_config.json", "adapter_model.safetensors", "layout.json", "rows.json")
+    ]
     tensors = load_file(tmp_path / "out/metaprompt/adapter_model.safetensors")
-    assert {n: list(t.shape[:2]) for n, t in tensors.items()} == {"prompt_embeddings": [LENGTH, tensors["prompt_embeddings"].shape[1]],
-                                                                 "prefix_task_cols": [2, LENGTH], "prefix_task_rows": [2, RANK]}  # fmt: skip
+    assert {n: list(t.shape[:2]) for n, t in tensors.items()} == {
+        "prompt_embeddings": [LENGTH, tensors["prompt_embeddings"].shape[1]],
+        "prefix_task_cols": [2, LENGTH],
+        "prefix_task_rows": [2, RANK],
+    }
     card = (tmp_path / "out/metaprompt/README.md").read_text()
-    assert "| 1 | demo_entities | metaprompt | full | 0 |" in card and "pocket-llama" in card and "Not evaluated." in card and "Limits" in card
+    assert (
+        "| 1 | demo_entities | metaprompt | full | 0 |" in card
+        and "pocket-llama" in card
+        and "Not evaluated." in card
+        and "Limits" in card
+    )
     everything = "".join((tmp_path / "out" / f).read_text() for f in found if not f.endswith("safetensors"))
     assert str(tmp_path) not in everything and str(ROOT) not in everything  # no path of this machine
     modes = {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "out").rglob("*") if p.is_file()}
@@ -172,7 +240,10 @@ def test_scores_stand_in_the_card_only_if_they_are_this_checkpoints(tmp_path: Pa
     run = write_run(tmp_path / "run", "llama", "distill")
     _, found = load_bank(run, "run")
     cell = {"mean": 0.625, "seeds": [0]}
-    results = {"checkpoint": found.identity, "tasks": {"demo_qa": {"metric": "accuracy", "n_test": 8, "methods": {"metaprompt": {"full": cell}}}}}
+    results = {
+        "checkpoint": found.identity,
+        "tasks": {"demo_qa": {"metric": "accuracy", "n_test": 8, "methods": {"metaprompt": {"full": cell}}}},
+    }
     for identity, wanted in ((found.identity, "0.625"), ("another", "Not evaluated since it was last trained.")):
         (run / "results.json").write_text(json.dumps({**results, "checkpoint": identity}))
         export_run(run, "peft", tmp_path / identity)
@@ -192,7 +263,13 @@ def test_an_empty_tensor_is_not_written(tmp_path: Path, monkeypatch: pytest.Monk
 
     run = write_run(tmp_path / "run", "llama", "distill")
     whole = export._factored
-    monkeypatch.setattr(export, "_factored", lambda *a: [export.Adapter(x.name, x.rows, {n: t[:0] for n, t in x.tensors.items()}, x.config) for x in whole(*a)])
+    monkeypatch.setattr(
+        export,
+        "_factored",
+        lambda *a: [
+            export.Adapter(x.name, x.rows, {n: t[:0] for n, t in x.tensors.items()}, x.config) for x in whole(*a)
+        ],
+    )
     with pytest.raises(UserError, match=r"prompt_embeddings is empty \[0, \d+\]; nothing is written"):
         export_run(run, "peft", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -230,11 +307,17 @@ def test_the_client_sends_what_the_backbone_would_see(models: Callable[[str], An
 
     run = write_run(tmp_path / "run", "llama", "distill")
     folders = export_run(run, "vllm", tmp_path / "out")
-    assert [f.name for f in folders] == list(TASKS) and (tmp_path / "out/client.py").read_text() == Path(vllm_client.__file__).read_text()
+    assert [f.name for f in folders] == list(TASKS) and (tmp_path / "out/client.py").read_text() == Path(
+        vllm_client.__file__
+    ).read_text()
     _, tokenizer, backbone = models("llama")
     bank, _ = load_bank(run, "run")
     layout = json.loads((folders[1] / "layout.json").read_text())
-    inner = type("Tokenizer", (), {"bos_token_id": tokenizer.bos_id, "encode": lambda _, text, add_special_tokens: tokenizer.encode(text)})()
+    inner = type(
+        "Tokenizer",
+        (),
+        {"bos_token_id": tokenizer.bos_id, "encode": lambda _, text, add_special_tokens: tokenizer.encode(text)},
+    )()
     ids = vllm_client.context_ids(inner, layout, "the patient takes aspirin")
     from backbones import Layout
 
@@ -251,7 +334,9 @@ def test_the_client_sends_what_the_backbone_would_see(models: Callable[[str], An
     sent = Server.bodies[-1]
     embeds = torch.load(io.BytesIO(base64.b64decode(sent["prompt_embeds"])), weights_only=True)
     with torch.no_grad():
-        wanted = torch.cat([bank.prompts(torch.tensor([1]))[0], backbone.model.get_input_embeddings()(torch.tensor(ids))])
+        wanted = torch.cat(
+            [bank.prompts(torch.tensor([1]))[0], backbone.model.get_input_embeddings()(torch.tensor(ids))]
+        )
     assert torch.equal(embeds, wanted.bfloat16())  # as the folder's own numbers, and the server, are
     assert sent["path"] == "/v1/completions" and sent["temperature"] == 0.0 and sent["max_tokens"] == 8
 
@@ -319,10 +404,13 @@ def test_the_client_says_in_one_line_that_nobody_answers() -> None:
         vllm_client.ask("http://127.0.0.1:1", {})
 
 
-# ---- adapters as teachers -----------------------------------------------------------------------------------------------------------
+# ---- adapters as teachers
+# -----------------------------------------------------------------------------------------------------------
 
 
-def test_exported_prompts_come_back_as_teachers(make_session: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path) -> None:
+def test_exported_prompts_come_back_as_teachers(
+    make_session: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path
+) -> None:
     """Collapsed prompts of an earlier run are the new run's teachers, to the bit, and no step is taken."""
     from engine.stages import teach_stage
 
@@ -360,7 +448,11 @@ def peft_folder(folder: Path, prompt_LD: Tensor, kind: str = "PROMPT_TUNING", **
 
 def test_a_factored_adapter_of_one_task_is_multiplied_out(tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
-    shared, cols, rows = torch.randn(5, 8, generator=g), torch.randn(1, 5, 2, generator=g), torch.randn(1, 2, 8, generator=g)
+    shared, cols, rows = (
+        torch.randn(5, 8, generator=g),
+        torch.randn(1, 5, 2, generator=g),
+        torch.randn(1, 2, 8, generator=g),
+    )
     (tmp_path / "a").mkdir()
     peft_folder(tmp_path / "a", shared, "MULTITASK_PROMPT_TUNING", prefix_task_cols=cols, prefix_task_rows=rows)
     prompts, _ = read_adapters(tmp_path, ["a"], 5, 8)
@@ -374,11 +466,25 @@ def test_all_that_is_wrong_with_adapters_is_said_at_once(tmp_path: Path) -> None
     peft_folder(tmp_path / "lora", torch.zeros(5, 8), "LORA")
     peft_folder(tmp_path / "wide", torch.zeros(5, 9))
     peft_folder(tmp_path / "nan", torch.full((5, 8), float("nan")))
-    peft_folder(tmp_path / "two", torch.zeros(5, 8), "MULTITASK_PROMPT_TUNING", prefix_task_cols=torch.zeros(2, 5, 1), prefix_task_rows=torch.zeros(2, 1, 8))
+    peft_folder(
+        tmp_path / "two",
+        torch.zeros(5, 8),
+        "MULTITASK_PROMPT_TUNING",
+        prefix_task_cols=torch.zeros(2, 5, 1),
+        prefix_task_rows=torch.zeros(2, 1, 8),
+    )
     peft_folder(tmp_path / "torn", torch.zeros(5, 8))
     (tmp_path / "torn/adapter_model.safetensors").write_bytes(b"1234")
     with pytest.raises(UserError) as error:
         read_adapters(tmp_path, ["pickled", "lora", "wide", "nan", "torn", "two", "gone"], 5, 8)
     wrong = "is [5, 9]; this run's prompts are [5, 8]"
-    wanted = ["unpickling runs code", "is a LORA adapter", wrong, "not finite", "cannot be read", "holds 2 tasks", "missing"]
+    wanted = [
+        "unpickling runs code",
+        "is a LORA adapter",
+        wrong,
+        "not finite",
+        "cannot be read",
+        "holds 2 tasks",
+        "missing",
+    ]
     assert len(error.value.problems) == 7 and all(w in p for w, p in zip(wanted, error.value.problems, strict=True))

@@ -1,4 +1,6 @@
-"""Answers and likelihoods from slots are the plain ones: one sequence at a time, transformers' own generation, no cache shared."""
+"""Answers and likelihoods from slots are the plain ones: one sequence at a time, transformers' own generation, no
+cache shared.
+"""
 
 from typing import Any
 
@@ -11,12 +13,28 @@ from engine.generation import Greedy
 from engine.sharding import ShardedBackbone
 
 LENGTH, END = 4, 2
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96,
-         "max_position_embeddings": 256, "tie_word_embeddings": False}  # fmt: skip
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama"}, "qwen3": {"model_type": "qwen3", "head_dim": 16}, "mistral": {"model_type": "mistral", "sliding_window": 7},
-    "gpt_oss": {"model_type": "gpt_oss", "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
-}  # fmt: skip
+    "llama": {"model_type": "llama"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "mistral": {"model_type": "mistral", "sliding_window": 7},
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 6,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +50,9 @@ def backbones() -> dict[str, ShardedBackbone]:
     return made
 
 
-def alone(backbone: ShardedBackbone, context: list[int], prompt_LD: torch.Tensor, new: int, end: int = END) -> list[int]:
+def alone(
+    backbone: ShardedBackbone, context: list[int], prompt_LD: torch.Tensor, new: int, end: int = END
+) -> list[int]:
     return cut(backbone("generate", [context], prompt_LD[None], new, end, end, False)[0].tolist(), end)
 
 
@@ -41,13 +61,20 @@ def cut(ids: list[int], end: int) -> list[int]:
 
 
 def telling_end(free: list[list[int]]) -> int:
-    """Of all tokens the one whose first appearance differs most from sequence to sequence: ends at many different steps."""
+    """Of all tokens the one whose first appearance differs most from sequence to sequence: ends at many different
+    steps.
+    """
     return max(sorted({i for ids in free for i in ids}), key=lambda end: len({len(cut(ids, end)) for ids in free}))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("width", "budget", "length"), [(1, 1000, LENGTH), (3, 1000, LENGTH), (5, 20, LENGTH), (64, 1000, LENGTH), (3, 30, 0)])
-def test_answers_equal_those_of_each_sequence_alone(family: str, width: int, budget: int, length: int, backbones: dict[str, ShardedBackbone]) -> None:
+@pytest.mark.parametrize(
+    ("width", "budget", "length"),
+    [(1, 1000, LENGTH), (3, 1000, LENGTH), (5, 20, LENGTH), (64, 1000, LENGTH), (3, 30, 0)],
+)
+def test_answers_equal_those_of_each_sequence_alone(
+    family: str, width: int, budget: int, length: int, backbones: dict[str, ShardedBackbone]
+) -> None:
     backbone, g = backbones[family], torch.Generator().manual_seed(5)
     contexts = [torch.randint(3, 96, (int(n),), generator=g).tolist() for n in torch.randint(1, 24, (17,), generator=g)]
     prompt_LD = torch.randn(length, 32, generator=g, dtype=torch.float64)
@@ -82,12 +109,19 @@ def test_a_recomputing_backbone_answers_too() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("budget", "length"), [(1000, LENGTH), (40, LENGTH), (1, LENGTH), (60, 0)])
-def test_likelihoods_of_options_equal_each_one_alone(family: str, budget: int, length: int, backbones: dict[str, ShardedBackbone]) -> None:
-    """Options of one to nine tokens, two to five of them, behind contexts of every length; windows reach into prompt, context and option."""
+def test_likelihoods_of_options_equal_each_one_alone(
+    family: str, budget: int, length: int, backbones: dict[str, ShardedBackbone]
+) -> None:
+    """Options of one to nine tokens, two to five of them, behind contexts of every length; windows reach into
+    prompt, context and option.
+    """
     backbone, g = backbones[family], torch.Generator().manual_seed(8)
     draw = lambda n: torch.randint(3, 96, (int(n),), generator=g).tolist()  # noqa: E731
     sizes = torch.randint(1, 20, (9,), generator=g)
-    choices = [Choice(draw(n), [[*draw(torch.randint(0, 9, (), generator=g)), END] for _ in range(2 + int(n) % 4)]) for n in sizes]
+    choices = [
+        Choice(draw(n), [[*draw(torch.randint(0, 9, (), generator=g)), END] for _ in range(2 + int(n) % 4)])
+        for n in sizes
+    ]
     prompt_LD = torch.randn(length, 32, generator=g, dtype=torch.float64)
     found = option_likelihoods(backbone, prompt_LD, choices, budget, 0, 1)
     for choice, scores in zip(choices, found, strict=True):

@@ -1,4 +1,6 @@
-"""The first losses of two fixed runs, as numbers: a change that moves them changes the method, or the start, or the data order."""
+"""The first losses of two fixed runs, as numbers: a change that moves them changes the method, or the start, or the
+data order.
+"""
 
 import pytest
 

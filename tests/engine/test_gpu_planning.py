@@ -8,9 +8,24 @@ from engine.resolve import resolve
 
 
 def test_a_case_is_planned_with_the_flags_that_measured_it() -> None:
-    command = ["train.py", "benchmark", "--config", "c.yaml", "--token_budget=16384", "--invented", "90,10", "--steps", "4"]
+    command = [
+        "train.py",
+        "benchmark",
+        "--config",
+        "c.yaml",
+        "--token_budget=16384",
+        "--invented",
+        "90,10",
+        "--steps",
+        "4",
+    ]
     command += ["--sweep", "distill.teacher_cache=auto,off"]
-    assert planned_flags(command, "distill.teacher_cache=off") == ["--config", "c.yaml", "--token_budget=16384", "--distill.teacher_cache=off"]
+    assert planned_flags(command, "distill.teacher_cache=off") == [
+        "--config",
+        "c.yaml",
+        "--token_budget=16384",
+        "--distill.teacher_cache=off",
+    ]
     assert planned_flags(command, "token_budget=4096") == ["--config", "c.yaml", "--token_budget=4096"]
     assert planned_flags(command, "distill") == ["--config", "c.yaml", "--token_budget=16384"]
 

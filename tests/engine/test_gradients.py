@@ -15,16 +15,27 @@ Build = Callable[..., Loop]
 
 @pytest.fixture(params=["packed", "plain"])
 def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
-    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start, in either formulation."""
+    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start, in either
+    formulation.
+    """
 
     def make(kind: str, **settings: int) -> Loop:
-        session = make_session(**{"distill.temperature": 2.0, "distill.lambda_kl": 0.7, "distill.lambda_hidden": 0.4, "formulation": request.param})
+        session = make_session(
+            **{
+                "distill.temperature": 2.0,
+                "distill.lambda_kl": 0.7,
+                "distill.lambda_hidden": 0.4,
+                "formulation": request.param,
+            }
+        )
         taught: JoinedBank = teachers(3)
         stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, taught, "hash")
         loop = make_loop(stage, session, **settings)
         with torch.no_grad():
             for n, parameter in enumerate(stage.bank.parameters()):
-                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype)
+                parameter += 0.1 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype
+                )
         return loop
 
     return make
@@ -36,7 +47,9 @@ def gradients(loop: Loop) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
-def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(kind: str, build: Build, naive_losses, near) -> None:
+def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
+    kind: str, build: Build, naive_losses, near
+) -> None:
     loop = build(kind)
     found = gradients(loop)
     sums = build(kind).gradients(0)["sums"]
@@ -48,10 +61,15 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(k
         sample = loop.stage.rows[pick.row].train.sample(pick.index)
         row = torch.tensor([pick.row])
         teacher = loop.stage.teachers.prompts(row)[0] if loop.stage.teachers else None
-        per_row.setdefault(pick.row, []).append(naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature))
+        per_row.setdefault(pick.row, []).append(
+            naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature)
+        )
     for k, samples in per_row.items():
         n_tokens = sum(len(s["ce"]) for s in samples)
-        ce, kl, hidden = (sum((t for s in samples for t in s[name]), torch.zeros((), dtype=torch.float64)) for name in ("ce", "kl", "hidden"))
+        ce, kl, hidden = (
+            sum((t for s in samples for t in s[name]), torch.zeros((), dtype=torch.float64))
+            for name in ("ce", "kl", "hidden")
+        )
         total = total + (ce + weights.kl * kl + weights.hidden * hidden) / n_tokens
         near(sums[k], torch.tensor([ce.item(), kl.item(), hidden.item(), n_tokens], dtype=torch.float64), 1e-12)
     total.backward()
@@ -70,7 +88,10 @@ def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None
     for budget in (10**9, 60, 30 if build(kind).formulation.packed else 45, 1):
         loop = build(kind, token_budget=budget)
         found = gradients(loop)
-        items = weigh([p.row for p in loop.last_step_picks], [loop.stage.rows[p.row].train.sample(p.index) for p in loop.last_step_picks])
+        items = weigh(
+            [p.row for p in loop.last_step_picks],
+            [loop.stage.rows[p.row].train.sample(p.index) for p in loop.last_step_picks],
+        )
         cuts.add(len(loop.formulation.micro_batches(items, loop.stage.bank)))
         whole = whole or found
         for name, gradient in found.items():
@@ -114,7 +135,9 @@ def test_fillers_are_counted_nowhere(build: Build, near) -> None:
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
-def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near) -> None:
+def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
+    kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near
+) -> None:
     ends = []
     for formulation in ("packed", "plain"):
         session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "formulation": formulation})

@@ -1,4 +1,6 @@
-"""``prompt.init: instruction``: untrained, a prompt is the task's written instruction; the metaprompt starts from the vocabulary."""
+"""``prompt.init: instruction``: untrained, a prompt is the task's written instruction; the metaprompt starts from
+the vocabulary.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,9 @@ def with_cards(tasks: dict[str, TaskData]) -> dict[str, TaskData]:
     return {name: TaskData(cards[name], data.splits) for name, data in tasks.items()}
 
 
-def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(make_session, tasks: dict[str, TaskData], capsys) -> None:
+def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(
+    make_session, tasks: dict[str, TaskData], capsys
+) -> None:
     session = make_session(**{"prompt.init": "instruction", "adapt.methods": ["prompt_tuning"], "adapt.seeds": [0, 1]})
     data = with_cards(tasks)
     encoded = {name: session.tokenizer.encode(words) for name, words in WORDS.items()}
@@ -37,16 +41,24 @@ def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(make_ses
     assert torch.equal(distill_stage(session, data, None, "").bank.prompts(torch.tensor([0])).detach(), from_vocabulary)
 
 
-def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(make_session, tasks: dict[str, TaskData], capsys) -> None:
+def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(
+    make_session, tasks: dict[str, TaskData], capsys
+) -> None:
     session = make_session(**{"prompt.init": "instruction", "prompt.length": 2, "prompt.rank": 1})
     for _ in range(2):
         teach_stage(session, with_cards(tasks))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING prompt.init")]
-    assert len(said) == 3 and "the instruction of alpha has" in said[0] and "is cut to prompt.length (2); set prompt.length to" in said[0]
+    assert (
+        len(said) == 3
+        and "the instruction of alpha has" in said[0]
+        and "is cut to prompt.length (2); set prompt.length to" in said[0]
+    )
     assert not any(words in line for line in said for words in WORDS.values())
 
 
-def test_an_untrained_prompt_of_the_instruction_is_scored_as_the_instruction(make_session, tasks: dict[str, TaskData]) -> None:
+def test_an_untrained_prompt_of_the_instruction_is_scored_as_the_instruction(
+    make_session, tasks: dict[str, TaskData]
+) -> None:
     """With the instruction first in the layout, the prompt of its embeddings is the same input."""
     session = make_session(**{"prompt.init": "instruction"})
     words = WORDS["alpha"]

@@ -1,4 +1,6 @@
-"""Saved or stopped on request, by signal or file; one writer a run directory; what cannot work ends the run and says why."""
+"""Saved or stopped on request, by signal or file; one writer a run directory; what cannot work ends the run and
+says why.
+"""
 
 import json
 import os
@@ -74,7 +76,9 @@ def prompts(loop: Loop) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("how", ["TERM", "USR1", "INT", "STOP"])
-def test_stopped_on_request_and_gone_on_equals_uninterrupted(how: str, build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_on_request_and_gone_on_equals_uninterrupted(
+    how: str, build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = build("whole")
     whole.run()
     run_dir = tmp_path / "cut"
@@ -86,7 +90,11 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(how: str, build: Ca
         at_step(monkeypatch, loop, 4, ask)
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
             loop.run()
-    assert (run_dir / "STOPPED").exists() and not (run_dir / "STOP").exists() and os.readlink(run_dir / "latest").endswith("step_00000004")
+    assert (
+        (run_dir / "STOPPED").exists()
+        and not (run_dir / "STOP").exists()
+        and os.readlink(run_dir / "latest").endswith("step_00000004")
+    )
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     with Interruption(run_dir, "USR1", True) as interruption:
         again = build("cut", interruption)
@@ -169,9 +177,14 @@ SWALLOWED = "\n    ".join(["while True:", "    try: time.sleep(60)", "    except
 def from_a_terminal(arguments: list[str], project: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """A Python process that Ctrl-C reaches, wherever the tests run."""
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+        [sys.executable, *arguments],
+        cwd=project,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("how", ["time.sleep(60)", SWALLOWED], ids=["raised", "swallowed"])
@@ -207,7 +220,9 @@ def test_during_training_ctrl_c_saves_and_leaves_with_75(project: Path, tmp_path
     assert (tmp_path / "run/teachers/latest").resolve().name == f"step_{int(step):08}"
 
 
-def test_save_writes_a_checkpoint_and_training_goes_on(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_writes_a_checkpoint_and_training_goes_on(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run").mkdir()
     with Interruption(tmp_path / "run", "USR1", True) as interruption:
         loop = build("run", interruption)
@@ -217,7 +232,9 @@ def test_save_writes_a_checkpoint_and_training_goes_on(build: Callable[..., Loop
     assert not (tmp_path / "run/SAVE").exists()
 
 
-def test_a_request_in_the_last_step_is_no_stop(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_in_the_last_step_is_no_stop(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run").mkdir()
     with Interruption(tmp_path / "run", "USR1", True) as interruption:
         loop = build("run", interruption)
@@ -226,29 +243,49 @@ def test_a_request_in_the_last_step_is_no_stop(build: Callable[..., Loop], tmp_p
     assert not (tmp_path / "run/STOPPED").exists() and loop.step == 9
 
 
-def test_a_request_in_the_last_step_stops_the_next_loop(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_in_the_last_step_stops_the_next_loop(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with Interruption(tmp_path / "first", "USR1", True) as interruption:
         loop = build("first", interruption, **{"distill.steps": 2})
         at_step(monkeypatch, loop, 2, (tmp_path / "first/STOP").touch)
         loop.run()
-    with Interruption(tmp_path / "second", "USR1", True) as interruption, pytest.raises(Stopped, match="stopped at step 1 of 9"):
+    with (
+        Interruption(tmp_path / "second", "USR1", True) as interruption,
+        pytest.raises(Stopped, match="stopped at step 1 of 9"),
+    ):
         build("second", interruption).run()
 
 
 def test_where_the_time_went_is_told_once_at_the_first_step() -> None:
-    script = "from engine import startup; startup.mark('imports'); startup.mark('data'); print(startup.first_step()); print(startup.first_step())"
+    script = (
+        "from engine import startup; startup.mark('imports'); startup.mark('data'); print(startup.first_step()); "
+        "print(startup.first_step())"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    parts = r"first step done at \d\d:\d\d:\d\d\.\d, \d+\.\d s after the process began: imports 0\.\d, data 0\.\d, first step 0\.\d\nNone\n"
+    parts = (
+        r"first step done at \d\d:\d\d:\d\d\.\d, \d+\.\d s after the process began: imports 0\.\d, data 0\.\d, first "
+        r"step 0\.\d\nNone\n"
+    )
     assert re.fullmatch(parts, done.stdout), done.stdout + done.stderr
 
 
 def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_leaves(tmp_path: Path) -> None:
     code = tmp_path / "code"
     for leave, said in ((False, True), (True, False)):
-        script = f"import os, signal; from engine import startup; startup.note_early(signal.SIGUSR1, {leave}); os.kill(os.getpid(), 10); print(startup.taken())"
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "EXIT_CODE_FILE": str(code)}, timeout=60)
+        script = (
+            f"import os, signal; from engine import startup; startup.note_early(signal.SIGUSR1, {leave}); "
+            "os.kill(os.getpid(), 10); print(startup.taken())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "EXIT_CODE_FILE": str(code)},
+            timeout=60,
+        )
         assert (done.returncode, "True" in done.stdout) == (75 if leave else 0, said), done.stderr
         assert code.exists() == leave
 
@@ -278,7 +315,10 @@ def test_a_signal_between_two_loops_stops_the_second(build: Callable[..., Loop],
     with Interruption(tmp_path / "first", "USR1", True) as interruption:
         build("first", interruption, **{"distill.steps": 2}).run()
     os.kill(os.getpid(), signal.SIGUSR1)  # would end a process that does not catch it
-    with Interruption(tmp_path / "second", "USR1", True) as interruption, pytest.raises(Stopped, match="stopped at step 1 of 9"):
+    with (
+        Interruption(tmp_path / "second", "USR1", True) as interruption,
+        pytest.raises(Stopped, match="stopped at step 1 of 9"),
+    ):
         build("second", interruption).run()
     with Interruption(tmp_path / "second", "USR1", True) as interruption:
         build("second", interruption).run()  # asked for once
@@ -298,7 +338,9 @@ def test_a_failed_checkpoint_outranks_everything(tmp_path: Path) -> None:
         assert interruption.agreed() == Request.STOP  # and nothing that was asked for is forgotten
 
 
-def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run").mkdir()
     whole, calls = checkpoint.save_file, []
 
@@ -327,10 +369,16 @@ def test_a_checkpoint_holds_the_step_it_was_asked_at_though_training_goes_on(tmp
     state["progress"].append(2)
     saver.wait()
     found = checkpoint.load(tmp_path)
-    assert found is not None and found.prompts["a"].eq(0).all() and found.optimizer["b"].eq(0).all() and found.state["progress"] == [1]
+    assert (
+        found is not None
+        and found.prompts["a"].eq(0).all()
+        and found.optimizer["b"].eq(0).all()
+        and found.state["progress"] == [1]
+    )
 
 
-# ---- damaged checkpoints ---------------------------------------------------------------------------------------------------------
+# ---- damaged checkpoints
+# ---------------------------------------------------------------------------------------------------------
 
 
 def flipped(path: Path) -> None:
@@ -342,7 +390,11 @@ def flipped(path: Path) -> None:
 @pytest.mark.parametrize("name", ["prompts.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", [flipped, Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-7])])
 def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
-    name: str, damage: Callable[[Path], object], build: Callable[..., Loop], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    damage: Callable[[Path], object],
+    build: Callable[..., Loop],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = build("run", **{"checkpoint.every": 4})
     whole.run()
@@ -353,7 +405,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
     again = build("run", **{"checkpoint.every": 4})
     again.run()
     out = capsys.readouterr().out
-    assert "WARNING checkpoint" in out and "going on from step_00000008, which is whole" in out and "resumed at step 8 of 9" in out
+    assert (
+        "WARNING checkpoint" in out
+        and "going on from step_00000008, which is whole" in out
+        and "resumed at step 8 of 9" in out
+    )
     for n, tensor in expected.items():
         assert torch.equal(tensor, prompts(again)[n]), n
 
@@ -367,10 +423,13 @@ def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Loop], tmp
     assert len(error.value.problems) == 2 and all("--fresh=true" in p for p in error.value.problems)
 
 
-# ---- one writer ------------------------------------------------------------------------------------------------------------------
+# ---- one writer
+# ------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_older_of_two_jobs_loses_its_right_to_write(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_older_of_two_jobs_loses_its_right_to_write(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     loop = build("run", **{"checkpoint.every": 2, "log.every": 2})
@@ -379,12 +438,16 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(build: Callable[..., Loo
     at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(Fence(run_dir))))  # step 2 is on disk
     with pytest.raises(LostRunDirectory, match="opened by another job since"):
         loop.run()
-    assert checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1  # type: ignore[union-attr]
+    assert (
+        checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1
+    )  # type: ignore[union-attr]
     newer[0].check()
     assert [p.name for p in run_dir.iterdir() if p.name.startswith(".owner")] == []
 
 
-def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fence = Fence(tmp_path)
     whole = checkpoint.save_file
 
@@ -398,7 +461,9 @@ def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(tmp_path: Pa
     assert not (tmp_path / "latest").exists() and not (tmp_path / "checkpoints/step_00000003").exists()
 
 
-def test_an_earlier_start_of_a_job_does_not_take_the_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_start_of_a_job_does_not_take_the_directory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     newer = Fence(tmp_path)
@@ -418,10 +483,13 @@ def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
         fence.check()
 
 
-# ---- what cannot work ------------------------------------------------------------------------------------------------------------
+# ---- what cannot work
+# ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_is_never_finite_ends_the_run_by_name(build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_never_finite_ends_the_run_by_name(
+    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop = build("run", max_skipped=3, **{"distill.task_subsets": False})
     whole = Formulation.train
 
@@ -431,12 +499,15 @@ def test_a_row_that_is_never_finite_ends_the_run_by_name(build: Callable[..., Lo
         return terms
 
     monkeypatch.setattr(Formulation, "train", train)
-    with pytest.raises(RuntimeError, match="distill 3: in 3 steps running the gradient of beta/.* was not finite") as error:
+    with pytest.raises(
+        RuntimeError, match="distill 3: in 3 steps running the gradient of beta/.* was not finite"
+    ) as error:
         loop.run()
     assert "alpha" not in str(error.value) and "gamma" not in str(error.value)
 
 
-# ---- before anything starts ------------------------------------------------------------------------------------------------------
+# ---- before anything starts
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_folders_that_cannot_be_written_and_disks_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +516,12 @@ def test_folders_that_cannot_be_written_and_disks_without_room(tmp_path: Path, m
     assert problems_of(config, 1000) == []
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     found = problems_of(config, 1000)
-    assert len(found) == 2 and found[0].startswith("run_dir: ") and f"{tmp_path} cannot be written to" in found[0] and found[1].startswith("data.cache: ")
+    assert (
+        len(found) == 2
+        and found[0].startswith("run_dir: ")
+        and f"{tmp_path} cannot be written to" in found[0]
+        and found[1].startswith("data.cache: ")
+    )
     monkeypatch.undo()
     assert "run_dir: " in problems_of(config, 10**15)[0] and "GB are free there" in problems_of(config, 10**15)[0]
     (tmp_path / "file").write_text("x")
@@ -465,17 +541,29 @@ def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("when", "code", "said"),
     [("within", 75, ""), ("before", 75, ""), ("after", 0, "True"), ("never", 0, "False")],
 )
-def test_while_answers_are_asked_a_signal_leaves_at_once_and_afterwards_it_waits_for_the_loop(when: str, code: int, said: str) -> None:
+def test_while_answers_are_asked_a_signal_leaves_at_once_and_afterwards_it_waits_for_the_loop(
+    when: str, code: int, said: str
+) -> None:
     kill = "os.kill(os.getpid(), signal.SIGUSR1)"
-    script = "\n".join([
-        "import os, signal", "from engine import startup", "startup.note_early(signal.SIGUSR1)", kill if when == "before" else "",
-        "with startup.nothing_to_lose():", f"    {kill if when == 'within' else 'pass'}", kill if when == "after" else "", "print(startup.taken())",
-    ])  # fmt: skip
+    script = "\n".join(
+        [
+            "import os, signal",
+            "from engine import startup",
+            "startup.note_early(signal.SIGUSR1)",
+            kill if when == "before" else "",
+            "with startup.nothing_to_lose():",
+            f"    {kill if when == 'within' else 'pass'}",
+            kill if when == "after" else "",
+            "print(startup.taken())",
+        ]
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (code, said), done.stderr
 
 
-def test_a_claim_that_cannot_be_written_says_where_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_cannot_be_written_says_where_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Path, text: str) -> int:
         self.touch()
         raise OSError(28, "No space left on device")

@@ -13,9 +13,16 @@ from engine.distributed import Place, place
 from engine.errors import UserError
 
 # the second of two tasks on the second of two nodes
-STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-        "MASTER_ADDR": "n1"}  # fmt: skip
+STEP = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "MASTER_ADDR": "n1",
+}
 STALE = {
     "RANK": "0",
     "WORLD_SIZE": "1",
@@ -25,11 +32,24 @@ STALE = {
     "GROUP_RANK": "0",
     "ROLE_RANK": "0",
 }
-AGENT = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
-         "TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_ERROR_FILE": "/tmp/torchelastic_x/error.json"}  # fmt: skip
+AGENT = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RESTART_COUNT": "0",
+    "TORCHELASTIC_MAX_RESTARTS": "0",
+    "TORCHELASTIC_ERROR_FILE": "/tmp/torchelastic_x/error.json",
+}
 # one torchrun in each of four tasks, two ranks each; the agents met in another order than SLURM's
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
-            "GROUP_WORLD_SIZE": "4", "ROLE_RANK": "3", **AGENT}  # fmt: skip
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "1",
+    "GROUP_WORLD_SIZE": "4",
+    "ROLE_RANK": "3",
+    **AGENT,
+}
 RIGHT = {
     "RANK": "3",
     "WORLD_SIZE": "4",
@@ -91,7 +111,7 @@ def given(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], started:
         (INTERACTIVE, None, Place(0, 1, 0)),  # python in the shell of an salloc of eight tasks
         (INTERACTIVE | TORCHRUN, None, Place(3, 8, 1)),
     ],
-)  # fmt: skip
+)
 def test_a_launchers_variables_are_believed_where_they_are_its_own(
     environment: dict[str, str], started: dict[str, str] | None, wanted: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +134,7 @@ def test_a_launchers_variables_are_believed_where_they_are_its_own(
         (STEP | RIGHT | {"LOCAL_RANK": "7"}, STEP | {"LOCAL_RANK": "7"}, ["LOCAL_RANK"]),  # a wrapper that forgot one
         (STEP | RIGHT | AGENT, STEP | AGENT, list(AGENT)),
     ],
-)  # fmt: skip
+)
 def test_what_contradicts_slurm_is_refused_all_names_at_once(
     environment: dict[str, str], started: dict[str, str] | None, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,10 +203,13 @@ def in_task(project: Path, command: str, environment: dict[str, str]) -> list[st
         ('exec python -c "$SAY"', LEFT),
         ('python -c "$SAY"; true', LEFT),
         ('RANK=3 WORLD_SIZE=4 python -c "$SAY"; true', [n for n in LEFT if n not in ("RANK", "WORLD_SIZE")]),
-        ('unset ${!TORCHELASTIC_@} GROUP_RANK ROLE_RANK NODE_RANK LOCAL_WORLD_SIZE; '
-         'RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 python -c "$SAY"; true', []),
+        (
+            "unset ${!TORCHELASTIC_@} GROUP_RANK ROLE_RANK NODE_RANK LOCAL_WORLD_SIZE; "
+            'RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 python -c "$SAY"; true',
+            [],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_srun_delivered_is_told_from_what_was_set_in_the_task(
     command: str, left: list[str], project: Path
 ) -> None:

@@ -25,7 +25,9 @@ def test_one_object_a_logged_step_and_one_line_to_read(tmp_path: Path, capsys: p
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 3, **VALUES}
     (shown,) = capsys.readouterr().out.splitlines()
-    assert shown.startswith("teach 3/20 | loss 1.5 | ce 1.25 | tokens_per_s 1000 | lr 0.1 | left ") and "kl" not in shown
+    assert (
+        shown.startswith("teach 3/20 | loss 1.5 | ce 1.25 | tokens_per_s 1000 | lr 0.1 | left ") and "kl" not in shown
+    )
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 9, "lo', '{"step": 9'])
@@ -53,7 +55,9 @@ def test_tensorboard_drops_what_is_run_again_too(tmp_path: Path) -> None:
         log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {"train/loss", "train/ce", "task_ce/alpha"} <= set(events.Tags()["scalars"]) and "train/kl" not in events.Tags()["scalars"]
+    assert {"train/loss", "train/ce", "task_ce/alpha"} <= set(
+        events.Tags()["scalars"]
+    ) and "train/kl" not in events.Tags()["scalars"]
     found = {e.step: round(e.value, 3) for e in events.Scalars("train/loss")}
     assert found == {1: 1.1, 2: 2.1, 3: 3.1, 4: 4.1, 5: 5.5, 6: 6.5, 7: 7.5, 8: 8.5}
     assert len(events.Scalars("train/loss")) == 8
@@ -68,7 +72,9 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.Captur
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
 
 
-def test_a_bar_only_where_someone_watches(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_only_where_someone_watches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     book(tmp_path).tick(10)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -76,7 +82,9 @@ def test_a_bar_only_where_someone_watches(tmp_path: Path, capsys: pytest.Capture
     assert "teach [###############...............] 10/20" in capsys.readouterr().err
 
 
-def test_a_resumed_run_on_a_full_disk_keeps_what_earlier_ones_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_on_a_full_disk_keeps_what_earlier_ones_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in range(1, 9):
         book(tmp_path, resume_step=step).step(step, {"loss": float(step)})
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -90,7 +98,9 @@ def test_a_resumed_run_on_a_full_disk_keeps_what_earlier_ones_told(tmp_path: Pat
         patch.setattr(Path, "write_text", write_text)
         with pytest.raises(OSError, match="No space left on device; nothing of it was changed.*metrics.jsonl"):
             book(tmp_path, resume_step=5)
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"] and (
+        tmp_path / "metrics.jsonl"
+    ).read_text() == before
     book(tmp_path, resume_step=5)
     assert steps(tmp_path) == [1, 2, 3, 4]
 
@@ -107,8 +117,15 @@ def test_settings_and_scores_read_back_from_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    config = RunConfig(run_dir="r", backbone="/weights/somewhere", seed=7, teach=TeachConfig(run="/of/someone"),
-                       adapt=AdaptConfig(lr_task=0.25, shots=["4", "full"], source_run="/runs/of/someone", multitask_run="/of/someone"))  # fmt: skip
+    config = RunConfig(
+        run_dir="r",
+        backbone="/weights/somewhere",
+        seed=7,
+        teach=TeachConfig(run="/of/someone"),
+        adapt=AdaptConfig(
+            lr_task=0.25, shots=["4", "full"], source_run="/runs/of/someone", multitask_run="/of/someone"
+        ),
+    )
     tuning = {"metaprompt": {"4": {"rates": [0.125, 0.5], "scores": [0.2, 0.3], "best": 1}}}
     for score in (0.1, 0.5):  # an evaluation that is repeated replaces the row
         write_hparams(tmp_path, config, {"metaprompt": {"4": score, "full": 0.75}, "lora": {"full": 0.5}}, tuning)
@@ -117,12 +134,22 @@ def test_settings_and_scores_read_back_from_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard/hparams"))
     events.Reload()
     assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {
-        "average/metaprompt/4": 0.5, "average/metaprompt/full": 0.75, "average/lora/full": 0.5,
-    }  # fmt: skip
-    plugin = {tag: HParamsPluginData.FromString(content) for tag, content in events.PluginTagToContent("hparams").items()}
+        "average/metaprompt/4": 0.5,
+        "average/metaprompt/full": 0.75,
+        "average/lora/full": 0.5,
+    }
+    plugin = {
+        tag: HParamsPluginData.FromString(content) for tag, content in events.PluginTagToContent("hparams").items()
+    }
     started = plugin["_hparams_/session_start_info"].session_start_info.hparams
     values = {name: value.number_value or value.string_value or value.bool_value for name, value in started.items()}
-    assert (values["seed"], values["prompt.length"], values["prompt.rank"], values["adapt.lr_task"], values["adapt.shots"]) == (7, 100, 1, 0.25, "4, full")
+    assert (
+        values["seed"],
+        values["prompt.length"],
+        values["prompt.rank"],
+        values["adapt.lr_task"],
+        values["adapt.shots"],
+    ) == (7, 100, 1, 0.25, "4, full")
     assert values["distill.lambda_kl"] == 0.9 and values["chosen.metaprompt.4"] == 0.5 and values["adapt.steps"] == 150
     assert not any("someone" in str(v) or "somewhere" in str(v) for v in values.values())
     metrics = {m.name.tag for m in plugin["_hparams_/experiment"].experiment.metric_infos}

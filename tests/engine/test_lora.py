@@ -29,13 +29,21 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[s
         base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "formulation": request.param}
         session = make_session(f"lora{next(count)}", **{**base, **changes})
         generator = torch.Generator().manual_seed(3)
-        part = DecomposedBank(*(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64))))
+        part = DecomposedBank(
+            *(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64)))
+        )
         data = {n: tasks[n] for n in session.config.adapt.targets}
-        loop = make_loop(adapt_stage(session, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}), session, **settings)
+        loop = make_loop(
+            adapt_stage(session, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}),
+            session,
+            **settings,
+        )
         if moved:
             with torch.no_grad():
                 for n, parameter in enumerate(p for name, p in loop.stage.bank.named_parameters() if ".up." in name):
-                    parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype)
+                    parameter += 0.05 * torch.randn(
+                        parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype
+                    )
         return loop
 
     return make
@@ -46,7 +54,9 @@ def gradients(loop: Loop) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
 
 
-def test_losses_and_gradients_are_those_of_peft(build, backbone: ShardedBackbone, card: BackboneCard, exact_norms, near) -> None:
+def test_losses_and_gradients_are_those_of_peft(
+    build, backbone: ShardedBackbone, card: BackboneCard, exact_norms, near
+) -> None:
     loop = build()
     found = gradients(loop)
     sums = build().gradients(0)["sums"]
@@ -54,18 +64,27 @@ def test_losses_and_gradients_are_those_of_peft(build, backbone: ShardedBackbone
     plain = build_backbone(card, None, torch.float64)
     plain.load_state_dict(backbone.model.state_dict())
     exact_norms(plain)
-    theirs = get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM")).double().eval()
+    theirs = (
+        get_peft_model(plain, LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
+        .double()
+        .eval()
+    )
     layers = dict(theirs.named_modules())
     for k in range(len(loop.stage.rows)):
         for name, (down, up) in part.layers().items():
             layer = layers[f"base_model.model.{name}"]
-            layer.lora_A.default.weight.data, layer.lora_B.default.weight.data = down[k].detach().clone(), up[k].detach().clone()
+            layer.lora_A.default.weight.data, layer.lora_B.default.weight.data = (
+                down[k].detach().clone(),
+                up[k].detach().clone(),
+            )
         theirs.zero_grad()
         samples = [loop.stage.rows[k].train.sample(p.index) for p in loop.last_step_picks if p.row == k]
         total, tokens = torch.zeros((), dtype=torch.float64), sum(len(s.answer_ids) for s in samples)
         for s in samples:
             logits = theirs(torch.tensor([s.context_ids + s.answer_ids])).logits[0]
-            total = total + torch.nn.functional.cross_entropy(logits[len(s.context_ids) - 1 : -1], torch.tensor(s.answer_ids), reduction="sum")
+            total = total + torch.nn.functional.cross_entropy(
+                logits[len(s.context_ids) - 1 : -1], torch.tensor(s.answer_ids), reduction="sum"
+            )
         near(sums[k][0], total.detach(), 1e-11)
         (total / tokens).backward()
         for name in part.layers():
@@ -93,9 +112,13 @@ def test_budget_and_ranks_change_nothing(build, near) -> None:
         near(sum(p[name] for p in parts), gradient, 1e-11)
 
 
-def test_recomputed_layers_change_nothing(build, card: BackboneCard, backbone: ShardedBackbone, exact_norms, near) -> None:
+def test_recomputed_layers_change_nothing(
+    build, card: BackboneCard, backbone: ShardedBackbone, exact_norms, near
+) -> None:
     wanted = gradients(build())
-    again = ShardedBackbone(card, "", torch.device("cpu"), recompute=card.random["num_hidden_layers"], dtype=torch.float64)
+    again = ShardedBackbone(
+        card, "", torch.device("cpu"), recompute=card.random["num_hidden_layers"], dtype=torch.float64
+    )
     again.model.load_state_dict(backbone.model.state_dict())
     exact_norms(again.model)
     loop = build()
@@ -108,7 +131,10 @@ def test_recomputed_layers_change_nothing(build, card: BackboneCard, backbone: S
 
 def test_a_row_trains_as_it_would_alone_beside_prompts_and_comes_back_from_its_checkpoint(build, near) -> None:
     methods = {"adapt.methods": ["metaprompt", "lora", "prompt_tuning"], "adapt.seeds": [0]}
-    together, alone = build(moved=False, **methods), build(moved=False, **{"adapt.seeds": [0], "adapt.targets": ["beta"]})
+    together, alone = (
+        build(moved=False, **methods),
+        build(moved=False, **{"adapt.seeds": [0], "adapt.targets": ["beta"]}),
+    )
     together.run()
     alone.run()
     own, span = alone.stage.bank.parts["lora"], together.stage.bank.spans()["lora"]

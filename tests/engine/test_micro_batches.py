@@ -12,7 +12,10 @@ from engine.data import Sample
 
 def samples(n: int, seed: int = 0) -> list[Sample]:
     rng = np.random.default_rng(seed)
-    return [Sample(rng.integers(3, 99, rng.integers(0, 30)).tolist(), rng.integers(3, 99, rng.integers(1, 8)).tolist()) for _ in range(n)]
+    return [
+        Sample(rng.integers(3, 99, rng.integers(0, 30)).tolist(), rng.integers(3, 99, rng.integers(1, 8)).tolist())
+        for _ in range(n)
+    ]
 
 
 def step(n: int = 23, seed: int = 0) -> list[Item]:
@@ -76,16 +79,23 @@ def test_packed_rows_repeat_few_prompts_and_share_the_work(world: int, budget: i
     least = 5 * 4 + sum(len(i.sample) for i in items)
     # a prompt is repeated only where its samples go over from one row to the next
     assert sum(len({i.row for i in g}) for g in groups) <= 4 + len(groups) - 1
-    assert len(groups) <= world * -(-least // (world * (budget - 45))) + world  # 45: a longest sample and its prompt may not fit any more
+    assert (
+        len(groups) <= world * -(-least // (world * (budget - 45))) + world
+    )  # 45: a longest sample and its prompt may not fit any more
     assert max(tokens) - min(tokens) <= 2 * 45 or len(groups) > -(-least // budget)
 
 
 def test_a_packed_row_holds_each_prompt_once_and_each_answer_where_it_stands() -> None:
-    items = [Item(3, Sample([11, 12, 13], [21, 22]), 0.5), Item(0, Sample([], [23, 24, 25]), 0.25), Item(3, Sample([14], [26]), 0.0)]
+    items = [
+        Item(3, Sample([11, 12, 13], [21, 22]), 0.5),
+        Item(0, Sample([], [23, 24, 25]), 0.25),
+        Item(3, Sample([14], [26]), 0.0),
+    ]
     batch = pack(items, 4)
     assert batch.ids_T.tolist() == [11, 12, 13, 21, 22, 23, 24, 25, 14, 26]
     assert batch.rows_K.tolist() == [3, 0] and batch.labels_N.tolist() == [21, 22, 23, 24, 25, 26]
-    # the row: prompt of 3 at 0-3, of 0 at 4-7, texts from 8; the empty context's first answer token follows its prompt's last
+    # the row: prompt of 3 at 0-3, of 0 at 4-7, texts from 8; the empty context's first answer token follows its
+    # prompt's last
     assert batch.before_N.tolist() == [10, 11, 7, 13, 14, 16]
     assert batch.row_N.tolist() == [3, 3, 0, 0, 0, 3]
     assert batch.weights_N.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.0] and batch.weights_N.dtype == torch.float64
@@ -93,7 +103,11 @@ def test_a_packed_row_holds_each_prompt_once_and_each_answer_where_it_stands() -
 
 
 def test_a_batch_holds_each_answer_where_it_stands() -> None:
-    items = [Item(3, Sample([11, 12, 13], [21, 22]), 0.5), Item(0, Sample([], [23, 24, 25]), 0.25), Item(3, Sample([14], [26]), 0.0)]
+    items = [
+        Item(3, Sample([11, 12, 13], [21, 22]), 0.5),
+        Item(0, Sample([], [23, 24, 25]), 0.25),
+        Item(3, Sample([14], [26]), 0.0),
+    ]
     batch = collate(items)
     assert batch.ids_BT.tolist() == [[11, 12, 13, 21, 22], [23, 24, 25, 0, 0], [14, 26, 0, 0, 0]]
     assert batch.answer_BT.int().tolist() == [[0, 0, 0, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0]]
@@ -104,7 +118,9 @@ def test_a_batch_holds_each_answer_where_it_stands() -> None:
 
 
 def test_an_answer_without_context_is_predicted_from_the_prompt(backbone, naive_losses) -> None:
-    """[P ; answer]: the last prompt position predicts the first answer token. Beside a longer sample, so with padding."""
+    """[P ; answer]: the last prompt position predicts the first answer token. Beside a longer sample, so with
+    padding.
+    """
     from prompt_modules import cross_entropy
 
     empty, longer = Sample([], [23, 24]), Sample([31, 32, 33, 34], [35, 36, 37])
@@ -112,6 +128,10 @@ def test_an_answer_without_context_is_predicted_from_the_prompt(backbone, naive_
     batch = collate([Item(0, empty, 1.0), Item(1, longer, 1.0)])
     with torch.no_grad():
         states, teacher = backbone("answers", batch, prompts_BLD)
-        wanted = [t for sample, prompt_LD in zip((empty, longer), prompts_BLD, strict=True) for t in naive_losses(sample, prompt_LD)["ce"]]
+        wanted = [
+            t
+            for sample, prompt_LD in zip((empty, longer), prompts_BLD, strict=True)
+            for t in naive_losses(sample, prompt_LD)["ce"]
+        ]
     torch.testing.assert_close(cross_entropy(states.logits_NV, batch.labels_N), torch.stack(wanted), rtol=1e-12, atol=0)
     assert teacher is None

@@ -17,7 +17,9 @@ def test_the_committed_page_is_what_the_committed_results_say(project: Path) -> 
 def test_every_results_file_has_a_section_with_its_command(project: Path) -> None:
     text = "\n".join(page(project / "benchmarks/results"))
     for file in (project / "benchmarks/results").glob("*.json"):
-        assert re.search(rf"^    \S.* -m benchmarks\.{file.stem.rpartition('_')[0]} .*{re.escape(file.name)}$", text, re.M), file.name
+        assert re.search(
+            rf"^    \S.* -m benchmarks\.{file.stem.rpartition('_')[0]} .*{re.escape(file.name)}$", text, re.M
+        ), file.name
         assert file.stem.rpartition("_")[0] in SECTIONS
     commands = text.count("\n    python -m") + text.count("\n    torchrun ")
     assert text.count("No machine was measured; commit ") == 1  # the roofline's, which counts
@@ -33,11 +35,17 @@ def test_a_ratio_below_the_bar_is_listed_and_one_above_is_not(project: Path, tmp
     assert f"Of 3 ratios on this page 1 is below {FASTER}:" in page(tmp_path)
 
 
-def test_results_that_are_not_there_are_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_that_are_not_there_are_named(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copy(project / "benchmarks/results/loss_cpu.json", tmp_path)
     main(["--results", str(tmp_path), "--output", str(tmp_path / "page.md")])
     text = (tmp_path / "page.md").read_text()
-    assert "No results of `benchmarks/gpu.py`, " in text and "`benchmarks/vs_peft.py`" in text and "`benchmarks/loss.py`" not in text
+    assert (
+        "No results of `benchmarks/gpu.py`, " in text
+        and "`benchmarks/vs_peft.py`" in text
+        and "`benchmarks/loss.py`" not in text
+    )
     assert "Nothing on this page was measured on a GPU." in text
 
 

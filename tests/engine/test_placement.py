@@ -12,12 +12,28 @@ from backbones import load_backbone_card
 from backbones.sizes import Sizes, measure
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.placement import FILES, USABLE, Machine, Workload, choose, file_of, free_host_bytes, machine_here, need, of_file, possible
+from engine.placement import (
+    FILES,
+    USABLE,
+    Machine,
+    Workload,
+    choose,
+    file_of,
+    free_host_bytes,
+    machine_here,
+    need,
+    of_file,
+    possible,
+)
 from engine.planning.plan import machine_of
 from engine.sharding import zero_config
 
 GB = 10**9
-ONE, NODE, CLUSTER = Machine(1, 1, "cuda", 80 * GB, 256 * GB), Machine(1, 8, "cuda", 80 * GB, 1000 * GB), Machine(4, 8, "cuda", 80 * GB, 1000 * GB)
+ONE, NODE, CLUSTER = (
+    Machine(1, 1, "cuda", 80 * GB, 256 * GB),
+    Machine(1, 8, "cuda", 80 * GB, 1000 * GB),
+    Machine(4, 8, "cuda", 80 * GB, 1000 * GB),
+)
 WORK = Workload(8192, 1000, 200_000_000)
 
 
@@ -42,11 +58,16 @@ def test_the_named_backbones_have_their_released_sizes(llama: Sizes, gpt_oss: Si
 @pytest.mark.parametrize(
     ("machine", "wanted"),
     [
-        (ONE, "resident"), (replace(ONE, device_bytes=24 * GB), "resident"), (replace(ONE, device_bytes=18 * GB), "offload"),
-        (replace(NODE, device_bytes=18 * GB), "sharded"), (replace(CLUSTER, device_bytes=18 * GB), "sharded_hpz"),
-        (Machine(4, 1, "cuda", 18 * GB, 64 * GB), "sharded"), (Machine(1, 2, "cpu", 0, 60 * GB), "resident"), (Machine(1, 2, "cpu", 0, 42 * GB), "sharded"),
+        (ONE, "resident"),
+        (replace(ONE, device_bytes=24 * GB), "resident"),
+        (replace(ONE, device_bytes=18 * GB), "offload"),
+        (replace(NODE, device_bytes=18 * GB), "sharded"),
+        (replace(CLUSTER, device_bytes=18 * GB), "sharded_hpz"),
+        (Machine(4, 1, "cuda", 18 * GB, 64 * GB), "sharded"),
+        (Machine(1, 2, "cpu", 0, 60 * GB), "resident"),
+        (Machine(1, 2, "cpu", 0, 42 * GB), "sharded"),
     ],
-)  # fmt: skip
+)
 def test_auto_takes_the_fastest_that_fits(llama: Sizes, machine: Machine, wanted: str) -> None:
     work = replace(WORK, tokens=1024)
     found = choose(llama, "auto", "auto", work, machine)
@@ -59,11 +80,20 @@ def test_auto_takes_the_fastest_that_fits(llama: Sizes, machine: Machine, wanted
 
 def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: Sizes) -> None:
     def freed(tokens: int, recompute: int, answers: int = 10) -> float:
-        return need(llama, "resident", recompute, Workload(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)).parts["freed, kept by the allocator"][0]
+        return need(llama, "resident", recompute, Workload(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)).parts[
+            "freed, kept by the allocator"
+        ][0]
 
-    assert freed(500, 32) == freed(500, 0) > 0.5 * need(llama, "resident", 0, Workload(500, 10, 0), ONE).parts["activations"][0]
+    assert (
+        freed(500, 32)
+        == freed(500, 0)
+        > 0.5 * need(llama, "resident", 0, Workload(500, 10, 0), ONE).parts["activations"][0]
+    )
     assert 0 < freed(2000, 0) < 4 * 0.7 * freed(500, 0)  # the inner layer's blocks are above 32 MiB
-    assert freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10) and freed(3000, 0, answers=100) == 0
+    assert (
+        freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10)
+        and freed(3000, 0, answers=100) == 0
+    )
     assert "freed, kept by the allocator" not in need(llama, "resident", 0, WORK, ONE).parts
 
 
@@ -89,17 +119,27 @@ def test_where_nothing_fits_the_least_is_taken_and_said(llama: Sizes) -> None:
 
 def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: Sizes) -> None:
     found = choose(llama, "auto", "auto", Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
-    assert found.placement == "resident" and found.offloaded and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
-    assert not need(llama, "resident", 32, Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)).fits(replace(ONE, device_bytes=40 * GB))
+    assert (
+        found.placement == "resident"
+        and found.offloaded
+        and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
+    )
+    assert not need(llama, "resident", 32, Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)).fits(
+        replace(ONE, device_bytes=40 * GB)
+    )
     assert choose(llama, "resident", "all_offloaded", WORK, ONE).offloaded
-    assert not choose(llama, "resident", "auto", Workload(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)).offloaded  # the same memory
+    assert not choose(
+        llama, "resident", "auto", Workload(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
+    ).offloaded  # the same memory
 
 
 def test_what_a_placement_costs(gpt_oss: Sizes) -> None:
     shards = {p: need(gpt_oss, p, 0, WORK, CLUSTER).parts["weights"] for p in FILES}
     assert shards["resident"] == (gpt_oss.weights, 0) and shards["sharded"] == (gpt_oss.weights / 32, 0)
     assert shards["sharded_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
-    assert shards["offload"][0] == 0 and 1 <= shards["offload"][1] / (gpt_oss.weights / 32) <= 2  # pinned blocks are powers of two
+    assert (
+        shards["offload"][0] == 0 and 1 <= shards["offload"][1] / (gpt_oss.weights / 32) <= 2
+    )  # pinned blocks are powers of two
 
 
 @pytest.mark.parametrize("name", [n for n, file in FILES.items() if file])
@@ -110,7 +150,12 @@ def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
 
 def test_secondary_shards_span_a_node(project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
-    assert zero_config(file_of("sharded_hpz"), card, measure(card), ranks_per_node=8)["zero_optimization"]["zero_hpz_partition_size"] == 8
+    assert (
+        zero_config(file_of("sharded_hpz"), card, measure(card), ranks_per_node=8)["zero_optimization"][
+            "zero_hpz_partition_size"
+        ]
+        == 8
+    )
 
 
 def test_a_control_group_bounds_what_is_free(tmp_path: Path) -> None:
@@ -122,7 +167,11 @@ def test_a_control_group_bounds_what_is_free(tmp_path: Path) -> None:
     (proc / "self/cgroup").write_text("0::/job/step\n")
     (groups / "job/step/memory.max").write_text("max\n")
     assert free_host_bytes(proc, groups) == 8000 * 1024
-    for name, text in (("memory.max", "4096000"), ("memory.current", "1000000"), ("memory.stat", "anon 5\ninactive_file 96000\n")):
+    for name, text in (
+        ("memory.max", "4096000"),
+        ("memory.current", "1000000"),
+        ("memory.stat", "anon 5\ninactive_file 96000\n"),
+    ):
         (groups / "job" / name).write_text(text)
     assert free_host_bytes(proc, groups) == 4096000 - 1000000 + 96000
 
@@ -131,7 +180,12 @@ def test_this_machine() -> None:
     import torch
 
     found = machine_here(torch.device("cpu"))
-    assert (found.nodes, found.ranks_per_node, found.device, found.device_bytes) == (1, 1, "cpu", 0) and found.host_bytes > 10**8
+    assert (found.nodes, found.ranks_per_node, found.device, found.device_bytes) == (
+        1,
+        1,
+        "cpu",
+        0,
+    ) and found.host_bytes > 10**8
 
 
 @pytest.mark.parametrize(("flags", "wanted"), [(("0", "x", "-1", "64"), 3), (("1.5", "2", "80", "64"), 1)])
@@ -147,24 +201,44 @@ def run_plan(*flags: str) -> dict[str, Any]:
     return json.loads(Path(output).read_text())  # type: ignore[no-any-return]
 
 
-def test_plan_from_the_command_line(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_from_the_command_line(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     config, shape = "--config=configs/gpt_oss_20b/distill.yaml", "--backbone=configs/gpt_oss_20b/shape.yaml"
-    found = run_plan(config, shape, "--nodes=4", "--gpus_per_node=8", "--gpu_gb=80", "--host_gb=1000", str(tmp_path / "plan.json"))
+    found = run_plan(
+        config, shape, "--nodes=4", "--gpus_per_node=8", "--gpu_gb=80", "--host_gb=1000", str(tmp_path / "plan.json")
+    )
     text = capsys.readouterr().out
-    assert "20.91 billion numbers, 13.76 GB as loaded (bfloat16, experts MXFP4), 24 layers" in text and "chosen: resident" in text
-    assert found["chosen"] == "resident" and found["fits"] and set(found["placements"]) == {"resident", "sharded_hpz", "sharded", "offload"}
+    assert (
+        "20.91 billion numbers, 13.76 GB as loaded (bfloat16, experts MXFP4), 24 layers" in text
+        and "chosen: resident" in text
+    )
+    assert (
+        found["chosen"] == "resident"
+        and found["fits"]
+        and set(found["placements"]) == {"resident", "sharded_hpz", "sharded", "offload"}
+    )
     for p in found["placements"].values():
         assert p["device_bytes"] == pytest.approx(sum(d for d, _ in p["parts"].values()), abs=10)
     small = run_plan(config, shape, "--gpu_gb=16", "--host_gb=64", str(tmp_path / "small.json"))
     assert small["chosen"] == "offload" and not small["placements"]["resident"]["fits"]
     asked = run_plan(config, shape, "--placement=sharded", "--gpu_gb=8", str(tmp_path / "asked.json"))
-    assert asked["chosen"] == "sharded" and not asked["fits"] and "asked for: sharded, but needs more than the 92%" in capsys.readouterr().out
+    assert (
+        asked["chosen"] == "sharded"
+        and not asked["fits"]
+        and "asked for: sharded, but needs more than the 92%" in capsys.readouterr().out
+    )
 
 
-def test_plan_refuses_what_a_run_would(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_refuses_what_a_run_would(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
-    for flags, wanted in ((["--nodes=none"], "--nodes: 'none' is no whole number"), (["--token_budget=0"], "token_budget: 0 is not above 0")):
+    for flags, wanted in (
+        (["--nodes=none"], "--nodes: 'none' is no whole number"),
+        (["--token_budget=0"], "token_budget: 0 is not above 0"),
+    ):
         with pytest.raises(SystemExit) as end:
             train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
         assert end.value.code == 2 and wanted in capsys.readouterr().err

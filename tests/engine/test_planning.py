@@ -48,26 +48,39 @@ def planner(session: Session, config: RunConfig, h100: DeviceKind) -> Planner:
     return Planner(session, "distill", h100, assumed_of(config))
 
 
-# ---- terms -----------------------------------------------------------------------------------------------------------------
+# ---- terms
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_what_overlaps_counts_once_and_what_does_not_is_added() -> None:
     terms = {"compute": 4.0, "memory": 1.0, "gather": 3.0, "transfer": 0.5, "host": 0.25}
-    assert combined(terms, 0.125, ALL).total == 5.125  # products, what else the device's kernels do, and the first layer's gather
+    assert (
+        combined(terms, 0.125, ALL).total == 5.125
+    )  # products, what else the device's kernels do, and the first layer's gather
     assert combined(terms, 0.125, dict.fromkeys(OVERLAPPED, 0.0)).total == sum(terms.values())
     assert combined(terms, 0.0, ALL | {"gather": 0.5}).total == 6.5
-    assert combined(terms | {"gather": 9.0}, 0.0, ALL).total == 9.0 and combined(terms | {"gather": 9.0}, 0.0, ALL).binding == "gather"
+    assert (
+        combined(terms | {"gather": 9.0}, 0.0, ALL).total == 9.0
+        and combined(terms | {"gather": 9.0}, 0.0, ALL).binding == "gather"
+    )
 
 
 def test_a_ring_brings_into_a_node_once_what_lies_on_others() -> None:
     brought = Gathered(1, 7 * GB, 24 * GB, 0)
     assert gather_seconds(brought, CLUSTER, 31 * GB, 1000 * GB) == 1.0  # in the node everything passes every rank
     assert gather_seconds(brought, CLUSTER, 1000 * GB, 12 * GB) == 2.0
-    assert gather_seconds(Gathered(1, 0, 3 * GB, 0), Machine(4, 1, "cuda", 1, 1), 1.0, GB) == 3.0  # no other rank in the node
+    assert (
+        gather_seconds(Gathered(1, 0, 3 * GB, 0), Machine(4, 1, "cuda", 1, 1), 1.0, GB) == 3.0
+    )  # no other rank in the node
 
 
 def test_a_recomputed_layer_goes_forward_once_more() -> None:
-    assert passes("train", 0) == (1, 1) and passes("train", 1) == (2, 1) and passes("train_with_teacher", 0.5) == (2.5, 1) and passes("forward", 1) == (1, 0)
+    assert (
+        passes("train", 0) == (1, 1)
+        and passes("train", 1) == (2, 1)
+        and passes("train_with_teacher", 0.5) == (2.5, 1)
+        and passes("forward", 1) == (1, 0)
+    )
 
 
 def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) -> None:
@@ -75,21 +88,38 @@ def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) ->
     assert model_operations(sizes, 10.0) == 40 * sizes.active
     assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
     # the model card's 3.6 billion active numbers of gpt-oss-20B are these and the head
-    assert sizes.active == 24 * (2 * 2880 * 4096 + 2 * 2880 * 512 + 2880 * 32 + 4 * 3 * 2880 * 2880) and 3.55e9 < sizes.active + 201088 * 2880 < 3.65e9
+    assert (
+        sizes.active == 24 * (2 * 2880 * 4096 + 2 * 2880 * 512 + 2880 * 32 + 4 * 3 * 2880 * 2880)
+        and 3.55e9 < sizes.active + 201088 * 2880 < 3.65e9
+    )
     assert sizes.experts == (32, 4) and sizes.queries == 64 * 64
 
 
 def test_a_dense_backbone_s_active_numbers_are_its_linears(project: Path) -> None:
     sizes = measure(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
-    assert sizes.active == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336) and sizes.experts == (1, 1) and sizes.queries == 4096
+    assert (
+        sizes.active == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+        and sizes.experts == (1, 1)
+        and sizes.queries == 4096
+    )
 
 
-# ---- gathers ---------------------------------------------------------------------------------------------------------------
+# ---- gathers
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def card_of_family(family: str) -> BackboneCard:
-    keys = {"model_type": family, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 300}  # fmt: skip
+    keys = {
+        "model_type": family,
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "pad_token_id": 300,
+    }
     return BackboneCard(name=family, random=keys, tokenizer="unused", dtype="float32")
 
 
@@ -108,11 +138,15 @@ def test_the_twin_of_every_family_has_the_backbone_s_modules(family: str, recomp
     assert bool(again) == bool(recompute)
 
 
-def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again_soon(planner: Planner, config: RunConfig, session: Session) -> None:
+def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again_soon(
+    planner: Planner, config: RunConfig, session: Session
+) -> None:
     sizes = session.sizes
     brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"))
     everything = (sizes.moved - sizes.rows_from_file * sizes.embedding) * 31 / 32
-    assert everything - 5 * max(sizes.layers) < brought.bytes < everything  # DeepSpeed keeps what is used again within a billion elements
+    assert (
+        everything - 5 * max(sizes.layers) < brought.bytes < everything
+    )  # DeepSpeed keeps what is used again within a billion elements
     assert brought.inter == pytest.approx(brought.intra * 24 / 7)
     inside = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded_hpz"))
     assert inside.inter == 0 and inside.intra == pytest.approx(brought.bytes * (7 / 8) / (31 / 32), rel=1e-5)
@@ -132,17 +166,24 @@ def test_memory_counts_what_deepspeed_keeps_whole(project: Path, name: str) -> N
     coordinator.steady("train")
     found = need(sizes, "sharded", 0, Workload(1000, 100, 1), CLUSTER).parts["gathered"][0]
     assert found == pytest.approx(coordinator.most_whole, rel=0.05)
-    assert "gathered" not in need(sizes, "sharded", 0, Workload(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)).parts  # a parameter is its own shard
+    assert (
+        "gathered" not in need(sizes, "sharded", 0, Workload(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)).parts
+    )  # a parameter is its own shard
 
 
-# ---- a whole plan ----------------------------------------------------------------------------------------------------------
+# ---- a whole plan
+# ----------------------------------------------------------------------------------------------------------
 
 
-def test_with_boundless_links_compute_binds_and_with_a_slow_one_gathers_do(planner: Planner, config: RunConfig, h100: DeviceKind) -> None:
+def test_with_boundless_links_compute_binds_and_with_a_slow_one_gathers_do(
+    planner: Planner, config: RunConfig, h100: DeviceKind
+) -> None:
     planner.device = replace(h100, network=1e18, intra=1e18, pcie=1e18, memory=1e18, latency=1e-12, entering=1e-12)
     fast = planner.case(config, CLUSTER, "sharded")
     for stage in fast.stages:
-        assert stage.step.binding == "compute" and stage.step.total == pytest.approx(stage.step.terms["compute"], rel=1e-3)
+        assert stage.step.binding == "compute" and stage.step.total == pytest.approx(
+            stage.step.terms["compute"], rel=1e-3
+        )
         assert stage.mfu is not None and 0 < stage.mfu <= h100.reach["compute"]
     planner.device = replace(h100, network=1e9)
     slow = planner.case(config, CLUSTER, "sharded")
@@ -171,7 +212,9 @@ def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Plann
         assert weak.work.examples == pytest.approx(first.work.examples * 2**n)
 
 
-def test_the_largest_token_budget_fits_and_a_larger_one_does_not(planner: Planner, config: RunConfig, session: Session) -> None:
+def test_the_largest_token_budget_fits_and_a_larger_one_does_not(
+    planner: Planner, config: RunConfig, session: Session
+) -> None:
     machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
     for name in ("resident", "sharded", "offload"):
         found = planner.largest_budget(config, machine, name)
@@ -192,7 +235,9 @@ def test_a_knob_s_number_is_the_model_s_own(planner: Planner, config: RunConfig)
     assert told["tokens_per_s"] == same.tokens_per_s and told["node_hours"] == again.node_hours
 
 
-def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(session: Session, config: RunConfig, h100: DeviceKind) -> None:
+def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(
+    session: Session, config: RunConfig, h100: DeviceKind
+) -> None:
     kinds = {}
     for examples in ("60", "100000"):  # read often, read once
         planner = Planner(session, "distill", h100, assumed_of(config, examples=examples))
@@ -201,7 +246,9 @@ def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(session: Ses
     assert kinds == {"60": ("train", True), "100000": ("train_with_teacher", False)}
 
 
-def test_lengths_come_from_the_token_cache_where_it_has_them(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h100: DeviceKind) -> None:
+def test_lengths_come_from_the_token_cache_where_it_has_them(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h100: DeviceKind
+) -> None:
     monkeypatch.chdir(project)
     config = resolve("configs/demo/distill.yaml", {"data.cache": str(tmp_path / "tokens")})
     session = Session(config)
@@ -220,4 +267,7 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(project: Path, tmp_
 
 def test_sizes_tell_every_parameter(session: Session) -> None:
     sizes: Sizes = session.sizes
-    assert sum(n * b for _, n, b in sizes.parameters) == sizes.weights and tuple(n * b for _, n, b in sizes.parameters) == sizes.tensors
+    assert (
+        sum(n * b for _, n, b in sizes.parameters) == sizes.weights
+        and tuple(n * b for _, n, b in sizes.parameters) == sizes.tensors
+    )

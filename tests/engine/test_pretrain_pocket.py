@@ -15,7 +15,16 @@ from clinical_tasks.pocket import BUILDS_ON, DRILLS, SOURCES, TARGETS, TASKS, in
 from engine.pocket_gate import verdict
 from engine.pocket_model import build, look_back, train_tokenizer, upcycle
 from engine.pocket_optimizer import Muon, orthogonalised
-from engine.pretrain_pocket import EARLY_SHARE, LM_WEIGHT, MASTERED_SHARE, READY, SEPARATOR, Samples, optimizers, train_step
+from engine.pretrain_pocket import (
+    EARLY_SHARE,
+    LM_WEIGHT,
+    MASTERED_SHARE,
+    READY,
+    SEPARATOR,
+    Samples,
+    optimizers,
+    train_step,
+)
 
 SIZES = {"batch": 6, "hidden": 32, "layers": 1, "every": 2, "threads": 1}
 
@@ -32,7 +41,9 @@ def pretrain(project: Path, output: Path, family: str, steps: int, **more: objec
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     folder = tmp_path_factory.mktemp("tokenizer")
     path = train_tokenizer((f"{i}\n{t}\n{a}" for _, i, t, a in instruction_pairs(3, 3000)), folder)
-    card = BackboneCard(name="mine", random={"model_type": "llama"}, tokenizer=str(path), separator=SEPARATOR, instruction_first=True)
+    card = BackboneCard(
+        name="mine", random={"model_type": "llama"}, tokenizer=str(path), separator=SEPARATOR, instruction_first=True
+    )
     return Layout(card, load_tokenizer(path))
 
 
@@ -58,16 +69,27 @@ def test_a_word_is_the_same_token_wherever_it_stands(layout: Layout) -> None:
 def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
     whole, cut = Samples(0, 12, 1, layout), Samples(0, 12, 3, layout)
     (packet,) = whole[5]
-    rows = sorted(tuple(r[: int(((a + o) > 0).nonzero().max()) + 1].tolist()) for r, a, o in zip(packet.ids, packet.answer, packet.rest, strict=True))
+    rows = sorted(
+        tuple(r[: int(((a + o) > 0).nonzero().max()) + 1].tolist())
+        for r, a, o in zip(packet.ids, packet.answer, packet.rest, strict=True)
+    )
     parts = cut[5]
-    others = [r[: int(((a + o) > 0).nonzero().max()) + 1].tolist() for p in parts for r, a, o in zip(p.ids, p.answer, p.rest, strict=True)]
+    others = [
+        r[: int(((a + o) > 0).nonzero().max()) + 1].tolist()
+        for p in parts
+        for r, a, o in zip(p.ids, p.answer, p.rest, strict=True)
+    ]
     assert sorted(map(tuple, others)) == rows and len(rows) == 12
     assert sum(p.ids.numel() for p in parts) < packet.ids.numel()
     assert not whole[6][0].ids.equal(packet.ids) and whole[5][0].ids.equal(packet.ids)
     cut.exact["drill_words"] = 1.0  # a mastered task is drawn less often
     drilled = cut.tasks.index("drill_words")
-    assert torch.cat([p.tasks for p in cut[5]]).eq(drilled).sum() < torch.cat([p.tasks for p in parts]).eq(drilled).sum()
-    assert (packet.number < len(packet.tasks)).equal(packet.answer > 0) and not ((packet.answer > 0) & (packet.rest > 0)).any()
+    assert (
+        torch.cat([p.tasks for p in cut[5]]).eq(drilled).sum() < torch.cat([p.tasks for p in parts]).eq(drilled).sum()
+    )
+    assert (packet.number < len(packet.tasks)).equal(packet.answer > 0) and not (
+        (packet.answer > 0) & (packet.rest > 0)
+    ).any()
     for number in range(len(packet.tasks)):
         row, token = (packet.number == number).nonzero(as_tuple=True)
         n = len(token)
@@ -79,7 +101,9 @@ def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
 def test_what_builds_on_others_waits_for_them(layout: Layout) -> None:
     samples = Samples(0, 12, 1, layout)
     shares = dict(zip(samples.tasks, samples.shares(), strict=True))
-    assert set(samples.tasks) - set(BUILDS_ON) == set(DRILLS) and {other for needed in BUILDS_ON.values() for other in needed} <= set(DRILLS)
+    assert set(samples.tasks) - set(BUILDS_ON) == set(DRILLS) and {
+        other for needed in BUILDS_ON.values() for other in needed
+    } <= set(DRILLS)
     assert shares == {task: EARLY_SHARE if task in BUILDS_ON else 1.0 for task in samples.tasks}
     samples.exact |= {"drill_letters": 0.97, "drill_mentions": READY - 0.01, "pocket_headqa": 0.3}
     assert dict(zip(samples.tasks, samples.shares(), strict=True))["pocket_headqa"] == EARLY_SHARE
@@ -90,7 +114,9 @@ def test_what_builds_on_others_waits_for_them(layout: Layout) -> None:
 
 
 def test_a_lesson_asks_about_one_note_as_often_as_it_says(layout: Layout) -> None:
-    """Tokens of a lesson of several questions are those of its texts, in order; each answer is what the task alone would ask for."""
+    """Tokens of a lesson of several questions are those of its texts, in order; each answer is what the task alone
+    would ask for.
+    """
     samples = Samples(0, 1, 1, layout)
     lesson = next(lesson for lesson in lessons(4, None, ("pocket_medqa",)) if len(lesson.turns) == 4)
     task, spans = samples._row(lesson)
@@ -111,7 +137,9 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
         gradients.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
         assert len(tasks) == len(right) >= 8
     (packet,) = Samples(1, 8, 1, layout)[0]
-    ce = F.cross_entropy(model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none").view(8, -1)
+    ce = F.cross_entropy(
+        model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none"
+    ).view(8, -1)
     answer, rest = packet.answer[:, 1:].double(), packet.rest[:, 1:].double()
     expected = (ce * answer).sum() / answer.sum()
     model.zero_grad()
@@ -212,7 +240,10 @@ def test_every_parameter_has_one_optimizer(family: str) -> None:
     held = [id(p) for o in (muon, adam) for g in o.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
     names = {id(p): n for n, p in model.named_parameters()}
-    assert all(".layers." in names[id(p)] and p.ndim > 1 and "router" not in names[id(p)] for p in muon.param_groups[0]["params"])
+    assert all(
+        ".layers." in names[id(p)] and p.ndim > 1 and "router" not in names[id(p)]
+        for p in muon.param_groups[0]["params"]
+    )
     assert sum(p.numel() for p in muon.param_groups[0]["params"]) > 0.3 * sum(p.numel() for p in model.parameters())
 
 
@@ -221,8 +252,16 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
     folder = {"config.json", "generation_config.json", "loss.jsonl", "model.safetensors", "tokenizer.model"}
     assert {p.name for p in (tmp_path / "a").iterdir()} == folder
     lines = [json.loads(line) for line in (tmp_path / "a/loss.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4, 6] and all(0 <= v <= 1 for line in lines for v in line["exact"].values())
-    card = BackboneCard(name="a", path=str(tmp_path / "a"), tokenizer=str(tmp_path / "a/tokenizer.model"), separator=SEPARATOR, dtype="float32")
+    assert [line["step"] for line in lines] == [2, 4, 6] and all(
+        0 <= v <= 1 for line in lines for v in line["exact"].values()
+    )
+    card = BackboneCard(
+        name="a",
+        path=str(tmp_path / "a"),
+        tokenizer=str(tmp_path / "a/tokenizer.model"),
+        separator=SEPARATOR,
+        dtype="float32",
+    )
     assert sum(p.numel() for p in build_backbone(card, None).parameters()) > 30_000
 
     # stopped after its second checkpoint, then started again
@@ -239,13 +278,24 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
     assert "from step" in pretrain(project, tmp_path / "b", "llama", 6) and not (tmp_path / "b/training.pt").exists()
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
 
-    assert "gpt_oss" in pretrain(project, tmp_path / "c", "gpt_oss", 2, **{"from": tmp_path / "a", "hidden": 64, "layers": 3})  # the source's sizes hold
-    card = BackboneCard(name="c", path=str(tmp_path / "c"), tokenizer=str(tmp_path / "c/tokenizer.model"), separator=SEPARATOR, dtype="float32")
+    assert "gpt_oss" in pretrain(
+        project, tmp_path / "c", "gpt_oss", 2, **{"from": tmp_path / "a", "hidden": 64, "layers": 3}
+    )  # the source's sizes hold
+    card = BackboneCard(
+        name="c",
+        path=str(tmp_path / "c"),
+        tokenizer=str(tmp_path / "c/tokenizer.model"),
+        separator=SEPARATOR,
+        dtype="float32",
+    )
     config = build_backbone(card, None).config
     assert (config.model_type, config.hidden_size, config.num_hidden_layers) == ("gpt_oss", 32, 1)
 
 
-@pytest.mark.parametrize(("flags", "said"), [(["--hidden=100"], "--hidden: 100 is no multiple of 32"), (["--from=gone"], "--from: gone is no finished folder")])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--hidden=100"], "--hidden: 100 is no multiple of 32"), (["--from=gone"], "--from: gone is no finished folder")],
+)
 def test_what_cannot_be_trained_is_refused(project: Path, tmp_path: Path, flags: list[str], said: str) -> None:
     command = [sys.executable, "-m", "engine.pretrain_pocket", "--family=llama", f"--output={tmp_path / 'x'}", *flags]
     done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)

@@ -21,7 +21,16 @@ from engine.errors import UserError
 from engine.placement import FILES
 from engine.sharding import zero_config
 
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR")
+LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "SLURM_PROCID",
+    "SLURM_STEP_ID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+    "MASTER_ADDR",
+)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +38,28 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_ID",
     [
         ({}, Place(0, 1, 0)),
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
-        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(5, 8, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "MASTER_ADDR": "n1"}, Place(0, 1, 0)),  # inside sbatch, not started by srun
+        (
+            {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"},
+            Place(5, 8, 1),
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "MASTER_ADDR": "n1"},
+            Place(0, 1, 0),
+        ),  # inside sbatch, not started by srun
         # torchrun inside srun
-        ({"RANK": "3", "WORLD_SIZE": "4", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"}, Place(3, 4, 0)),
+        (
+            {
+                "RANK": "3",
+                "WORLD_SIZE": "4",
+                "SLURM_PROCID": "1",
+                "SLURM_NTASKS": "2",
+                "SLURM_STEP_ID": "0",
+                "MASTER_ADDR": "n1",
+            },
+            Place(3, 4, 0),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_process_knows_its_place(environment: dict[str, str], wanted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
@@ -44,7 +69,9 @@ def test_a_process_knows_its_place(environment: dict[str, str], wanted: Place, m
 
 
 @pytest.mark.parametrize(("local_rank", "visible", "gpu"), [(0, 8, 0), (5, 8, 5), (0, 1, 0), (5, 1, 0), (3, 0, 3)])
-def test_a_rank_takes_the_gpu_of_its_number_or_the_one_that_it_is_shown(local_rank: int, visible: int, gpu: int) -> None:
+def test_a_rank_takes_the_gpu_of_its_number_or_the_one_that_it_is_shown(
+    local_rank: int, visible: int, gpu: int
+) -> None:
     assert gpu_of(local_rank, visible) == gpu
 
 
@@ -58,14 +85,25 @@ def test_protection(project: Path, tmp_path: Path) -> None:
         f"pathlib.Path({str(tmp_path / 'file')!r}).write_text('x'); os.mkdir({str(tmp_path / 'folder')!r}); print(json.dumps(dict(os.environ)))"
     )
     clean = {"PATH": os.environ["PATH"], "TRITON_CACHE_DIR": "/mine", "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=60
+    )
     found = json.loads(done.stdout)
-    offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    offline = (
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "HF_DATASETS_OFFLINE",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+    )
     assert {found[name] for name in offline} == {"1"}  # whatever the user's environment says
     assert found["TRITON_CACHE_DIR"] == "/mine" and found["HF_HOME"] == str(project / ".cache/huggingface")
     assert found["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert found["WEIGHT_DIGESTS_DIR"] == str(project / ".cache/digests")
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600 and stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+    assert (
+        stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+        and stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+    )
 
 
 CORE = "from engine.protection import protect; protect(); print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
@@ -75,7 +113,9 @@ CORE = "from engine.protection import protect; protect(); print(resource.getrlim
 def test_core_dumps_are_written_where_they_are_asked_for(asked: dict[str, str], wanted: str, project: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
         pytest.skip("this machine allows no core dumps: asking for them is NOT tested")
-    script = f"import resource; c = resource.RLIMIT_CORE; resource.setrlimit(c, (4096, resource.getrlimit(c)[1])); {CORE}"
+    script = (
+        f"import resource; c = resource.RLIMIT_CORE; resource.setrlimit(c, (4096, resource.getrlimit(c)[1])); {CORE}"
+    )
     env = {"PATH": os.environ["PATH"], **asked}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)
@@ -116,15 +156,24 @@ def test_every_shipped_deepspeed_file_is_taken(project: Path, card: BackboneCard
     for file in files:
         for dtype in ("float32", "bfloat16"):
             found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), measure(card))
-            assert found.get("bf16", {"enabled": False})["enabled"] == (dtype == "bfloat16")  # the card decides, never the file
+            assert found.get("bf16", {"enabled": False})["enabled"] == (
+                dtype == "bfloat16"
+            )  # the card decides, never the file
             assert found["zero_optimization"]["stage"] == 3 and found["train_micro_batch_size_per_gpu"] == 1
 
 
 def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: BackboneCard, tmp_path: Path) -> None:
     config, layer = measure(card), 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
-    found = zero_config(write(tmp_path / "a.json", {"zero_optimization": {"stage": 3}}), card, config)["zero_optimization"]
-    assert found == {"stage": 3, "stage3_prefetch_bucket_size": layer, "stage3_max_live_parameters": 3 * layer + 2 * 1024 * 64, "reduce_bucket_size": 1_000_000,
-                     "stage3_param_persistence_threshold": 0}  # fmt: skip
+    found = zero_config(write(tmp_path / "a.json", {"zero_optimization": {"stage": 3}}), card, config)[
+        "zero_optimization"
+    ]
+    assert found == {
+        "stage": 3,
+        "stage3_prefetch_bucket_size": layer,
+        "stage3_max_live_parameters": 3 * layer + 2 * 1024 * 64,
+        "reduce_bucket_size": 1_000_000,
+        "stage3_param_persistence_threshold": 0,
+    }
     own = {"stage": 3, "stage3_prefetch_bucket_size": 7, "offload_param": {"device": "cpu"}}
     found = zero_config(write(tmp_path / "b.json", {"zero_optimization": own}), card, config)["zero_optimization"]
     assert found["stage3_prefetch_bucket_size"] == 7 and found["offload_param"] == {"device": "cpu"}
@@ -133,14 +182,26 @@ def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: Backbon
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ({"zero_optimization": {"stage": 3}, "optimizer": {}, "gradient_clipping": 1}, ["optimizer: not used here", "gradient_clipping: not used here"]),
-        ({"zero_optimization": {"stage": 2}}, ["zero_optimization.stage: must be 3"]), ({}, ["zero_optimization.stage: must be 3"]),
-        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, ["zero_quantized_weights: corrupts frozen weights"]),
-        ({"zero_optimization": {"stage": 1, "zero_quantized_nontrainable_weights": True}, "x": 1}, ["x: not", "corrupts", "must be 3"]),
+        (
+            {"zero_optimization": {"stage": 3}, "optimizer": {}, "gradient_clipping": 1},
+            ["optimizer: not used here", "gradient_clipping: not used here"],
+        ),
+        ({"zero_optimization": {"stage": 2}}, ["zero_optimization.stage: must be 3"]),
+        ({}, ["zero_optimization.stage: must be 3"]),
+        (
+            {"zero_optimization": {"stage": 3, "zero_quantized_weights": True}},
+            ["zero_quantized_weights: corrupts frozen weights"],
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "zero_quantized_nontrainable_weights": True}, "x": 1},
+            ["x: not", "corrupts", "must be 3"],
+        ),
         ("{\n\n", ["line 3: not valid JSON"]),
     ],
-)  # fmt: skip
-def test_what_a_deepspeed_file_must_not_say(content: dict[str, Any] | str, wanted: list[str], card: BackboneCard, tmp_path: Path) -> None:
+)
+def test_what_a_deepspeed_file_must_not_say(
+    content: dict[str, Any] | str, wanted: list[str], card: BackboneCard, tmp_path: Path
+) -> None:
     file = write(tmp_path / "ds.json", content)
     with pytest.raises(UserError) as error:
         zero_config(file, card, measure(card))
@@ -148,7 +209,8 @@ def test_what_a_deepspeed_file_must_not_say(content: dict[str, Any] | str, wante
     assert all(part in problem and file in problem for part, problem in zip(wanted, error.value.problems, strict=True))
 
 
-# ---- what listens ----------------------------------------------------------------------------------------------------------------
+# ---- what listens
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_ranks_meet_at_the_jobs_address_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +227,9 @@ def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(UserError, match="MASTER_PORT: nothing can listen on 127.0.0.1:.*export another MASTER_PORT"):
+        with pytest.raises(
+            UserError, match="MASTER_PORT: nothing can listen on 127.0.0.1:.*export another MASTER_PORT"
+        ):
             _meeting_point(Place(0, 2, 0), timedelta(seconds=5))
 
 
@@ -173,11 +237,14 @@ def test_a_process_alone_listens_nowhere(project: Path) -> None:
     script = (
         "import os, pathlib; from engine.distributed import Place, start; start(Place(0, 1, 0))\n"
         "own = {os.readlink(f) for f in pathlib.Path('/proc/self/fd').iterdir() if f.exists() or f.is_symlink()}\n"
-        "rows = [l.split() for kind in ('tcp', 'tcp6') for l in pathlib.Path(f'/proc/net/{kind}').read_text().splitlines()[1:]]\n"
+        "rows = [l.split() for kind in ('tcp', 'tcp6') for l in "
+        "pathlib.Path(f'/proc/net/{kind}').read_text().splitlines()[1:]]\n"
         "print('LISTENS', [r[1] for r in rows if r[3] == '0A' and f'socket:[{r[9]}]' in own])"
     )
     clean = {k: v for k, v in os.environ.items() if k not in LAUNCHER}
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True, check=True, timeout=120
+    )
     found = done.stdout.split("LISTENS ")[1].strip()
     loopback = ("'0100007F:", "'00000000000000000000000001000000:")
     assert all(part.strip(" []").startswith(loopback) for part in found.split(",") if part.strip(" []")), found

@@ -24,16 +24,23 @@ def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedB
     said: list[str] = []
     merge_runs([run], tmp_path / "out", "gamma=alpha + 0.5*beta, delta=2*alpha-beta", say=said.append)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
-    assert list(rows)[: len(own)] == list(own) and list(rows)[len(own) :] == [(t, "sum", "0", s) for t in ("gamma", "delta") for s in (0, 1)]
+    assert list(rows)[: len(own)] == list(own) and list(rows)[len(own) :] == [
+        (t, "sum", "0", s) for t in ("gamma", "delta") for s in (0, 1)
+    ]
     start = source.parts["metaprompt"].shared_SLD[0]  # type: ignore[index, union-attr]
     for seed in (0, 1):
         alpha, beta = (own[t, "metaprompt", "full", seed] for t in ("alpha", "beta"))
         assert (rows["gamma", "sum", "0", seed] - (start + (alpha - start) + 0.5 * (beta - start))).abs().max() < 1e-12
         assert (rows["delta", "sum", "0", seed] - (2 * alpha - beta)).abs().max() < 1e-12
         assert not torch.equal(rows["gamma", "sum", "0", seed], rows["delta", "sum", "0", seed])
-    assert "NOTE gamma sum: start + sum of w (P - start) over rows metaprompt/full: gamma=alpha + 0.5*beta; nothing was trained for it" in said
+    assert (
+        "NOTE gamma sum: start + sum of w (P - start) over rows metaprompt/full: gamma=alpha + 0.5*beta; nothing "
+        "was trained for it"
+    ) in said
     _, found = load_bank(tmp_path / "out", "run")
-    assert found.state["progress"]["best_step"][-4:] == [0] * 4 and found.state["progress"]["stopped"][-4:] == [True] * 4
+    assert (
+        found.state["progress"]["best_step"][-4:] == [0] * 4 and found.state["progress"]["stopped"][-4:] == [True] * 4
+    )
     assert resolve(tmp_path / "out/config.yaml").adapt.targets == ["alpha", "beta", "gamma", "delta"]
     # a run with sums merges on, its sums last, and takes more of them
     later = adapted("later", **{**B, "adapt.targets": ["gamma"]})
@@ -51,7 +58,11 @@ def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Pa
     merge_runs([tmp_path / "out", b], tmp_path / "more", "delta=-alpha", "metaprompt/4", silent)
     rows, own = rows_of(tmp_path / "more"), rows_of(tmp_path / "out") | rows_of(b)
     assert all(torch.equal(rows[label], own[label]) for label in own)
-    assert [label for label in rows if label not in own] == list(rows)[-2:] == [("delta", "sum", "0", 0), ("delta", "sum", "0", 1)]
+    assert (
+        [label for label in rows if label not in own]
+        == list(rows)[-2:]
+        == [("delta", "sum", "0", 0), ("delta", "sum", "0", 1)]
+    )
 
 
 def test_a_sum_has_the_seeds_that_all_its_tasks_have(adapted, cards, tmp_path: Path) -> None:
@@ -79,16 +90,22 @@ def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, t
     with pytest.raises(UserError, match="only under one prompt.init: text"):
         merge_runs([without, other], tmp_path / "out", "gamma=alpha", "prompt_tuning/full", silent)
     run = adapted("text", **text, **{"adapt.shots": ["0", "full"]})
-    beside = adapted("beside", **{**A, "adapt.methods": ["metaprompt"]})  # none of the rows that are summed: how it starts does not matter
+    beside = adapted(
+        "beside", **{**A, "adapt.methods": ["metaprompt"]}
+    )  # none of the rows that are summed: how it starts does not matter
     merge_runs([run, beside], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     start = own["alpha", "prompt_tuning", "0", 0]
-    assert torch.equal(start, own["beta", "prompt_tuning", "0", 0]) and not torch.equal(start, own["beta", "prompt_tuning", "full", 0])
+    assert torch.equal(start, own["beta", "prompt_tuning", "0", 0]) and not torch.equal(
+        start, own["beta", "prompt_tuning", "full", 0]
+    )
     wanted = own["alpha", "prompt_tuning", "full", 0] + own["beta", "prompt_tuning", "full", 0] - start
     assert (rows["gamma", "sum", "0", 0] - wanted).abs().max() < 1e-12
 
 
-def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(adapted, cards, make_session, source: JoinedBank, tmp_path: Path) -> None:
+def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
+    adapted, cards, make_session, source: JoinedBank, tmp_path: Path
+) -> None:
     folder = tmp_path / "source"
     tensors = {f"best.{n}": t for n, t in source.named_parameters()}
     checkpoint.save(folder, 1, Checkpoint({}, {"m": torch.zeros(1)}, {"stage": "distill"}, {"best": tensors}), 1)
@@ -99,7 +116,9 @@ def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(ad
     merge_runs([run], tmp_path / "out", "gamma=2*alpha", say=silent)
     start, alpha = source.parts["metaprompt"].shared_SLD[0], rows_of(run)["alpha", "metaprompt", "full", 1]  # type: ignore[index, union-attr]
     assert (rows_of(tmp_path / "out")["gamma", "sum", "0", 1] - (2 * alpha - start)).abs().max() < 1e-12
-    merge_runs([adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", say=silent)  # cancels
+    merge_runs(
+        [adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", say=silent
+    )  # cancels
     with pytest.raises(UserError, match="adapt.source_run alone, which is not there as it was"):
         merge_runs([adapted("another", "gone", **every)], tmp_path / "no", "gamma=2*alpha", say=silent)
     assert not (tmp_path / "no").exists()
@@ -108,11 +127,19 @@ def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(ad
 def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) -> None:
     run = adapted("a", **A)
     with pytest.raises(UserError) as error:
-        merge_runs([run], tmp_path / "out", "gamma=alpha+omega,=alpha,gamma,delta=alpha beta,delta=0.5alpha,delta=alpha+", say=silent)
+        merge_runs(
+            [run],
+            tmp_path / "out",
+            "gamma=alpha+omega,=alpha,gamma,delta=alpha beta,delta=0.5alpha,delta=alpha+",
+            say=silent,
+        )
     assert len(error.value.problems) == 6 and "cannot be read from '+omega' on" in error.value.problems[0]
     with pytest.raises(UserError) as error:
         merge_runs([run], tmp_path / "out", "gama=alpha", "lora/4", silent)
-    assert [p.split(":")[0] for p in error.value.problems] == ["--sum_of", "--sum"] and "did you mean 'gamma'?" in error.value.problems[1]
+    assert [p.split(":")[0] for p in error.value.problems] == [
+        "--sum_of",
+        "--sum",
+    ] and "did you mean 'gamma'?" in error.value.problems[1]
     with pytest.raises(UserError, match="no seed of which alpha each have a row metaprompt/16"):
         merge_runs([run], tmp_path / "out", "gamma=alpha", "metaprompt/16", silent)
     assert not (tmp_path / "out").exists()
@@ -121,7 +148,9 @@ def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "terms"),
     [
-        ("n=a", ((1.0, "a"),)), ("n= .5 * a - b", ((0.5, "a"), (-1.0, "b"))), ("n=-a+2*a-b", ((-1.0, "a"), (2.0, "a-b"))),
+        ("n=a", ((1.0, "a"),)),
+        ("n= .5 * a - b", ((0.5, "a"), (-1.0, "b"))),
+        ("n=-a+2*a-b", ((-1.0, "a"), (2.0, "a-b"))),
         ("n=2012_x+a", ((1.0, "2012_x"), (1.0, "a"))),
     ],
 )
@@ -139,7 +168,10 @@ def test_merged_rows_and_sums_go_out_to_other_programs(adapted, cards, tmp_path:
     assert str(tmp_path) not in (tmp_path / "peft/metaprompt/README.md").read_text()
     merge_runs([tmp_path / "plain"], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
     wanted = rows_of(tmp_path / "out")
-    for fmt, file, name in (("peft_collapsed", "adapter_model", "prompt_embeddings"), ("vllm", "prompt", "prompt_embeds")):
+    for fmt, file, name in (
+        ("peft_collapsed", "adapter_model", "prompt_embeddings"),
+        ("vllm", "prompt", "prompt_embeds"),
+    ):
         for folder in export_run(tmp_path / "out", fmt, tmp_path / fmt):
             (row,) = json.loads((folder / "rows.json").read_text())
             assert torch.equal(load_file(folder / f"{file}.safetensors")[name], wanted[tuple(row.values())])

@@ -24,7 +24,13 @@ def write(tmp_path: Path):
         base = {"backbone": str(ROOT / "configs/tiny/llama.yaml"), "run_dir": "unused", "data": {"root": "r"}}
         (tmp_path / "distill.yaml").write_text(yaml.safe_dump({**base, "distill": {"sources": ["a", "b", "c"]}}))
         (tmp_path / "adapt.yaml").write_text(yaml.safe_dump({**base, "adapt": {"targets": ["t"]}}))
-        whole = {"run_dir": str(tmp_path / "runs"), "distill": str(tmp_path / "distill.yaml"), "adapt": str(tmp_path / "adapt.yaml"), **content, **top}
+        whole = {
+            "run_dir": str(tmp_path / "runs"),
+            "distill": str(tmp_path / "distill.yaml"),
+            "adapt": str(tmp_path / "adapt.yaml"),
+            **content,
+            **top,
+        }
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
         return str(tmp_path / "study.yaml")
 
@@ -38,7 +44,11 @@ FULL = {
         "left_out": {"teachers": "plain", "each": {"distill.without": [["a"], ["b"]]}},
     },
     "adaptations": {
-        "few": {"source": "plain", "each": [{"name": "short", "adapt.steps": 5, "adapt.warmup_steps": 1}, {"adapt.steps": 100}], "adapt.shots": [4, "full"]},
+        "few": {
+            "source": "plain",
+            "each": [{"name": "short", "adapt.steps": 5, "adapt.warmup_steps": 1}, {"adapt.steps": 100}],
+            "adapt.shots": [4, "full"],
+        },
         "rank_too": {"source": "rank", "prompt.rank": "$prompt.rank", "adapt.methods": ["metaprompt"]},
         "unseen": {"source": "left_out", "adapt.targets": "$distill.without"},
     },
@@ -50,12 +60,28 @@ def test_cells_are_every_combination_and_follow_their_distillation(write, tmp_pa
     names = [c.name for c in cells]
     ranks = [f"rank=2,seed={s}" if r == 2 else f"rank=1,seed={s}" for r in (1, 2) for s in (0, 1)]
     assert folder == tmp_path / "runs"
-    assert names == ["plain", *(f"rank/{r}" for r in ranks), "left_out/without=a", "left_out/without=b",
-                     "few/short", "few/steps=100", *(f"rank_too/{r}" for r in ranks), "unseen/without=a", "unseen/without=b"]  # fmt: skip
+    assert names == [
+        "plain",
+        *(f"rank/{r}" for r in ranks),
+        "left_out/without=a",
+        "left_out/without=b",
+        "few/short",
+        "few/steps=100",
+        *(f"rank_too/{r}" for r in ranks),
+        "unseen/without=a",
+        "unseen/without=b",
+    ]
     of = {c.name: c.config for c in cells}
-    assert of["few/short"].adapt.steps == 5 and of["few/short"].adapt.warmup_steps == 1 and of["few/short"].adapt.shots == ["4", "full"]
+    assert (
+        of["few/short"].adapt.steps == 5
+        and of["few/short"].adapt.warmup_steps == 1
+        and of["few/short"].adapt.shots == ["4", "full"]
+    )
     assert of["few/short"].adapt.source_run == of["plain"].run_dir == str(tmp_path / "runs/plain")
-    assert of["rank_too/rank=2,seed=1"].prompt.rank == 2 and of["rank_too/rank=2,seed=1"].adapt.source_run == of["rank/rank=2,seed=1"].run_dir
+    assert (
+        of["rank_too/rank=2,seed=1"].prompt.rank == 2
+        and of["rank_too/rank=2,seed=1"].adapt.source_run == of["rank/rank=2,seed=1"].run_dir
+    )
     assert of["unseen/without=b"].adapt.targets == ["b"] and of["left_out/without=b"].distill.tasks == ["a", "c"]
     assert of["left_out/without=b"].teach.run == of["plain"].run_dir
     assert all(c.config.adapt.lr_task == 0.5 for c in cells) and len({c.run_dir for c in cells}) == len(cells)
@@ -69,17 +95,23 @@ def test_cells_are_every_combination_and_follow_their_distillation(write, tmp_pa
         ({"distill": None}, "distill: missing; name a run configuration"),
         ({"adaptations": ["few"]}, "adaptations: expected names, each with keys and values"),
         ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: is a distillation and an adaptation"),
-        ({"adaptations": {"few": {"source": "plan"}}}, "few: source: 'plan' is none of the distillations before it (plain)"),
+        (
+            {"adaptations": {"few": {"source": "plan"}}},
+            "few: source: 'plan' is none of the distillations before it (plain)",
+        ),
         ({"adaptations": {"few": {"adapt.stpes": 3}}}, "few: unknown key 'adapt.stpes'; did you mean 'adapt.steps'?"),
         ({"adaptations": {"few": {"adapt.steps": "many"}}}, "few: adapt.steps: expected a whole number, found 'many'"),
         ({"adaptations": {"few": {"each": {"adapt.stpes": [1]}}}}, "few: each: unknown key 'adapt.stpes'"),
         ({"adaptations": {"few": {"each": {"adapt.steps": 1}}}}, "few: each: expected keys with lists of values"),
         ({"adaptations": {"few": {"each": [{"name": "a"}, {"name": "a"}]}}}, "few: two of its cells are the same"),
-        ({"adaptations": {"few": {"source": "plain", "adapt.targets": "$distill.without"}}}, "$distill.without: its distillation has no axis distill.without"),
+        (
+            {"adaptations": {"few": {"source": "plain", "adapt.targets": "$distill.without"}}},
+            "$distill.without: its distillation has no axis distill.without",
+        ),
         ({"adaptations": {"a/b": {}}}, "'a/b': is no name for a folder"),
         ({"distillations": {"plain": {"distill.without": ["d"]}}}, "distill.without: 'd' is not in distill.sources"),
     ],
-)  # fmt: skip
+)
 def test_what_a_protocol_must_not_say(content: dict[str, Any], wanted: str, write) -> None:
     with pytest.raises(UserError) as error:
         read_study(write({"distillations": {"plain": {}}, **content}), {})
@@ -94,8 +126,14 @@ def test_the_protocols_of_this_repository_are_right(monkeypatch: pytest.MonkeyPa
         folder, cells = read_study(str(file), {})
         assert len(cells) >= 4 and f"--config {file}" in file.read_text()
         for cell in cells:
-            starts = (cell.config.adapt.source_run, cell.config.adapt.multitask_run) if cell.mode == "adapt" else (cell.config.teach.run,)
-            needed = {m for m in ("metaprompt", "multitask_prompt") if m in cell.config.adapt.methods and cell.mode == "adapt"}
+            starts = (
+                (cell.config.adapt.source_run, cell.config.adapt.multitask_run)
+                if cell.mode == "adapt"
+                else (cell.config.teach.run,)
+            )
+            needed = {
+                m for m in ("metaprompt", "multitask_prompt") if m in cell.config.adapt.methods and cell.mode == "adapt"
+            }
             own = {c.config.run_dir for c in cells}
             assert all(start in own for start in starts if start.startswith(str(folder)))
             assert "metaprompt" not in needed or cell.config.adapt.source_run in own, cell.name
@@ -139,7 +177,11 @@ def test_a_study_runs_what_is_needed_in_order_and_passes_over_what_is_done(write
     adapted = [(what, run) for run in few for what in ("adapt", "evaluate")]
     assert told == [("distill", str(runs / "plain")), *adapted, ("report", ",".join(few))]
     (Path(few[1]) / "results.json").unlink()
-    assert [state_of(c) for c in read_study(file, {})[1] if c.protocol in ("plain", "few")] == ["done", "done", "to be evaluated"]
+    assert [state_of(c) for c in read_study(file, {})[1] if c.protocol in ("plain", "few")] == [
+        "done",
+        "done",
+        "to be evaluated",
+    ]
     told.clear()
     run_study(file, ["few"], {})
     assert [c for c in told if c[0] == "evaluate"] == [("evaluate", few[1])]

@@ -32,9 +32,18 @@ def test_the_rms_is_of_the_tokenizers_entries_and_sampled_evenly_where_there_are
 
 
 def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(make_session, tasks: dict[str, TaskData]) -> None:
-    changes = {"teach.relative_lr": 0.5, "distill.relative_lr_shared": 0.25, "distill.lr_task": 0.125, "adapt.train": "all",
-               "adapt.relative_lr_shared": 0.75, "adapt.lr_task": 0.5, "adapt.relative_lr_prompt": 0.375, "adapt.lr_lora": 0.01,
-               "adapt.methods": ["metaprompt", "prompt_tuning", "lora"], "tune.relative_lr_teach": [0.1, 0.2]}  # fmt: skip
+    changes = {
+        "teach.relative_lr": 0.5,
+        "distill.relative_lr_shared": 0.25,
+        "distill.lr_task": 0.125,
+        "adapt.train": "all",
+        "adapt.relative_lr_shared": 0.75,
+        "adapt.lr_task": 0.5,
+        "adapt.relative_lr_prompt": 0.375,
+        "adapt.lr_lora": 0.01,
+        "adapt.methods": ["metaprompt", "prompt_tuning", "lora"],
+        "tune.relative_lr_teach": [0.1, 0.2],
+    }
     session = make_session(**changes)
     rms = session.embedding_rms
     assert rms == rms_of(session.backbone().embed, session.tokenizer.vocab_size) and 0.03 < rms < 0.05
@@ -46,13 +55,21 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(make_sessio
     }
     found = {name: set(group.lr.tolist()) for name, group in groups.items()}  # type: ignore[union-attr]
     assert found == {
-        "teacher": {0.5 * rms}, "shared": {0.25 * rms}, "task": {0.125}, "metaprompt": {0.5}, "metaprompt.shared": {0.75 * rms},
-        "prompt_tuning": {0.375 * rms}, "lora": {0.01},
-    }  # fmt: skip
+        "teacher": {0.5 * rms},
+        "shared": {0.25 * rms},
+        "task": {0.125},
+        "metaprompt": {0.5},
+        "metaprompt.shared": {0.75 * rms},
+        "prompt_tuning": {0.375 * rms},
+        "lora": {0.01},
+    }
     assert set(teach_stage(session, tasks, 0.2).optimizer.groups["teacher"].lr.tolist()) == {0.2 * rms}  # type: ignore[union-attr]
     sweep = teach_sweep(session, tasks)
     assert [row.rate.own * rms for row in sweep.rows] == sweep.optimizer.groups["teacher"].lr.tolist()  # type: ignore[union-attr]
-    assert [(row.task, row.label) for row in sweep.rows[:2]] == [("alpha", "teacher@lr=0.1"), ("alpha", "teacher@lr=0.2")]
+    assert [(row.task, row.label) for row in sweep.rows[:2]] == [
+        ("alpha", "teacher@lr=0.1"),
+        ("alpha", "teacher@lr=0.2"),
+    ]
     starts = sweep.bank.prompts(torch.tensor([0, 1]))
     assert torch.equal(starts[0], starts[1])  # rates are compared from one start
 
@@ -73,8 +90,14 @@ def test_absolute_rates_are_refused_with_the_value_to_write(project: Path, tmp_p
     backbone = str(project / "backbones/pocket/llama.yaml")
     rms = rms_of_card(backbone)
     assert rms is not None and 0.4 < rms < 0.5
-    old = {"run_dir": "r", "backbone": backbone, "teach": {"lr": 0.1, "steps": 3}, "distill": {"lr_shared": "5e-2"}, "adapt": {"lr_prompt": 0.3},
-           "tune": {"prompt_tuning": [0.1, 0.3]}}  # fmt: skip
+    old = {
+        "run_dir": "r",
+        "backbone": backbone,
+        "teach": {"lr": 0.1, "steps": 3},
+        "distill": {"lr_shared": "5e-2"},
+        "adapt": {"lr_prompt": 0.3},
+        "tune": {"prompt_tuning": [0.1, 0.3]},
+    }
     file = tmp_path / "old.yaml"
     file.write_text(yaml.safe_dump(old))
     with pytest.raises(UserError) as refused:
@@ -82,12 +105,17 @@ def test_absolute_rates_are_refused_with_the_value_to_write(project: Path, tmp_p
     told = refused.value.problems
     assert len(told) == 6 and any("teach.steps: 0 is not above 0" in line for line in told)
     unit = f"in multiples of the RMS of the backbone's input embeddings ({rms:g} for {backbone})"
-    for line in (f"{file}: teach.lr: is now teach.relative_lr, {unit}; write teach.relative_lr: {0.1 / rms:.2g}",
-                 f"{file}: distill.lr_shared: is now distill.relative_lr_shared, {unit}; write distill.relative_lr_shared: {0.05 / rms:.2g}",
-                 f"{file}: tune.prompt_tuning: is now tune.relative_lr_prompt, {unit}; "
-                 f"write tune.relative_lr_prompt: [{0.1 / rms:.2g}, {0.3 / rms:.2g}]",
-                 f"command line: --adapt.lr_shared: is now adapt.relative_lr_shared, {unit}; "
-                 f"write adapt.relative_lr_shared: {0.03 / rms:.2g}"):  # fmt: skip
+    for line in (
+        f"{file}: teach.lr: is now teach.relative_lr, {unit}; write teach.relative_lr: {0.1 / rms:.2g}",
+        (
+            f"{file}: distill.lr_shared: is now distill.relative_lr_shared, {unit}; write "
+            f"distill.relative_lr_shared: {0.05 / rms:.2g}"
+        ),
+        f"{file}: tune.prompt_tuning: is now tune.relative_lr_prompt, {unit}; "
+        f"write tune.relative_lr_prompt: [{0.1 / rms:.2g}, {0.3 / rms:.2g}]",
+        f"command line: --adapt.lr_shared: is now adapt.relative_lr_shared, {unit}; "
+        f"write adapt.relative_lr_shared: {0.03 / rms:.2g}",
+    ):
         assert line in told
     # where the weights are not at hand the message says what to do without them
     file.write_text(yaml.safe_dump({**old, "backbone": str(tmp_path / "none.yaml")}))

@@ -15,9 +15,13 @@ CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "configs", "d
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
 MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "$1" && shift && exec "$@"'
 SMALL = (
-    "--teach.steps=1", "--teach.eval_every=0", "--teach.examples=2", "--distill.steps=1", "--distill.batch=3",
+    "--teach.steps=1",
+    "--teach.eval_every=0",
+    "--teach.examples=2",
+    "--distill.steps=1",
+    "--distill.batch=3",
     "--data.max_train=4",
-)  # fmt: skip
+)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -133,7 +137,9 @@ def test_a_benchmark_asks_for_its_output_alone(run: Run, clone: Path, tmp_path: 
     command = ("train.py", "benchmark", *distill()[2:], "--steps=1", "--warmup=1", "--invented=20,4")
     done = run(*command)
     assert done.returncode == 2 and done.stdout == ""
-    assert "--output: " in done.stderr and "(--output=FOLDER)" in done.stderr and "run_dir" not in done.stderr.split(": ")
+    assert (
+        "--output: " in done.stderr and "(--output=FOLDER)" in done.stderr and "run_dir" not in done.stderr.split(": ")
+    )
     done = run(*command, f"--output={tmp_path / 'speed'}", TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0 and (tmp_path / "speed/benchmark.json").exists(), done.stderr
 

@@ -1,4 +1,6 @@
-"""``deterministic: true``: what is set on a GPU, when it ends, and what is refused. Whether bits are equal: tests/gpu."""
+"""``deterministic: true``: what is set on a GPU, when it ends, and what is refused. Whether bits are equal:
+tests/gpu.
+"""
 
 import os
 from collections.abc import Callable
@@ -22,7 +24,10 @@ DEMO = "configs/demo/distill.yaml"
 
 def state() -> tuple[bool, bool, bool]:
     """Deterministic algorithms, warnings in place of errors, new tensors filled."""
-    warns, fills = torch.is_deterministic_algorithms_warn_only_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    warns, fills = (
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
     return torch.are_deterministic_algorithms_enabled(), warns, fills
 
 
@@ -95,7 +100,9 @@ def test_it_ends_with_each_command_of_a_process(with_gpu: None) -> None:
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "predict"])
-def test_commands_that_read_a_run_can_ask_for_it(mode: str, with_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_read_a_run_can_ask_for_it(
+    mode: str, with_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
     monkeypatch.setattr("engine.session.Session", lambda config, writes: config)
@@ -141,7 +148,7 @@ def test_workspaces_that_repeat_their_sums(value: str) -> None:
 
 def test_another_workspace_is_refused_with_the_fix(
     make_session: Callable[..., Any], with_gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # set before anything could multiply on a GPU
     make_session(deterministic=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")

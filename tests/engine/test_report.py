@@ -1,4 +1,6 @@
-"""What a report says: the numbers it was given, nothing of a note or of the machine, and where the metaprompt loses too."""
+"""What a report says: the numbers it was given, nothing of a note or of the machine, and where the metaprompt loses
+too.
+"""
 
 import json
 import re
@@ -45,11 +47,27 @@ def test_paired_differences_by_hand() -> None:
     ramp = np.linspace(0.0, 0.4, 101)
     card: Any = {"a": type("Card", (), {"name": "a", "type": "qa", "metric": "accuracy"})}
     base = {"task": "a", "shots": "4", "best_step": 0, "n_dropped": 0, "n_truncated": 0}
-    rows = [{**base, "method": "metaprompt", "seed": s, "scores": {"accuracy": 0.5 + s / 10}, "replicates": {"accuracy": ramp + 0.3 + s / 10}} for s in (0, 1)]
-    rows += [{**base, "method": "lora", "seed": 0, "scores": {"accuracy": 0.45}, "replicates": {"accuracy": ramp + 0.25}}]
+    rows = [
+        {
+            **base,
+            "method": "metaprompt",
+            "seed": s,
+            "scores": {"accuracy": 0.5 + s / 10},
+            "replicates": {"accuracy": ramp + 0.3 + s / 10},
+        }
+        for s in (0, 1)
+    ]
+    rows += [
+        {**base, "method": "lora", "seed": 0, "scores": {"accuracy": 0.45}, "replicates": {"accuracy": ramp + 0.25}}
+    ]
     paired = summarise(rows, card, {"a": 5}, "target")["tasks"]["a"]["paired"]
     found = paired.pop("metaprompt-lora")["4"]
-    assert not paired and found["difference"] == pytest.approx(0.1) and found["interval"] == pytest.approx([0.1, 0.1]) and found["p"] == pytest.approx(2 / 102)
+    assert (
+        not paired
+        and found["difference"] == pytest.approx(0.1)
+        and found["interval"] == pytest.approx([0.1, 0.1])
+        and found["p"] == pytest.approx(2 / 102)
+    )
     # other shots, no resamples, or another number of them: nothing to pair
     for change in ({"shots": "full"}, {"replicates": {}}, {"replicates": {"accuracy": ramp[:50]}}):
         assert "paired" not in summarise([*rows[:2], {**rows[2], **change}], card, {"a": 5}, "target")["tasks"]["a"]
@@ -57,13 +75,19 @@ def test_paired_differences_by_hand() -> None:
 
 def test_the_p_of_a_bootstrap() -> None:
     assert two_sided(np.array([0.1] * 99)) == pytest.approx(0.02)
-    assert two_sided(np.array([0.1] * 96 + [-0.1] * 3)) == two_sided(-np.array([0.1] * 96 + [-0.1] * 3)) == pytest.approx(0.08)
+    assert (
+        two_sided(np.array([0.1] * 96 + [-0.1] * 3))
+        == two_sided(-np.array([0.1] * 96 + [-0.1] * 3))
+        == pytest.approx(0.08)
+    )
     assert two_sided(np.zeros(10)) == 1.0 == two_sided(np.array([1.0, -1.0] * 5))
 
 
 def test_p_values_corrected_for_their_number() -> None:
     """Holm's own steps: 4 x 0.01, 3 x 0.02, 2 x 0.02 but never below the one before, 1 x 0.5."""
-    assert holm({"a": 0.5, "b": 0.01, "c": 0.02, "d": 0.02}) == pytest.approx({"b": 0.04, "c": 0.06, "d": 0.06, "a": 0.5})
+    assert holm({"a": 0.5, "b": 0.01, "c": 0.02, "d": 0.02}) == pytest.approx(
+        {"b": 0.04, "c": 0.06, "d": 0.06, "a": 0.5}
+    )
 
 
 def test_averages_are_paired_by_seed_over_the_targets() -> None:
@@ -71,10 +95,18 @@ def test_averages_are_paired_by_seed_over_the_targets() -> None:
     ours, theirs = by_seed(tasks, "metaprompt", "4"), by_seed(tasks, "prompt_tuning", "4")
     found = paired_over_targets(tasks, "prompt_tuning", "4")
     mean, half = student([ours[s] - theirs[s] for s in (0, 1, 2)])
-    assert found and found["difference"] == mean and found["interval"] == [mean - half, mean + half] and found["seeds"] == [0, 1, 2]
+    assert (
+        found
+        and found["difference"] == mean
+        and found["interval"] == [mean - half, mean + half]
+        and found["seeds"] == [0, 1, 2]
+    )
     assert (found["won"], found["lost"], found["tied"]) == (3, 0, 0)
     # Student's t with two degrees of freedom, and none of one value
-    assert student([0.1, 0.2, 0.3]) == (pytest.approx(0.2), pytest.approx(4.303 * 0.1 / 3**0.5)) and student([0.4]) == (0.4, None)
+    assert student([0.1, 0.2, 0.3]) == (pytest.approx(0.2), pytest.approx(4.303 * 0.1 / 3**0.5)) and student([0.4]) == (
+        0.4,
+        None,
+    )
     del tasks["headqa"]["methods"]["lora"]["4"]
     assert paired_over_targets(tasks, "lora", "4") is None
     # no seed changes an instruction: it stands against each of the metaprompt's
@@ -131,7 +163,15 @@ def test_every_paired_test_is_listed(written: tuple[str, str]) -> None:
                 d = task["paired"][f"metaprompt-{other}"][shots]
                 adjusted = holm({t: tasks[t]["paired"][f"metaprompt-{other}"][shots]["p"] for t in tasks})[name]
                 low, high = d["interval"]
-                assert [name, other, shots, f"{d['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{d['p']:.3f}", f"{adjusted:.3f}"] in cells(text, name)
+                assert [
+                    name,
+                    other,
+                    shots,
+                    f"{d['difference']:+.3f}",
+                    f"{low:+.3f} to {high:+.3f}",
+                    f"{d['p']:.3f}",
+                    f"{adjusted:.3f}",
+                ] in cells(text, name)
 
 
 def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
@@ -144,33 +184,55 @@ def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
     assert "metaprompt@task:mednli full" not in text.split("## At length")[0]  # in the matrix, not in the main table
     average = f"{results()['average']['lora']['full']:.3f}"
     assert ["lora", "full", average, "40,000", "2,000", "0.02"] in cells(text, "lora", "full")
-    assert ["metaprompt", "full", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(text, "metaprompt", "full")
+    assert ["metaprompt", "full", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(
+        text, "metaprompt", "full"
+    )
 
 
 def test_curves_of_the_run_its_teachers_and_its_sweeps(written: tuple[str, str]) -> None:
     text, page = written
-    assert [row[1] for row in cells(text, "this run")] == ["1", "2", "3", "4", "5"] and cells(text, "this run")[1][2:5] == ["0.25", "0.1875", "0.0625"]
-    assert [row[1] for row in cells(text, "teachers")] == ["1", "2", "3"] and [row[1] for row in cells(text, "tune/0")] == ["1", "2"]
+    assert [row[1] for row in cells(text, "this run")] == ["1", "2", "3", "4", "5"] and cells(text, "this run")[1][
+        2:5
+    ] == ["0.25", "0.1875", "0.0625"]
+    assert [row[1] for row in cells(text, "teachers")] == ["1", "2", "3"] and [
+        row[1] for row in cells(text, "tune/0")
+    ] == ["1", "2"]
     assert 'aria-label="teachers"' in page and page.count("</svg>") == page.count("<svg")
 
 
 def test_published_numbers_stand_only_beside_tasks_of_their_name(written: tuple[str, str]) -> None:
     text, _ = written
-    assert cells(text, "radnli", "0.823 (F1)") and cells(text, "headqa", "0.644 (accuracy)") and "Theirs, not ours: another backbone" in text
-    assert not cells(text, "pocket_medqa", "0.644 (accuracy)") and "The pocket_ tasks are invented notes: no published number is comparable with them" in text
+    assert (
+        cells(text, "radnli", "0.823 (F1)")
+        and cells(text, "headqa", "0.644 (accuracy)")
+        and "Theirs, not ours: another backbone" in text
+    )
+    assert (
+        not cells(text, "pocket_medqa", "0.644 (accuracy)")
+        and "The pocket_ tasks are invented notes: no published number is comparable with them" in text
+    )
 
 
 def test_warnings_changes_and_identities(written: tuple[str, str]) -> None:
     text, page = written
-    line = "WARNING overlap, kept in distillation: 3 of 20 test documents of radnli are in 4 training examples of mednli (3 by id)"
+    line = (
+        "WARNING overlap, kept in distillation: 3 of 20 test documents of radnli are in 4 training examples of "
+        "mednli (3 by id)"
+    )
     assert line in text and f'<p class="warning">{line}' in page
     assert "Not compared with the sources" in text and "headqa." in text
-    assert cells(text, "checkpoint", "c" * 64) and cells(text, "data", "d" * 64) and cells(text, "versions", "torch 9.9.9")
+    assert (
+        cells(text, "checkpoint", "c" * 64) and cells(text, "data", "d" * 64) and cells(text, "versions", "torch 9.9.9")
+    )
     assert cells(text, "evaluated", "2026-01-02 03:04 UTC") and "shots:\n  - '4'\n  - full" in text
-    assert "&lt;yes&gt;" in page and "<yes>" not in page and "tiny &amp; &lt;small&gt;" in page  # words are never markup
+    assert (
+        "&lt;yes&gt;" in page and "<yes>" not in page and "tiny &amp; &lt;small&gt;" in page
+    )  # words are never markup
 
 
-def test_nothing_of_notes_or_of_the_machine_is_told(written: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_notes_or_of_the_machine_is_told(
+    written: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_report([write_run(tmp_path / "run")], tmp_path / "out", ["runs/full-run"])
     for text in (*written, capsys.readouterr().out.split("written to")[0]):
         assert not re.search(r"patient-77|a note\b|/home|/data|someone|secret|/tmp", text)
@@ -179,19 +241,40 @@ def test_nothing_of_notes_or_of_the_machine_is_told(written: tuple[str, str], tm
 
 
 def test_paths_lose_the_machine() -> None:
-    assert scrubbed({"a": ["/x/y/z", "runs/a", "0.1/0.2 a/b", "$DATA/x/y", "~/runs/a", 3]}) == {"a": ["…/z", "runs/a", "0.1/0.2 a/b", "…/y", "…/a", 3]}
-    assert (without_home("/home/ann/runs/a"), without_home("runs/a"), without_home(str(Path.home() / "r"))) == ("~/runs/a", "runs/a", "~/r")
+    assert scrubbed({"a": ["/x/y/z", "runs/a", "0.1/0.2 a/b", "$DATA/x/y", "~/runs/a", 3]}) == {
+        "a": ["…/z", "runs/a", "0.1/0.2 a/b", "…/y", "…/a", 3]
+    }
+    assert (without_home("/home/ann/runs/a"), without_home("runs/a"), without_home(str(Path.home() / "r"))) == (
+        "~/runs/a",
+        "runs/a",
+        "~/r",
+    )
 
 
 def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     """Results of an older release: no pairs, no hashes, no configuration, a checkpoint that cannot be read."""
     cell = {"mean": 0.5, "std": None, "ci95": None, "n_dropped": 0}
-    found = {"tasks": {"radnli": {"type": "nli", "role": "source", "metric": "accuracy", "n_test": 5, "methods": {"teacher": {"full": cell}}}}, "average": {},
-             "trainable": {"count": 1, "percent": 0.1}, "backbone": "b"}  # fmt: skip
+    found = {
+        "tasks": {
+            "radnli": {
+                "type": "nli",
+                "role": "source",
+                "metric": "accuracy",
+                "n_test": 5,
+                "methods": {"teacher": {"full": cell}},
+            }
+        },
+        "average": {},
+        "trainable": {"count": 1, "percent": 0.1},
+        "backbone": "b",
+    }
     (tmp_path / "run").mkdir()
     (tmp_path / "run/results.json").write_text(json.dumps(found))
     text = write_report([tmp_path / "run"], tmp_path / "out")
-    assert cells(text, "radnli", "source", "accuracy", "5", "0", "0.500") and "Not drawn: …/run: holds no finished run" in text
+    assert (
+        cells(text, "radnli", "source", "accuracy", "5", "0", "0.500")
+        and "Not drawn: …/run: holds no finished run" in text
+    )
     assert "not recorded" in text and "Paired tests" not in text and "Published numbers" not in text
 
 
@@ -203,11 +286,17 @@ def test_several_runs_are_compared_first(tmp_path: Path) -> None:
     text = write_report([write_run(tmp_path / "a"), write_run(tmp_path / "b", other)], tmp_path / "out", ["a", "b"])
     glance = text[: text.index("## a\n")]
     first, second = (f"{v['average']['metaprompt']['full']:.3f}" for v in (results(), other))
-    assert cells(glance, "a", "3 targets", "metaprompt")[0][-1].startswith(first) and cells(glance, "b", "3 targets", "metaprompt")[0][-1].startswith(second)
+    assert cells(glance, "a", "3 targets", "metaprompt")[0][-1].startswith(first) and cells(
+        glance, "b", "3 targets", "metaprompt"
+    )[0][-1].startswith(second)
     assert "### The metaprompt, by run" in glance and "do not compare" not in glance
     del other["tasks"]["headqa"]
     text = write_report([tmp_path / "a", write_run(tmp_path / "c", other)], tmp_path / "out", ["a", "c"])
-    assert "> The runs have other targets" in text and "### The metaprompt, by run" not in text and cells(text, "c", "2 targets", "metaprompt")
+    assert (
+        "> The runs have other targets" in text
+        and "### The metaprompt, by run" not in text
+        and cells(text, "c", "2 targets", "metaprompt")
+    )
 
 
 # ---- geometry --------------------------------------------------------------------------------------------------------
@@ -217,7 +306,9 @@ def test_components_and_cosines_against_plain_linear_algebra() -> None:
     flat = np.random.default_rng(0).normal(size=(5, 12))
     places, shares = components(flat)
     u, s, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-    assert np.abs(places) == pytest.approx(np.abs(u[:, :2] * s[:2])) and shares == pytest.approx(s[:2] ** 2 / (s**2).sum())
+    assert np.abs(places) == pytest.approx(np.abs(u[:, :2] * s[:2])) and shares == pytest.approx(
+        s[:2] ** 2 / (s**2).sum()
+    )
     assert cosines(flat)[1, 3] == pytest.approx(flat[1] @ flat[3] / np.linalg.norm(flat[1]) / np.linalg.norm(flat[3]))
     assert cosines(np.zeros((2, 3))).tolist() == [[0, 0], [0, 0]]
 
@@ -225,10 +316,16 @@ def test_components_and_cosines_against_plain_linear_algebra() -> None:
 def test_one_row_of_each_task_and_method_and_what_is_left_out(tmp_path: Path) -> None:
     found = geometry(write_run(tmp_path / "run"))
     assert [(r["task"], r["method"], r["shots"]) for r in found.labels] == [
-        ("P*", "metaprompt", ""), ("radnli", "metaprompt", "full"), ("headqa", "metaprompt", "full"),
-        ("radnli", "prompt_tuning", "full"), ("headqa", "prompt_tuning", "full"),
-    ]  # fmt: skip
-    assert found.left_out == {"of other shots and seeds": 2} and geometry(tmp_path / "run", 3).left_out == {"of other shots and seeds": 2, "beyond 3": 1}
+        ("P*", "metaprompt", ""),
+        ("radnli", "metaprompt", "full"),
+        ("headqa", "metaprompt", "full"),
+        ("radnli", "prompt_tuning", "full"),
+        ("headqa", "prompt_tuning", "full"),
+    ]
+    assert found.left_out == {"of other shots and seeds": 2} and geometry(tmp_path / "run", 3).left_out == {
+        "of other shots and seeds": 2,
+        "beyond 3": 1,
+    }
 
 
 def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, written: tuple[str, str]) -> None:
@@ -248,7 +345,10 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
     with pytest.raises(UserError, match="none of its tensors ends in embed_tokens.weight"):
         commands.report([str(run)], str(tmp_path / "out"), "true")
     shown = geometry(run).prompts
-    save_file({"model.embed_tokens.weight": torch.cat([torch.zeros(50, 3), 2 * shown[1, :1], shown[0]])}, weights / "model.safetensors")
+    save_file(
+        {"model.embed_tokens.weight": torch.cat([torch.zeros(50, 3), 2 * shown[1, :1], shown[0]])},
+        weights / "model.safetensors",
+    )
     commands.report([str(run)], str(tmp_path / "out"), "true")
     text = (tmp_path / "out/report.md").read_text()
     assert "A prompt is derived from its corpus and can leak it" in text and cells(text, "1  P* metaprompt", "1.000")
@@ -261,7 +361,10 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
 
 def test_nearest_is_by_cosine_over_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.reporting.geometry.CHUNK", 3)
-    table_VD, vectors_ND = torch.randn(10, 4, generator=torch.Generator().manual_seed(1)), torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
+    table_VD, vectors_ND = (
+        torch.randn(10, 4, generator=torch.Generator().manual_seed(1)),
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(2)),
+    )
     every = torch.nn.functional.cosine_similarity(vectors_ND[:, None], table_VD[None], dim=2)
     ids, values = nearest(vectors_ND, table_VD)
     assert ids == every.argmax(dim=1).tolist() and values == pytest.approx(every.max(dim=1).values.tolist(), abs=1e-6)
@@ -276,17 +379,38 @@ def test_a_bar_in_a_cell_does_not_part_it() -> None:
 
 def test_axes_have_round_numbers() -> None:
     assert _ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and _ticks(10, 12, False, 6, True) == [10, 11, 12]
-    assert _ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and _ticks(0.9e-2, 6e-2, True) == [0.01, 0.02, 0.05]
+    assert _ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and _ticks(0.9e-2, 6e-2, True) == [
+        0.01,
+        0.02,
+        0.05,
+    ]
     assert [short(v) for v in (0, 0.25, 1234567, 40_000, 0.0012)] == ["0", "0.25", "1.23M", "40k", "0.0012"]
 
 
 def test_methods_look_alike_in_every_chart_and_unlike_one_another() -> None:
-    names = ["metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "metaprompt@x", "metaprompt@y"]
-    assert style_of("lora", names) == style_of("lora", ["lora"]) and len({style_of(n, names) for n in names}) == len(names)
+    names = [
+        "metaprompt",
+        "prompt_tuning",
+        "lora",
+        "multitask_prompt",
+        "instruction",
+        "in_context",
+        "metaprompt@x",
+        "metaprompt@y",
+    ]
+    assert style_of("lora", names) == style_of("lora", ["lora"]) and len({style_of(n, names) for n in names}) == len(
+        names
+    )
     assert lines("empty", []) == ""
 
 
 def test_gathered_runs_keep_the_order_of_methods(tmp_path: Path) -> None:
     run = gather([write_run(tmp_path / "run")])[0]
-    assert [m for m, _ in run.columns()[::2]] == ["metaprompt", "metaprompt@rank4", "prompt_tuning", "lora", "instruction"]
+    assert [m for m, _ in run.columns()[::2]] == [
+        "metaprompt",
+        "metaprompt@rank4",
+        "prompt_tuning",
+        "lora",
+        "instruction",
+    ]
     assert run.curves.keys() == {"", "teachers", "tune/0"} and set(TARGETS) == run.tasks.keys()

@@ -16,7 +16,9 @@ from engine.reporting.report import write_report
 from tests.engine.reported_run import results, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 WIDTHS = {"desk": 1200, "phone": 390}
 
 
@@ -48,7 +50,9 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         found = dict(attributes)
         self.kinds.add(tag)
-        self.referred += [v or "" for k, v in attributes if k in ("src", "href", "xlink:href", "data", "action", "srcset", "poster")]
+        self.referred += [
+            v or "" for k, v in attributes if k in ("src", "href", "xlink:href", "data", "action", "srcset", "poster")
+        ]
         self.ids += [found["id"] or ""] if "id" in found else []
         self.unnamed += tag == "svg" and not (found.get("aria-label") or found.get("aria-hidden"))
         if tag not in VOID:
@@ -81,8 +85,19 @@ def test_colours_can_be_read_in_both_themes(page: Path) -> None:
     light, dark = re.findall(r":root \{(.*?)\}", page.read_text(), re.DOTALL)[:2]
     for theme in (light, dark):
         colours = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
-        for words, ground in (("ink", "page"), ("ink", "paper"), ("ink", "note"), ("ink", "warn"), ("ink", "head"), ("soft", "paper"), ("soft", "page"),
-                              ("link", "page"), ("link", "paper"), ("good", "paper"), ("bad", "paper")):  # fmt: skip
+        for words, ground in (
+            ("ink", "page"),
+            ("ink", "paper"),
+            ("ink", "note"),
+            ("ink", "warn"),
+            ("ink", "head"),
+            ("soft", "paper"),
+            ("soft", "page"),
+            ("link", "page"),
+            ("link", "paper"),
+            ("good", "paper"),
+            ("bad", "paper"),
+        ):
             assert contrast(colours[words], colours[ground]) >= 4.5, (words, ground)
         assert all(contrast(colours[f"c{n}"], colours["paper"]) >= 3 for n in range(8))
 
@@ -100,11 +115,24 @@ def contrast(one: str, other: str) -> float:
 def browse(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Headless Chromium without a network; its console is on stderr."""
     if BROWSER is None:
-        pytest.skip("there is no chromium on PATH (`apt-get install -y chromium`): report.html is NOT tested in a browser")
-    own = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", f"--user-data-dir={folder / 'profile'}",
-           "--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", "--enable-logging=stderr"]  # fmt: skip
+        pytest.skip(
+            "there is no chromium on PATH (`apt-get install -y chromium`): report.html is NOT tested in a browser"
+        )
+    own = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--no-first-run",
+        f"--user-data-dir={folder / 'profile'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--proxy-server=127.0.0.1:9",
+        "--enable-logging=stderr",
+    ]
     environment = {k: v for k, v in os.environ.items() if "DBUS" not in k} | {"HOME": str(folder)}
-    return subprocess.run([BROWSER, "--headless=new", *own, *flags], capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(
+        [BROWSER, "--headless=new", *own, *flags], capture_output=True, text=True, timeout=120, env=environment
+    )
 
 
 # measures the page in frames as wide as a desk and a phone, every folded part open too; nothing of the page itself runs
@@ -134,7 +162,10 @@ addEventListener("load", () => {
 
 
 def test_it_fits_a_desk_and_a_phone_without_a_network(page: Path, tmp_path: Path) -> None:
-    frames = "".join(f'<iframe id="{name}" width="{w}" height="800" srcdoc="{html.escape(page.read_text())}"></iframe>' for name, w in WIDTHS.items())
+    frames = "".join(
+        f'<iframe id="{name}" width="{w}" height="800" srcdoc="{html.escape(page.read_text())}"></iframe>'
+        for name, w in WIDTHS.items()
+    )
     (tmp_path / "measure.html").write_text(MEASURE % frames)
     done = browse(tmp_path, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "measure.html").as_uri())
     found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))  # type: ignore[index]

@@ -29,12 +29,26 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Buil
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
     def make(kind: str, name: str, fresh: bool = False, **changes: Any) -> Loop:
-        base = {"teach.eval_every": 1, "teach.patience": 5, "teach.steps": 9, "distill.steps": 9, "distill.batch": 4, "checkpoint.every": 4, **changes}
+        base = {
+            "teach.eval_every": 1,
+            "teach.patience": 5,
+            "teach.steps": 9,
+            "distill.steps": 9,
+            "distill.batch": 4,
+            "checkpoint.every": 4,
+            **changes,
+        }
         session = make_session(name, fresh=fresh, **base)
         # alpha is validated on another task: it gets worse while it learns, and its patience spans a checkpoint
-        tasks_of_teachers = tasks | {"alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})}  # type: ignore[arg-type]
+        tasks_of_teachers = tasks | {
+            "alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})
+        }  # type: ignore[arg-type]
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
-        stage = teach_stage(session, tasks_of_teachers) if kind == "teach" else distill_stage(session, train_only, teachers(3), "hash")
+        stage = (
+            teach_stage(session, tasks_of_teachers)
+            if kind == "teach"
+            else distill_stage(session, train_only, teachers(3), "hash")
+        )
         return make_loop(stage, session)
 
     return make
@@ -60,7 +74,9 @@ def cut_at(loop: Loop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def files(loop: Loop) -> dict[str, dict[str, torch.Tensor]]:
     found = checkpoint.load(loop.stage.run_dir)
-    assert found is not None and not [n for n in load_file(loop.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")]
+    assert found is not None and not [
+        n for n in load_file(loop.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")
+    ]
     return {"prompts": found.prompts, "optimizer": found.optimizer}
 
 
@@ -73,7 +89,9 @@ def same(found: dict[str, dict[str, torch.Tensor]], wanted: dict[str, dict[str, 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 @pytest.mark.parametrize("cut", [3, 6, 9])  # before the first checkpoint, after one, after two
-def test_killed_and_resumed_equals_uninterrupted(kind: str, cut: int, build: Build, metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    kind: str, cut: int, build: Build, metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = build(kind, "whole", token_budget=25)
     whole.run()
     cut_at(build(kind, "cut", token_budget=25), cut, monkeypatch)
@@ -92,7 +110,9 @@ def test_killed_and_resumed_equals_uninterrupted(kind: str, cut: int, build: Bui
     assert found == wanted
 
 
-def test_a_log_interval_that_the_checkpoints_do_not_fall_on(build: Build, metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_interval_that_the_checkpoints_do_not_fall_on(
+    build: Build, metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = {"log.every": 3, "checkpoint.every": 4, "distill.steps": 8, "token_budget": 25}
     whole = build("distill", "whole", **changes)
     whole.run()
@@ -114,7 +134,9 @@ def test_a_finished_run_is_left_as_it_is(build: Build, metrics) -> None:
     assert metrics(again.stage.run_dir) == logged
 
 
-def test_fresh_starts_again_and_its_own_checkpoints_count(build: Build, metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_starts_again_and_its_own_checkpoints_count(
+    build: Build, metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = build("distill", "whole", token_budget=25)
     whole.run()
     wanted = files(whole)
@@ -131,17 +153,25 @@ def test_fresh_starts_again_and_its_own_checkpoints_count(build: Build, metrics,
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
-        ("teach", "teach.relative_lr", 0.2), ("teach", "seed", 1), ("teach", "prompt.init", "text"), ("distill", "distill.lambda_kl", 0.5),
+        ("teach", "teach.relative_lr", 0.2),
+        ("teach", "seed", 1),
+        ("teach", "prompt.init", "text"),
+        ("distill", "distill.lambda_kl", 0.5),
         ("distill", "data.max_length", 77),
     ],
-)  # fmt: skip
+)
 def test_another_configuration_is_refused_by_name(kind: str, key: str, value: Any, build: Build) -> None:
     build(kind, "run", **{"teach.steps": 4, "distill.steps": 4, "prompt.init_text": "Note:"}).run()
     other = build(kind, "run", **{"teach.steps": 4, "distill.steps": 4, "prompt.init_text": "Note:", key: value})
     with pytest.raises(UserError) as error:
         other.run()
     (problem,) = error.value.problems
-    assert f"config.{key}" in problem and repr(value) in problem and "--fresh=true" in problem and str(other.stage.run_dir) in problem
+    assert (
+        f"config.{key}" in problem
+        and repr(value) in problem
+        and "--fresh=true" in problem
+        and str(other.stage.run_dir) in problem
+    )
 
 
 def test_changes_that_are_accepted_are_said_and_kept(build: Build, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,10 +179,17 @@ def test_changes_that_are_accepted_are_said_and_kept(build: Build, capsys: pytes
     changed = {"distill.steps": 6, "distill.lr_task": 0.2}
     other = build("distill", "run", **changed, accept_changes=True)
     other.run()
-    assert other.step == 6 and "WARNING" in (out := capsys.readouterr().out) and "goes on although it changed: config.distill.lr_task" in out
+    assert (
+        other.step == 6
+        and "WARNING" in (out := capsys.readouterr().out)
+        and "goes on although it changed: config.distill.lr_task" in out
+    )
     found = checkpoint.load(other.stage.run_dir)
     assert found is not None
-    assert [line.partition(": the")[0] for line in found.state["changes"]] == ["step 4: config.distill.lr_task", "step 4: config.distill.steps"]
+    assert [line.partition(": the")[0] for line in found.state["changes"]] == [
+        "step 4: config.distill.lr_task",
+        "step 4: config.distill.steps",
+    ]
     again = build("distill", "run", **changed)  # what was accepted once is this run's
     again._resume()
     assert again.step == 6 and again.changes == found.state["changes"]
@@ -179,7 +216,14 @@ def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> Non
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("token_budget", 500), ("log.every", 2), ("checkpoint.keep", 1), ("evaluate.batch", 3), ("recompute", "all"), ("formulation", "plain")],
+    [
+        ("token_budget", 500),
+        ("log.every", 2),
+        ("checkpoint.keep", 1),
+        ("evaluate.batch", 3),
+        ("recompute", "all"),
+        ("formulation", "plain"),
+    ],
 )
 def test_what_decides_no_result_may_change(key: str, value: Any, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     cut_at(build("distill", "run", token_budget=25), 6, monkeypatch)
@@ -207,11 +251,24 @@ def test_teaching_and_distilling_leave_the_backbone_as_it_was(build: Build, back
 def test_the_files_of_a_run(build: Build) -> None:
     loop = build("distill", "run", **{"log.tensorboard": True})
     loop.run()
-    found = sorted(str(p.relative_to(loop.stage.run_dir)) for p in loop.stage.run_dir.rglob("*") if not p.is_dir() and "tensorboard" not in str(p))
-    best = [f"checkpoints/kept/{checkpoint.load(loop.stage.run_dir).state['kept']['best']}.{copy}.safetensors" for copy in (1, 2)]  # type: ignore[union-attr]
-    steps = [f"checkpoints/step_000000{n:02d}/{name}" for n in (8, 9) for name in ("optimizer.safetensors", "prompts.safetensors", "state.json")]
+    found = sorted(
+        str(p.relative_to(loop.stage.run_dir))
+        for p in loop.stage.run_dir.rglob("*")
+        if not p.is_dir() and "tensorboard" not in str(p)
+    )
+    best = [
+        f"checkpoints/kept/{checkpoint.load(loop.stage.run_dir).state['kept']['best']}.{copy}.safetensors"
+        for copy in (1, 2)
+    ]  # type: ignore[union-attr]
+    steps = [
+        f"checkpoints/step_000000{n:02d}/{name}"
+        for n in (8, 9)
+        for name in ("optimizer.safetensors", "prompts.safetensors", "state.json")
+    ]
     assert found == [*best, *steps, "metrics.jsonl"]
-    assert (loop.stage.run_dir / "latest").is_symlink() and len(list((loop.stage.run_dir / "tensorboard").iterdir())) == 1
+    assert (loop.stage.run_dir / "latest").is_symlink() and len(
+        list((loop.stage.run_dir / "tensorboard").iterdir())
+    ) == 1
     tensors = load_file(Path(loop.stage.run_dir / "latest/prompts.safetensors"))
     names = ["cols_KLR", "rows_KRD", "shared_SLD"]
     assert sorted(tensors) == [f"parts.metaprompt.{n}" for n in names]

@@ -1,4 +1,6 @@
-"""What a micro-batch does on a GPU, counted without one. Counts are exact: a change that adds an operator to a layer is seen here."""
+"""What a micro-batch does on a GPU, counted without one. Counts are exact: a change that adds an operator to a
+layer is seen here.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +12,10 @@ from benchmarks.roofline import ANSWER, ROWS, Counter, batch_of, count
 from benchmarks.workload import SHAPES, Shape
 
 ROW, TASKS = 2048, ROWS[2048]
-A_LAYER = {"llama_8b": 44, "gpt_oss_20b": 63}  # operators, forward and backward; of gpt-oss half of a layer with a window and one without
+A_LAYER = {
+    "llama_8b": 44,
+    "gpt_oss_20b": 63,
+}  # operators, forward and backward; of gpt-oss half of a layer with a window and one without
 
 
 def shallow(name: str, layers: int) -> Shape:
@@ -37,7 +42,9 @@ def test_operators_of_a_layer(counted, name: str) -> None:
 
 
 def test_products_are_those_of_the_formula(counted) -> None:
-    """Every token through every linear layer, to and fro; each answer token through the head twice: its logits, and the gradient."""
+    """Every token through every linear layer, to and fro; each answer token through the head twice: its logits, and
+    the gradient.
+    """
     found, batch, (linear, _) = counted["llama_8b", 2], batch_of(ROW, TASKS), linears_of_llama()
     answers = len(batch.labels_N)
     assert answers == sum(max(1, round(ANSWER * n)) for n in batch.prefix.lengths)
@@ -82,5 +89,6 @@ def test_bytes_of_an_operator() -> None:
         a.index_select(0, torch.empty(2, dtype=torch.long, device="meta"))
         _ = torch.ones(3)  # the host's
     assert {name: (c.launches, c.bytes) for (_, name), c in counter.costs.items()} == {
-        "add": (1, 4 * (32 + 8 + 32)), "index_select": (1, 4 * 2 * 16),
-    }  # fmt: skip
+        "add": (1, 4 * (32 + 8 + 32)),
+        "index_select": (1, 4 * 2 * 16),
+    }

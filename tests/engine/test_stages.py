@@ -19,7 +19,9 @@ def prompts(stage, rows: list[int]) -> Tensor:
     return stage.bank.prompts(torch.tensor(rows)).detach()
 
 
-def test_teachers_start_from_vocabulary_each_from_a_draw_of_its_own(make_session, tasks: dict[str, TaskData], backbone) -> None:
+def test_teachers_start_from_vocabulary_each_from_a_draw_of_its_own(
+    make_session, tasks: dict[str, TaskData], backbone
+) -> None:
     session = make_session()
     stage = teach_stage(session, tasks)
     table = backbone.model.get_input_embeddings().weight
@@ -35,7 +37,10 @@ def test_teachers_start_from_vocabulary_each_from_a_draw_of_its_own(make_session
     assert torch.equal(prompts(fewer, [0, 1]), prompts(stage, [2, 0]))
     assert [r.stream_seed for r in fewer.rows] == [stage.rows[2].stream_seed, stage.rows[0].stream_seed]
     other_seed = teach_stage(make_session("seed", seed=1), tasks)
-    assert not torch.equal(prompts(other_seed, [0]), prompts(stage, [0])) and other_seed.rows[0].stream_seed != stage.rows[0].stream_seed
+    assert (
+        not torch.equal(prompts(other_seed, [0]), prompts(stage, [0]))
+        and other_seed.rows[0].stream_seed != stage.rows[0].stream_seed
+    )
 
 
 def test_prompts_start_from_text_where_asked(make_session, tasks: dict[str, TaskData], backbone) -> None:
@@ -60,13 +65,20 @@ def test_teachers_keep_their_best_only_where_they_are_validated(make_session, ta
 
 
 @pytest.mark.parametrize("rank", [1, 4])
-def test_distillation_starts_at_one_metaprompt_for_every_task(rank: int, make_session, tasks: dict[str, TaskData]) -> None:
+def test_distillation_starts_at_one_metaprompt_for_every_task(
+    rank: int, make_session, tasks: dict[str, TaskData]
+) -> None:
     stage = distill_stage(make_session(**{"prompt.rank": rank}), tasks, _teachers(), "hash")
     part = stage.bank.parts["metaprompt"]
     assert part.shared_SLD.shape == (1, 5, 64) and part.cols_KLR.shape == (3, 5, rank)
     assert torch.equal(prompts(stage, [0, 1, 2]), part.shared_SLD.detach().expand(3, -1, -1))
-    assert set(stage.optimizer.groups) == {"shared", "task"} and stage.groups_of_row == {"shared": None, "task": range(3)}
-    assert stage.optimizer.groups["shared"].parameters.keys() == {"shared_SLD"} and stage.optimizer.groups["task"].parameters.keys() == {"cols_KLR", "rows_KRD"}
+    assert set(stage.optimizer.groups) == {"shared", "task"} and stage.groups_of_row == {
+        "shared": None,
+        "task": range(3),
+    }
+    assert stage.optimizer.groups["shared"].parameters.keys() == {"shared_SLD"} and stage.optimizer.groups[
+        "task"
+    ].parameters.keys() == {"cols_KLR", "rows_KRD"}
 
 
 def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_session, tasks: dict[str, TaskData], make_loop) -> None:
@@ -80,8 +92,17 @@ def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_session, tasks: d
 
 
 def test_the_samplers_weights_are_the_tasks_sizes(make_session, tasks: dict[str, TaskData]) -> None:
-    stage = distill_stage(make_session(**{"distill.sampler": "capped", "distill.cap": 10, "distill.task_subsets": False}), tasks, _teachers(), "hash")
-    assert isinstance(stage.sampler, TaskMixture) and stage.sampler.weights.tolist() == [10, 6, 10] and not stage.sampler.subsets
+    stage = distill_stage(
+        make_session(**{"distill.sampler": "capped", "distill.cap": 10, "distill.task_subsets": False}),
+        tasks,
+        _teachers(),
+        "hash",
+    )
+    assert (
+        isinstance(stage.sampler, TaskMixture)
+        and stage.sampler.weights.tolist() == [10, 6, 10]
+        and not stage.sampler.subsets
+    )
 
 
 def rows(make_session, tasks: dict[str, TaskData], **changes):
@@ -90,7 +111,14 @@ def rows(make_session, tasks: dict[str, TaskData], **changes):
 
 
 def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks: dict[str, TaskData]) -> None:
-    found = {r.name: r for r in rows(make_session, tasks, **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_every": 1})}
+    found = {
+        r.name: r
+        for r in rows(
+            make_session,
+            tasks,
+            **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_every": 1},
+        )
+    }
     assert len(found) == 2 * 2 * (1 + 3 * 2)
     for task in ("alpha", "beta"):
         drawn = {}
@@ -107,7 +135,9 @@ def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks:
         assert found[f"{task}/metaprompt/0/0"].train_indices == []
     for name, row in found.items():  # few-shot runs use the last step unless a validation split is named
         assert (row.validation is not None) == ("/full/" in name), name
-    chosen = rows(make_session, tasks, **{"adapt.shots": ["0", "4"], "adapt.eval_every": 1, "adapt.few_shot_validation": True})
+    chosen = rows(
+        make_session, tasks, **{"adapt.shots": ["0", "4"], "adapt.eval_every": 1, "adapt.few_shot_validation": True}
+    )
     assert {r.shots: r.validation is not None for r in chosen} == {"0": False, "4": True}
 
 
@@ -115,9 +145,10 @@ def test_more_shots_than_examples_are_refused_with_every_task(make_session, task
     with pytest.raises(UserError) as error:
         rows(make_session, tasks, **{"adapt.shots": ["7", "24"]})
     assert error.value.problems == [
-        "adapt.shots: 24: task alpha has 23 usable training examples", "adapt.shots: 24: task beta has 6 usable training examples",
+        "adapt.shots: 24: task alpha has 23 usable training examples",
+        "adapt.shots: 24: task beta has 6 usable training examples",
         "adapt.shots: 7: task beta has 6 usable training examples",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"adapt.methods": []}, {"adapt.shots": []}, {"adapt.seeds": []}])
@@ -128,7 +159,9 @@ def test_nothing_to_train_is_refused(changes, make_session, tasks: dict[str, Tas
 
 def source(rank: int) -> JoinedBank:
     generator = torch.Generator().manual_seed(2)
-    part = DecomposedBank(*(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, rank), (3, rank, 64))))
+    part = DecomposedBank(
+        *(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, rank), (3, rank, 64)))
+    )
     return JoinedBank({"metaprompt": part}, {"metaprompt": 3})
 
 
@@ -138,13 +171,23 @@ def sources(bank: JoinedBank) -> dict[str, Source]:
 
 @pytest.mark.parametrize(
     ("init", "rank", "how"),
-    [("auto", 1, "mean_factors"), ("auto", 2, "mean_product"), ("mean_factors", 2, "mean_factors"), ("mean_product", 1, "mean_product"), ("ones", 2, "ones"),
-     ("task:beta", 2, "")],
-)  # fmt: skip
-def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(init: str, rank: int, how: str, make_session, tasks: dict[str, TaskData]) -> None:
+    [
+        ("auto", 1, "mean_factors"),
+        ("auto", 2, "mean_product"),
+        ("mean_factors", 2, "mean_factors"),
+        ("mean_product", 1, "mean_product"),
+        ("ones", 2, "ones"),
+        ("task:beta", 2, ""),
+    ],
+)
+def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(
+    init: str, rank: int, how: str, make_session, tasks: dict[str, TaskData]
+) -> None:
     bank = source(rank)
     part = bank.parts["metaprompt"]
-    stage = adapt_stage(make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, sources(bank))
+    stage = adapt_stage(
+        make_session(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}), tasks, sources(bank)
+    )
     if how:
         u, v = average_factors(part.cols_KLR.detach(), part.rows_KRD.detach(), how, torch.zeros(5, rank))
         wanted = part.shared_SLD[0] * (u @ v if how != "ones" else torch.ones(5, 64))

@@ -63,7 +63,10 @@ def test_subsets_hold_from_two_to_all_tasks_equally_often() -> None:
     assert sorted(numbers) == [2, 3, 4, 5] and all(400 < n < 600 for n in numbers.values())
     present = np.sum([[c > 0 for c in counts] for counts in steps], 0)
     assert np.abs(present / 2000 - 0.7).max() < 0.06  # a mean of 3.5 tasks out of 5, no task favoured
-    assert all(sum(c > 0 for c in TaskMixture([10] * 5, 2000, "uniform", 0, False, 0).counts(s, EVERYONE)) == 5 for s in range(50))
+    assert all(
+        sum(c > 0 for c in TaskMixture([10] * 5, 2000, "uniform", 0, False, 0).counts(s, EVERYONE)) == 5
+        for s in range(50)
+    )
 
 
 def test_two_tasks_are_always_both_in_the_subset() -> None:
@@ -102,9 +105,13 @@ def test_a_rows_examples_do_not_depend_on_the_other_rows() -> None:
 
 
 def test_seeds_come_from_names() -> None:
-    seeds = [seed_of(s, "order", name) for s in range(10) for name in ("alpha", "beta")] + [seed_of(0, "shots", "alpha")]
+    seeds = [seed_of(s, "order", name) for s in range(10) for name in ("alpha", "beta")] + [
+        seed_of(0, "shots", "alpha")
+    ]
     assert len(set(seeds)) == 21 and all(0 <= s < 2**63 for s in seeds)
-    assert seed_of(0, "order", "alpha") == seeds[0] == 1369492720489093374  # of every release: runs must stay repeatable
+    assert (
+        seed_of(0, "order", "alpha") == seeds[0] == 1369492720489093374
+    )  # of every release: runs must stay repeatable
 
 
 def test_few_shot_sets_are_stratified_and_nested() -> None:
@@ -118,8 +125,12 @@ def test_few_shot_sets_are_stratified_and_nested() -> None:
     assert [labels[i] for i in order[:3]] == ["yes", "no", "maybe"]
     for shots in (16, 32, 50, 100):
         counts = Counter(labels[i] for i in order[:shots])
-        assert all(abs(counts[label] - shots * share) <= 1.5 for label, share in (("yes", 0.55), ("no", 0.34), ("maybe", 0.11))), (shots, counts)
-    assert len({ordered(seed)[0] for seed in range(40)}) > 20, "a label's first example is drawn, not its first in the file"
+        assert all(
+            abs(counts[label] - shots * share) <= 1.5 for label, share in (("yes", 0.55), ("no", 0.34), ("maybe", 0.11))
+        ), (shots, counts)
+    assert len({ordered(seed)[0] for seed in range(40)}) > 20, (
+        "a label's first example is drawn, not its first in the file"
+    )
 
 
 def test_few_shot_sets_without_labels_are_drawn_plainly() -> None:

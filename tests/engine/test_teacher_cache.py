@@ -73,7 +73,9 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
     assert len({calls.count(rank) for rank in range(world)}) == 1  # under ZeRO-3 every rank must call alike
     assert all(part.file.exists() for part in cache.parts)
     alone = cache_of(tmp_path / "alone", loop.stage, prompts)
-    alone.fill(list(range(len(alone.parts))), Formulation(backbone, True, 30, 0, 1), SoftPromptBank(prompts), said.append)
+    alone.fill(
+        list(range(len(alone.parts))), Formulation(backbone, True, 30, 0, 1), SoftPromptBank(prompts), said.append
+    )
     for a, b in zip(cache.parts, alone.parts, strict=True):
         assert a.file.read_bytes() == b.file.read_bytes()
 

@@ -1,4 +1,6 @@
-"""Teachers on disk, filled and read in the background: in full micro-batches, in order, to the same bits, and no thread is left."""
+"""Teachers on disk, filled and read in the background: in full micro-batches, in order, to the same bits, and no
+thread is left.
+"""
 
 import threading
 

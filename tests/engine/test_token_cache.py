@@ -31,7 +31,12 @@ def corpora(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(project: Path, corpora: Path, tmp_path: Path) -> DataConfig:
-    return DataConfig(root=str(corpora), cards=[str(project / "configs/demo/cards")], cache=str(tmp_path / "private/cache"), max_length=768)
+    return DataConfig(
+        root=str(corpora),
+        cards=[str(project / "configs/demo/cards")],
+        cache=str(tmp_path / "private/cache"),
+        max_length=768,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,9 @@ def layout(card: BackboneCard) -> Layout:
 
 @pytest.fixture
 def run(config: DataConfig, layout: Layout) -> Prepare:
-    """``run({"demo_qa": ["train"]}, max_length=100)``: prepare, with some keys of the configuration replaced; what was said is in ``run.said``."""
+    """``run({"demo_qa": ["train"]}, max_length=100)``: prepare, with some keys of the configuration replaced; what
+    was said is in ``run.said``.
+    """
 
     def prepared(tasks: dict[str, list[str]], rank: int = 0, **changes: Any) -> dict[str, TaskData]:
         return prepare(tasks, dataclasses.replace(config, **changes), layout, rank, said.append)
@@ -60,15 +67,20 @@ def problems(run: Prepare, tasks: dict[str, list[str]], **changes: Any) -> list[
 def test_rows_are_the_tokens_of_the_text_pairs(run: Prepare, layout: Layout) -> None:
     found = run(ALL)
     assert {(t, s): len(rows) for t, d in found.items() for s, rows in d.splits.items()} == {
-        ("demo_qa", "train"): 36, ("demo_qa", "validation"): 6, ("demo_qa", "test"): 18, ("demo_entities", "train"): 27,
-    }  # fmt: skip
+        ("demo_qa", "train"): 36,
+        ("demo_qa", "validation"): 6,
+        ("demo_qa", "test"): 18,
+        ("demo_entities", "train"): 27,
+    }
     for task in found.values():
         for rows in task.splits.values():
             assert rows.kept == list(range(len(rows))) and rows.n_dropped == 0
             for i, example in enumerate(rows.examples()):
                 sample = rows.sample(i)
                 assert example.task == task.card.name and sample.answer_ids[-1] == layout.end_id
-                assert sample.context_ids == layout.context_ids(example.input_text) and sample.answer_ids == layout.answer_ids(example.answer_text)
+                assert sample.context_ids == layout.context_ids(
+                    example.input_text
+                ) and sample.answer_ids == layout.answer_ids(example.answer_text)
                 assert layout.answer_text(sample.answer_ids) == example.answer_text.strip()
     assert found["demo_qa"].splits["test"].example(0).options == ("yes", "no", "maybe")
     assert run.said == []  # type: ignore[attr-defined]
@@ -79,13 +91,17 @@ def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(data, "_build", lambda *_: pytest.fail("the cache was not used"))
     second = run(ALL)
     assert data_fingerprint(first) == data_fingerprint(second)
-    assert [r.sample(0) for d in first.values() for r in d.splits.values()] == [r.sample(0) for d in second.values() for r in d.splits.values()]
+    assert [r.sample(0) for d in first.values() for r in d.splits.values()] == [
+        r.sample(0) for d in second.values() for r in d.splits.values()
+    ]
 
 
 def test_a_split_is_built_once_whoever_asks(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
     build = data._build
-    monkeypatch.setattr(data, "_build", lambda card, split, *rest: (built.append((card.name, split)), build(card, split, *rest)))
+    monkeypatch.setattr(
+        data, "_build", lambda card, split, *rest: (built.append((card.name, split)), build(card, split, *rest))
+    )
     run({"demo_qa": ["train"]})
     run(ALL)
     assert built == [("demo_qa", "train"), ("demo_qa", "validation"), ("demo_qa", "test"), ("demo_entities", "train")]
@@ -106,17 +122,29 @@ def test_the_cache_is_its_owners_alone(run: Prepare, config: DataConfig) -> None
         os.umask(before)
     cache = Path(config.cache)
     modes = {p: stat.S_IMODE(p.stat().st_mode) for p in [cache, *cache.rglob("*")]}
-    assert {m for p, m in modes.items() if p.is_dir()} == {0o700} and {m for p, m in modes.items() if p.is_file()} == {0o600}
+    assert {m for p, m in modes.items() if p.is_dir()} == {0o700} and {m for p, m in modes.items() if p.is_file()} == {
+        0o600
+    }
     assert len([p for p in cache.iterdir() if p.is_dir()]) == 4
     assert not [p for p in modes if "partial" in p.name or "failed" in p.name]
 
 
-def key(config: DataConfig, layout: Layout, task: str = "demo_qa", split: str = "train", max_length: int = 768, limit: int = 0, **card: Any) -> str:
+def key(
+    config: DataConfig,
+    layout: Layout,
+    task: str = "demo_qa",
+    split: str = "train",
+    max_length: int = 768,
+    limit: int = 0,
+    **card: Any,
+) -> str:
     found = load_cards(config)[task]
     return cache_key(dataclasses.replace(found, **card), split, Path(config.root), layout, max_length, limit)
 
 
-def test_the_key_changes_with_everything_the_rows_depend_on(config: DataConfig, layout: Layout, corpora: Path, card: BackboneCard) -> None:
+def test_the_key_changes_with_everything_the_rows_depend_on(
+    config: DataConfig, layout: Layout, corpora: Path, card: BackboneCard
+) -> None:
     keys = {"": key(config, layout)}
     assert key(config, layout) == keys[""]
     keys["split"] = key(config, layout, split="test")
@@ -136,7 +164,9 @@ def test_the_key_changes_with_everything_the_rows_depend_on(config: DataConfig, 
     assert len(set(keys.values())) == len(keys), keys
 
 
-def test_the_key_follows_both_halves_of_a_pair_and_not_other_splits(config: DataConfig, layout: Layout, corpora: Path) -> None:
+def test_the_key_follows_both_halves_of_a_pair_and_not_other_splits(
+    config: DataConfig, layout: Layout, corpora: Path
+) -> None:
     train, test = (key(config, layout, "demo_entities", s) for s in ("train", "test"))
     summary = key(config, layout, "demo_summary", "train")
     for half in ("note_00.txt", "note_00.ann"):
@@ -146,7 +176,9 @@ def test_the_key_follows_both_halves_of_a_pair_and_not_other_splits(config: Data
         train = key(config, layout, "demo_entities", "train")
     other = corpora / "demo_summary/dialogues_test.csv"
     other.write_text(other.read_text() + "\n")
-    assert key(config, layout, "demo_entities", "test") == test and key(config, layout, "demo_summary", "train") == summary
+    assert (
+        key(config, layout, "demo_entities", "test") == test and key(config, layout, "demo_summary", "train") == summary
+    )
 
 
 def test_a_held_out_split_depends_on_its_parent(config: DataConfig, layout: Layout, corpora: Path) -> None:
@@ -160,7 +192,10 @@ def test_changed_files_are_read_again(run: Prepare, corpora: Path) -> None:
     run({"demo_summary": ["test"]})
     path = corpora / "demo_summary/dialogues_test.csv"
     path.write_text(path.read_text().replace("Doctor: ", "Visitor: "))
-    assert any("Visitor" in e.input_text + e.answer_text for e in run({"demo_summary": ["test"]})["demo_summary"].splits["test"].examples())
+    assert any(
+        "Visitor" in e.input_text + e.answer_text
+        for e in run({"demo_summary": ["test"]})["demo_summary"].splits["test"].examples()
+    )
 
 
 def test_limits_choose_the_same_examples_whatever_the_order_of_splits(run: Prepare) -> None:
@@ -179,7 +214,10 @@ def test_a_few_examples_too_long_are_warned_about_and_still_counted(run: Prepare
     dropped = rows.n_dropped
     assert 0 < dropped < 10 and len(rows) == 36 and len(rows.examples()) == 36 and len(rows.kept) == 36 - dropped
     (line,) = run.said  # type: ignore[attr-defined]
-    assert line.startswith(f"WARNING demo_qa/train: {dropped} of 36 examples ({dropped / 36:.0%})") and f"data.max_length={lengths[-1] - 1}" in line
+    assert (
+        line.startswith(f"WARNING demo_qa/train: {dropped} of 36 examples ({dropped / 36:.0%})")
+        and f"data.max_length={lengths[-1] - 1}" in line
+    )
 
 
 def test_one_in_a_hundred_is_said_without_a_warning(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,11 +230,18 @@ def test_one_in_a_hundred_is_said_without_a_warning(run: Prepare, monkeypatch: p
     assert data.LOSS_WARNING == 0.01
 
 
-def test_a_choice_whose_longest_option_does_not_fit_is_dropped(run: Prepare, layout: Layout, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    wordy = dataclasses.replace(load_cards(config)["demo_qa"], labels={"yes": "yes", "no": "no", "maybe": "the abstract does not say which"})
+def test_a_choice_whose_longest_option_does_not_fit_is_dropped(
+    run: Prepare, layout: Layout, config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wordy = dataclasses.replace(
+        load_cards(config)["demo_qa"], labels={"yes": "yes", "no": "no", "maybe": "the abstract does not say which"}
+    )
     monkeypatch.setattr(data, "load_cards", lambda _: {"demo_qa": wordy})
     rows = run({"demo_qa": ["test"]})["demo_qa"].splits["test"]
-    longest = {i: len(rows.sample(i).context_ids) + max(len(layout.answer_ids(o)) for o in rows.example(i).options) for i in range(len(rows))}
+    longest = {
+        i: len(rows.sample(i).context_ids) + max(len(layout.answer_ids(o)) for o in rows.example(i).options)
+        for i in range(len(rows))
+    }
     limit = sorted(longest.values())[9]
     kept = run({"demo_qa": ["test"]}, max_length=limit)["demo_qa"].splits["test"].kept
     assert kept == [i for i, n in longest.items() if n <= limit] and 0 < len(kept) < len(rows)
@@ -223,11 +268,15 @@ def test_everything_that_is_missing_is_told_at_once(run: Prepare, corpora: Path,
         "unknown task 'zzz'; see `python train.py tasks list`",
     ]
     assert problems(run, {"demo_qa": ["train"]}, root="")[0].startswith("data.root: missing")
-    assert problems(run, {"demo_qa": ["train"]}, cards=["gone", "too"]) == [f"data.cards: folder {c} does not exist" for c in ("gone", "too")]
+    assert problems(run, {"demo_qa": ["train"]}, cards=["gone", "too"]) == [
+        f"data.cards: folder {c} does not exist" for c in ("gone", "too")
+    ]
     shutil.rmtree(corpora / "demo_summary")
     (corpora / "demo_qa/questions.json").write_text("{")
     found = problems(run, {"demo_qa": ["train"], "demo_summary": ["train", "test"], "demo_entities": ["train"]})
-    assert any(p.startswith("task demo_qa: ") for p in found) and any(p.startswith("task demo_summary: ") for p in found)
+    assert any(p.startswith("task demo_qa: ") for p in found) and any(
+        p.startswith("task demo_summary: ") for p in found
+    )
     assert not any("demo_entities" in p for p in found)
 
 
@@ -252,7 +301,9 @@ def test_other_ranks_wait_for_rank_0(run: Prepare, monkeypatch: pytest.MonkeyPat
     assert data_fingerprint(found) == data_fingerprint(built)
 
 
-def test_other_ranks_stop_waiting_when_rank_0_fails(run: Prepare, corpora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_stop_waiting_when_rank_0_fails(
+    run: Prepare, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     (corpora / "demo_qa/questions.json").write_text("{")
     told: list[str] = []
@@ -265,7 +316,9 @@ def test_other_ranks_stop_waiting_when_rank_0_fails(run: Prepare, corpora: Path,
     assert told == ["task demo_qa: split train: rank 0 could not prepare it; its message says why"]
 
 
-def test_a_failure_of_an_earlier_launch_stops_nobody(run: Prepare, config: DataConfig, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_an_earlier_launch_stops_nobody(
+    run: Prepare, config: DataConfig, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     cache = Path(config.cache)
     cache.mkdir(parents=True)
@@ -282,7 +335,9 @@ def test_a_failure_of_an_earlier_launch_stops_nobody(run: Prepare, config: DataC
     assert len(found["demo_qa"].splits["train"]) == 36 and not marker.exists()
 
 
-def test_two_launches_may_build_the_same_split(run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_launches_may_build_the_same_split(
+    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one to finish finds the first one's folder in its place, and uses it."""
     build, first = data._build, iter([True])
 
@@ -299,11 +354,16 @@ def test_two_launches_may_build_the_same_split(run: Prepare, config: DataConfig,
 def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
     found = run({"demo_qa": ["train"], "demo_entities": ["train"]})
     train = found["demo_qa"].splits["train"]
-    assert train.labels() == [train.example(i).gold["label"] for i in train.kept] and set(train.labels() or ()) == {"yes", "no", "maybe"}
+    assert train.labels() == [train.example(i).gold["label"] for i in train.kept] and set(train.labels() or ()) == {
+        "yes",
+        "no",
+        "maybe",
+    }
     assert found["demo_entities"].splits["train"].labels() is None
 
 
-# ---- what kills and bad disks leave ------------------------------------------------------------------------------------
+# ---- what kills and bad disks leave
+# ------------------------------------------------------------------------------------
 
 
 def rows_of(found: dict[str, TaskData]) -> list[Any]:

@@ -1,4 +1,6 @@
-"""The bytes that ``plan`` takes a device to read and write besides its products, beside those that torch's dispatcher sees."""
+"""The bytes that ``plan`` takes a device to read and write besides its products, beside those that torch's
+dispatcher sees.
+"""
 
 from collections import Counter
 from typing import Any
@@ -21,16 +23,40 @@ from prompt_modules import SoftPromptBank
 TASKS, LENGTH, SAMPLES, CONTEXT, ANSWER = 4, 100, 10, 54, 6
 COMMON = {"hidden_size": 256, "num_attention_heads": 8, "vocab_size": 500, "max_position_embeddings": 4096}
 BACKBONES = {
-    "llama": COMMON | {"model_type": "llama", "intermediate_size": 704, "num_hidden_layers": 4, "num_key_value_heads": 8},
-    "llama, grouped queries": COMMON | {"model_type": "llama", "intermediate_size": 896, "num_hidden_layers": 4, "num_key_value_heads": 2},
-    "qwen3": COMMON | {"model_type": "qwen3", "intermediate_size": 704, "num_hidden_layers": 4, "num_key_value_heads": 8, "head_dim": 32},
-    "gpt_oss": COMMON | {"model_type": "gpt_oss", "intermediate_size": 256, "num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 32,
-                         "num_local_experts": 8, "num_experts_per_tok": 2},
-}  # fmt: skip
+    "llama": COMMON
+    | {"model_type": "llama", "intermediate_size": 704, "num_hidden_layers": 4, "num_key_value_heads": 8},
+    "llama, grouped queries": COMMON
+    | {"model_type": "llama", "intermediate_size": 896, "num_hidden_layers": 4, "num_key_value_heads": 2},
+    "qwen3": COMMON
+    | {
+        "model_type": "qwen3",
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 8,
+        "head_dim": 32,
+    },
+    "gpt_oss": COMMON
+    | {
+        "model_type": "gpt_oss",
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+}
 PRODUCTS = ("mm", "addmm", "bmm", "_grouped_mm")
 NO_MEMORY = ("_unsafe_view", "detach", "empty", "empty_like", "new_empty")
 MAKES = ("zeros_like", "new_zeros", "zeros", "fill_", "zero_", "full")  # read nothing
-LOOKS_UP = ("index_select", "index", "embedding", "gather", "select_backward", "slice_backward")  # read no more than they write
+LOOKS_UP = (
+    "index_select",
+    "index",
+    "embedding",
+    "gather",
+    "select_backward",
+    "slice_backward",
+)  # read no more than they write
 
 
 class Traffic(TorchDispatchMode):
@@ -45,7 +71,10 @@ class Traffic(TorchDispatchMode):
         name = operator._schema.name.split("::")[1]
         views = any(r.alias_info is not None and not r.alias_info.is_write for r in operator._schema.returns)
         if not views and name not in NO_MEMORY + PRODUCTS and "attention" not in name:
-            read, written = (sum(t.numel() * t.element_size() for t in tree_leaves(x) if isinstance(t, Tensor)) for x in ((arguments, keywords), out))
+            read, written = (
+                sum(t.numel() * t.element_size() for t in tree_leaves(x) if isinstance(t, Tensor))
+                for x in ((arguments, keywords), out)
+            )
             self.bytes[name] += written + (0 if name in MAKES else written if name in LOOKS_UP else read)
         return out
 

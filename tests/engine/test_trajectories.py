@@ -27,7 +27,9 @@ def starts() -> Tensor:
 
 @dataclass
 class Teach:
-    """Rows ``which`` of the same three teachers, each with its own learning rate, schedule length and number of steps."""
+    """Rows ``which`` of the same three teachers, each with its own learning rate, schedule length and number of
+    steps.
+    """
 
     make_session: Callable[..., Any]
     make_loop: Callable[..., Loop]
@@ -35,8 +37,16 @@ class Teach:
     tasks: dict[str, TaskData]
     made: list[str] = field(default_factory=list)
 
-    def __call__(self, which: Sequence[int], sampler: Any = None, n_steps: int = STEPS, own_steps: bool = True, validated: bool = False, nan: int = -1,
-                 log_every: int = 1) -> Loop:  # fmt: skip
+    def __call__(
+        self,
+        which: Sequence[int],
+        sampler: Any = None,
+        n_steps: int = STEPS,
+        own_steps: bool = True,
+        validated: bool = False,
+        nan: int = -1,
+        log_every: int = 1,
+    ) -> Loop:
         prompts_KLD = starts()[list(which)]
         if nan in which:
             prompts_KLD[list(which).index(nan)] = torch.nan
@@ -47,11 +57,22 @@ class Teach:
         group = RowGroup({"prompts_KLD": bank.parts["teacher"].prompts_KLD}, lr, total, 2, "linear", 0.5)
         # alpha is validated on another task: it gets worse while it learns, and stops early
         validation = {k: self.tasks[NAMES[k or 2]].splits["validation"] if validated else None for k in which}
-        rows = [self.row_of(NAMES[k], self.tasks[NAMES[k]].splits["train"], TOTALS[k] if own_steps else 0, validation[k]) for k in which]
+        rows = [
+            self.row_of(NAMES[k], self.tasks[NAMES[k]].splits["train"], TOTALS[k] if own_steps else 0, validation[k])
+            for k in which
+        ]
         stage = Stage(
-            "teach", session.run_dir, bank, rows, RowwiseAdamW({"teacher": group}), {"teacher": range(len(which))}, sampler or EveryRow(len(which), 3), n_steps,
-            eval_every=2 if validated else 0, patience=2 if validated else 0,
-        )  # fmt: skip
+            "teach",
+            session.run_dir,
+            bank,
+            rows,
+            RowwiseAdamW({"teacher": group}),
+            {"teacher": range(len(which))},
+            sampler or EveryRow(len(which), 3),
+            n_steps,
+            eval_every=2 if validated else 0,
+            patience=2 if validated else 0,
+        )
         loop = self.make_loop(stage, session, checkpoint_every=100, log_every=log_every)
         loop.run()
         return loop
@@ -83,7 +104,9 @@ def test_with_validation_and_early_stop_too(teach: Teach, near) -> None:
         assert together.best_loss[position] == pytest.approx(alone.best_loss[0], rel=1e-9)
         near(prompts(together)[position], prompts(alone)[0], EXACT)
         near(prompts(together, best=True)[position], prompts(alone, best=True)[0], EXACT)
-    assert together.row_steps[1] < TOTALS[0] and together.best_step[1] == together.row_steps[1] - 4  # alpha: two validations without a better one
+    assert (
+        together.row_steps[1] < TOTALS[0] and together.best_step[1] == together.row_steps[1] - 4
+    )  # alpha: two validations without a better one
     assert together.row_steps[0::2] == [TOTALS[2], TOTALS[1]]
 
 
@@ -95,7 +118,9 @@ def test_the_last_steps_are_logged_when_all_rows_stop_early(teach: Teach, metric
 
 def test_a_row_keeps_its_own_best_step(teach: Teach) -> None:
     loop = teach([0, 1, 2], validated=True)
-    assert all(b % 2 == 0 or b == t for b, t in zip(loop.best_step, TOTALS, strict=True))  # validated every second step, and at its last
+    assert all(
+        b % 2 == 0 or b == t for b, t in zip(loop.best_step, TOTALS, strict=True)
+    )  # validated every second step, and at its last
     with torch.no_grad():
         loop.stage.bank.parts["teacher"].prompts_KLD.copy_(prompts(loop, best=True))
     again = loop.validation_losses([0, 1, 2])
@@ -136,15 +161,22 @@ def test_a_task_that_goes_nan_leaves_the_others_as_they_would_be(teach: Teach, n
 
 @pytest.fixture
 def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Loop]:
-    """``adapted("all", **{"adapt.shots": ["4"]})``: the loop of an adaptation from a made-up distillation of three tasks, run to its end."""
+    """``adapted("all", **{"adapt.shots": ["4"]})``: the loop of an adaptation from a made-up distillation of three
+    tasks, run to its end.
+    """
     count = iter(range(100))
 
     def run(train: str, **changes: Any) -> Loop:
-        session = make_session(f"adapt{next(count)}", **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes})
+        session = make_session(
+            f"adapt{next(count)}",
+            **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes},
+        )
         generator = torch.Generator().manual_seed(1)
         cols_KLR, rows_KRD = identity_factors(3, 5, 2, 64, generator)
         part = DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)
-        stage = adapt_stage(session, {n: tasks[n] for n in session.config.adapt.targets}, {"metaprompt": Source(part, NAMES, "hash", 0)})
+        stage = adapt_stage(
+            session, {n: tasks[n] for n in session.config.adapt.targets}, {"metaprompt": Source(part, NAMES, "hash", 0)}
+        )
         loop = make_loop(stage, session, checkpoint_every=100)
         loop.run()
         return loop
@@ -160,7 +192,11 @@ def by_name(loop: Loop) -> dict[str, Tensor]:
 def test_an_adapted_row_does_not_depend_on_the_others(train: str, adapted, near) -> None:
     together = by_name(adapted(train))
     assert len(together) == 2 * 2 * (2 * 2 + 1)  # targets, methods; per seed at full and 4, once zero-shot
-    fewer = {"adapt.targets": ["beta"], "adapt.methods": ["metaprompt"]}, {"adapt.shots": ["4"], "adapt.seeds": [1]}, {"adapt.methods": ["prompt_tuning"]}
+    fewer = (
+        {"adapt.targets": ["beta"], "adapt.methods": ["metaprompt"]},
+        {"adapt.shots": ["4"], "adapt.seeds": [1]},
+        {"adapt.methods": ["prompt_tuning"]},
+    )
     for changes in fewer:
         alone = by_name(adapted(train, **changes))
         assert 0 < len(alone) < len(together)
@@ -175,10 +211,17 @@ def test_what_adaptation_trains(train: str, adapted) -> None:
     zero_shot = [k for k, row in enumerate(loop.stage.rows) if row.shots == "0" and row.method == "metaprompt"]
     named = by_name(loop)
     for k in zero_shot:  # P* with averaged factors, nothing trained
-        torch.testing.assert_close(named[loop.stage.rows[k].name], starts()[0] * (bank.cols_KLR[k] @ bank.rows_KRD[k]).detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            named[loop.stage.rows[k].name],
+            starts()[0] * (bank.cols_KLR[k] @ bank.rows_KRD[k]).detach(),
+            rtol=1e-6,
+            atol=0,
+        )
         assert loop.row_steps[k] == 0
     assert len({tuple(named[loop.stage.rows[k].name].flatten().tolist()) for k in zero_shot}) == 1
-    assert bank.shared_SLD.requires_grad == (train == "all") and len(bank.shared_SLD) == (1 if train == "factors" else len(bank.cols_KLR))
+    assert bank.shared_SLD.requires_grad == (train == "all") and len(bank.shared_SLD) == (
+        1 if train == "factors" else len(bank.cols_KLR)
+    )
     moved = (bank.shared_SLD.detach() - starts()[:1]).abs().flatten(1).amax(1) > 1e-6
     trained = [k for k in range(len(bank.cols_KLR)) if k not in zero_shot]
     assert moved.tolist() == ([False] if train == "factors" else [k in trained for k in range(len(bank.cols_KLR))])
@@ -199,4 +242,6 @@ def test_zero_shot_prompt_tuning_is_its_untrained_start(adapted) -> None:
 def test_zero_shot_alone_leaves_a_checkpoint_to_evaluate(adapted) -> None:
     loop = adapted("factors", **{"adapt.shots": ["0"]})
     found = checkpoint.load(loop.stage.run_dir)
-    assert found is not None and torch.equal(found.prompts["best.parts.metaprompt.cols_KLR"], loop.stage.bank.parts["metaprompt"].cols_KLR)
+    assert found is not None and torch.equal(
+        found.prompts["best.parts.metaprompt.cols_KLR"], loop.stage.bank.parts["metaprompt"].cols_KLR
+    )

@@ -13,8 +13,13 @@ from engine.data import TaskData
 from engine.rates import Rate
 from prompt_modules import DecomposedBank
 
-SWEEP = {"adapt.methods": ["metaprompt", "prompt_tuning"], "adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1],
-         "tune.metaprompt": [0.1, 0.2], "tune.relative_lr_prompt": [0.3, 0.6]}  # fmt: skip
+SWEEP = {
+    "adapt.methods": ["metaprompt", "prompt_tuning"],
+    "adapt.shots": ["0", "2", "4", "full"],
+    "adapt.seeds": [0, 1],
+    "tune.metaprompt": [0.1, 0.2],
+    "tune.relative_lr_prompt": [0.3, 0.6],
+}
 
 
 def sources() -> dict[str, Source]:
@@ -28,7 +33,12 @@ def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, ta
     swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): Rate(0.2)})
     rates = {"metaprompt": (0.1, 0.2), "prompt_tuning": (0.3, 0.6)}
     assert {(r.label, r.rate.own) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in rates.items() for lr in lrs}
-    assert len(swept) == 2 * 2 * 2 and {r.shots for r in swept} == {"2"} and {r.seed for r in swept} == {100} and not any(r.validation for r in swept)
+    assert (
+        len(swept) == 2 * 2 * 2
+        and {r.shots for r in swept} == {"2"}
+        and {r.seed for r in swept} == {100}
+        and not any(r.validation for r in swept)
+    )
     assert {r.rate.own for r in trained if r.method == "metaprompt"} == {0.2, c.adapt.lr_task}
     assert {r.rate.own for r in trained if r.method == "prompt_tuning"} == {c.adapt.relative_lr_prompt}
     alpha = [r for r in swept if r.task == "alpha"]
@@ -39,11 +49,16 @@ def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, ta
 def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[str, TaskData], near) -> None:
     """A rate's row of the sweep is the row of a run with that rate alone."""
     data = {n: tasks[n] for n in ("alpha", "beta")}
-    together = make_session("together", **SWEEP, **{"adapt.train": "all", "adapt.relative_lr_shared": 0.01, "adapt.lr_task": 0.1})
+    together = make_session(
+        "together", **SWEEP, **{"adapt.train": "all", "adapt.relative_lr_shared": 0.01, "adapt.lr_task": 0.1}
+    )
     loop = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
     loop.run()
-    alone = make_session("alone", **{**SWEEP, "tune.metaprompt": [], "tune.relative_lr_prompt": []},
-                         **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2})  # fmt: skip
+    alone = make_session(
+        "alone",
+        **{**SWEEP, "tune.metaprompt": [], "tune.relative_lr_prompt": []},
+        **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2},
+    )
     alone.config.adapt.seeds, alone.config.adapt.methods = [100], ["metaprompt"]
     other = make_loop(adapt_stage(alone, data, sources()), alone)
     other.run()
@@ -53,10 +68,16 @@ def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[s
     for k, row in enumerate(other.stage.rows):
         if row.shots != "0":
             task, _, shots, seed = row.name.split("/")
-            near(prompts[f"{task}/metaprompt@lr=0.2/{shots}/{seed}"].detach(), other.stage.bank.prompts(torch.tensor([k]))[0].detach(), 1e-10)
+            near(
+                prompts[f"{task}/metaprompt@lr=0.2/{shots}/{seed}"].detach(),
+                other.stage.bank.prompts(torch.tensor([k]))[0].detach(),
+                1e-10,
+            )
 
 
-def scored(method: str, shots: str, by_rate: dict[float, list[float]], losses: dict[float, list[float | None]] | None = None) -> list[dict[str, Any]]:
+def scored(
+    method: str, shots: str, by_rate: dict[float, list[float]], losses: dict[float, list[float | None]] | None = None
+) -> list[dict[str, Any]]:
     return [
         {"method": method, "shots": shots, "rate": rate, "score": score, "cross_entropy": loss}
         for rate, scores in by_rate.items()
@@ -65,9 +86,16 @@ def scored(method: str, shots: str, by_rate: dict[float, list[float]], losses: d
 
 
 def test_the_best_mean_over_the_targets_is_chosen_for_each_method_and_size() -> None:
-    rows = scored("a", "2", {0.1: [0.2, 0.4], 0.2: [0.9, 0.1], 0.4: [0.5, 0.5]}) + scored("a", "full", {0.1: [0.6, 0.6], 0.2: [0.1, 0.1]})
+    rows = scored("a", "2", {0.1: [0.2, 0.4], 0.2: [0.9, 0.1], 0.4: [0.5, 0.5]}) + scored(
+        "a", "full", {0.1: [0.6, 0.6], 0.2: [0.1, 0.1]}
+    )
     found = tuning.summary(rows + scored("b", "2", {0.3: [0.0, 0.0], 0.6: [0.0, 0.0]}), 2)
-    assert found["a"]["2"] == {"rates": [0.1, 0.2, 0.4], "scores": [pytest.approx(0.3), 0.5, 0.5], "cross_entropies": [1.0] * 3, "best": 1}
+    assert found["a"]["2"] == {
+        "rates": [0.1, 0.2, 0.4],
+        "scores": [pytest.approx(0.3), 0.5, 0.5],
+        "cross_entropies": [1.0] * 3,
+        "best": 1,
+    }
     assert found["a"]["full"]["best"] == 0 and found["b"]["2"]["best"] == 0
     with pytest.raises(AssertionError):
         tuning.summary(rows, 3)
@@ -76,20 +104,31 @@ def test_the_best_mean_over_the_targets_is_chosen_for_each_method_and_size() -> 
 def test_rates_of_equal_score_are_told_apart_by_cross_entropy_and_a_warning_says_when_the_score_chose_nothing() -> None:
     level = {0.1: [0.5, 0.5], 0.2: [0.4, 0.6], 0.4: [0.5, 0.5]}
     found = tuning.summary(scored("a", "full", level, {0.1: [1.0, 1.0], 0.2: [0.2, 0.4], 0.4: [0.5, 0.9]}), 2)
-    assert found["a"]["full"]["cross_entropies"] == [1.0, pytest.approx(0.3), pytest.approx(0.7)] and found["a"]["full"]["best"] == 1
+    assert (
+        found["a"]["full"]["cross_entropies"] == [1.0, pytest.approx(0.3), pytest.approx(0.7)]
+        and found["a"]["full"]["best"] == 1
+    )
     first, warning = tuning.told(found)
     assert "0.1 0.500 (1.000), 0.2 0.500 (0.300) *, 0.4 0.500 (0.700)" in first
-    assert warning.startswith("WARNING learning rates of a at full: all 3 have the score 0.500; 0.2 is taken for its cross-entropy")
+    assert warning.startswith(
+        "WARNING learning rates of a at full: all 3 have the score 0.500; 0.2 is taken for its cross-entropy"
+    )
     # a higher score is taken whatever its cross-entropy; a rate that diverged loses to any other of its score
-    better = tuning.summary(scored("a", "full", {0.1: [0.6, 0.6], 0.2: [0.5, 0.5]}, {0.1: [9.0, 9.0], 0.2: [0.1, 0.1]}), 2)
+    better = tuning.summary(
+        scored("a", "full", {0.1: [0.6, 0.6], 0.2: [0.5, 0.5]}, {0.1: [9.0, 9.0], 0.2: [0.1, 0.1]}), 2
+    )
     assert better["a"]["full"]["best"] == 0 and not any("WARNING" in line for line in tuning.told(better))
-    diverged = tuning.summary(scored("a", "full", {0.1: [0.5, 0.5], 0.2: [0.5, 0.5]}, {0.1: [None, 1.0], 0.2: [8.0, 8.0]}), 2)
+    diverged = tuning.summary(
+        scored("a", "full", {0.1: [0.5, 0.5], 0.2: [0.5, 0.5]}, {0.1: [None, 1.0], 0.2: [8.0, 8.0]}), 2
+    )
     assert diverged["a"]["full"]["best"] == 1 and "0.1 0.500 (not finite)" in tuning.told(diverged)[0]
     assert json.loads(json.dumps(diverged, allow_nan=False)) == diverged
 
 
 def test_p_star_is_swept_with_every_rate_of_the_factors(make_session, tasks: dict[str, TaskData]) -> None:
-    session = make_session(**SWEEP, **{"tune.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "tune.shots": ["2"]})
+    session = make_session(
+        **SWEEP, **{"tune.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "tune.shots": ["2"]}
+    )
     swept = adapt_rows(session.config, tasks, tuning=True)
     pairs = {(r.rate.own, r.rate.shared) for r in swept if r.method == "metaprompt"}
     assert pairs == {(0.1, 0.1), (0.1, 0.3), (0.2, 0.1), (0.2, 0.3)}
@@ -101,16 +140,35 @@ def test_p_star_is_swept_with_every_rate_of_the_factors(make_session, tasks: dic
     assert groups["metaprompt.shared"].lr.tolist() == [r.rate.shared * session.embedding_rms for r in rows]  # type: ignore[union-attr, operator]
 
 
-@pytest.mark.parametrize(("shots", "rate"), [("4", 1.0), ("16", 2.0), ("20", 2.0), ("100", 3.0), ("full", 4.0), ("5", 1.0)])
+@pytest.mark.parametrize(
+    ("shots", "rate"), [("4", 1.0), ("16", 2.0), ("20", 2.0), ("100", 3.0), ("full", 4.0), ("5", 1.0)]
+)
 def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest(shots: str, rate: float) -> None:
     by_shots = {s: {"rates": [r], "best": 0} for s, r in (("4", 1.0), ("16", 2.0), ("64", 3.0), ("full", 4.0))}
     assert tuning._nearest(by_shots, shots) == Rate(rate)
 
 
 def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -> None:
-    line = {"row": 3, "of": "key", "method": "a", "rate": 0.1, "task": "t", "shots": "2", "score": 0.5, "cross_entropy": 1.0}
+    line = {
+        "row": 3,
+        "of": "key",
+        "method": "a",
+        "rate": 0.1,
+        "task": "t",
+        "shots": "2",
+        "score": 0.5,
+        "cross_entropy": 1.0,
+    }
     file = tmp_path / "scores.jsonl"
-    file.write_text("".join([json.dumps(line) + "\n", json.dumps({**line, "row": 4, "of": "another"}) + "\n", json.dumps({**line, "row": 5})[:-9]]))
+    file.write_text(
+        "".join(
+            [
+                json.dumps(line) + "\n",
+                json.dumps({**line, "row": 4, "of": "another"}) + "\n",
+                json.dumps({**line, "row": 5})[:-9],
+            ]
+        )
+    )
     assert tuning._read(file, "key") == {"3": line}
     assert tuning._read(tmp_path / "none", "key") == {}
 
@@ -120,9 +178,19 @@ def test_tuning_seed_and_shots_are_checked(make_session) -> None:
 
     config = make_session(**SWEEP, **{"tune.seed": 1, "tune.shots": ["0", "x"], "tune.lora": [0.0]}).config
     told = " ".join(_impossible(config))
-    for wanted in ("tune.seed: 1 stands in adapt.seeds", "tune.shots: 0 trains nothing", "tune.shots: 'x' is neither", "tune.lora: 0.0 is not above 0"):
+    for wanted in (
+        "tune.seed: 1 stands in adapt.seeds",
+        "tune.shots: 0 trains nothing",
+        "tune.shots: 'x' is neither",
+        "tune.lora: 0.0 is not above 0",
+    ):
         assert wanted in told
     assert config.tune.any()
-    config = make_session(**SWEEP, **{"tune.relative_lr_shared": [0.1], "tune.relative_lr_teach": [0.1], "teach.run": "runs/other"}).config
+    config = make_session(
+        **SWEEP, **{"tune.relative_lr_shared": [0.1], "tune.relative_lr_teach": [0.1], "teach.run": "runs/other"}
+    ).config
     told = " ".join(_impossible(config))
-    assert "tune.relative_lr_shared: is of adapt.train: all" in told and "tune.relative_lr_teach: the teachers are given" in told
+    assert (
+        "tune.relative_lr_shared: is of adapt.train: all" in told
+        and "tune.relative_lr_teach: the teachers are given" in told
+    )

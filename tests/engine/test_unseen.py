@@ -1,4 +1,6 @@
-"""Target tasks kept unseen: what overlaps is told, or left out of the sources' training data; never out of a test split."""
+"""Target tasks kept unseen: what overlaps is told, or left out of the sources' training data; never out of a test
+split.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,25 @@ def config(tmp_path: Path) -> DataConfig:
         folder.mkdir(parents=True)
         for split, texts in splits.items():
             (folder / f"{split}.jsonl").write_text("\n".join(json.dumps({"q": t, "a": "y"}) for t in texts))
-        card = {"name": name, "type": "qa", "reader": "jsonl", "licence": "invented", "access": "invented", "input": "{question}", "metric": "accuracy",
-                "splits": {"train": "train.jsonl", "test": "test.jsonl"}, "columns": {"question": "q", "answer": "a"},
-                "labels": {"y": "yes", "n": "no"}}  # fmt: skip
+        card = {
+            "name": name,
+            "type": "qa",
+            "reader": "jsonl",
+            "licence": "invented",
+            "access": "invented",
+            "input": "{question}",
+            "metric": "accuracy",
+            "splits": {"train": "train.jsonl", "test": "test.jsonl"},
+            "columns": {"question": "q", "answer": "a"},
+            "labels": {"y": "yes", "n": "no"},
+        }
         (tmp_path / "cards" / f"{name}.yaml").write_text(yaml.safe_dump(card))
-    return DataConfig(root=str(tmp_path / "root"), cards=[str(tmp_path / "cards")], cache=str(tmp_path / "cache"), keep_unseen=["target"])
+    return DataConfig(
+        root=str(tmp_path / "root"),
+        cards=[str(tmp_path / "cards")],
+        cache=str(tmp_path / "cache"),
+        keep_unseen=["target"],
+    )
 
 
 @pytest.fixture
@@ -62,18 +78,26 @@ def test_overlap_is_told_and_kept_unless_it_is_to_be_left_out(config: DataConfig
     same, record = hold_unseen(sources, config, say=said.append)
     assert data_fingerprint(same) == data_fingerprint(sources)
     assert record is not None and not record["excluded"] and record["dropped"] == {}
-    assert said == ["WARNING overlap, kept in distillation: 3 of 4 test documents of target are in 3 training examples of source (3 same text); "
-                    "data.exclude_overlap leaves it out"]  # fmt: skip
+    assert said == [
+        "WARNING overlap, kept in distillation: 3 of 4 test documents of target are in 3 training examples of "
+        "source (3 same text); "
+        "data.exclude_overlap leaves it out"
+    ]
     assert hold_unseen(sources, dataclasses.replace(config, keep_unseen=[])) == (sources, None)
 
 
-def test_only_training_samples_of_sources_are_left_out(config: DataConfig, sources: dict[str, TaskData], card: BackboneCard) -> None:
+def test_only_training_samples_of_sources_are_left_out(
+    config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
+) -> None:
     said: list[str] = []
     out, record = hold_unseen(sources, dataclasses.replace(config, exclude_overlap=True), say=said.append)
     train = out["source"].splits["train"]
     assert record is not None and record["dropped"] == {"source": 3} and train.n_excluded == 3
     assert len(train.kept) == 10 and not any(text in train.example(i).input_text for i in train.kept for text in SHARED)
-    assert len(sources["source"].splits["train"].kept) == 13 and out["clean"].splits["train"] is sources["clean"].splits["train"]
+    assert (
+        len(sources["source"].splits["train"].kept) == 13
+        and out["clean"].splits["train"] is sources["clean"].splits["train"]
+    )
     assert train.n_dropped == 0, "what is left out is not what was too long"
     assert data_fingerprint(out) != data_fingerprint(sources)
     assert said[-1] == "data.exclude_overlap: training samples left out: source 3"
@@ -82,7 +106,9 @@ def test_only_training_samples_of_sources_are_left_out(config: DataConfig, sourc
     assert len(test["target"].splits["test"].kept) == 4
 
 
-def test_the_comparison_is_made_once_and_anew_when_a_file_changes(config: DataConfig, sources: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
+    config: DataConfig, sources: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     real = unseen.find_overlaps
     monkeypatch.setattr(unseen, "find_overlaps", lambda *a: (calls.append(1), real(*a))[1])
@@ -91,7 +117,12 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(config: DataCo
     (file,) = Path(config.cache).glob("overlap-*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and SHARED[0].split()[0] not in file.read_text()
     (Path(config.root) / "target/test.jsonl").write_text(json.dumps({"q": note(99), "a": "y"}))
-    assert hold_unseen(sources, config, say=lambda _: None)[1] == {"targets": ["target"], "excluded": False, "pairs": [], "dropped": {}}
+    assert hold_unseen(sources, config, say=lambda _: None)[1] == {
+        "targets": ["target"],
+        "excluded": False,
+        "pairs": [],
+        "dropped": {},
+    }
     assert len(calls) == 2
 
 
@@ -110,7 +141,9 @@ def test_a_damaged_comparison_is_named_and_made_again(
     assert file.read_text() == whole
 
 
-def test_other_ranks_wait_for_the_comparison(config: DataConfig, sources: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_ranks_wait_for_the_comparison(
+    config: DataConfig, sources: dict[str, TaskData], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     found: dict[str, Any] = {}
     exclude = dataclasses.replace(config, exclude_overlap=True)
@@ -129,7 +162,9 @@ def test_targets_that_cannot_be_compared_are_told_at_once(config: DataConfig, so
     assert "did you mean 'target'" in error.value.problems[0] and "not found in" in error.value.problems[1]
 
 
-def test_a_source_of_nothing_but_overlap_is_refused(config: DataConfig, sources: dict[str, TaskData], card: BackboneCard) -> None:
+def test_a_source_of_nothing_but_overlap_is_refused(
+    config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
+) -> None:
     (Path(config.root) / "source/train.jsonl").write_text(json.dumps({"q": SHARED[0], "a": "y"}))
     again = prepare({"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), say=lambda _: None)
     with pytest.raises(UserError, match="leaves no training example"):
@@ -139,7 +174,10 @@ def test_a_source_of_nothing_but_overlap_is_refused(config: DataConfig, sources:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"data": {"exclude_overlap": True}, "distill": {"sources": ["a"]}}, "data.exclude_overlap: needs data.keep_unseen"),
+        (
+            {"data": {"exclude_overlap": True}, "distill": {"sources": ["a"]}},
+            "data.exclude_overlap: needs data.keep_unseen",
+        ),
         ({"data": {"keep_unseen": ["a"]}, "distill": {"sources": ["a", "b"]}}, "a stands in distill.sources too"),
         ({"data": {"keep_unseen": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
     ],
@@ -151,7 +189,9 @@ def test_keys_that_mean_nothing_are_refused(tmp_path: Path, keys: dict[str, Any]
     assert any(reason in problem for problem in error.value.problems)
 
 
-def test_results_and_report_say_what_was_compared(config: DataConfig, sources: dict[str, TaskData], tmp_path: Path) -> None:
+def test_results_and_report_say_what_was_compared(
+    config: DataConfig, sources: dict[str, TaskData], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
     assert of_targets(run, ["target", "late"])["unchecked"] == ["target", "late"] and read_record(run) is None
@@ -160,9 +200,12 @@ def test_results_and_report_say_what_was_compared(config: DataConfig, sources: d
     assert overlap["unchecked"] == ["late"] and overlap["pairs"][0]["affected"] == 3
     assert of_targets(run, ["late"])["pairs"] == []
     results = {"tasks": {}, "average": {}, "trainable": {"count": 1, "percent": 0.1}, "backbone": "b"}
-    for record, reason in ((overlap, "WARNING overlap, kept in distillation: 3 of 4 test documents of target"),
-                           ({**overlap, "excluded": True, "dropped": {"source": 3}}, "overlap, left out of distillation: 3 of 4"),
-                           ({**overlap, "pairs": []}, "No test document of the targets was found"), (overlap, "distillation): late.")):  # fmt: skip
+    for record, reason in (
+        (overlap, "WARNING overlap, kept in distillation: 3 of 4 test documents of target"),
+        ({**overlap, "excluded": True, "dropped": {"source": 3}}, "overlap, left out of distillation: 3 of 4"),
+        ({**overlap, "pairs": []}, "No test document of the targets was found"),
+        (overlap, "distillation): late."),
+    ):
         (run / "results.json").write_text(json.dumps({**results, "overlap": record}))
         assert reason in write_report([run], tmp_path / "report")
     (run / "overlap.json").write_text("{")

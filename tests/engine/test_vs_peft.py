@@ -16,11 +16,26 @@ from benchmarks.workload import MXFP4, SHAPES, Shape, Workload, operations
 
 CPU = torch.device("cpu")
 SMALL = Shape(
-    {"model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
-     "num_experts_per_tok": 2, "sliding_window": 16,
-     "vocab_size": 256, "max_position_embeddings": 131072, **MXFP4}, "float32", 4, 4, 2,
-)  # fmt: skip
+    {
+        "model_type": "gpt_oss",
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 16,
+        "vocab_size": 256,
+        "max_position_embeddings": 131072,
+        **MXFP4,
+    },
+    "float32",
+    4,
+    4,
+    2,
+)
 
 
 def test_sizes_replace_those_of_the_shape() -> None:

@@ -22,7 +22,11 @@ def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert "rank 3 on " in done.stderr and "made no progress for 0.01 minutes; last: sum of 12 numbers over ranks" in done.stderr and "stuck" in done.stderr
+    assert (
+        "rank 3 on " in done.stderr
+        and "made no progress for 0.01 minutes; last: sum of 12 numbers over ranks" in done.stderr
+        and "stuck" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("minutes", [0.05, 1.0, 30.0])
@@ -38,11 +42,18 @@ def test_the_watch_speaks_before_a_collective_times_out(minutes: float, monkeypa
         monkeypatch.setattr(module, name, lambda *_, timeout, **__: asked.append(timeout.total_seconds()))
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: False)
     distributed.start(distributed.Place(0, 1, 0), minutes)
-    assert len(set(asked)) == 1 and 60 * minutes < watch.spoken_after(minutes) < asked[0] < 60 * minutes + 8 and watch.last() == "joining the process group"
+    assert (
+        len(set(asked)) == 1
+        and 60 * minutes < watch.spoken_after(minutes) < asked[0] < 60 * minutes + 8
+        and watch.last() == "joining the process group"
+    )
 
 
 def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
-    code = "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); watch.note('x')\nprint('done')"
+    code = (
+        "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); "
+        "watch.note('x')\nprint('done')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
@@ -62,6 +73,8 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
         rolls[rank].sign()
     host = socket.gethostname()
     assert rolls[0].others("a sum") == [  # rank 3 waits as this one does
-        "rank 4: never heard of", f"rank 1 on {host}: no sign of life for 30 s; last: a sum", f"rank 2 on {host}: idle for 20 s; last: a barrier",
-    ]  # fmt: skip
+        "rank 4: never heard of",
+        f"rank 1 on {host}: no sign of life for 30 s; last: a sum",
+        f"rank 2 on {host}: idle for 20 s; last: a barrier",
+    ]
     assert watch.Roll(None, 0, 1, 1.0).others("a sum") == []

@@ -16,13 +16,19 @@ from engine.checkpoint import Checkpoint
 from tests.faults import traced
 from tests.faults.jobs import EVERY, STEPS, TEACH, Job, Jobs, alive, copy_of, lost_steps, reached, wrong
 
-HANG_MINUTES, SHUTDOWN, SLACK = 0.1, 30, 8  # of a hung rank: what the run is told; seconds that torchrun waits for a rank to end; and the rest
+HANG_MINUTES, SHUTDOWN, SLACK = (
+    0.1,
+    30,
+    8,
+)  # of a hung rank: what the run is told; seconds that torchrun waits for a rank to end; and the rest
 TOLERANCE = 1e-5  # fp32, sums in another order; tests/distributed asks the same of gradients
 
 
 @dataclass
 class Try:
-    """survived: it ended as it should, and the next launch reached the end. lost: steps trained again. wrong: what differs from an undisturbed run."""
+    """survived: it ended as it should, and the next launch reached the end. lost: steps trained again. wrong: what
+    differs from an undisturbed run.
+    """
 
     survived: bool = True
     lost: int = 0
@@ -35,14 +41,18 @@ class NotHit(Exception):
 
 
 class Runs:
-    """Where the tries run: jobs, an undisturbed run by number of ranks and how long its parts took, and one that was stopped before its end."""
+    """Where the tries run: jobs, an undisturbed run by number of ranks and how long its parts took, and one that
+    was stopped before its end.
+    """
 
     def __init__(self, jobs: Jobs, rng: random.Random, ranks: tuple[int, ...] = (1, 2), warm: bool = True):
         self.jobs, self.rng, self.n = jobs, rng, 0
         self.whole: dict[int, Path] = {}
         self.start_up: dict[int, float] = {}  # seconds
         self.step: dict[int, float] = {}
-        for n in (ranks[0], *ranks) if warm else ranks:  # the first one tokenises: it is run again where its times matter
+        for n in (
+            (ranks[0], *ranks) if warm else ranks
+        ):  # the first one tokenises: it is run again where its times matter
             folder = jobs.place / f"whole{n}"
             shutil.rmtree(folder, ignore_errors=True)
             begin = time.monotonic()
@@ -59,14 +69,17 @@ class Runs:
         job = self.jobs.start(self.stopped, ranks=min(self.whole))
         job.until(lambda: (self.stopped / "latest").resolve().name == "step_00000028")
         job.kill_all()
-        self.stopped_text = job.text.partition("\ndistill 29/")[0] + "\n"  # the checkpoint's own step: what comes after is no loss to the damage
+        self.stopped_text = (
+            job.text.partition("\ndistill 29/")[0] + "\n"
+        )  # the checkpoint's own step: what comes after is no loss to the damage
 
     def new(self) -> Path:
         self.n += 1
         return self.jobs.place / f"run{self.n}"
 
     def instant(self, job: Job, ranks: int) -> None:
-        """Wait for a random instant of a run: one in four in its start-up, else within a random step, teaching or distilling.
+        """Wait for a random instant of a run: one in four in its start-up, else within a random step, teaching or
+        distilling.
 
         Raises:
             NotHit: it had ended before.
@@ -78,7 +91,16 @@ class Runs:
         if not job.until(lambda: len(job.ranks) == ranks):
             raise NotHit
 
-    def go_on(self, run_dir: Path, broken: Job | str, ranks: int, *arguments: str, tolerance: float = 0.0, told: str = "", every: int = EVERY) -> Try:
+    def go_on(
+        self,
+        run_dir: Path,
+        broken: Job | str,
+        ranks: int,
+        *arguments: str,
+        tolerance: float = 0.0,
+        told: str = "",
+        every: int = EVERY,
+    ) -> Try:
         """The next launch of a broken run, and what it leaves."""
         text = broken if isinstance(broken, str) else broken.text
         again = self.jobs.start(run_dir, *arguments, ranks=ranks, every=every)
@@ -93,7 +115,8 @@ class Runs:
         return out
 
 
-# ---- killed ------------------------------------------------------------------------------------------------------------------------
+# ---- killed
+# --------------------------------------------------------------------------------------------------------------
 
 
 def one_rank_killed(runs: Runs, i: int) -> Try:
@@ -125,7 +148,11 @@ def killed_as_it_saves(runs: Runs, i: int, ranks: int = 2) -> Try:
     job = runs.jobs.start(run_dir, ranks=ranks, every=1)
 
     def saving() -> bool:
-        seen.update(f"{p.parent.parent.name}/{p.name}" for f in (run_dir / "teachers", run_dir) for p in f.glob("checkpoints/.step_*"))
+        seen.update(
+            f"{p.parent.parent.name}/{p.name}"
+            for f in (run_dir / "teachers", run_dir)
+            for p in f.glob("checkpoints/.step_*")
+        )
         return len(seen) >= wanted
 
     if not job.until(saving, pause=0.0005):
@@ -145,11 +172,18 @@ def _ahead_of_latest(folder: Path) -> bool:
 
 
 def killed_at_every_call(place: Path, stride: int = 1) -> tuple[list[Try], int]:
-    """A save, killed as it enters each of its system calls in turn, or each ``stride``-th. -> tries, and the calls that one save makes."""
+    """A save, killed as it enters each of its system calls in turn, or each ``stride``-th. -> tries, and the calls
+    that one save makes.
+    """
 
     def content(value: float) -> Checkpoint:
         tensors = {"a": torch.full((40, 50), value)}
-        return Checkpoint(tensors, {"m": torch.full((40, 50), value)}, {"value": value}, {"best": {"best.a": torch.full((40, 50), value)}})
+        return Checkpoint(
+            tensors,
+            {"m": torch.full((40, 50), value)},
+            {"value": value},
+            {"best": {"best.a": torch.full((40, 50), value)}},
+        )
 
     def same(found: Checkpoint | None, value: float) -> bool:
         if found is None or found.state["value"] != value:
@@ -170,7 +204,9 @@ def killed_at_every_call(place: Path, stride: int = 1) -> tuple[list[Try], int]:
         while killed:
             k += stride
             folder = copy_of(base, "traced")
-            killed = traced.run(lambda folder=folder, step=step: checkpoint.save(folder, step, content(step), 2), k) is None
+            killed = (
+                traced.run(lambda folder=folder, step=step: checkpoint.save(folder, step, content(step), 2), k) is None
+            )
             told: list[str] = []
             found = checkpoint.load(folder, told.append)
             value = found.state["value"] if found else 0
@@ -186,11 +222,14 @@ def killed_at_every_call(place: Path, stride: int = 1) -> tuple[list[Try], int]:
     return out, calls
 
 
-# ---- hung, and elsewhere -----------------------------------------------------------------------------------------------------------
+# ---- hung, and elsewhere
+# -----------------------------------------------------------------------------------------------------------
 
 
 class Hung:
-    """One rank of two is stopped (SIGSTOP), for good: the job ends in time, and says who waited where. Two halves: the wait is long and idle."""
+    """One rank of two is stopped (SIGSTOP), for good: the job ends in time, and says who waited where. Two halves:
+    the wait is long and idle.
+    """
 
     def __init__(self, runs: Runs, i: int):
         self.runs, self.run_dir = runs, runs.new()

@@ -1,10 +1,11 @@
-"""Jobs without the price of their imports: a process that has imported torch, DeepSpeed and the engine, and forks ranks on request.
+"""Jobs without the price of their imports: a process that has imported torch, DeepSpeed and the engine, and forks ranks
+on request.
 
     python -m tests.faults.forkserver < one JSON order a line > one process id a line
 
-A rank is a fork that runs train.py's own main with its own environment and output. Several ranks are started and watched by torchrun's own
-agent, of which only the call that would start a new interpreter is replaced. When a job's launcher has ended, its exit code stands in the
-file ``code`` of the order.
+A rank is a fork that runs train.py's own main with its own environment and output. Several ranks are started and
+watched by torchrun's own agent, of which only the call that would start a new interpreter is replaced. When a job's
+launcher has ended, its exit code stands in the file ``code`` of the order.
 """
 
 import contextlib
@@ -38,7 +39,9 @@ import train  # noqa: E402
 
 
 def be_bound_by_modes() -> None:
-    """Root without the right to pass over mode bits (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH); nothing to do for anyone else."""
+    """Root without the right to pass over mode bits (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH); nothing to do for
+    anyone else.
+    """
     if os.geteuid() == 0:
         header, none = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
         if ctypes.CDLL(None, use_errno=True).capset(header, none):
@@ -46,7 +49,9 @@ def be_bound_by_modes() -> None:
 
 
 def fork(run: Any, bound: bool = False) -> int:
-    """A child in a process group of its own, from its start on, that runs and leaves, never returning here. -> its process id."""
+    """A child in a process group of its own, from its start on, that runs and leaves, never returning here. -> its
+    process id.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

@@ -19,9 +19,17 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 EVERY, TEACH, STEPS = 4, 6, 30
 SMALL = [
-    f"--teach.steps={TEACH}", "--teach.eval_every=3", "--teach.examples=2", f"--distill.steps={STEPS}", "--distill.batch=6", "--log.every=1",
-    "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--log.tensorboard=false",
-]  # fmt: skip
+    f"--teach.steps={TEACH}",
+    "--teach.eval_every=3",
+    "--teach.examples=2",
+    f"--distill.steps={STEPS}",
+    "--distill.batch=6",
+    "--log.every=1",
+    "--data.max_train=12",
+    "--data.max_validation=4",
+    "--data.max_test=4",
+    "--log.tensorboard=false",
+]
 TIMING = ("tokens_per_s", "device_seconds", "mem", "mfu", "gathers", "gather_bytes")  # what no two launches share
 LONGEST = 120  # seconds a job may take
 
@@ -94,7 +102,9 @@ class Jobs:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             env.pop(name, None)
         command = [sys.executable, "-m", "tests.faults.forkserver"]
-        self._server = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._server = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,9 +123,23 @@ class Jobs:
         self._n += 1
         output, code = self.place / f"{self._n}.out", self.place / f"{self._n}.code"
         code.unlink(missing_ok=True)
-        flags = ["distill", "--config=configs/demo/distill.yaml", f"--run_dir={run_dir}", f"--data.cache={self.place / 'cache'}", *SMALL,
-                 f"--checkpoint.every={every}", *arguments]  # fmt: skip
-        order = {"arguments": flags, "ranks": ranks, "output": str(output), "code": str(code), "bound": bound, "env": {}}
+        flags = [
+            "distill",
+            "--config=configs/demo/distill.yaml",
+            f"--run_dir={run_dir}",
+            f"--data.cache={self.place / 'cache'}",
+            *SMALL,
+            f"--checkpoint.every={every}",
+            *arguments,
+        ]
+        order = {
+            "arguments": flags,
+            "ranks": ranks,
+            "output": str(output),
+            "code": str(code),
+            "bound": bound,
+            "env": {},
+        }
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
@@ -144,7 +168,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-# ---- what is left of a run ---------------------------------------------------------------------------------------------------------
+# ---- what is left of a run
+# ---------------------------------------------------------------------------------------------------------
 
 
 def reached(text: str) -> tuple[str, int]:
@@ -172,7 +197,9 @@ def lost_steps(broken: str, after: str) -> int:
 def left_behind(run_dir: Path) -> dict[str, dict[str, Tensor]]:
     """Every tensor of a finished run's last checkpoints, teachers too."""
     folders = {"": run_dir, "teachers/": run_dir / "teachers"}
-    files = {n + f: d / "latest" / f for n, d in folders.items() for f in ("prompts.safetensors", "optimizer.safetensors")}
+    files = {
+        n + f: d / "latest" / f for n, d in folders.items() for f in ("prompts.safetensors", "optimizer.safetensors")
+    }
     for n, d in folders.items():
         kept = json.loads((d / "latest/state.json").read_text()).get("kept", {})
         files |= {n + kind: d / f"checkpoints/kept/{name}.1.safetensors" for kind, name in kept.items()}
@@ -201,7 +228,11 @@ def wrong(run_dir: Path, whole: Path, tolerance: float = 0.0) -> list[str]:
             other = found[file][name]
             scale = tensor.double().abs().max().item() if tensor.numel() else 0.0
             off = (other.double() - tensor.double()).abs().max().item() if tensor.numel() else 0.0
-            if not (other.equal(tensor) if not tolerance else file.endswith("optimizer.safetensors") or off <= tolerance * max(scale, 1e-12)):
+            if not (
+                other.equal(tensor)
+                if not tolerance
+                else file.endswith("optimizer.safetensors") or off <= tolerance * max(scale, 1e-12)
+            ):
                 problems.append(f"{file} {name}: off by {off:.2g} of {scale:.2g}")
     for folder, steps in (("teachers", TEACH), (".", STEPS)):
         lines = metrics(run_dir / folder)
@@ -213,7 +244,8 @@ def wrong(run_dir: Path, whole: Path, tolerance: float = 0.0) -> list[str]:
     return problems
 
 
-# ---- places that can fail ----------------------------------------------------------------------------------------------------------
+# ---- places that can fail
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Disk:
@@ -224,11 +256,17 @@ class Disk:
 
     def mount(self, kib: int) -> None:
         self.folder.mkdir(exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0777", "tmpfs", str(self.folder)], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0777", "tmpfs", str(self.folder)],
+            check=True,
+            capture_output=True,
+        )
 
     def remount(self, options: str) -> bool:
         """Whether it could be: it is refused while a file is open for writing."""
-        return subprocess.run(["mount", "-o", f"remount,{options}", str(self.folder)], capture_output=True).returncode == 0
+        return (
+            subprocess.run(["mount", "-o", f"remount,{options}", str(self.folder)], capture_output=True).returncode == 0
+        )
 
     def unmount(self) -> None:
         subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)

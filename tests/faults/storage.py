@@ -1,4 +1,6 @@
-"""Faults of what a run is stored on: checkpoints that are damaged or missing, a disk that is full, read-only or closed to the run."""
+"""Faults of what a run is stored on: checkpoints that are damaged or missing, a disk that is full, read-only or
+closed to the run.
+"""
 
 import contextlib
 import shutil
@@ -13,7 +15,8 @@ from tests.faults.jobs import Disk, Job, copy_of
 DISK = 240 * 1024  # KiB: a run is refused where less than 200 MB are free
 
 
-# ---- damaged -----------------------------------------------------------------------------------------------------------------------
+# ---- damaged
+# --------------------------------------------------------------------------------------------------------------
 
 
 def truncated(path: Path, where: float) -> None:
@@ -46,7 +49,9 @@ def newest_damaged(runs: Runs, i: int, how: str) -> Try:
 
 
 def files_missing(runs: Runs, i: int) -> Try:
-    """Of the newest checkpoint: every set of its files, its folder, the folder's name in ``latest``, ``latest`` itself."""
+    """Of the newest checkpoint: every set of its files, its folder, the folder's name in ``latest``, ``latest``
+    itself.
+    """
     run_dir = copy_of(runs.stopped, f"run{i}-missing")
     latest = run_dir / "latest"
     case = i % 10
@@ -83,10 +88,13 @@ def all_damaged(runs: Runs, i: int) -> Try:
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): b"" if p.is_symlink() or p.is_dir() else p.read_bytes() for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): b"" if p.is_symlink() or p.is_dir() else p.read_bytes() for p in folder.rglob("*")
+    }
 
 
-# ---- a place that fails ------------------------------------------------------------------------------------------------------------
+# ---- a place that fails
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _ended(job: Job, run_dir: Path, reasons: tuple[str, ...], damage: list[str]) -> Try | None:
@@ -95,7 +103,10 @@ def _ended(job: Job, run_dir: Path, reasons: tuple[str, ...], damage: list[str])
     if code == 0:
         raise NotHit
     if not any(reason in line and str(run_dir) in line for line in job.text.splitlines() for reason in reasons):
-        return Try(False, told=f"exit code {code} without a line that says why and where: {job.text[:6000]} … {job.text[-2000:]}")
+        return Try(
+            False,
+            told=f"exit code {code} without a line that says why and where: {job.text[:6000]} … {job.text[-2000:]}",
+        )
     return Try(False, told=f"a checkpoint is not whole: {damage}") if damage else None
 
 
@@ -156,7 +167,9 @@ def read_only(runs: Runs, i: int, ranks: int = 2) -> Try:
 
 
 def permission_lost(runs: Runs, i: int, ranks: int = 1) -> Try:
-    """Every folder and file of the run loses its write bit; then gets it back. A root's job gives up its right to pass over such bits."""
+    """Every folder and file of the run loses its write bit; then gets it back. A root's job gives up its right to
+    pass over such bits.
+    """
     run_dir = runs.new()
     job = runs.jobs.start(run_dir, ranks=ranks, bound=True)
     runs.instant(job, ranks)

@@ -3,8 +3,8 @@
     python -m tests.faults.sweep --tries 20 --output docs/faults.md
     python -m tests.faults.sweep --tries 20 --only hung
 
-With ``--keep FOLDER`` each try's outcome is kept there and the table is of all that lie there: rows can be run at different times, or side by side, and
-a sweep that was ended goes on.
+With ``--keep FOLDER`` each try's outcome is kept there and the table is of all that lie there: rows can be run at
+different times, or side by side, and a sweep that was ended goes on.
 """
 
 import argparse
@@ -64,18 +64,55 @@ ROWS = [
     Row("one", "`kill -9` of one rank of two, at a random instant", faults.one_rank_killed),
     Row("all", "`kill -9` of launcher and both ranks, at a random instant", lambda r, i: faults.all_killed(r, i, 2)),
     Row("alone", "`kill -9` of a run of one rank, at a random instant", lambda r, i: faults.all_killed(r, i, 1)),
-    Row("saving", "`kill -9` of all while a checkpoint is being written, of either stage", faults.killed_as_it_saves, every=1),
-    Row("truncated", "newest checkpoint: a file cut short (3 files x 7 lengths)", lambda r, i: storage.newest_damaged(r, i, "truncated")),
-    Row("flipped", "newest checkpoint: a bit flipped (3 files x 7 places)", lambda r, i: storage.newest_damaged(r, i, "flipped")),
-    Row("missing", "newest checkpoint: files, its folder or `latest` missing, or `latest` naming nothing (10 cases, twice)", storage.files_missing),
+    Row(
+        "saving",
+        "`kill -9` of all while a checkpoint is being written, of either stage",
+        faults.killed_as_it_saves,
+        every=1,
+    ),
+    Row(
+        "truncated",
+        "newest checkpoint: a file cut short (3 files x 7 lengths)",
+        lambda r, i: storage.newest_damaged(r, i, "truncated"),
+    ),
+    Row(
+        "flipped",
+        "newest checkpoint: a bit flipped (3 files x 7 places)",
+        lambda r, i: storage.newest_damaged(r, i, "flipped"),
+    ),
+    Row(
+        "missing",
+        "newest checkpoint: files, its folder or `latest` missing, or `latest` naming nothing (10 cases, twice)",
+        storage.files_missing,
+    ),
     Row("damaged", "every checkpoint damaged: refused, exit code 2, nothing changed", storage.all_damaged),
-    Row("disk", "disk full from a random instant on, then cleared or grown (tmpfs), 2 ranks", storage.disk_full, root=True),
-    Row("readonly", "file system mounted read-only at a random instant, then writable, 2 ranks", storage.read_only, root=True),
-    Row("permission", "write permission of the run directory taken away at a random instant, then given back", storage.permission_lost),
+    Row(
+        "disk",
+        "disk full from a random instant on, then cleared or grown (tmpfs), 2 ranks",
+        storage.disk_full,
+        root=True,
+    ),
+    Row(
+        "readonly",
+        "file system mounted read-only at a random instant, then writable, 2 ranks",
+        storage.read_only,
+        root=True,
+    ),
+    Row(
+        "permission",
+        "write permission of the run directory taken away at a random instant, then given back",
+        storage.permission_lost,
+    ),
     Row("hung", "one rank of two stopped (SIGSTOP) at a random instant", Hung.outcome),  # type: ignore[arg-type]
-    Row("elsewhere", "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `token_budget`", faults.resumed_elsewhere),
+    Row(
+        "elsewhere",
+        "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `token_budget`",
+        faults.resumed_elsewhere,
+    ),
 ]
-CALLS = Row("calls", "`checkpoint.save` killed as it enters each of its system calls in turn", lambda r, i: Try(), every=1)
+CALLS = Row(
+    "calls", "`checkpoint.save` killed as it enters each of its system calls in turn", lambda r, i: Try(), every=1
+)
 ORDER = [*ROWS[:4], CALLS, *ROWS[4:]]
 EXACT = {"truncated": 21, "flipped": 21}  # of a sweep: the whole of it
 
@@ -111,12 +148,18 @@ def tried(row: Row, runs: Runs, tries: int) -> Iterator[Try]:
 def line(row: Row) -> str:
     if row.skipped or not row.tries:
         return f"| {row.what} | NOT TRIED: {row.skipped or 'not run yet'} | | | | `--only {row.name}` |"
-    good, lost, wrong = sum(t.survived for t in row.tries), max(t.lost for t in row.tries), sum(bool(t.wrong) for t in row.tries)
+    good, lost, wrong = (
+        sum(t.survived for t in row.tries),
+        max(t.lost for t in row.tries),
+        sum(bool(t.wrong) for t in row.tries),
+    )
     shown = "-" if row.name == "damaged" else f"{lost} ({row.every})"
     return f"| {row.what} | {len(row.tries)} | {good} | {shown} | {wrong} | `--only {row.name}` |"
 
 
-def sweep(place: Path, rows: list[Row], tries: int, seed: int, say: Callable[[str], None], done: Callable[[Row], None]) -> None:
+def sweep(
+    place: Path, rows: list[Row], tries: int, seed: int, say: Callable[[str], None], done: Callable[[Row], None]
+) -> None:
     """Do what rows lack; ``done`` is called after each try."""
     mount = can_mount(place)
     if CALLS in rows and not CALLS.tries:
@@ -165,22 +208,38 @@ def read(kept: Path) -> list[Row]:
 
 def table(rows: list[Row], tries: int) -> str:
     cores, total = len(os.sched_getaffinity(0)), sum(r.seconds for r in rows)
-    commit = subprocess.run(["git", "log", "-1", "--format=%h"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "log", "-1", "--format=%h"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     hung = next((r for r in rows if r.name == "hung" and r.tries), None)
     how = ["", f"Every `--only NAME` stands for `python -m tests.faults.sweep --tries {tries} --only NAME`.", ""]
-    how += ["| Fault | Tries | Survived | Lost, at most | Wrong | Command |", "|---|---|---|---|---|---|", *map(line, rows), ""]
+    how += [
+        "| Fault | Tries | Survived | Lost, at most | Wrong | Command |",
+        "|---|---|---|---|---|---|",
+        *map(line, rows),
+        "",
+    ]
     if any(r.calls for r in rows):
-        how.append(f"A save makes {CALLS.calls} system calls; it was killed at each, with no checkpoint before it, one, as many as are kept, and "
-                   "over one of the same step.")  # fmt: skip
+        how.append(
+            f"A save makes {CALLS.calls} system calls; it was killed at each, with no checkpoint before it, one, "
+            "as many as are kept, and "
+            "over one of the same step."
+        )
     if hung:
         most = 60 * faults.HANG_MINUTES + faults.SHUTDOWN + faults.SLACK
-        how.append(f"Hung: with `hang_minutes: {faults.HANG_MINUTES:g}` every job was over within {most:g} s, {faults.SHUTDOWN} s of them torchrun's patience "
-                   "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that "
-                   "waited, and the rank that it waited for, were named.")  # fmt: skip
-    how += ["A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint "
-            "before it, a write that fails that step too. What a machine loses from its "
-            "own page cache when the power goes is not tried here; files are synced before they get their name.", "",
-            f"Commit {commit}, Python {platform.python_version()}, {cores} cores, {total / 60:.0f} minutes."]  # fmt: skip
+        how.append(
+            f"Hung: with `hang_minutes: {faults.HANG_MINUTES:g}` every job was over within {most:g} s, "
+            f"{faults.SHUTDOWN} s of them torchrun's patience "
+            "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that "
+            "waited, and the rank that it waited for, were named."
+        )
+    how += [
+        "A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint "
+        "before it, a write that fails that step too. What a machine loses from its "
+        "own page cache when the power goes is not tried here; files are synced before they get their name.",
+        "",
+        f"Commit {commit}, Python {platform.python_version()}, {cores} cores, {total / 60:.0f} minutes.",
+    ]
     return HEAD + "\n".join(how) + "\n"
 
 
@@ -203,7 +262,12 @@ def main() -> None:
         print(text, flush=True)
 
     def done(row: Row) -> None:
-        content = {"tries": [asdict(t) for t in row.tries], "seconds": row.seconds, "skipped": row.skipped, "calls": row.calls}
+        content = {
+            "tries": [asdict(t) for t in row.tries],
+            "seconds": row.seconds,
+            "skipped": row.skipped,
+            "calls": row.calls,
+        }
         kept.mkdir(parents=True, exist_ok=True)
         (kept / f"{row.name}.json").write_text(json.dumps(content))
         if a.output:

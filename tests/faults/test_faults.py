@@ -32,11 +32,15 @@ def holds(outcome: Try, lost: int = EVERY) -> None:
 
 
 def test_one_rank_of_two_is_killed(runs: Runs) -> None:
-    holds(tried(lambda: faults.one_rank_killed(runs, 0)), EVERY + 1)  # the last checkpoint may still be on its way to the disk
+    holds(
+        tried(lambda: faults.one_rank_killed(runs, 0)), EVERY + 1
+    )  # the last checkpoint may still be on its way to the disk
 
 
 def test_killed_as_it_saves(runs: Runs) -> None:
-    holds(tried(lambda: faults.killed_as_it_saves(runs, 0, ranks=1)), 2)  # every=1, and the step that trains as it is written
+    holds(
+        tried(lambda: faults.killed_as_it_saves(runs, 0, ranks=1)), 2
+    )  # every=1, and the step that trains as it is written
 
 
 def test_a_bit_of_the_newest_checkpoint_is_flipped(runs: Runs) -> None:
@@ -54,7 +58,9 @@ def test_every_checkpoint_is_damaged(runs: Runs) -> None:
 def test_the_disk_is_full(runs: Runs, tmp_path: Path) -> None:
     if not can_mount(tmp_path):
         pytest.skip("no file system can be mounted here (root is needed): a full disk is NOT tested")
-    holds(tried(lambda: storage.disk_full(runs, 1, ranks=1)), EVERY + 1)  # a write that fails costs the step that trains meanwhile too: docs/faults.md
+    holds(
+        tried(lambda: storage.disk_full(runs, 1, ranks=1)), EVERY + 1
+    )  # a write that fails costs the step that trains meanwhile too: docs/faults.md
 
 
 def test_a_save_that_is_killed_at_any_of_its_system_calls(tmp_path: Path) -> None:

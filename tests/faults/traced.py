@@ -1,4 +1,6 @@
-"""A process that dies as it is about to make its k-th system call: at the operating system's border, whatever library makes the call. Linux."""
+"""A process that dies as it is about to make its k-th system call: at the operating system's border, whatever
+library makes the call. Linux.
+"""
 
 import ctypes
 import os

@@ -1,4 +1,6 @@
-"""What runs on a GPU alone: flash attention of packed rows, the head in bf16, the projection kernels. Skipped, and said so, without one."""
+"""What runs on a GPU alone: flash attention of packed rows, the head in bf16, the projection kernels. Skipped, and
+said so, without one.
+"""
 
 import warnings
 
@@ -15,8 +17,10 @@ from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states,
 from prompt_modules.projection import available, packed_row, packed_row_reference
 from tests.gpu.small_models import EXPERTS, SIZES
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one")
-
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="no GPU: flash attention, bf16 products and Triton kernels are NOT tested on one",
+)
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -27,14 +31,20 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("sink", [None, 0.0, 8.0])
 @pytest.mark.parametrize("heads", [(8, 8), (16, 2)])
 def test_flash_attention_of_packed_rows(heads, sink, window) -> None:
-    """bf16 on the GPU, in parts where there is no window, against fp64 on the CPU, which is tested against the definition."""
+    """bf16 on the GPU, in parts where there is no window, against fp64 on the CPU, which is tested against the
+    definition.
+    """
     g = torch.Generator().manual_seed(0)
     lengths, slots, prompts, length = [7, 300, 301, 41, 129], [0, 0, 1, 1, 2], 3, 100
     n = prompts * length + sum(lengths)
-    wide = [torch.randn(n, h, 64, generator=g).bfloat16().double().requires_grad_() for h in (heads[0], heads[1], heads[1])]
+    wide = [
+        torch.randn(n, h, 64, generator=g).bfloat16().double().requires_grad_() for h in (heads[0], heads[1], heads[1])
+    ]
     sinks = None if sink is None else torch.randn(heads[0], generator=g) + sink
     weights = torch.randn(n, heads[0], 64, generator=g).bfloat16()
-    wanted = shared_prefix._Packed.apply(*wide, None if sinks is None else sinks.double(), share_prefix(lengths, slots, prompts, length), window, 0.125)
+    wanted = shared_prefix._Packed.apply(
+        *wide, None if sinks is None else sinks.double(), share_prefix(lengths, slots, prompts, length), window, 0.125
+    )
     wanted_grads = torch.autograd.grad((wanted * weights.double()).sum(), wide)
     narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
     prefix = share_prefix(lengths, slots, prompts, length, "cuda")
@@ -91,7 +101,9 @@ def test_the_head_in_bf16(kept) -> None:
     teacher = student + 0.1 * torch.randn(256, 512, generator=g).bfloat16().cuda()
     labels = torch.randint(0, 32_000, (256,), generator=g).cuda()
     p_s, p_t = ((h.double() @ weight.double().T).softmax(1) for h in (student, teacher))
-    exact = (p_s - torch.zeros_like(p_s).scatter_(1, labels[:, None], 1.0) + (0.9 * (p_s - p_t) if kept != "nothing" else 0)) @ weight.double()
+    exact = (
+        p_s - torch.zeros_like(p_s).scatter_(1, labels[:, None], 1.0) + (0.9 * (p_s - p_t) if kept != "nothing" else 0)
+    ) @ weight.double()
     given = {"nothing": None, "hidden states": teacher, "summary": teacher_states(weight, teacher)}[kept]
     found = tied_head_loss(weight, student, given, labels, torch.ones(256).cuda(), kl=0.9)
     assert relative(found.gradient_ND, exact) <= 2e-3
@@ -103,7 +115,10 @@ def test_projection_kernels(rank, width, tokens, own) -> None:
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g).cuda().requires_grad_()  # noqa: E731
     shared, cols, rows = draw(21 if own else 1, 100, width), draw(21, 100, rank), draw(21, rank, width)
-    chosen, text = torch.randperm(21, generator=g)[:19].cuda(), torch.randn(tokens, width, generator=g).bfloat16().cuda()
+    chosen, text = (
+        torch.randperm(21, generator=g)[:19].cuda(),
+        torch.randn(tokens, width, generator=g).bfloat16().cuda(),
+    )
     assert available(text)
     weights = torch.randn(1900 + tokens, width, generator=g).bfloat16().cuda()
     found, again, wanted = (f(shared, cols, rows, chosen, text) for f in (packed_row, packed_row, packed_row_reference))
@@ -113,7 +128,9 @@ def test_projection_kernels(rank, width, tokens, own) -> None:
         assert torch.equal(a, b) and relative(a, c) <= 1e-2
 
 
-@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize(
+    "config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"]
+)
 def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     """Where it waits, the GPU runs dry on short rows."""
     card = BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16")
@@ -130,15 +147,23 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
             formulation.train(group, bank, LossWeights(), None, None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message) and "torch/cuda" not in w.filename]
+    waits = [
+        f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message) and "torch/cuda" not in w.filename
+    ]
     backbone.destroy()
     assert not waits
 
 
-@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize(
+    "config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"]
+)
 def test_fused_parts_are_no_further_from_fp64_than_transformers_operators(config) -> None:
     g = torch.Generator().manual_seed(0)
-    model = build_backbone(BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16"), None, device=torch.device("cuda"))
+    model = build_backbone(
+        BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16"),
+        None,
+        device=torch.device("cuda"),
+    )
     norm, sizes = model.model.layers[0].input_layernorm, (1, 512, 256)
     norm.weight.data.copy_(1 + 0.3 * torch.randn(256, generator=g))
     x, grad = (torch.randn(sizes, generator=g).bfloat16().cuda() for _ in range(2))
@@ -185,7 +210,9 @@ def test_lora_of_many_tasks_in_grouped_products() -> None:
     for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
         bank = LoraBank(start.prompts_KLD, {"a.q": start.down["a-q"].data}, {"a.q": start.up["a-q"].data}).to(device)
         given = x.to(device, dtype).requires_grad_()
-        out = bank.updates([3, 0, 5, 1], sizes)("a.q", given, torch.zeros(1, sum(sizes), 256, dtype=dtype, device=device))
+        out = bank.updates([3, 0, 5, 1], sizes)(
+            "a.q", given, torch.zeros(1, sum(sizes), 256, dtype=dtype, device=device)
+        )
         (out * weights.to(device, dtype)).sum().backward()
         found.append([out.detach().cpu(), given.grad.cpu(), bank.down["a-q"].grad.cpu(), bank.up["a-q"].grad.cpu()])
     for exact, ours in zip(*found, strict=True):

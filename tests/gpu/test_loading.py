@@ -11,8 +11,17 @@ from backbones import BackboneCard, backbone_checksum, build_backbone
 from backbones.sources import DummySource
 from backbones.staging import Staging
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: pinned loading and dummy weights drawn there are NOT tested")
-SIZES = {"vocab_size": 999, "hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU: pinned loading and dummy weights drawn there are NOT tested"
+)
+SIZES = {
+    "vocab_size": 999,
+    "hidden_size": 512,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
@@ -32,7 +41,9 @@ def test_every_number_arrives_while_the_gpu_is_busy(dtype: torch.dtype, stride: 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_files_reach_the_gpu_to_the_bit(tmp_path: Path, dtype: str) -> None:
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES), dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SIZES), dtype=torch.bfloat16).save_pretrained(
+        tmp_path
+    )
     card = BackboneCard(name="m", path=str(tmp_path), tokenizer="unused", dtype=dtype)
     there, here = build_backbone(card, None, device=torch.device("cuda")), build_backbone(card, None)
     assert next(there.parameters()).is_cuda and backbone_checksum(there) == backbone_checksum(here)
@@ -42,7 +53,10 @@ def test_files_reach_the_gpu_to_the_bit(tmp_path: Path, dtype: str) -> None:
 def test_dummy_numbers_are_the_same_on_the_gpu_offloaded_and_in_parts(dtype: torch.dtype) -> None:
     source = DummySource({}, 3, torch.device("cuda"))
     there = torch.empty(2_500_000, dtype=dtype, device="cuda")
-    offloaded, part = torch.empty(2_500_000, dtype=dtype, pin_memory=True), torch.empty(999_999, dtype=dtype, device="cuda")
+    offloaded, part = (
+        torch.empty(2_500_000, dtype=dtype, pin_memory=True),
+        torch.empty(999_999, dtype=dtype, device="cuda"),
+    )
     source.read("w", 0, there)
     source.read("w", 0, offloaded)
     source.read("w", 1_000_001, part)
@@ -52,6 +66,11 @@ def test_dummy_numbers_are_the_same_on_the_gpu_offloaded_and_in_parts(dtype: tor
 
 
 def test_a_dummy_backbone_comes_from_its_seed() -> None:
-    card = BackboneCard(name="m", random={"model_type": "llama", **SIZES}, tokenizer="unused", dtype="bfloat16", dummy=True)
-    sums = [backbone_checksum(build_backbone(c, None, device=torch.device("cuda"))) for c in (card, card, replace(card, seed=1))]
+    card = BackboneCard(
+        name="m", random={"model_type": "llama", **SIZES}, tokenizer="unused", dtype="bfloat16", dummy=True
+    )
+    sums = [
+        backbone_checksum(build_backbone(c, None, device=torch.device("cuda")))
+        for c in (card, card, replace(card, seed=1))
+    ]
     assert sums[0] == sums[1] != sums[2]

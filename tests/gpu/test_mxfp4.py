@@ -8,7 +8,9 @@ from backbones import mxfp4_kernel
 from backbones.embedding_rows import RowsFromFile
 from backbones.mxfp4 import Mxfp4Experts, dequantise, quantise
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the MXFP4 kernel and grouped products are NOT tested on one")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU: the MXFP4 kernel and grouped products are NOT tested on one"
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -22,7 +24,14 @@ def test_the_kernel_widens_to_the_bit(dtype) -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_experts_in_bf16_equal_fp64(fused: bool) -> None:
-    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_local_experts": 8, "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     g = torch.Generator().manual_seed(0)
     packed = Mxfp4Experts(AutoConfig.for_model("gpt_oss", **sizes))
     for name in ("gate_up_proj", "down_proj"):
@@ -30,7 +39,10 @@ def test_experts_in_bf16_equal_fp64(fused: bool) -> None:
         blocks, scales = quantise(0.05 * torch.randn(shape, generator=g))
         getattr(packed, f"{name}_blocks").data, getattr(packed, f"{name}_scales").data = blocks, scales
         getattr(packed, f"{name}_bias").data = torch.randn(shape[:2], generator=g).bfloat16().double()
-    x, share = torch.randn(100, 256, generator=g).bfloat16().double(), torch.rand(100, 2, generator=g).bfloat16().double()
+    x, share = (
+        torch.randn(100, 256, generator=g).bfloat16().double(),
+        torch.rand(100, 2, generator=g).bfloat16().double(),
+    )
     experts = torch.stack([torch.randperm(7, generator=g)[:2] for _ in range(100)])  # the eighth sees no token
     weights = torch.randn(100, 256, generator=g).bfloat16().double()
     outs = []
@@ -41,7 +53,12 @@ def test_experts_in_bf16_equal_fp64(fused: bool) -> None:
             getattr(module, name).data = getattr(module, name).data.to(dtype)
         inputs = [t.to(device, dtype).requires_grad_() for t in (x, share)]
         out = module(inputs[0], experts.to(device), inputs[1])
-        outs.append([t.double().cpu() for t in (out.detach(), *torch.autograd.grad((out * weights.to(device, dtype)).sum(), inputs))])
+        outs.append(
+            [
+                t.double().cpu()
+                for t in (out.detach(), *torch.autograd.grad((out * weights.to(device, dtype)).sum(), inputs))
+            ]
+        )
     for exact, found in zip(*outs, strict=True):
         assert (found - exact).norm() / exact.norm() <= 2e-2
 

@@ -1,4 +1,6 @@
-"""``deterministic: true`` on a GPU: two backward passes over long notes give equal bits. Skipped, and said so, without one."""
+"""``deterministic: true`` on a GPU: two backward passes over long notes give equal bits. Skipped, and said so,
+without one.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank, SoftPromptBank
 from tests.gpu.small_models import EXPERTS, SIZES
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: equal bits from run to run are NOT tested")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU: equal bits from run to run are NOT tested"
+)
 
 DEVICE = "cuda"
 LENGTHS = [700, 3000, 1501, 2047, 2900, 701, 1024]  # of long notes, whose gradients are sums of many parts
@@ -37,13 +41,18 @@ def test_attention_of_long_notes(sink: float | None, window: int | None) -> None
         assert all(torch.equal(a, b) for a, b in zip(passes[0], other, strict=True))
 
 
-@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize(
+    "config", [{"model_type": "llama"}, {"model_type": "gpt_oss", **EXPERTS}], ids=lambda c: c["model_type"]
+)
 def test_a_prompts_gradient_of_a_whole_distillation(config: dict) -> None:
     """Answers, the teacher's distributions and its hidden states, through every layer and the head."""
     card = BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16")
     backbone = ShardedBackbone(card, "", torch.device(DEVICE))
     g, grads = torch.Generator().manual_seed(0), []
-    start_SLD, tokens = torch.randn(1, 100, 256, generator=g), torch.randint(0, 512, (max(LENGTHS),), generator=g).tolist()
+    start_SLD, tokens = (
+        torch.randn(1, 100, 256, generator=g),
+        torch.randint(0, 512, (max(LENGTHS),), generator=g).tolist(),
+    )
     teachers = SoftPromptBank(torch.randn(2, 100, 256, generator=g)).requires_grad_(False).to(DEVICE)
     weights = LossWeights(kl=0.9, hidden=0.7, temperature=1.5)
     items = [Item(b % 2, Sample(tokens[: size - 20], tokens[-20:]), 1.0) for b, size in enumerate(LENGTHS)]

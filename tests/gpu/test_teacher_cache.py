@@ -11,7 +11,9 @@ from engine.teacher_cache import KeptTeachers
 from engine.teacher_files import Said
 from prompt_modules import TeacherStates
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: pinned copies of teachers' states are NOT tested")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU: pinned copies of teachers' states are NOT tested"
+)
 
 
 def states_of(n: int, seed: int) -> TeacherStates:

@@ -29,8 +29,16 @@ def test_shellcheck_has_nothing_to_say(project: Path) -> None:
 
 
 def test_there_is_a_script_for_each_part_of_the_job() -> None:
-    assert {p.name for p in SCRIPTS.iterdir()} == {"adapt.sbatch", "benchmark.sbatch", "common.sh", "distill.sbatch", "evaluate.sbatch", "pipeline.sh",
-                                               "report.sbatch", "study.sbatch"}
+    assert {p.name for p in SCRIPTS.iterdir()} == {
+        "adapt.sbatch",
+        "benchmark.sbatch",
+        "common.sh",
+        "distill.sbatch",
+        "evaluate.sbatch",
+        "pipeline.sh",
+        "report.sbatch",
+        "study.sbatch",
+    }
 
 
 @pytest.mark.parametrize("script", JOBS, ids=lambda p: p.name)
@@ -38,13 +46,17 @@ def test_a_job_script_says_how_to_run_it_and_stops_at_the_first_error(script: Pa
     lines = script.read_text().splitlines()
     comment = [line for line in lines[1:] if line.startswith("#") and not line.startswith(("#SBATCH", "##SBATCH"))]
     assert any(f"sbatch launch_scripts/{script.name} " in line for line in comment)
-    assert "set -euo pipefail" in lines and "#SBATCH --open-mode=append" in lines and "#SBATCH --output=%x-%j.out" in lines
+    assert (
+        "set -euo pipefail" in lines and "#SBATCH --open-mode=append" in lines and "#SBATCH --output=%x-%j.out" in lines
+    )
     (mode,) = set(re.findall(r"run_ranks (\w+)", script.read_text()))
     assert mode in MODES
     assert script.stat().st_mode & 0o100
 
 
-@pytest.mark.parametrize("script", [p for p in JOBS if p.name not in ("benchmark.sbatch", "report.sbatch")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "script", [p for p in JOBS if p.name not in ("benchmark.sbatch", "report.sbatch")], ids=lambda p: p.name
+)
 def test_jobs_that_train_can_be_requeued_and_are_warned_of_their_time_limit(script: Path) -> None:
     text = script.read_text()
     assert "#SBATCH --requeue" in text and "#SBATCH --signal=USR1@180" in text
@@ -54,7 +66,13 @@ def test_jobs_that_train_can_be_requeued_and_are_warned_of_their_time_limit(scri
 def test_without_its_arguments_a_script_says_what_it_wants(script: Path, project: Path, tmp_path: Path) -> None:
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho node1\n")
     (tmp_path / "scontrol").chmod(0o755)
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(project), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "USER": "me"}
+    env = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "SLURM_SUBMIT_DIR": str(project),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node1",
+        "USER": "me",
+    }
     done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode != 0 and f"usage: sbatch launch_scripts/{script.name}" in done.stderr
 
@@ -90,10 +108,17 @@ def job(tmp_path: Path) -> Run:
 
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
         env = {
-            "PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path / "project"), "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NODELIST": "node1", "SLURM_NNODES": "1", "USER": "me", "VENV": str(tmp_path / "venv"),
-            "LOCAL_DISK": str(tmp_path / "disk"), "RECORD": str(tmp_path / "record"), **environment,
-        }  # fmt: skip
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path / "project"),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "node1",
+            "SLURM_NNODES": "1",
+            "USER": "me",
+            "VENV": str(tmp_path / "venv"),
+            "LOCAL_DISK": str(tmp_path / "disk"),
+            "RECORD": str(tmp_path / "record"),
+            **environment,
+        }
         script = ["bash", str(SCRIPTS / "distill.sbatch"), "config.yaml"]
         return subprocess.run(script, env=env, capture_output=True, text=True, timeout=30)
 
@@ -163,10 +188,20 @@ def test_what_was_compiled_is_not_taken_from_a_folder_of_others(job: Run, tmp_pa
 
 
 STALE = {
-    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "NODE_RANK": "1", "GROUP_RANK": "1",
-    "ROLE_RANK": "3", "GROUP_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "old", "TORCHELASTIC_USE_AGENT_STORE": "True",
-    "MASTER_ADDR": "old", "MASTER_PORT": "1", "PET_NNODES": "2",
-}  # fmt: skip
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "3",
+    "LOCAL_WORLD_SIZE": "8",
+    "NODE_RANK": "1",
+    "GROUP_RANK": "1",
+    "ROLE_RANK": "3",
+    "GROUP_WORLD_SIZE": "2",
+    "TORCHELASTIC_RUN_ID": "old",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "MASTER_ADDR": "old",
+    "MASTER_PORT": "1",
+    "PET_NNODES": "2",
+}
 
 
 def test_what_a_launcher_left_in_the_submitting_shell_does_not_reach_the_ranks(job: Run, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ def naive_kl(teacher: Tensor, student: Tensor, temperature: float) -> list[float
 
 def test_cross_entropy_is_minus_log_p_of_the_label() -> None:
     wanted = [-math.log(softmax(row, 1)[label]) for row, label in zip(STUDENT.tolist(), LABELS.tolist(), strict=True)]
-    torch.testing.assert_close(cross_entropy(STUDENT, LABELS), torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        cross_entropy(STUDENT, LABELS), torch.tensor(wanted, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])
@@ -59,7 +61,10 @@ def test_gradient_of_kl_is_t_times_the_difference_of_probabilities(temperature: 
 
 def test_the_hidden_term_is_a_mean_over_d() -> None:
     terms = distillation_terms(STUDENT, TEACHER, STUDENT_H, TEACHER_H, LABELS, 1.0)
-    wanted = [sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) / D for a, b in zip(STUDENT_H.tolist(), TEACHER_H.tolist(), strict=True)]
+    wanted = [
+        sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) / D
+        for a, b in zip(STUDENT_H.tolist(), TEACHER_H.tolist(), strict=True)
+    ]
     torch.testing.assert_close(terms.hidden_N, torch.tensor(wanted, dtype=torch.float64), rtol=1e-13, atol=0)
     assert terms.ce_N.shape == terms.kl_N.shape == terms.hidden_N.shape == (N,)
 

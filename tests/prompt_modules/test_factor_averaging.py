@@ -33,7 +33,11 @@ def mean_update(cols_KLR: Tensor, rows_KRD: Tensor) -> Tensor:
 @pytest.mark.parametrize("n_rows", [1, 3, 21])
 @pytest.mark.parametrize("how", ["mean_factors", "mean_product", "ones"])
 def test_all_ones_average_to_exactly_ones(how: str, n_rows: int, rank: int) -> None:
-    cols_LR, rows_RD = average_factors(*identity_factors(n_rows, 100, rank, 64, generator()), how, identity_factors(1, 100, rank, 64, generator())[0][0])
+    cols_LR, rows_RD = average_factors(
+        *identity_factors(n_rows, 100, rank, 64, generator()),
+        how,
+        identity_factors(1, 100, rank, 64, generator())[0][0],
+    )
     assert cols_LR.shape == (100, rank) and rows_RD.shape == (rank, 64)
     assert torch.equal(cols_LR @ rows_RD, torch.ones(100, 64))
     if how != "mean_factors":  # a sum of draws over three rows, divided by three, is rounded

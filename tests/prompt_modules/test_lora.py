@@ -12,10 +12,14 @@ ROWS, SIZES = [2, 0, 4], [3, 1, 7]  # bank rows of the samples' stretches, and t
 
 def bank() -> LoraBank:
     g = torch.Generator().manual_seed(0)
-    return LoraBank(torch.zeros(5, 0, 8), {"a.q": torch.randn(5, 4, 8, generator=g)}, {"a.q": torch.randn(5, 16, 4, generator=g)})
+    return LoraBank(
+        torch.zeros(5, 0, 8), {"a.q": torch.randn(5, 4, 8, generator=g)}, {"a.q": torch.randn(5, 16, 4, generator=g)}
+    )
 
 
-def step(x: Tensor, weights: Tensor, grouped: bool, monkeypatch: pytest.MonkeyPatch, spoiled: bool = False) -> list[Tensor]:
+def step(
+    x: Tensor, weights: Tensor, grouped: bool, monkeypatch: pytest.MonkeyPatch, spoiled: bool = False
+) -> list[Tensor]:
     """Output, the gradient of the inputs, and of all rows of A and B."""
     monkeypatch.setattr(lora, "_grouped", lambda *_: grouped)
     own, given = bank(), x.clone().requires_grad_()
@@ -55,11 +59,19 @@ def test_a_nan_stays_its_own_task_s(grouped: bool, monkeypatch: pytest.MonkeyPat
     x, weights = torch.randn(1, 11, 8, generator=g), torch.randn(1, 11, 16, generator=g)
     out, dx, down, up = step(x, weights, grouped, monkeypatch, spoiled=True)
     assert out[0, 3].isnan().all() and not out[0, [0, 1, 2, *range(4, 11)]].isnan().any()
-    assert not dx[0, [0, 1, 2, *range(4, 11)]].isnan().any() and not down[[2, 4]].isnan().any() and not up[[2, 4]].isnan().any()
+    assert (
+        not dx[0, [0, 1, 2, *range(4, 11)]].isnan().any()
+        and not down[[2, 4]].isnan().any()
+        and not up[[2, 4]].isnan().any()
+    )
 
 
-@pytest.mark.parametrize("dtype, rank, wanted", [(torch.bfloat16, 16, True), (torch.bfloat16, 4, False), (torch.float32, 16, False)])
-def test_where_products_are_grouped(dtype: torch.dtype, rank: int, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "dtype, rank, wanted", [(torch.bfloat16, 16, True), (torch.bfloat16, 4, False), (torch.float32, 16, False)]
+)
+def test_where_products_are_grouped(
+    dtype: torch.dtype, rank: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.empty(3, 32, dtype=dtype, device="meta")
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
     assert lora._grouped(x, torch.empty(5, rank, 32, device="meta"), torch.empty(5, 64, rank, device="meta")) == wanted

@@ -1,6 +1,5 @@
 """The Triton kernels in Triton's interpreter, against eager torch: tiny, fp32. On a GPU tests/gpu runs the same."""
 
-
 import torch
 
 from prompt_modules.projection import packed_row, packed_row_reference
@@ -38,5 +37,7 @@ def test_kernels_equal_eager_torch_in_the_interpreter(interpreted) -> None:
 def test_without_a_gpu_eager_torch_runs() -> None:
     shared, cols, rows = torch.randn(1, 3, 4), torch.randn(2, 3, 1), torch.randn(2, 1, 4)
     chosen, text = torch.tensor([1]), torch.randn(5, 4)
-    assert torch.equal(packed_row(shared, cols, rows, chosen, text), packed_row_reference(shared, cols, rows, chosen, text))
+    assert torch.equal(
+        packed_row(shared, cols, rows, chosen, text), packed_row_reference(shared, cols, rows, chosen, text)
+    )
     assert packed_row(shared, cols, rows, chosen, text.bfloat16()).dtype == torch.bfloat16

@@ -41,7 +41,12 @@ def test_gradients_equal_those_of_the_formula_on_separate_tensors(n_shared: int,
     shared = [bank.shared_SLD[s].detach().clone().requires_grad_() for s in range(n_shared)]
     cols = [bank.cols_KLR[k].detach().clone().requires_grad_() for k in range(K)]
     rows_of = [bank.rows_KRD[k].detach().clone().requires_grad_() for k in range(K)]
-    naive = torch.stack([shared[k if n_shared == K else 0] * sum(cols[k][:, r, None] * rows_of[k][None, r] for r in range(R)) for k in rows])
+    naive = torch.stack(
+        [
+            shared[k if n_shared == K else 0] * sum(cols[k][:, r, None] * rows_of[k][None, r] for r in range(R))
+            for k in rows
+        ]
+    )
     prompts = bank.prompts(torch.tensor(rows))
     torch.testing.assert_close(prompts, naive, rtol=0, atol=1e-14)
     loss_of(prompts).backward()
@@ -132,9 +137,9 @@ def test_numbers_of_one_adapted_task() -> None:
     assert decomposed(1, train_shared=False).numbers_per_row() == (L + D) * R
     assert decomposed(K).numbers_per_row() == L * D + (L + D) * R
     # the paper's setting: L = 100, d = 4096, rank 1 and P*, of an 8B model: 0.0052 %
-    assert 100 * DecomposedBank(torch.zeros(1, 100, 4096), torch.zeros(1, 100, 1), torch.zeros(1, 1, 4096)).numbers_per_row() / 8.03e9 == pytest.approx(
-        0.0052, abs=5e-5
-    )
+    assert 100 * DecomposedBank(
+        torch.zeros(1, 100, 4096), torch.zeros(1, 100, 1), torch.zeros(1, 1, 4096)
+    ).numbers_per_row() / 8.03e9 == pytest.approx(0.0052, abs=5e-5)
 
 
 def test_a_frozen_metaprompt_gets_no_gradient() -> None:

@@ -39,7 +39,11 @@ def test_further_columns_are_one_draw_shared_by_all_rows() -> None:
 
 
 def test_the_draw_depends_on_the_generator_alone_and_not_on_the_number_of_rows() -> None:
-    few, many, other = identity_factors(1, 9, 3, 4, generator()), identity_factors(7, 9, 3, 4, generator()), identity_factors(1, 9, 3, 4, generator(1))
+    few, many, other = (
+        identity_factors(1, 9, 3, 4, generator()),
+        identity_factors(7, 9, 3, 4, generator()),
+        identity_factors(1, 9, 3, 4, generator(1)),
+    )
     assert torch.equal(few[0][0], many[0][6])
     assert not torch.equal(few[0], other[0])
 
@@ -79,11 +83,16 @@ def test_an_instruction_start_holds_the_whole_instruction_last_next_to_the_text(
         embeddings_from_instruction(lambda ids: weights[ids], [], 2)
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    ("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
+)
 def test_starts_are_master_values(dtype: torch.dtype, kept: torch.dtype) -> None:
     weights = table(dtype)
     weights = weights.clone().requires_grad_()
-    for start_LD in (embeddings_from_vocabulary(lambda ids: weights[ids], [1, 2], 2, generator()), embeddings_from_text(lambda ids: weights[ids], [1], 2)):
+    for start_LD in (
+        embeddings_from_vocabulary(lambda ids: weights[ids], [1, 2], 2, generator()),
+        embeddings_from_text(lambda ids: weights[ids], [1], 2),
+    ):
         assert start_LD.dtype == kept and not start_LD.requires_grad
 
 

@@ -23,7 +23,9 @@ def gradients(seed: int, *shape: int) -> list[Tensor]:
 
 
 def expected_lr(peak: float, schedule: str, done: int, warmup: int, total: int) -> float:
-    """Written out from the definition: linear warm-up to the peak over ``warmup`` steps, then decay to zero at ``total``."""
+    """Written out from the definition: linear warm-up to the peak over ``warmup`` steps, then decay to zero at
+    ``total``.
+    """
     if done < warmup:
         return peak * (done + 1) / warmup
     if done >= total and schedule != "constant":
@@ -87,7 +89,9 @@ def test_each_row_moves_as_if_it_were_alone() -> None:
     group = RowGroup({"u": u, "v": v}, torch.tensor(lrs, dtype=torch.float64), torch.tensor(totals), 4, "cosine")
     together = RowwiseAdamW({"g": group})
     own = [(nn.Parameter(u.detach()[i : i + 1].clone()), nn.Parameter(v.detach()[i : i + 1].clone())) for i in range(k)]
-    alone = [RowwiseAdamW({"g": RowGroup({"u": p, "v": q}, lrs[i], totals[i], 4, "cosine")}) for i, (p, q) in enumerate(own)]
+    alone = [
+        RowwiseAdamW({"g": RowGroup({"u": p, "v": q}, lrs[i], totals[i], 4, "cosine")}) for i, (p, q) in enumerate(own)
+    ]
     presence = torch.rand(STEPS, k, generator=torch.Generator().manual_seed(5)) < torch.tensor([1.0, 0.5, 0.3, 0.8])
     for step, (du, dv) in enumerate(zip(gradients(1, k, 5, 2), gradients(2, k, 2, 3), strict=True)):
         here = presence[step]
@@ -157,12 +161,18 @@ def test_groups_are_clipped_and_counted_apart_and_gradients_are_cleared() -> Non
     optimizer = RowwiseAdamW({"shared": RowGroup({"s": shared}, 0.1, 9), "task": RowGroup({"t": own}, 0.2, 9)})
     shared.grad, own.grad = torch.full_like(shared, 30.0), torch.full_like(own, 0.01)
     reports = optimizer.step({"shared": torch.tensor([True]), "task": torch.tensor([False, True])})
-    assert reports["shared"].grad_norm_K.item() == pytest.approx(60) and reports["task"].grad_norm_K.tolist() == pytest.approx([0.02, 0.02])
+    assert reports["shared"].grad_norm_K.item() == pytest.approx(60) and reports[
+        "task"
+    ].grad_norm_K.tolist() == pytest.approx([0.02, 0.02])
     assert shared.grad is None and own.grad is None
     assert optimizer.groups["shared"].steps_K.tolist() == [1] and optimizer.groups["task"].steps_K.tolist() == [0, 1]
     # the small gradient was not scaled by the large one's clip: its first moment is a tenth of it
-    torch.testing.assert_close(optimizer.groups["task"].moments["t"][0][1], torch.full((4,), 0.001, dtype=torch.float64))
-    torch.testing.assert_close(optimizer.groups["shared"].moments["s"][0][0], torch.full((4,), 0.05, dtype=torch.float64))
+    torch.testing.assert_close(
+        optimizer.groups["task"].moments["t"][0][1], torch.full((4,), 0.001, dtype=torch.float64)
+    )
+    torch.testing.assert_close(
+        optimizer.groups["shared"].moments["s"][0][0], torch.full((4,), 0.05, dtype=torch.float64)
+    )
 
 
 def test_no_gradient_at_all_moves_nothing_on_the_first_step() -> None:
@@ -178,13 +188,17 @@ def test_fp32_parameters_keep_fp32_moments() -> None:
     one_step(RowwiseAdamW({"g": group}), {"u": draw(1, 2, 4).float()}, [True, True])
     assert u.dtype == torch.float32 and all(m.dtype == torch.float32 for m in group.moments["u"])
     # Adam's first step is the learning rate along the gradient's sign
-    torch.testing.assert_close(u.detach(), draw(0, 2, 4).float() - 0.1 * draw(1, 2, 4).float().sign(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        u.detach(), draw(0, 2, 4).float() - 0.1 * draw(1, 2, 4).float().sign(), rtol=0, atol=1e-5
+    )
 
 
 def test_state_round_trip_continues_identically() -> None:
     def fresh() -> tuple[nn.Parameter, RowwiseAdamW]:
         u = nn.Parameter(draw(0, 3, 4))
-        return u, RowwiseAdamW({"g": RowGroup({"u": u}, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([20, 30, 40]), 3, "linear")})
+        return u, RowwiseAdamW(
+            {"g": RowGroup({"u": u}, torch.tensor([0.1, 0.2, 0.3]), torch.tensor([20, 30, 40]), 3, "linear")}
+        )
 
     def run(u: nn.Parameter, optimizer: RowwiseAdamW, steps: range) -> None:
         for s in steps:
@@ -209,7 +223,9 @@ def test_state_round_trip_continues_identically() -> None:
     resumed.load_state_dict(kept)
     run(second, resumed, range(12, 25))
     assert torch.equal(second, whole)
-    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), optimizer.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), optimizer.state_dict().values(), strict=True)
+    )
 
 
 def test_a_foreign_state_is_refused() -> None:

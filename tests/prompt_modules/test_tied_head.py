@@ -11,8 +11,16 @@ V, D, N = 97, 12, 11
 @pytest.fixture
 def drawn():
     g = torch.Generator().manual_seed(0)
-    weight, student, teacher = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((V, D), (N, D), (N, D)))
-    return 0.7 * weight, student, student + 0.4 * teacher, torch.randint(0, V, (N,), generator=g), torch.rand(N, generator=g, dtype=torch.float64)
+    weight, student, teacher = (
+        torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((V, D), (N, D), (N, D))
+    )
+    return (
+        0.7 * weight,
+        student,
+        student + 0.4 * teacher,
+        torch.randint(0, V, (N,), generator=g),
+        torch.rand(N, generator=g, dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -24,7 +32,9 @@ def test_terms_and_gradient_equal_autograd_through_whole_logits(drawn, temperatu
     terms = distillation_terms(student @ weight.T, teacher @ weight.T, student, teacher, labels, temperature)
     ((terms.ce_N + 0.9 * terms.kl_N + 0.6 * terms.hidden_N) * weights).sum().backward()
     given = teacher if kept == "hidden states" else teacher_states(weight, teacher, temperature, chunk_bytes)
-    found = tied_head_loss(weight, student.detach(), given, labels, weights, 0.9, 0.6, temperature, chunk_bytes=chunk_bytes)
+    found = tied_head_loss(
+        weight, student.detach(), given, labels, weights, 0.9, 0.6, temperature, chunk_bytes=chunk_bytes
+    )
     for a, b in zip(found[:3], terms, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-11, atol=1e-12)
     assert (found.gradient_ND - student.grad).norm() <= 1e-12 * student.grad.norm()
@@ -62,7 +72,9 @@ def test_a_bf16_head_gives_the_gradient_to_two_in_a_thousand(confidence, p_label
     weight = (torch.randn(vocabulary, hidden, generator=g) * 0.06).bfloat16()
     labels = torch.randint(0, vocabulary, (n,), generator=g)
     towards = weight[labels].float()
-    teacher = torch.randn(n, hidden, generator=g) * 0.3 + towards * (confidence + 4) / towards.square().sum(1, keepdim=True)
+    teacher = torch.randn(n, hidden, generator=g) * 0.3 + towards * (confidence + 4) / towards.square().sum(
+        1, keepdim=True
+    )
     student = (teacher + torch.randn(n, hidden, generator=g) * 0.1).bfloat16()
     teacher = teacher.bfloat16()
     wide = weight.double()
@@ -77,5 +89,9 @@ def test_a_bf16_head_gives_the_gradient_to_two_in_a_thousand(confidence, p_label
     print(f"p(y) {p_label}, of the teacher {kept}: {error:.1e}")
     assert error <= 2e-3
     if kept == "summary" and p_label == 0.9996:  # the remedy is needed
-        as_written = (1 + lam) * p_s.bfloat16().float() @ weight.float() - towards - lam * (given.shift_ND + weight[given.first_N].float())
+        as_written = (
+            (1 + lam) * p_s.bfloat16().float() @ weight.float()
+            - towards
+            - lam * (given.shift_ND + weight[given.first_N].float())
+        )
         assert ((as_written - exact).norm() / exact.norm()).item() > 1.0

@@ -1,4 +1,6 @@
-"""One cluster for all tests of this folder, and runs that nobody disturbed to compare with. Nothing may be left behind by any test."""
+"""One cluster for all tests of this folder, and runs that nobody disturbed to compare with. Nothing may be left
+behind by any test.
+"""
 
 import os
 import shutil
@@ -28,7 +30,10 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if left:
         cluster.call("scancel", "-u", "root")
         cluster.until(lambda: not cluster.call("squeue", "-h").strip(), "jobs cannot be cancelled")
-    cluster.until(lambda: not any(cluster.processes(node, "train.py") for node in cluster.nodes), "processes are left on the nodes")
+    cluster.until(
+        lambda: not any(cluster.processes(node, "train.py") for node in cluster.nodes),
+        "processes are left on the nodes",
+    )
     assert not left, left
 
 

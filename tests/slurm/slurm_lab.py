@@ -1,7 +1,8 @@
 """A SLURM of three nodes on this machine, jobs on it, and what can befall them: power, cables, signals.
 
-SLURM_LAB_SCRIPTS names a folder with slurm-up.sh and slurm-down.sh, which bring a controller and nodes up (root, Debian's slurm packages).
-Without them the tests are skipped, and say so; the longer ones too, unless SLURM_LONG is set (`make test-slurm` does).
+SLURM_LAB_SCRIPTS names a folder with slurm-up.sh and slurm-down.sh, which bring a controller and nodes up (root,
+Debian's slurm packages). Without them the tests are skipped, and say so; the longer ones too, unless SLURM_LONG is set
+(`make test-slurm` does).
 """
 
 import os
@@ -18,8 +19,20 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT, BIN = Path(__file__).resolve().parents[2], Path(sys.executable).parent
-SMALL = ["--teach.steps=6", "--teach.eval_every=3", "--teach.examples=2", "--distill.steps=200", "--distill.batch=6", "--checkpoint.every=50", "--log.every=2",
-         "--data.max_train=12", "--data.max_validation=4", "--data.max_test=4", "--evaluate.max_new_tokens=4", "--log.tensorboard=false"]  # fmt: skip
+SMALL = [
+    "--teach.steps=6",
+    "--teach.eval_every=3",
+    "--teach.examples=2",
+    "--distill.steps=200",
+    "--distill.batch=6",
+    "--checkpoint.every=50",
+    "--log.every=2",
+    "--data.max_train=12",
+    "--data.max_validation=4",
+    "--data.max_test=4",
+    "--evaluate.max_new_tokens=4",
+    "--log.tensorboard=false",
+]
 NODES = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-task=0", "--cpus-per-task=1", "--mem=0", "--time=10"]
 ONE_NODE = ["--nodes=1", "--ntasks-per-node=2", *NODES[2:]]
 LONGER = "--distill.steps=400"
@@ -40,8 +53,16 @@ class Cluster:
             del self.env[name]
         up = subprocess.run([str(scripts / "slurm-up.sh")], env=self.env, capture_output=True, text=True, timeout=60)
         if up.returncode:  # namespaces are not to be had everywhere
-            pytest.skip(f"no SLURM can be brought up here ({up.stderr.strip()[-200:]}): the job scripts are NOT tested on SLURM")
-        own = {"VENV": str(BIN.parent), "PROJECT": str(ROOT), "LOCAL_DISK": str(lab), "USER": "root", "OMP_NUM_THREADS": "1"}
+            pytest.skip(
+                f"no SLURM can be brought up here ({up.stderr.strip()[-200:]}): the job scripts are NOT tested on SLURM"
+            )
+        own = {
+            "VENV": str(BIN.parent),
+            "PROJECT": str(ROOT),
+            "LOCAL_DISK": str(lab),
+            "USER": "root",
+            "OMP_NUM_THREADS": "1",
+        }
         self.env |= own | {"PATH": f"{lab / 'bin'}:{self.env['PATH']}"}
 
     def down(self) -> None:
@@ -88,14 +109,17 @@ class Cluster:
             time.sleep(0.3)
         return output.read_text() if output and output.exists() else ""
 
-    # ---- machines ------------------------------------------------------------------------------------------------------------
+    # ---- machines
+    # ------------------------------------------------------------------------------------------------------------
 
     def pid(self, box: str) -> str:
         return (self.lab / f"run/{box}.pid").read_text().strip()
 
     def processes(self, node: str, of: str) -> list[tuple[int, str]]:
         """Those of a node whose command line holds ``of``: pid as the node sees it, command line."""
-        listed = subprocess.run(["nsenter", "-t", self.pid(node), "-p", "-m", "ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+        listed = subprocess.run(
+            ["nsenter", "-t", self.pid(node), "-p", "-m", "ps", "-eo", "pid=,args="], capture_output=True, text=True
+        ).stdout
         return [(int(line.split()[0]), line.split(maxsplit=1)[1]) for line in listed.splitlines() if of in line]
 
     def kill(self, node: str, pid: int, signal: str = "KILL") -> None:
@@ -107,7 +131,13 @@ class Cluster:
     def power_on(self, node: str) -> None:
         # a signal still under way to the dead node would hit what runs there next
         self.until(lambda: re.search(r"Agent queue size:\s+0\b", self.call("sdiag")), "signals stay under way")
-        subprocess.run([str(self.scripts / "slurm-up.sh"), "node", node.removeprefix("node")], env=self.env, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            [str(self.scripts / "slurm-up.sh"), "node", node.removeprefix("node")],
+            env=self.env,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
         self.ready(node)
 
     def cable(self, node: str, state: str) -> None:
@@ -116,21 +146,35 @@ class Cluster:
 
     def ready(self, *nodes: str) -> None:
         for node in nodes:
-            self.until(lambda n=node: self.call("sinfo", "-h", "-N", "-n", n, "-o", "%T").strip() == "idle", f"{node} never was idle")
+            self.until(
+                lambda n=node: self.call("sinfo", "-h", "-N", "-n", n, "-o", "%T").strip() == "idle",
+                f"{node} never was idle",
+            )
 
 
 def start() -> Cluster:
     """Skips the test where that cannot be."""
-    scripts, missing = os.environ.get("SLURM_LAB_SCRIPTS"), [p for p in ("slurmctld", "slurmd", "munged") if not shutil.which(p, path="/usr/sbin:/usr/bin")]
+    scripts, missing = (
+        os.environ.get("SLURM_LAB_SCRIPTS"),
+        [p for p in ("slurmctld", "slurmd", "munged") if not shutil.which(p, path="/usr/sbin:/usr/bin")],
+    )
     if not scripts or os.geteuid() != 0 or missing:
-        why = "SLURM_LAB_SCRIPTS is not set" if not scripts else "needs root" if os.geteuid() else f"{', '.join(missing)} not installed"
+        why = (
+            "SLURM_LAB_SCRIPTS is not set"
+            if not scripts
+            else "needs root"
+            if os.geteuid()
+            else f"{', '.join(missing)} not installed"
+        )
         pytest.skip(f"{why}: the job scripts are NOT tested on SLURM")
     return Cluster(Path("/tmp") / f"lab{os.getpid()}", Path(scripts))  # short: a socket lies in it
 
 
 def distill(place: Path, name: str, *more: str) -> list[str]:
     """Arguments of distill.sbatch: small, in a run directory of its own."""
-    given = [flag for flag in SMALL if not flag.startswith(tuple(m.split("=")[0] + "=" for m in more))] if more else SMALL
+    given = (
+        [flag for flag in SMALL if not flag.startswith(tuple(m.split("=")[0] + "=" for m in more))] if more else SMALL
+    )
     return ["configs/demo/distill.yaml", f"--data.cache={place / 'cache'}", f"--run_dir={place / name}", *given, *more]
 
 
@@ -142,6 +186,8 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     """Final prompts to the bit, and curves that neither lack a step nor double back."""
     ours, theirs = prompts(run), prompts(undisturbed)
     assert ours.keys() == theirs.keys() and all(ours[n].equal(theirs[n]) for n in ours)
-    steps = [[line.split(",")[0] for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, undisturbed)]
+    steps = [
+        [line.split(",")[0] for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, undisturbed)
+    ]
     assert steps[0] == steps[1]
     assert (run / "COMPLETED").exists() and not (run / "STOPPED").exists()

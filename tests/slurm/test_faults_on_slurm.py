@@ -1,4 +1,6 @@
-"""What befalls a job on a cluster: a node loses power, a cable is cut while the job goes on elsewhere, a rank is killed, time runs out."""
+"""What befalls a job on a cluster: a node loses power, a cable is cut while the job goes on elsewhere, a rank is
+killed, time runs out.
+"""
 
 import json
 import time
@@ -10,7 +12,9 @@ from slurm_lab import LONG, LONGER, NODES, ONE_NODE, Cluster, assert_same, disti
 pytestmark = LONG
 
 
-def test_a_node_without_power_is_replaced_and_the_outcome_is_the_same_to_the_bit(cluster: Cluster, whole: Path, place: Path) -> None:
+def test_a_node_without_power_is_replaced_and_the_outcome_is_the_same_to_the_bit(
+    cluster: Cluster, whole: Path, place: Path
+) -> None:
     output = place / "power.out"
     job = cluster.submit(output, "distill.sbatch", *distill(place, "power"))
     cluster.wait_for_line("distill 60/200", output)
@@ -47,11 +51,15 @@ def test_a_job_cut_off_alive_does_not_hurt_its_successor(cluster: Cluster, longe
         cluster.wait_for_line("distill: resumed at step", output)
         for pid in paused:
             cluster.kill(node, pid, "CONT")
-        cluster.wait_for_line("opened by another job since", output)  # the old job says so while its node is still cut off
+        cluster.wait_for_line(
+            "opened by another job since", output
+        )  # the old job says so while its node is still cut off
     finally:
         cluster.cable(node, "up")
     cluster.wait_for(job, "COMPLETED", output)
-    assert cluster.shown(job, "Restarts") == owner(run)["restart"] == "1"  # the old srun, back on the network, has not ended the new ranks' step
+    assert (
+        cluster.shown(job, "Restarts") == owner(run)["restart"] == "1"
+    )  # the old srun, back on the network, has not ended the new ranks' step
     assert_same(run, longer)
     cluster.ready(node)
 
@@ -65,7 +73,13 @@ def test_a_killed_rank_ends_the_job_at_once_by_name_and_the_pipeline_behind_it(c
         configs.append(base / f"{mode}.yaml")
         configs[-1].write_text(Path(f"configs/demo/{mode}.yaml").read_text().replace("runs/demo", str(base)))
     flags = [f for f in distill(place, "")[3:] if not f.startswith("--data.max")]
-    text = cluster.call("launch_scripts/pipeline.sh", *map(str, configs), *flags, f"--data.cache={place / 'cache'}", SBATCH_OPTIONS=options)
+    text = cluster.call(
+        "launch_scripts/pipeline.sh",
+        *map(str, configs),
+        *flags,
+        f"--data.cache={place / 'cache'}",
+        SBATCH_OPTIONS=options,
+    )
     jobs = dict(line.split(": job ") for line in text.splitlines() if ": job " in line)
     jobs = {name: job.split(",")[0] for name, job in jobs.items()}
     assert list(jobs) == ["distill", "adapt", "evaluate", "report"]
@@ -77,7 +91,9 @@ def test_a_killed_rank_ends_the_job_at_once_by_name_and_the_pipeline_behind_it(c
     killed = time.monotonic()
     text = cluster.wait_for(jobs["distill"], "FAILED", output)
     assert time.monotonic() - killed < 15
-    assert f"{node}: task 1: Killed" in text and "not requeued; submit it again to go on from the last checkpoint" in text
+    assert (
+        f"{node}: task 1: Killed" in text and "not requeued; submit it again to go on from the last checkpoint" in text
+    )
     cluster.until(lambda: cluster.call("squeue", "-h").strip() == "", "the parts that waited for it are still there")
     assert [cluster.state(jobs[name]) for name in ("adapt", "evaluate", "report")] == ["CANCELLED"] * 3
 
@@ -88,7 +104,9 @@ def test_a_pipeline_ends_when_a_part_of_it_is_cancelled(cluster: Cluster, place:
     jobs: list[str] = []
     for part in range(4):
         given = [o.format(jobs[-1]) for o in options] if jobs else NODES
-        jobs.append(cluster.submit(place / f"part{part}.out", "distill.sbatch", *distill(place, "cancelled"), options=given))
+        jobs.append(
+            cluster.submit(place / f"part{part}.out", "distill.sbatch", *distill(place, "cancelled"), options=given)
+        )
     cluster.wait_for(jobs[0], "RUNNING")
     cluster.call("scancel", jobs[0])
     cluster.until(lambda: cluster.call("squeue", "-h").strip() == "", "parts of it are left")
@@ -96,12 +114,18 @@ def test_a_pipeline_ends_when_a_part_of_it_is_cancelled(cluster: Cluster, place:
     assert cluster.shown(jobs[0], "Restarts") == "0"
 
 
-def test_a_job_out_of_time_saves_is_requeued_and_equals_one_with_time_enough(cluster: Cluster, longer: Path, place: Path) -> None:
+def test_a_job_out_of_time_saves_is_requeued_and_equals_one_with_time_enough(
+    cluster: Cluster, longer: Path, place: Path
+) -> None:
     output = place / "time.out"
     took = (longer / "COMPLETED").stat().st_mtime - (longer / "begun").stat().st_mtime
     minutes = int(took // 60) + 1
     # SLURM looks every half minute, and ahead: the signal comes up to 30 s before it was asked for
-    options = [*[o for o in ONE_NODE if not o.startswith("--time")], f"--time={minutes}", f"--signal=USR1@{int(60 * minutes - 0.8 * took)}"]
+    options = [
+        *[o for o in ONE_NODE if not o.startswith("--time")],
+        f"--time={minutes}",
+        f"--signal=USR1@{int(60 * minutes - 0.8 * took)}",
+    ]
     job = cluster.submit(output, "distill.sbatch", *distill(place, "time", LONGER), options=options)
     text = cluster.wait_for(job, "COMPLETED", output)
     assert "as asked; the same command goes on from there" in text and f"requeued as {job} (restart 1" in text

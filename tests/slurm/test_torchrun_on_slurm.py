@@ -1,4 +1,6 @@
-"""LAUNCHER=torchrun: one node, one task, as many ranks as it has GPUs. SLURM's signals reach the ranks, never torchrun, which would orphan them."""
+"""LAUNCHER=torchrun: one node, one task, as many ranks as it has GPUs. SLURM's signals reach the ranks, never
+torchrun, which would orphan them.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,9 @@ TORCHRUN = [*ONE_NODE, "--export=ALL,LAUNCHER=torchrun"]
 
 
 @pytest.mark.parametrize("how", ["scancel", "scancel all"])
-def test_stopped_requeued_and_finished_equals_srun_to_the_bit(cluster: Cluster, whole: Path, place: Path, how: str) -> None:
+def test_stopped_requeued_and_finished_equals_srun_to_the_bit(
+    cluster: Cluster, whole: Path, place: Path, how: str
+) -> None:
     name = f"torchrun-{how.replace(' ', '-')}"
     output = place / f"{name}.out"
     job = cluster.submit(output, "distill.sbatch", *distill(place, name), options=TORCHRUN)
@@ -19,13 +23,19 @@ def test_stopped_requeued_and_finished_equals_srun_to_the_bit(cluster: Cluster, 
     assert len(cluster.processes(node, "torch.distributed.run")) >= 1
     cluster.call("scancel", *(["-f"] if how == "scancel all" else []), "-s", "USR1", job)
     text = cluster.wait_for(job, "COMPLETED", output)
-    assert "2 ranks" in text and "as asked; the same command goes on from there" in text and f"requeued as {job} (restart 1" in text
+    assert (
+        "2 ranks" in text
+        and "as asked; the same command goes on from there" in text
+        and f"requeued as {job} (restart 1" in text
+    )
     assert_same(place / name, whole)
 
 
 def test_a_wrong_key_ends_a_job_for_good(cluster: Cluster, place: Path) -> None:
     output = place / "torchrun-wrong.out"
-    job = cluster.submit(output, "distill.sbatch", *distill(place, "torchrun-wrong"), "--distill.stpes=3", options=TORCHRUN)
+    job = cluster.submit(
+        output, "distill.sbatch", *distill(place, "torchrun-wrong"), "--distill.stpes=3", options=TORCHRUN
+    )
     text = cluster.wait_for(job, "FAILED", output)
     assert "did you mean 'distill.steps'?" in text and "not requeued" in text
     assert "ExitCode=2:0" in cluster.call("scontrol", "show", "job", job)
@@ -40,7 +50,12 @@ def test_a_killed_rank_ends_the_job_by_name(cluster: Cluster, place: Path) -> No
     assert len(ranks) == 2
     cluster.kill(node, max(ranks))
     text = cluster.wait_for(job, "FAILED", output)
-    assert f"host      : {node}" in text and "rank      : 1" in text and "SIGKILL" in text.upper() and "not requeued" in text
+    assert (
+        f"host      : {node}" in text
+        and "rank      : 1" in text
+        and "SIGKILL" in text.upper()
+        and "not requeued" in text
+    )
 
 
 def test_a_cancelled_job_stays_cancelled(cluster: Cluster, place: Path) -> None:

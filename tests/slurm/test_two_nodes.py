@@ -11,14 +11,22 @@ from slurm_lab import BIN, LONG, ROOT, Cluster, assert_same, distill
 @LONG
 def test_two_nodes_learn_what_two_local_ranks_learn(cluster: Cluster, whole: Path, place: Path) -> None:
     config, *flags = distill(place, "local")
-    cluster.call(str(BIN / "torchrun"), "--nproc_per_node", "2", "--", "train.py", "distill", f"--config={config}", *flags)
+    cluster.call(
+        str(BIN / "torchrun"), "--nproc_per_node", "2", "--", "train.py", "distill", f"--config={config}", *flags
+    )
     for run in ("metrics.jsonl", "teachers/metrics.jsonl"):
-        ours, theirs = ([json.loads(line) for line in (p / run).read_text().splitlines()] for p in (whole, place / "local"))
-        assert [(x["step"], x["loss"], x["grad_norm"]) for x in ours] == [(x["step"], x["loss"], x["grad_norm"]) for x in theirs]
+        ours, theirs = (
+            [json.loads(line) for line in (p / run).read_text().splitlines()] for p in (whole, place / "local")
+        )
+        assert [(x["step"], x["loss"], x["grad_norm"]) for x in ours] == [
+            (x["step"], x["loss"], x["grad_norm"]) for x in theirs
+        ]
 
 
 @pytest.mark.parametrize("how", ["file", pytest.param("scancel", marks=LONG)])
-def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(cluster: Cluster, whole: Path, place: Path, how: str) -> None:
+def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(
+    cluster: Cluster, whole: Path, place: Path, how: str
+) -> None:
     output, run = place / f"{how}.out", place / how
     job = cluster.submit(output, "distill.sbatch", *distill(place, how))
     cluster.wait_for_line("distill 2/200", output)
@@ -27,14 +35,20 @@ def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(cluster: Cl
     else:
         (run / "STOP").touch()
     text = cluster.wait_for(job, "COMPLETED", output)
-    assert "as asked; the same command goes on from there" in text and f"requeued as {job} (restart 1" in text and "teachers: reused" in text
+    assert (
+        "as asked; the same command goes on from there" in text
+        and f"requeued as {job} (restart 1" in text
+        and "teachers: reused" in text
+    )
     assert text.rstrip().endswith("done")
     assert_same(run, whole)
 
 
 def test_each_node_has_its_own_copy_of_what_was_compiled_and_compiles_nothing(cluster: Cluster, whole: Path) -> None:
     built = Path(os.environ.get("TORCH_EXTENSIONS_DIR", ROOT / ".cache/torch_extensions"))
-    (mark,) = cluster.lab.glob("torch_extensions-root/*.whole")  # on the node's own disk, LOCAL_DISK; here all nodes share it
+    (mark,) = cluster.lab.glob(
+        "torch_extensions-root/*.whole"
+    )  # on the node's own disk, LOCAL_DISK; here all nodes share it
     copies = list(mark.with_suffix("").rglob("*.so"))
     assert copies
     for copy in copies:
