@@ -19,7 +19,7 @@ from backbones.mxfp4 import BLOCK
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelFootprint:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
     numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer
@@ -82,7 +82,7 @@ class Sizes:
         return 2 * sum(self.layers) + self.other + lookup + (self.head or self.embedding)
 
 
-def measure(card: BackboneCard) -> Sizes:
+def measure_footprint(card: BackboneCard) -> ModelFootprint:
     """Sizes of the card's backbone.
 
     Raises:
@@ -146,7 +146,7 @@ def measure(card: BackboneCard) -> Sizes:
         (4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
         (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)),
     )
-    return Sizes(
+    return ModelFootprint(
         numbers=parameter_count(model),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,

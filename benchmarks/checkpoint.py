@@ -17,7 +17,7 @@ from benchmarks.timing import alternate, run
 from benchmarks.workload import SHAPES, WEIGHTS, Workload
 from engine.checkpoint import Checkpoint, Saver, save
 from engine.config import CheckpointConfig
-from engine.formulation import Formulation
+from engine.formulation import ForwardBackward
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW
 
 # tasks or rows, prompt length, width, and whether the metaprompt is trained (distill) or frozen (adapt)
@@ -103,7 +103,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 def _step(device: torch.device, repeats: int) -> float:
     work = Workload(SHAPES["pocket"], "short", device)
-    student, formulation = work.student("distill"), Formulation(work.backbone, True, 4096, 0, 1)
+    student, formulation = work.student("distill"), ForwardBackward(work.backbone, True, 4096, 0, 1)
 
     def step() -> None:
         for group in formulation.micro_batches(work.items, student):

@@ -27,10 +27,10 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from backbones.fused import unfused
-from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import REGIMES, SHAPES, Workload
 from engine.choices import Choice, option_likelihoods
 from engine.generation import Answer, Greedy
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.protection import protect
 
 END = 2
@@ -278,7 +278,7 @@ def main() -> None:
 
 
 def _keep(file: Path, cases: Sequence[dict[str, Any]]) -> None:
-    made = {"machine": machine(), "versions": versions(), "commit": commit()}
+    made = {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
     name = lambda c: [c[k] for k in ("shape", "regime", "kind")]  # noqa: E731
     new = [name(c) for c in cases]
     earlier = json.loads(file.read_text())["cases"] if file.exists() else []

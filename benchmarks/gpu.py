@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import commit, machine, versions
 from engine.device_kinds import peak_here
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.protection import protect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,7 +241,7 @@ class Results:
 
     def __init__(self, file: Path, small: bool):
         self.file, self.order = file, [p.name for p in parts(small)]
-        here: dict[str, Any] = {"machine": machine(), "versions": versions(), "commit": commit()}
+        here: dict[str, Any] = {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
         self.content: dict[str, Any] = {"device": device_name(), "small": small, "parts": []}
         self.content |= {"peak_operations_per_s": peak_here("bfloat16"), "machine": here["machine"]}
         self._here = here

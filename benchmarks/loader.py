@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import save_file
 
 from backbones import BackboneCard, build_backbone
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 from backbones.sources import DummySource, Stored
-from benchmarks.machine import commit, machine, versions
 from engine import distributed
-from engine.placement import file_of
+from engine.made_on import library_versions, machine_info, source_commit
+from engine.placement import deepspeed_file_of
 from engine.protection import protect
 from engine.sharding import zero_config
 
@@ -87,9 +87,9 @@ def child(method: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     card = BackboneCard(name="loader", path=str(folder), tokenizer="none", dtype="bfloat16")
-    zero = zero_config(file_of("offload"), card, measure(card))
+    zero = zero_config(deepspeed_file_of("offload"), card, measure_footprint(card))
     keep = HfDeepSpeedConfig(zero) if method == "from_pretrained" else None
     distributed.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # peak := now
@@ -105,7 +105,7 @@ def child(method: str, folder: Path) -> None:
     every = distributed.gather_objects(
         {"seconds": seconds, "peak_bytes": peak, "shard_bytes": shards, "held_before": held}
     )
-    if distributed.place().rank == 0:
+    if distributed.dist_env().rank == 0:
         print("RESULT " + json.dumps(every), flush=True)
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     seconds = {m: [max(r["seconds"] for r in run) for run in runs] for m, runs in found.items()}
     peak = {m: max(r["peak_bytes"] for run in runs for r in run) for m, runs in found.items()}
     ratios = [b / o for o, b in zip(seconds["ours"], seconds["from_pretrained"], strict=True)]
-    largest = max(measure(BackboneCard(name="loader", path=str(a.folder), tokenizer="none")).tensors)
+    largest = max(measure_footprint(BackboneCard(name="loader", path=str(a.folder), tokenizer="none")).tensors)
     allowed = total / a.ranks + 0.1 * largest
     print(
         f"{total / 1e9:.2f} GB on {a.ranks} ranks: ours {statistics.median(seconds['ours']):.1f} s, from_pretrained "
@@ -172,9 +172,9 @@ def main() -> None:
             "seconds": seconds,
             "peak_bytes": peak,
             "runs": found,
-            "machine": machine(),
-            "versions": versions(),
-            "commit": commit(),
+            "machine": machine_info(),
+            "versions": library_versions(),
+            "commit": source_commit(),
         }
         a.output.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from backbones import BackboneCard
-from backbones.sizes import measure
-from benchmarks.machine import commit, machine, versions
+from backbones.sizes import measure_footprint
 from benchmarks.workload import MXFP4, SHAPES, Shape
 from engine.batching import weigh
 from engine.data import Sample
-from engine.formulation import Formulation, LossWeights
-from engine.placement import GB, Machine, Workload, need
+from engine.formulation import ForwardBackward, LossWeights
+from engine.made_on import library_versions, machine_info, source_commit
+from engine.placement import GB, Machine, MicroBatchShape, estimate_memory
 from engine.protection import protect
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank
@@ -73,7 +73,7 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
         torch.ones(1, shape.length, 1),
         torch.ones(1, 1, hidden),
     ).to(device)
-    formulation = Formulation(backbone, True, length + shape.length, 0, 1)
+    formulation = ForwardBackward(backbone, True, length + shape.length, 0, 1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -86,9 +86,9 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
 
 
 def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> float:
-    sizes = measure(_card(LONG[shape]))
-    work = Workload(length + LONG[shape].length, ANSWER, 0)
-    parts = need(
+    sizes = measure_footprint(_card(LONG[shape]))
+    work = MicroBatchShape(length + LONG[shape].length, ANSWER, 0)
+    parts = estimate_memory(
         sizes,
         "resident",
         recompute * len(sizes.layers),
@@ -172,7 +172,7 @@ def main() -> None:
                 flush=True,
             )
     if a.output:
-        made = {"machine": machine(), "versions": versions(), "commit": commit()}
+        made = {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
         new = [(c["shape"], c["length"]) for c in cases]
         before = json.loads(a.output.read_text()) if a.output.exists() else {"cases": []}
         # cases of an earlier call keep what they were made on

@@ -18,7 +18,7 @@ from benchmarks.timing import alternate, run
 from benchmarks.workload import SHAPES, Workload
 from engine.batching import padded_groups
 from engine.benchmarking.peft_step import padded_ids
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
 from prompt_modules import lora_start
 
 RANK, BUDGET = 16, 4096
@@ -67,7 +67,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
                 layers[f"base_model.model.{layer}"].lora_B[str(k)].weight.copy_(up[k])
     own = [[i for i in work.items if i.row == k] for k in range(shape.tasks)]
     batches = [[padded_ids(g, device) for g in padded_groups(items, 0, BUDGET, 1)] for items in own]
-    formulation = Formulation(work.backbone, True, BUDGET, 0, 1)
+    formulation = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
         bank.zero_grad()

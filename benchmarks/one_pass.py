@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import SHAPES, Workload
 from engine import distributed
 from engine.batching import Item, weigh
 from engine.distributed import barrier, sum_gradients
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.protection import protect
 
 
-def step(formulation: Formulation, bank: Any, items: list[Item]) -> None:
+def step(formulation: ForwardBackward, bank: Any, items: list[Item]) -> None:
     bank.zero_grad()
     for group in formulation.micro_batches(items, bank):
         formulation.train(group, bank, LossWeights(), None, None)
@@ -46,12 +46,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
-    place = distributed.place()
-    device = distributed.start(place)
+    place = distributed.dist_env()
+    device = distributed.start_process_group(place)
     shape = replace(SHAPES[a.shape], tasks=a.tasks, samples=a.tasks * a.examples)
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
-    formulation = Formulation(work.backbone, True, a.token_budget, place.rank, place.world)
+    formulation = ForwardBackward(work.backbone, True, a.token_budget, place.rank, place.world)
     alone = [
         weigh([i.row for i in own], [i.sample for i in own])
         for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))
@@ -83,9 +83,9 @@ def main() -> None:
         "gather_bytes": gathers,
         "ratio": statistics.median(ratios),
         "ratio_from_to": [min(ratios), max(ratios)],
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
+        "machine": machine_info(),
+        "versions": library_versions(),
+        "commit": source_commit(),
     }
     print(
         f"{a.tasks} teachers: one pass {outcome['step_seconds']['one pass']:.2f} s, one run each "

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import commit, machine, versions
 from benchmarks.planning_case import CARDS, LENGTH, Case, predicted
 from engine.device_kinds import DeviceKind
+from engine.made_on import library_versions, machine_info, source_commit
 
 LINK = "planveth"
 MARKS = "<!-- planning figures -->", "<!-- end of planning figures -->"
@@ -251,9 +251,9 @@ def main() -> None:
         if any(words in case.name for words in a.only.split(";")):
             with tempfile.TemporaryDirectory() as folder:
                 result = compared(measured(case, a.steps, Path(folder), known)) | {
-                    "machine": machine(),
-                    "versions": versions(),
-                    "commit": commit(),
+                    "machine": machine_info(),
+                    "versions": library_versions(),
+                    "commit": source_commit(),
                 }
             print(table([result]).splitlines()[-1], flush=True)
             if a.output:

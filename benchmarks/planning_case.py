@@ -16,13 +16,13 @@ from backbones import BackboneCard
 from backbones.frozen import backbone_config
 from backbones.gathers import Gathered
 from backbones.module_trace import trace
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 from engine import distributed
 from engine.batching import Item, packed_groups, weigh
 from engine.data import Sample
 from engine.device_kinds import DeviceKind
-from engine.formulation import Formulation, LossWeights
-from engine.placement import DS_CONFIGS, FILES, Machine, Workload, need
+from engine.formulation import ForwardBackward, LossWeights
+from engine.placement import DS_CONFIGS, FILES, Machine, MicroBatchShape, estimate_memory
 from engine.planning.calibration import calibrate, write_kind
 from engine.planning.gathers import Coordinator, rules_of
 from engine.planning.seconds import Model, attention_of, step_seconds
@@ -118,7 +118,7 @@ class Case:
 def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     """What the plan says: bytes of memory of a rank by part, seconds of a step, bytes that a step brings."""
     card = case.card
-    sizes, machine = measure(card), Machine(case.nodes, case.ranks_per_node, "cpu", 0, 1 << 40)
+    sizes, machine = measure_footprint(card), Machine(case.nodes, case.ranks_per_node, "cpu", 0, 1 << 40)
     groups = packed_groups(case.items(), LENGTH, case.tokens, case.world)
     batches = [micro_batch_of(g, LENGTH, True) for g in groups]
     most = max(batches, key=lambda b: b.tokens)
@@ -127,7 +127,9 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
         if case.stage == "teach"
         else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
     )
-    wanted = need(sizes, case.placement, case.recompute, Workload(most.tokens, most.answers, 8 * bank), machine)
+    wanted = estimate_memory(
+        sizes, case.placement, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
+    )
     found = trace(card, case.recompute)
     brought = Gathered()
     if case.file:
@@ -173,8 +175,8 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
         student = DecomposedBank(
             0.02 * torch.randn(1, LENGTH, hidden), torch.ones(TASKS, LENGTH, 1), torch.ones(TASKS, 1, hidden)
         )
-    where = distributed.place()
-    formulation = Formulation(backbone, True, case.tokens, where.rank, where.world)
+    where = distributed.dist_env()
+    formulation = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
     items, weights = case.items(), LossWeights(0.9, 0.9) if case.stage == "distill" else LossWeights()
     seconds, brought = [], Gathered()
     for _ in range(steps + 3):  # two to record and follow DeepSpeed's trace, one to warm up
@@ -207,10 +209,10 @@ WHAT: dict[str, Callable[[Case, int, torch.device], dict[str, Any]]] = {
 def main() -> None:
     what, case, steps, output = sys.argv[1:]
     torch.set_num_threads(1)
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     found = WHAT[what](Case(**json.loads(case)), int(steps), device)
     found["peaks"] = distributed.gather_objects(peak())
-    if distributed.place().rank == 0:
+    if distributed.dist_env().rank == 0:
         Path(output).write_text(json.dumps(found))
     distributed.barrier()
     sys.stdout.flush()

@@ -43,8 +43,8 @@ from backbones import (
 from backbones.frozen import experts_as_released, recompute_first
 from backbones.fused import fuse
 from backbones.packing import GatheredKeys
-from benchmarks.machine import commit, versions
 from benchmarks.workload import SHAPES, Shape
+from engine.made_on import library_versions, source_commit
 from engine.protection import protect
 from prompt_modules import tied_head
 
@@ -368,7 +368,7 @@ def main() -> None:
                     )
     if a.output:
         modelled = {"matrix_operations_per_s": MATRIX, "memory_bytes_per_s": MEMORY, "launch_s": LAUNCH}
-        content = {"cases": cases, "modelled_on": modelled, "versions": versions(), "commit": commit()}
+        content = {"cases": cases, "modelled_on": modelled, "versions": library_versions(), "commit": source_commit()}
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import commit, machine, versions
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.protection import protect
 
 
@@ -65,6 +65,9 @@ def run(
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(
-            json.dumps({"cases": cases, "machine": machine(), "versions": versions(), "commit": commit()}, indent=1)
+            json.dumps(
+                {"cases": cases, "machine": machine_info(), "versions": library_versions(), "commit": source_commit()},
+                indent=1,
+            )
             + "\n"
         )

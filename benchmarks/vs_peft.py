@@ -31,13 +31,13 @@ from typing import Any
 import torch
 
 from backbones.fused import is_fused, unfused
-from benchmarks.machine import commit, machine, versions
 from benchmarks.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, operations
 from engine.batching import padded_groups
 from engine.benchmarking.peft_step import PeftTrainer
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.protection import protect
-from engine.teacher_cache import KeptTeachers, TaughtRow, TeacherCache
+from engine.teacher_cache import TaughtRow, TeacherCache, TeacherCacheReader
 
 METHODS = ("peft", "plain", "packed")
 Step = Callable[[], float]
@@ -91,7 +91,7 @@ def peft_step(work: Workload, stage: str, budget: int) -> Step:
 
 
 def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool, folder: Path) -> Step:
-    formulation = Formulation(work.backbone, packed, budget, 0, 1)
+    formulation = ForwardBackward(work.backbone, packed, budget, 0, 1)
     bank = work.student(stage)
     weights = WEIGHTS if stage == "distill" else LossWeights()
     teachers = work.teachers if stage == "distill" else None
@@ -101,7 +101,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
         store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
-        kept = KeptTeachers(store, work.device)
+        kept = TeacherCacheReader(store, work.device)
 
     def step() -> float:
         bank.zero_grad()
@@ -131,7 +131,7 @@ def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
     shape, distil = work.shape, stage == "distill"
     batches = padded_groups(work.items, shape.length, budget, 1)
     wide = [[max(len(i.sample) for i in g)] * len(g) for g in batches]
-    whole = Formulation(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
+    whole = ForwardBackward(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
     prompts = sum(len({i.row for i in g}) for g in whole) / len(whole)
     per_row = Shape(shape.card, shape.dtype, shape.length, shape.samples, round(prompts))
     tight = [[len(i.sample) for i in g] for g in whole]
@@ -291,7 +291,7 @@ def main() -> None:
             if not a.no_memory:
                 for m in methods:
                     found["methods"][m]["peak_bytes"] = peak_memory(case, m)
-            found |= {"machine": machine(), "versions": versions(), "commit": commit()}
+            found |= {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
             _tell(found, methods)
             if a.output:
                 _keep(a.output, found)

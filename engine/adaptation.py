@@ -13,8 +13,8 @@ from engine.data import Split, TaskData, data_fingerprint
 from engine.errors import UserError
 from engine.rates import Rate, own_rate, shared_rate, tried_rates
 from engine.sampling import EveryRow, few_shot_order, seed_of
-from engine.session import Session
-from engine.stage import BankRow, Stage
+from engine.session import RunContext
+from engine.stage import Adapter, Stage
 from prompt_modules import (
     DecomposedBank,
     RowGroup,
@@ -48,7 +48,7 @@ Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
 def adapt_stage(
-    session: Session,
+    session: RunContext,
     data: dict[str, TaskData],
     sources: Mapping[str, Source],
     rates: Rates | None = None,
@@ -64,7 +64,7 @@ def adapt_stage(
     rows = adapt_rows(c, data, rates, tuning)
     parts: dict[str, Any] = {}  # on the device before the optimizer makes its state beside them
     groups: dict[str, RowGroup] = {}
-    by_method = {m: own for m in trained(a.methods) if (own := [r for r in rows if r.method == m])}
+    by_method = {m: own for m in trained_methods(a.methods) if (own := [r for r in rows if r.method == m])}
 
     def group(parameters: dict[str, Any], lrs: Sequence[float]) -> RowGroup:
         return RowGroup(parameters, torch.tensor(lrs, dtype=torch.float64), a.steps, a.warmup_steps, a.schedule, a.clip)
@@ -109,14 +109,14 @@ def adapt_stage(
     )
 
 
-def trained(methods: Sequence[str]) -> list[str]:
+def trained_methods(methods: Sequence[str]) -> list[str]:
     """Those that are rows of the bank."""
     return [m for m in methods if m in TRAINED]
 
 
 def adapt_rows(
     c: RunConfig, data: dict[str, TaskData], rates: Rates | None = None, tuning: bool = False
-) -> list[BankRow]:
+) -> list[Adapter]:
     """The rows of an adaptation, method by method.
 
     Raises:
@@ -125,7 +125,7 @@ def adapt_rows(
     a, problems, rows = c.adapt, [], []
     shots_tried = (c.tune.shots or [s for s in a.shots if s != "0"]) if tuning else a.shots
     labels: dict[str, list[str] | None] = {}
-    for method in trained(a.methods):
+    for method in trained_methods(a.methods):
         for task in a.targets:
             train = data[task].splits["train"]
             for shots in shots_tried:
@@ -136,7 +136,7 @@ def adapt_rows(
                 for s in seeds:
                     indices = train_indices(train, labels, task, shots, s, c.seed)
                     for variant, rate in _variants(c, method, shots, rates, tuning):
-                        row = BankRow(
+                        row = Adapter(
                             task,
                             method,
                             shots,
@@ -197,7 +197,7 @@ def factor_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(seed, "factors"))
 
 
-def _adapted_bank(session: Session, method: str, source: Source, rows: Sequence[BankRow]) -> DecomposedBank:
+def _adapted_bank(session: RunContext, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
     a, part = session.config.adapt, source.part
     cols_KLR, rows_KRD = part.cols_KLR.detach(), part.rows_KRD.detach()
     _, length, rank = cols_KLR.shape
@@ -222,7 +222,7 @@ def _adapted_bank(session: Session, method: str, source: Source, rows: Sequence[
     return DecomposedBank(shared.repeat(len(rows), 1, 1) if all_trained else shared, cols, factors, all_trained)
 
 
-def _lora(session: Session, rows: Sequence[BankRow]) -> Any:
+def _lora(session: RunContext, rows: Sequence[Adapter]) -> Any:
     backbone = session.backbone()
     generators = [torch.Generator().manual_seed(seed_of(session.config.seed, "lora", r.task, r.seed)) for r in rows]
     return lora_start(

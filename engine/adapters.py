@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.resolve import expand
-from engine.session import Session
+from engine.session import RunContext
 
 
 def read_adapters(folder: Path, tasks: Sequence[str], length: int, width: int) -> tuple[Tensor, str]:
@@ -37,7 +37,7 @@ def read_adapters(folder: Path, tasks: Sequence[str], length: int, width: int) -
     return torch.stack(prompts), digest.hexdigest()
 
 
-def check_adapters(config: RunConfig, session: Session) -> None:
+def check_adapters(config: RunConfig, session: RunContext) -> None:
     """Before anything starts: those that the configuration names, if it does.
 
     Raises:

@@ -26,13 +26,13 @@ OURS = "loading"  # beside torch's lock: held while a process of this program lo
 def main() -> None:
     protect()
     try:
-        build()
+        build_collectives()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def build() -> None:
+def build_collectives() -> None:
     """Into TORCH_EXTENSIONS_DIR; does nothing on a machine with a GPU, where nccl is used.
 
     Raises:

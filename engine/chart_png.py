@@ -57,7 +57,7 @@ class _Canvas:
         partial.replace(file)
 
 
-def stacked_bars(
+def stacked_bar_chart(
     file: Path,
     title: str,
     unit: str,
@@ -93,7 +93,7 @@ def stacked_bars(
     canvas.save(file)
 
 
-def lines(
+def line_chart(
     file: Path,
     title: str,
     across: str,

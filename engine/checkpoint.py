@@ -23,7 +23,7 @@ from torch import Tensor
 
 from engine import kept
 from engine.errors import UserError
-from engine.fence import Fence
+from engine.fence import RunLock
 from engine.files import new_partial, sync
 
 FILES = ("prompts.safetensors", "optimizer.safetensors")
@@ -49,7 +49,7 @@ class Checkpoint:
 class Saver:
     """Writes checkpoints off the step's path, one at a time: what a step costs is the copy that it takes. Rank 0's."""
 
-    def __init__(self, run_dir: Path, keep: int, fence: Fence | None = None):
+    def __init__(self, run_dir: Path, keep: int, fence: RunLock | None = None):
         self.run_dir, self.keep, self.fence = run_dir, keep, fence
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -78,7 +78,7 @@ class Saver:
         """Until the last one is written.
 
         Raises:
-            OSError, LostRunDirectory: it could not be.
+            OSError, RunLockLost: it could not be.
         """
         if self._thread is not None:
             self._thread.join()
@@ -91,12 +91,12 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
 
 
-def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None = None) -> Path:
+def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: RunLock | None = None) -> Path:
     """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only.
 
     Raises:
         OSError: it cannot be written (a full disk, say); the previous checkpoint is whole.
-        LostRunDirectory: another job has opened the directory since; nothing of what is visible there has changed.
+        RunLockLost: another job has opened the directory since; nothing of what is visible there has changed.
     """
     try:
         return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, fence)
@@ -107,7 +107,7 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fen
         ) from None
 
 
-def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Fence | None) -> Path:
+def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, fence: RunLock | None) -> Path:
     if fence is not None:
         fence.check()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

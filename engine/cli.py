@@ -270,7 +270,7 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
                 "predict",
                 "study",
             ):  # a scheduler's signal may come while libraries are imported
-                startup.note_early(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
+                startup.defer_early_signal(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
             mode.run(flags, words)
     except UserError as error:
         _fail(error.problems)
@@ -351,7 +351,7 @@ def _help(name: str, mode: Mode) -> None:
 
 
 def _rank() -> int:
-    return launcher.rank(os.environ)
+    return launcher.launcher_rank(os.environ)
 
 
 def _tell(code: int) -> None:
@@ -387,7 +387,7 @@ def _fault(error: Exception) -> None:
     print(
         (
             f"fault on rank {_rank()}: {type(error).__name__}{message}\n  on {socket.gethostname()}, last: "
-            f"{watch.last()}\n{frames}"
+            f"{watch.last_progress()}\n{frames}"
         ),
         file=sys.stderr,
         flush=True,

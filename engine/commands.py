@@ -37,9 +37,9 @@ def _repeatable(command: Callable[[RunConfig], None]) -> Callable[[RunConfig], N
 
     @functools.wraps(command)
     def run(config: RunConfig) -> None:
-        from engine.repeatable import repeatable
+        from engine.repeatable import deterministic
 
-        with repeatable(config.deterministic):
+        with deterministic(config.deterministic):
             command(config)
 
     return run
@@ -49,17 +49,17 @@ def _repeatable(command: Callable[[RunConfig], None]) -> Callable[[RunConfig], N
 def distill(config: RunConfig) -> None:
     """Stage 0 and 1: teach every source task its prompt, then distil them into the metaprompt."""
     from engine.adapters import check_adapters
-    from engine.session import Session
-    from engine.unseen import hold_unseen, write_record
+    from engine.session import RunContext
+    from engine.unseen import decontaminate, write_overlap_record
 
     _require(config, "distill.sources")
-    session = Session(config)
+    session = RunContext(config)
     if _already_done(session, "distill"):
         return
     check_adapters(config, session)
     wanted = ["train", "validation"] if config.teach.eval_every or config.tune.relative_lr_teach else ["train"]
     data = session.data({task: wanted for task in config.distill.tasks})
-    data, overlap = hold_unseen(data, config.data, session.place.rank, session.say)
+    data, overlap = decontaminate(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
     given = (
@@ -69,14 +69,14 @@ def distill(config: RunConfig) -> None:
     teachers, teachers_hash = given or (_teach(session, data) if taught else (None, ""))
 
     from engine.stages import distill_stage
-    from engine.teacher_cache import keep_teachers
+    from engine.teacher_cache import cache_teachers
 
     stage = distill_stage(session, train_only, teachers, teachers_hash)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
     if session.leads:
-        write_record(session.run_dir, overlap)
+        write_overlap_record(session.run_dir, overlap)
     if teachers is not None:
-        keep_teachers(session, stage, teachers)
+        cache_teachers(session, stage, teachers)
     session.train(stage, fence)
     session.verify_backbone()
     session.complete(session.run_dir)
@@ -126,9 +126,9 @@ def adapt(config: RunConfig) -> None:
     """Stage 2: adapt the metaprompt to the target tasks; the other methods beside it, on the same data."""
     from engine.banks import load_bank
     from engine.data import load_cards
-    from engine.session import Session
+    from engine.session import RunContext
     from engine.source_terms import SOURCES, source_record
-    from engine.unseen import read_record, write_record
+    from engine.unseen import read_overlap_record, write_overlap_record
 
     _require(config, "adapt.targets")
     needed: dict[str, str] = {method: key for method, key in SOURCES.items() if method in config.adapt.methods}
@@ -136,7 +136,7 @@ def adapt(config: RunConfig) -> None:
         _require(config, key)
     folders = {method: expand(value_at(config, key)) for method, key in needed.items()}
     loaded = {method: load_bank(folder, "distillation") for method, folder in folders.items()}
-    session = Session(config)
+    session = RunContext(config)
     from engine.adaptation import adapt_rows, adapt_stage, source_of
 
     cards = load_cards(config.data)
@@ -165,7 +165,7 @@ def adapt(config: RunConfig) -> None:
     stage = adapt_stage(session, data, sources, rates)
     fence = session.open_run_dir(session.run_dir, stage.hashes)
     if session.leads and "metaprompt" in folders:
-        write_record(session.run_dir, read_record(folders["metaprompt"]))
+        write_overlap_record(session.run_dir, read_overlap_record(folders["metaprompt"]))
     _say_trainable(session, stage.bank)
     session.train(stage, fence)
     session.verify_backbone()
@@ -292,25 +292,25 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:
     """Official metrics of a finished run's rows on their test splits -> results.json."""
     from engine.evaluation import evaluate_run
-    from engine.repeatable import repeatable
-    from engine.session import Session
+    from engine.repeatable import deterministic
+    from engine.session import RunContext
 
     config = _of_run(run, overrides or {}, "evaluate")
-    with repeatable(config.deterministic):
-        evaluate_run(Session(config, writes=("--run", "data.cache")), tasks)
+    with deterministic(config.deterministic):
+        evaluate_run(RunContext(config, writes=("--run", "data.cache")), tasks)
 
 
 def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
     """Answers for a user's own notes, by one row of a finished run: task, method, shots and seed (empty: chosen)."""
     from engine.predict import Wanted, predict_notes
-    from engine.repeatable import repeatable
-    from engine.session import Session
+    from engine.repeatable import deterministic
+    from engine.session import RunContext
 
     config = _of_run(run, overrides or {}, "predict")
     into = expand(output)
-    with repeatable(config.deterministic):
+    with deterministic(config.deterministic):
         predict_notes(
-            Session(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir()
+            RunContext(config, writes=()), Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir()
         )
 
 

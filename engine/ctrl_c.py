@@ -43,7 +43,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 def leave() -> None:
     """Threads may be writing or waiting for a server, and other ranks wait in a collective: nothing is waited for."""
-    leads = launcher.rank(os.environ) == 0
+    leads = launcher.launcher_rank(os.environ) == 0
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         if leads:

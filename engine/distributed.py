@@ -20,7 +20,7 @@ _set_by_start: dict[str, str] = {}  # by this process for DeepSpeed's sake: no l
 
 
 @dataclass(frozen=True)
-class Place:
+class DistEnv:
     """This process among all: known from the environment before any process group exists."""
 
     rank: int
@@ -28,7 +28,7 @@ class Place:
     local_rank: int
 
 
-def place() -> Place:
+def dist_env() -> DistEnv:
     """From a launcher's variables, or SLURM's where srun starts one task per GPU; else one process alone.
 
     Raises:
@@ -37,17 +37,17 @@ def place() -> Place:
     env = {name: value for name, value in os.environ.items() if _set_by_start.get(name) != value}
     check_launcher(env)
     if "RANK" in env and "WORLD_SIZE" in env:
-        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
+        return DistEnv(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
     task = slurm_task(env)
     if task is None:
-        return Place(0, 1, 0)
+        return DistEnv(0, 1, 0)
     if "MASTER_ADDR" not in env:  # each task would take itself for a job of one
         how = 'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1) MASTER_PORT=29500'
         raise UserError(f"MASTER_ADDR is not set; before srun: {how}")
-    return Place(task.rank, task.count, task.local_rank)
+    return DistEnv(task.rank, task.count, task.local_rank)
 
 
-def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
+def start_process_group(where: DistEnv, hang_minutes: float = 30.0) -> torch.device:
     """Join the process group (nccl on GPUs, gloo on CPUs) and return this rank's device. Safe to call again.
 
     Args:
@@ -69,7 +69,7 @@ def start(where: Place, hang_minutes: float = 30.0) -> torch.device:
     if torch.cuda.is_available():
         torch.cuda.set_device(gpu)
     wait = timedelta(seconds=watch.spoken_after(hang_minutes) + 2)
-    watch.note("joining the process group")
+    watch.note_progress("joining the process group")
     if not dist.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
@@ -95,7 +95,7 @@ def gpu_of(local_rank: int, visible: int) -> int:
     return 0 if visible == 1 else local_rank
 
 
-def _meeting_point(where: Place, wait: timedelta) -> dist.Store | None:
+def _meeting_point(where: DistEnv, wait: timedelta) -> dist.Store | None:
     """Where ranks find one another: on the address that the job names, and no other (torch's own store listens on all
     of a machine's).
 
@@ -138,7 +138,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     nothing else.
     """
     if world_size() > 1:
-        watch.note(f"sum of {tensor.numel()} numbers over ranks")
+        watch.note_progress(f"sum of {tensor.numel()} numbers over ranks")
         on_group = tensor.cuda() if dist.get_backend() == "nccl" else tensor
         dist.all_reduce(on_group)
         if on_group is not tensor:
@@ -162,7 +162,7 @@ def max_over_ranks(number: int) -> int:
     """The largest that any rank has. A collective."""
     if world_size() == 1:
         return number
-    watch.note("the largest of a number over ranks")
+    watch.note_progress("the largest of a number over ranks")
     out = torch.tensor(number, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(out, dist.ReduceOp.MAX)
     return int(out)
@@ -172,7 +172,7 @@ def gather_objects(value):
     """Every rank's value, on every rank, in rank order."""
     if world_size() == 1:
         return [value]
-    watch.note("gather of objects")
+    watch.note_progress("gather of objects")
     out = [None] * world_size()
     dist.all_gather_object(out, value)
     return out
@@ -180,5 +180,5 @@ def gather_objects(value):
 
 def barrier() -> None:
     if world_size() > 1:
-        watch.note("barrier")
+        watch.note_progress("barrier")
         dist.barrier()

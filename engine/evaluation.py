@@ -24,25 +24,25 @@ from engine.choices import Choice, option_likelihoods
 from engine.data import Sample, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.errors import UserError
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.generation import Greedy
 from engine.in_context import Shown, common_start
 from engine.logbook import write_hparams
-from engine.predictions import Answered, Predictions, Questions, Work
+from engine.predictions import InferenceStats, Prediction, PredictionInputs, PredictionStore
 from engine.results import average, identities, made_with, summarise
-from engine.run_facts import further, trainable
+from engine.run_facts import cost_and_tuning, trainable_counts
 from engine.scored_rows import ScoredRow, rows_of_run, shown_examples
 from engine.served import announce, model_name, served_answers
-from engine.session import Session
-from engine.unseen import of_targets, read_record
+from engine.session import RunContext
+from engine.unseen import read_overlap_record, target_overlap_record
 from prompt_modules import NoPrompts, PromptBank
 from prompt_modules.bank import JoinedBank
 
-EMPTY = Answered("")  # the answer of an example that could not be asked
+EMPTY = Prediction("")  # the answer of an example that could not be asked
 CHUNK = 16  # packed rows of a rank whose choices are asked before their answers are written
 
 
-def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
+def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
     """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/ (or
     results_validation.json, ...).
 
@@ -65,7 +65,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     backbone = session.backbone()
     scored: list[dict[str, Any]] = []
     unfilled: dict[str, dict[str, dict[str, str]]] = {}  # task -> method -> shots -> why there is no score
-    work = {name: Work() for name in names}
+    work = {name: InferenceStats() for name in names}
     for name in names:
         card, split = data[name].card, data[name].splits[on]
         for row in (r for r in rows if r.labels["task"] == name):
@@ -74,10 +74,12 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
                 if row.labels["method"] == "in_context"
                 else []
             )
-            asker = Asker(session, None if row.bank is None else row.bank.to(backbone.device), shown)
+            asker = Predictor(session, None if row.bank is None else row.bank.to(backbone.device), shown)
             key = asker.key(card, split, row)
             answers = asker.answers(
-                data[name], row.number, Predictions(run_dir / f"predictions{suffix}", row.name, key, session.place.rank)
+                data[name],
+                row.number,
+                PredictionStore(run_dir / f"predictions{suffix}", row.name, key, session.place.rank),
             )
             for line in _said_of_examples(asker, row.labels, session.config.evaluate.max_context):
                 session.say(line)
@@ -125,17 +127,19 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
     results["backbone"] = session.card.name
     results |= made_with() | {"hashes": identities(found.state["hashes"])}
-    overlap = of_targets(run_dir, list(results["tasks"])) if role == "target" else read_record(run_dir)
+    overlap = (
+        target_overlap_record(run_dir, list(results["tasks"])) if role == "target" else read_overlap_record(run_dir)
+    )
     if overlap is not None:
         results["overlap"] = overlap
     if found.state.get("changes"):
         results["changes"] = found.state["changes"]
-    results["trainable"] = trainable(
+    results["trainable"] = trainable_counts(
         bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model)
     )
-    results |= further(run_dir, found.state["rows"], found.state["progress"])
+    results |= cost_and_tuning(run_dir, found.state["rows"], found.state["progress"])
     if session.leads:
-        write_whole(file, json.dumps(results, indent=1))
+        write_atomic(file, json.dumps(results, indent=1))
         if session.config.log.tensorboard and not suffix:
             whole = average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {}
             write_hparams(run_dir, session.config, whole, results.get("tuning", {}))
@@ -143,7 +147,7 @@ def evaluate_run(session: Session, only: Sequence[str]) -> dict[str, Any]:
     return results
 
 
-def _said_of_examples(asker: "Asker", labels: Mapping[str, Any], most: int) -> list[str]:
+def _said_of_examples(asker: "Predictor", labels: Mapping[str, Any], most: int) -> list[str]:
     """A warning where contexts that should hold solved examples hold none."""
     if not asker.solved or asker.shown is None:
         return []
@@ -166,7 +170,7 @@ def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
     return results["tasks"] if results.get("checkpoint") == checkpoint else {}
 
 
-class Asker:
+class Predictor:
     """Asks one bank's rows, or without a bank a task's written instruction (with solved examples), for answers to a
     task's split.
 
@@ -176,16 +180,16 @@ class Asker:
         solved: (input text, answer text) that stand in every context of an untrained backbone.
     """
 
-    def __init__(self, session: Session, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
+    def __init__(self, session: RunContext, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
         self.session, self.bank, self.backbone, self.solved = session, bank, session.backbone(), solved
         self._asked: PromptBank = NoPrompts(session.model_config.hidden_size) if bank is None else bank
         # of the last call
         self.shown: Shown | None = None
         self.n_truncated = 0  # generated answers that did not end by themselves
         self.nothing_fits = False  # solved examples were given, and no context has room for one: nothing was asked
-        self.work = Work()
+        self.work = InferenceStats()
 
-    def answers(self, task: TaskData, row: int, kept: Predictions | None = None) -> list[str]:
+    def answers(self, task: TaskData, row: int, kept: PredictionStore | None = None) -> list[str]:
         """One answer text per example, in the split's order; those that ``kept`` has are not asked again, and it takes
         in the others as they come.
 
@@ -200,7 +204,9 @@ class Asker:
             kept.finish(split, every)
         return [a.text for a in every]
 
-    def ask(self, card: TaskCard, split: Questions, row: int, kept: Predictions | None = None) -> dict[int, Answered]:
+    def ask(
+        self, card: TaskCard, split: PredictionInputs, row: int, kept: PredictionStore | None = None
+    ) -> dict[int, Prediction]:
         """Answers to all that fits, by number."""
         leads, fresh = self.session.leads, self.session.config.fresh
         earlier = kept.read(fresh) if leads and kept is not None else {}
@@ -213,21 +219,21 @@ class Asker:
         contexts = {i: ids for i, ids in contexts.items() if i not in earlier}
         self.nothing_fits = bool(self.solved) and self.shown is not None and not any(self.shown.used)
         if self.nothing_fits:
-            self.work = Work()
+            self.work = InferenceStats()
             return {}
         begin = time.perf_counter()
-        new: dict[int, Answered] = {}
+        new: dict[int, Prediction] = {}
         if contexts:  # alike on every rank
             with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
                 new = self._choose(split, contexts, row, kept) if likelihood else self._generate(contexts, row, kept)
-        self.work = Work(
+        self.work = InferenceStats(
             time.perf_counter() - begin if new else 0.0, len(new), sum(a.tokens for a in new.values()), len(earlier)
         )
         found = earlier | new
         self.n_truncated = sum(not a.ended for a in found.values())
         return found
 
-    def key(self, card: TaskCard, split: Questions, row: ScoredRow) -> list[Any]:
+    def key(self, card: TaskCard, split: PredictionInputs, row: ScoredRow) -> list[Any]:
         """All that a row's answers to a split depend on."""
         s, layout = self.session, self.session.layout
         asked = (
@@ -248,7 +254,7 @@ class Asker:
             limit = min(self.session.config.evaluate.max_context, positions)
             self.shown = Shown(self.session.layout, card.instruction, self.solved, int(limit))
 
-    def _context(self, split: Questions, index: int, likelihood: bool) -> list[int]:
+    def _context(self, split: PredictionInputs, index: int, likelihood: bool) -> list[int]:
         """Token ids between the prompt and the answer; an instruction is among them."""
         if self.shown is None:
             return split.sample(index).context_ids
@@ -272,8 +278,8 @@ class Asker:
         ]
 
     def _choose(
-        self, split: Questions, contexts: dict[int, list[int]], row: int, kept: Predictions | None
-    ) -> dict[int, Answered]:
+        self, split: PredictionInputs, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
+    ) -> dict[int, Prediction]:
         layout, place, config = self.session.layout, self.session.place, self.session.config
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
         prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
@@ -281,7 +287,7 @@ class Asker:
         choices = {
             i: Choice(ids, [layout.answer_ids(o) for o in written[i]]) for i, ids in zip(contexts, cut, strict=True)
         }
-        best: dict[int, Answered] = {}
+        best: dict[int, Prediction] = {}
         for chunk in _chunks(choices, CHUNK * world_size() * config.token_budget):
             asked = [choices[i] for i in chunk]
             if config.formulation == "packed":
@@ -296,7 +302,7 @@ class Asker:
                     for s, ids in zip(sums, choice.options, strict=True)
                 ]
                 scores = [-math.inf if math.isnan(s) else s for s in scores]
-                best[index] = Answered(written[index][scores.index(max(scores))])
+                best[index] = Prediction(written[index][scores.index(max(scores))])
                 if kept is not None and self.session.leads:
                     kept.add(index, best[index])
         if kept is not None:
@@ -317,7 +323,9 @@ class Asker:
         values = iter(logp[1:].tolist())
         return [[next(values) for _ in c.options] for c in choices]
 
-    def _generate(self, contexts: dict[int, list[int]], row: int, kept: Predictions | None) -> dict[int, Answered]:
+    def _generate(
+        self, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
+    ) -> dict[int, Prediction]:
         config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
         prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
@@ -325,7 +333,7 @@ class Asker:
         order = sorted(contexts, key=lambda i: -len(contexts[i]))
         mine = order[rank::world]  # of every length a share
         evaluate, own_contexts, most = config.evaluate, [contexts[i] for i in mine], -(-len(order) // world)
-        answers: Iterable[tuple[int, Answered]]
+        answers: Iterable[tuple[int, Prediction]]
         if evaluate.server and self._asked.updates([row], [0]) is None:  # what changes linear layers cannot be sent
             answers = served_answers(
                 self.backbone, prompt_LD, own_contexts, most, evaluate, model_name(self.session), layout.end_id
@@ -343,23 +351,23 @@ class Asker:
             answers = map(self._answered, greedy(own_contexts))
         else:
             answers = map(self._answered, self._plain(own_contexts, prompt_LD, most))
-        own: dict[int, Answered] = {}
+        own: dict[int, Prediction] = {}
         for number, answered in answers:
             own[mine[number]] = answered
             if kept is not None:
                 kept.add(mine[number], answered)
         if kept is not None:
             kept.close()
-        merged: dict[int, Answered] = {}
+        merged: dict[int, Prediction] = {}
         for part in gather_objects(own):
             merged |= part
         return merged
 
-    def _answered(self, found: tuple[int, list[int]]) -> tuple[int, Answered]:
+    def _answered(self, found: tuple[int, list[int]]) -> tuple[int, Prediction]:
         number, ids = found
         end_id = self.session.layout.end_id
         ended = end_id in ids
-        return number, Answered(
+        return number, Prediction(
             self.session.layout.answer_text(ids), ended, ids.index(end_id) + 1 if ended else len(ids)
         )
 

@@ -16,15 +16,15 @@ from typing import Any
 OWNER = "owner.json"
 
 
-class LostRunDirectory(RuntimeError):
+class RunLockLost(RuntimeError):
     """Another job has opened this run directory since; nothing more may be written."""
 
 
-class Fence:
+class RunLock:
     """Rank 0's right to write into a run directory. Claims it.
 
     Raises:
-        LostRunDirectory: a later start of this very job, requeued since, has opened it. OSError: it cannot be written;
+        RunLockLost: a later start of this very job, requeued since, has opened it. OSError: it cannot be written;
             says which file and why.
     """
 
@@ -42,7 +42,7 @@ class Fence:
             and owner.get("slurm_job") == job.get("slurm_job")
             and int(owner.get("restart", 0)) > int(job.get("restart", 0))
         ):
-            raise LostRunDirectory(
+            raise RunLockLost(
                 f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one "
                 "writes nothing"
             )
@@ -64,11 +64,11 @@ class Fence:
     def check(self) -> None:
         """
         Raises:
-            LostRunDirectory: somebody else claimed it, or took the claim away.
+            RunLockLost: somebody else claimed it, or took the claim away.
         """
         owner = self._owner()
         if owner.get("token") != self.token:
-            raise LostRunDirectory(
+            raise RunLockLost(
                 f"{self.file.parent}: opened by another job since ({_shown(owner)}); this one writes no more"
             )
 

@@ -11,7 +11,7 @@ PARTIAL = ".partial"
 ABANDONED = 24 * 3600.0  # seconds without a change after which a partial file is taken for that of a dead writer
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Replace a file's text in one go; it is its owner's alone.
 
     Raises:
@@ -81,15 +81,15 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def nearest(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """``path`` itself or what is nearest above it of what this user can see."""
     whole = path.absolute()
     return next(p for p in (whole, *whole.parents) if os.path.exists(p))  # Path.exists raises PermissionError
 
 
-def can_be_made(folder: Path) -> bool:
+def is_creatable(folder: Path) -> bool:
     """Whether a folder can be made and written to, or is there and can be. Writes nothing."""
-    there = nearest(folder)
+    there = nearest_existing(folder)
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 

@@ -24,7 +24,7 @@ from prompt_modules import (
 from prompt_modules.bank import LinearUpdate
 
 
-class Kept(Protocol):
+class CachedTeachers(Protocol):
     """What teachers said before, and is kept."""
 
     def __call__(self, group: Sequence[Item]) -> TeacherStates:
@@ -58,7 +58,7 @@ class AnswerTerms(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Formulation:
+class ForwardBackward:
     """How a list of samples becomes micro-batches, and a micro-batch losses and gradients.
 
     Args:
@@ -90,7 +90,7 @@ class Formulation:
         bank: PromptBank,
         weights: LossWeights,
         teachers: PromptBank | None,
-        kept: Kept | None,
+        kept: CachedTeachers | None,
     ) -> AnswerTerms:
         """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
 
@@ -158,7 +158,7 @@ class Formulation:
         bank: PromptBank,
         weights: LossWeights,
         teachers: PromptBank | None,
-        kept: Kept | None,
+        kept: CachedTeachers | None,
     ) -> AnswerTerms:
         with phase(DATA):
             batch = pack(group, _length(group, bank), self.backbone.device)

@@ -26,14 +26,14 @@ ONE_PRESS = 1.0  # seconds: a terminal sends Ctrl-C to all of a group, and a lau
 TOLD = b"interrupted: saves and stops after this step; Ctrl-C again ends it at once, without saving\n"
 
 
-class Request(enum.IntEnum):
+class StopRequest(enum.IntEnum):
     NONE = 0
     SAVE = 1
     STOP = 2
     FAILED = 3
 
 
-class Interruption:
+class PreemptionHandler:
     """Within ``with``, SIGTERM, ``signal_name`` and Ctrl-C (SIGINT) ask for a stop; a second Ctrl-C ends the process.
 
     Args:
@@ -43,21 +43,21 @@ class Interruption:
 
     def __init__(self, run_dir: Path, signal_name: str, leads: bool):
         self.run_dir, self.leads = run_dir, leads
-        self._preempt = signal_of(signal_name)
-        self._asked = self._last = Request.NONE
+        self._preempt = signal_number(signal_name)
+        self._asked = self._last = StopRequest.NONE
         self._pressed: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interruption":
-        self._asked = self._last = Request.NONE
+    def __enter__(self) -> "PreemptionHandler":
+        self._asked = self._last = StopRequest.NONE
         self._pressed = None
         handlers: dict[signal.Signals, Any] = {signal.SIGTERM: self._on_signal}
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a background job's shell wants it ignored
             handlers[signal.SIGINT] = self._on_interrupt
         handlers[self._preempt] = self._on_signal
         self._before = {s: signal.signal(s, handler) for s, handler in handlers.items()}
-        if startup.taken():
-            self._asked = Request.STOP
+        if startup.take_stop_request():
+            self._asked = StopRequest.STOP
         if self.leads:
             (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
         return self
@@ -72,12 +72,12 @@ class Interruption:
             # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the
             # process
         ):
-            startup.note_early(self._preempt)
-            if Request.STOP in (self._asked, self._last):
-                startup.carry()
+            startup.defer_early_signal(self._preempt)
+            if StopRequest.STOP in (self._asked, self._last):
+                startup.carry_stop_request()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._asked = Request.STOP
+        self._asked = StopRequest.STOP
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -85,45 +85,45 @@ class Interruption:
             ctrl_c.interrupt(number, frame)
         if self._pressed is None:
             self._pressed = now
-            self._asked = Request.STOP
+            self._asked = StopRequest.STOP
             if self.leads:
                 with contextlib.suppress(OSError):
                     os.write(2, TOLD)  # not print: the signal may have come within one
 
-    def agreed(self, failed: bool = False) -> Request:
+    def agreed(self, failed: bool = False) -> StopRequest:
         """What any rank was asked for; FAILED where one has. A collective."""
         self._last = self._vote(failed)
         return self._last
 
-    def _vote(self, failed: bool) -> Request:
+    def _vote(self, failed: bool) -> StopRequest:
         own = self._asked  # a stop stays asked for: taking it back here could lose one that comes in between
-        if self.leads and own < Request.STOP:
+        if self.leads and own < StopRequest.STOP:
             own = max(own, self._file())
         if failed:
-            own = Request.FAILED
+            own = StopRequest.FAILED
         if world_size() == 1:
             return own
-        votes = torch.zeros(len(Request), dtype=torch.int32)
+        votes = torch.zeros(len(StopRequest), dtype=torch.int32)
         votes[own] = 1
-        return Request(int(sum_over_ranks(votes).nonzero()[-1]))
+        return StopRequest(int(sum_over_ranks(votes).nonzero()[-1]))
 
-    def _file(self) -> Request:
-        for name, request in ((STOP_FILE, Request.STOP), (SAVE_FILE, Request.SAVE)):
+    def _file(self) -> StopRequest:
+        for name, request in ((STOP_FILE, StopRequest.STOP), (SAVE_FILE, StopRequest.SAVE)):
             if (self.run_dir / name).exists():
                 (self.run_dir / name).unlink(
                     missing_ok=True
                 )  # else the job would stop again as soon as it is started again
                 return request
-        return Request.NONE
+        return StopRequest.NONE
 
     def leave(self) -> None:
         """Obeyed: tell whoever looks into the run directory that this was a stop on request."""
-        self._asked = self._last = Request.NONE
+        self._asked = self._last = StopRequest.NONE
         if self.leads:
             (self.run_dir / STOPPED_FILE).touch()
 
 
-def signal_of(name: str) -> signal.Signals:
+def signal_number(name: str) -> signal.Signals:
     """``USR1`` or ``SIGUSR1``.
 
     Raises:

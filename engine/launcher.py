@@ -43,7 +43,7 @@ def slurm_task(env: Mapping[str, str]) -> Task | None:
     return Task(_number(env, "SLURM_PROCID") or 0, count, _number(env, "SLURM_LOCALID") or 0)
 
 
-def rank(env: Mapping[str, str]) -> int:
+def launcher_rank(env: Mapping[str, str]) -> int:
     """The rank of this process among all; 0 alone. SLURM's number where RANK is not this job's."""
     task = slurm_task(env)
     if task is not None and "RANK" in stale_variables(env, started_with(env)):

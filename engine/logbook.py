@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.rates import Rate
 
 
-class Logbook:
+class MetricsWriter:
     """Writes on rank 0, is silent on the others. Numbers and task names only, never text.
 
     Args:
@@ -34,7 +34,7 @@ class Logbook:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = run_dir / "metrics.jsonl"
         kept = [line for line in _lines(self._file) if json.loads(line)["step"] < resume_step]
-        write_whole(self._file, "".join(line + "\n" for line in kept))  # all that earlier launches told
+        write_atomic(self._file, "".join(line + "\n" for line in kept))  # all that earlier launches told
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -12,7 +12,7 @@ import torch
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "liger-kernel", "triton")
 
 
-def machine() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """Null where a machine cannot tell."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), None)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -25,7 +25,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
+def library_versions() -> dict[str, str | None]:
     out: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -35,7 +35,7 @@ def versions() -> dict[str, str | None]:
     return out
 
 
-def commit() -> str | None:
+def source_commit() -> str | None:
     """The measured commit, with a + where the work tree differs from it."""
     here = Path(__file__).resolve().parents[1]
     try:

@@ -21,14 +21,14 @@ from engine.checkpoint import Checkpoint
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import load_cards, unknown_task
 from engine.errors import UserError
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.merge_rows import LABELS, Run, append_sums, entries, join, shape_problems
 from engine.prompt_sums import PromptSum
 from engine.provenance import flat
 from engine.rates import Rate
 from engine.resolve import expand, resolve, to_yaml, value_at
 from engine.source_terms import sources_of
-from engine.unseen import joined_records, read_record, write_record
+from engine.unseen import join_overlap_records, read_overlap_record, write_overlap_record
 
 JOINED = (
     "adapt.targets",
@@ -104,7 +104,7 @@ def merge_runs(
         output,
         merged,
         config,
-        joined_records([read_record(run.folder) for run in runs]),
+        join_overlap_records([read_overlap_record(run.folder) for run in runs]),
         tables[0] if len(tables) == 1 else "",
     )
     for line in told:
@@ -339,11 +339,11 @@ def _write(output: Path, merged: Checkpoint, config: RunConfig, overlap: dict[st
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # its owner's alone
     try:
         checkpoint.save(partial, merged.state["progress"]["step"], merged, 1)
-        write_whole(partial / "config.yaml", to_yaml(config))
-        write_record(partial, overlap)
+        write_atomic(partial / "config.yaml", to_yaml(config))
+        write_overlap_record(partial, overlap)
         if tuning:
             (partial / TUNING).parent.mkdir(mode=0o700)
-            write_whole(partial / TUNING, tuning)
+            write_atomic(partial / TUNING, tuning)
         (partial / "COMPLETED").touch()
         if output.exists():
             output.rmdir()  # empty: checked before

@@ -40,7 +40,7 @@ MEANINGS = {
 }
 
 
-class Clock:
+class PhaseTimer:
     """Seconds of each phase of a step."""
 
     def __init__(self, device: torch.device):
@@ -82,7 +82,7 @@ class Clock:
         return out
 
 
-_clock: Clock | None = None
+_clock: PhaseTimer | None = None
 _NOTHING = contextlib.nullcontext()
 
 
@@ -98,11 +98,11 @@ def backward_from(tensor: Tensor, name: str) -> None:
 
 
 @contextlib.contextmanager
-def running(device: torch.device) -> Iterator[Clock]:
+def measure_phases(device: torch.device) -> Iterator[PhaseTimer]:
     """Within, phases are measured, DeepSpeed's gathers among them."""
     global _clock
     assert _clock is None, "one clock at a time"
-    _clock = Clock(device)
+    _clock = PhaseTimer(device)
     try:
         with timed_gathers(phase, _clock.on_gpu):
             yield _clock

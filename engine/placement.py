@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from backbones.sizes import Sizes
+from backbones.sizes import ModelFootprint
 from engine.config import RunConfig
 from engine.distributed import gather_objects
 from engine.rates import tried_rates
 from engine.sharding import read_deepspeed
 from prompt_modules.tied_head import CHUNK_BYTES
 
-PLACEMENTS = ("resident", "sharded_hpz", "sharded", "offload")
+SHARDINGS = ("resident", "sharded_hpz", "sharded", "offload")
 FILES = {"resident": "", "sharded_hpz": "zero3_hpz.json", "sharded": "zero3.json", "offload": "zero3_offload.json"}
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
@@ -54,7 +54,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Workload:
+class MicroBatchShape:
     """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts,
     gradients and optimizer.
     kept_besides: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are
@@ -69,7 +69,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again;
     ``offloaded``: and the inputs of all of them wait on the host.
     """
@@ -104,7 +104,7 @@ class Need:
         )
 
 
-def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
+def micro_batch_shape(config: RunConfig, sizes: ModelFootprint) -> MicroBatchShape:
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
     length = config.prompt.length
     tokens = max(config.token_budget, length + config.data.max_length)
@@ -112,10 +112,12 @@ def workload_of(config: RunConfig, sizes: Sizes) -> Workload:
         config, sizes.hidden, sizes.linear_sides
     )  # fp32 numbers, their gradient, two moments, the best
     trained_inside = "lora" in config.adapt.methods and bool(config.adapt.targets)
-    return Workload(tokens, tokens, bank, sizes.linear_inputs if trained_inside else 0, fused=config.fused == "auto")
+    return MicroBatchShape(
+        tokens, tokens, bank, sizes.linear_inputs if trained_inside else 0, fused=config.fused == "auto"
+    )
 
 
-def kept_per_token(sizes: Sizes, device: str, fused: bool) -> int:
+def activation_bytes_per_token(sizes: ModelFootprint, device: str, fused: bool) -> int:
     """Bytes that a layer keeps of each token for the backward pass; on CPUs nothing is fused."""
     return sizes.kept_fused if fused and device == "cuda" else sizes.kept_per_token
 
@@ -138,7 +140,9 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
     return max(taught, adapted, swept) + prompt
 
 
-def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machine, offloaded: bool = False) -> Need:
+def estimate_memory(
+    sizes: ModelFootprint, placement: str, recompute: int, work: MicroBatchShape, m: Machine, offloaded: bool = False
+) -> MemoryEstimate:
     """Memory of a rank; formulas in docs/deepspeed.md."""
     parts: dict[str, tuple[float, float]] = {}
     shard = sum(sizes.sharded_tensors) / m.world
@@ -153,7 +157,7 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
     if placement != "resident" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
         parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
-    kept = kept_per_token(sizes, m.device, work.fused) + work.kept_besides
+    kept = activation_bytes_per_token(sizes, m.device, work.fused) + work.kept_besides
     n, per_layer = len(sizes.layers), kept * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens
     again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)
@@ -171,14 +175,14 @@ def need(sizes: Sizes, placement: str, recompute: int, work: Workload, m: Machin
         passed += parts["loss"][0] if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK else 0
         parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * passed, 0)
     parts["prompts"] = (work.bank, 0)
-    return Need(placement, recompute, offloaded, parts)
+    return MemoryEstimate(placement, recompute, offloaded, parts)
 
 
 def _power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def possible(m: Machine, asked: str) -> list[str]:
+def possible_shardings(m: Machine, asked: str) -> list[str]:
     """The placements to consider, fastest first."""
     if asked != "auto":
         return [asked]
@@ -189,17 +193,23 @@ def possible(m: Machine, asked: str) -> list[str]:
     ]  # on CPUs the same memory as sharded
 
 
-def candidates(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Iterator[Need]:
+def candidates(
+    sizes: ModelFootprint, asked: str, recompute: str, work: MicroBatchShape, m: Machine
+) -> Iterator[MemoryEstimate]:
     """Of each placement its least recomputation that fits; all of it where none does."""
     n = len(sizes.layers)
     counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1), "all_offloaded": range(0)}[recompute]
     last = recompute == "all_offloaded" or (recompute == "auto" and m.device == "cuda")  # a CPU's memory is the host's
-    for placement in possible(m, asked):
-        found = [need(sizes, placement, k, work, m) for k in counts] + [need(sizes, placement, n, work, m, True)] * last
+    for placement in possible_shardings(m, asked):
+        found = [estimate_memory(sizes, placement, k, work, m) for k in counts] + [
+            estimate_memory(sizes, placement, n, work, m, True)
+        ] * last
         yield next((x for x in found if x.fits(m)), found[-1])
 
 
-def choose(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine) -> Need:
+def choose_sharding(
+    sizes: ModelFootprint, asked: str, recompute: str, work: MicroBatchShape, m: Machine
+) -> MemoryEstimate:
     """The fastest that fits; where nothing does, the one that needs least on a device (its ``fits`` is False)."""
     found = list(candidates(sizes, asked, recompute, work, m))
     return next(
@@ -207,12 +217,12 @@ def choose(sizes: Sizes, asked: str, recompute: str, work: Workload, m: Machine)
     )
 
 
-def file_of(placement: str) -> str:
+def deepspeed_file_of(placement: str) -> str:
     """The DeepSpeed file of a placement; none for ``resident``."""
     return str(DS_CONFIGS / FILES[placement]) if FILES[placement] else ""
 
 
-def of_file(zero: dict[str, Any]) -> str:
+def sharding_of_file(zero: dict[str, Any]) -> str:
     """The placement that a DeepSpeed file's ``zero_optimization`` amounts to."""
     offload = zero.get("offload_param")
     if isinstance(offload, dict) and offload.get("device", "none") != "none":
@@ -220,12 +230,12 @@ def of_file(zero: dict[str, Any]) -> str:
     return "sharded_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "sharded"
 
 
-def asked_for(config: RunConfig) -> str:
+def requested_sharding(config: RunConfig) -> str:
     """The placement that a configuration names, in a word or by its DeepSpeed file."""
-    return of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.placement
+    return sharding_of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.placement
 
 
-def free(m: Machine) -> str:
+def free_memory_text(m: Machine) -> str:
     """A machine's free memory, in words."""
     host = f"{m.host_bytes / GB:.1f} GB of a host ({m.ranks_per_node} ranks)"
     return host if m.device == "cpu" else f"{m.device_bytes / GB:.1f} GB of a device and {host}"

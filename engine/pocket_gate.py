@@ -26,8 +26,8 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     import clinical_tasks
     from clinical_tasks.pocket import TASKS
     from engine.config import RunConfig
-    from engine.evaluation import Asker
-    from engine.session import Session
+    from engine.evaluation import Predictor
+    from engine.session import RunContext
 
     config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, placement="resident")
     config.data.root, config.data.cards, config.data.cache = (
@@ -37,9 +37,9 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     )
     config.data.max_test, config.data.max_length, config.prompt.length = max_test, 256, 0
     config.evaluate.batch, config.evaluate.max_new_tokens = 32, 96
-    session = Session(config)
+    session = RunContext(config)
     data = session.data({task: ["test"] for task in TASKS})
-    asker = Asker(session, None)
+    asker = Predictor(session, None)
     scores = {}
     for task, found in data.items():
         answers = asker.answers(found, 0)

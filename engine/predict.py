@@ -17,12 +17,12 @@ from clinical_tasks import Example, TaskCard
 from engine.data import Sample, load_cards, unknown_task
 from engine.distributed import barrier
 from engine.errors import UserError
-from engine.evaluation import Asker
-from engine.files import write_whole
-from engine.predictions import Predictions
+from engine.evaluation import Predictor
+from engine.files import write_atomic
+from engine.predictions import PredictionStore
 from engine.scored_rows import ScoredRow, rows_of_run
 from engine.served import announce
-from engine.session import Session
+from engine.session import RunContext
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Notes:
         return Sample(self._contexts[index], [])
 
 
-def predict_notes(session: Session, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
+def predict_notes(session: RunContext, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
     """Answer every note of ``source``; write a .jsonl, or with ``into_folder`` a brat .ann for each.
 
     Raises:
@@ -83,8 +83,8 @@ def predict_notes(session: Session, wanted: Wanted, source: Path, output: Path, 
     )
     announce(session)
     backbone = session.backbone()
-    asker = Asker(session, None if row.bank is None else row.bank.to(backbone.device))
-    kept = Predictions(
+    asker = Predictor(session, None if row.bank is None else row.bank.to(backbone.device))
+    kept = PredictionStore(
         output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], session.place.rank
     )
     found = asker.ask(card, notes, row.number, kept)
@@ -93,9 +93,9 @@ def predict_notes(session: Session, wanted: Wanted, source: Path, output: Path, 
         if into_folder:
             output.mkdir(exist_ok=True, mode=0o700)
             for result in results:
-                write_whole(output / f"{result['id']}.ann", clinical_tasks.brat_lines(result))
+                write_atomic(output / f"{result['id']}.ann", clinical_tasks.brat_lines(result))
         else:
-            write_whole(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
+            write_atomic(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
         kept.forget()
         session.say(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {asker.work.line()}")
         for line in _warnings(results, session.config.data.max_length, session.config.evaluate.max_new_tokens):
@@ -134,7 +134,7 @@ def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> Scor
     return next(r for r in fitting if r.labels["shots"] == most.labels["shots"])
 
 
-def _pieces(session: Session, card: TaskCard, example: Example) -> list[Example]:
+def _pieces(session: RunContext, card: TaskCard, example: Example) -> list[Example]:
     """A long note is split as in training; the answer, not known yet, is given room."""
     c, layout = session.config, session.layout
     room = min(c.evaluate.max_new_tokens, c.data.max_length // 2)

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from clinical_tasks import Example
 from engine.data import Sample
-from engine.files import write_whole
+from engine.files import write_atomic
 
 
 @dataclass(frozen=True)
-class Answered:
+class Prediction:
     """An answer; whether it ended by itself; tokens generated for it, the end token included (0: an option, by
     likelihood).
     """
@@ -33,7 +33,7 @@ class Answered:
 
 
 @dataclass
-class Work:
+class InferenceStats:
     """What answering took, of answers that this command asked for. ``tokens``: generated; choices have none.
     ``read_back``: answers of an earlier command that were not asked again.
     """
@@ -43,7 +43,7 @@ class Work:
     tokens: int = 0
     read_back: int = 0
 
-    def add(self, other: "Work") -> None:
+    def add(self, other: "InferenceStats") -> None:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -54,7 +54,7 @@ class Work:
         return f"{self.answers} answers in {self.seconds:.1f} s, {self.answers / self.seconds:.1f} a second{tokens}"
 
 
-class Questions(Protocol):
+class PredictionInputs(Protocol):
     """What can be asked: a split, or a user's notes. ``kept``: the numbers that fit; ``key``: hash of the content."""
 
     kept: list[int]
@@ -65,7 +65,7 @@ class Questions(Protocol):
     def sample(self, index: int) -> Sample: ...
 
 
-class Predictions:
+class PredictionStore:
     """Answers of one row to one split.
 
     Args:
@@ -78,7 +78,7 @@ class Predictions:
         self._part = folder / f".{name}.rank{rank}.part"
         self._stream: int | None = None
 
-    def read(self, fresh: bool = False) -> dict[int, Answered]:
+    def read(self, fresh: bool = False) -> dict[int, Prediction]:
         """What is there and whole, by number; with ``fresh`` nothing, and the rest of an earlier command goes. For
         one rank, before any adds.
         """
@@ -86,14 +86,14 @@ class Predictions:
         if fresh:
             self.forget()
             return {}
-        found: dict[int, Answered] = {}
+        found: dict[int, Prediction] = {}
         for path in (self.file, *self._parts()):
             if path.exists():
                 lines = path.read_bytes().split(b"\n")
                 found |= dict(pair for line in lines if (pair := self._read_line(line)) is not None)
         return found
 
-    def add(self, index: int, answered: Answered) -> None:
+    def add(self, index: int, answered: Prediction) -> None:
         """On disk when it returns."""
         if self._stream is None:
             self._stream = os.open(self._part, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -108,21 +108,21 @@ class Predictions:
             os.close(self._stream)
             self._stream = None
 
-    def finish(self, questions: Questions, answered: Sequence[Answered]) -> None:
+    def finish(self, questions: PredictionInputs, answered: Sequence[Prediction]) -> None:
         """Write the row's file, one line an example. For one rank, when all have closed."""
         lines = [{"example_id": questions.example(i).example_id, **self._line(i, a)} for i, a in enumerate(answered)]
-        write_whole(self.file, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomic(self.file, "".join(json.dumps(line) + "\n" for line in lines))
         self.forget()
 
-    def _line(self, index: int, a: Answered) -> dict[str, Any]:
+    def _line(self, index: int, a: Prediction) -> dict[str, Any]:
         content = {"index": index, "answer": a.text, "ended": a.ended, "tokens": a.tokens}
         check = hashlib.sha256(json.dumps([self.key, *content.values()]).encode()).hexdigest()[:16]
         return {"answer": a.text, "index": index, "ended": a.ended, "tokens": a.tokens, "check": check}
 
-    def _read_line(self, text: bytes) -> tuple[int, Answered] | None:
+    def _read_line(self, text: bytes) -> tuple[int, Prediction] | None:
         try:
             line = json.loads(text)
-            index, found = line["index"], Answered(line["answer"], line["ended"], line["tokens"])
+            index, found = line["index"], Prediction(line["answer"], line["ended"], line["tokens"])
             return (index, found) if line["check"] == self._line(index, found)["check"] else None
         except (ValueError, KeyError, TypeError):
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config import RunConfig
-from engine.files import can_be_made, nearest
+from engine.files import is_creatable, nearest_existing
 from engine.protection import LIBRARIES, library_folder
 from engine.resolve import expand
 
@@ -34,7 +34,7 @@ Writes = Sequence[Literal["run_dir", "--run", "data.cache"]]
 TRAINS: Writes = ("run_dir", "data.cache")
 
 
-def problems_of(config: RunConfig, checkpoint_bytes: int, writes: Writes = TRAINS) -> list[str]:
+def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes = TRAINS) -> list[str]:
     """Everything found, with its fix. Writes nothing.
 
     Args:
@@ -67,10 +67,10 @@ def older_than_tested() -> list[str]:
 
 def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
-    there = nearest(folder)
+    there = nearest_existing(folder)
     if not there.is_dir():
         return [f"{key}: {there} is a file; name a folder"]
-    if not can_be_made(folder):
+    if not is_creatable(folder):
         another = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
         fix = ("copy the run to a folder of yours" if key == "--run" else another) + ", or have it opened"
         return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
@@ -94,7 +94,7 @@ def output_problems(flags: Mapping[str, str]) -> list[str]:
     out = []
     for name in ("output", "png"):
         if flags.get(name):
-            there = nearest(expand(flags[name]))
+            there = nearest_existing(expand(flags[name]))
             if not os.access(there, os.W_OK):
                 out.append(f"command line: --{name}: {there} cannot be written to by this user; name another place")
     return out
@@ -104,9 +104,9 @@ def library_problems(with_gpu: bool) -> list[str]:
     """What keeps libraries from compiling: triton on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
     name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"
     folder = Path(os.environ[name]) if os.environ.get(name) else library_folder(LIBRARIES[name])
-    if can_be_made(folder):
+    if is_creatable(folder):
         return []
-    there = nearest(folder)
+    there = nearest_existing(folder)
     return [f"{name}: {folder}: {there} cannot be written to by this user; export {name}=FOLDER, one that can be"]
 
 

@@ -28,7 +28,7 @@ def peak_bytes() -> int:
 _STATE = ("steps", "skipped", "tokens", "examples", "norms", "lrs")
 
 
-class Window:
+class MetricsWindow:
     """What is logged: sums since the last log line."""
 
     sums: Tensor | None

@@ -10,7 +10,7 @@ import stat
 import sys
 from pathlib import Path
 
-from engine.files import can_be_made
+from engine.files import is_creatable
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 CODE_CACHES = {
@@ -74,7 +74,7 @@ def library_folder(name: str) -> Path:
     Writes nothing.
     """
     own = CACHE / name
-    if can_be_made(own):
+    if is_creatable(own):
         return own
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # the standard says to ignore a relative one

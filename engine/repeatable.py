@@ -19,7 +19,7 @@ def workspace_problems(environment: Mapping[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def repeatable(wanted: bool) -> Iterator[None]:
+def deterministic(wanted: bool) -> Iterator[None]:
     """Within, operators on a GPU give the same bits each time. Afterwards all is as it was before.
 
     Nothing changes on a machine without a GPU, nor where it is not wanted.

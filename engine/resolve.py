@@ -379,7 +379,7 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append(f"distill.teacher_cache: {keep!r} is none of auto, off, a number of GB")
     elif keep not in ("auto", "off") and c.formulation == "plain":
         problems.append("distill.teacher_cache: only formulation: packed reads it; take the limit away")
-    problems += server.problems_of(c.evaluate)
+    problems += server.server_address_problems(c.evaluate)
     if c.deepspeed and not Path(c.deepspeed).is_file():
         problems.append(f"deepspeed: {c.deepspeed} does not exist; name a DeepSpeed file, or a placement in its stead")
     if c.deepspeed and c.placement != "auto":

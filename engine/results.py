@@ -53,7 +53,7 @@ T95 = dict(
 )
 T95_LARGE = 1.96
 
-OURS = "metaprompt"  # every other method is compared with it
+OUR_METHOD = "metaprompt"  # every other method is compared with it
 LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "safetensors", "sentencepiece", "numpy", "rouge-score")
 
 
@@ -132,8 +132,8 @@ def _paired(methods: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], metri
     """
     out: dict[str, Any] = {}
     for other, by in methods.items():
-        for shots in by if other != OURS else ():
-            sides = [methods.get(OURS, {}).get(shots, []), by[shots]]
+        for shots in by if other != OUR_METHOD else ():
+            sides = [methods.get(OUR_METHOD, {}).get(shots, []), by[shots]]
             drawn = [[r["replicates"][metric] for r in rows if metric in r.get("replicates", {})] for rows in sides]
             if (
                 not all(rows and len(d) == len(rows) for rows, d in zip(sides, drawn, strict=True))
@@ -143,7 +143,7 @@ def _paired(methods: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], metri
             ours, theirs = (statistics.fmean(r["scores"][metric] for r in rows) for rows in sides)
             differences = np.mean(drawn[0], axis=0) - np.mean(drawn[1], axis=0)
             cell = {"difference": ours - theirs, "interval": list(interval(differences)), "p": two_sided(differences)}
-            out.setdefault(f"{OURS}-{other}", {})[shots] = cell
+            out.setdefault(f"{OUR_METHOD}-{other}", {})[shots] = cell
     return out
 
 
@@ -206,7 +206,7 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
 
     A method that no seed changes (the written instruction) is set against every seed. None where either lacks a target.
     """
-    ours, theirs = by_seed(tasks, OURS, shots), by_seed(tasks, other, shots)
+    ours, theirs = by_seed(tasks, OUR_METHOD, shots), by_seed(tasks, other, shots)
     if other == "instruction" and len(theirs) == 1:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     seeds = [s for s in ours if s in theirs]
@@ -214,7 +214,7 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
         return None
     mean, half = student([ours[s] - theirs[s] for s in seeds])
     cells = [
-        (t["methods"][OURS][shots]["mean"], t["methods"][other][shots]["mean"])
+        (t["methods"][OUR_METHOD][shots]["mean"], t["methods"][other][shots]["mean"])
         for t in tasks.values()
         if t["role"] == "target"
     ]

@@ -13,7 +13,7 @@ from prompt_modules.bank import JoinedBank
 TUNING = "tune/tuning.json"  # in a run directory
 
 
-def trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:
+def trainable_counts(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:
     """Numbers that one adapted task trains, by method; ``count`` is the metaprompt's, where there is one."""
     counts = {}
     for method, part in bank.parts.items():
@@ -24,7 +24,7 @@ def trainable(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]
     return {**first, "methods": methods}
 
 
-def further(run_dir: Path, rows: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]) -> dict[str, Any]:
+def cost_and_tuning(run_dir: Path, rows: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]) -> dict[str, Any]:
     """``cost`` and ``tuning``, where the run has them.
 
     Cost is METHOD -> SHOTS -> tokens, the real ones that a row was trained on, mean over rows, and device_hours: all

@@ -11,7 +11,7 @@ from engine.checkpoint import Checkpoint
 from engine.config import UNTRAINED
 from engine.data import Split
 from engine.errors import UserError
-from engine.session import Session
+from engine.session import RunContext
 from prompt_modules.bank import JoinedBank
 
 
@@ -30,7 +30,7 @@ class ScoredRow:
         return ".".join(str(self.labels[k]) for k in ("task", "method", "shots", "seed"))
 
 
-def rows_of_run(session: Session) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
+def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
     """Every row of a finished run, its bank and its checkpoint.
 
     Raises:
@@ -70,7 +70,7 @@ def _of_bank(bank: JoinedBank, found: Checkpoint) -> list[ScoredRow]:
     return [ScoredRow(labels, bank, k, best[k], found.identity) for k, labels in enumerate(found.state["rows"])]
 
 
-def _check_backbone(session: Session, saved: dict[str, Any], run_dir: Path) -> None:
+def _check_backbone(session: RunContext, saved: dict[str, Any], run_dir: Path) -> None:
     hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
     differing = [k for k, v in hashes.items() if saved[k] != v]
     if differing:

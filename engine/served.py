@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from engine.config import EvaluateConfig
-from engine.predictions import Answered
-from engine.server import ask, check_server
-from engine.session import Session
+from engine.predictions import Prediction
+from engine.server import ask_server, check_server
+from engine.session import RunContext
 from engine.sharding import ShardedBackbone
 from engine.vllm_client import request_body
 
 
-def model_name(session: Session) -> str:
+def model_name(session: RunContext) -> str:
     """What the backbone is called on the server."""
     return session.config.evaluate.server_model or str(session.card.path)
 
 
-def announce(session: Session) -> None:
+def announce(session: RunContext) -> None:
     """Check the server, where one is named, and say what it gets. Before anything starts.
 
     Raises:
@@ -42,7 +42,7 @@ def served_answers(
     e: EvaluateConfig,
     model: str,
     end_id: int,
-) -> Iterator[tuple[int, Answered]]:
+) -> Iterator[tuple[int, Prediction]]:
     """Number of the context and its answer, as they come. A collective: ranks look embeddings up together, as often
     as the one with ``most`` contexts.
     """
@@ -56,5 +56,5 @@ def served_answers(
                 request_body(model, prompt_LD.cpu(), text, e.max_new_tokens) | {"stop_token_ids": [end_id]}
                 for text in texts
             ]
-            for number, found in enumerate(pool.map(lambda body: ask(e.server, body), bodies), begin):
-                yield number, Answered(*found)
+            for number, found in enumerate(pool.map(lambda body: ask_server(e.server, body), bodies), begin):
+                yield number, Prediction(*found)

@@ -26,7 +26,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
 
-def problems_of(e: EvaluateConfig) -> list[str]:
+def server_address_problems(e: EvaluateConfig) -> list[str]:
     """What is wrong with the server's address."""
     if not e.server:
         return []
@@ -77,7 +77,7 @@ def check_server(e: EvaluateConfig, model: str) -> None:
         )
 
 
-def ask(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
+def ask_server(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
     """The answer to a request of /v1/completions, whether it ended by itself, its tokens.
 
     Raises:

@@ -24,28 +24,28 @@ from backbones import (
     resident_bytes,
 )
 from backbones.frozen import backbone_config, backbone_fingerprint
-from backbones.sizes import Sizes, measure
+from backbones.sizes import ModelFootprint, measure_footprint
 from clinical_tasks import TaskCard
 from engine import checkpoint, distributed, placement, preflight, startup, watch
 from engine.config import FREE_ON_RESUME, RunConfig
 from engine.data import TaskData, prepare
 from engine.errors import UserError
-from engine.fence import Fence
-from engine.files import write_whole
-from engine.formulation import Formulation
-from engine.interruption import Interruption, signal_of
+from engine.fence import RunLock
+from engine.files import write_atomic
+from engine.formulation import ForwardBackward
+from engine.interruption import PreemptionHandler, signal_number
 from engine.provenance import check_hashes
 from engine.rates import rms_of
 from engine.repeatable import workspace_problems
 from engine.resolve import expand, to_yaml
 from engine.sampling import seed_of
 from engine.sharding import ShardedBackbone, read_deepspeed
-from engine.stage import LoopSettings, Stage
-from engine.trainer import Loop
+from engine.stage import Stage, TrainerConfig
+from engine.trainer import Trainer
 from prompt_modules import embeddings_from_instruction, embeddings_from_text, embeddings_from_vocabulary
 
 
-class Session:
+class RunContext:
     """One command's run. Building it checks everything that can be checked without the process group.
 
     Args:
@@ -56,8 +56,8 @@ class Session:
     """
 
     def __init__(self, config: RunConfig, writes: preflight.Writes = preflight.TRAINS):
-        startup.mark("imports")
-        self.config, self.place = config, distributed.place()
+        startup.mark_startup("imports")
+        self.config, self.place = config, distributed.dist_env()
         self.run_dir = expand(config.run_dir)
         try:
             card = load_backbone_card(config.backbone)
@@ -69,7 +69,7 @@ class Session:
             raise UserError(error.problems) from None
         problems = []
         try:
-            signal_of(config.preempt_signal)
+            signal_number(config.preempt_signal)
         except UserError as error:
             problems += error.problems
         if self.tokenizer.vocab_size > self.model_config.vocab_size:
@@ -86,7 +86,7 @@ class Session:
         # prompt, best, and two moments of each number, in fp32
         sides = self.sizes.linear_sides if "lora" in config.adapt.methods else 0
         checkpoint = 16 * placement.bank_numbers(config, self.model_config.hidden_size, sides)
-        problems += preflight.problems_of(config, checkpoint, writes)
+        problems += preflight.preflight_problems(config, checkpoint, writes)
         problems += preflight.library_problems(torch.cuda.is_available())
         if config.deterministic and torch.cuda.is_available():
             problems += workspace_problems(os.environ)
@@ -104,7 +104,7 @@ class Session:
             self.say(line)
         self._backbone: ShardedBackbone | None = None
         self._instructions: dict[str, list[int]] = {}
-        startup.mark("checks")
+        startup.mark_startup("checks")
 
     @property
     def leads(self) -> bool:
@@ -115,9 +115,9 @@ class Session:
             print(text, flush=True)
 
     @cached_property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> ModelFootprint:
         """Of the backbone, by part: a model is made without memory for it, once."""
-        return measure(self.card)
+        return measure_footprint(self.card)
 
     @cached_property
     def backbone_hash(self) -> str:
@@ -130,7 +130,7 @@ class Session:
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
         found = prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
-        startup.mark("data")
+        startup.mark_startup("data")
         return found
 
     def backbone(self) -> ShardedBackbone:
@@ -150,24 +150,26 @@ class Session:
                 f"{distributed.world_size()} ranks, "
                 f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
             )
-            startup.mark("weights")
+            startup.mark_startup("weights")
         return self._backbone
 
     def join(self) -> torch.device:
         """Start the process group, or find it started. -> this rank's device."""
         check_toolchain()
-        device = distributed.start(self.place, self.config.hang_minutes)
-        watch.start(self.config.hang_minutes, self.place.rank, self.place.world, distributed.store_for_a_thread())
-        startup.mark("rendezvous")
+        device = distributed.start_process_group(self.place, self.config.hang_minutes)
+        watch.start_watchdog(
+            self.config.hang_minutes, self.place.rank, self.place.world, distributed.store_for_a_thread()
+        )
+        startup.mark_startup("rendezvous")
         return device
 
-    def build(self, device: torch.device, chosen: placement.Need, ranks_per_node: int) -> ShardedBackbone:
+    def build(self, device: torch.device, chosen: placement.MemoryEstimate, ranks_per_node: int) -> ShardedBackbone:
         """A backbone where it was chosen to live, which is the caller's. A collective.
 
         Raises:
             BackboneError: its files.
         """
-        file = self.config.deepspeed or placement.file_of(chosen.placement)
+        file = self.config.deepspeed or placement.deepspeed_file_of(chosen.placement)
         return ShardedBackbone(
             self.card,
             file,
@@ -187,10 +189,12 @@ class Session:
     def _standing_or_new(self, device: torch.device) -> ShardedBackbone:
         """A process holds one backbone, and a study asks for the same one again and again. A collective."""
         global _standing
-        c, work = self.config, placement.workload_of(self.config, self.sizes)
+        c, work = self.config, placement.micro_batch_shape(self.config, self.sizes)
         if _standing is not None:
             # as if it were not there yet: what it takes itself is not to count against it
-            chosen = placement.choose(self.sizes, placement.asked_for(c), c.recompute, work, _standing.machine)
+            chosen = placement.choose_sharding(
+                self.sizes, placement.requested_sharding(c), c.recompute, work, _standing.machine
+            )
             if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen, c)):
                 return _standing.backbone
             _standing.backbone.destroy()
@@ -201,13 +205,15 @@ class Session:
         _standing = _Standing(self.card, c.deepspeed, _how(chosen, c), machine, backbone)
         return backbone
 
-    def _place(self, work: placement.Workload, machine: placement.Machine) -> placement.Need:
+    def _place(self, work: placement.MicroBatchShape, machine: placement.Machine) -> placement.MemoryEstimate:
         """Choose where the backbone lives and how much is recomputed, and say so."""
-        chosen = placement.choose(self.sizes, placement.asked_for(self.config), self.config.recompute, work, machine)
+        chosen = placement.choose_sharding(
+            self.sizes, placement.requested_sharding(self.config), self.config.recompute, work, machine
+        )
         self.say(chosen.line())
         if not chosen.fits(machine):
             self.say(
-                f"WARNING more than the {placement.free(machine)} that are free; a smaller token_budget or more "
+                f"WARNING more than the {placement.free_memory_text(machine)} that are free; a smaller token_budget or more "
                 "ranks bring it down"
             )
         return chosen
@@ -260,12 +266,12 @@ class Session:
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
         return embeddings_from_vocabulary(backbone.embed, candidates, prompt.length, generator)
 
-    def formulation(self) -> Formulation:
+    def formulation(self) -> ForwardBackward:
         """How this run asks the backbone."""
         c, place = self.config, self.place
-        return Formulation(self.backbone(), c.formulation == "packed", c.token_budget, place.rank, place.world)
+        return ForwardBackward(self.backbone(), c.formulation == "packed", c.token_budget, place.rank, place.world)
 
-    def on(self, split: str) -> "Session":
+    def on(self, split: str) -> "RunContext":
         """This session, with answers asked on another split."""
         out = copy.copy(self)
         out.config = replace(self.config, evaluate=replace(self.config.evaluate, split=split))  # type: ignore[arg-type]
@@ -290,7 +296,7 @@ class Session:
             **further,
         }
 
-    def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> Fence | None:
+    def open_run_dir(self, folder: Path, hashes: dict[str, Any]) -> RunLock | None:
         """Make the run directory, claim it for this job and write the resolved configuration. Rank 0 writes, and gets
         the claim.
 
@@ -304,7 +310,7 @@ class Session:
         fence = None
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fence = Fence(folder)
+            fence = RunLock(folder)
             if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
                 for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
@@ -318,25 +324,25 @@ class Session:
                 ):
                     (folder / name).unlink(missing_ok=True)
             (folder / "COMPLETED").unlink(missing_ok=True)  # a finished run that goes on under accepted changes
-            write_whole(folder / "config.yaml", to_yaml(self.config))
+            write_atomic(folder / "config.yaml", to_yaml(self.config))
             if self._backbone is not None and self._backbone.zero is not None:
-                write_whole(folder / "deepspeed.json", json.dumps(self._backbone.zero, indent=1) + "\n")
+                write_atomic(folder / "deepspeed.json", json.dumps(self._backbone.zero, indent=1) + "\n")
         distributed.barrier()
         return fence
 
-    def train(self, stage: Stage, fence: Fence | None) -> None:
+    def train(self, stage: Stage, fence: RunLock | None) -> None:
         """Run a stage's loop to its end; stops and saves on request.
 
         Raises:
             Stopped: on request, with a checkpoint.
         """
         self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with Interruption(self.run_dir, self.config.preempt_signal, self.leads) as interruption:
-            Loop(stage, self.backbone(), self.loop_settings(), interruption, fence).run()
+        with PreemptionHandler(self.run_dir, self.config.preempt_signal, self.leads) as interruption:
+            Trainer(stage, self.backbone(), self.loop_settings(), interruption, fence).run()
 
-    def loop_settings(self) -> LoopSettings:
+    def loop_settings(self) -> TrainerConfig:
         c = self.config
-        return LoopSettings(
+        return TrainerConfig(
             c.token_budget,
             c.formulation == "packed",
             c.log.every,
@@ -368,7 +374,7 @@ class _Standing:
     backbone: ShardedBackbone
 
 
-def _how(chosen: placement.Need, config: RunConfig) -> tuple[str, int, bool, str]:
+def _how(chosen: placement.MemoryEstimate, config: RunConfig) -> tuple[str, int, bool, str]:
     return chosen.placement, chosen.recompute, chosen.offloaded, config.fused
 
 

@@ -15,7 +15,7 @@ from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
 from backbones.frozen import recompute_first
 from backbones.fused import fuse
 from backbones.linear_updates import LinearUpdates
-from backbones.sizes import Sizes, measure
+from backbones.sizes import ModelFootprint, measure_footprint
 from engine import watch
 from engine.device_kinds import peak_here
 from engine.errors import UserError
@@ -55,13 +55,15 @@ class ShardedBackbone:
         ranks_per_node: int = 1,
         offload_inputs: bool = False,
         say: Callable[[str], None] = lambda _: None,
-        sizes: Sizes | None = None,
+        sizes: ModelFootprint | None = None,
         fused: bool = True,
     ):
         self.device = device
         self.sizes, self.peak = sizes, peak_here(card.dtype) if device.type == "cuda" else None
         self.zero = (
-            zero_config(deepspeed_file, card, sizes or measure(card), ranks_per_node) if deepspeed_file else None
+            zero_config(deepspeed_file, card, sizes or measure_footprint(card), ranks_per_node)
+            if deepspeed_file
+            else None
         )
         self.model = build_backbone(card, self.zero, dtype, device, say)
         if fused and device.type == "cuda":
@@ -82,7 +84,7 @@ class ShardedBackbone:
         self.gathers = GatherCounter(self.model, ranks_per_node, device.type == "cuda")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        watch.note(f"the backbone's forward pass ({args[0]}), which gathers its layers")
+        watch.note_progress(f"the backbone's forward pass ({args[0]}), which gathers its layers")
         return self.root(*args, **kwargs)
 
     def updated(self, update: Any) -> Any:
@@ -104,7 +106,7 @@ class ShardedBackbone:
         """After a backward, or a forward without one: else a few parameters stay gathered and the next release
         raises.
         """
-        watch.note("after a backward pass")
+        watch.note_progress("after a backward pass")
         if self._engine is not None:
             self._engine.optimizer.release_backward_leftovers()
             if self._all_to_release:
@@ -121,7 +123,7 @@ class ShardedBackbone:
         return rows
 
 
-def zero_config(file: str, card: BackboneCard, sizes: Sizes, ranks_per_node: int = 1) -> dict[str, Any]:
+def zero_config(file: str, card: BackboneCard, sizes: ModelFootprint, ranks_per_node: int = 1) -> dict[str, Any]:
     """The DeepSpeed configuration of a file, with precision, ZeRO-3 buckets and secondary shards set from the backbone
     and the machine.
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.data import Split
-from engine.formulation import Kept, LossWeights
+from engine.formulation import CachedTeachers, LossWeights
 from engine.rates import Rate
 from prompt_modules import RowwiseAdamW
 from prompt_modules.bank import JoinedBank
 
 
 @dataclass
-class BankRow:
+class Adapter:
     """One row of the bank: what it learns from and how it is validated."""
 
     task: str
@@ -52,14 +52,14 @@ class Stage:
     name: str
     run_dir: Path
     bank: JoinedBank
-    rows: list[BankRow]
+    rows: list[Adapter]
     optimizer: RowwiseAdamW
     groups_of_row: dict[str, range | None]
     sampler: Any
     total_steps: int
     weights: LossWeights = LossWeights()
     teachers: JoinedBank | None = None
-    kept: Kept | None = None
+    kept: CachedTeachers | None = None
     """What the teachers said, where it is on disk."""
     eval_every: int = 0
     patience: int = 0
@@ -70,7 +70,7 @@ class Stage:
 
 
 @dataclass
-class LoopSettings:
+class TrainerConfig:
     token_budget: int
     packed: bool
     log_every: int

@@ -14,13 +14,13 @@ from engine.formulation import LossWeights
 from engine.rates import Rate
 from engine.resolve import expand
 from engine.sampling import EveryRow, TaskMixture, seed_of
-from engine.session import Session
-from engine.stage import BankRow, Stage
+from engine.session import RunContext
+from engine.stage import Adapter, Stage
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 from prompt_modules.bank import JoinedBank
 
 
-def teach_stage(session: Session, data: dict[str, TaskData], rate: float | None = None) -> Stage:
+def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | None = None) -> Stage:
     """Stage 0: one ordinary soft prompt per source task, all in one pass.
 
     Args:
@@ -59,7 +59,7 @@ def teach_stage(session: Session, data: dict[str, TaskData], rate: float | None 
     )
 
 
-def teach_sweep(session: Session, data: dict[str, TaskData]) -> Stage:
+def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
     """Every source task's teacher at every rate of ``tune.relative_lr_teach``, all in one pass, each for
     ``teach.steps`` steps.
     """
@@ -90,7 +90,7 @@ def teach_sweep(session: Session, data: dict[str, TaskData]) -> Stage:
     )
 
 
-def _teachers_group(session: Session, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
+def _teachers_group(session: RunContext, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
     """Teachers' optimizer group, of one rate for all rows or one for each, in multiples of the embeddings' RMS."""
     t = session.config.teach
     rates = torch.tensor([session.prompt_rate(rate) for rate in relative], dtype=torch.float64)
@@ -99,7 +99,7 @@ def _teachers_group(session: Session, bank: JoinedBank, relative: Sequence[float
 
 
 def distill_stage(
-    session: Session, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
+    session: RunContext, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
 ) -> Stage:
     """Stage 1: the metaprompt and every source task's factors, from the frozen teachers; without teachers a
     multitask prompt.
@@ -153,9 +153,9 @@ def distill_stage(
     )
 
 
-def _row(task: str, method: str, data: TaskData, stream_seed: int, steps: int, validate: bool) -> BankRow:
+def _row(task: str, method: str, data: TaskData, stream_seed: int, steps: int, validate: bool) -> Adapter:
     train = data.splits["train"]
-    return BankRow(
+    return Adapter(
         task,
         method,
         "full",

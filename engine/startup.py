@@ -16,18 +16,18 @@ _told = False
 _late = False
 
 
-def mark(what: str) -> None:
+def mark_startup(what: str) -> None:
     """``what`` took the time since the mark before, or since this process began."""
     _marks.append((what, time.monotonic()))
 
 
-def first_step() -> str | None:
+def report_first_step() -> str | None:
     """One line, at the end of the process's first step: how long that took to come, and why. None afterwards."""
     global _told
     if _told:
         return None
     _told = True
-    mark("first step")
+    mark_startup("first step")
     took: dict[str, float] = {}
     for (what, end), begin in zip(_marks, [_start, *(at for _, at in _marks)], strict=False):
         took[what] = took.get(what, 0.0) + end - begin
@@ -37,7 +37,7 @@ def first_step() -> str | None:
     )
 
 
-def note_early(number: signal.Signals, leave: bool = False) -> None:
+def defer_early_signal(number: signal.Signals, leave: bool = False) -> None:
     """From now on ``number`` does not kill this process. The next loop stops for it after its first step.
 
     Args:
@@ -47,27 +47,27 @@ def note_early(number: signal.Signals, leave: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def nothing_to_lose(number: signal.Signals = signal.SIGUSR1) -> Iterator[None]:
+def exit_on_signal(number: signal.Signals = signal.SIGUSR1) -> Iterator[None]:
     """Within, answers are asked, which are on disk as they come: a signal, or one that came before, leaves at once,
     to be started again.
     """
-    if taken():
+    if take_stop_request():
         _leave(number, None)
     before = signal.getsignal(number)
-    note_early(number, leave=True)
+    defer_early_signal(number, leave=True)
     try:
         yield
     finally:
         signal.signal(number, before)
 
 
-def carry() -> None:
+def carry_stop_request() -> None:
     """A stop was asked for as a loop ended: the next one sees to it, if there is one."""
     global _late
     _late = True
 
 
-def taken() -> bool:
+def take_stop_request() -> bool:
     """Whether a stop was asked for outside a loop; the caller sees to it."""
     global _late
     late, _late = _late, False
@@ -75,7 +75,7 @@ def taken() -> bool:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    carry()
+    carry_stop_request()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

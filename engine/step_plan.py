@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.batching import Item, weigh
-from engine.formulation import Formulation
+from engine.formulation import ForwardBackward
 from engine.sampling import Pick, Stream, plan_step
 from engine.stage import Stage
 
@@ -32,7 +32,7 @@ class StepPlan:
 
 def plan_of(
     stage: Stage,
-    formulation: Formulation,
+    formulation: ForwardBackward,
     streams: Sequence[Stream | None],
     *,
     step: int,

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import checkpoint, commands, distributed, startup
 from engine.errors import UserError
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.preflight import room_for
 from engine.protocols import Cell, read_study
 from engine.resolve import to_yaml
@@ -33,7 +33,7 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     if refused:
         raise UserError(refused)
     chosen = _needed(cells, only)
-    leads = distributed.place().rank == 0
+    leads = distributed.dist_env().rank == 0
     if leads and not plan_only:
         _tell(folder, file, chosen)
     for number, cell in enumerate(chosen, 1):
@@ -42,7 +42,7 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         if not plan_only:
             {"distill": commands.distill, "adapt": commands.adapt}[cell.mode](cell.config)
             if cell.mode == "adapt" and state_of(cell) != "done":
-                with startup.nothing_to_lose():
+                with startup.exit_on_signal():
                     commands.evaluate(cell.config.run_dir)
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not leads or not adapted:
@@ -77,7 +77,7 @@ def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:
     path, told = folder / "study.json", [{"file": file, **_told(c, folder)} for c in cells]
     before = json.loads(path.read_text())["cells"] if path.exists() else []
     known = {c["run"] for c in told}
-    write_whole(path, json.dumps({"cells": [c for c in before if c["run"] not in known] + told}, indent=1) + "\n")
+    write_atomic(path, json.dumps({"cells": [c for c in before if c["run"] not in known] + told}, indent=1) + "\n")
 
 
 def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

@@ -35,15 +35,15 @@ from engine.checksums import damage
 from engine.data import Split
 from engine.distributed import barrier, gather_objects
 from engine.errors import UserError
-from engine.files import nearest
-from engine.formulation import Formulation
+from engine.files import nearest_existing
+from engine.formulation import ForwardBackward
 from engine.read_ahead import ReadAhead
 from engine.resolve import expand
 from engine.sampling import Stream, plan_step
-from engine.session import Session
+from engine.session import RunContext
 from engine.stage import Stage
 from engine.teacher_files import Part, Said, Writer
-from engine.teacher_parts import Block
+from engine.teacher_parts import TeacherBlock
 from prompt_modules import PromptBank, TeacherStates
 from prompt_modules.bank import JoinedBank
 
@@ -89,7 +89,7 @@ class TeacherCache:
             digest = hashlib.sha256(content.encode())
             digest.update(row.prompt_LD.detach().cpu().contiguous().numpy().tobytes())
             own = folder / f"teacher-{row.task}-{digest.hexdigest()[:24]}"
-            starts = teacher_parts.cut(self.answers[k][i] for i in row.indices)
+            starts = teacher_parts.cut_files(self.answers[k][i] for i in row.indices)
             self._numbers.append(range(len(self.parts), len(self.parts) + len(starts)))
             self._firsts.append([row.indices[start] for start in starts])
             for number, (begin, end) in enumerate(pairwise([*starts, len(row.indices)])):
@@ -113,7 +113,7 @@ class TeacherCache:
         begin, own, size = time.monotonic(), {}, 0
         for number in wanted[rank::world]:
             part = self.parts[number]
-            watch.note(f"checksum of {part.file}")
+            watch.note_progress(f"checksum of {part.file}")
             own[number] = damage(part.file, part.of)
             size += part.file.stat().st_size if not own[number] else 0
         every = gather_objects((own, size))
@@ -130,7 +130,7 @@ class TeacherCache:
         return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
 
     def fill(
-        self, numbers: Sequence[int], formulation: Formulation, teachers: PromptBank, say: Callable[[str], None]
+        self, numbers: Sequence[int], formulation: ForwardBackward, teachers: PromptBank, say: Callable[[str], None]
     ) -> None:
         """Compute parts, this rank its share of them, in step with the others. A collective.
 
@@ -141,7 +141,7 @@ class TeacherCache:
             UserError: the disk is full, on any rank.
         """
         begin, rank = time.monotonic(), formulation.rank
-        shares = teacher_parts.deal(self._blocks(numbers, formulation), formulation.world)
+        shares = teacher_parts.assign_blocks(self._blocks(numbers, formulation), formulation.world)
         turns = [[(block, group) for block in share for group in block.groups] for share in shares]
         rounds = max(map(len, turns))
         filler = turns[0][0][1][:1] if rounds else []
@@ -166,16 +166,16 @@ class TeacherCache:
         if seconds > TOLD:
             say(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
 
-    def _blocks(self, numbers: Sequence[int], formulation: Formulation) -> list[Block]:
+    def _blocks(self, numbers: Sequence[int], formulation: ForwardBackward) -> list[TeacherBlock]:
         """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
         if not numbers:
             return []
         contexts, length = [row.split.context_lengths() for row in self.rows], self.rows[0].prompt_LD.shape[0]
         parts = [
-            [teacher_parts.stand_in(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
+            [teacher_parts.placeholder_item(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
             for p in self.parts
         ]
-        return teacher_parts.blocks(parts, numbers, length, formulation.token_budget)
+        return teacher_parts.plan_blocks(parts, numbers, length, formulation.token_budget)
 
     def _whole(self, item: Item) -> Item:
         return replace(item, sample=self.rows[item.row].split.sample(item.index))
@@ -219,7 +219,7 @@ class TeacherCache:
         return self._open[number]  # type: ignore[no-any-return]
 
 
-class KeptTeachers:
+class TeacherCacheReader:
     """A cache as a loop reads it: ahead of the micro-batches that need it, and in order.
 
     For a GPU the rows wait in pinned memory, so that their copy is one that nobody waits for.
@@ -257,7 +257,7 @@ def _agree(problem: str) -> None:
         raise UserError(next(filter(None, problems)))
 
 
-def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
+def cache_teachers(session: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
     """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.kept``. A collective.
 
     Args:
@@ -277,14 +277,14 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: i
         if r.train is not None
     ]
     cache = _cache_of(session, stage, rows, folder)
-    visits = visited(stage)
+    visits = sample_visits(stage)
     wanted = sorted({cache.part_of(row, index) for row, index in visits})
     read = sum(n * cache.answers[row][index] for (row, index), n in visits.items())
     missing = cache.missing(wanted)
     if not _worth(cache, wanted, missing, read, how, folder, session.say):
         return
     if steps is not None:
-        soon = visited(stage, steps)
+        soon = sample_visits(stage, steps)
         rows = [replace(row, indices=sorted(i for at, i in soon if at == k)) for k, row in enumerate(rows)]
         cache = _cache_of(session, stage, rows, folder)
         wanted = list(range(len(cache.parts)))
@@ -295,16 +295,16 @@ def keep_teachers(session: Session, stage: Stage, teachers: JoinedBank, steps: i
     damaged = cache.damaged(there, session.place.rank, session.place.world, session.say)
     anew = sorted({*damaged, *set(wanted).intersection(missing)})
     cache.fill(anew, session.formulation(), teachers, session.say)
-    stage.kept = KeptTeachers(cache, device)
+    stage.kept = TeacherCacheReader(cache, device)
 
 
-def _cache_of(session: Session, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
+def _cache_of(session: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
     decided_by = f"{session.backbone_hash}|{session.layout.fingerprint()}|{session.card.dtype}"
     hidden, dtype = session.model_config.hidden_size, getattr(torch, session.card.dtype)
     return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
 
 
-def visited(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
+def sample_visits(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
     """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never
     stop.
     """
@@ -335,7 +335,7 @@ def _worth(
     """
     tokens = cache.tokens(missing)
     size = tokens * cache.bytes_per_token
-    free = min(gather_objects(shutil.disk_usage(nearest(folder)).free))  # ranks must decide alike
+    free = min(gather_objects(shutil.disk_usage(nearest_existing(folder)).free))  # ranks must decide alike
     need = f"{tokens:,} answer tokens, {size / 1e9:.3f} GB, in {folder}"
     if how == "auto":
         times = read / max(1, cache.tokens(wanted))

@@ -31,19 +31,19 @@ rank computes, and what is computed again for one damaged file, so that it must 
 
 
 @dataclass(frozen=True)
-class Block:
+class TeacherBlock:
     """Files that are computed together. ``parts``: numbers of those to write. ``groups``: the micro-batches of all."""
 
     parts: list[int]
     groups: list[list[Item]]
 
 
-def stand_in(row: int, index: int, context: int, answer: int) -> Item:
+def placeholder_item(row: int, index: int, context: int, answer: int) -> Item:
     """An item that has a sample's lengths and no tokens."""
     return Item(row, Sample(range(context), range(answer)), 1.0, index)  # type: ignore[arg-type]
 
 
-def cut(answers: Iterable[int]) -> list[int]:
+def cut_files(answers: Iterable[int]) -> list[int]:
     """Places of the first samples of files, ascending.
 
     Args:
@@ -59,9 +59,9 @@ def cut(answers: Iterable[int]) -> list[int]:
     return starts
 
 
-def blocks(
+def plan_blocks(
     parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, token_budget: int
-) -> list[Block]:
+) -> list[TeacherBlock]:
     """What computes the files ``wanted``, in order.
 
     Consecutive files are computed together as long as ``JOINED`` micro-batches hold them, so that small tasks share a
@@ -88,13 +88,13 @@ def blocks(
         needed = [number for number in numbers if number in asked]
         if needed:
             items = [item for number in numbers for item in parts[number]]
-            out.append(Block(needed, packed_micro_batches(items, prompt_length, token_budget, 0, 1)))
+            out.append(TeacherBlock(needed, packed_micro_batches(items, prompt_length, token_budget, 0, 1)))
     return out
 
 
-def deal(dealt: Sequence[Block], world: int) -> list[list[Block]]:
+def assign_blocks(dealt: Sequence[TeacherBlock], world: int) -> list[list[TeacherBlock]]:
     """Blocks of every rank: each goes to the rank that has the fewest micro-batches so far."""
-    shares: list[list[Block]] = [[] for _ in range(world)]
+    shares: list[list[TeacherBlock]] = [[] for _ in range(world)]
     loads = [0] * world
     for block in dealt:
         rank = loads.index(min(loads))

@@ -14,21 +14,21 @@ from torch import Tensor
 from engine import checkpoint, startup
 from engine.distributed import gather_objects, sum_gradients, sum_over_ranks
 from engine.errors import Stopped, UserError
-from engine.fence import Fence
-from engine.formulation import Formulation
-from engine.interruption import Interruption, Request
-from engine.logbook import Logbook
+from engine.fence import RunLock
+from engine.formulation import ForwardBackward
+from engine.interruption import PreemptionHandler, StopRequest
+from engine.logbook import MetricsWriter
 from engine.phases import DATA, REDUCE, STEP, phase
-from engine.progress import Window, peak_bytes
+from engine.progress import MetricsWindow, peak_bytes
 from engine.provenance import check_hashes
 from engine.sampling import Pick, Stream
 from engine.sharding import ShardedBackbone
-from engine.stage import BankRow, LoopSettings, Stage
+from engine.stage import Adapter, Stage, TrainerConfig
 from engine.step_plan import StepPlan, plan_of
 from engine.validation import validation_losses
 
 
-class Loop:
+class Trainer:
     """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``.
 
     Args:
@@ -39,9 +39,9 @@ class Loop:
         self,
         stage: Stage,
         backbone: ShardedBackbone,
-        settings: LoopSettings,
-        interruption: Interruption | None = None,
-        fence: Fence | None = None,
+        settings: TrainerConfig,
+        interruption: PreemptionHandler | None = None,
+        fence: RunLock | None = None,
     ):
         self.stage, self.backbone, self.settings, self.interruption, self.fence = (
             stage,
@@ -67,8 +67,10 @@ class Loop:
         self.step = 0
         self.last_step_picks: list[Pick] = []
         self._ahead: StepPlan | None = None
-        self.window = Window()
-        self.formulation = Formulation(backbone, settings.packed, settings.token_budget, settings.rank, settings.world)
+        self.window = MetricsWindow()
+        self.formulation = ForwardBackward(
+            backbone, settings.packed, settings.token_budget, settings.rank, settings.world
+        )
 
     # ---- one global step
     # -------------------------------------------------------------------------------------------------
@@ -167,9 +169,9 @@ class Loop:
 
     def _run(self) -> None:
         stage, settings = self.stage, self.settings
-        startup.mark("prompts and teachers")
+        startup.mark_startup("prompts and teachers")
         self._resume()
-        log = Logbook(
+        log = MetricsWriter(
             stage.run_dir, stage.name, stage.total_steps, self.step + 1, settings.tensorboard, settings.rank == 0
         )
         if (
@@ -180,7 +182,7 @@ class Loop:
         while self.step < stage.total_steps and not all(self.stopped):
             outcome, reports = self.advance()
             self.window.add(outcome, reports)
-            if told := startup.first_step():
+            if told := startup.report_first_step():
                 log.say(told)
             log.tick(self.step)
             last = self.step == stage.total_steps or all(self.stopped)
@@ -209,11 +211,11 @@ class Loop:
         if self.interruption is None:
             return
         request = self.interruption.agreed(self.saver.failed)
-        if request == Request.FAILED:
+        if request == StopRequest.FAILED:
             self._settle()
-        if request >= Request.SAVE and not saved:
+        if request >= StopRequest.SAVE and not saved:
             self._save()
-        if request == Request.STOP and not done:
+        if request == StopRequest.STOP and not done:
             self._settle()
             self.interruption.leave()
             raise Stopped(self.stage.name, self.step, self.stage.total_steps)
@@ -222,7 +224,7 @@ class Loop:
         """Until rank 0's checkpoint is on disk. A collective.
 
         Raises:
-            OSError, LostRunDirectory: it cannot be written. RuntimeError: rank 0 says so.
+            OSError, RunLockLost: it cannot be written. RuntimeError: rank 0 says so.
         """
         error: Exception | None = None
         try:
@@ -235,7 +237,7 @@ class Loop:
         if failed.item():
             raise RuntimeError("rank 0 could not write its checkpoint")
 
-    def _log(self, log: Logbook) -> None:
+    def _log(self, log: MetricsWriter) -> None:
         if self.fence is not None:
             self.fence.check()
         values = self.window.take(self.stage, self.start_shared, self.backbone)
@@ -285,7 +287,7 @@ class Loop:
         assert all(split is not None for split in splits.values())
         return validation_losses(self.formulation, self.stage.bank, splits)  # type: ignore[arg-type]
 
-    def _validate(self, log: Logbook, last: bool) -> None:
+    def _validate(self, log: MetricsWriter, last: bool) -> None:
         due = [
             k
             for k, r in enumerate(self.stage.rows)
@@ -381,7 +383,7 @@ class Loop:
             setattr(
                 self, name, found.state["progress"].get(name, getattr(self, name))
             )  # earlier releases did not count all of them
-        self.window = Window(found.state["progress"]["window"])
+        self.window = MetricsWindow(found.state["progress"]["window"])
         if self.settings.rank == 0:
             for line in accepted:
                 print(f"WARNING {self.stage.run_dir}: goes on although it changed: {line}", flush=True)
@@ -410,7 +412,7 @@ class Loop:
             )
 
 
-def _labels(row: BankRow) -> dict[str, Any]:
+def _labels(row: Adapter) -> dict[str, Any]:
     return {"task": row.task, "method": row.label, "shots": row.shots, "seed": row.seed}
 
 

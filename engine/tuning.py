@@ -14,16 +14,16 @@ from typing import Any
 
 import clinical_tasks
 from engine import checkpoint, startup
-from engine.adaptation import Rates, Source, adapt_rows, adapt_stage, trained
+from engine.adaptation import Rates, Source, adapt_rows, adapt_stage, trained_methods
 from engine.banks import load_bank
 from engine.data import TaskData
 from engine.distributed import gather_objects
-from engine.evaluation import Asker
-from engine.files import write_whole
+from engine.evaluation import Predictor
+from engine.files import write_atomic
 from engine.provenance import check_hashes
 from engine.rates import Rate
 from engine.run_facts import TUNING
-from engine.session import Session
+from engine.session import RunContext
 from engine.stage import Stage
 from engine.stages import teach_sweep
 from engine.validation import validation_losses
@@ -31,7 +31,7 @@ from engine.validation import validation_losses
 EQUAL = 1e-9  # scores this close are one score
 
 
-def chosen_rates(session: Session, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
+def chosen_rates(session: RunContext, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
     """Of an adaptation: train and score what is not yet, in run_dir/tune. A collective.
 
     Raises:
@@ -41,11 +41,11 @@ def chosen_rates(session: Session, data: dict[str, TaskData], sources: Mapping[s
     if not adapt_rows(c, data, tuning=True):
         return {}
     table = _sweep(session, adapt_stage(session, data, sources, tuning=True), data, len(c.adapt.targets))
-    methods = [m for m in trained(c.adapt.methods) if m in table]
+    methods = [m for m in trained_methods(c.adapt.methods) if m in table]
     return {(m, shots): _nearest(table[m], shots) for m in methods for shots in c.adapt.shots if shots != "0"}
 
 
-def chosen_teach_rate(session: Session, data: dict[str, TaskData]) -> float | None:
+def chosen_teach_rate(session: RunContext, data: dict[str, TaskData]) -> float | None:
     """Of a distillation's teachers, in multiples of the embeddings' RMS; None where none are to be tried. A collective.
 
     Raises:
@@ -59,7 +59,7 @@ def chosen_teach_rate(session: Session, data: dict[str, TaskData]) -> float | No
 
 
 def _sweep(
-    session: Session, stage: Stage, data: dict[str, TaskData], tasks: int
+    session: RunContext, stage: Stage, data: dict[str, TaskData], tasks: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
     c, folder = session.config, session.run_dir / "tune"
@@ -71,13 +71,13 @@ def _sweep(
     else:
         session.train(stage, session.open_run_dir(folder, stage.hashes))
         session.complete(folder)
-    with startup.nothing_to_lose():
+    with startup.exit_on_signal():
         scored = _scores(session, folder, data)
     table = summary(scored, tasks)
     for line in told(table):
         session.say(line)
     if session.leads:
-        write_whole(session.run_dir / TUNING, json.dumps(table, indent=1))
+        write_atomic(session.run_dir / TUNING, json.dumps(table, indent=1))
     return table
 
 
@@ -151,15 +151,15 @@ def _nearest(by_shots: Mapping[str, Mapping[str, Any]], shots: str) -> Rate:
     return Rate.of(tried["rates"][tried["best"]])
 
 
-def _scores(session: Session, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
+def _scores(session: RunContext, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
     """Every row's metric on its task's validation split; those that stand in scores.jsonl are not asked again."""
     bank, found = load_bank(folder, "sweep")
     bank = bank.to(session.backbone().device)
     file, key = folder / "scores.jsonl", found.identity
     known = gather_objects(_read(file, key))[0]  # all ranks do as rank 0 finds
     if session.leads:
-        write_whole(file, "".join(json.dumps(line) + "\n" for line in known.values()))
-    asker, out = Asker(session.on("validation"), bank), []
+        write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
+    asker, out = Predictor(session.on("validation"), bank), []
     rows = found.state["rows"]
     unknown = {k: data[row["task"]].splits["validation"] for k, row in enumerate(rows) if str(k) not in known}
     losses = validation_losses(session.formulation(), bank, unknown)

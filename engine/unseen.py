@@ -28,7 +28,7 @@ from engine.token_cache import build_once
 FILE = "overlap.json"
 
 
-def hold_unseen(
+def decontaminate(
     data: dict[str, TaskData], config: DataConfig, rank: int = 0, say=print
 ) -> tuple[dict[str, TaskData], dict[str, Any] | None]:
     """The sources as they may be trained on, and the record of what was found; None where no target is named.
@@ -67,12 +67,12 @@ def hold_unseen(
     if problems:
         raise UserError(problems)
     if rank == 0:
-        for line in lines(record):
+        for line in overlap_lines(record):
             say(line)
     return out, record
 
 
-def lines(record: dict[str, Any], targets: Sequence[str] | None = None) -> list[str]:
+def overlap_lines(record: dict[str, Any], targets: Sequence[str] | None = None) -> list[str]:
     """A record for people: what overlaps (with ``targets`` only, if given), and what was done about it."""
     pairs = [Overlap(**p) for p in record["pairs"] if targets is None or p["target"] in targets]
     if record["excluded"]:
@@ -82,14 +82,14 @@ def lines(record: dict[str, Any], targets: Sequence[str] | None = None) -> list[
     return [f"WARNING overlap, kept in distillation: {p.line()}; data.exclude_overlap leaves it out" for p in pairs]
 
 
-def write_record(run_dir: Path, record: dict[str, Any] | None) -> None:
+def write_overlap_record(run_dir: Path, record: dict[str, Any] | None) -> None:
     """Beside the checkpoints of a distillation; of an adaptation, the one of its source."""
     if record is not None:
         (run_dir / FILE).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """What ``write_record`` wrote, or None.
+def read_overlap_record(run_dir: Path) -> dict[str, Any] | None:
+    """What ``write_overlap_record`` wrote, or None.
 
     Raises:
         UserError: it cannot be read.
@@ -106,7 +106,7 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     return record
 
 
-def joined_records(records: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+def join_overlap_records(records: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     """One record of several runs: all their targets and pairs; excluded only where all were. None where none has
     one.
     """
@@ -122,10 +122,10 @@ def joined_records(records: Sequence[dict[str, Any] | None]) -> dict[str, Any] |
     return out
 
 
-def of_targets(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
+def target_overlap_record(run_dir: Path, targets: Sequence[str]) -> dict[str, Any]:
     """For results.json of an adaptation: the record of its targets, and which of them were not compared."""
     empty: dict[str, Any] = {"targets": [], "excluded": False, "pairs": [], "dropped": {}}
-    record = read_record(run_dir) or empty
+    record = read_overlap_record(run_dir) or empty
     pairs = [p for p in record["pairs"] if p["target"] in targets]
     return {**record, "pairs": pairs, "unchecked": [t for t in targets if t not in record["targets"]]}
 

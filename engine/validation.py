@@ -9,11 +9,11 @@ import torch
 from engine.batching import Item, weigh
 from engine.data import Split
 from engine.distributed import sum_over_ranks
-from engine.formulation import Formulation
+from engine.formulation import ForwardBackward
 from prompt_modules import PromptBank
 
 
-def validation_losses(formulation: Formulation, bank: PromptBank, splits: Mapping[int, Split]) -> dict[int, float]:
+def validation_losses(formulation: ForwardBackward, bank: PromptBank, splits: Mapping[int, Split]) -> dict[int, float]:
     """Mean cross-entropy of an answer token, by bank row. A collective.
 
     Args:

@@ -20,7 +20,7 @@ _last: tuple[float, str] = (time.monotonic(), "start")
 _started = False
 
 
-def last() -> str:
+def last_progress() -> str:
     """What this rank was about to do when it last noted anything."""
     return _last[1]
 
@@ -34,13 +34,13 @@ def _pause(seconds: float) -> float:
     return min(5.0, seconds / 4)
 
 
-def note(what: str) -> None:
+def note_progress(what: str) -> None:
     """Progress: what this rank is about to do, a collective for the most part."""
     global _last
     _last = (time.monotonic(), what)
 
 
-def start(minutes: float, rank: int, world: int = 1, store: Any = None) -> None:
+def start_watchdog(minutes: float, rank: int, world: int = 1, store: Any = None) -> None:
     """End this process when nothing was noted for so long. Once a process.
 
     Args:
@@ -50,16 +50,16 @@ def start(minutes: float, rank: int, world: int = 1, store: Any = None) -> None:
     if _started:
         return
     _started = True
-    note("start")
+    note_progress("start")
     threading.Thread(
         target=_watch,
-        args=(60 * minutes, rank, Roll(store, rank, world, _pause(60 * minutes))),
+        args=(60 * minutes, rank, Heartbeats(store, rank, world, _pause(60 * minutes))),
         daemon=True,
         name="watch",
     ).start()
 
 
-class Roll:
+class Heartbeats:
     """Signs of life of all ranks. Whatever is wrong with the store, a watch goes on without it."""
 
     def __init__(self, store: Any, rank: int, world: int, every: float):
@@ -100,7 +100,7 @@ class Roll:
         return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
-def _watch(seconds: float, rank: int, roll: Roll) -> None:
+def _watch(seconds: float, rank: int, roll: Heartbeats) -> None:
     while True:
         roll.sign()
         time.sleep(_pause(seconds))

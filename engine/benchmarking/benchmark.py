@@ -29,11 +29,11 @@ from engine.benchmarking.stage import data_of, stage_of
 from engine.benchmarking.surroundings import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
 from engine.data import TaskData, data_fingerprint
 from engine.errors import Slower, UserError
-from engine.placement import Machine, Need
-from engine.repeatable import repeatable
-from engine.session import Session
+from engine.placement import Machine, MemoryEstimate
+from engine.repeatable import deterministic
+from engine.session import RunContext
 from engine.sharding import ShardedBackbone
-from engine.trainer import Loop
+from engine.trainer import Trainer
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Measured:
     """A case on its way: what is known of it before a backbone stands, what it runs on, what its steps took."""
 
     case: Case
-    session: Session
+    session: RunContext
     data: dict[str, TaskData]
-    chosen: Need | None = None
+    chosen: MemoryEstimate | None = None
     load_seconds: float = 0.0
     backbone: ShardedBackbone | None = None
     own_bytes: int = 0  # on the GPU, between steps
-    loop: Loop | None = None
+    loop: Trainer | None = None
     records: list[StepRecord] = field(default_factory=list)
     peak_host: int | None = None
     peak: float | None = None  # operations a second that this rank's device can do
@@ -74,7 +74,7 @@ def run_benchmark(request: Request) -> None:
     """
     every = []
     for case in request.cases:
-        session = Session(case.config, writes=() if request.invented else ("data.cache",))
+        session = RunContext(case.config, writes=() if request.invented else ("data.cache",))
         data = data_of(session, request.mode, request.invented)
         every.append(
             Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data)))
@@ -90,9 +90,9 @@ def run_benchmark(request: Request) -> None:
     if old is not None:
         old.check_nodes(machine.nodes, request.compare_anyway)
     for m in every:
-        work = placement.workload_of(m.case.config, m.session.sizes)
-        m.chosen = placement.choose(
-            m.session.sizes, placement.asked_for(m.case.config), m.case.config.recompute, work, machine
+        work = placement.micro_batch_shape(m.case.config, m.session.sizes)
+        m.chosen = placement.choose_sharding(
+            m.session.sizes, placement.requested_sharding(m.case.config), m.case.config.recompute, work, machine
         )
     every, left_out = _that_fit(every, machine)
     for line in left_out:
@@ -131,7 +131,7 @@ def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[s
             needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
             out.append(
                 f"{case.case.label}: {case.chosen.placement} needs {needed / placement.GB:.1f} GB a rank, there "
-                f"are {placement.free(m)}"
+                f"are {placement.free_memory_text(m)}"
             )
     return (fit, out) if fit and len(every) > 1 else (every, [])
 
@@ -140,7 +140,7 @@ def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Mea
     """Cases that are in memory together: all of them if their backbones fit at once, else those of one backbone at
     a time.
     """
-    needs: dict[tuple[Any, ...], Need] = {}
+    needs: dict[tuple[Any, ...], MemoryEstimate] = {}
     by_backbone: dict[tuple[Any, ...], list[Measured]] = {}
     for case in every:
         assert case.chosen is not None
@@ -149,7 +149,7 @@ def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Mea
     if not alternate:
         return [[case] for case in every]
     parts = {f"{name} {i}": size for i, n in enumerate(needs.values()) for name, size in n.parts.items()}
-    if len(needs) > 1 and not Need("all", 0, False, parts).fits(m):
+    if len(needs) > 1 and not MemoryEstimate("all", 0, False, parts).fits(m):
         return list(by_backbone.values())
     return [every]
 
@@ -177,7 +177,7 @@ def _told(every: list[Measured], groups: list[list[Measured]], request: Request)
 def _measure(group: list[Measured], request: Request, device: torch.device, machine: Machine, number: int) -> None:
     """Build a group's backbones, run all of its steps, and give the memory back. A collective."""
     cache = request.output / f".teachers-{number}"
-    with phases.running(device) as clock, contextlib.ExitStack() as after:
+    with phases.measure_phases(device) as clock, contextlib.ExitStack() as after:
         after.callback(_remove, cache, group[0].session)
         host, probe = HostPeak(), Probe(device)
         standing: dict[tuple[Any, ...], _Standing] = {}
@@ -189,9 +189,9 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             m.backbone, m.load_seconds = there.backbone, there.load_seconds
             m.session.lend(m.backbone)
             before = gpu_held()
-            with repeatable(m.case.config.deterministic):
+            with deterministic(m.case.config.deterministic):
                 stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
-            m.loop, m.peak = Loop(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
+            m.loop, m.peak = Trainer(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
             after.callback(m.loop.close)
             m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
             m.beside = len(group) - 1
@@ -231,7 +231,7 @@ def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     assert m.chosen is not None
     m.session.say(m.chosen.line())
     if not m.chosen.fits(machine):
-        m.session.say(f"WARNING more than the {placement.free(machine)} that are free")
+        m.session.say(f"WARNING more than the {placement.free_memory_text(machine)} that are free")
     distributed.barrier()
     before, begin = gpu_held(), time.perf_counter()
     torch.manual_seed(m.case.config.seed)
@@ -242,7 +242,7 @@ def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     return _Standing(backbone, max(distributed.gather_objects(time.perf_counter() - begin)), gpu_held() - before)
 
 
-def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe | None) -> StepRecord:
+def _step(m: Measured, clock: phases.PhaseTimer, device: torch.device, probe: Probe | None) -> StepRecord:
     """One step of the case's loop: all ranks begin together, and a step is over when its numbers are there."""
     assert m.loop is not None and m.backbone is not None
     probed = probe.seconds() if probe is not None else 0.0
@@ -252,7 +252,7 @@ def _step(m: Measured, clock: phases.Clock, device: torch.device, probe: Probe |
     held = gpu_held()
     clock.take()
     begin = time.perf_counter()
-    with repeatable(m.case.config.deterministic), clock.phase(phases.REST):
+    with deterministic(m.case.config.deterministic), clock.phase(phases.REST):
         outcome, _ = m.loop.advance()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -280,6 +280,6 @@ def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) 
         standing.popitem()[1].backbone.destroy()
 
 
-def _remove(cache: Path, session: Session) -> None:
+def _remove(cache: Path, session: RunContext) -> None:
     if session.leads:
         shutil.rmtree(cache, ignore_errors=True)

@@ -14,10 +14,10 @@ from engine.batching import Item, weigh
 from engine.benchmarking.peft_step import PeftTrainer
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.repeatable import repeatable
+from engine.repeatable import deterministic
 from engine.sharding import ShardedBackbone
 from engine.stage import Stage
-from engine.trainer import Loop
+from engine.trainer import Trainer
 
 PEERS = ("peft",)
 STAGES = ("teach", "distill")
@@ -67,7 +67,7 @@ class PeftBeside:
             backbone.model, start_LD, len(stage.rows), stage.weights, stage.teachers
         )
 
-    def step(self, loop: Loop, measured: bool) -> None:
+    def step(self, loop: Trainer, measured: bool) -> None:
         """One step on the samples of the loop's last one.
 
         Batches are there before the clock starts, as a data loader makes them ahead.
@@ -78,7 +78,7 @@ class PeftBeside:
         assert self.trainer is not None
         batches = self.trainer.batches(_items_of(loop), self.budget)
         try:
-            with unfused(self.trainer.backbone), repeatable(self.deterministic):
+            with unfused(self.trainer.backbone), deterministic(self.deterministic):
                 _wait(self.trainer.device)
                 begin = time.perf_counter()
                 loss = self.trainer.step(batches)
@@ -96,7 +96,7 @@ class PeftBeside:
         self.trainer = None
 
 
-def _items_of(loop: Loop) -> list[Item]:
+def _items_of(loop: Trainer) -> list[Item]:
     picks, rows = loop.last_step_picks, loop.stage.rows
     samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
     return weigh([p.row for p in picks], samples, [p.index for p in picks])

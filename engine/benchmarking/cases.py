@@ -10,7 +10,7 @@ from engine.benchmarking.invented import Invention, invention_of
 from engine.benchmarking.stage import for_steps, mode_of
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.placement import PLACEMENTS
+from engine.placement import SHARDINGS
 from engine.preflight import ROOM, room_for
 from engine.resolve import expand, known_keys, resolve, unknown_key
 
@@ -124,9 +124,9 @@ def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -
     if own.get("placements"):
         axes["placement"] = [p.strip() for p in own["placements"].split(",")]
         problems += [
-            f"command line: --placements: {p!r} is none of {', '.join(PLACEMENTS)}"
+            f"command line: --placements: {p!r} is none of {', '.join(SHARDINGS)}"
             for p in axes["placement"]
-            if p not in PLACEMENTS
+            if p not in SHARDINGS
         ]
     for axis in filter(None, own.get("sweep", "").split(";")):
         key, _, values = (part.strip() for part in axis.partition("="))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import UserError
-from engine.made_on import machine
+from engine.made_on import machine_info
 
 RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
 MACHINE = "slower, and so is the machine"
@@ -90,7 +90,7 @@ class Old:
         problems += (
             [] if self.content["world_size"] == world else [f"ranks: {self.content['world_size']} there, {world} here"]
         )
-        then, now = self.content["machine"], machine() if here is None else here
+        then, now = self.content["machine"], machine_info() if here is None else here
         problems += [
             f"machine: {k}: {then.get(k)} there, {now.get(k)} here" for k in HARDWARE if then.get(k) != now.get(k)
         ]

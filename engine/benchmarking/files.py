@@ -7,7 +7,7 @@ from typing import Any
 
 from engine import chart_png
 from engine.benchmarking.compare import Verdict
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.phases import MEANINGS, PHASES
 
 GB = 1e9
@@ -23,12 +23,12 @@ PEFT_NOTE = [
 def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, profiled: bool) -> list[str]:
     """Write the folder. -> lines for the terminal."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_whole(folder / "benchmark.json", json.dumps(content, indent=1) + "\n")
+    write_atomic(folder / "benchmark.json", json.dumps(content, indent=1) + "\n")
     table, beside = case_table(content["cases"]), peft_table(content["cases"])
     if beside:
         table += ["", *beside]
     compared = verdict_table(verdict) if verdict is not None else []
-    write_whole(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
+    write_atomic(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
     chart(folder / "benchmark.png", content)
     return [
         *table,
@@ -190,12 +190,12 @@ def chart(file: Path, content: dict[str, Any]) -> None:
         computed = [
             (float(n), c["computed_tokens_per_s"]) for n, c in zip(numbers, cases, strict=True) if n is not None
         ]
-        chart_png.lines(file, title, key, "tokens/s", {"real": sorted(points), "computed": sorted(computed)})
+        chart_png.line_chart(file, title, key, "tokens/s", {"real": sorted(points), "computed": sorted(computed)})
         return
     labels = [c["label"] or c["placement"] for c in cases]
     notes = [f"{c['tokens_per_s']:,.0f} real tokens/s" for c in cases]
     shown = [n for n in PHASES if any(c["phases"][n]["share"] >= 0.002 for c in cases)]
-    chart_png.stacked_bars(
+    chart_png.stacked_bar_chart(
         file, title, "seconds of a step", labels, {n: [c["phases"][n]["median"] for c in cases] for n in shown}, notes
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from engine.files import write_whole
+from engine.files import write_atomic
 
 PAGE, FIRST, SHOWN = "profile.md", "0-0", 15
 CONTENT = (
@@ -55,7 +55,7 @@ def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.dev
     page = folder / PAGE
     begun = page.read_text().splitlines() if page.exists() else ["# Where a step's time goes", "", CONTENT]
     averages = found.key_averages()
-    write_whole(
+    write_atomic(
         page,
         "\n".join(
             [

@@ -10,11 +10,11 @@ import torch
 from backbones.gathers import Gathered
 from engine import distributed
 from engine.benchmarking.cases import Case
-from engine.made_on import commit, machine, versions
+from engine.made_on import library_versions, machine_info, source_commit
 from engine.operations import model_operations, utilisation
 from engine.phases import PHASES, PROJECT
 from engine.placement import Machine
-from engine.session import Session
+from engine.session import RunContext
 
 if TYPE_CHECKING:
     from engine.benchmarking.benchmark import Measured
@@ -75,7 +75,7 @@ class StepRecord(NamedTuple):
     probe: float
 
 
-def identity_of(mode: str, case: Case, session: Session, rows: str) -> dict[str, Any]:
+def identity_of(mode: str, case: Case, session: RunContext, rows: str) -> dict[str, Any]:
     """What two measurements must share to be comparable, as far as a process knows before it joins the others."""
     return {
         "mode": mode,
@@ -105,8 +105,8 @@ def assemble(
     """The content of benchmark.json, on every rank: the first case's values, and all cases. A collective."""
     cases = [_case(m, mode, warmup, where, device) for m in every]
     head = {key: cases[0][key] for key in CONTRACT}
-    made_on = {**machine(), "nodes": where.nodes, "ranks_per_node": where.ranks_per_node}
-    return {**head, "machine": made_on, "versions": versions(), "commit": commit(), "cases": cases}
+    made_on = {**machine_info(), "nodes": where.nodes, "ranks_per_node": where.ranks_per_node}
+    return {**head, "machine": made_on, "versions": library_versions(), "commit": source_commit(), "cases": cases}
 
 
 def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:

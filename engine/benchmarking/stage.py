@@ -12,10 +12,10 @@ from engine.benchmarking.invented import Invention, invented_data
 from engine.config import RunConfig
 from engine.data import TaskData
 from engine.errors import UserError
-from engine.session import Session
+from engine.session import RunContext
 from engine.stage import Stage
 from engine.stages import distill_stage, teach_stage
-from engine.teacher_cache import keep_teachers
+from engine.teacher_cache import cache_teachers
 from prompt_modules import DecomposedBank, SoftPromptBank, identity_factors
 from prompt_modules.bank import JoinedBank
 
@@ -48,7 +48,7 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
     )
 
 
-def data_of(session: Session, mode: str, invented: Invention | None) -> dict[str, TaskData]:
+def data_of(session: RunContext, mode: str, invented: Invention | None) -> dict[str, TaskData]:
     """Training splits; before the process group starts."""
     c = session.config
     tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
@@ -62,7 +62,7 @@ def data_of(session: Session, mode: str, invented: Invention | None) -> dict[str
     return data
 
 
-def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
+def stage_of(session: RunContext, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
     """A stage, ready for a loop. A collective.
 
     Args:
@@ -87,11 +87,11 @@ def stage_of(session: Session, mode: str, data: dict[str, TaskData], steps: int,
     stage = distill_stage(session, data, teachers, "")
     if teachers is not None:
         session.config = replace(c, data=replace(c.data, cache=str(cache)))
-        keep_teachers(session, stage, teachers, steps)
+        cache_teachers(session, stage, teachers, steps)
     return stage
 
 
-def _untrained(session: Session) -> Source:
+def _untrained(session: RunContext) -> Source:
     """A distillation's outcome as far as its shapes go, with the source tasks that the configuration starts from."""
     c = session.config
     named = [c.adapt.init.removeprefix("task:")] if c.adapt.init.startswith("task:") else []

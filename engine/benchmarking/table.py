@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import chart_png
 from engine.benchmarking.files import markdown
-from engine.files import write_whole
+from engine.files import write_atomic
 from engine.protection import protect
 
 
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(lines))
     if a.output:
         a.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(
+        write_atomic(
             a.output / "scaling.md",
             "\n".join(["# benchmark: " + ", ".join(sorted({c["mode"] for c in contents})), "", *lines, ""]),
         )
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             series.setdefault(" ".join(filter(None, (case["mode"], case["backbone"], case["label"]))), []).append(
                 (case["world_size"], case["tokens_per_s"])
             )
-        chart_png.lines(a.output / "scaling.png", "real tokens a second by ranks", "ranks", "tokens/s", series)
+        chart_png.line_chart(a.output / "scaling.png", "real tokens a second by ranks", "ranks", "tokens/s", series)
 
 
 if __name__ == "__main__":

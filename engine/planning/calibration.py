@@ -22,11 +22,11 @@ import torch.distributed as dist
 import yaml
 
 from backbones import BackboneCard, load_backbone_card
-from backbones.sizes import Sizes, measure
+from backbones.sizes import ModelFootprint, measure_footprint
 from engine import distributed
 from engine.device_kinds import OVERLAPPED, REACHED, DeviceKind
 from engine.errors import UserError
-from engine.placement import file_of, free_host_bytes
+from engine.placement import deepspeed_file_of, free_host_bytes
 
 REPEATS = 9
 AT_LEAST = 0.5  # seconds that a rank's own work is repeated for: a moment's disturbance does not hold as long
@@ -35,7 +35,7 @@ SMALL = 1 << 10  # bytes of a gather that is all latency
 
 
 def calibrate(
-    card: BackboneCard, tokens: int, device: torch.device, nodes: int = 0, sizes: Sizes | None = None
+    card: BackboneCard, tokens: int, device: torch.device, nodes: int = 0, sizes: ModelFootprint | None = None
 ) -> DeviceKind:
     """The kind of device that this job runs on. A collective.
 
@@ -43,8 +43,8 @@ def calibrate(
         tokens: of a micro-batch: products are measured at the backbone's own widths and these many rows. nodes: how
             many there are; 0: by host names.
     """
-    sizes = sizes or measure(card)
-    world, rank = distributed.world_size(), distributed.place().rank
+    sizes = sizes or measure_footprint(card)
+    world, rank = distributed.world_size(), distributed.dist_env().rank
     nodes = nodes or len(Counter(distributed.gather_objects(socket.gethostname())))
     per_node, cuda = world // nodes, device.type == "cuda"
     rate = {name: _slowest(_products(sizes, tokens, getattr(torch, name), device)) for name in ("bfloat16", "float32")}
@@ -127,7 +127,7 @@ def _slowest(value: float, most: bool = False) -> float:
     return float(max(every) if most else min(every))
 
 
-def _products(sizes: Sizes, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
+def _products(sizes: ModelFootprint, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
     """Operations a second of the products that a token takes: forward x W^T and backward g W, of a square one and
     one as wide as the inner layer.
     """
@@ -173,15 +173,15 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     from backbones.module_trace import trace, twin_card
     from engine.batching import weigh
     from engine.data import Sample
-    from engine.formulation import Formulation, LossWeights
+    from engine.formulation import ForwardBackward, LossWeights
     from engine.sharding import ShardedBackbone
     from prompt_modules import SoftPromptBank
 
     small = twin_card(card)
-    backbone = ShardedBackbone(small, file_of("sharded"), device)
+    backbone = ShardedBackbone(small, deepspeed_file_of("sharded"), device)
     bank = SoftPromptBank(torch.zeros(1, 2, backbone.model.config.hidden_size)).to(device)
     items = weigh([0], [Sample([3, 3], [3, 3])])
-    formulation = Formulation(backbone, True, 16, 0, 1)
+    formulation = ForwardBackward(backbone, True, 16, 0, 1)
     seconds = _seconds(lambda: formulation.train(items, bank, LossWeights(), None, None), device)
     entered = sum(v.enters for v in trace(card).visits["train"])
     calls = backbone.gathers.take().calls / (REPEATS + 1)
@@ -202,11 +202,11 @@ def main() -> None:
     if a.tokens < 1 or a.output.suffix not in (".yaml", ".yml"):
         raise SystemExit("error: --tokens must be above 0, and --output a .yaml file")
     try:
-        device = distributed.start(distributed.place())
+        device = distributed.start_process_group(distributed.dist_env())
         kind = calibrate(load_backbone_card(a.backbone), a.tokens, device, a.nodes)
     except UserError as error:
         raise SystemExit("\n".join(f"error: {p}" for p in error.problems)) from None
-    if distributed.place().rank == 0:
+    if distributed.dist_env().rank == 0:
         write_kind(kind, a.output)
         print(a.output.read_text())
     distributed.barrier()

@@ -15,7 +15,7 @@ from typing import Any
 
 from backbones.gathers import Gathered
 from backbones.module_trace import Trace, Visit
-from backbones.sizes import Sizes
+from backbones.sizes import ModelFootprint
 from engine.placement import Machine
 
 AWAY, COMING, HERE = range(3)  # of a parameter: partitioned, on its way, whole
@@ -68,7 +68,7 @@ class Coordinator:
     their nodes are alike.
     """
 
-    def __init__(self, sizes: Sizes, trace: Trace, rules: ZeroRules, machine: Machine):
+    def __init__(self, sizes: ModelFootprint, trace: Trace, rules: ZeroRules, machine: Machine):
         self.rules, self.visits = rules, trace.visits
         self.parameters = {
             name: _Parameter(

@@ -14,11 +14,11 @@ from engine import placement
 from engine.config import RunConfig
 from engine.device_kinds import DeviceKind
 from engine.operations import utilisation
-from engine.placement import Machine, Need
+from engine.placement import Machine, MemoryEstimate
 from engine.planning.gathers import Coordinator, rules_of
 from engine.planning.seconds import NOTHING, Model, Seconds, attention_of, step_seconds
 from engine.planning.work import Assumed, Parts, StageWork, data_for, stages_of
-from engine.session import Session
+from engine.session import RunContext
 from engine.sharding import zero_config
 
 LARGEST = 1 << 24  # tokens of a micro-batch that are tried
@@ -57,7 +57,7 @@ class Case:
     config: RunConfig
     machine: Machine
     device: DeviceKind
-    need: Need
+    need: MemoryEstimate
     stages: tuple[StageTime, ...]
 
     @property
@@ -78,7 +78,7 @@ class Planner:
             are asked for.
     """
 
-    def __init__(self, session: Session, mode: str, device: DeviceKind | None, assumed: Assumed):
+    def __init__(self, session: RunContext, mode: str, device: DeviceKind | None, assumed: Assumed):
         self.session, self.mode, self.device, self.sizes, self.assumed = session, mode, device, session.sizes, assumed
         self._traces: dict[tuple[int, bool], Trace] = {}
         self._steady: dict[Any, Gathered] = {}
@@ -93,12 +93,12 @@ class Planner:
         """Where the samples' lengths come from."""
         return self._data[1]
 
-    def need(self, config: RunConfig, machine: Machine, asked: str = "") -> Need:
-        return placement.choose(
+    def need(self, config: RunConfig, machine: Machine, asked: str = "") -> MemoryEstimate:
+        return placement.choose_sharding(
             self.sizes,
-            asked or placement.asked_for(config),
+            asked or placement.requested_sharding(config),
             config.recompute,
-            placement.workload_of(config, self.sizes),
+            placement.micro_batch_shape(config, self.sizes),
             machine,
         )
 
@@ -107,13 +107,15 @@ class Planner:
             self._traces[recompute, packed] = trace(self.session.card, recompute, packed, self.sizes.rows_from_file)
         return self._traces[recompute, packed]
 
-    def gathered(self, config: RunConfig, machine: Machine, need: Need, kind: str = "train") -> Gathered:
+    def gathered(self, config: RunConfig, machine: Machine, need: MemoryEstimate, kind: str = "train") -> Gathered:
         """What a micro-batch brings to a rank, when one has followed another."""
         if need.placement == "resident":
             return Gathered()
         packed = config.formulation == "packed"
-        own_file = config.deepspeed if config.deepspeed and need.placement == placement.asked_for(config) else ""
-        file = own_file or placement.file_of(need.placement)
+        own_file = (
+            config.deepspeed if config.deepspeed and need.placement == placement.requested_sharding(config) else ""
+        )
+        file = own_file or placement.deepspeed_file_of(need.placement)
         key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
         if key not in self._steady:
             rules = rules_of(zero_config(file, self.session.card, self.sizes, machine.ranks_per_node), machine)
@@ -124,10 +126,10 @@ class Planner:
         """Most tokens of a micro-batch that fit, recomputing as far as the configuration lets it; 0 where not even
         one does.
         """
-        work, asked = placement.workload_of(config, self.sizes), asked or placement.asked_for(config)
+        work, asked = placement.micro_batch_shape(config, self.sizes), asked or placement.requested_sharding(config)
 
         def fits(tokens: int) -> bool:
-            return placement.choose(
+            return placement.choose_sharding(
                 self.sizes, asked, config.recompute, replace(work, tokens=tokens, answers=tokens), machine
             ).fits(machine)
 
@@ -139,7 +141,7 @@ class Planner:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
 
-    def model(self, config: RunConfig, machine: Machine, need: Need) -> Model:
+    def model(self, config: RunConfig, machine: Machine, need: MemoryEstimate) -> Model:
         assert self.device is not None
         packed = config.formulation == "packed"
         kinds = ("train", "train_with_teacher", "forward")
@@ -215,10 +217,10 @@ class Planner:
 
     def _others(self, case: Case) -> Iterator[tuple[str, Any, RunConfig, Machine, DeviceKind, str]]:
         c, m, d = case.config, case.machine, case.device
-        asked = placement.asked_for(c)
+        asked = placement.requested_sharding(c)
         for budget in (c.token_budget * 2, c.token_budget // 2):
             yield "token_budget", budget, _with(c, token_budget=budget), m, d, asked
-        for name in placement.possible(m, "auto"):
+        for name in placement.possible_shardings(m, "auto"):
             if name != case.need.placement and not c.deepspeed:
                 yield "placement", name, _with(c, placement=name), m, d, name
         if case.need.recompute:

@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backbones.sizes import Sizes
+from backbones.sizes import ModelFootprint
 from engine import build_ops, placement
 from engine.adaptation import adapt_rows
 from engine.adapters import check_adapters
 from engine.config import RunConfig
 from engine.device_kinds import DeviceKind, read_kind
 from engine.errors import UserError
-from engine.placement import GB, PLACEMENTS, Machine, Need, Workload
+from engine.placement import GB, SHARDINGS, Machine, MemoryEstimate, MicroBatchShape
 from engine.planning.hours import Case, Planner
 from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
 from engine.planning.table import columns, size, stage_json, time_lines
 from engine.planning.work import Assumed
 from engine.resolve import value_at
-from engine.session import Session
-from engine.unseen import hold_unseen
+from engine.session import RunContext
+from engine.unseen import decontaminate
 
 HEADINGS = {
     "resident": "whole on each device",
@@ -73,11 +73,11 @@ def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
         Path(asked.output).write_text(json.dumps(found.content, indent=1) + "\n")
 
 
-def _checked(config: RunConfig, asked: Asked) -> Session:
+def _checked(config: RunConfig, asked: Asked) -> RunContext:
     mode = asked.mode
     if mode:
         require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
-    session = Session(config)
+    session = RunContext(config)
     if mode == "adapt" and "metaprompt" in config.adapt.methods and not config.adapt.source_run:
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
     if mode == "distill":
@@ -86,10 +86,10 @@ def _checked(config: RunConfig, asked: Asked) -> Session:
         tasks = config.adapt.targets if mode == "adapt" else config.distill.tasks
         data = session.data({task: ["train", "validation", "test"] for task in tasks})
         if mode == "distill":
-            hold_unseen(data, config.data)
+            decontaminate(data, config.data)
         if mode == "adapt":
             adapt_rows(config, data)  # more shots than a task has examples, say
-        build_ops.build()
+        build_ops.build_collectives()
     return session
 
 
@@ -199,8 +199,8 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
 
 def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     session, sizes = planner.session, planner.sizes
-    work = placement.workload_of(config, sizes)
-    names = [p for p in PLACEMENTS if p in placement.possible(machine, "auto")]
+    work = placement.micro_batch_shape(config, sizes)
+    names = [p for p in SHARDINGS if p in placement.possible_shardings(machine, "auto")]
     needs = {p: planner.need(config, machine, p) for p in names}
     chosen = planner.need(config, machine)
     needs.setdefault(chosen.placement, chosen)
@@ -250,13 +250,18 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
 
 
 def _table(
-    session: Session, sizes: Sizes, work: Workload, m: Machine, needs: dict[str, Need], chosen: Need
+    session: RunContext,
+    sizes: ModelFootprint,
+    work: MicroBatchShape,
+    m: Machine,
+    needs: dict[str, MemoryEstimate],
+    chosen: MemoryEstimate,
 ) -> list[Any]:
     card, ranks = session.card, f"{m.nodes} x {m.ranks_per_node} {'GPUs' if m.device == 'cuda' else 'CPU ranks'}"
     head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
         f"{', experts MXFP4' if sizes.widened[0] else ''}), {len(sizes.layers)} layers",
-        f"{ranks}, {placement.free(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
+        f"{ranks}, {placement.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
         "",
     ]
     parts = list(dict.fromkeys(part for n in needs.values() for part in n.parts))

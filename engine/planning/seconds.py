@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backbones.gathers import Gathered
-from backbones.sizes import Sizes
+from backbones.sizes import ModelFootprint
 from engine.device_kinds import DeviceKind
-from engine.placement import Machine, Need, kept_per_token
+from engine.placement import Machine, MemoryEstimate, activation_bytes_per_token
 from engine.planning.work import MicroBatch
 
 TERMS = ("compute", "memory", "gather", "transfer", "host")
@@ -84,9 +84,9 @@ class Model:
     fused: operators of a layer are joined, where that is a GPU's.
     """
 
-    sizes: Sizes
+    sizes: ModelFootprint
     attention: Attention
-    need: Need
+    need: MemoryEstimate
     machine: Machine
     device: DeviceKind
     gathered: dict[str, Gathered]
@@ -145,7 +145,7 @@ class Model:
         )
         fused = self.fused and self.machine.device == "cuda"
         per_kept = TOUCHED_FUSED if fused else TOUCHED
-        kept = kept_per_token(s, self.machine.device, self.fused) * b.tokens * n
+        kept = activation_bytes_per_token(s, self.machine.device, self.fused) * b.tokens * n
         touched = kept * (per_kept[0] * forward + per_kept[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
         return copied + wide + touched + loss

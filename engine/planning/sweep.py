@@ -202,6 +202,6 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
         weak = [(float(p.value), p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
         series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
-    chart_png.lines(
+    chart_png.line_chart(
         file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True
     )

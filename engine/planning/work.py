@@ -21,9 +21,9 @@ from engine.data import Sample, Split, TaskData, cache_key, load_cards
 from engine.errors import UserError
 from engine.resolve import expand
 from engine.sampling import EveryRow, Stream, TaskMixture, plan_step, seed_of
-from engine.session import Session
-from engine.stage import BankRow, Stage
-from engine.teacher_cache import WORTH, visited
+from engine.session import RunContext
+from engine.stage import Adapter, Stage
+from engine.teacher_cache import WORTH, sample_visits
 
 SAMPLED, ENOUGH = 6, 3000  # steps of a stage that are cut, or samples of them; the rest are taken to be like them
 
@@ -130,7 +130,7 @@ class AssumedSplit:
         return [self._lengths(index)[1] for index in self.kept]
 
 
-def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
+def data_for(session: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
     """Splits that a mode trains and validates on, and where their lengths come from. Nothing is tokenised."""
     c = session.config
     tasks = [*c.distill.tasks, *c.adapt.targets]
@@ -147,7 +147,7 @@ def data_for(session: Session, mode: str, assumed: Assumed) -> tuple[dict[str, T
     return {task: TaskData(cast(Any, None), cast(dict[str, Split], splits)) for task in own}, assumed.told()
 
 
-def _cached(session: Session, tasks: Sequence[str]) -> dict[str, TaskData] | None:
+def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
     c = session.config
     try:
@@ -233,15 +233,15 @@ def _distill(
     return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
 
 
-def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> BankRow:
+def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> Adapter:
     train = data.splits["train"]
-    return BankRow(
+    return Adapter(
         task, method, "full", 0, train, list(train.kept), seed, data.splits["validation"] if validated else None
     )
 
 
 def _stage(
-    c: RunConfig, name: str, rows: Sequence[BankRow], sampler: Any, steps: int, kind: str, world: int, eval_every: int
+    c: RunConfig, name: str, rows: Sequence[Adapter], sampler: Any, steps: int, kind: str, world: int, eval_every: int
 ) -> StageWork:
     streams, cursors = [Stream(r.train_indices, r.stream_seed) for r in rows], [0] * len(rows)
     sampled, tokens, examples = [], 0, 0
@@ -261,7 +261,7 @@ def _stage(
     return StageWork(name, steps, kind, tuple(sampled), tokens / len(sampled), examples / len(sampled), forward)
 
 
-def _cut(c: RunConfig, rows: Sequence[BankRow], items: Sequence[Item], world: int) -> tuple[MicroBatch, ...]:
+def _cut(c: RunConfig, rows: Sequence[Adapter], items: Sequence[Item], world: int) -> tuple[MicroBatch, ...]:
     """Micro-batches of a step, of each round the largest: ranks gather together, so that the slowest decides."""
     cut = packed_groups if c.formulation == "packed" else padded_groups
     out: list[MicroBatch] = []
@@ -284,17 +284,17 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
     return MicroBatch(prompts, length, sum(sizes), sum(len(i.sample.answer_ids) for i in group), pairs, not length)
 
 
-def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> Parts | None:
+def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
     """None where a distillation asks its teachers every time. As engine.teacher_cache decides, the disk apart."""
     if c.distill.teacher_cache == "off" or c.formulation != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)
-    visits: Counter[tuple[int, int]] = visited(cast(Stage, stage))
+    visits: Counter[tuple[int, int]] = sample_visits(cast(Stage, stage))
     every: list[tuple[int, list[int]]] = []
     holds: dict[tuple[int, int], int] = {}  # a row's sample -> number of its file
     for k, row in enumerate(rows):
         answers, indices = cast(Split, row.train).answer_lengths(), row.train_indices
-        for begin, end in pairwise([*teacher_parts.cut(answers[i] for i in indices), len(indices)]):
+        for begin, end in pairwise([*teacher_parts.cut_files(answers[i] for i in indices), len(indices)]):
             holds |= dict.fromkeys(((k, i) for i in indices[begin:end]), len(every))
             every.append((k, indices[begin:end]))
     read = sorted({holds[visit] for visit in visits})
@@ -302,15 +302,15 @@ def _kept_parts(c: RunConfig, rows: Sequence[BankRow], sampler: Any) -> Parts | 
     return Parts(every, read) if times >= WORTH or c.distill.teacher_cache != "auto" else None
 
 
-def _filled(c: RunConfig, rows: Sequence[BankRow], parts: Parts, world: int) -> tuple[MicroBatch, ...]:
+def _filled(c: RunConfig, rows: Sequence[Adapter], parts: Parts, world: int) -> tuple[MicroBatch, ...]:
     """Forward passes of a rank that fill the teacher cache, of each round the largest: ranks gather together."""
     splits = [cast(Split, row.train) for row in rows]
     lengths = [(split.context_lengths(), split.answer_lengths()) for split in splits]
     items = [
-        [teacher_parts.stand_in(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
+        [teacher_parts.placeholder_item(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
         for k, indices in parts.every
     ]
-    blocks = teacher_parts.blocks(items, parts.read, c.prompt.length, c.token_budget)
-    shares = teacher_parts.deal(blocks, world)
+    blocks = teacher_parts.plan_blocks(items, parts.read, c.prompt.length, c.token_budget)
+    shares = teacher_parts.assign_blocks(blocks, world)
     turns = [[micro_batch_of(g, c.prompt.length, True) for b in share for g in b.groups] for share in shares]
     return tuple(max(filter(None, turn), key=lambda b: b.tokens) for turn in zip_longest(*turns))

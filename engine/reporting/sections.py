@@ -10,8 +10,8 @@ from engine.reporting.blocks import Block, Cell, Code, Fold, Items, Section, Tab
 from engine.reporting.data import Run, reference_rows, scrubbed, shots_value, source_of
 from engine.reporting.figures import by_run, cost, differences, few_shot, prompt_geometry, sweeps, training, transfer
 from engine.reporting.geometry import geometry, nearest_vocabulary
-from engine.results import OURS, by_seed, made_with, paired_over_targets, student
-from engine.unseen import lines
+from engine.results import OUR_METHOD, by_seed, made_with, paired_over_targets, student
+from engine.unseen import overlap_lines
 
 LEGEND = (
     "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % "
@@ -54,7 +54,7 @@ def _compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
     return [
         (m, s, d)
         for m, s in run.columns()
-        if m != OURS and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))
+        if m != OUR_METHOD and run.role == "target" and (d := paired_over_targets(run.tasks, m, s))
     ]
 
 
@@ -163,7 +163,7 @@ def of_run(run: Run, vocabulary: bool) -> Section:
 def warnings(run: Run) -> list[str]:
     """Test documents that were trained on, and settings that changed on the way."""
     record = run.results.get("overlap")
-    found = [f"{line}." for line in lines(record)] if record else []
+    found = [f"{line}." for line in overlap_lines(record)] if record else []
     return found + [f"Changed on the way: {scrubbed(line)}." for line in run.results.get("changes", [])]
 
 
@@ -260,7 +260,7 @@ def _paired(run: Run) -> list[Block]:
     drawn: dict[str, list[tuple[str, list[tuple[str, Any]]]]] = {}  # shots -> a chart for each other method
     pairs = dict.fromkeys((pair, s) for t in run.tasks.values() for pair, by in t.get("paired", {}).items() for s in by)
     for pair, shots in pairs:
-        other = pair.removeprefix(f"{OURS}-")
+        other = pair.removeprefix(f"{OUR_METHOD}-")
         found = {
             name: t["paired"][pair][shots]
             for name, t in run.tasks.items()
@@ -319,7 +319,7 @@ def _references(run: Run) -> list[Block]:
     out: list[Block] = []
     if named:
         best = {
-            name: max((c["mean"] for c in run.tasks[name]["methods"].get(OURS, {}).values()), default=None)
+            name: max((c["mean"] for c in run.tasks[name]["methods"].get(OUR_METHOD, {}).values()), default=None)
             for name, _, _ in named
         }
         rows = [

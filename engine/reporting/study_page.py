@@ -61,18 +61,15 @@ def write_page(study: Path, output: Path) -> None:
     n_test = f"{sizes[0]} a task" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} a task"
     parts = [HEAD.format(backbone=first.results["backbone"], seeds=seeds, n_test=n_test)]
     for run in curves:
-        parts.append(markdown(list(_curve_blocks(run))).replace("@@", _drawn(few_shot(run)[0], output, run.name)))  # type: ignore[arg-type]
+        drawn = _drawn(few_shot(run)[0], output, run.name)  # type: ignore[arg-type]
+        parts.append(markdown(list(_curve_blocks(run))).replace("@@", drawn))
     if others:
         parts.append(markdown([Section("Parts of the method", [Text(_ABLATIONS), _by_cell(others)])]))
     for run in matrices:
         figure = transfer(run)[0]
-        parts.append(
-            markdown(
-                [Section("One source at a time", [Text(figure.caption), Text("@@"), *_best_sources(run)])]
-            ).replace(  # type: ignore[union-attr]
-                "@@", _drawn(figure, output, run.name)
-            )
-        )  # type: ignore[arg-type]
+        assert isinstance(figure, Figure)
+        page = markdown([Section("One source at a time", [Text(figure.caption), Text("@@"), *_best_sources(run)])])
+        parts.append(page.replace("@@", _drawn(figure, output, run.name)))
     output.write_text("\n".join(part.rstrip() + "\n" for part in parts))
 
 

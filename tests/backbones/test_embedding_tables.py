@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from backbones import BackboneCard, build_backbone
 from backbones.embedding_rows import RowsFromFile, looks_up_plainly
 from backbones.exact_buffers import rebuild_buffers
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 
 SIZES = {
     "vocab_size": 64,
@@ -52,7 +52,7 @@ def test_which_tables_give_out_their_rows(tmp_path: Path, family: str) -> None:
     rows = RowsFromFile(table.weight.detach(), torch.float32, torch.device("cpu"))(ids)
     assert torch.equal(rows, table(ids)) == plain
     # what is merged as it loads, as mixtral's experts, goes through transformers and has no rows in a file
-    assert measure(card_for(tmp_path)).rows_from_file == (plain and family != "mixtral")
+    assert measure_footprint(card_for(tmp_path)).rows_from_file == (plain and family != "mixtral")
 
 
 @pytest.mark.parametrize("family", ["biogpt", "gemma", "granite"])

@@ -6,7 +6,7 @@ import torch
 from backbones import BackboneCard, FrozenRoot, PackedBatch, build_backbone, parameter_count, share_prefix
 from backbones.frozen_linear import keep_no_inputs
 from backbones.fused import fuse
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 
 TINY = {
     "vocab_size": 99,
@@ -42,7 +42,7 @@ def card_of(name: str, dtype: str) -> BackboneCard:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_weights_by_part(name, dtype):
     card = card_of(name, dtype)
-    sizes, model = measure(card), build_backbone(card, None)
+    sizes, model = measure_footprint(card), build_backbone(card, None)
     assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters()) == sum(sizes.tensors)
     assert (
         sizes.tensors[0] == sizes.embedding and sizes.sharded_tensors == sizes.tensors
@@ -109,7 +109,9 @@ def kept_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 1
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_layer_keeps_of_a_token(name, dtype, sharded):
-    assert measure(card_of(name, dtype)).kept_per_token == pytest.approx(kept_per_token(name, dtype, sharded), rel=0.05)
+    assert measure_footprint(card_of(name, dtype)).kept_per_token == pytest.approx(
+        kept_per_token(name, dtype, sharded), rel=0.05
+    )
 
 
 def test_what_a_fused_layer_keeps_of_a_token_in_the_interpreter(interpreted):

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, parameter_count, tying
 from backbones.frozen import backbone_config
 from backbones.module_trace import trace, twin_card
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 
 SIZES = {
     "vocab_size": 64,
@@ -59,18 +59,18 @@ def test_a_file_that_holds_the_head_alone(tmp_path: Path) -> None:
     rewrite(tmp_path, lambda w: w.update({HEAD: w.pop(TABLE)}))
     found = check_like_transformers(tmp_path)
     assert found.lm_head.weight is found.model.embed_tokens.weight
-    assert measure(card).head == 0 and measure(card).rows_from_file
+    assert measure_footprint(card).head == 0 and measure_footprint(card).rows_from_file
 
 
 def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
-    card, tied = released(tmp_path), measure(card_for(tmp_path))
+    card, tied = released(tmp_path), measure_footprint(card_for(tmp_path))
     rewrite(tmp_path, lambda w: w.update({HEAD: torch.randn(64, 16)}))
     said: list[str] = []
     found = build_backbone(card, None, say=said.append)
     assert found.lm_head.weight is not found.model.embed_tokens.weight and not found.config.tie_word_embeddings
     assert any(f"{HEAD} differs from {TABLE}" in line for line in said)
     check_like_transformers(tmp_path)
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     assert (
         sizes.head == sizes.embedding > tied.head == 0
         and sizes.numbers == tied.numbers + 64 * 16 == parameter_count(found)
@@ -126,7 +126,7 @@ def test_a_wrong_head_is_told_and_a_configuration_alone_is_enough_to_measure(tmp
     with pytest.raises(BackboneError, match=r"shape of lm_head.weight: file \(60, 16\), model \(64, 16\)"):
         build_backbone(card, None)
     (tmp_path / "model.safetensors").unlink()
-    assert measure(card).head == 0 and measure(card).rows_from_file
+    assert measure_footprint(card).head == 0 and measure_footprint(card).rows_from_file
 
 
 def test_a_head_of_its_own_in_a_family_whose_weights_are_merged(tmp_path: Path) -> None:
@@ -150,6 +150,6 @@ def test_a_trace_and_sizes_call_parameters_alike(tmp_path: Path, rows_from_file:
     card = released(tmp_path)
     if apart:
         rewrite(tmp_path, lambda w: w.update({HEAD: torch.randn(64, 16)}))
-    known = {name for name, _, _ in measure(card).parameters}
+    known = {name for name, _, _ in measure_footprint(card).parameters}
     named = {name for module in trace(card, rows_from_file=rows_from_file).modules for name in module}
     assert named == (known - {TABLE} if rows_from_file and apart else known)

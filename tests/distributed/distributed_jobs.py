@@ -19,8 +19,8 @@ from engine.generation import Greedy
 from engine.sampling import EveryRow, TaskMixture, seed_of
 from engine.served import served_answers
 from engine.sharding import ShardedBackbone
-from engine.stage import BankRow, LoopSettings, Stage
-from engine.trainer import Loop
+from engine.stage import Adapter, Stage, TrainerConfig
+from engine.trainer import Trainer
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, lora_start
 from prompt_modules.bank import JoinedBank
 
@@ -114,7 +114,7 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
     }
     splits = [Samples(k) for k in range(TASKS)]
     rows = [
-        BankRow(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k])
+        Adapter(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k])
         for k in range(TASKS)
     ]  # type: ignore[arg-type]
     sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
@@ -144,16 +144,16 @@ def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
     bank = JoinedBank(parts, {"prompt_tuning": 2, "lora": 3})
     splits = [Samples(k, least=1) for k in range(5)]
     rows = [
-        BankRow(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k))
+        Adapter(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k))
         for k, s in enumerate(splits)
     ]  # type: ignore[arg-type]
     groups = {m: RowGroup(p, 0.02, 4) for m, p in trained.items()}
     return Stage("adapt", Path("unused"), bank, rows, RowwiseAdamW(groups), dict(bank.spans()), EveryRow(5, 3), 4)
 
 
-def settings_of(budget: int, packed: bool = True, **more: Any) -> LoopSettings:
-    where = distributed.place()
-    return LoopSettings(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
+def settings_of(budget: int, packed: bool = True, **more: Any) -> TrainerConfig:
+    where = distributed.dist_env()
+    return TrainerConfig(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
 def gradients(
@@ -167,12 +167,12 @@ def gradients(
     mixed: bool = False,
 ) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
     stage = mixed_stage_of(backbone) if mixed else stage_of(backbone.model.config.hidden_size, Path("unused"))
-    loop = Loop(stage, backbone, settings_of(budget, packed))
+    loop = Trainer(stage, backbone, settings_of(budget, packed))
     outcome = loop.gradients(0)
     gathered = backbone.gathers.take()
     return {
@@ -189,10 +189,10 @@ def gradients(
 
 def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, Any]:
     """A whole loop with checkpoints; is the backbone what it was?"""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     before = backbone_checksum(backbone.model)
-    loop = Loop(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
+    loop = Trainer(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
     loop.stage.eval_every = 2
     loop.run()
     return {
@@ -207,7 +207,7 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     import deepspeed as ds
     import torch.distributed as dist
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
         None  # DeepSpeed takes one backbone with secondary shards a process, this process several
     )
@@ -258,7 +258,7 @@ def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     import deepspeed as ds
     from transformers import AutoModelForCausalLM
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     card_ = BackboneCard(name="released", tokenizer="unused", **card)
     sharded, dtype = ShardedBackbone(card_, deepspeed, device), getattr(torch, card_.dtype)
@@ -286,7 +286,7 @@ def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
 
 def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
     """The problems that a folder is refused with."""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     try:
         ShardedBackbone(BackboneCard(name="released", tokenizer="unused", **card), deepspeed, device)
     except BackboneError as error:
@@ -298,7 +298,7 @@ def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> di
     """The sharded model beside one built without DeepSpeed: buffers and logits, at positions from
     ``first_position`` on.
     """
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     card = card_of(family, dtype)
     sharded = ShardedBackbone(card, deepspeed, device)
     plain = build_backbone(card, None)
@@ -322,9 +322,9 @@ def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> di
 
 def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]:
     """Greedy continuations of this rank's own contexts; ranks differ in length and must still stop together."""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, world = distributed.place().rank, distributed.place().world
+    rank, world = distributed.dist_env().rank, distributed.dist_env().world
     g = torch.Generator().manual_seed(11)
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(len(contexts), LENGTH, 32, generator=g)
@@ -336,9 +336,9 @@ def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]
 
 def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> dict[int, list[int]]:
     """Answers of this rank's share of the contexts, or of all of them on one rank, while the others keep step."""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, world = distributed.place().rank, distributed.place().world
+    rank, world = distributed.dist_env().rank, distributed.dist_env().world
     g = torch.Generator().manual_seed(11)
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompt_LD = torch.randn(LENGTH, 32, generator=g)
@@ -349,10 +349,10 @@ def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> di
 
 def likelihoods(family: str, deepspeed: str, sizes: list[int], budget: int) -> list[list[float]]:
     """Of invented options behind contexts of these sizes; ranks have unequal shares, or none."""
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     return option_likelihoods(
-        backbone, *invented_choices(sizes), budget, distributed.place().rank, distributed.place().world
+        backbone, *invented_choices(sizes), budget, distributed.dist_env().rank, distributed.dist_env().world
     )
 
 
@@ -360,9 +360,9 @@ def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[in
     """A server's answers to this rank's share of contexts of these lengths; the last rank has none, and looks
     embeddings up with the others.
     """
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, share = distributed.place().rank, distributed.place().world - 1
+    rank, share = distributed.dist_env().rank, distributed.dist_env().world - 1
     mine = list(range(len(lengths)))[rank::share] if rank < share else []
     found = served_answers(
         backbone,
@@ -390,12 +390,12 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
     """
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     given_up, whole = [], Coordinator._invalidate_trace
     Coordinator._invalidate_trace = lambda self: given_up.append(1) or whole(self)
     try:
         backbone = ShardedBackbone(card_of(family), deepspeed, device)
-        loop = Loop(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
+        loop = Trainer(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
         calls = 0
         for step in range(steps):
             calls += len(loop.formulation.micro_batches(weigh_all(loop, step), loop.stage.bank))
@@ -406,7 +406,7 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
         Coordinator._invalidate_trace = whole
 
 
-def weigh_all(loop: Loop, step: int) -> list[Any]:
+def weigh_all(loop: Trainer, step: int) -> list[Any]:
     """A step's items, without moving the loop on."""
     from engine.batching import weigh
     from engine.sampling import plan_step
@@ -427,14 +427,14 @@ def traffic(
     """What each micro-batch brought to this rank: one after the other, of these kinds."""
     import deepspeed as ds
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
         None  # DeepSpeed takes one backbone with secondary shards a process, this process several
     )
     card_ = BackboneCard(tokenizer="unused", **card)
     backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
     stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
-    loop = Loop(stage, backbone, settings_of(budget, packed))
+    loop = Trainer(stage, backbone, settings_of(budget, packed))
     group = loop.formulation.micro_batches(weigh_all(loop, 0), stage.bank)[0]
     found = []
     for kind in kinds:
@@ -457,10 +457,10 @@ def calibrated(family: str, nodes: int, file: str) -> dict[str, Any]:
 
     from engine.planning import calibration
 
-    device = distributed.start(distributed.place())
+    device = distributed.start_process_group(distributed.dist_env())
     calibration.COPIED = 1 << 20
     kind = calibration.calibrate(card_of(family), 32, device, nodes)
-    if distributed.place().rank == 0:
+    if distributed.dist_env().rank == 0:
         calibration.write_kind(kind, Path(file))
     distributed.barrier()
     return asdict(kind)

@@ -15,14 +15,14 @@ from backbones.fused import fuse
 from engine import distributed
 from engine.batching import Item
 from engine.data import Sample
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}
 FAMILIES = {"llama": {}, "gpt_oss": {**OSS, "quantization_config": {"quant_method": "mxfp4"}}}
-distributed.start(distributed.place())
+distributed.start_process_group(distributed.dist_env())
 items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(6)]
 for family, more in FAMILIES.items():
     grads = []
@@ -32,7 +32,7 @@ for family, more in FAMILIES.items():
         assert fuse(backbone.model) == 9 if fused else True
         start = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))
         bank = DecomposedBank(start, torch.ones(3, 8, 1), torch.ones(3, 1, 32), True)
-        formulation = Formulation(backbone, True, 64, 0, 1)
+        formulation = ForwardBackward(backbone, True, 64, 0, 1)
         for group in formulation.micro_batches(items, bank):
             formulation.train(group, bank, LossWeights(), None, None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))

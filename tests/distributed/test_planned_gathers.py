@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard
 from backbones.module_trace import trace
-from backbones.sizes import measure
-from engine.placement import Machine, file_of
+from backbones.sizes import measure_footprint
+from engine.placement import Machine, deepspeed_file_of
 from engine.planning.gathers import Coordinator, rules_of
 from engine.sharding import zero_config
 
@@ -40,7 +40,7 @@ def deepspeed_file(folder: Path, base: str, **zero: Any) -> str:
 def predicted(
     card: BackboneCard, file: str, kinds: list[str], recompute: int, packed: bool, machine: Machine
 ) -> list[list[int]]:
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     rules = rules_of(zero_config(file, card, sizes, machine.ranks_per_node), machine)
     coordinator = Coordinator(sizes, trace(card, recompute, packed, sizes.rows_from_file), rules, machine)
     return [list(coordinator.micro_batch(kind)) for kind in kinds]
@@ -79,7 +79,7 @@ def check(
     ],
 )
 def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project, family, dtype, stage):
-    check(two, jobs.card_of(family, dtype), file_of("sharded"), stage)
+    check(two, jobs.card_of(family, dtype), deepspeed_file_of("sharded"), stage)
 
 
 @pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
@@ -89,12 +89,15 @@ def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family,
     small backbone. Here the reach is a few layers, as of a large one, with and without a prefetch.
     """
     card = jobs.card_of(family, "bfloat16")
-    layer = measure(card).layer_elements
-    far = check(two, card, file_of("sharded"), "distill")
+    layer = measure_footprint(card).layer_elements
+    far = check(two, card, deepspeed_file_of("sharded"), "distill")
     reused = {"stage3_max_reuse_distance": int(reach * layer)}
-    check(two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused), "distill")
+    check(two, card, deepspeed_file(tmp_path, deepspeed_file_of("sharded"), **reused), "distill")
     near = check(
-        two, card, deepspeed_file(tmp_path, file_of("sharded"), **reused, stage3_prefetch_bucket_size=0), "distill"
+        two,
+        card,
+        deepspeed_file(tmp_path, deepspeed_file_of("sharded"), **reused, stage3_prefetch_bucket_size=0),
+        "distill",
     )
     assert near[-1][2] >= far[-1][2] * (1.3 if reach <= 1 else 1)
 
@@ -110,11 +113,13 @@ def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family,
 )
 def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
     card = jobs.card_of("llama")
-    layer = measure(card).layer_elements
+    layer = measure_footprint(card).layer_elements
     check(
         two,
         card,
-        deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}),
+        deepspeed_file(
+            tmp_path, deepspeed_file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}
+        ),
         "teach",
     )
 
@@ -126,9 +131,11 @@ def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
 )
 def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, recompute, packed, reach):
     card = jobs.card_of(family)
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     layers = {"all": len(sizes.layers), "one": 1, "none": 0}[recompute]
-    file = deepspeed_file(tmp_path, file_of("sharded"), stage3_max_reuse_distance=int(reach * sizes.layer_elements))
+    file = deepspeed_file(
+        tmp_path, deepspeed_file_of("sharded"), stage3_max_reuse_distance=int(reach * sizes.layer_elements)
+    )
     check(two, card, file, "distill", layers, packed)
 
 
@@ -137,8 +144,8 @@ def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, reco
 @pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")])
 def test_two_nodes_of_two_ranks(four, tmp_path, project, placement, family, dtype, reach):
     card = jobs.card_of(family, dtype)
-    base = file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
-    file = deepspeed_file(tmp_path, base, stage3_max_reuse_distance=int(reach * measure(card).layer_elements))
+    base = deepspeed_file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    file = deepspeed_file(tmp_path, base, stage3_max_reuse_distance=int(reach * measure_footprint(card).layer_elements))
     last = check(four, card, file, "distill", ranks_per_node=2)[-1]
     if placement == "sharded_hpz":
         assert last[1] > 0 and last[2] == 0, "secondary shards keep gathers inside the node"
@@ -160,11 +167,11 @@ def released(folder: Path, head: str, **keys: Any) -> BackboneCard:
 @pytest.mark.parametrize("head", ["apart", "tied", "against config.json"])
 def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path, head):
     card = released(tmp_path, head)
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     assert sizes.rows_from_file and (sizes.head == 0) == (head == "tied")
-    from_file = check(two, card, file_of("sharded"), "distill")[-1]
-    check(two, card, file_of("sharded"), "teach", recompute=2)
-    gathered = check(two, jobs.card_of("llama"), file_of("sharded"), "distill")[-1]
+    from_file = check(two, card, deepspeed_file_of("sharded"), "distill")[-1]
+    check(two, card, deepspeed_file_of("sharded"), "teach", recompute=2)
+    gathered = check(two, jobs.card_of("llama"), deepspeed_file_of("sharded"), "distill")[-1]
     assert gathered[2] - from_file[2] == sizes.embedding // 2  # a shared table is gathered for the head alone
 
 
@@ -172,8 +179,8 @@ def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path, head):
 def test_a_tied_release_on_two_nodes_of_two_ranks(four, tmp_path, project, placement):
     (tmp_path / "m").mkdir()
     card = released(tmp_path / "m", "tied")
-    base = file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
-    reach = int(1.4 * measure(card).layer_elements)
+    base = deepspeed_file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    reach = int(1.4 * measure_footprint(card).layer_elements)
     check(four, card, deepspeed_file(tmp_path, base, stage3_max_reuse_distance=reach), "distill", ranks_per_node=2)
 
 
@@ -185,8 +192,8 @@ def test_tables_that_scale_their_rows_are_gathered(two, tmp_path, family, more):
     config = AutoConfig.for_model(family, **keys, **more, max_position_embeddings=256, pad_token_id=0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     card = BackboneCard(name="released", path=str(tmp_path), tokenizer="unused", dtype="float32")
-    assert not measure(card).rows_from_file
-    check(two, card, file_of("sharded"), "distill", packed=False)
+    assert not measure_footprint(card).rows_from_file
+    check(two, card, deepspeed_file_of("sharded"), "distill", packed=False)
 
 
 @pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])

@@ -25,7 +25,7 @@ def relative(found, expected):
 def plain_gradients(family, budget, dtype="float32", packed=False, mixed=False):
     """One process, no DeepSpeed, no process group, and unless asked for no packed rows."""
     backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "", torch.device("cpu"))
-    loop = jobs.Loop(
+    loop = jobs.Trainer(
         jobs.mixed_stage_of(backbone) if mixed else jobs.stage_of(32, Path("unused")),
         backbone,
         jobs.settings_of(budget, packed),
@@ -172,7 +172,7 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     assert all(rank["unchanged"] for rank in out)
     (tmp_path / "one").mkdir()
     backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "", torch.device("cpu"))
-    loop = jobs.Loop(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
+    loop = jobs.Trainer(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
     loop.stage.eval_every = 2
     loop.run()
     for n, p in loop.stage.bank.named_parameters():

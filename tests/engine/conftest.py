@@ -20,10 +20,10 @@ from backbones import BackboneCard, load_backbone_card
 from engine.config import RunConfig
 from engine.data import Sample, Split, TaskData
 from engine.resolve import known_keys
-from engine.session import Session
+from engine.session import RunContext
 from engine.sharding import ShardedBackbone
-from engine.stage import BankRow, LoopSettings, Stage
-from engine.trainer import Loop
+from engine.stage import Adapter, Stage, TrainerConfig
+from engine.trainer import Trainer
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
 from tests.engine import asked_task, kept_teachers, merged_runs
@@ -83,12 +83,12 @@ def tasks() -> dict[str, TaskData]:
 
 
 @pytest.fixture
-def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Session]:
+def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., RunContext]:
     """``make_session(**{"distill.steps": 5})``: a session of a short run in a folder of its own, on the fp64
     backbone.
     """
 
-    def make(name: str = "run", **changes: Any) -> Session:
+    def make(name: str = "run", **changes: Any) -> RunContext:
         base = {
             "run_dir": str(tmp_path / name),
             "backbone": str(ROOT / "configs/tiny/llama.yaml"),
@@ -120,7 +120,7 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Ses
             assert key in known_keys(), key
             section, _, leaf = key.rpartition(".")
             setattr(getattr(config, section) if section else config, leaf, value)
-        session = Session(config)
+        session = RunContext(config)
         session._backbone = backbone
         return session
 
@@ -128,15 +128,15 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Ses
 
 
 @pytest.fixture
-def make_loop() -> Callable[..., Loop]:
+def make_loop() -> Callable[..., Trainer]:
     """``make_loop(stage, session)``: the loop, with every master value in fp64. ``changes`` are settings."""
 
-    def make(stage: Stage, session: Session, **changes: Any) -> Loop:
+    def make(stage: Stage, session: RunContext, **changes: Any) -> Trainer:
         stage.bank.double()
         for group in stage.optimizer.groups.values():
             group.clear_moments()
-        settings = LoopSettings(**{**session.loop_settings().__dict__, **changes})
-        return Loop(stage, session.backbone(), settings)
+        settings = TrainerConfig(**{**session.loop_settings().__dict__, **changes})
+        return Trainer(stage, session.backbone(), settings)
 
     return make
 
@@ -210,12 +210,12 @@ def naive_losses(backbone: ShardedBackbone) -> Callable[..., dict[str, list[Tens
 
 
 @pytest.fixture
-def row_of() -> Callable[..., BankRow]:
+def row_of() -> Callable[..., Adapter]:
     """``row_of("alpha", split, steps=3)``: a bank row whose data order is its name's."""
     from engine.sampling import seed_of
 
-    def make(task: str, split: Split, steps: int = 0, validation: Split | None = None) -> BankRow:
-        return BankRow(
+    def make(task: str, split: Split, steps: int = 0, validation: Split | None = None) -> Adapter:
+        return Adapter(
             task, "teacher", "full", 0, split, list(split.kept), seed_of(0, "order", task), validation, steps
         )
 

@@ -8,18 +8,18 @@ import torch
 
 from engine import teacher_parts
 from engine.stages import distill_stage
-from engine.teacher_cache import keep_teachers
-from engine.trainer import Loop
+from engine.teacher_cache import cache_teachers
+from engine.trainer import Trainer
 
 
 @pytest.fixture
 def cached(
     make_session, make_loop, teachers, tasks, tmp_path, monkeypatch
-) -> Iterator[Callable[..., tuple[Loop, list[str]]]]:
+) -> Iterator[Callable[..., tuple[Trainer, list[str]]]]:
     """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
     monkeypatch.setattr(teacher_parts, "SAMPLES", 4)
 
-    def make(**changes) -> tuple[Loop, list[str]]:
+    def make(**changes) -> tuple[Trainer, list[str]]:
         session = make_session(
             **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes}
         )
@@ -29,10 +29,10 @@ def cached(
         loops.append(loop)
         said: list[str] = []
         session.say = said.append
-        keep_teachers(session, stage, taught)
+        cache_teachers(session, stage, taught)
         return loop, said
 
-    loops: list[Loop] = []
+    loops: list[Trainer] = []
     yield make
     for loop in loops:
         loop.close()
@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[Path, int]:
     return {f: f.stat().st_mtime_ns for f in folder.rglob("*.safetensors")}
 
 
-def gradients(loop: Loop, steps: int = 5) -> list[dict[str, torch.Tensor]]:
+def gradients(loop: Trainer, steps: int = 5) -> list[dict[str, torch.Tensor]]:
     out = []
     for step in range(steps):
         loop.gradients(step)
@@ -51,7 +51,7 @@ def gradients(loop: Loop, steps: int = 5) -> list[dict[str, torch.Tensor]]:
     return out
 
 
-def trained(loop: Loop) -> dict[str, torch.Tensor]:
+def trained(loop: Trainer) -> dict[str, torch.Tensor]:
     loop.stage.teachers = None  # nobody is asked as it trains
     loop.run()
     return {name: parameter.detach().clone() for name, parameter in loop.stage.bank.named_parameters()}

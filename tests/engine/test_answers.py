@@ -12,9 +12,9 @@ import torch
 from clinical_tasks import Example
 from engine.adaptation import adapt_rows
 from engine.data import Sample, Split, TaskData
-from engine.evaluation import Asker, _said_of_examples
+from engine.evaluation import Predictor, _said_of_examples
 from engine.in_context import Shown, common_start
-from engine.predictions import Answered, Predictions
+from engine.predictions import Prediction, PredictionStore
 from engine.scored_rows import ScoredRow, shown_examples
 from prompt_modules.bank import JoinedBank
 from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
@@ -27,7 +27,7 @@ def test_a_choice_is_the_likeliest_option_with_its_end(
 ) -> None:
     s = make_session(token_budget=budget)
     mine = task("likelihood")
-    found = Asker(s, bank).answers(mine, row)
+    found = Predictor(s, bank).answers(mine, row)
     rows = mine.splits["test"]
     chosen = set()
     for i in range(8):
@@ -50,7 +50,7 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
 ) -> None:
     s = make_session(**{"evaluate.likelihood": "mean"})
     mine = task("likelihood")
-    found, summed = Asker(s, bank).answers(mine, 1), Asker(make_session(), bank).answers(mine, 1)
+    found, summed = Predictor(s, bank).answers(mine, 1), Predictor(make_session(), bank).answers(mine, 1)
     rows = mine.splits["test"]
     for i in rows.kept:
         options, context = rows.example(i).options, rows.sample(i).context_ids
@@ -62,7 +62,7 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
 
 
 def test_rows_answer_differently(make_session, bank: JoinedBank, task) -> None:
-    asker = Asker(make_session(**{"evaluate.max_new_tokens": 4}), bank)
+    asker = Predictor(make_session(**{"evaluate.max_new_tokens": 4}), bank)
     assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)
 
 
@@ -73,7 +73,7 @@ def test_generation_is_greedy_whatever_the_batch(
 ) -> None:
     s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": batch, "formulation": formulation})
     mine = task("generation")
-    found = Asker(s, bank).answers(mine, 1)
+    found = Predictor(s, bank).answers(mine, 1)
     rows, prompt = mine.splits["test"], bank.prompts(torch.tensor([1]))[0].detach()
     embed = backbone.model.get_input_embeddings()
     for i in range(8):
@@ -105,7 +105,7 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
     s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3, "formulation": formulation})
     s.layout.instruction_first = first
     mine = task(answer)
-    found = Asker(s, None, solved).answers(mine, 0)
+    found = Predictor(s, None, solved).answers(mine, 0)
     shown = "".join(f"{text}{s.layout.separator}{answered}\n\n" for text, answered in solved)
     encode, bos = s.tokenizer.encode, s.tokenizer.bos_id
     for i in range(8):
@@ -135,11 +135,11 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
 
 def test_an_answer_ends_at_the_end_token(make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:
     s = make_session(**{"evaluate.max_new_tokens": 6})
-    free = Asker(s, bank).answers(task("generation"), 1)
+    free = Predictor(s, bank).answers(task("generation"), 1)
     word = s.tokenizer.encode(" asthma")[0]
     (which,) = [i for i, text in enumerate(free) if text.endswith(" asthma")]
     monkeypatch.setattr(s.layout, "end_id", word)  # what the model says last is the end now
-    short = Asker(s, bank).answers(task("generation"), 1)
+    short = Predictor(s, bank).answers(task("generation"), 1)
     assert short[which] and free[which].startswith(short[which]) and "asthma" not in short[which]
 
 
@@ -152,7 +152,7 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_ses
     room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
     counts = []
     for limit in room:
-        asker = Asker(make_session(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED)
+        asker = Predictor(make_session(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED)
         answers = asker.answers(mine, 0)
         assert asker.shown is not None and asker.nothing_fits == (limit == 1) == (answers == [])
         counts.append(asker.shown.told())
@@ -167,19 +167,19 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_ses
 
 def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make_session, task) -> None:
     mine = task("generation")
-    short = Asker(make_session(**{"data.max_length": 1}), None, SOLVED)  # of samples that are trained on
+    short = Predictor(make_session(**{"data.max_length": 1}), None, SOLVED)  # of samples that are trained on
     short.answers(mine, 0)
     assert short.shown is not None and short.shown.limit == 8192 and set(short.shown.used) == {len(SOLVED)}
     s = make_session(**{"evaluate.max_context": 10**6})
     s.model_config.max_position_embeddings = 300
-    asker = Asker(s, None, SOLVED)
+    asker = Predictor(s, None, SOLVED)
     asker._begin(mine.card)
     assert asker.shown is not None and asker.shown.limit == 300
 
 
 def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_session, task) -> None:
     labels = {"task": "mine", "method": "in_context", "shots": "2", "seed": 0}
-    asker = Asker(make_session(), None, SOLVED)
+    asker = Predictor(make_session(), None, SOLVED)
     asker.shown = Shown(asker.session.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
     assert _said_of_examples(asker, labels, 100) == []
     asker.shown.used = [2, 0, 0]
@@ -190,7 +190,7 @@ def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_sessi
     asker.nothing_fits = True
     (line,) = _said_of_examples(asker, labels, 100)
     assert "no solved example fits any context, so there is no score" in line
-    assert _said_of_examples(Asker(make_session(), None), labels, 100) == []  # the instruction alone
+    assert _said_of_examples(Predictor(make_session(), None), labels, 100) == []  # the instruction alone
 
 
 @pytest.mark.parametrize("limit", [0, 30, 60, 90, 200, 10_000])
@@ -211,8 +211,8 @@ def test_the_beginning_that_contexts_share() -> None:
     assert common_start([[1], [2, 3]]) == common_start([[], [2, 3]]) == common_start([[7]]) == 0
 
 
-def stored(folder, key="k", rank=0, name="mine.metaprompt.16.2") -> Predictions:
-    return Predictions(folder / "predictions", name, key, rank)
+def stored(folder, key="k", rank=0, name="mine.metaprompt.16.2") -> PredictionStore:
+    return PredictionStore(folder / "predictions", name, key, rank)
 
 
 def test_predictions_are_protected_like_notes(task, tmp_path) -> None:
@@ -220,11 +220,11 @@ def test_predictions_are_protected_like_notes(task, tmp_path) -> None:
     try:
         kept = stored(tmp_path)
         kept.read()
-        kept.add(4, Answered("as it came", False, 6))
+        kept.add(4, Prediction("as it came", False, 6))
         (part,) = (tmp_path / "predictions").iterdir()
         assert stat.S_IMODE(part.stat().st_mode) == 0o600
         kept.close()
-        kept.finish(task("generation").splits["test"], [Answered(str(i)) for i in range(8)])
+        kept.finish(task("generation").splits["test"], [Prediction(str(i)) for i in range(8)])
     finally:
         os.umask(before)
     (path,) = (tmp_path / "predictions").iterdir()
@@ -237,7 +237,7 @@ def test_predictions_are_protected_like_notes(task, tmp_path) -> None:
 def test_what_every_rank_wrote_is_read_back_and_nothing_torn_damaged_or_of_another_key(tmp_path) -> None:
     first, second = stored(tmp_path), stored(tmp_path, rank=1)
     first.read()
-    answers = {i: Answered(f"drug: aspirin \u00e9 {i}\nnone", i % 2 == 0, i) for i in range(6)}
+    answers = {i: Prediction(f"drug: aspirin \u00e9 {i}\nnone", i % 2 == 0, i) for i in range(6)}
     for i in (0, 1, 2):
         first.add(i, answers[i])
     for i in (3, 4, 5):
@@ -269,21 +269,21 @@ def test_an_evaluation_goes_on_where_it_was_killed(
         task(answer),
         ScoredRow({"task": "mine", "method": "teacher", "shots": "full", "seed": 0}, bank, 1, 5, "sha"),
     )
-    wanted = Asker(s, bank).answers(mine, 1)
+    wanted = Predictor(s, bank).answers(mine, 1)
 
-    def kept(asker: Asker) -> Predictions:
-        return Predictions(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
+    def kept(asker: Predictor) -> PredictionStore:
+        return PredictionStore(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
 
     class Killed(Exception):
         pass
 
-    class Dying(Predictions):
-        def add(self, index: int, answered: Answered) -> None:
+    class Dying(PredictionStore):
+        def add(self, index: int, answered: Prediction) -> None:
             super().add(index, answered)
             if len(self.read()) == 3:
                 raise Killed
 
-    asker = Asker(s, bank)
+    asker = Predictor(s, bank)
     with pytest.raises(Killed):
         asker.answers(
             mine, 1, Dying(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
@@ -300,7 +300,7 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     )
     s.config.fresh = False
     s.config.evaluate.max_new_tokens = 3  # other answers
-    assert asker.answers(mine, 1, kept(asker)) == Asker(s, bank).answers(mine, 1) and asker.work.read_back == 0
+    assert asker.answers(mine, 1, kept(asker)) == Predictor(s, bank).answers(mine, 1) and asker.work.read_back == 0
 
 
 def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, bank: JoinedBank, task) -> None:
@@ -309,7 +309,7 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, 
     row, untrained = ScoredRow(labels, bank, 1, 5, "sha"), ScoredRow({**labels, "method": "in_context"})
 
     def key(session=s, row=row, solved=(), split=mine.splits["test"], card=mine.card) -> str:
-        return json.dumps(Asker(session, row.bank, solved).key(card, split, row))
+        return json.dumps(Predictor(session, row.bank, solved).key(card, split, row))
 
     other = task("generation").splits["test"]
     other.key = "another release"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.evaluation import Asker
+from engine.evaluation import Predictor
 from engine.scored_rows import ScoredRow
 from engine.served import announce
 from prompt_modules.bank import JoinedBank
@@ -91,7 +91,7 @@ def test_a_server_answers_as_we_do(
     assert capsys.readouterr().out.count("WARNING notes leave this process") == 1
     for answer in ("generation", "likelihood"):
         for own, row, solved in ((bank, 0, ()), (bank, 1, ()), (None, 0, SOLVED)):
-            askers = [Asker(s, own, solved) for s in (local, served)]
+            askers = [Predictor(s, own, solved) for s in (local, served)]
             before = Completions.calls
             texts = [asker.answers(task(answer), row) for asker in askers]
             assert (
@@ -103,7 +103,7 @@ def test_a_server_answers_as_we_do(
     row = ScoredRow({"task": "mine"}, bank, 1, 5, "sha")
     for answer, same in (("generation", False), ("likelihood", True)):
         mine = task(answer)
-        keys = [Asker(s, bank).key(mine.card, mine.splits["test"], row) for s in (local, served)]
+        keys = [Predictor(s, bank).key(mine.card, mine.splits["test"], row) for s in (local, served)]
         assert (keys[0] == keys[1]) == same
 
 
@@ -114,7 +114,7 @@ def test_a_server_that_fails_ends_the_command_and_quotes_nothing(
     served = make_session(**{"evaluate.server": address, "evaluate.server_model": "mine"})
     monkeypatch.setattr(Completions, "always", fault)
     with pytest.raises(RuntimeError, match=rf"evaluate.server: {address}: HTTP {fault[0]}; answers so far are kept"):
-        Asker(served, bank).answers(task("generation"), 0)
+        Predictor(served, bank).answers(task("generation"), 0)
     served.config.evaluate.server_model = "absent"
     with pytest.raises(UserError, match="serves mine, other, not absent"):
         announce(served)
@@ -130,7 +130,7 @@ def test_a_redirect_is_said_to_be_one(
     redirect = 307, {"Location": "http://127.0.0.1:1/"}
     monkeypatch.setattr(Completions, "always", redirect)
     with pytest.raises(RuntimeError, match="HTTP 307; .*it redirects to another address, which is not followed"):
-        Asker(served, bank).answers(task("generation"), 0)
+        Predictor(served, bank).answers(task("generation"), 0)
     monkeypatch.setattr(Completions, "do_GET", lambda self: self._send(307, {}, redirect[1]))
     with pytest.raises(UserError, match=r"as a vLLM server does \(HTTP 307\); it redirects to another address"):
         announce(served)

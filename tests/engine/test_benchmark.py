@@ -18,7 +18,7 @@ from engine.benchmarking.profile import gaps, merged, overlap, profiled
 from engine.benchmarking.result import CONTRACT
 from engine.benchmarking.stage import stage_of
 from engine.errors import UserError
-from engine.trainer import Loop
+from engine.trainer import Trainer
 
 DEMO = "configs/demo/distill.yaml"
 
@@ -45,7 +45,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 
 
 def test_an_inner_phase_is_not_counted_twice_and_all_add_up(hands: Hands) -> None:
-    with phases.running(torch.device("cpu")) as clock:
+    with phases.measure_phases(torch.device("cpu")) as clock:
         with clock.phase(phases.REST):
             with phases.phase("forward"):
                 hands.move(2)
@@ -59,7 +59,7 @@ def test_an_inner_phase_is_not_counted_twice_and_all_add_up(hands: Hands) -> Non
 
 
 def test_an_error_within_a_phase_leaves_the_clock_in_order(hands: Hands) -> None:
-    with phases.running(torch.device("cpu")) as clock:
+    with phases.measure_phases(torch.device("cpu")) as clock:
         with clock.phase(phases.REST):
             with pytest.raises(ZeroDivisionError):
                 with phases.phase("forward"):
@@ -82,7 +82,7 @@ def test_a_backward_pass_is_split_where_a_gradient_arrives(hands: Hands) -> None
             hands.move(ctx.seconds)
             return gradient, None
 
-    with phases.running(torch.device("cpu")) as clock:
+    with phases.measure_phases(torch.device("cpu")) as clock:
         row = Slow.apply(torch.ones(3, requires_grad=True), 3.0)
         phases.backward_from(row, "project")
         out = Slow.apply(row, 2.0).sum()
@@ -104,9 +104,9 @@ def test_a_clock_changes_no_gradient(make_session: Callable[..., Any], tmp_path:
     def gradients(clocked: bool) -> dict[str, torch.Tensor]:
         session = make_session()
         data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-        loop = Loop(stage_of(session, "distill", data, 3, tmp_path), session.backbone(), session.loop_settings())
+        loop = Trainer(stage_of(session, "distill", data, 3, tmp_path), session.backbone(), session.loop_settings())
         if clocked:
-            with phases.running(torch.device("cpu")) as clock:
+            with phases.measure_phases(torch.device("cpu")) as clock:
                 with clock.phase(phases.REST):
                     loop.gradients(0)
                 found = clock.take()
@@ -131,7 +131,7 @@ def test_tokens_are_counted_as_they_are_computed(
     session = make_session(formulation="packed" if packed else "plain")
     tasks = session.config.adapt.targets if mode == "adapt" else session.config.distill.tasks
     data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
-    loop = Loop(stage_of(session, mode, data, 3, tmp_path), session.backbone(), session.loop_settings())
+    loop = Trainer(stage_of(session, mode, data, 3, tmp_path), session.backbone(), session.loop_settings())
     seen = []
     plain_root = session.backbone().root.forward
 
@@ -254,7 +254,7 @@ def test_a_log_line_has_mfu_where_the_device_is_known(
 ) -> None:
     session = make_session()
     backbone = session.backbone()
-    loop = Loop(
+    loop = Trainer(
         stage_of(
             session, "teach", invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0), 3, tmp_path
         ),
@@ -305,10 +305,12 @@ def test_a_trace_holds_operators_and_no_token(tmp_path: Path) -> None:
 def test_charts_are_png_files_for_their_owner(tmp_path: Path) -> None:
     from PIL import Image
 
-    chart_png.stacked_bars(
+    chart_png.stacked_bar_chart(
         tmp_path / "bars.png", "t", "s", ["a", "b" * 60], {f"part {i}": [0.1 * i, 0.2] for i in range(12)}, ["x", "y"]
     )
-    chart_png.lines(tmp_path / "lines.png", "t", "x", "y", {"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]})
+    chart_png.line_chart(
+        tmp_path / "lines.png", "t", "x", "y", {"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]}
+    )
     for name in ("bars.png", "lines.png"):
         with Image.open(tmp_path / name) as image:
             assert image.width == chart_png.WIDTH and len(set(image.convert("RGB").resize((100, 50)).getdata())) > 20

@@ -17,7 +17,7 @@ from engine.benchmarking.result import spread
 from engine.benchmarking.table import main as table_of
 from engine.benchmarking.table import table
 from engine.errors import Slower, UserError
-from engine.session import Session
+from engine.session import RunContext
 from tests.engine.measured_runs import RNG, content_of, steps_of
 
 DEMO = "configs/demo/distill.yaml"
@@ -127,7 +127,7 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
 
 def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.json").write_text(json.dumps(content_of(steps_of(1))))
-    monkeypatch.setattr(Session, "join", lambda _: pytest.fail("a process group was started"))
+    monkeypatch.setattr(RunContext, "join", lambda _: pytest.fail("a process group was started"))
     own = {
         "steps": "1",
         "mode": "teach",

@@ -28,10 +28,10 @@ from engine.benchmarking.result import peft_content, spread
 from engine.benchmarking.stage import stage_of
 from engine.data import Sample
 from engine.errors import UserError
-from engine.formulation import Formulation, LossWeights
-from engine.session import Session
+from engine.formulation import ForwardBackward, LossWeights
+from engine.session import RunContext
 from engine.sharding import ShardedBackbone
-from engine.trainer import Loop
+from engine.trainer import Trainer
 from prompt_modules import SoftPromptBank
 
 DEMO = "configs/demo/distill.yaml"
@@ -64,7 +64,7 @@ def test_pefts_loss_and_gradient_are_ours(
     loss = theirs.gradients(theirs.batches(items, 1000))
     assert backbone.model.config._attn_implementation == attention
     bank: Any = SoftPromptBank(start_LD.double()[None])
-    terms = Formulation(backbone, True, 1000, 0, 1).train(items, bank, weights, taught, None)
+    terms = ForwardBackward(backbone, True, 1000, 0, 1).train(items, bank, weights, taught, None)
     each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
     assert loss == pytest.approx(float((each * terms.weights_N).sum()), rel=1e-5)
     found, wanted = theirs.encoder.embedding.weight.grad, bank.prompts_KLD.grad[0]
@@ -81,7 +81,7 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
     session = make_session()
     data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
     stage = stage_of(session, mode, data, 3, tmp_path)
-    loop = Loop(stage, session.backbone(), session.loop_settings())
+    loop = Trainer(stage, session.backbone(), session.loop_settings())
     peft = PeftBeside(
         stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
     )
@@ -128,7 +128,7 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
     fuse(model)  # as on a GPU
     data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
     stage = stage_of(session, "teach", data, 1, tmp_path)
-    loop = Loop(stage, session.backbone(), session.loop_settings())
+    loop = Trainer(stage, session.backbone(), session.loop_settings())
     peft = PeftBeside(
         stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
     )
@@ -200,8 +200,8 @@ def test_a_missing_package_is_named_with_exit_code_2(
 
 
 def test_several_ranks_are_refused_before_they_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "join", lambda _: pytest.fail("a process group was started"))
-    monkeypatch.setattr(distributed, "place", lambda: distributed.Place(0, 8, 0))
+    monkeypatch.setattr(RunContext, "join", lambda _: pytest.fail("a process group was started"))
+    monkeypatch.setattr(distributed, "dist_env", lambda: distributed.DistEnv(0, 8, 0))
     request = request_of(
         DEMO, own(mode="teach", output=str(tmp_path / "out")), {**RESIDENT, "run_dir": str(tmp_path / "run")}
     )

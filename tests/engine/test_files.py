@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import files
-from engine.files import can_be_made, new_partial, publish, write_whole
+from engine.files import is_creatable, new_partial, publish, write_atomic
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def test_a_text_is_on_disk_before_it_gets_its_name(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    write_whole(tmp_path / "file", "text")
+    write_atomic(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text() == "text"
     assert calls == [("sync", ".file.partial"), ("rename", "file"), ("sync", tmp_path.name)]
 
@@ -70,6 +70,6 @@ def test_what_dead_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> N
 
 def test_what_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
-    assert can_be_made(tmp_path) and can_be_made(tmp_path / "a/b") and not can_be_made(tmp_path / "file/a")
+    assert is_creatable(tmp_path) and is_creatable(tmp_path / "a/b") and not is_creatable(tmp_path / "file/a")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    assert not can_be_made(tmp_path / "a/b") and not (tmp_path / "a").exists()
+    assert not is_creatable(tmp_path / "a/b") and not (tmp_path / "a").exists()

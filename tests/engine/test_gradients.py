@@ -7,10 +7,10 @@ import torch
 
 from engine.data import TaskData
 from engine.stages import distill_stage, teach_stage
-from engine.trainer import Loop
+from engine.trainer import Trainer
 from prompt_modules.bank import JoinedBank
 
-Build = Callable[..., Loop]
+Build = Callable[..., Trainer]
 
 
 @pytest.fixture(params=["packed", "plain"])
@@ -19,7 +19,7 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tas
     formulation.
     """
 
-    def make(kind: str, **settings: int) -> Loop:
+    def make(kind: str, **settings: int) -> Trainer:
         session = make_session(
             **{
                 "distill.temperature": 2.0,
@@ -41,7 +41,7 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tas
     return make
 
 
-def gradients(loop: Loop) -> dict[str, torch.Tensor]:
+def gradients(loop: Trainer) -> dict[str, torch.Tensor]:
     loop.gradients(0)
     return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
 

@@ -22,18 +22,18 @@ from engine.checkpoint import Checkpoint, Saver
 from engine.config import RunConfig
 from engine.data import TaskData
 from engine.errors import Stopped, UserError
-from engine.fence import Fence, LostRunDirectory
-from engine.formulation import Formulation
-from engine.interruption import Interruption, Request, signal_of
-from engine.preflight import problems_of
+from engine.fence import RunLock, RunLockLost
+from engine.formulation import ForwardBackward
+from engine.interruption import PreemptionHandler, StopRequest, signal_number
+from engine.preflight import preflight_problems
 from engine.stages import distill_stage
-from engine.trainer import Loop
+from engine.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
 def nothing_asked_for() -> Iterator[None]:
     yield
-    startup.taken()  # by the test before
+    startup.take_stop_request()  # by the test before
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +45,10 @@ def ctrl_c_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Loop]:
+def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """A distillation's loop as a new process would make it, in a run directory of its own."""
 
-    def make(name: str, interruption: Interruption | None = None, **changes: Any) -> Loop:
+    def make(name: str, interruption: PreemptionHandler | None = None, **changes: Any) -> Trainer:
         session = make_session(name, **{"distill.steps": 9, "distill.batch": 4, "checkpoint.every": 100, **changes})
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
         loop = make_loop(distill_stage(session, train_only, teachers(3), "hash"), session)
@@ -58,26 +58,26 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Call
     return make
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, loop: Loop, step: int, act: Callable[[], object]) -> None:
+def at_step(monkeypatch: pytest.MonkeyPatch, loop: Trainer, step: int, act: Callable[[], object]) -> None:
     """Do something in the middle of a step."""
-    whole, done = Formulation.train, []
+    whole, done = ForwardBackward.train, []
 
     def train(*args: Any) -> Any:
         if loop.step == step - 1 and not done:
             done.append(act())
         return whole(*args)
 
-    monkeypatch.setattr(Formulation, "train", train)
+    monkeypatch.setattr(ForwardBackward, "train", train)
 
 
-def prompts(loop: Loop) -> dict[str, torch.Tensor]:
+def prompts(loop: Trainer) -> dict[str, torch.Tensor]:
     """Copies: what is loaded is mapped from a file that a test may damage."""
     return {n: t.clone() for n, t in checkpoint.load(loop.stage.run_dir).prompts.items()}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("how", ["TERM", "USR1", "INT", "STOP"])
 def test_stopped_on_request_and_gone_on_equals_uninterrupted(
-    how: str, build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = build("whole")
     whole.run()
@@ -85,7 +85,7 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(
     run_dir.mkdir()
     ask = (run_dir / "STOP").touch if how == "STOP" else lambda: os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with Interruption(run_dir, "USR1", True) as interruption:
+    with PreemptionHandler(run_dir, "USR1", True) as interruption:
         loop = build("cut", interruption)
         at_step(monkeypatch, loop, 4, ask)
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
@@ -96,7 +96,7 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(
         and os.readlink(run_dir / "latest").endswith("step_00000004")
     )
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
-    with Interruption(run_dir, "USR1", True) as interruption:
+    with PreemptionHandler(run_dir, "USR1", True) as interruption:
         again = build("cut", interruption)
         again.run()
     assert not (run_dir / "STOPPED").exists()
@@ -116,10 +116,10 @@ def pressed(seconds: float, times: int = 2) -> None:
 
 
 def test_what_a_launcher_sends_on_of_one_ctrl_c_counts_once(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
-    with Interruption(tmp_path / "run", "USR1", True) as asked:
+    with PreemptionHandler(tmp_path / "run", "USR1", True) as asked:
         loop = build("run", asked)
         at_step(monkeypatch, loop, 4, lambda: (pressed(0.05, 3), os.kill(os.getpid(), signal.SIGTERM)))
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
@@ -128,14 +128,14 @@ def test_what_a_launcher_sends_on_of_one_ctrl_c_counts_once(
 
 
 def test_ctrl_c_for_the_second_time_ends_at_once(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
     monkeypatch.setattr(interruption, "ONE_PRESS", 0.05)
     monkeypatch.setattr(ctrl_c, "GRACE", 0.01)
     monkeypatch.setattr(ctrl_c, "leave", lambda: ended.append(True))
     (tmp_path / "run").mkdir()
-    with pytest.raises(KeyboardInterrupt), Interruption(tmp_path / "run", "USR1", True) as asked:
+    with pytest.raises(KeyboardInterrupt), PreemptionHandler(tmp_path / "run", "USR1", True) as asked:
         loop = build("run", asked)
         at_step(monkeypatch, loop, 4, lambda: pressed(0.1))
         loop.run()
@@ -146,18 +146,18 @@ def test_ctrl_c_for_the_second_time_ends_at_once(
 
 def test_a_signal_before_ctrl_c_is_no_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "ONE_PRESS", 0.0)
-    with Interruption(tmp_path, "USR1", True) as asked:
+    with PreemptionHandler(tmp_path, "USR1", True) as asked:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.agreed() == Request.STOP
-    startup.taken()
+        assert asked.agreed() == StopRequest.STOP
+    startup.take_stop_request()
 
 
 def test_where_ctrl_c_is_ignored_it_stays_ignored(tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Interruption(tmp_path, "USR1", True) as asked, ctrl_c.ends_at_once():
+    with PreemptionHandler(tmp_path, "USR1", True) as asked, ctrl_c.ends_at_once():
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.agreed() == Request.NONE
+        assert asked.agreed() == StopRequest.NONE
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -221,10 +221,10 @@ def test_during_training_ctrl_c_saves_and_leaves_with_75(project: Path, tmp_path
 
 
 def test_save_writes_a_checkpoint_and_training_goes_on(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
-    with Interruption(tmp_path / "run", "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path / "run", "USR1", True) as interruption:
         loop = build("run", interruption)
         at_step(monkeypatch, loop, 3, (tmp_path / "run" / "SAVE").touch)
         loop.run()
@@ -233,10 +233,10 @@ def test_save_writes_a_checkpoint_and_training_goes_on(
 
 
 def test_a_request_in_the_last_step_is_no_stop(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
-    with Interruption(tmp_path / "run", "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path / "run", "USR1", True) as interruption:
         loop = build("run", interruption)
         at_step(monkeypatch, loop, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
         loop.run()
@@ -244,16 +244,16 @@ def test_a_request_in_the_last_step_is_no_stop(
 
 
 def test_a_request_in_the_last_step_stops_the_next_loop(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    with Interruption(tmp_path / "first", "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path / "first", "USR1", True) as interruption:
         loop = build("first", interruption, **{"distill.steps": 2})
         at_step(monkeypatch, loop, 2, (tmp_path / "first/STOP").touch)
         loop.run()
     with (
-        Interruption(tmp_path / "second", "USR1", True) as interruption,
+        PreemptionHandler(tmp_path / "second", "USR1", True) as interruption,
         pytest.raises(Stopped, match="stopped at step 1 of 9"),
     ):
         build("second", interruption).run()
@@ -261,8 +261,8 @@ def test_a_request_in_the_last_step_stops_the_next_loop(
 
 def test_where_the_time_went_is_told_once_at_the_first_step() -> None:
     script = (
-        "from engine import startup; startup.mark('imports'); startup.mark('data'); print(startup.first_step()); "
-        "print(startup.first_step())"
+        "from engine import startup; startup.mark_startup('imports'); startup.mark_startup('data'); print(startup.report_first_step()); "
+        "print(startup.report_first_step())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     parts = (
@@ -276,8 +276,8 @@ def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_
     code = tmp_path / "code"
     for leave, said in ((False, True), (True, False)):
         script = (
-            f"import os, signal; from engine import startup; startup.note_early(signal.SIGUSR1, {leave}); "
-            "os.kill(os.getpid(), 10); print(startup.taken())"
+            f"import os, signal; from engine import startup; startup.defer_early_signal(signal.SIGUSR1, {leave}); "
+            "os.kill(os.getpid(), 10); print(startup.take_stop_request())"
         )
         done = subprocess.run(
             [sys.executable, "-c", script],
@@ -309,37 +309,37 @@ def test_rank_0_tells_a_job_script_its_exit_code(tmp_path: Path, monkeypatch: py
     assert end.value.code == 75 and file.read_text() == "75\n"
 
 
-def test_a_signal_between_two_loops_stops_the_second(build: Callable[..., Loop], tmp_path: Path) -> None:
+def test_a_signal_between_two_loops_stops_the_second(build: Callable[..., Trainer], tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    with Interruption(tmp_path / "first", "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path / "first", "USR1", True) as interruption:
         build("first", interruption, **{"distill.steps": 2}).run()
     os.kill(os.getpid(), signal.SIGUSR1)  # would end a process that does not catch it
     with (
-        Interruption(tmp_path / "second", "USR1", True) as interruption,
+        PreemptionHandler(tmp_path / "second", "USR1", True) as interruption,
         pytest.raises(Stopped, match="stopped at step 1 of 9"),
     ):
         build("second", interruption).run()
-    with Interruption(tmp_path / "second", "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path / "second", "USR1", True) as interruption:
         build("second", interruption).run()  # asked for once
 
 
 @pytest.mark.parametrize("name", ["KILL", "SIGSTOP", "NONE", "", "9"])
 def test_signals_that_nothing_can_catch(name: str) -> None:
     with pytest.raises(UserError, match="no signal that a process can catch"):
-        signal_of(name)
-    assert signal_of("usr2") == signal_of("SIGUSR2") == signal.SIGUSR2
+        signal_number(name)
+    assert signal_number("usr2") == signal_number("SIGUSR2") == signal.SIGUSR2
 
 
 def test_a_failed_checkpoint_outranks_everything(tmp_path: Path) -> None:
-    with Interruption(tmp_path, "USR1", True) as interruption:
+    with PreemptionHandler(tmp_path, "USR1", True) as interruption:
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert interruption.agreed(failed=True) == Request.FAILED
-        assert interruption.agreed() == Request.STOP  # and nothing that was asked for is forgotten
+        assert interruption.agreed(failed=True) == StopRequest.FAILED
+        assert interruption.agreed() == StopRequest.STOP  # and nothing that was asked for is forgotten
 
 
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
     whole, calls = checkpoint.save_file, []
@@ -352,7 +352,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     failed = pytest.raises(OSError, match="checkpoint of step 4 .*No space left.*previous one is whole")
-    with Interruption(tmp_path / "run", "USR1", True) as interruption, failed:
+    with PreemptionHandler(tmp_path / "run", "USR1", True) as interruption, failed:
         build("run", interruption, **{"checkpoint.every": 2}).run()
     assert checkpoint.load(tmp_path / "run").state["step"] == 2  # type: ignore[union-attr]
     monkeypatch.setattr(checkpoint, "save_file", whole)
@@ -392,7 +392,7 @@ def flipped(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
     name: str,
     damage: Callable[[Path], object],
-    build: Callable[..., Loop],
+    build: Callable[..., Trainer],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -414,7 +414,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
         assert torch.equal(tensor, prompts(again)[n]), n
 
 
-def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Loop], tmp_path: Path) -> None:
+def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Trainer], tmp_path: Path) -> None:
     build("run", **{"checkpoint.every": 4}).run()
     for folder in (tmp_path / "run/checkpoints").glob("step_*"):
         flipped(folder / "prompts.safetensors")
@@ -428,15 +428,15 @@ def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Loop], tmp
 
 
 def test_the_older_of_two_jobs_loses_its_right_to_write(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     loop = build("run", **{"checkpoint.every": 2, "log.every": 2})
-    loop.fence = loop.saver.fence = Fence(run_dir)
-    newer: list[Fence] = []
-    at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(Fence(run_dir))))  # step 2 is on disk
-    with pytest.raises(LostRunDirectory, match="opened by another job since"):
+    loop.fence = loop.saver.fence = RunLock(run_dir)
+    newer: list[RunLock] = []
+    at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(RunLock(run_dir))))  # step 2 is on disk
+    with pytest.raises(RunLockLost, match="opened by another job since"):
         loop.run()
     assert (
         checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1
@@ -448,15 +448,15 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(
 def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fence = Fence(tmp_path)
+    fence = RunLock(tmp_path)
     whole = checkpoint.save_file
 
     def save_file(*args: Any, **kwargs: Any) -> None:
-        Fence(tmp_path)  # another job comes while it writes
+        RunLock(tmp_path)  # another job comes while it writes
         whole(*args, **kwargs)
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
-    with pytest.raises(LostRunDirectory):
+    with pytest.raises(RunLockLost):
         checkpoint.save(tmp_path, 3, Checkpoint({"a": torch.ones(1)}, {"b": torch.ones(1)}, {}), 2, fence)
     assert not (tmp_path / "latest").exists() and not (tmp_path / "checkpoints/step_00000003").exists()
 
@@ -466,20 +466,20 @@ def test_an_earlier_start_of_a_job_does_not_take_the_directory_back(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    newer = Fence(tmp_path)
+    newer = RunLock(tmp_path)
     monkeypatch.delenv("SLURM_RESTART_COUNT")  # a job's first start has none
-    with pytest.raises(LostRunDirectory, match="later start of job 7 .*restart 1"):
-        Fence(tmp_path)
+    with pytest.raises(RunLockLost, match="later start of job 7 .*restart 1"):
+        RunLock(tmp_path)
     newer.check()
     monkeypatch.setenv("SLURM_JOB_ID", "8")
-    Fence(tmp_path)
+    RunLock(tmp_path)
 
 
 def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
-    fence = Fence(tmp_path)
+    fence = RunLock(tmp_path)
     fence.check()
     fence.file.write_text("{")
-    with pytest.raises(LostRunDirectory, match="nobody that can be read"):
+    with pytest.raises(RunLockLost, match="nobody that can be read"):
         fence.check()
 
 
@@ -488,17 +488,17 @@ def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_never_finite_ends_the_run_by_name(
-    build: Callable[..., Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = build("run", max_skipped=3, **{"distill.task_subsets": False})
-    whole = Formulation.train
+    whole = ForwardBackward.train
 
-    def train(self: Formulation, *args: Any) -> Any:
+    def train(self: ForwardBackward, *args: Any) -> Any:
         terms = whole(self, *args)
         loop.stage.bank.parts["metaprompt"].cols_KLR.grad[1] = torch.nan
         return terms
 
-    monkeypatch.setattr(Formulation, "train", train)
+    monkeypatch.setattr(ForwardBackward, "train", train)
     with pytest.raises(
         RuntimeError, match="distill 3: in 3 steps running the gradient of beta/.* was not finite"
     ) as error:
@@ -513,9 +513,9 @@ def test_a_row_that_is_never_finite_ends_the_run_by_name(
 def test_folders_that_cannot_be_written_and_disks_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(run_dir=str(tmp_path / "a/b"))
     config.data.cache = str(tmp_path / "cache")
-    assert problems_of(config, 1000) == []
+    assert preflight_problems(config, 1000) == []
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    found = problems_of(config, 1000)
+    found = preflight_problems(config, 1000)
     assert (
         len(found) == 2
         and found[0].startswith("run_dir: ")
@@ -523,16 +523,19 @@ def test_folders_that_cannot_be_written_and_disks_without_room(tmp_path: Path, m
         and found[1].startswith("data.cache: ")
     )
     monkeypatch.undo()
-    assert "run_dir: " in problems_of(config, 10**15)[0] and "GB are free there" in problems_of(config, 10**15)[0]
+    assert (
+        "run_dir: " in preflight_problems(config, 10**15)[0]
+        and "GB are free there" in preflight_problems(config, 10**15)[0]
+    )
     (tmp_path / "file").write_text("x")
     config.run_dir = str(tmp_path / "file/run")
-    assert problems_of(config, 0) == [f"run_dir: {tmp_path / 'file'} is a file; name a folder"]
+    assert preflight_problems(config, 0) == [f"run_dir: {tmp_path / 'file'} is a file; name a folder"]
 
 
 def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    Fence(tmp_path)
+    RunLock(tmp_path)
     owner = json.loads((tmp_path / "owner.json").read_text())
     assert owner["slurm_job"] == "77" and owner["restart"] == "2" and owner["pid"] == os.getpid()
 
@@ -549,12 +552,12 @@ def test_while_answers_are_asked_a_signal_leaves_at_once_and_afterwards_it_waits
         [
             "import os, signal",
             "from engine import startup",
-            "startup.note_early(signal.SIGUSR1)",
+            "startup.defer_early_signal(signal.SIGUSR1)",
             kill if when == "before" else "",
-            "with startup.nothing_to_lose():",
+            "with startup.exit_on_signal():",
             f"    {kill if when == 'within' else 'pass'}",
             kill if when == "after" else "",
-            "print(startup.taken())",
+            "print(startup.take_stop_request())",
         ]
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -570,5 +573,5 @@ def test_a_claim_that_cannot_be_written_says_where_and_leaves_nothing(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"No space left on device; nothing was changed, .*owner\.json") as error:
-        Fence(tmp_path)
+        RunLock(tmp_path)
     assert error.value.errno == 28 and list(tmp_path.iterdir()) == []

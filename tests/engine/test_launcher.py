@@ -9,7 +9,7 @@ import pytest
 
 import train
 from engine import cli, distributed, launcher
-from engine.distributed import Place, place
+from engine.distributed import DistEnv, dist_env
 from engine.errors import UserError
 
 # the second of two tasks on the second of two nodes
@@ -92,31 +92,31 @@ def given(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], started:
 @pytest.mark.parametrize(
     ("environment", "started", "wanted"),
     [
-        ({}, None, Place(0, 1, 0)),
-        (STALE, None, Place(0, 1, 0)),  # no SLURM: a launcher's word
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, None, Place(3, 8, 1)),
-        (STEP, STEP, Place(3, 4, 1)),
-        (STEP | RIGHT, STEP | RIGHT, Place(3, 4, 1)),  # srun with a wrapper that exports what SLURM says
-        (STEP | RIGHT, STEP | STALE, Place(3, 4, 1)),
-        (STEP | RIGHT | {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "1"}, None, Place(3, 4, 0)),  # its own GPU
-        (STEP | TORCHRUN, STEP, Place(3, 8, 1)),
+        ({}, None, DistEnv(0, 1, 0)),
+        (STALE, None, DistEnv(0, 1, 0)),  # no SLURM: a launcher's word
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, None, DistEnv(3, 8, 1)),
+        (STEP, STEP, DistEnv(3, 4, 1)),
+        (STEP | RIGHT, STEP | RIGHT, DistEnv(3, 4, 1)),  # srun with a wrapper that exports what SLURM says
+        (STEP | RIGHT, STEP | STALE, DistEnv(3, 4, 1)),
+        (STEP | RIGHT | {"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "1"}, None, DistEnv(3, 4, 0)),  # its own GPU
+        (STEP | TORCHRUN, STEP, DistEnv(3, 8, 1)),
         # an agent replaces stale variables
-        (STEP | TORCHRUN, STEP | STALE | AGENT | {"TORCHELASTIC_ERROR_FILE": "old"}, Place(3, 8, 1)),
-        (STEP | TORCHRUN, None, Place(3, 8, 1)),
+        (STEP | TORCHRUN, STEP | STALE | AGENT | {"TORCHELASTIC_ERROR_FILE": "old"}, DistEnv(3, 8, 1)),
+        (STEP | TORCHRUN, None, DistEnv(3, 8, 1)),
         # deepspeed in each task
-        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, STEP | STALE, Place(6, 8, 0)),
-        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, None, Place(6, 8, 0)),
-        (BATCH, None, Place(0, 1, 0)),
-        (BATCH | TORCHRUN, None, Place(3, 8, 1)),
-        (INTERACTIVE, None, Place(0, 1, 0)),  # python in the shell of an salloc of eight tasks
-        (INTERACTIVE | TORCHRUN, None, Place(3, 8, 1)),
+        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, STEP | STALE, DistEnv(6, 8, 0)),
+        (STEP | {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}, None, DistEnv(6, 8, 0)),
+        (BATCH, None, DistEnv(0, 1, 0)),
+        (BATCH | TORCHRUN, None, DistEnv(3, 8, 1)),
+        (INTERACTIVE, None, DistEnv(0, 1, 0)),  # python in the shell of an salloc of eight tasks
+        (INTERACTIVE | TORCHRUN, None, DistEnv(3, 8, 1)),
     ],
 )
 def test_a_launchers_variables_are_believed_where_they_are_its_own(
-    environment: dict[str, str], started: dict[str, str] | None, wanted: Place, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], started: dict[str, str] | None, wanted: DistEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given(monkeypatch, environment, started)
-    assert place() == wanted and launcher.rank(os.environ) == wanted.rank
+    assert dist_env() == wanted and launcher.launcher_rank(os.environ) == wanted.rank
 
 
 @pytest.mark.parametrize(
@@ -140,20 +140,20 @@ def test_what_contradicts_slurm_is_refused_all_names_at_once(
 ) -> None:
     given(monkeypatch, environment, started)
     with pytest.raises(UserError) as error:
-        place()
+        dist_env()
     (problem,) = error.value.problems
     told, remedy = problem.split("unset ")
     delivered = {name for name, value in environment.items() if started is None or started.get(name) == value}
     all_left = delivered & {*RIGHT, *AGENT, "GROUP_WORLD_SIZE"}  # what fits this task by chance fits no other
     assert set(remedy.split()) == {*names, *all_left} and all(name in told for name in names)
     assert "task 3 of 4, 1 on its node" in told
-    assert launcher.rank(os.environ) == 3  # whom the error is told by, and who writes the exit code
+    assert launcher.launcher_rank(os.environ) == 3  # whom the error is told by, and who writes the exit code
 
 
 def test_a_rank_that_is_no_number_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, {"RANK": "first", "WORLD_SIZE": "", "LOCAL_RANK": "0"}, None)
     with pytest.raises(UserError) as error:
-        place()
+        dist_env()
     assert [p.split(":")[0] for p in error.value.problems] == [
         "RANK",
         "WORLD_SIZE",
@@ -164,8 +164,8 @@ def test_what_this_process_sets_for_deepspeed_is_no_launchers_word(project: Path
     """start() sets LOCAL_RANK to the number of the GPU that the task sees, which is not SLURM's number on the node."""
     script = (
         "import torch; torch.cuda.device_count = lambda: 1\n"
-        "from engine import distributed as d; first = d.place(); d.start(first)\n"
-        "print('SAME', first == d.place() == d.Place(0, 1, 0))"
+        "from engine import distributed as d; first = d.dist_env(); d.start_process_group(first)\n"
+        "print('SAME', first == d.dist_env() == d.DistEnv(0, 1, 0))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=project, env=dict(os.environ), capture_output=True, text=True, timeout=120

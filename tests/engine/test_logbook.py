@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from engine.config import AdaptConfig, RunConfig, TeachConfig
-from engine.logbook import Logbook, write_hparams
+from engine.logbook import MetricsWriter, write_hparams
 
 VALUES = {"loss": 1.5, "ce": 1.25, "kl": None, "task_ce": {"alpha": 1.0}, "lr": 0.1, "tokens_per_s": 1000.0}
 
 
-def book(run_dir: Path, resume_step: int = 1, tensorboard: bool = False, active: bool = True) -> Logbook:
-    return Logbook(run_dir, "teach", 20, resume_step, tensorboard, active)
+def book(run_dir: Path, resume_step: int = 1, tensorboard: bool = False, active: bool = True) -> MetricsWriter:
+    return MetricsWriter(run_dir, "teach", 20, resume_step, tensorboard, active)
 
 
 def steps(run_dir: Path) -> list[int]:

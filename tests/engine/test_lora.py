@@ -13,18 +13,20 @@ from engine.adaptation import Source, adapt_stage
 from engine.banks import bank_of, part_order
 from engine.data import TaskData
 from engine.sharding import ShardedBackbone
-from engine.trainer import Loop
+from engine.trainer import Trainer
 from prompt_modules import DecomposedBank, LoraBank
 
 RANK = 3
 
 
 @pytest.fixture(params=["packed", "plain"])
-def build(request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Loop]:
+def build(
+    request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[str, TaskData]
+) -> Callable[..., Trainer]:
     """``build(**{"token_budget": 50})``: an adaptation of LoRA rows that have left their start."""
     count = iter(range(100))
 
-    def make(moved: bool = True, **changes) -> Loop:
+    def make(moved: bool = True, **changes) -> Trainer:
         settings = {k: changes.pop(k) for k in ("token_budget", "rank", "world") if k in changes}
         base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "formulation": request.param}
         session = make_session(f"lora{next(count)}", **{**base, **changes})
@@ -49,7 +51,7 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[s
     return make
 
 
-def gradients(loop: Loop) -> dict[str, Tensor]:
+def gradients(loop: Trainer) -> dict[str, Tensor]:
     loop.gradients(0)
     return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
 

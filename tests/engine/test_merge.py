@@ -18,7 +18,7 @@ from engine.merge import merge_runs
 from engine.merge_rows import Run, entries, join
 from engine.rates import Rate
 from engine.resolve import resolve
-from engine.unseen import joined_records, read_record, write_record
+from engine.unseen import join_overlap_records, read_overlap_record, write_overlap_record
 from tests.engine.merged_runs import A, B, rows_of, silent
 
 
@@ -119,8 +119,10 @@ def test_one_row_each_with_one_frozen_metaprompt_still_shares_it(adapted, tmp_pa
 def test_a_merged_run_merges_again_and_says_what_it_is(adapted, tmp_path: Path) -> None:
     a, b = adapted("a", **A), adapted("b", **{**B, "adapt.targets": ["beta"], "adapt.lr_task": 0.05})
     c = adapted("c", **{**B, "adapt.targets": ["gamma"]})
-    write_record(a, {"targets": ["alpha"], "excluded": True, "pairs": [], "dropped": {"s": 2}})
-    write_record(b, {"targets": ["alpha", "beta"], "excluded": True, "pairs": [{"source": "s"}], "dropped": {"s": 2}})
+    write_overlap_record(a, {"targets": ["alpha"], "excluded": True, "pairs": [], "dropped": {"s": 2}})
+    write_overlap_record(
+        b, {"targets": ["alpha", "beta"], "excluded": True, "pairs": [{"source": "s"}], "dropped": {"s": 2}}
+    )
     said: list[str] = []
     merge_runs([a, b], tmp_path / "ab", say=said.append)
     merge_runs([tmp_path / "ab", c], tmp_path / "abc", say=silent)
@@ -138,7 +140,7 @@ def test_a_merged_run_merges_again_and_says_what_it_is(adapted, tmp_path: Path) 
     assert said[-1] == f"8 rows in {tmp_path / 'ab'}; next: python train.py evaluate --run {tmp_path / 'ab'}"
     assert found.state["hashes"]["merged"] == [load_bank(run, "run")[1].identity for run in (tmp_path / "ab", c)]
     assert found.state["hashes"]["config"]["adapt"]["targets"] == ["alpha", "beta", "gamma"]
-    assert read_record(tmp_path / "abc") == {
+    assert read_overlap_record(tmp_path / "abc") == {
         "targets": ["alpha", "beta"],
         "excluded": True,
         "pairs": [{"source": "s"}],
@@ -168,8 +170,8 @@ def test_tables_of_a_sweep_go_along_only_where_there_is_one(adapted, cards, tmp_
 
 def test_records_that_excluded_and_did_not_count_as_not_excluded() -> None:
     records = [{"targets": ["a"], "excluded": e, "pairs": [], "dropped": {}} for e in (True, False)]
-    assert joined_records([*records, None]) == {"targets": ["a"], "excluded": False, "pairs": [], "dropped": {}}
-    assert joined_records([None, None]) is None
+    assert join_overlap_records([*records, None]) == {"targets": ["a"], "excluded": False, "pairs": [], "dropped": {}}
+    assert join_overlap_records([None, None]) is None
 
 
 def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path) -> None:

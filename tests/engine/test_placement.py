@@ -9,21 +9,21 @@ import pytest
 
 import train
 from backbones import load_backbone_card
-from backbones.sizes import Sizes, measure
+from backbones.sizes import ModelFootprint, measure_footprint
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.placement import (
     FILES,
     USABLE,
     Machine,
-    Workload,
-    choose,
-    file_of,
+    MicroBatchShape,
+    choose_sharding,
+    deepspeed_file_of,
+    estimate_memory,
     free_host_bytes,
     machine_here,
-    need,
-    of_file,
-    possible,
+    possible_shardings,
+    sharding_of_file,
 )
 from engine.planning.plan import machine_of
 from engine.sharding import zero_config
@@ -34,20 +34,20 @@ ONE, NODE, CLUSTER = (
     Machine(1, 8, "cuda", 80 * GB, 1000 * GB),
     Machine(4, 8, "cuda", 80 * GB, 1000 * GB),
 )
-WORK = Workload(8192, 1000, 200_000_000)
+WORK = MicroBatchShape(8192, 1000, 200_000_000)
 
 
 @pytest.fixture(scope="module")
-def llama(project: Path) -> Sizes:
-    return measure(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
+def llama(project: Path) -> ModelFootprint:
+    return measure_footprint(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
 
 
 @pytest.fixture(scope="module")
-def gpt_oss(project: Path) -> Sizes:
-    return measure(load_backbone_card(project / "configs/gpt_oss_20b/shape.yaml"))
+def gpt_oss(project: Path) -> ModelFootprint:
+    return measure_footprint(load_backbone_card(project / "configs/gpt_oss_20b/shape.yaml"))
 
 
-def test_the_named_backbones_have_their_released_sizes(llama: Sizes, gpt_oss: Sizes) -> None:
+def test_the_named_backbones_have_their_released_sizes(llama: ModelFootprint, gpt_oss: ModelFootprint) -> None:
     assert llama.numbers == 8_030_261_248 and llama.weights == 2 * llama.numbers  # as the model card counts them
     assert gpt_oss.numbers == 20_914_757_184
     experts = 24 * 32 * (5760 * 2880 + 2880 * 2880)  # numbers in MXFP4
@@ -68,73 +68,73 @@ def test_the_named_backbones_have_their_released_sizes(llama: Sizes, gpt_oss: Si
         (Machine(1, 2, "cpu", 0, 42 * GB), "sharded"),
     ],
 )
-def test_auto_takes_the_fastest_that_fits(llama: Sizes, machine: Machine, wanted: str) -> None:
+def test_auto_takes_the_fastest_that_fits(llama: ModelFootprint, machine: Machine, wanted: str) -> None:
     work = replace(WORK, tokens=1024)
-    found = choose(llama, "auto", "auto", work, machine)
+    found = choose_sharding(llama, "auto", "auto", work, machine)
     assert found.placement == wanted and found.fits(machine)
-    for faster in possible(machine, "auto"):
+    for faster in possible_shardings(machine, "auto"):
         if faster == wanted:
             break
-        assert not need(llama, faster, len(llama.layers), work, machine).fits(machine)
+        assert not estimate_memory(llama, faster, len(llama.layers), work, machine).fits(machine)
 
 
-def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: Sizes) -> None:
+def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: ModelFootprint) -> None:
     def freed(tokens: int, recompute: int, answers: int = 10) -> float:
-        return need(llama, "resident", recompute, Workload(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)).parts[
-            "freed, kept by the allocator"
-        ][0]
+        return estimate_memory(
+            llama, "resident", recompute, MicroBatchShape(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)
+        ).parts["freed, kept by the allocator"][0]
 
     assert (
         freed(500, 32)
         == freed(500, 0)
-        > 0.5 * need(llama, "resident", 0, Workload(500, 10, 0), ONE).parts["activations"][0]
+        > 0.5 * estimate_memory(llama, "resident", 0, MicroBatchShape(500, 10, 0), ONE).parts["activations"][0]
     )
     assert 0 < freed(2000, 0) < 4 * 0.7 * freed(500, 0)  # the inner layer's blocks are above 32 MiB
     assert (
         freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10)
         and freed(3000, 0, answers=100) == 0
     )
-    assert "freed, kept by the allocator" not in need(llama, "resident", 0, WORK, ONE).parts
+    assert "freed, kept by the allocator" not in estimate_memory(llama, "resident", 0, WORK, ONE).parts
 
 
-def test_as_few_layers_are_recomputed_as_fit(llama: Sizes) -> None:
+def test_as_few_layers_are_recomputed_as_fit(llama: ModelFootprint) -> None:
     budgets = [int(x * GB) for x in (80, 40, 30, 25, 22)]
-    found = [choose(llama, "resident", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
+    found = [choose_sharding(llama, "resident", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
     counts = [n.recompute for n in found]
     assert counts == sorted(counts) and counts[0] == 0 and 0 < counts[1] < 32
     for n, budget in zip(found, budgets, strict=True):
         machine = replace(ONE, device_bytes=budget)
         assert n.fits(machine) == (n.device <= USABLE * budget)
         if n.recompute > 0 and n.fits(machine):
-            assert not need(llama, "resident", n.recompute - 1, WORK, machine).fits(machine)
-    assert choose(llama, "resident", "none", WORK, replace(ONE, device_bytes=30 * GB)).recompute == 0
-    assert choose(llama, "resident", "all", WORK, ONE).recompute == 32
+            assert not estimate_memory(llama, "resident", n.recompute - 1, WORK, machine).fits(machine)
+    assert choose_sharding(llama, "resident", "none", WORK, replace(ONE, device_bytes=30 * GB)).recompute == 0
+    assert choose_sharding(llama, "resident", "all", WORK, ONE).recompute == 32
 
 
-def test_where_nothing_fits_the_least_is_taken_and_said(llama: Sizes) -> None:
+def test_where_nothing_fits_the_least_is_taken_and_said(llama: ModelFootprint) -> None:
     small = Machine(1, 1, "cuda", GB, 4 * GB)
-    found = choose(llama, "auto", "auto", WORK, small)
+    found = choose_sharding(llama, "auto", "auto", WORK, small)
     assert not found.fits(small) and found.placement == "offload" and found.recompute == 32 and found.offloaded
 
 
-def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: Sizes) -> None:
-    found = choose(llama, "auto", "auto", Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
+def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: ModelFootprint) -> None:
+    found = choose_sharding(llama, "auto", "auto", MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
     assert (
         found.placement == "resident"
         and found.offloaded
         and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
     )
-    assert not need(llama, "resident", 32, Workload(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)).fits(
-        replace(ONE, device_bytes=40 * GB)
-    )
-    assert choose(llama, "resident", "all_offloaded", WORK, ONE).offloaded
-    assert not choose(
-        llama, "resident", "auto", Workload(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
+    assert not estimate_memory(
+        llama, "resident", 32, MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)
+    ).fits(replace(ONE, device_bytes=40 * GB))
+    assert choose_sharding(llama, "resident", "all_offloaded", WORK, ONE).offloaded
+    assert not choose_sharding(
+        llama, "resident", "auto", MicroBatchShape(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
     ).offloaded  # the same memory
 
 
-def test_what_a_placement_costs(gpt_oss: Sizes) -> None:
-    shards = {p: need(gpt_oss, p, 0, WORK, CLUSTER).parts["weights"] for p in FILES}
+def test_what_a_placement_costs(gpt_oss: ModelFootprint) -> None:
+    shards = {p: estimate_memory(gpt_oss, p, 0, WORK, CLUSTER).parts["weights"] for p in FILES}
     assert shards["resident"] == (gpt_oss.weights, 0) and shards["sharded"] == (gpt_oss.weights / 32, 0)
     assert shards["sharded_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
     assert (
@@ -145,15 +145,20 @@ def test_what_a_placement_costs(gpt_oss: Sizes) -> None:
 @pytest.mark.parametrize("name", [n for n, file in FILES.items() if file])
 def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
-    assert of_file(zero_config(file_of(name), card, measure(card), ranks_per_node=4)["zero_optimization"]) == name
+    assert (
+        sharding_of_file(
+            zero_config(deepspeed_file_of(name), card, measure_footprint(card), ranks_per_node=4)["zero_optimization"]
+        )
+        == name
+    )
 
 
 def test_secondary_shards_span_a_node(project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
     assert (
-        zero_config(file_of("sharded_hpz"), card, measure(card), ranks_per_node=8)["zero_optimization"][
-            "zero_hpz_partition_size"
-        ]
+        zero_config(deepspeed_file_of("sharded_hpz"), card, measure_footprint(card), ranks_per_node=8)[
+            "zero_optimization"
+        ]["zero_hpz_partition_size"]
         == 8
     )
 
@@ -245,9 +250,9 @@ def test_plan_refuses_what_a_run_would(
 
 
 def test_a_config_s_largest_micro_batch_holds_its_longest_sample() -> None:
-    from engine.placement import workload_of
+    from engine.placement import micro_batch_shape
 
     config = RunConfig(token_budget=100)
     config.data.max_length, config.prompt.length = 500, 20
-    sizes = Sizes(1, 8, 10, 2, 1, 1, 1, (1,), 1, 1, (1,), 1, 1, (0, 0))
-    assert workload_of(config, sizes).tokens == 520
+    sizes = ModelFootprint(1, 8, 10, 2, 1, 1, 1, (1,), 1, 1, (1,), 1, 1, (0, 0))
+    assert micro_batch_shape(config, sizes).tokens == 520

@@ -9,7 +9,7 @@ import yaml
 
 import train
 from backbones import load_backbone_card
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 from engine import chart_png
 from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, REACHED, names, read_kind
@@ -87,7 +87,7 @@ def test_the_pocket_backbones_are_planned_everywhere(
         f"--output={tmp_path / 'plan.json'}",
     )
     card = load_backbone_card(project / f"backbones/pocket/{name}.yaml")
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     assert (sizes.head == 0) == (name == "llama") and sizes.rows_from_file
     gathered = {p: of["gathered_bytes_per_micro_batch"] for p, of in found["placements"].items()}
     assert set(gathered) == {"resident", "sharded_hpz", "sharded", "offload"} and gathered.pop("resident") == 0

@@ -8,18 +8,25 @@ import pytest
 from backbones import PACKED_FAMILIES, BackboneCard, load_backbone_card
 from backbones.gathers import Gathered
 from backbones.module_trace import KINDS, trace
-from backbones.sizes import Sizes, measure
+from backbones.sizes import ModelFootprint, measure_footprint
 from engine.config import RunConfig
 from engine.device_kinds import OVERLAPPED, DeviceKind, read_kind
 from engine.operations import model_operations, utilisation
-from engine.placement import Machine, Workload, choose, file_of, need, workload_of
+from engine.placement import (
+    Machine,
+    MicroBatchShape,
+    choose_sharding,
+    deepspeed_file_of,
+    estimate_memory,
+    micro_batch_shape,
+)
 from engine.planning.gathers import Coordinator, rules_of
 from engine.planning.hours import Planner
 from engine.planning.plan import assumed_of
 from engine.planning.seconds import combined, gather_seconds, passes
 from engine.planning.sweep import Sweep, scaling
 from engine.resolve import resolve
-from engine.session import Session
+from engine.session import RunContext
 from engine.sharding import zero_config
 
 GB = 10**9
@@ -34,8 +41,8 @@ def config(project: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def session(config: RunConfig) -> Session:
-    return Session(config)
+def session(config: RunConfig) -> RunContext:
+    return RunContext(config)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def h100() -> DeviceKind:
 
 
 @pytest.fixture()
-def planner(session: Session, config: RunConfig, h100: DeviceKind) -> Planner:
+def planner(session: RunContext, config: RunConfig, h100: DeviceKind) -> Planner:
     return Planner(session, "distill", h100, assumed_of(config))
 
 
@@ -83,7 +90,7 @@ def test_a_recomputed_layer_goes_forward_once_more() -> None:
     )
 
 
-def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) -> None:
+def test_mfu_counts_four_operations_a_number_and_real_token(session: RunContext) -> None:
     sizes = session.sizes
     assert model_operations(sizes, 10.0) == 40 * sizes.active
     assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
@@ -96,7 +103,7 @@ def test_mfu_counts_four_operations_a_number_and_real_token(session: Session) ->
 
 
 def test_a_dense_backbone_s_active_numbers_are_its_linears(project: Path) -> None:
-    sizes = measure(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
+    sizes = measure_footprint(load_backbone_card(project / "configs/llama31_8b/shape.yaml"))
     assert (
         sizes.active == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
         and sizes.experts == (1, 1)
@@ -128,7 +135,7 @@ def card_of_family(family: str) -> BackboneCard:
 def test_the_twin_of_every_family_has_the_backbone_s_modules(family: str, recompute: int) -> None:
     card = card_of_family(family)
     found = trace(card, recompute)
-    known = {name for name, _, _ in measure(card).parameters}
+    known = {name for name, _, _ in measure_footprint(card).parameters}
     assert {name for module in found.modules for name in module} == known
     for kind in KINDS:
         entered = [v.module for v in found.visits[kind] if v.enters]
@@ -139,7 +146,7 @@ def test_the_twin_of_every_family_has_the_backbone_s_modules(family: str, recomp
 
 
 def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again_soon(
-    planner: Planner, config: RunConfig, session: Session
+    planner: Planner, config: RunConfig, session: RunContext
 ) -> None:
     sizes = session.sizes
     brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"))
@@ -160,14 +167,17 @@ def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again
 @pytest.mark.parametrize("name", ["llama31_8b", "gpt_oss_20b"])
 def test_memory_counts_what_deepspeed_keeps_whole(project: Path, name: str) -> None:
     card = load_backbone_card(project / f"configs/{name}/shape.yaml")
-    sizes = measure(card)
-    rules = rules_of(zero_config(file_of("sharded"), card, sizes, 8), CLUSTER)
+    sizes = measure_footprint(card)
+    rules = rules_of(zero_config(deepspeed_file_of("sharded"), card, sizes, 8), CLUSTER)
     coordinator = Coordinator(sizes, trace(card), rules, CLUSTER)
     coordinator.steady("train")
-    found = need(sizes, "sharded", 0, Workload(1000, 100, 1), CLUSTER).parts["gathered"][0]
+    found = estimate_memory(sizes, "sharded", 0, MicroBatchShape(1000, 100, 1), CLUSTER).parts["gathered"][0]
     assert found == pytest.approx(coordinator.most_whole, rel=0.05)
     assert (
-        "gathered" not in need(sizes, "sharded", 0, Workload(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)).parts
+        "gathered"
+        not in estimate_memory(
+            sizes, "sharded", 0, MicroBatchShape(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)
+        ).parts
     )  # a parameter is its own shard
 
 
@@ -213,14 +223,17 @@ def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Plann
 
 
 def test_the_largest_token_budget_fits_and_a_larger_one_does_not(
-    planner: Planner, config: RunConfig, session: Session
+    planner: Planner, config: RunConfig, session: RunContext
 ) -> None:
     machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
     for name in ("resident", "sharded", "offload"):
         found = planner.largest_budget(config, machine, name)
         for tokens, fits in ((found, True), (round(found * 1.01) + 1, False)):
-            work = replace(workload_of(config, session.sizes), tokens=tokens, answers=tokens)
-            assert choose(session.sizes, name, config.recompute, work, machine).fits(machine) == fits, (name, found)
+            work = replace(micro_batch_shape(config, session.sizes), tokens=tokens, answers=tokens)
+            assert choose_sharding(session.sizes, name, config.recompute, work, machine).fits(machine) == fits, (
+                name,
+                found,
+            )
     assert planner.largest_budget(config, Machine(1, 1, "cuda", 2 * GB, 4 * GB), "resident") == 0
 
 
@@ -236,7 +249,7 @@ def test_a_knob_s_number_is_the_model_s_own(planner: Planner, config: RunConfig)
 
 
 def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(
-    session: Session, config: RunConfig, h100: DeviceKind
+    session: RunContext, config: RunConfig, h100: DeviceKind
 ) -> None:
     kinds = {}
     for examples in ("60", "100000"):  # read often, read once
@@ -251,7 +264,7 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
 ) -> None:
     monkeypatch.chdir(project)
     config = resolve("configs/demo/distill.yaml", {"data.cache": str(tmp_path / "tokens")})
-    session = Session(config)
+    session = RunContext(config)
     assumed = Planner(session, "distill", h100, assumed_of(config))
     assert assumed.told.startswith("assumed: 192 tokens a sample, 12 of them answer")
     assumed.case(config, NODE)
@@ -265,8 +278,8 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
     assert teach.examples == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
 
 
-def test_sizes_tell_every_parameter(session: Session) -> None:
-    sizes: Sizes = session.sizes
+def test_sizes_tell_every_parameter(session: RunContext) -> None:
+    sizes: ModelFootprint = session.sizes
     assert (
         sum(n * b for _, n, b in sizes.parameters) == sizes.weights
         and tuple(n * b for _, n, b in sizes.parameters) == sizes.tensors

@@ -12,7 +12,7 @@ import torch
 from clinical_tasks import load_card
 from engine.errors import UserError
 from engine.predict import Wanted, _warnings, choose_row, predict_notes
-from engine.predictions import Predictions
+from engine.predictions import PredictionStore
 from engine.scored_rows import ScoredRow
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
@@ -103,15 +103,15 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
         pass
 
     asked: list[int] = []
-    add = Predictions.add
+    add = PredictionStore.add
 
-    def dying(self: Predictions, index: int, answered: Any) -> None:
+    def dying(self: PredictionStore, index: int, answered: Any) -> None:
         add(self, index, answered)
         asked.append(index)
         if len(asked) == 2:
             raise Killed
 
-    monkeypatch.setattr(Predictions, "add", dying)
+    monkeypatch.setattr(PredictionStore, "add", dying)
     with pytest.raises(Killed):
         predict_notes(s, Wanted("mine"), source, output, False)
     assert not output.exists() and (tmp_path / ".out.jsonl.answers.rank0.part").exists()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from backbones import BackboneCard
-from backbones.sizes import measure
-from engine.distributed import Place, _listen, _meeting_point, gather_objects, gpu_of, place, world_size
+from backbones.sizes import measure_footprint
+from engine.distributed import DistEnv, _listen, _meeting_point, dist_env, gather_objects, gpu_of, world_size
 from engine.errors import UserError
 from engine.placement import FILES
 from engine.sharding import zero_config
@@ -36,15 +36,15 @@ LAUNCHER = (
 @pytest.mark.parametrize(
     ("environment", "wanted"),
     [
-        ({}, Place(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Place(3, 8, 1)),
+        ({}, DistEnv(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, DistEnv(3, 8, 1)),
         (
             {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "MASTER_ADDR": "n1"},
-            Place(5, 8, 1),
+            DistEnv(5, 8, 1),
         ),
         (
             {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "MASTER_ADDR": "n1"},
-            Place(0, 1, 0),
+            DistEnv(0, 1, 0),
         ),  # inside sbatch, not started by srun
         # torchrun inside srun
         (
@@ -56,16 +56,18 @@ LAUNCHER = (
                 "SLURM_STEP_ID": "0",
                 "MASTER_ADDR": "n1",
             },
-            Place(3, 4, 0),
+            DistEnv(3, 4, 0),
         ),
     ],
 )
-def test_a_process_knows_its_place(environment: dict[str, str], wanted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_knows_its_place(
+    environment: dict[str, str], wanted: DistEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place() == wanted
+    assert dist_env() == wanted
 
 
 @pytest.mark.parametrize(("local_rank", "visible", "gpu"), [(0, 8, 0), (5, 8, 5), (0, 1, 0), (5, 1, 0), (3, 0, 3)])
@@ -155,7 +157,7 @@ def test_every_shipped_deepspeed_file_is_taken(project: Path, card: BackboneCard
     assert {f.name for f in files} == {"cpu.json", *filter(None, FILES.values())}
     for file in files:
         for dtype in ("float32", "bfloat16"):
-            found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), measure(card))
+            found = zero_config(str(file), dataclasses.replace(card, dtype=dtype), measure_footprint(card))
             assert found.get("bf16", {"enabled": False})["enabled"] == (
                 dtype == "bfloat16"
             )  # the card decides, never the file
@@ -163,7 +165,7 @@ def test_every_shipped_deepspeed_file_is_taken(project: Path, card: BackboneCard
 
 
 def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: BackboneCard, tmp_path: Path) -> None:
-    config, layer = measure(card), 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
+    config, layer = measure_footprint(card), 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
     found = zero_config(write(tmp_path / "a.json", {"zero_optimization": {"stage": 3}}), card, config)[
         "zero_optimization"
     ]
@@ -204,7 +206,7 @@ def test_what_a_deepspeed_file_must_not_say(
 ) -> None:
     file = write(tmp_path / "ds.json", content)
     with pytest.raises(UserError) as error:
-        zero_config(file, card, measure(card))
+        zero_config(file, card, measure_footprint(card))
     assert len(error.value.problems) == len(wanted)
     assert all(part in problem and file in problem for part, problem in zip(wanted, error.value.problems, strict=True))
 
@@ -230,12 +232,12 @@ def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             UserError, match="MASTER_PORT: nothing can listen on 127.0.0.1:.*export another MASTER_PORT"
         ):
-            _meeting_point(Place(0, 2, 0), timedelta(seconds=5))
+            _meeting_point(DistEnv(0, 2, 0), timedelta(seconds=5))
 
 
 def test_a_process_alone_listens_nowhere(project: Path) -> None:
     script = (
-        "import os, pathlib; from engine.distributed import Place, start; start(Place(0, 1, 0))\n"
+        "import os, pathlib; from engine.distributed import DistEnv, start_process_group; start_process_group(DistEnv(0, 1, 0))\n"
         "own = {os.readlink(f) for f in pathlib.Path('/proc/self/fd').iterdir() if f.exists() or f.is_symlink()}\n"
         "rows = [l.split() for kind in ('tcp', 'tcp6') for l in "
         "pathlib.Path(f'/proc/net/{kind}').read_text().splitlines()[1:]]\n"

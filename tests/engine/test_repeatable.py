@@ -16,7 +16,7 @@ from engine.benchmarking import benchmark
 from engine.benchmarking.cases import request_of
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.repeatable import repeatable, workspace_problems
+from engine.repeatable import deterministic, workspace_problems
 from engine.resolve import resolve
 
 DEMO = "configs/demo/distill.yaml"
@@ -54,23 +54,23 @@ def test_the_key_is_read_and_off_by_default() -> None:
 
 
 def test_a_gpu_is_set_within_and_as_before_afterwards(with_gpu: None) -> None:
-    with repeatable(True):
+    with deterministic(True):
         assert state() == SET
-        with repeatable(True):
+        with deterministic(True):
             assert state() == SET
-        with repeatable(False):
+        with deterministic(False):
             assert state() == SET
     assert state() == USUAL
-    with pytest.raises(ZeroDivisionError), repeatable(True):
+    with pytest.raises(ZeroDivisionError), deterministic(True):
         _ = 1 / 0
-    with repeatable(False):
+    with deterministic(False):
         assert state() == USUAL
 
 
 def test_what_the_user_had_set_comes_back(with_gpu: None) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with repeatable(True):
+        with deterministic(True):
             assert state() == SET
         assert state() == (True, True, True)
     finally:
@@ -79,7 +79,7 @@ def test_what_the_user_had_set_comes_back(with_gpu: None) -> None:
 
 def test_a_machine_without_a_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with repeatable(True):
+    with deterministic(True):
         assert state() == USUAL
 
 
@@ -105,7 +105,7 @@ def test_commands_that_read_a_run_can_ask_for_it(
 ) -> None:
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
-    monkeypatch.setattr("engine.session.Session", lambda config, writes: config)
+    monkeypatch.setattr("engine.session.RunContext", lambda config, writes: config)
     monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_: seen.append(state()))
     monkeypatch.setattr("engine.predict.predict_notes", lambda *_: seen.append(state()))
     asked = {"deterministic": "true"}
@@ -133,7 +133,7 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
     measured = [benchmark.Measured(case, session, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
     assert measured[0].lives == measured[1].lives  # one backbone serves both
     cpu = torch.device("cpu")
-    with phases.running(cpu) as clock:
+    with phases.measure_phases(cpu) as clock:
         for m in [*measured, *measured]:
             m.loop = SimpleNamespace(advance=advance)  # type: ignore[assignment]
             m.backbone = SimpleNamespace(gathers=SimpleNamespace(take=lambda: None))  # type: ignore[assignment]

@@ -13,11 +13,11 @@ from backbones import backbone_checksum
 from engine import checkpoint
 from engine.data import TaskData
 from engine.errors import UserError
-from engine.formulation import AnswerTerms, Formulation
+from engine.formulation import AnswerTerms, ForwardBackward
 from engine.stages import distill_stage, teach_stage
-from engine.trainer import Loop
+from engine.trainer import Trainer
 
-Build = Callable[..., Loop]
+Build = Callable[..., Trainer]
 
 
 class PowerCut(Exception):
@@ -28,7 +28,7 @@ class PowerCut(Exception):
 def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
-    def make(kind: str, name: str, fresh: bool = False, **changes: Any) -> Loop:
+    def make(kind: str, name: str, fresh: bool = False, **changes: Any) -> Trainer:
         base = {
             "teach.eval_every": 1,
             "teach.patience": 5,
@@ -54,9 +54,9 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Buil
     return make
 
 
-def cut_at(loop: Loop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_at(loop: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the power goes in the middle of ``step``, after some of its micro-batches."""
-    whole = Formulation.train
+    whole = ForwardBackward.train
     calls = iter(range(10**6))
 
     def train(*args: Any) -> AnswerTerms:
@@ -65,14 +65,14 @@ def cut_at(loop: Loop, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise PowerCut
         return whole(*args)
 
-    monkeypatch.setattr(Formulation, "train", train)
+    monkeypatch.setattr(ForwardBackward, "train", train)
     with pytest.raises(PowerCut):
         loop.run()
-    monkeypatch.setattr(Formulation, "train", whole)
+    monkeypatch.setattr(ForwardBackward, "train", whole)
     assert loop.step == step - 1
 
 
-def files(loop: Loop) -> dict[str, dict[str, torch.Tensor]]:
+def files(loop: Trainer) -> dict[str, dict[str, torch.Tensor]]:
     found = checkpoint.load(loop.stage.run_dir)
     assert found is not None and not [
         n for n in load_file(loop.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")

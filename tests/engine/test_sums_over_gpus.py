@@ -33,6 +33,6 @@ def test_slurm_tasks_that_cannot_find_one_another_are_told(monkeypatch: pytest.M
     for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="MASTER_ADDR is not set"):
-        distributed.place()
+        distributed.dist_env()
     monkeypatch.setenv("MASTER_ADDR", "node1")
-    assert distributed.place() == distributed.Place(1, 4, 1)
+    assert distributed.dist_env() == distributed.DistEnv(1, 4, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.preflight import OLDEST, TESTED, older_than_tested, problems_of
+from engine.preflight import OLDEST, TESTED, older_than_tested, preflight_problems
 
 
 def test_releases_with_known_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_releases_with_known_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config.data.cache = str(tmp_path)
     versions = {"deepspeed": "0.19.3", "transformers": "5.23.0", "torch": "2.13.0+cpu"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    (problem,) = problems_of(config, 0)
+    (problem,) = preflight_problems(config, 0)
     assert (
         problem.startswith("deepspeed 0.19.3: 0.19.8 or newer is needed")
         and "pip install -r requirements.txt" in problem
@@ -29,15 +29,18 @@ def test_releases_that_a_gpu_machine_has_are_supported_and_named(
     config.data.cache = str(tmp_path)
     versions = {"deepspeed": "0.19.8", "transformers": "5.17.0", "torch": "2.11.0+cu130"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    assert problems_of(config, 0) == []
+    assert preflight_problems(config, 0) == []
     assert older_than_tested() == [
         "WARNING transformers 5.17.0 is supported; the tests run on 5.23.0",
         "WARNING torch 2.11.0+cu130 is supported; the tests run on 2.13.0",
     ]
     versions.update(transformers="5.16.9", torch="2.10.1")
-    assert [problem.partition(": ")[0] for problem in problems_of(config, 0)] == ["transformers 5.16.9", "torch 2.10.1"]
+    assert [problem.partition(": ")[0] for problem in preflight_problems(config, 0)] == [
+        "transformers 5.16.9",
+        "torch 2.10.1",
+    ]
     versions.update(transformers="6.0.0", torch="2.14.1")
-    assert problems_of(config, 0) == older_than_tested() == []
+    assert preflight_problems(config, 0) == older_than_tested() == []
     pins = dict(
         re.findall(r"^(deepspeed|transformers|torch)==([\d.]+)$", (project / "requirements.txt").read_text(), re.M)
     )

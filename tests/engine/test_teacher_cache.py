@@ -9,9 +9,9 @@ import torch
 
 from engine import teacher_cache, teacher_files
 from engine.errors import UserError
-from engine.formulation import Formulation
+from engine.formulation import ForwardBackward
 from engine.stage import Stage
-from engine.teacher_cache import TaughtRow, TeacherCache, visited
+from engine.teacher_cache import TaughtRow, TeacherCache, sample_visits
 from prompt_modules import SoftPromptBank
 from tests.engine.kept_teachers import cut, files, gradients, trained
 
@@ -66,7 +66,7 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
     calls = []
     for rank in range(world):
         cache = cache_of(tmp_path / "many", loop.stage, prompts)
-        formulation = Formulation(backbone, True, 30, rank, world)
+        formulation = ForwardBackward(backbone, True, 30, rank, world)
         bank = SoftPromptBank(prompts)
         bank.row = lambda *a, row=bank.row, rank=rank: calls.append(rank) or row(*a)
         cache.fill(list(range(len(cache.parts))), formulation, bank, said.append)
@@ -74,7 +74,7 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
     assert all(part.file.exists() for part in cache.parts)
     alone = cache_of(tmp_path / "alone", loop.stage, prompts)
     alone.fill(
-        list(range(len(alone.parts))), Formulation(backbone, True, 30, 0, 1), SoftPromptBank(prompts), said.append
+        list(range(len(alone.parts))), ForwardBackward(backbone, True, 30, 0, 1), SoftPromptBank(prompts), said.append
     )
     for a, b in zip(cache.parts, alone.parts, strict=True):
         assert a.file.read_bytes() == b.file.read_bytes()
@@ -82,7 +82,7 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
 
 def test_visits_are_those_of_the_run(cached) -> None:
     loop, _ = cached()
-    expected = visited(loop.stage)
+    expected = sample_visits(loop.stage)
     found = dict.fromkeys(expected, 0)
     for step in range(loop.stage.total_steps):
         loop.gradients(step)
@@ -180,7 +180,7 @@ def test_ranks_share_the_reading(cached, backbone, tmp_path, monkeypatch, world)
     loop, _ = cached(**{"distill.teacher_cache": "off"})
     cache = cache_of(tmp_path / "many", loop.stage, torch.randn(3, 5, 64, dtype=torch.float64))
     numbers, bank = list(range(len(cache.parts))), SoftPromptBank(torch.zeros(3, 5, 64))
-    cache.fill(numbers, Formulation(backbone, True, 30, 0, 1), bank, print)
+    cache.fill(numbers, ForwardBackward(backbone, True, 30, 0, 1), bank, print)
     read: list[Path] = []
     check = teacher_cache.damage
     monkeypatch.setattr(teacher_cache, "damage", lambda file, of: (read.append(file), check(file, of))[1])

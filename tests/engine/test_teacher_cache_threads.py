@@ -8,9 +8,9 @@ import pytest
 
 from engine import teacher_cache, teacher_files
 from engine.errors import UserError
-from engine.formulation import Formulation
+from engine.formulation import ForwardBackward
 from engine.stages import distill_stage
-from engine.teacher_cache import keep_teachers, visited
+from engine.teacher_cache import cache_teachers, sample_visits
 from tests.engine.kept_teachers import cut, files, gradients, trained
 
 PATIENCE = 30.0  # seconds after which a thread that does not come is a failure
@@ -22,13 +22,13 @@ def background() -> list[str]:
 
 def test_forward_passes_are_as_large_as_the_budget_and_small_tasks_share_one(cached, monkeypatch) -> None:
     sizes: list[int] = []
-    teach = Formulation.teach
+    teach = ForwardBackward.teach
 
     def counted(self, group, *arguments):
         sizes.append(len(group))
         return teach(self, group, *arguments)
 
-    monkeypatch.setattr(Formulation, "teach", counted)
+    monkeypatch.setattr(ForwardBackward, "teach", counted)
     cached(token_budget=10_000)  # in files of four samples
     assert sizes == [23 + 6 + 11]
 
@@ -36,7 +36,7 @@ def test_forward_passes_are_as_large_as_the_budget_and_small_tasks_share_one(cac
 def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch) -> None:
     order: list[str] = []
     asked_again = threading.Event()
-    teach, write = Formulation.teach, teacher_files.write
+    teach, write = ForwardBackward.teach, teacher_files.write
 
     def taught(self, *arguments):
         if "write" in order:
@@ -51,7 +51,7 @@ def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch)
             order.append("written")
         return write(*arguments)
 
-    monkeypatch.setattr(Formulation, "teach", taught)
+    monkeypatch.setattr(ForwardBackward, "teach", taught)
     monkeypatch.setattr(teacher_files, "write", written)
     loop, _ = cached(token_budget=60)
     assert order[0] == "write" and order.index("teach") < order.index("written")
@@ -61,7 +61,7 @@ def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch)
 def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_path, monkeypatch) -> None:
     cached(token_budget=60, **{"data.cache": str(tmp_path / "whole")})
     whole = [f.read_bytes() for f in sorted(files(tmp_path / "whole"))]
-    teach, calls = Formulation.teach, []
+    teach, calls = ForwardBackward.teach, []
 
     def killed(self, *arguments):
         calls.append(1)
@@ -69,13 +69,13 @@ def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_pa
             raise KeyboardInterrupt
         return teach(self, *arguments)
 
-    monkeypatch.setattr(Formulation, "teach", killed)
+    monkeypatch.setattr(ForwardBackward, "teach", killed)
     with pytest.raises(KeyboardInterrupt):
         cached(token_budget=60)
     assert not background() and not list((tmp_path / "cache").rglob("*.partial"))
     first = files(tmp_path / "cache")
     assert 0 < len(first) < len(whole)
-    monkeypatch.setattr(Formulation, "teach", teach)
+    monkeypatch.setattr(ForwardBackward, "teach", teach)
     _, said = cached(token_budget=60)
     second = files(tmp_path / "cache")
     assert not any(line.startswith("WARNING") for line in said) and all(second[f] == first[f] for f in first)
@@ -84,8 +84,8 @@ def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_pa
 
 def test_a_full_disk_ends_the_filling_and_its_thread(cached, monkeypatch) -> None:
     calls: list[int] = []
-    teach = Formulation.teach
-    monkeypatch.setattr(Formulation, "teach", lambda self, *a: calls.append(1) or teach(self, *a))
+    teach = ForwardBackward.teach
+    monkeypatch.setattr(ForwardBackward, "teach", lambda self, *a: calls.append(1) or teach(self, *a))
     monkeypatch.setattr(teacher_files, "write", lambda part, found: "teacher cache: the disk is full")
     monkeypatch.setattr(teacher_cache, "AGREE", 1)
     with pytest.raises(UserError, match="the disk is full"):
@@ -104,7 +104,7 @@ def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
         done.setdefault(id(group), threading.Event()).set()
         return states
 
-    train, groups = Formulation.train, []
+    train, groups = ForwardBackward.train, []
 
     def trained(self, group, *arguments):
         groups.append(group)  # so that no other gets its identity
@@ -113,7 +113,7 @@ def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
         return train(self, group, *arguments)
 
     monkeypatch.setattr(kept.cache, "read", recorded)
-    monkeypatch.setattr(Formulation, "train", trained)
+    monkeypatch.setattr(ForwardBackward, "train", trained)
     gradients(loop)
     first_of_next = loop._ahead.groups[0]
     assert done.setdefault(id(first_of_next), threading.Event()).wait(PATIENCE)  # of a step that nobody has begun
@@ -164,9 +164,9 @@ def test_a_benchmark_fills_what_its_steps_read(make_session, make_loop, teachers
     session.say = said.append
     taught = teachers(3).double()
     stage = distill_stage(session, tasks, taught, "hash")
-    keep_teachers(session, stage, taught, steps=1)
+    cache_teachers(session, stage, taught, steps=1)
     cache = stage.kept.cache
-    assert {(p.row, i) for p in cache.parts for i in p.indices} == set(visited(stage, 1))
+    assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
     assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)
     loop = make_loop(stage, session)
     stage.teachers = None

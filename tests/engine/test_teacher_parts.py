@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from engine import teacher_parts
-from engine.teacher_parts import blocks, cut, deal, stand_in
+from engine.teacher_parts import assign_blocks, cut_files, placeholder_item, plan_blocks
 
 
 def test_a_file_ends_with_its_answer_tokens_or_its_samples(monkeypatch) -> None:
     monkeypatch.setattr(teacher_parts, "ANSWERS", 10)
     monkeypatch.setattr(teacher_parts, "SAMPLES", 3)
-    assert cut([]) == []
-    assert cut([4, 4, 4, 4]) == [0, 2]  # 8, 8
-    assert cut([1, 1, 1, 1]) == [0, 3]
-    assert cut([2, 30, 2, 9]) == [0, 1, 2, 3]  # one that is longer has its own
+    assert cut_files([]) == []
+    assert cut_files([4, 4, 4, 4]) == [0, 2]  # 8, 8
+    assert cut_files([1, 1, 1, 1]) == [0, 3]
+    assert cut_files([2, 30, 2, 9]) == [0, 1, 2, 3]  # one that is longer has its own
 
 
 def files(sizes: list[tuple[int, int]], seed: int = 0):
@@ -21,7 +21,9 @@ def files(sizes: list[tuple[int, int]], seed: int = 0):
     rng, out, next_of = np.random.default_rng(seed), [], {}
     for row, n in sizes:
         begin = next_of.get(row, 0)
-        out.append([stand_in(row, begin + i, int(rng.integers(5, 30)), int(rng.integers(1, 6))) for i in range(n)])
+        out.append(
+            [placeholder_item(row, begin + i, int(rng.integers(5, 30)), int(rng.integers(1, 6))) for i in range(n)]
+        )
         next_of[row] = begin + n
     return out
 
@@ -36,7 +38,7 @@ SIZES = [(0, 30), (0, 30), (0, 2), (1, 3), (2, 4), (2, 1), (3, 200), (4, 2)]
 def test_micro_batches_hold_what_the_budget_allows(monkeypatch) -> None:
     monkeypatch.setattr(teacher_parts, "JOINED", 1)
     parts = files(SIZES)
-    found = blocks(parts, range(len(parts)), 8, 600)
+    found = plan_blocks(parts, range(len(parts)), 8, 600)
     for block in found:
         total = sum(tokens(g, 8) for g in block.groups)
         assert all(tokens(g, 8) <= 600 for g in block.groups) and len(block.groups) <= -(-total // 600) + 1
@@ -48,7 +50,7 @@ def test_micro_batches_hold_what_the_budget_allows(monkeypatch) -> None:
 def test_small_files_share_micro_batches() -> None:
     parts = files([(k, 20) for k in range(10)])
     total = sum(tokens(part, 8) for part in parts)
-    found = blocks(parts, range(10), 8, 600)
+    found = plan_blocks(parts, range(10), 8, 600)
     passes = sum(len(b.groups) for b in found)
     assert [b.parts for b in found] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert total > 6 * 600 and passes == 8  # two are not full
@@ -57,15 +59,15 @@ def test_small_files_share_micro_batches() -> None:
 @pytest.mark.parametrize("number", range(len(SIZES)))
 def test_what_computes_a_file_does_not_depend_on_what_else_is_missing(number) -> None:
     parts = files(SIZES)
-    together = next(b for b in blocks(parts, range(len(parts)), 8, 600) if number in b.parts)
-    (alone,) = blocks(parts, [number], 8, 600)
+    together = next(b for b in plan_blocks(parts, range(len(parts)), 8, 600) if number in b.parts)
+    (alone,) = plan_blocks(parts, [number], 8, 600)
     assert alone.parts == [number] and alone.groups == together.groups
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 16])
 def test_ranks_get_all_blocks_once_and_like_numbers_of_micro_batches(world) -> None:
-    dealt = blocks(files(SIZES), range(len(SIZES)), 8, 600)
-    shares = deal(dealt, world)
+    dealt = plan_blocks(files(SIZES), range(len(SIZES)), 8, 600)
+    shares = assign_blocks(dealt, world)
     assert len(shares) == world
     assert sorted(b.parts for share in shares for b in share) == sorted(b.parts for b in dealt)
     loads = [sum(len(b.groups) for b in share) for share in shares]

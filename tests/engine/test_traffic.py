@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbones import BackboneCard
-from backbones.sizes import measure
+from backbones.sizes import measure_footprint
 from engine.batching import weigh
 from engine.data import Sample
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
 from engine.planning.seconds import TOUCHED
 from engine.sharding import ShardedBackbone
 from prompt_modules import SoftPromptBank
@@ -84,13 +84,13 @@ class Traffic(TorchDispatchMode):
 def test_what_a_forward_and_a_backward_pass_touch(name: str, dtype: str) -> None:
     """Within a third: it hangs on how wide the inner layer is and on how many prompts a row holds."""
     card = BackboneCard(name=name, random=dict(BACKBONES[name]), tokenizer="unused", dtype=dtype)
-    sizes = measure(card)
+    sizes = measure_footprint(card)
     backbone = ShardedBackbone(card, "", torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     bank = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, sizes.hidden, generator=generator))
     draw = lambda n: torch.randint(3, 500, (n,), generator=generator).tolist()  # type: ignore[call-overload]  # noqa: E731
     items = weigh([i % TASKS for i in range(SAMPLES)], [Sample(draw(CONTEXT), draw(ANSWER)) for _ in range(SAMPLES)])
-    formulation = Formulation(backbone, True, 2000, 0, 1)
+    formulation = ForwardBackward(backbone, True, 2000, 0, 1)
     (group,) = formulation.micro_batches(items, bank)
     with Traffic() as forward, torch.no_grad():
         formulation.cross_entropies(group, bank)

@@ -13,7 +13,7 @@ from engine.adaptation import Source, adapt_stage
 from engine.data import TaskData
 from engine.sampling import EveryRow, TaskMixture
 from engine.stage import Stage
-from engine.trainer import Loop
+from engine.trainer import Trainer
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 from prompt_modules.bank import JoinedBank
 
@@ -32,7 +32,7 @@ class Teach:
     """
 
     make_session: Callable[..., Any]
-    make_loop: Callable[..., Loop]
+    make_loop: Callable[..., Trainer]
     row_of: Callable[..., Any]
     tasks: dict[str, TaskData]
     made: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Teach:
         validated: bool = False,
         nan: int = -1,
         log_every: int = 1,
-    ) -> Loop:
+    ) -> Trainer:
         prompts_KLD = starts()[list(which)]
         if nan in which:
             prompts_KLD[list(which).index(nan)] = torch.nan
@@ -83,7 +83,7 @@ def teach(make_session, make_loop, row_of, tasks: dict[str, TaskData]) -> Teach:
     return Teach(make_session, make_loop, row_of, tasks)
 
 
-def prompts(loop: Loop, best: bool = False) -> Tensor:
+def prompts(loop: Trainer, best: bool = False) -> Tensor:
     return loop.best["parts.teacher.prompts_KLD"] if best else loop.stage.bank.parts["teacher"].prompts_KLD.detach()
 
 
@@ -160,13 +160,13 @@ def test_a_task_that_goes_nan_leaves_the_others_as_they_would_be(teach: Teach, n
 
 
 @pytest.fixture
-def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Loop]:
+def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """``adapted("all", **{"adapt.shots": ["4"]})``: the loop of an adaptation from a made-up distillation of three
     tasks, run to its end.
     """
     count = iter(range(100))
 
-    def run(train: str, **changes: Any) -> Loop:
+    def run(train: str, **changes: Any) -> Trainer:
         session = make_session(
             f"adapt{next(count)}",
             **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes},
@@ -184,7 +184,7 @@ def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[...
     return run
 
 
-def by_name(loop: Loop) -> dict[str, Tensor]:
+def by_name(loop: Trainer) -> dict[str, Tensor]:
     return {row.name: loop.stage.bank.prompts(torch.tensor([k]))[0].detach() for k, row in enumerate(loop.stage.rows)}
 
 

@@ -22,7 +22,7 @@ from engine.data import TaskData, data_fingerprint, prepare
 from engine.errors import UserError
 from engine.reporting.report import write_report
 from engine.resolve import resolve
-from engine.unseen import hold_unseen, of_targets, read_record, write_record
+from engine.unseen import decontaminate, read_overlap_record, target_overlap_record, write_overlap_record
 
 
 def note(seed: int) -> str:
@@ -75,7 +75,7 @@ def sources(config: DataConfig, card: BackboneCard) -> dict[str, TaskData]:
 
 def test_overlap_is_told_and_kept_unless_it_is_to_be_left_out(config: DataConfig, sources: dict[str, TaskData]) -> None:
     said: list[str] = []
-    same, record = hold_unseen(sources, config, say=said.append)
+    same, record = decontaminate(sources, config, say=said.append)
     assert data_fingerprint(same) == data_fingerprint(sources)
     assert record is not None and not record["excluded"] and record["dropped"] == {}
     assert said == [
@@ -83,14 +83,14 @@ def test_overlap_is_told_and_kept_unless_it_is_to_be_left_out(config: DataConfig
         "source (3 same text); "
         "data.exclude_overlap leaves it out"
     ]
-    assert hold_unseen(sources, dataclasses.replace(config, keep_unseen=[])) == (sources, None)
+    assert decontaminate(sources, dataclasses.replace(config, keep_unseen=[])) == (sources, None)
 
 
 def test_only_training_samples_of_sources_are_left_out(
     config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
 ) -> None:
     said: list[str] = []
-    out, record = hold_unseen(sources, dataclasses.replace(config, exclude_overlap=True), say=said.append)
+    out, record = decontaminate(sources, dataclasses.replace(config, exclude_overlap=True), say=said.append)
     train = out["source"].splits["train"]
     assert record is not None and record["dropped"] == {"source": 3} and train.n_excluded == 3
     assert len(train.kept) == 10 and not any(text in train.example(i).input_text for i in train.kept for text in SHARED)
@@ -112,12 +112,12 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
     calls = []
     real = unseen.find_overlaps
     monkeypatch.setattr(unseen, "find_overlaps", lambda *a: (calls.append(1), real(*a))[1])
-    first = hold_unseen(sources, config, say=lambda _: None)[1]
-    assert hold_unseen(sources, config, say=lambda _: None)[1] == first and len(calls) == 1
+    first = decontaminate(sources, config, say=lambda _: None)[1]
+    assert decontaminate(sources, config, say=lambda _: None)[1] == first and len(calls) == 1
     (file,) = Path(config.cache).glob("overlap-*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and SHARED[0].split()[0] not in file.read_text()
     (Path(config.root) / "target/test.jsonl").write_text(json.dumps({"q": note(99), "a": "y"}))
-    assert hold_unseen(sources, config, say=lambda _: None)[1] == {
+    assert decontaminate(sources, config, say=lambda _: None)[1] == {
         "targets": ["target"],
         "excluded": False,
         "pairs": [],
@@ -130,13 +130,13 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
 def test_a_damaged_comparison_is_named_and_made_again(
     config: DataConfig, sources: dict[str, TaskData], how: str
 ) -> None:
-    first = hold_unseen(sources, config, say=lambda _: None)[1]
+    first = decontaminate(sources, config, say=lambda _: None)[1]
     (file,) = Path(config.cache).glob("overlap-*.json")
     whole = file.read_text()
     changed = {"a number": whole.replace("3", "2", 1), "cut": whole[:-9], "empty": ""}
     file.write_text(changed[how])
     said: list[str] = []
-    assert hold_unseen(sources, config, say=said.append)[1] == first
+    assert decontaminate(sources, config, say=said.append)[1] == first
     assert said[0].startswith(f"WARNING data.keep_unseen: {file} ") and "made again" in said[0]
     assert file.read_text() == whole
 
@@ -147,9 +147,9 @@ def test_other_ranks_wait_for_the_comparison(
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     found: dict[str, Any] = {}
     exclude = dataclasses.replace(config, exclude_overlap=True)
-    waiter = threading.Thread(target=lambda: found.update(hold_unseen(sources, exclude, 1)[0]), daemon=True)
+    waiter = threading.Thread(target=lambda: found.update(decontaminate(sources, exclude, 1)[0]), daemon=True)
     waiter.start()
-    here = hold_unseen(sources, exclude, say=lambda _: None)[0]
+    here = decontaminate(sources, exclude, say=lambda _: None)[0]
     waiter.join(timeout=10)
     assert not waiter.is_alive() and data_fingerprint(found) == data_fingerprint(here)
 
@@ -157,7 +157,7 @@ def test_other_ranks_wait_for_the_comparison(
 def test_targets_that_cannot_be_compared_are_told_at_once(config: DataConfig, sources: dict[str, TaskData]) -> None:
     (Path(config.root) / "target/test.jsonl").unlink()
     with pytest.raises(UserError) as error:
-        hold_unseen(sources, dataclasses.replace(config, keep_unseen=["targe", "target"]))
+        decontaminate(sources, dataclasses.replace(config, keep_unseen=["targe", "target"]))
     assert len(error.value.problems) == 2
     assert "did you mean 'target'" in error.value.problems[0] and "not found in" in error.value.problems[1]
 
@@ -168,7 +168,7 @@ def test_a_source_of_nothing_but_overlap_is_refused(
     (Path(config.root) / "source/train.jsonl").write_text(json.dumps({"q": SHARED[0], "a": "y"}))
     again = prepare({"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), say=lambda _: None)
     with pytest.raises(UserError, match="leaves no training example"):
-        hold_unseen(again, dataclasses.replace(config, exclude_overlap=True), say=lambda _: None)
+        decontaminate(again, dataclasses.replace(config, exclude_overlap=True), say=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -194,11 +194,14 @@ def test_results_and_report_say_what_was_compared(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    assert of_targets(run, ["target", "late"])["unchecked"] == ["target", "late"] and read_record(run) is None
-    write_record(run, hold_unseen(sources, config, say=lambda _: None)[1])
-    overlap = of_targets(run, ["target", "late"])
+    assert (
+        target_overlap_record(run, ["target", "late"])["unchecked"] == ["target", "late"]
+        and read_overlap_record(run) is None
+    )
+    write_overlap_record(run, decontaminate(sources, config, say=lambda _: None)[1])
+    overlap = target_overlap_record(run, ["target", "late"])
     assert overlap["unchecked"] == ["late"] and overlap["pairs"][0]["affected"] == 3
-    assert of_targets(run, ["late"])["pairs"] == []
+    assert target_overlap_record(run, ["late"])["pairs"] == []
     results = {"tasks": {}, "average": {}, "trainable": {"count": 1, "percent": 0.1}, "backbone": "b"}
     for record, reason in (
         (overlap, "WARNING overlap, kept in distillation: 3 of 4 test documents of target"),
@@ -210,4 +213,4 @@ def test_results_and_report_say_what_was_compared(
         assert reason in write_report([run], tmp_path / "report")
     (run / "overlap.json").write_text("{")
     with pytest.raises(UserError, match=r"overlap\.json: not readable"):
-        read_record(run)
+        read_overlap_record(run)

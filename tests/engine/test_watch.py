@@ -16,7 +16,7 @@ from engine import watch
 def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
     code = (
         "import time; from engine import watch\n"
-        "watch.start(0.01, 3); watch.note('sum of 12 numbers over ranks')\n"
+        "watch.start_watchdog(0.01, 3); watch.note_progress('sum of 12 numbers over ranks')\n"
         "def stuck():\n    time.sleep(60)\n"
         "stuck()"
     )
@@ -41,18 +41,18 @@ def test_the_watch_speaks_before_a_collective_times_out(minutes: float, monkeypa
     for module, name in ((deepspeed, "init_distributed"), (distributed.dist, "init_process_group")):
         monkeypatch.setattr(module, name, lambda *_, timeout, **__: asked.append(timeout.total_seconds()))
     monkeypatch.setattr(distributed.dist, "is_initialized", lambda: False)
-    distributed.start(distributed.Place(0, 1, 0), minutes)
+    distributed.start_process_group(distributed.DistEnv(0, 1, 0), minutes)
     assert (
         len(set(asked)) == 1
         and 60 * minutes < watch.spoken_after(minutes) < asked[0] < 60 * minutes + 8
-        and watch.last() == "joining the process group"
+        and watch.last_progress() == "joining the process group"
     )
 
 
 def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
     code = (
-        "import time; from engine import watch\nwatch.start(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); "
-        "watch.note('x')\nprint('done')"
+        "import time; from engine import watch\nwatch.start_watchdog(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); "
+        "watch.note_progress('x')\nprint('done')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
@@ -63,7 +63,7 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     store = HashStore()
-    rolls = [watch.Roll(store, rank, 5, 5.0) for rank in range(5)]
+    rolls = [watch.Heartbeats(store, rank, 5, 5.0) for rank in range(5)]
     for rank, what in ((1, "a sum"), (2, "a barrier"), (3, "a sum")):
         monkeypatch.setattr(watch, "_last", (now[0], what))
         rolls[rank].sign()
@@ -77,4 +77,4 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
         f"rank 1 on {host}: no sign of life for 30 s; last: a sum",
         f"rank 2 on {host}: idle for 20 s; last: a barrier",
     ]
-    assert watch.Roll(None, 0, 1, 1.0).others("a sum") == []
+    assert watch.Heartbeats(None, 0, 1, 1.0).others("a sum") == []

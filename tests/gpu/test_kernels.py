@@ -11,7 +11,7 @@ from backbones import BackboneCard, build_backbone, share_prefix, shared_prefix
 from backbones.fused import fuse
 from engine.batching import Item
 from engine.data import Sample
-from engine.formulation import Formulation, LossWeights
+from engine.formulation import ForwardBackward, LossWeights
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states, tied_head_loss
 from prompt_modules.projection import available, packed_row, packed_row_reference
@@ -137,7 +137,7 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     backbone = ShardedBackbone(card, "", torch.device("cuda"))
     bank = DecomposedBank(torch.randn(1, 8, 256), torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
     items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)]
-    formulation = Formulation(backbone, True, 4096, 0, 1)
+    formulation = ForwardBackward(backbone, True, 4096, 0, 1)
     (group,) = formulation.micro_batches(items, bank)
     formulation.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
     with warnings.catch_warnings(record=True) as seen:
@@ -189,7 +189,7 @@ def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
         backbone = ShardedBackbone(card, "", torch.device("cuda"), fused=fused)
         start_SLD = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(0))
         bank = DecomposedBank(start_SLD, torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
-        formulation = Formulation(backbone, True, 4096, 0, 1)
+        formulation = ForwardBackward(backbone, True, 4096, 0, 1)
         for group in formulation.micro_batches(items, bank):
             formulation.train(group, bank, LossWeights(), None, None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))

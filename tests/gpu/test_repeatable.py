@@ -8,8 +8,8 @@ import torch
 from backbones import BackboneCard, share_prefix, shared_prefix
 from engine.batching import Item
 from engine.data import Sample
-from engine.formulation import Formulation, LossWeights
-from engine.repeatable import repeatable
+from engine.formulation import ForwardBackward, LossWeights
+from engine.repeatable import deterministic
 from engine.sharding import ShardedBackbone
 from prompt_modules import DecomposedBank, SoftPromptBank
 from tests.gpu.small_models import EXPERTS, SIZES
@@ -33,7 +33,7 @@ def test_attention_of_long_notes(sink: float | None, window: int | None) -> None
     sinks = None if sink is None else torch.randn(8, generator=g).to(DEVICE) + sink
     prefix = share_prefix(LENGTHS, slots, prompts, length, DEVICE)
     passes = []
-    with repeatable(True):
+    with deterministic(True):
         for _ in range(4):
             out = shared_prefix.packed_attention(*given, sinks, prefix, window, 0.125)
             passes.append([out.detach(), *torch.autograd.grad((out * weights).sum(), given)])
@@ -56,11 +56,11 @@ def test_a_prompts_gradient_of_a_whole_distillation(config: dict) -> None:
     teachers = SoftPromptBank(torch.randn(2, 100, 256, generator=g)).requires_grad_(False).to(DEVICE)
     weights = LossWeights(kl=0.9, hidden=0.7, temperature=1.5)
     items = [Item(b % 2, Sample(tokens[: size - 20], tokens[-20:]), 1.0) for b, size in enumerate(LENGTHS)]
-    formulation = Formulation(backbone, True, 16_384, 0, 1)
+    formulation = ForwardBackward(backbone, True, 16_384, 0, 1)
     try:
         for _ in range(3):
             bank = DecomposedBank(start_SLD.clone(), torch.ones(2, 100, 1), torch.ones(2, 1, 256), True).to(DEVICE)
-            with repeatable(True):
+            with deterministic(True):
                 for group in formulation.micro_batches(items, bank):
                     formulation.train(group, bank, weights, teachers, None)
             grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
