@@ -31,7 +31,7 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt
 # DeepSpeed's CPU collectives are compiled once (about a minute), not inside the first run
 .cache/.ops-built: $(VENV)/.ready
 	@mkdir -p .cache
-	@python -m engine.build_ops
+	@python -m engine.distributed.build_ops
 	@touch $@
 
 demo: setup
@@ -88,7 +88,7 @@ gpu-wheels: setup
 	python -m pip wheel -q --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
 	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
-		"$$(grep '^datasets==' requirements.txt)" hjson pydantic annotated-types typing-inspection termcolor dill multiprocess nltk
+		"$$(grep '^datasets==' requirements.txt)" hjson pydantic annotated-types typing-inspection termcolor dill multiprocess nltk lazy-loader
 	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
@@ -108,7 +108,7 @@ test-floor: export TORCH_EXTENSIONS_DIR = $(CURDIR)/.cache/torch_extensions_floo
 test-floor: export VIRTUAL_ENV = $(FLOOR)
 test-floor: export PATH := $(FLOOR)/bin:$(PATH)
 test-floor: toolchain $(if $(FLOOR_VENV),,$(FLOOR)/.ready)
-	"$(FLOOR)/bin/python" -m engine.build_ops
+	"$(FLOOR)/bin/python" -m engine.distributed.build_ops
 	"$(FLOOR)/bin/python" -m pytest $(FLOOR_TESTS)
 
 $(CURDIR)/.venv-floor/.ready: requirements-floor.txt

@@ -13,8 +13,8 @@ python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invent
 import sys
 
 from engine.cli import MODES, check_raw, run_mode, without_launcher_flag
-from engine.ctrl_c import ends_at_once
-from engine.protection import protect
+from engine.core import protect
+from engine.distributed import ends_at_once
 
 
 def main(arguments: list[str]) -> None:

@@ -1,31 +1,5 @@
 """Frozen language models: cards, tokenizers, prompt layout, loading into ZeRO-3 shards."""
 
-from backbones.card import BackboneCard, BackboneError, load_backbone_card
-from backbones.frozen import backbone_checksum, build_backbone, parameter_count, resident_bytes
-from backbones.gathers import GatherCounter, Gathered
-from backbones.layout import Layout
-from backbones.packing import PackedBatch, SharedPrefix, share_prefix
-from backbones.root import Batch, FrozenRoot
-from backbones.shared_prefix import FAMILIES as PACKED_FAMILIES
-from backbones.tokenizer import TextTokenizer, load_tokenizer
+import lazy_loader
 
-__all__ = [
-    "PACKED_FAMILIES",
-    "BackboneCard",
-    "BackboneError",
-    "Batch",
-    "FrozenRoot",
-    "GatherCounter",
-    "Gathered",
-    "Layout",
-    "PackedBatch",
-    "SharedPrefix",
-    "TextTokenizer",
-    "backbone_checksum",
-    "build_backbone",
-    "load_backbone_card",
-    "load_tokenizer",
-    "parameter_count",
-    "resident_bytes",
-    "share_prefix",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

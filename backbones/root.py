@@ -19,12 +19,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from backbones import shared_prefix
+from backbones.attention import PackedBatch, Slots, share_prefix, shared_prefix, to_device
 from backbones.card import BackboneError
-from backbones.decoding import Slots
-from backbones.embedding_rows import RowsFromFile
-from backbones.linear_updates import LinearUpdates
-from backbones.packing import PackedBatch, share_prefix, to_device
+from backbones.layers import LinearUpdates
+from backbones.loading import RowsFromFile
 
 Loss = Callable[..., Any]  # (weight_VD, states_ND, None) -> what is made of the head's inputs, inside the head
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones import SharedPrefix, share_prefix, shared_prefix
-from backbones.attention_in_parts import AttentionInParts
-from backbones.gathered_attention import GatheredAttention
-from benchmarks.timing import alternate, run
+from backbones import SharedPrefix, share_prefix
+from backbones.attention import AttentionInParts, GatheredAttention, shared_prefix
+from benchmarks.common.timing import alternate, run
 
 
 @dataclass(frozen=True)

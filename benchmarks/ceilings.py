@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import alternate, run
+from benchmarks.common.timing import alternate, run
 
 # m, k, n of a product (m, k) x (k, n): a large square, and a Llama 8B's widest linear layer on a row of 16,384 tokens
 SIZES: dict[str, dict[str, Any]] = {

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import alternate, run
-from benchmarks.workload import SHAPES, WEIGHTS, Workload
-from engine.checkpoint import Checkpoint, Saver, save
+from benchmarks.common.timing import alternate, run
+from benchmarks.common.workload import SHAPES, WEIGHTS, Workload
+from engine.checkpoints import Checkpoint, Saver, save
 from engine.config import CheckpointConfig
-from engine.formulation import ForwardBackward
+from engine.training import ForwardBackward
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW
 
 # tasks or rows, prompt length, width, and whether the metaprompt is trained (distill) or frozen (adapt)

@@ -26,12 +26,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from backbones.fused import unfused
-from benchmarks.workload import REGIMES, SHAPES, Workload
-from engine.choices import Choice, option_likelihoods
-from engine.generation import Answer, Greedy
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.protection import protect
+from backbones.layers import unfused
+from benchmarks.common.workload import REGIMES, SHAPES, Workload
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.evaluation import Answer, Choice, Greedy, option_likelihoods
 
 END = 2
 WIDTHS = (8, 16, 32, 64)

@@ -27,9 +27,8 @@ from typing import Any
 
 import torch
 
-from engine.device_kinds import peak_here
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.protection import protect
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.distributed import peak_here
 
 ROOT = Path(__file__).resolve().parents[1]
 GB = 10**9

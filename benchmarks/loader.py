@@ -20,13 +20,11 @@ import torch
 from safetensors.torch import save_file
 
 from backbones import BackboneCard, build_backbone
-from backbones.sizes import measure_footprint
-from backbones.sources import DummySource, Stored
+from backbones.loading import DummySource, Stored
+from backbones.tracing import measure_footprint
 from engine import distributed
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.placement import deepspeed_file_of
-from engine.protection import protect
-from engine.sharding import zero_config
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.distributed import deepspeed_file_of, zero_config
 
 LLAMA = {
     "model_type": "llama",

@@ -20,15 +20,12 @@ from pathlib import Path
 import torch
 
 from backbones import BackboneCard
-from backbones.sizes import measure_footprint
-from benchmarks.workload import MXFP4, SHAPES, Shape
-from engine.batching import weigh
-from engine.data import Sample
-from engine.formulation import ForwardBackward, LossWeights
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.placement import GB, Machine, MicroBatchShape, estimate_memory
-from engine.protection import protect
-from engine.sharding import ShardedBackbone
+from backbones.tracing import measure_footprint
+from benchmarks.common.workload import MXFP4, SHAPES, Shape
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.data import Sample, weigh
+from engine.distributed import GB, Machine, MicroBatchShape, ShardedBackbone, estimate_memory
+from engine.training import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank
 
 _MID = SHAPES["cpu_mid"]

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from backbones.fused import unfuse
-from benchmarks.timing import alternate, run
-from benchmarks.workload import SHAPES, Workload
-from engine.batching import padded_groups
-from engine.benchmarking.peft_step import padded_ids
-from engine.formulation import ForwardBackward, LossWeights
+from backbones.layers import unfuse
+from benchmarks.common.timing import alternate, run
+from benchmarks.common.workload import SHAPES, Workload
+from engine.benchmarking import padded_ids
+from engine.data import padded_groups
+from engine.training import ForwardBackward, LossWeights
 from prompt_modules import lora_start
 
 RANK, BUDGET = 16, 4096

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import alternate, run
+from benchmarks.common.timing import alternate, run
 from prompt_modules import distillation_terms, teacher_states, tied_head_loss
 
 SIZES = {

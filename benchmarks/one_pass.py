@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workload import SHAPES, Workload
+from benchmarks.common.workload import SHAPES, Workload
 from engine import distributed
-from engine.batching import Item, weigh
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.data import Item, weigh
 from engine.distributed import barrier, sum_gradients
-from engine.formulation import ForwardBackward, LossWeights
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.protection import protect
+from engine.training import ForwardBackward, LossWeights
 
 
 def step(formulation: ForwardBackward, bank: Any, items: list[Item]) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workload import REGIMES, SHAPES
-from engine.protection import protect
+from benchmarks.common.workload import REGIMES, SHAPES
+from engine.core import protect
 
 FASTER = 1.1  # a ratio below stands in the list of regimes where we are not faster
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import alternate, run
-from prompt_modules.projection import available, packed_row, packed_row_reference
+from benchmarks.common.timing import alternate, run
+from prompt_modules import available, packed_row, packed_row_reference
 
 SIZES = {
     "K21 L100 d4096": (21, 100, 1, 4096),

@@ -28,24 +28,13 @@ from torch.utils._pytree import tree_flatten
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from backbones import (
-    FrozenRoot,
-    PackedBatch,
-    attention_in_parts,
-    expert_kernels,
-    fused_kernels,
-    gathered_attention,
-    mxfp4,
-    mxfp4_kernel,
-    share_prefix,
-    shared_prefix,
-)
-from backbones.frozen import experts_as_released, recompute_first
-from backbones.fused import fuse
-from backbones.packing import GatheredKeys
-from benchmarks.workload import SHAPES, Shape
-from engine.made_on import library_versions, source_commit
-from engine.protection import protect
+from backbones import FrozenRoot, PackedBatch, share_prefix
+from backbones.attention import GatheredKeys, gathered, in_parts, shared_prefix
+from backbones.kernels import experts as expert_kernels, fused as fused_kernels, mxfp4
+from backbones.layers import fuse, mxfp4_experts
+from backbones.loading import experts_as_released, recompute_first
+from benchmarks.common.workload import SHAPES, Shape
+from engine.core import library_versions, protect, source_commit
 from prompt_modules import tied_head
 
 # of an H100 SXM: what large bf16 products reach, 85 % of its memory's peak, and a kernel's least time
@@ -224,13 +213,13 @@ def as_on_a_gpu(counter: Counter) -> Iterator[None]:
     }
     with (
         mock.patch.object(shared_prefix, "_flash_on_cuda", always),
-        mock.patch.object(attention_in_parts, "merged", merge),
-        mock.patch.object(gathered_attention, "collected", collect),
+        mock.patch.object(in_parts, "merged", merge),
+        mock.patch.object(gathered, "collected", collect),
         mock.patch.multiple(fused_kernels, **kernels),
         mock.patch.multiple(expert_kernels, **experts),
-        mock.patch.object(mxfp4, "_grouped", always),
-        mock.patch.object(mxfp4_kernel, "available", always),
-        mock.patch.object(mxfp4_kernel, "dequantise_into", widen),
+        mock.patch.object(mxfp4_experts, "_grouped", always),
+        mock.patch.object(mxfp4, "available", always),
+        mock.patch.object(mxfp4, "dequantise_into", widen),
         mock.patch.object(tied_head, "_on_gpu", always),
         mock.patch.dict(tied_head.CHUNK_BYTES, meta=tied_head.CHUNK_BYTES["cuda"]),
     ):

@@ -30,14 +30,12 @@ from typing import Any
 
 import torch
 
-from backbones.fused import is_fused, unfused
-from benchmarks.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, operations
-from engine.batching import padded_groups
-from engine.benchmarking.peft_step import PeftTrainer
-from engine.formulation import ForwardBackward, LossWeights
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.protection import protect
-from engine.teacher_cache import TaughtRow, TeacherCache, TeacherCacheReader
+from backbones.layers import is_fused, unfused
+from benchmarks.common.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, operations
+from engine.benchmarking import PeftTrainer
+from engine.core import library_versions, machine_info, protect, source_commit
+from engine.data import padded_groups
+from engine.training import ForwardBackward, LossWeights, TaughtRow, TeacherCache, TeacherCacheReader
 
 METHODS = ("peft", "plain", "packed")
 Step = Callable[[], float]

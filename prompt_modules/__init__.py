@@ -8,22 +8,25 @@ torch only: flat arguments, no config, no files, no DeepSpeed. Tensor names carr
 """
 
 from prompt_modules.averaging import average_factors
-from prompt_modules.bank import DecomposedBank, JoinedBank, NoPrompts, PromptBank, SoftPromptBank
+from prompt_modules.bank import DecomposedBank, JoinedBank, LinearUpdate, NoPrompts, PromptBank, SoftPromptBank
 from prompt_modules.initialisation import (
     embeddings_from_instruction,
     embeddings_from_text,
     embeddings_from_vocabulary,
     identity_factors,
 )
-from prompt_modules.lora import LoraBank, lora_start
+from prompt_modules.lora import LoraBank, layer_name, lora_start
 from prompt_modules.losses import cross_entropy, distillation_terms
 from prompt_modules.optimizer import RowGroup, RowwiseAdamW, StepReport
-from prompt_modules.tied_head import HeadLoss, TeacherStates, teacher_states, tied_head_loss
+from prompt_modules.projection import available, packed_row, packed_row_reference
+from prompt_modules.tied_head import CHUNK_BYTES, HeadLoss, TeacherStates, teacher_states, tied_head_loss
 
 __all__ = [
+    "CHUNK_BYTES",
     "DecomposedBank",
     "HeadLoss",
     "JoinedBank",
+    "LinearUpdate",
     "LoraBank",
     "NoPrompts",
     "PromptBank",
@@ -32,6 +35,7 @@ __all__ = [
     "SoftPromptBank",
     "StepReport",
     "TeacherStates",
+    "available",
     "average_factors",
     "cross_entropy",
     "distillation_terms",
@@ -39,7 +43,10 @@ __all__ = [
     "embeddings_from_text",
     "embeddings_from_vocabulary",
     "identity_factors",
+    "layer_name",
     "lora_start",
+    "packed_row",
+    "packed_row_reference",
     "teacher_states",
     "tied_head_loss",
 ]

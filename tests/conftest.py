@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.protection import protect
+from engine.core.privacy import protect
 
 protect()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")

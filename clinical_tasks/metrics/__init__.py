@@ -1,1 +1,5 @@
 """The official metrics, as pure functions of documents, labels and texts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,8 +5,7 @@ Fractions from 0 to 1; all are 1 where there is nothing to find and nothing was 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Hashable, Sequence, Set as AbstractSet
 from typing import NamedTuple
 
 

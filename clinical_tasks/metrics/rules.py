@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clinical_tasks.card import TaskCard
 from clinical_tasks.metrics.matching import DUPLICATES
+from clinical_tasks.schema import TaskCard
 
 _EXACT_SPANS = "sets of (document, type, start, end), as the BC5CDR evaluator 0.0.3"
 _EXACT_PAIRS = "sets of (document, type, both ends' spans and types)"

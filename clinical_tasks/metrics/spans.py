@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from clinical_tasks.documents import Document
 from clinical_tasks.metrics.counts import Counts, set_counts
 from clinical_tasks.metrics.matching import DUPLICATES, lenient
-from clinical_tasks.readers.pubtator import strip_mesh
+from clinical_tasks.readers import strip_mesh
+from clinical_tasks.schema import Document
 
 Span = tuple[int, int]
 

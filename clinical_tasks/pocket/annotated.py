@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clinical_tasks.documents import Document, Mention, Relation, mention_order
 from clinical_tasks.pocket.lexicon import POOLS
 from clinical_tasks.pocket.notes import Draft, Note
+from clinical_tasks.schema import Document, Mention, Relation, mention_order
 
 # (kind of sentence, relation type, head slot, tail slot)
 Link = tuple[str, str, str, str]

@@ -10,18 +10,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.card_loading import load_card
-from clinical_tasks.documents import Document, Example, one_line
+from clinical_tasks.corpus import holder
 from clinical_tasks.pocket.annotated import CORPORA, annotate
 from clinical_tasks.pocket.catalogue import SOURCE_CARDS, TARGET_CARDS, card_text
 from clinical_tasks.pocket.files import write_annotated, write_rows
 from clinical_tasks.pocket.notes import Draft, generator
 from clinical_tasks.pocket.questions import QUESTIONS
 from clinical_tasks.pocket.summaries import SUMMARIES
-from clinical_tasks.readers.tables import documents_of_rows
-from clinical_tasks.serialise import make_example
-from clinical_tasks.splits import holder
+from clinical_tasks.readers import documents_of_rows
+from clinical_tasks.schema import Document, Example, TaskCard, one_line
+from clinical_tasks.task_card import load_card
+from clinical_tasks.text_pairs import make_example
 
 CARDS = Path(__file__).parent / "cards"
 SOURCES = tuple(SOURCE_CARDS)

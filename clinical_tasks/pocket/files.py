@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention
 from clinical_tasks.pocket import releases
 from clinical_tasks.pocket.annotated import Corpus
 from clinical_tasks.pocket.sheets import workbook
+from clinical_tasks.schema import Document, Mention, TaskCard
 
 _RELEASES = {
     "i2b2_2009": releases.i2b2_2009,

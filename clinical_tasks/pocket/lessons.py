@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import NamedTuple
 
-from clinical_tasks.documents import Example
 from clinical_tasks.pocket.corpus import FIRST_PRETRAINING_INDEX, TASKS, draw, example_of, pocket_card, share_of
 from clinical_tasks.pocket.notes import Draft, Fact, Note, generator
 from clinical_tasks.pocket.questions import INQUIRIES
+from clinical_tasks.schema import Example
 
 # Where a further question about the same note begins in a task's input text.
 _MARKS = ("\nquestion : ", "\nhypothesis : ")

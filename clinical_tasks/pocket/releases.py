@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from xml.sax.saxutils import escape, quoteattr
 
-from clinical_tasks.documents import Document, Mention
+from clinical_tasks.schema import Document, Mention
 
 # (file name, content)
 File = tuple[str, str]

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document
 from clinical_tasks.readers.bioc import read_bioc
 from clinical_tasks.readers.brat import read_brat
 from clinical_tasks.readers.chemprot import read_chemprot
 from clinical_tasks.readers.ddi import read_ddi
+from clinical_tasks.readers.files import find_files, is_file, open_bytes, read_text
 from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
 from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
 from clinical_tasks.readers.json_records import read_json, read_squad
-from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files
-from clinical_tasks.readers.tables import read_csv, read_jsonl, read_tsv
+from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files, strip_mesh
+from clinical_tasks.readers.tables import documents_of_rows, read_csv, read_jsonl, read_tsv
 from clinical_tasks.readers.xlsx import read_xlsx
+from clinical_tasks.schema import Document, TaskCard
 
 Reader = Callable[[list[Path], TaskCard, Path], Iterable[Document]]
 
@@ -63,4 +63,16 @@ READER_OPTIONS: dict[str, dict[str, type]] = {
     "xlsx": {"sheet": str, "header": list},
 }
 
-__all__ = ["READERS", "READER_OPTIONS", "ROW_READERS", "Reader", "read_pubtator"]
+__all__ = [
+    "READERS",
+    "READER_OPTIONS",
+    "ROW_READERS",
+    "Reader",
+    "documents_of_rows",
+    "find_files",
+    "is_file",
+    "open_bytes",
+    "read_pubtator",
+    "read_text",
+    "strip_mesh",
+]

@@ -20,8 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.gzip_seek import SeekableGzip, TooLarge
+from clinical_tasks.schema import ReadError, read_error
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_MEMBERS = 1_000_000

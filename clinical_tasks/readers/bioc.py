@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
 from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, count_others, whole_number
 from clinical_tasks.readers.pubtator import concept_ids, strip_mesh
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
 
 # Between two passages the format leaves a gap of a character and does not say which: the PubTator edition of BC5CDR has
 # a line break.

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import is_file, lines_of, name_in, read_text
 from clinical_tasks.readers.line_ends import Quote, check_line_ends, refused_together
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, read_error
 
 # (line number, id of the annotation, its fields)
 Row = tuple[int, str, list[str]]

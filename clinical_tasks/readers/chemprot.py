@@ -11,11 +11,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import lines_of
 from clinical_tasks.readers.markup import whole_number
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
 
 _KINDS = ("abstracts", "entities", "gold_standard", "relations")
 _JOINT = "\n"

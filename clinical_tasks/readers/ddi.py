@@ -12,11 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import read_text
 from clinical_tasks.readers.markup import Element, attribute, by_quoted_words, count_others, whole_number
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
 
 
 def read_ddi(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.archives import is_archive_name, locate, members, open_archive, open_member, refusing_damage
+from clinical_tasks.schema import ReadError, read_error
 
 
 def is_file(path: Path) -> bool:

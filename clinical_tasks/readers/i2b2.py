@@ -16,10 +16,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.files import lines_of, name_in, read_text
+from clinical_tasks.schema import Document, Mention, ReadError, Relation, TaskCard, mention_order, one_line, read_error
 
 # Quoted texts may hold quotes and bars themselves; positions and labels cannot. A text that seems to go on after a
 # position is two lines that have run together, as lines that end in "\r" alone do.

@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.files import lines_of, name_in, read_text
 from clinical_tasks.readers.i2b2 import Place, TokenSpans, place_of, span_of, ways_of_lines
+from clinical_tasks.schema import Document, Mention, ReadError, Relation, TaskCard, mention_order, one_line, read_error
 
 _SUFFIXES = (".entries", ".m")
 _FIELDS = ("m", "do", "mo", "f", "du", "r")

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import name_in, read_text
 from clinical_tasks.readers.markup import Element, attribute, count_others, root_with_text, whole_number
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
 
 _MENTIONS = ("EVENT", "TIMEX3")
 

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document
-from clinical_tasks.errors import did_you_mean, read_error
-from clinical_tasks.readers.cells import KEY_COLUMN, PARENT_COLUMN
 from clinical_tasks.readers.files import read_text
 from clinical_tasks.readers.json_text import NotJson, parse_json
 from clinical_tasks.readers.tables import Row, documents_of
+from clinical_tasks.schema import KEY_COLUMN, PARENT_COLUMN, Document, TaskCard, did_you_mean, read_error
 
 
 def read_json(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:

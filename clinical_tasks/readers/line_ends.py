@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clinical_tasks.documents import Document, one_line
-from clinical_tasks.errors import ReadError, read_error
 from clinical_tasks.readers.archives import locate
+from clinical_tasks.schema import Document, ReadError, one_line, read_error
 
 # How many further files an error names.
 _NAMED = 3

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from clinical_tasks.documents import Document
-from clinical_tasks.errors import ReadError, read_error
+from clinical_tasks.schema import Document, ReadError, read_error
 
 # The parser takes text in slices, so that a large file is never one tree.
 _SLICE = 1 << 16

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document, Mention, Relation, mention_order, one_line
-from clinical_tasks.errors import read_error
 from clinical_tasks.readers.files import lines_of
+from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)

@@ -13,13 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document
-from clinical_tasks.errors import ReadError, did_you_mean, read_error
-from clinical_tasks.options import counted_answers
-from clinical_tasks.readers.cells import ABSENT, as_text, holds_object, is_absent, lookup
 from clinical_tasks.readers.files import open_text
 from clinical_tasks.readers.json_text import NotJson, parse_json
+from clinical_tasks.schema import (
+    ABSENT,
+    Document,
+    ReadError,
+    TaskCard,
+    as_text,
+    counted_answers,
+    did_you_mean,
+    holds_object,
+    is_absent,
+    lookup,
+    read_error,
+)
 
 # The default of 128 KiB is less than some discharge summaries; a C long may be 32 bits wide.
 _FIELD_LIMIT = 2**31 - 1

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from clinical_tasks.card import TaskCard
-from clinical_tasks.documents import Document
-from clinical_tasks.errors import ReadError, did_you_mean, read_error
 from clinical_tasks.readers.files import read_bytes
 from clinical_tasks.readers.tables import Row, checked_header, documents_of
+from clinical_tasks.schema import Document, ReadError, TaskCard, did_you_mean, read_error
 
 # What a part of the archive may come to when unpacked: a small file must not fill the memory.
 _LARGEST_PART = 1 << 28

@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.benchmarking import beside
-from engine.benchmarking.invented import Invention, invention_of
+from engine.benchmarking import peft_beside
 from engine.benchmarking.stage import for_steps, mode_of
-from engine.config import RunConfig
-from engine.errors import UserError
-from engine.placement import SHARDINGS
-from engine.preflight import ROOM, room_for
-from engine.resolve import expand, known_keys, resolve, unknown_key
+from engine.config import RunConfig, expand, known_keys, resolve, unknown_key
+from engine.core import UserError
+from engine.data import Invention, invention_of
+from engine.distributed import ROOM, SHARDINGS, room_for
 
 PROFILED = 2  # steps of a trace, after the measured ones
 
@@ -84,7 +82,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     cases = [] if problems else _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
     if "beside" in own:
         configs = [case.config for case in cases] or ([] if "placement" in axes else [base])
-        problems += beside.problems_of(own["beside"], mode, configs)
+        problems += peft_beside.problems_of(own["beside"], mode, configs)
     if problems:
         raise UserError(problems)
     return Request(

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import UserError
-from engine.made_on import machine_info
+from engine.core import UserError, machine_info
 
 RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
 MACHINE = "slower, and so is the machine"
@@ -229,7 +228,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("usage: python -m engine.benchmarking.compare OLD.json NEW.json", file=sys.stderr)
         raise SystemExit(2)
-    from engine.benchmarking.files import verdict_table
+    from engine.benchmarking.output import verdict_table
 
     try:
         old, new = read_old(Path(sys.argv[1])), read_old(Path(sys.argv[2])).content

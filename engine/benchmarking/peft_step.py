@@ -6,7 +6,7 @@ each row, which does not fit rows that are padded on the right. PEFT has no dist
 into its loop, on answer tokens, and the teacher is asked in every step.
 
 gpt-oss attends eagerly, for it has sinks that SDPA does not know. transformers has no trainable MXFP4: PEFT runs on the
-packed experts of ``backbones.mxfp4``, so that both hold the same weights.
+packed experts of ``backbones.layers.mxfp4_experts``, so that both hold the same weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.batching import Item, padded_groups
-from engine.formulation import LossWeights
+from engine.data import Item, padded_groups
+from engine.training import LossWeights
 from prompt_modules import PromptBank
 
 IGNORED = -100  # a label that transformers' loss leaves out

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from engine.files import write_atomic
+from engine.core import write_atomic
 
 PAGE, FIRST, SHOWN = "profile.md", "0-0", 15
 CONTENT = (

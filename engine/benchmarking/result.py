@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from backbones.gathers import Gathered
+from backbones import Gathered
 from engine import distributed
 from engine.benchmarking.cases import Case
-from engine.made_on import library_versions, machine_info, source_commit
-from engine.operations import model_operations, utilisation
-from engine.phases import PHASES, PROJECT
-from engine.placement import Machine
-from engine.session import RunContext
+from engine.core import library_versions, machine_info, source_commit
+from engine.distributed import Machine
+from engine.telemetry import PHASES, PROJECT, model_operations, utilisation
+from engine.training import RunContext
 
 if TYPE_CHECKING:
-    from engine.benchmarking.benchmark import Measured
-    from engine.benchmarking.beside import PeftBeside
+    from engine.benchmarking.peft_beside import PeftBeside
+    from engine.benchmarking.runner import Measured
 
 CONTRACT = (
     "mode",

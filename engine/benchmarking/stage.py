@@ -7,17 +7,22 @@ from pathlib import Path
 
 import torch
 
-from engine.adaptation import DECOMPOSED, Source, adapt_rows, adapt_stage, factor_generator
-from engine.benchmarking.invented import Invention, invented_data
 from engine.config import RunConfig
-from engine.data import TaskData
-from engine.errors import UserError
-from engine.session import RunContext
-from engine.stage import Stage
-from engine.stages import distill_stage, teach_stage
-from engine.teacher_cache import cache_teachers
-from prompt_modules import DecomposedBank, SoftPromptBank, identity_factors
-from prompt_modules.bank import JoinedBank
+from engine.core import UserError
+from engine.data import Invention, TaskData, invented_data
+from engine.training import (
+    DECOMPOSED,
+    RunContext,
+    Source,
+    Stage,
+    adapt_rows,
+    adapt_stage,
+    cache_teachers,
+    distill_stage,
+    factor_generator,
+    teach_stage,
+)
+from prompt_modules import DecomposedBank, JoinedBank, SoftPromptBank, identity_factors
 
 MODES = ("teach", "distill", "adapt")
 NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}

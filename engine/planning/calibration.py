@@ -22,11 +22,10 @@ import torch.distributed as dist
 import yaml
 
 from backbones import BackboneCard, load_backbone_card
-from backbones.sizes import ModelFootprint, measure_footprint
+from backbones.tracing import ModelFootprint, measure_footprint
 from engine import distributed
-from engine.device_kinds import OVERLAPPED, REACHED, DeviceKind
-from engine.errors import UserError
-from engine.placement import deepspeed_file_of, free_host_bytes
+from engine.core import UserError
+from engine.distributed import OVERLAPPED, REACHED, DeviceKind, deepspeed_file_of, free_host_bytes
 
 REPEATS = 9
 AT_LEAST = 0.5  # seconds that a rank's own work is repeated for: a moment's disturbance does not hold as long
@@ -170,11 +169,10 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     """Seconds that a module costs the host, of a backbone so small that nothing else counts, sharded over this rank
     alone.
     """
-    from backbones.module_trace import trace, twin_card
-    from engine.batching import weigh
-    from engine.data import Sample
-    from engine.formulation import ForwardBackward, LossWeights
-    from engine.sharding import ShardedBackbone
+    from backbones.tracing import trace, twin_card
+    from engine.data import Sample, weigh
+    from engine.distributed import ShardedBackbone
+    from engine.training import ForwardBackward, LossWeights
     from prompt_modules import SoftPromptBank
 
     small = twin_card(card)

@@ -7,21 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backbones.sizes import ModelFootprint
-from engine import build_ops, placement
-from engine.adaptation import adapt_rows
-from engine.adapters import check_adapters
-from engine.config import RunConfig
-from engine.device_kinds import DeviceKind, read_kind
-from engine.errors import UserError
-from engine.placement import GB, SHARDINGS, Machine, MemoryEstimate, MicroBatchShape
-from engine.planning.hours import Case, Planner
+from backbones.tracing import ModelFootprint
+from engine import distributed
+from engine.config import RunConfig, value_at
+from engine.core import UserError
+from engine.data import decontaminate
+from engine.distributed import GB, SHARDINGS, DeviceKind, Machine, MemoryEstimate, MicroBatchShape, read_kind
+from engine.planning.format import columns, size, stage_json, time_lines
+from engine.planning.planner import Case, Planner
+from engine.planning.step_workload import Assumed
 from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
-from engine.planning.table import columns, size, stage_json, time_lines
-from engine.planning.work import Assumed
-from engine.resolve import value_at
-from engine.session import RunContext
-from engine.unseen import decontaminate
+from engine.training import RunContext, adapt_rows, check_adapters
 
 HEADINGS = {
     "resident": "whole on each device",
@@ -89,7 +85,7 @@ def _checked(config: RunConfig, asked: Asked) -> RunContext:
             decontaminate(data, config.data)
         if mode == "adapt":
             adapt_rows(config, data)  # more shots than a task has examples, say
-        build_ops.build_collectives()
+        distributed.build_collectives()
     return session
 
 
@@ -199,8 +195,8 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
 
 def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     session, sizes = planner.session, planner.sizes
-    work = placement.micro_batch_shape(config, sizes)
-    names = [p for p in SHARDINGS if p in placement.possible_shardings(machine, "auto")]
+    work = distributed.micro_batch_shape(config, sizes)
+    names = [p for p in SHARDINGS if p in distributed.possible_shardings(machine, "auto")]
     needs = {p: planner.need(config, machine, p) for p in names}
     chosen = planner.need(config, machine)
     needs.setdefault(chosen.placement, chosen)
@@ -244,7 +240,7 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     verdict = (
         ""
         if chosen.fits(machine)
-        else f", but needs more than the {placement.USABLE:.0%} of free memory that can be counted on"
+        else f", but needs more than the {distributed.USABLE:.0%} of free memory that can be counted on"
     )
     return Findings([*table[:3], *columns([*table[3], *rows]), "", f"{how}: {chosen.placement}{verdict}"], content)
 
@@ -261,7 +257,7 @@ def _table(
     head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
         f"{', experts MXFP4' if sizes.widened[0] else ''}), {len(sizes.layers)} layers",
-        f"{ranks}, {placement.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
+        f"{ranks}, {distributed.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
         "",
     ]
     parts = list(dict.fromkeys(part for n in needs.values() for part in n.parts))

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import chart_png
+from engine import core
 from engine.config import RunConfig
-from engine.errors import UserError
-from engine.placement import Machine
-from engine.planning.hours import EXAMPLES_KEY, Case, Planner, StageTime
-from engine.planning.table import bound, columns, duration, hours
+from engine.core import UserError
+from engine.distributed import Machine
+from engine.planning.format import bound, columns, duration, hours
+from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 
 KEYS = ("nodes", "gpus_per_node", "token_budget")
 DEVICES = ("nodes", "gpus_per_node")
@@ -202,6 +202,6 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
         weak = [(float(p.value), p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
         series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
-    chart_png.line_chart(
+    core.line_chart(
         file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True
     )

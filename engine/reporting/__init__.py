@@ -1,1 +1,5 @@
 """``report``: several runs' results as one HTML file and Markdown."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from engine.errors import UserError
-from engine.results import average
+from engine.core import UserError
+from engine.evaluation import average
 
 ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
 """Of methods in tables and legends; variants stand behind their method, others last."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.evaluation import by_seed, student
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text
 from engine.reporting.charts import Point, Series, Style, forest, heat, key, lines, style_of
 from engine.reporting.data import Run, shots_value, source_of
 from engine.reporting.geometry import Geometry
-from engine.results import by_seed, student
 
 TYPES = {"ner": 0, "re": 1, "qa": 2, "nli": 3, "summarization": 4}
 LOSSES = {"loss": 0, "ce": 1, "kl": 2, "hidden": 3}

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones import BackboneError, load_backbone_card
-from backbones.sources import SafetensorsSource
-from backbones.tokenizer import load_tokenizer
-from engine.banks import load_bank
-from engine.errors import UserError
+from backbones import BackboneError, load_backbone_card, load_tokenizer
+from backbones.loading import SafetensorsSource
+from engine.checkpoints import load_bank
+from engine.config import expand
+from engine.core import UserError
 from engine.reporting.data import shots_value, source_of
-from engine.resolve import expand
 
 TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 NO_PROMPT = "without a prompt (low-rank updates)"

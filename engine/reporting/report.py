@@ -7,10 +7,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from engine.evaluation import made_with
 from engine.reporting.blocks import Block, Section, Text, markdown, table
 from engine.reporting.data import Run, gather
 from engine.reporting.sections import LEGEND, averages_table, of_run, overview, warnings
-from engine.results import made_with
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE = 120  # columns of a terminal that a table may take

@@ -5,13 +5,13 @@ from typing import Any
 
 import yaml
 
-from engine.errors import UserError
+from engine.core import UserError
+from engine.data import overlap_lines
+from engine.evaluation import OUR_METHOD, by_seed, made_with, paired_over_targets, student
 from engine.reporting.blocks import Block, Cell, Code, Fold, Items, Section, Table, Text
 from engine.reporting.data import Run, reference_rows, scrubbed, shots_value, source_of
 from engine.reporting.figures import by_run, cost, differences, few_shot, prompt_geometry, sweeps, training, transfer
 from engine.reporting.geometry import geometry, nearest_vocabulary
-from engine.results import OUR_METHOD, by_seed, made_with, paired_over_targets, student
-from engine.unseen import overlap_lines
 
 LEGEND = (
     "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % "

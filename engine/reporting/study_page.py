@@ -15,9 +15,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from engine.config import UNTRAINED
-from engine.protection import protect
-from engine.rates import Rate
+from engine.config import UNTRAINED, Rate
+from engine.core import protect
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.reporting.data import Run, gather, shots_value, source_of
 from engine.reporting.figures import few_shot, transfer

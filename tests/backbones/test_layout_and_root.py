@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from backbones import BackboneCard, BackboneError, Batch, FrozenRoot, Layout, build_backbone, load_tokenizer
-from engine.batching import collate, weigh
-from engine.data import Sample
-from engine.sharding import ShardedBackbone
+from engine.data.dataset import Sample
+from engine.data.packing import collate, weigh
+from engine.distributed.zero3 import ShardedBackbone
 
 WORDS = [
     "<s>",

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from backbones import BackboneCard, BackboneError, FrozenRoot, build_backbone
-from backbones.frozen import recompute_first
-from engine.batching import Item, collate, pack
-from engine.data import Sample
+from backbones.loading.frozen import recompute_first
+from engine.data.dataset import Sample
+from engine.data.packing import Item, collate, pack
 
 LAYERS, LENGTH, HIDDEN = 3, 3, 16
 SIZES = {"vocab_size": 64, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4}

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, parameter_count, resident_bytes
-from backbones.embedding_rows import RowsFromFile
-from engine import distributed
-from engine.choices import Choice, option_likelihoods
-from engine.config import EvaluateConfig
-from engine.data import Sample
-from engine.formulation import LossWeights
-from engine.generation import Greedy
-from engine.sampling import EveryRow, TaskMixture, seed_of
-from engine.served import served_answers
-from engine.sharding import ShardedBackbone
-from engine.stage import Adapter, Stage, TrainerConfig
-from engine.trainer import Trainer
+from backbones.loading.embedding_rows import RowsFromFile
+from engine.config.schema import EvaluateConfig
+from engine.data.dataset import Sample
+from engine.data.sampling import EveryRow, TaskMixture, seed_of
+from engine.distributed import process_group
+from engine.distributed.zero3 import ShardedBackbone
+from engine.evaluation.generation import Greedy
+from engine.evaluation.multiple_choice import Choice, option_likelihoods
+from engine.evaluation.vllm.backend import served_answers
+from engine.training.forward_backward import LossWeights
+from engine.training.stage import Adapter, Stage, TrainerConfig
+from engine.training.trainer import Trainer
 from prompt_modules import DecomposedBank, RowGroup, RowwiseAdamW, SoftPromptBank, lora_start
 from prompt_modules.bank import JoinedBank
 
@@ -152,7 +152,7 @@ def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
 
 
 def settings_of(budget: int, packed: bool = True, **more: Any) -> TrainerConfig:
-    where = distributed.dist_env()
+    where = process_group.dist_env()
     return TrainerConfig(budget, packed, 1, False, 1000, 1, where.rank, where.world, **more)
 
 
@@ -167,7 +167,7 @@ def gradients(
     mixed: bool = False,
 ) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
@@ -189,7 +189,7 @@ def gradients(
 
 def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, Any]:
     """A whole loop with checkpoints; is the backbone what it was?"""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     before = backbone_checksum(backbone.model)
     loop = Trainer(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
@@ -207,7 +207,7 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     import deepspeed as ds
     import torch.distributed as dist
 
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
         None  # DeepSpeed takes one backbone with secondary shards a process, this process several
     )
@@ -258,7 +258,7 @@ def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     import deepspeed as ds
     from transformers import AutoModelForCausalLM
 
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
     card_ = BackboneCard(name="released", tokenizer="unused", **card)
     sharded, dtype = ShardedBackbone(card_, deepspeed, device), getattr(torch, card_.dtype)
@@ -286,7 +286,7 @@ def hidden_states(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
 
 def refused(card: dict[str, Any], deepspeed: str) -> list[str]:
     """The problems that a folder is refused with."""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     try:
         ShardedBackbone(BackboneCard(name="released", tokenizer="unused", **card), deepspeed, device)
     except BackboneError as error:
@@ -298,7 +298,7 @@ def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> di
     """The sharded model beside one built without DeepSpeed: buffers and logits, at positions from
     ``first_position`` on.
     """
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     card = card_of(family, dtype)
     sharded = ShardedBackbone(card, deepspeed, device)
     plain = build_backbone(card, None)
@@ -322,9 +322,9 @@ def faithful(family: str, deepspeed: str, dtype: str, first_position: int) -> di
 
 def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]:
     """Greedy continuations of this rank's own contexts; ranks differ in length and must still stop together."""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, world = distributed.dist_env().rank, distributed.dist_env().world
+    rank, world = process_group.dist_env().rank, process_group.dist_env().world
     g = torch.Generator().manual_seed(11)
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(len(contexts), LENGTH, 32, generator=g)
@@ -336,9 +336,9 @@ def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]
 
 def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> dict[int, list[int]]:
     """Answers of this rank's share of the contexts, or of all of them on one rank, while the others keep step."""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, world = distributed.dist_env().rank, distributed.dist_env().world
+    rank, world = process_group.dist_env().rank, process_group.dist_env().world
     g = torch.Generator().manual_seed(11)
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompt_LD = torch.randn(LENGTH, 32, generator=g)
@@ -349,10 +349,10 @@ def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> di
 
 def likelihoods(family: str, deepspeed: str, sizes: list[int], budget: int) -> list[list[float]]:
     """Of invented options behind contexts of these sizes; ranks have unequal shares, or none."""
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     return option_likelihoods(
-        backbone, *invented_choices(sizes), budget, distributed.dist_env().rank, distributed.dist_env().world
+        backbone, *invented_choices(sizes), budget, process_group.dist_env().rank, process_group.dist_env().world
     )
 
 
@@ -360,9 +360,9 @@ def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[in
     """A server's answers to this rank's share of contexts of these lengths; the last rank has none, and looks
     embeddings up with the others.
     """
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
-    rank, share = distributed.dist_env().rank, distributed.dist_env().world - 1
+    rank, share = process_group.dist_env().rank, process_group.dist_env().world - 1
     mine = list(range(len(lengths)))[rank::share] if rank < share else []
     found = served_answers(
         backbone,
@@ -390,7 +390,7 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
     """
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
 
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     given_up, whole = [], Coordinator._invalidate_trace
     Coordinator._invalidate_trace = lambda self: given_up.append(1) or whole(self)
     try:
@@ -408,8 +408,8 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
 
 def weigh_all(loop: Trainer, step: int) -> list[Any]:
     """A step's items, without moving the loop on."""
-    from engine.batching import weigh
-    from engine.sampling import plan_step
+    from engine.data.packing import weigh
+    from engine.data.sampling import plan_step
 
     picks = plan_step(loop.stage.sampler.counts(step, [True] * TASKS), loop.streams, list(loop.cursors))
     return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
@@ -427,7 +427,7 @@ def traffic(
     """What each micro-batch brought to this rank: one after the other, of these kinds."""
     import deepspeed as ds
 
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     ds.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = (
         None  # DeepSpeed takes one backbone with secondary shards a process, this process several
     )
@@ -457,10 +457,10 @@ def calibrated(family: str, nodes: int, file: str) -> dict[str, Any]:
 
     from engine.planning import calibration
 
-    device = distributed.start_process_group(distributed.dist_env())
+    device = process_group.start_process_group(process_group.dist_env())
     calibration.COPIED = 1 << 20
     kind = calibration.calibrate(card_of(family), 32, device, nodes)
-    if distributed.dist_env().rank == 0:
+    if process_group.dist_env().rank == 0:
         calibration.write_kind(kind, Path(file))
-    distributed.barrier()
+    process_group.barrier()
     return asdict(kind)

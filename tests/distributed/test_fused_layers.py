@@ -8,15 +8,15 @@ from collections.abc import Callable
 SCRIPT = """
 import sys
 import torch
-from engine.protection import protect
+from engine.core.privacy import protect
 protect()
 from backbones import BackboneCard
-from backbones.fused import fuse
-from engine import distributed
-from engine.batching import Item
-from engine.data import Sample
-from engine.formulation import ForwardBackward, LossWeights
-from engine.sharding import ShardedBackbone
+from backbones.layers.fused import fuse
+from engine.distributed import process_group as distributed
+from engine.data.packing import Item
+from engine.data.dataset import Sample
+from engine.training.forward_backward import ForwardBackward, LossWeights
+from engine.distributed.zero3 import ShardedBackbone
 from prompt_modules import DecomposedBank
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -14,7 +14,7 @@ from distributed_pool import Pool
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from backbones.pack_mxfp4 import pack
+from backbones.loading.pack_mxfp4 import pack
 
 HPZ = {"zero_hpz_partition_size": 2}
 

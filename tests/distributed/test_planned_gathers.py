@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard
-from backbones.module_trace import trace
-from backbones.sizes import measure_footprint
-from engine.placement import Machine, deepspeed_file_of
-from engine.planning.gathers import Coordinator, rules_of
-from engine.sharding import zero_config
+from backbones.tracing.module_trace import trace
+from backbones.tracing.sizes import measure_footprint
+from engine.distributed.placement import Machine, deepspeed_file_of
+from engine.distributed.zero3 import zero_config
+from engine.planning.zero3_simulator import Coordinator, rules_of
 
 STAGES = {
     "teach": ["embed"] * 3 + ["train"] * 4 + ["forward"] * 2 + ["train"] * 3,
@@ -198,7 +198,7 @@ def test_tables_that_scale_their_rows_are_gathered(two, tmp_path, family, more):
 
 @pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])
 def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_path, family, nodes):
-    from engine.device_kinds import OVERLAPPED, read_kind
+    from engine.distributed.hardware import OVERLAPPED, read_kind
 
     first, second = two.run("calibrated", family=family, nodes=nodes, file=str(tmp_path / "mine.yaml"))
     assert first == second, "every rank agrees on the slowest"

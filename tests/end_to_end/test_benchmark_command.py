@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from commands_runner import run, run_and_kill
 
-from engine.benchmarking.invented import Invention, invented_data
 from engine.benchmarking.result import CONTRACT
-from engine.sampling import Stream, seed_of
+from engine.data.sampling import Stream, seed_of
+from engine.data.synthetic import Invention, invented_data
 
 STEPS, WARMUP, EXAMPLES = 5, 2, 3
 TASKS = ("demo_qa", "demo_entities", "demo_summary")

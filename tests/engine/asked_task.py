@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clinical_tasks import Example
-from engine.data import Split, TaskData
+from engine.data.dataset import Split, TaskData
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
 

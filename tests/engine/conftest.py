@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from backbones import BackboneCard, load_backbone_card
-from engine.config import RunConfig
-from engine.data import Sample, Split, TaskData
-from engine.resolve import known_keys
-from engine.session import RunContext
-from engine.sharding import ShardedBackbone
-from engine.stage import Adapter, Stage, TrainerConfig
-from engine.trainer import Trainer
+from engine.config.loader import known_keys
+from engine.config.schema import RunConfig
+from engine.data.dataset import Sample, Split, TaskData
+from engine.distributed.zero3 import ShardedBackbone
+from engine.training.context import RunContext
+from engine.training.stage import Adapter, Stage, TrainerConfig
+from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
 from tests.engine import asked_task, kept_teachers, merged_runs
@@ -212,7 +212,7 @@ def naive_losses(backbone: ShardedBackbone) -> Callable[..., dict[str, list[Tens
 @pytest.fixture
 def row_of() -> Callable[..., Adapter]:
     """``row_of("alpha", split, steps=3)``: a bank row whose data order is its name's."""
-    from engine.sampling import seed_of
+    from engine.data.sampling import seed_of
 
     def make(task: str, split: Split, steps: int = 0, validation: Split | None = None) -> Adapter:
         return Adapter(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import teacher_parts
-from engine.stages import distill_stage
-from engine.teacher_cache import cache_teachers
-from engine.trainer import Trainer
+from engine.training import teacher_parts
+from engine.training.teach_and_distill import distill_stage
+from engine.training.teacher_cache import cache_teachers
+from engine.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from engine import phases
 from engine.benchmarking.result import spread
+from engine.telemetry import phase_timer
 
 RNG = np.random.default_rng
 
@@ -33,7 +33,7 @@ def content_of(seconds: list[float], probe: float = 0.01, **changes: Any) -> dic
         "h2d_bytes_per_step": 0,
         "load_seconds": 1.0,
         "gather_bytes_per_step": {"intra": 10.0, "inter": 0.0},
-        "phases": {p: {**spread(seconds), "share": 0.1} for p in phases.PHASES},
+        "phases": {p: {**spread(seconds), "share": 0.1} for p in phase_timer.PHASES},
         "identity": {
             "mode": "teach",
             "case": "",

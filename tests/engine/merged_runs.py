@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.adaptation import Source, adapt_stage
-from engine.banks import load_bank
-from engine.data import TaskData
-from engine.resolve import to_yaml
+from engine.checkpoints.bank_io import load_bank
+from engine.config.loader import to_yaml
+from engine.data.dataset import TaskData
+from engine.training.adapt import Source, adapt_stage
 from prompt_modules import DecomposedBank
 from prompt_modules.bank import JoinedBank
 
@@ -61,6 +61,6 @@ B = {"adapt.targets": ["beta", "gamma"], "adapt.shots": ["full"]}
 
 @pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import merge
+    from engine.recipes.merging import merge
 
     monkeypatch.setattr(merge, "load_cards", lambda _: {"gamma": None, "delta": None})

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import yaml
 
-from engine import checkpoint
-from engine.results import average, summarise
+from engine.checkpoints import checkpoint
+from engine.evaluation.aggregate import average, summarise
 
 TARGETS = {"radnli": "nli", "pocket_medqa": "qa", "headqa": "qa"}
 CARDS: Any = {n: SimpleNamespace(name=n, type=kind, metric="accuracy") for n, kind in TARGETS.items()}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from engine import checkpoint
-from engine.checkpoint import Checkpoint
+from engine.checkpoints import checkpoint
+from engine.checkpoints.checkpoint import Checkpoint
 from tests.faults import traced
 from tests.faults.jobs import EVERY, STEPS, TEACH, Job, Jobs, alive, copy_of, lost_steps, reached, wrong
 

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-from engine.protection import protect
+from engine.core.privacy import protect
 
 protect()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -31,10 +31,10 @@ import torch.distributed.run as torchrun  # noqa: E402
 import transformers  # noqa: E402, F401
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler  # noqa: E402
 
-import engine.commands  # noqa: E402, F401
-import engine.evaluation  # noqa: E402, F401
-import engine.stages  # noqa: E402, F401
-import engine.teacher_cache  # noqa: E402, F401
+import engine.evaluation.evaluate  # noqa: E402, F401
+import engine.recipes.commands  # noqa: E402, F401
+import engine.training.teach_and_distill  # noqa: E402, F401
+import engine.training.teacher_cache  # noqa: E402, F401
 import train  # noqa: E402
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine import checkpoint
+from engine.checkpoints import checkpoint
 from tests.faults.faults import NotHit, Runs, Try
 from tests.faults.jobs import Disk, Job, copy_of
 

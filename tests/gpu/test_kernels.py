@@ -7,12 +7,13 @@ import warnings
 import pytest
 import torch
 
-from backbones import BackboneCard, build_backbone, share_prefix, shared_prefix
-from backbones.fused import fuse
-from engine.batching import Item
-from engine.data import Sample
-from engine.formulation import ForwardBackward, LossWeights
-from engine.sharding import ShardedBackbone
+from backbones import BackboneCard, build_backbone, share_prefix
+from backbones.attention import shared_prefix
+from backbones.layers.fused import fuse
+from engine.data.dataset import Sample
+from engine.data.packing import Item
+from engine.distributed.zero3 import ShardedBackbone
+from engine.training.forward_backward import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states, tied_head_loss
 from prompt_modules.projection import available, packed_row, packed_row_reference
 from tests.gpu.small_models import EXPERTS, SIZES

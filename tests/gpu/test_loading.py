@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard, backbone_checksum, build_backbone
-from backbones.sources import DummySource
-from backbones.staging import Staging
+from backbones.loading.sources import DummySource
+from backbones.loading.staging import Staging
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no GPU: pinned loading and dummy weights drawn there are NOT tested"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from backbones import mxfp4_kernel
-from backbones.embedding_rows import RowsFromFile
-from backbones.mxfp4 import Mxfp4Experts, dequantise, quantise
+from backbones.kernels import mxfp4
+from backbones.layers.mxfp4_experts import Mxfp4Experts, dequantise, quantise
+from backbones.loading.embedding_rows import RowsFromFile
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no GPU: the MXFP4 kernel and grouped products are NOT tested on one"
@@ -18,7 +18,7 @@ def test_the_kernel_widens_to_the_bit(dtype) -> None:
     g = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 256, (4, 5760, 90, 16), dtype=torch.uint8, generator=g)
     scales = torch.randint(0, 255, (4, 5760, 90), dtype=torch.uint8, generator=g)
-    assert mxfp4_kernel.available(blocks.cuda())
+    assert mxfp4.available(blocks.cuda())
     assert torch.equal(dequantise(blocks.cuda(), scales.cuda(), dtype).cpu(), dequantise(blocks, scales, dtype))
 
 

@@ -5,12 +5,13 @@ without one.
 import pytest
 import torch
 
-from backbones import BackboneCard, share_prefix, shared_prefix
-from engine.batching import Item
-from engine.data import Sample
-from engine.formulation import ForwardBackward, LossWeights
-from engine.repeatable import deterministic
-from engine.sharding import ShardedBackbone
+from backbones import BackboneCard, share_prefix
+from backbones.attention import shared_prefix
+from engine.core.determinism import deterministic
+from engine.data.dataset import Sample
+from engine.data.packing import Item
+from engine.distributed.zero3 import ShardedBackbone
+from engine.training.forward_backward import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank, SoftPromptBank
 from tests.gpu.small_models import EXPERTS, SIZES
 

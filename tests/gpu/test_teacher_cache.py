@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.batching import Item
-from engine.data import Sample
-from engine.teacher_cache import TeacherCacheReader
-from engine.teacher_files import Said
+from engine.data.dataset import Sample
+from engine.data.packing import Item
+from engine.training.teacher_cache import TeacherCacheReader
+from engine.training.teacher_files import Said
 from prompt_modules import TeacherStates
 
 pytestmark = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import MODES
+from engine.cli.main import MODES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "launch_scripts"
 JOBS = sorted(SCRIPTS.glob("*.sbatch"))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prompt_modules import RowGroup, RowwiseAdamW
-from prompt_modules import optimizer as optimizer_module
+from prompt_modules import RowGroup, RowwiseAdamW, optimizer as optimizer_module
 
 STEPS = 40
 

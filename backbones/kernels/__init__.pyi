@@ -1,0 +1,5 @@
+from .fused import available as available
+
+__all__ = [
+    "available",
+]

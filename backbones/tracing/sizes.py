@@ -1,0 +1,172 @@
+"""How large a backbone is, by part, and what a token costs in activations: from its configuration, no weight is made.
+
+Of weight files, where there are any, it only asks whether a tied head is tied there too, and whether embeddings can be
+read from them.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from backbones.card import BackboneCard
+from backbones.layers import BLOCK, GATED, NORMS
+from backbones.loading import backbone_config, experts_as_released, parameter_count, rows_from_file
+
+
+@dataclass(frozen=True)
+class ModelFootprint:
+    """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
+
+    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer
+        keeps of each token
+    for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.layers.fused``).
+    working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
+    experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but
+    the head, added up: LoRA's numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer.
+        rows_from_file: whether a sharded backbone looks its
+    embeddings up in the file. active: numbers of all decoder layers that a token is multiplied with (of the experts
+        those chosen). queries: width of a
+    layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name,
+    elements and bytes of an element of each.
+    blocks: of a layer's activations as wide as the model, and of those as wide as its inner layer: bytes a token of
+        one, and how much of kept_per_token
+    and of working_per_token they are.
+    """
+
+    numbers: int
+    hidden: int
+    vocabulary: int
+    itemsize: int
+    embedding: int
+    head: int
+    other: int
+    layers: tuple[int, ...]
+    layer_elements: int
+    vocabulary_elements: int
+    tensors: tuple[int, ...]
+    kept_per_token: int
+    working_per_token: int
+    widened: tuple[int, int]
+    linear_sides: int = 0
+    linear_inputs: int = 0
+    rows_from_file: bool = False
+    active: int = 0
+    queries: int = 0
+    experts: tuple[int, int] = (1, 1)
+    parameters: tuple[tuple[str, int, int], ...] = ()
+    blocks: tuple[tuple[int, int, int], ...] = ()
+    kept_fused: int = 0
+
+    @property
+    def weights(self) -> int:
+        return self.embedding + self.head + self.other + sum(self.layers)
+
+    @property
+    def sharded_tensors(self) -> tuple[int, ...]:
+        """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may
+        share.
+        """
+        return self.tensors[1:] if self.rows_from_file and self.head else self.tensors
+
+    @property
+    def moved(self) -> int:
+        """What one micro-batch of training gathers: every layer for the forward and again for the backward pass,
+        the rest once.
+        """
+        lookup = 0 if self.rows_from_file else self.embedding
+        return 2 * sum(self.layers) + self.other + lookup + (self.head or self.embedding)
+
+
+def measure_footprint(card: BackboneCard) -> ModelFootprint:
+    """Sizes of the card's backbone.
+
+    Raises:
+        BackboneError: as build_backbone's.
+    """
+    config, dtype = backbone_config(card), getattr(torch, card.dtype)
+    with no_init_weights(), experts_as_released(config), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    of: dict[str, int] = {"embedding": 0, "head": 0, "other": 0}
+    layers: dict[int, list[nn.Parameter]] = {}
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for name, p in model.named_parameters():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place:
+            layers.setdefault(int(place[1]), []).append(p)
+        else:
+            part = (
+                "embedding"
+                if p is model.get_input_embeddings().weight
+                else "head"
+                if p is model.get_output_embeddings().weight
+                else "other"
+            )
+            of[part] += p.numel() * p.element_size()
+    b, heads = dtype.itemsize, config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
+    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
+    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
+    leaves = {n.rpartition("layers.0.")[2] for n, _ in model.named_parameters()}
+    normed = 2 * config.hidden_size
+    if "self_attn.q_norm.weight" in leaves:
+        attention += 4 * (queries + keys)
+        normed += queries + keys
+    if (
+        "self_attn.qkv_proj.weight" in leaves
+    ):  # v is a part of a memory that holds q and k as they were before their rotation
+        attention += b * (queries + keys)
+    packed = "mlp.experts.down_proj_blocks" in leaves
+    if chosen is None:
+        middle = 3 * b * inner
+    elif packed:
+        middle = 2 * b * inner * chosen
+    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
+        middle = b * chosen * (6 * inner + config.hidden_size)
+    # fused norms keep their input as it is, and a fused SwiGLU no product of its own
+    kinds = {type(m).__name__ for m in model.modules()}
+    fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
+    linears = {
+        n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()
+    }
+    routed = getattr(config, "num_local_experts", None) or 0
+    active = sum(m.weight.numel() for n, m in linears.items())
+    if routed:  # a stack of experts, and a router that is no nn.Linear
+        per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
+        active += per_layer * len(layers)
+    expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
+    blocks = (
+        (4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
+        (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)),
+    )
+    return ModelFootprint(
+        numbers=parameter_count(model),
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        itemsize=b,
+        embedding=of["embedding"],
+        head=of["head"],
+        other=of["other"],
+        layers=tuple(sum(p.numel() * p.element_size() for p in layers[i]) for i in sorted(layers)),
+        layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
+        vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
+        tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
+        kept_per_token=attention + middle,
+        kept_fused=fused,
+        blocks=blocks,
+        working_per_token=sum(working for _, _, working in blocks),
+        linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
+        linear_inputs=b * sum(m.in_features for n, m in linears.items() if ".layers.0." in n),
+        rows_from_file=rows_from_file(card, model),
+        widened=(expert, expert * routed),
+        active=active,
+        queries=queries,
+        experts=(routed or 1, chosen or 1),
+        parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
+    )

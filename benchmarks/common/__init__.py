@@ -1,0 +1,1 @@
+"""What comparisons share: timing and workloads."""

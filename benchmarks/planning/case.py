@@ -1,0 +1,233 @@
+"""One case of ``benchmarks.planning``: what a rank of it does, and what the plan says of it."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import BackboneCard, Gathered
+from backbones.loading import backbone_config
+from backbones.tracing import measure_footprint, trace
+from engine import distributed
+from engine.data import Item, Sample, packed_groups, weigh
+from engine.distributed import (
+    DS_CONFIGS,
+    FILES,
+    DeviceKind,
+    Machine,
+    MicroBatchShape,
+    ShardedBackbone,
+    estimate_memory,
+    zero_config,
+)
+from engine.planning import (
+    Coordinator,
+    Model,
+    attention_of,
+    calibrate,
+    micro_batch_of,
+    rules_of,
+    step_seconds,
+    write_kind,
+)
+from engine.training import ForwardBackward, LossWeights
+from prompt_modules import DecomposedBank, SoftPromptBank
+
+_LLAMA = {"model_type": "llama", "tie_word_embeddings": False, "max_position_embeddings": 8192, "vocab_size": 32000}
+CARDS = {
+    # as cpu_mid of benchmarks.common.workload: 0.23 GB in fp32
+    "mid": {
+        **_LLAMA,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
+    # 1.08 GB in fp32: what a process needs besides its model counts for little
+    "large": {
+        **_LLAMA,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+}
+LENGTH, TASKS, SAMPLE, ANSWER = 100, 4, 60, 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """shape: of CARDS. tokens: of a micro-batch, one a rank and step. gbit: of the link between two nodes, per
+    second.
+    """
+
+    shape: str
+    placement: str
+    nodes: int
+    ranks_per_node: int
+    recompute: int = 0
+    stage: str = "teach"
+    tokens: int = 1024
+    gbit: float = 0.0
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def name(self) -> str:
+        where = (
+            f"{self.nodes} nodes, {self.gbit:g} Gbit/s"
+            if self.nodes > 1
+            else f"{self.world} rank{'s' * (self.world > 1)}"
+        )
+        more = [f"{self.recompute} layers recomputed"] * bool(self.recompute) + ["with the teacher"] * (
+            self.stage == "distill"
+        )
+        return ", ".join([self.shape, self.placement, where, *more, *[f"{self.tokens} tokens"] * (self.tokens != 1024)])
+
+    @property
+    def card(self) -> BackboneCard:
+        return BackboneCard(
+            name=self.shape, random=dict(CARDS[self.shape]), tokenizer="unused", dtype="float32", dummy=True
+        )
+
+    @property
+    def file(self) -> str:
+        """On CPUs ``offload`` is cpu.json: there is no memory to pin."""
+        return (
+            str(DS_CONFIGS / "cpu.json")
+            if self.placement == "offload"
+            else str(DS_CONFIGS / FILES[self.placement])
+            if FILES[self.placement]
+            else ""
+        )
+
+    @property
+    def kind(self) -> str:
+        return "train_with_teacher" if self.stage == "distill" else "train"
+
+    def items(self) -> list[Item]:
+        """A step's samples: each rank's micro-batch is nearly full."""
+        each = (self.tokens - TASKS * LENGTH) // SAMPLE
+        g = torch.Generator().manual_seed(0)
+        draw = lambda n: torch.randint(3, CARDS[self.shape]["vocab_size"], (n,), generator=g).tolist()  # type: ignore[call-overload]  # noqa: E731
+        samples = [Sample(draw(SAMPLE - ANSWER), draw(ANSWER)) for _ in range(each * self.world)]
+        return weigh([i % TASKS for i in range(len(samples))], samples)
+
+
+def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
+    """What the plan says: bytes of memory of a rank by part, seconds of a step, bytes that a step brings."""
+    card = case.card
+    sizes, machine = measure_footprint(card), Machine(case.nodes, case.ranks_per_node, "cpu", 0, 1 << 40)
+    groups = packed_groups(case.items(), LENGTH, case.tokens, case.world)
+    batches = [micro_batch_of(g, LENGTH, True) for g in groups]
+    most = max(batches, key=lambda b: b.tokens)
+    bank = (
+        TASKS * LENGTH * sizes.hidden
+        if case.stage == "teach"
+        else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
+    )
+    wanted = estimate_memory(
+        sizes, case.placement, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
+    )
+    found = trace(card, case.recompute)
+    brought = Gathered()
+    if case.file:
+        rules = rules_of(zero_config(case.file, card, sizes, case.ranks_per_node), machine)
+        brought = Coordinator(sizes, found, rules, machine).steady(case.kind)
+    model = Model(
+        sizes,
+        attention_of(backbone_config(card)),
+        wanted,
+        machine,
+        kind,
+        {case.kind: brought},
+        {case.kind: sum(v.enters for v in found.visits[case.kind])},
+        card.dtype,
+    )
+    rounds = len(groups) // case.world
+    largest = [max(batches[at : at + case.world], key=lambda b: b.tokens) for at in range(0, len(batches), case.world)]
+    step = step_seconds(model, case.kind, [largest], bank)
+    return {
+        "memory": wanted.device + wanted.host,
+        "parts": {k: d + h for k, (d, h) in wanted.parts.items()},
+        "seconds": step.total,
+        "terms": step.terms,
+        "bytes": [brought.intra * rounds, brought.inter * rounds],
+    }
+
+
+def peak() -> int:
+    """Most memory that this process has had, bytes."""
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+
+
+def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
+    backbone = ShardedBackbone(case.card, case.file, device, case.recompute, ranks_per_node=case.ranks_per_node)
+    hidden = backbone.model.config.hidden_size
+    teachers = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden)).requires_grad_(False)
+    student: Any = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden))
+    if case.stage == "distill":
+        student = DecomposedBank(
+            0.02 * torch.randn(1, LENGTH, hidden), torch.ones(TASKS, LENGTH, 1), torch.ones(TASKS, 1, hidden)
+        )
+    where = distributed.dist_env()
+    formulation = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
+    items, weights = case.items(), LossWeights(0.9, 0.9) if case.stage == "distill" else LossWeights()
+    seconds, brought = [], Gathered()
+    for _ in range(steps + 3):  # two to record and follow DeepSpeed's trace, one to warm up
+        distributed.barrier()
+        begin = time.perf_counter()
+        student.zero_grad()
+        for group in formulation.micro_batches(items, student):
+            formulation.train(group, student, weights, teachers if case.stage == "distill" else None, None)
+        distributed.sum_gradients(student)
+        seconds.append(distributed.gather_objects(time.perf_counter() - begin))
+        brought = backbone.gathers.take()
+    return {"seconds": [max(s) for s in seconds[3:]], "bytes": [brought.intra, brought.inter]}
+
+
+def _calibrate(case: Case, _: int, device: torch.device) -> dict[str, Any]:
+    kind = calibrate(case.card, case.tokens, device, case.nodes)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "machine.yaml"
+        write_kind(kind, file)
+        return {"yaml": file.read_text(), "kind": asdict(kind)}
+
+
+WHAT: dict[str, Callable[[Case, int, torch.device], dict[str, Any]]] = {
+    "empty": lambda *_: {},
+    "calibrate": _calibrate,
+    "steps": _steps,
+}
+
+
+def main() -> None:
+    what, case, steps, output = sys.argv[1:]
+    torch.set_num_threads(1)
+    device = distributed.start_process_group(distributed.dist_env())
+    found = WHAT[what](Case(**json.loads(case)), int(steps), device)
+    found["peaks"] = distributed.gather_objects(peak())
+    if distributed.dist_env().rank == 0:
+        Path(output).write_text(json.dumps(found))
+    distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # the work is done and written: gloo's threads may abort a process that tears its libraries down
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Is the data there and as published? Counts, overlap of texts, lengths in tokens."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

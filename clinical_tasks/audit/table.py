@@ -1,0 +1,79 @@
+"""What `tasks check` found, for people: a table of all tasks, then each task's particulars, then the overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clinical_tasks.audit.overlap import Overlap
+
+if TYPE_CHECKING:
+    from clinical_tasks.audit.check import TaskCheck
+
+
+def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None = None) -> str:
+    """The whole text; `overlaps` None: they were not looked for."""
+    header = (
+        "task",
+        "type",
+        "status",
+        "train",
+        "validation",
+        "test",
+        "mismatches",
+        "metric",
+        "ceiling",
+        "tokens p50/p90/p99/max",
+        "dropped",
+    )
+    rows = [header, *(_row(check) for check in checks)]
+    used = [column for column in range(len(header)) if column < 9 or any(row[column] != "-" for row in rows[1:])]
+    widths = {column: max(len(row[column]) for row in rows) for column in used}
+    lines = ["  ".join(row[column].ljust(widths[column]) for column in used).rstrip() for row in rows]
+    for check in checks:
+        if check.status != "absent":
+            lines += ["", f"{check.name}: {len(check.found)} files", *(f"  {line}" for line in _particulars(check))]
+    if overlaps is not None:
+        lines += ["", "overlap of test with training documents (docs/data.md says how it is found):"]
+        lines += [f"  {overlap.line()}" for overlap in overlaps] or ["  none"]
+    return "\n".join(lines)
+
+
+def _row(check: TaskCheck) -> tuple[str, ...]:
+    counts = [str(check.counts.get(split, "-")) for split in ("train", "validation", "test")]
+    ceiling = f"{check.ceiling:.4f}" if check.ceiling is not None else "-"
+    mismatches = str(check.offset_mismatches) if check.found and check.type in ("ner", "re") else "-"
+    tokens = "/".join(map(str, check.tokens["input"].values())) if check.tokens else "-"
+    dropped = str(sum(fate["dropped"] for fate in check.fates.values())) if check.fates else "-"
+    return check.name, check.type, check.status, *counts, mismatches, check.metric, ceiling, tokens, dropped
+
+
+def _particulars(check: TaskCheck) -> list[str]:
+    lines = []
+    if check.missing:
+        lines.append("missing: " + ", ".join(check.missing))
+    for split, units in check.published.items():
+        pairs = [(unit, check.released.get(split, {}).get(unit), number) for unit, number in units.items()]
+        lines += [f"{split}: {found} {unit}, as published" for unit, found, number in pairs if found == number]
+    if check.labels:
+        lines.append("labels: " + _balance(check.labels))
+    if check.ignored_labels:
+        lines.append("not in the card's labels, ignored: " + _balance(check.ignored_labels))
+    if check.left_out:
+        lines.append("left out: " + ", ".join(f"{number} {kind}" for kind, number in sorted(check.left_out.items())))
+    for name, percentiles in check.tokens.items():
+        lines.append(f"{name} tokens: " + ", ".join(f"{p} {number}" for p, number in percentiles.items()))
+    for split, fates in check.fates.items():
+        told = [f"{number} {fate}" for fate, number in fates.items() if number and fate != "pieces"]
+        if fates["divided"]:
+            told.append(f"{fates['pieces']} pieces in all")
+        if told:
+            lines.append(f"{split}: " + ", ".join(told))
+    return lines + [f"note: {note}" for note in check.notes] + [f"problem: {problem}" for problem in check.problems]
+
+
+def _balance(labels: dict[str, int]) -> str:
+    total = sum(labels.values())
+    return ", ".join(
+        f"{label} {count} ({count / total:.0%})" for label, count in sorted(labels.items(), key=lambda item: -item[1])
+    )

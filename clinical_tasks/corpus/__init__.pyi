@@ -1,0 +1,17 @@
+from .splits import (
+    holder as holder,
+    is_labelled as is_labelled,
+    read_split as read_split,
+    split_files as split_files,
+    stream_documents as stream_documents,
+    stream_split as stream_split,
+)
+
+__all__ = [
+    "holder",
+    "is_labelled",
+    "read_split",
+    "split_files",
+    "stream_documents",
+    "stream_split",
+]

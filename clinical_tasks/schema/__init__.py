@@ -1,0 +1,5 @@
+"""What a task card says and what a document, an example and an error are."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

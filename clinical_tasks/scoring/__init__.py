@@ -1,0 +1,5 @@
+"""Answers against gold annotations by each task's official metric."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

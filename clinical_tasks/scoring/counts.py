@@ -1,0 +1,183 @@
+"""Answers to sums per document, pieces of long notes merged first: what every score, interval and table of labels
+is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinical_tasks.metrics import (
+    ROUGE_TYPES,
+    Array,
+    Counts,
+    Statistic,
+    exact_match,
+    f1_of,
+    macro_f1_of,
+    mean_of,
+    precision_of,
+    precision_recall_f1,
+    recall_of,
+    rouge_scores,
+    token_f1,
+)
+from clinical_tasks.schema import Example, TaskCard
+from clinical_tasks.scoring.annotations import Annotated, annotation_counts, merge_mentions, merge_relations, rules_of
+from clinical_tasks.text_pairs import parse_answer
+
+# Row of the table of labels for predictions that name no label of the task. What was written there instead is the
+# model's text.
+OTHER = "(no label of the task)"
+
+
+@dataclass
+class Tally:
+    """Everything about one set of answers. `columns`: block -> (documents, columns); documents are sorted by their id.
+
+    `counts` are the results that are no score of documents: `n_...`, and settings. `labels` is by block: label ->
+    counts.
+    """
+
+    n_documents: int
+    columns: dict[str, Array]
+    statistics: dict[str, Statistic]
+    counts: dict[str, float]
+    labels: dict[str, dict[str, Counts]] = field(default_factory=dict)
+
+    def scores(self) -> dict[str, float]:
+        """Every metric of the card's type on all documents, and the counts."""
+        totals = {name: block.sum(axis=0, keepdims=True) for name, block in self.columns.items()}
+        return {name: float(one.of_totals(totals[one.block])[0]) for name, one in self.statistics.items()} | self.counts
+
+    def label_table(self, metric: str) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1, support (gold annotations or examples) and number of predictions of each label, as
+        `metric` counts them.
+        """
+        table = {}
+        for label, counts in self.labels.get(self.statistics[metric].block, {}).items():
+            precision, recall, f1 = precision_recall_f1(counts)
+            sizes = {"support": float(counts.tp + counts.fn), "predicted": float(counts.tp + counts.fp)}
+            table[label] = {"precision": precision, "recall": recall, "f1": f1} | sizes
+        return table
+
+
+def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
+    """Parse, merge and count.
+
+    An example that was dropped belongs in `examples` all the same, with an empty answer: what was not asked was not
+    found.
+    """
+    if len(examples) != len(answers):
+        raise ValueError(f"{len(examples)} examples but {len(answers)} answers for task {card.name}")
+    predictions = [parse_answer(card, example, answer) for example, answer in zip(examples, answers, strict=True)]
+    if card.type == "ner":
+        return _annotations(card, "span", merge_mentions(card, examples, predictions), predictions, {})
+    if card.type == "re":
+        cut = float(sum(example.gold["cut_relations"] for example in examples))
+        return _annotations(card, "relation", merge_relations(card, examples, predictions), predictions, {"n_cut": cut})
+    if card.type == "nli" or (card.type == "qa" and (card.options or card.labels)):
+        return _choices(card, examples, [prediction["label"] for prediction in predictions])
+    return _texts(card, examples, [prediction["text"] for prediction in predictions])
+
+
+def _annotations(
+    card: TaskCard,
+    kind: str,
+    merged: dict[str, Annotated],
+    predictions: Sequence[dict[str, Any]],
+    counts: dict[str, float],
+) -> Tally:
+    known = set(card.labels).union(*(one.gold for one in merged.values()), *(one.missed for one in merged.values()))
+    rows = {rule: np.zeros((len(merged), 3)) for rule in rules_of(card)}
+    labels = {rule: {label: np.zeros(3) for label in sorted(known)} for rule in rows}
+    for number, doc_id in enumerate(sorted(merged)):
+        for (block, label), found in annotation_counts(card, merged[doc_id]).items():
+            rows[block][number] += found
+            labels[block].setdefault(label if label in known else OTHER, np.zeros(3))
+            labels[block][label if label in known else OTHER] += found
+    statistics = {}
+    for block in rows:
+        if block == "text_set":
+            statistics["text_set_f1"] = Statistic(block, f1_of)
+            continue
+        # The plain name of a relation score is the strict one.
+        suffix = "" if (kind, block) == ("relation", "strict") else f"_{block}"
+        for name, of_totals in (("f1", f1_of), ("precision", precision_of), ("recall", recall_of)):
+            statistics[f"{kind}_{name}{suffix}"] = Statistic(block, of_totals)
+    tp, fp, fn = rows["strict"].sum(axis=0)
+    unaligned = float(sum(len(prediction["unaligned"]) for prediction in predictions))
+    counts = {
+        "n_gold": float(tp + fn),
+        "n_predicted": float(tp + fp),
+        "n_unaligned": unaligned,
+        "n_pieces": float(len(predictions)),
+    } | counts
+    tables = {block: {label: _as_counts(found) for label, found in table.items()} for block, table in labels.items()}
+    return Tally(len(merged), rows, statistics, counts, tables)
+
+
+def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[str | None]) -> Tally:
+    gold = [str(example.gold["label"]) for example in examples]
+    labels = sorted({*gold, *(label for label in predicted if label is not None)})
+    number = {label: index for index, label in enumerate(labels)}
+    place, n_documents = _places(examples)
+    hits = np.array([one == other for one, other in zip(gold, predicted, strict=True)], dtype=np.float64)
+    right = np.zeros((n_documents, 2))
+    np.add.at(right, place, np.stack([hits, np.ones(len(gold))], axis=1))
+    # For each label: true positives, and false ones of either kind. A wrong answer is wrong for both labels, no answer
+    # for the gold one.
+    confusion = np.zeros((n_documents, 2 * len(labels)))
+    table = {label: np.zeros(3) for label in [*card.labels.values(), *labels]}
+    for row, one, other in zip(place, gold, predicted, strict=True):
+        if one == other:
+            confusion[row, 2 * number[one]] += 1
+            table[one][0] += 1
+            continue
+        confusion[row, 2 * number[one] + 1] += 1
+        table[one][2] += 1
+        if other is not None:
+            confusion[row, 2 * number[other] + 1] += 1
+            table[other][1] += 1
+    counts = {"n_examples": float(len(gold)), "n_unparsed": float(sum(label is None for label in predicted))}
+    statistics = {"accuracy": Statistic("right", mean_of(0)), "macro_f1": Statistic("confusion", macro_f1_of)}
+    rows = {label: _as_counts(found) for label, found in table.items()}
+    return Tally(
+        n_documents, {"right": right, "confusion": confusion}, statistics, counts, {"right": rows, "confusion": rows}
+    )
+
+
+def _texts(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
+    references = [example.gold["references"] for example in examples]
+    counts = {"n_examples": float(len(answers)), "n_empty": float(sum(not answer for answer in answers))}
+    found = {"exact_match": [exact_match(one, answer) for one, answer in zip(references, answers, strict=True)]}
+    if card.type == "summarization":
+        pairs = rouge_scores([one[0] for one in references], answers, stemmer=card.rouge_stemmer)
+        found |= {name: [pair[index] for pair in pairs] for index, name in enumerate(ROUGE_TYPES)}
+        counts["rouge_stemmer"] = float(card.rouge_stemmer)
+    else:
+        found["token_f1"] = [token_f1(one, answer) for one, answer in zip(references, answers, strict=True)]
+    place, n_documents = _places(examples)
+    sums = np.zeros((n_documents, len(found) + 1))
+    np.add.at(sums, place, np.array([*found.values(), [1.0] * len(answers)]).T)
+    return Tally(
+        n_documents,
+        {"text": sums},
+        {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)},
+        counts,
+    )
+
+
+def _places(examples: Sequence[Example]) -> tuple[NDArray[np.int64], int]:
+    """For each example the row of its document, and the number of documents."""
+    order = {doc_id: row for row, doc_id in enumerate(sorted({example.document for example in examples}))}
+    return np.array([order[example.document] for example in examples], dtype=np.int64), len(order)
+
+
+def _as_counts(found: Iterable[float]) -> Counts:
+    tp, fp, fn = (int(value) for value in found)
+    return Counts(tp, fp, fn)

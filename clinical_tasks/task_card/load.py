@@ -1,0 +1,62 @@
+"""Finding and loading task cards: those embedded in the package, and the user's, which override by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clinical_tasks.schema import CardError, TaskCard, did_you_mean
+from clinical_tasks.task_card.validate import build_card
+from clinical_tasks.task_card.yaml import read_card_yaml
+
+EMBEDDED_CARDS = Path(__file__).parents[1] / "cards"
+
+
+def load_card(path: Path | str) -> TaskCard:
+    """Load and check one card. Raises `CardError` with everything that is wrong with it.
+
+    `extends: NAME` starts from an embedded card; each top-level key that is given replaces that card's.
+    """
+    path = Path(path)
+    raw = read_card_yaml(path)
+    base = raw.pop("extends", None)
+    if base is not None:
+        names = sorted(file.stem for file in EMBEDDED_CARDS.glob("*.yaml"))
+        if base not in names:
+            problem = (
+                f"extends: no embedded card '{base}'{did_you_mean(str(base), names)}; embedded are {', '.join(names)}"
+            )
+            raise CardError(path, [problem])
+        parent = read_card_yaml(EMBEDDED_CARDS / f"{base}.yaml")
+        # A card of another name brings its own files; one that keeps the name keeps the folder.
+        if "name" in raw and "folder" not in raw and raw["name"] != parent["name"]:
+            parent["folder"] = raw["name"]
+        raw = {**parent, **raw}
+    return build_card(raw, path)
+
+
+def load_cards(extra_dirs: Sequence[Path | str] = ()) -> dict[str, TaskCard]:
+    """All cards by name: the embedded ones, then `*.yaml` of each directory in turn, later ones overriding.
+
+    Raises one `CardError` for all the cards that are wrong.
+    """
+    cards: dict[str, TaskCard] = {}
+    problems: list[str] = []
+    for directory in (EMBEDDED_CARDS, *map(Path, extra_dirs)):
+        if not directory.is_dir():
+            problems.append(f"{directory}: no such directory of cards")
+            continue
+        here: dict[str, Path] = {}
+        for path in sorted((*directory.glob("*.yaml"), *directory.glob("*.yml"))):
+            try:
+                card = load_card(path)
+            except CardError as error:
+                problems += [f"{path}: {problem}" for problem in error.problems]
+                continue
+            if card.name in here:
+                problems.append(f"{path}: name '{card.name}' is also that of {here[card.name].name}; rename one")
+            here[card.name] = path
+            cards[card.name] = card
+    if problems:
+        raise CardError("task cards", problems)
+    return cards

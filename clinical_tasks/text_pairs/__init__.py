@@ -1,0 +1,5 @@
+"""Documents to input and answer texts, and answers back to annotations."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,211 @@
+"""The output folder of ``benchmark``: benchmark.json, benchmark.md, benchmark.png."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine import core
+from engine.benchmarking.compare import Verdict
+from engine.core import write_atomic
+from engine.telemetry import MEANINGS, PHASES
+
+GB = 1e9
+PEFT_NOTE = [
+    "PEFT's step: multitask prompt tuning on the same backbone and samples, after each step of ours: forward "
+    "and backward passes and AdamW. Its batches are made before its clock starts. They are of like length, "
+    "padded on the right, within the same token budget. It has transformers' own operators, loss and SDPA "
+    "attention (eager for gpt-oss), and recomputes the layers that ours recomputes. KL and hidden MSE are "
+    "written into its loop, and it asks the teacher in every step. The host's peak is not known beside it.",
+]
+
+
+def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, profiled: bool) -> list[str]:
+    """Write the folder. -> lines for the terminal."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomic(folder / "benchmark.json", json.dumps(content, indent=1) + "\n")
+    table, beside = case_table(content["cases"]), peft_table(content["cases"])
+    if beside:
+        table += ["", *beside]
+    compared = verdict_table(verdict) if verdict is not None else []
+    write_atomic(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
+    chart(folder / "benchmark.png", content)
+    return [
+        *table,
+        "",
+        *([*compared, ""] if compared else []),
+        f"written to {folder}: benchmark.json, benchmark.md, benchmark.png",
+    ]
+
+
+def _page(content: dict[str, Any], table: list[str], compared: list[str], profiled: bool) -> list[str]:
+    m, c = content["machine"], content["cases"][0]
+    device = m["gpu"] or m["cpu"] or "unknown processor"
+    where = f"{content['world_size']} ranks on {m['nodes']} node{'s' * (m['nodes'] > 1)}, {device}"
+    out = [
+        f"# {content['mode']} of {content['backbone']}",
+        "",
+        f"{where}. {len(c['steps']['seconds'])} steps after {c['warmup']} of warm-up; medians (10th to 90th "
+        "percentile). "
+        f"torch {content['versions'].get('torch')}, DeepSpeed {content['versions'].get('deepspeed')}, commit {content['commit'] or 'unknown'}. Made by:",
+        "",
+        "    python train.py " + " ".join(sys.argv[1:]),
+        "",
+        *table,
+        "",
+        "Real tokens are those of samples; computed ones have prompts, padding and fillers besides. MFU counts 4 "
+        "N operations a real token (N: numbers of the "
+        "layers that a token meets; a frozen backbone has no gradient of weights) against the peak that the "
+        "device's maker states; - where that is not known. "
+        "Bytes are of a rank and a step.",
+        "",
+        "![phases](benchmark.png)",
+        "",
+        *phase_table(content["cases"]),
+        "",
+        *(f"- {name}: {MEANINGS[name]}" for name in PHASES),
+        "",
+        "A phase is the mean of the ranks, the step that of the slowest: they need not add up to the last digit.",
+    ]
+    if any("peft" in case for case in content["cases"]):
+        out += ["", *PEFT_NOTE]
+    if any(case["beside"] for case in content["cases"]):
+        out += [
+            "",
+            (
+                "The cases took turns in one process: the host's peak of each alone is not known "
+                "(`--alternate=false` measures it)."
+            ),
+        ]
+    if content.get("left_out"):
+        out += ["", "Left out, for memory would not hold them:", "", *(f"- {line}" for line in content["left_out"])]
+    out += ["", "## Against an earlier run", "", *compared] if compared else []
+    return [*out, "", "Traces: profile.md"] if profiled else out
+
+
+def case_table(cases: list[dict[str, Any]]) -> list[str]:
+    head = [
+        "case",
+        "placement",
+        "step s",
+        "real tokens/s",
+        "computed tokens/s",
+        "samples/s",
+        "MFU",
+        "gathered MB near, far",
+        "uploaded MB",
+        "GPU GB",
+        "host GB",
+        "load s",
+        "projection",
+    ]
+    rows = []
+    for c in cases:
+        s, g = c["step_seconds"], c["gather_bytes_per_step"]
+        rows.append(
+            [
+                c["label"] or "-",
+                c["placement"] + (f", {c['recompute']} layers recomputed" if c["recompute"] else ""),
+                f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})",
+                f"{c['tokens_per_s']:,.0f}",
+                f"{c['computed_tokens_per_s']:,.0f}",
+                f"{c['samples_per_s']:.3g}",
+                "-" if c["mfu"] is None else f"{c['mfu']:.1%}",
+                f"{g['intra'] / 1e6:,.1f}, {g['inter'] / 1e6:,.1f}",
+                f"{c['h2d_bytes_per_step'] / 1e6:,.1f}",
+                _gb(c["peak_gpu_bytes"]),
+                _gb(c["peak_host_bytes"]),
+                f"{c['load_seconds']:.2f}",
+                f"{c['kernel_share']:.1%}",
+            ]
+        )
+    return markdown(head, rows)
+
+
+def peft_table(cases: list[dict[str, Any]]) -> list[str]:
+    """Of the cases that PEFT was timed beside; nothing where there are none."""
+    rows = []
+    for c in cases:
+        if "peft" in c:
+            ours, theirs, ratio = c["step_seconds"], c["peft"]["step_seconds"], c["peft"]["ratio"]
+            rows.append(
+                [
+                    c["label"] or "-",
+                    f"{ours['median']:.3g}",
+                    f"{theirs['median']:.3g} ({theirs['p10']:.3g}-{theirs['p90']:.3g})",
+                    f"{c['tokens_per_s']:,.0f}",
+                    f"{c['peft']['tokens_per_s']:,.0f}",
+                    f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})",
+                ]
+            )
+    head = ["beside PEFT", "ours, step s", "PEFT, step s", "ours, real tokens/s", "PEFT, real tokens/s"]
+    head.append("PEFT's seconds / ours")
+    return markdown(head, rows) if rows else []
+
+
+def phase_table(cases: list[dict[str, Any]]) -> list[str]:
+    shown = [name for name in PHASES if any(c["phases"][name]["share"] >= 0.0005 for c in cases)]
+    rows = [
+        [c["label"] or "-", *(f"{c['phases'][n]['median']:.3g} ({c['phases'][n]['share']:.0%})" for n in shown)]
+        for c in cases
+    ]
+    return markdown(["seconds (share of the step)", *shown], rows)
+
+
+def verdict_table(verdict: Verdict) -> list[str]:
+    rows = []
+    for line in verdict.lines:
+        interval = "-" if line.interval is None else f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
+        rows.append(
+            [
+                line.case or "-",
+                line.metric,
+                f"{line.old:.4g}",
+                f"{line.new:.4g}",
+                f"{line.ratio:.3f}",
+                interval,
+                line.says,
+            ]
+        )
+    out = markdown(["case", "metric", "before", "now", "now / before", "95 % interval", "says"], rows)
+    return [*out, *([""] if verdict.notes else []), *(f"- {note}" for note in verdict.notes)]
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table that can be read as text too."""
+    cells = [[cell.replace("|", "/") for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def chart(file: Path, content: dict[str, Any]) -> None:
+    """Phases of every case; of a sweep over one number its tokens a second instead."""
+    cases = content["cases"]
+    (key, *more) = cases[0]["changed"] or [""]
+    numbers = [_number(c["changed"].get(key)) for c in cases]
+    title = f"{content['mode']} of {content['backbone']}, {content['world_size']} ranks"
+    if key and not more and len(cases) > 2 and None not in numbers:
+        points = [(float(n), c["tokens_per_s"]) for n, c in zip(numbers, cases, strict=True) if n is not None]
+        computed = [
+            (float(n), c["computed_tokens_per_s"]) for n, c in zip(numbers, cases, strict=True) if n is not None
+        ]
+        core.line_chart(file, title, key, "tokens/s", {"real": sorted(points), "computed": sorted(computed)})
+        return
+    labels = [c["label"] or c["placement"] for c in cases]
+    notes = [f"{c['tokens_per_s']:,.0f} real tokens/s" for c in cases]
+    shown = [n for n in PHASES if any(c["phases"][n]["share"] >= 0.002 for c in cases)]
+    core.stacked_bar_chart(
+        file, title, "seconds of a step", labels, {n: [c["phases"][n]["median"] for c in cases] for n in shown}, notes
+    )
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _gb(size: int | None) -> str:
+    return "-" if size is None else f"{size / GB:.2f}"

@@ -1,0 +1,282 @@
+"""``benchmark``: how fast a configuration trains on this machine. Runs the stage and the loop of a run; writes nothing
+but its output folder.
+
+    python train.py benchmark --config FILE --steps N --invented 200,20
+
+Cases (placements, values of a sweep) take turns step by step where all of them fit at once, so that what slows the
+machine slows all; else each is alone in memory, one after the other. A case's first steps are warm-up: DeepSpeed
+records its trace there, kernels compile.
+"""
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import BackboneError
+from engine import distributed, telemetry
+from engine.benchmarking.cases import PROFILED, Case, Request
+from engine.benchmarking.compare import Old, read_old
+from engine.benchmarking.memory_probe import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
+from engine.benchmarking.output import write_files
+from engine.benchmarking.peft_beside import PeftBeside, check_ranks
+from engine.benchmarking.profile import profiled
+from engine.benchmarking.result import StepRecord, assemble, identity_of
+from engine.benchmarking.stage import data_of, stage_of
+from engine.core import Slower, UserError, deterministic
+from engine.data import TaskData, data_fingerprint
+from engine.distributed import Machine, MemoryEstimate, ShardedBackbone
+from engine.training import RunContext, Trainer
+
+
+@dataclass
+class Measured:
+    """A case on its way: what is known of it before a backbone stands, what it runs on, what its steps took."""
+
+    case: Case
+    session: RunContext
+    data: dict[str, TaskData]
+    chosen: MemoryEstimate | None = None
+    load_seconds: float = 0.0
+    backbone: ShardedBackbone | None = None
+    own_bytes: int = 0  # on the GPU, between steps
+    loop: Trainer | None = None
+    records: list[StepRecord] = field(default_factory=list)
+    peak_host: int | None = None
+    peak: float | None = None  # operations a second that this rank's device can do
+    teacher: str | None = None  # of a distillation: asked at each step, or kept
+    beside: int = 0  # other cases that were in memory
+    identity: dict[str, Any] = field(default_factory=dict)
+    peft: PeftBeside | None = None
+
+    @property
+    def lives(self) -> tuple[Any, ...]:
+        """Cases alike in this share a backbone."""
+        assert self.chosen is not None
+        config, chosen = self.case.config, self.chosen
+        place = (chosen.placement, chosen.recompute, chosen.offloaded)
+        return repr(self.session.card), config.deepspeed, config.fused, *place
+
+
+def run_benchmark(request: Request) -> None:
+    """Measure all cases, write the folder, compare.
+
+    Raises:
+        UserError: what a run would be refused with; another measurement than the one to compare with. Slower: beyond
+            the spread.
+    """
+    every = []
+    for case in request.cases:
+        session = RunContext(case.config, writes=() if request.invented else ("data.cache",))
+        data = data_of(session, request.mode, request.invented)
+        every.append(
+            Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data)))
+        )
+    first = every[0].session
+    if request.beside:
+        check_ranks(first.place.world)
+    old: Old | None = read_old(request.compare) if request.compare else None
+    if old is not None:  # what can differ before a node is held for it
+        old.check([m.identity for m in every], first.place.world, request.compare_anyway)
+    device = first.join()
+    machine = distributed.machine_here(device)
+    if old is not None:
+        old.check_nodes(machine.nodes, request.compare_anyway)
+    for m in every:
+        work = distributed.micro_batch_shape(m.case.config, m.session.sizes)
+        m.chosen = distributed.choose_sharding(
+            m.session.sizes, distributed.requested_sharding(m.case.config), m.case.config.recompute, work, machine
+        )
+    every, left_out = _that_fit(every, machine)
+    for line in left_out:
+        first.say(f"WARNING left out: {line}")
+    groups = _groups(every, machine, request.alternate)
+    first.say(_told(every, groups, request))
+    content: dict[str, Any] = {}
+    for n, group in enumerate(groups):
+        _measure(group, request, device, machine, n)
+        done = [m for g in groups[: n + 1] for m in g]
+        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {
+            "left_out": left_out
+        }
+        if first.leads and n + 1 < len(groups):  # if a later case ends the process, these are measured
+            write_files(request.output, content, None, False)
+    verdict = None
+    if first.leads:
+        verdict = old.verdict(content) if old is not None else None
+        for line in write_files(request.output, content, verdict, request.profile):
+            first.say(line)
+    verdict = distributed.gather_objects(verdict)[0]
+    if verdict is not None and verdict.slower:
+        raise Slower(verdict.headline)
+
+
+def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[str]]:
+    """Cases without those of several that memory is predicted not to hold: one would end the others' measurement;
+    and what is said of them.
+    """
+    fit, out = [], []
+    for case in every:
+        assert case.chosen is not None
+        if case.chosen.fits(m):
+            fit.append(case)
+        else:
+            needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
+            out.append(
+                f"{case.case.label}: {case.chosen.placement} needs {needed / distributed.GB:.1f} GB a rank, there "
+                f"are {distributed.free_memory_text(m)}"
+            )
+    return (fit, out) if fit and len(every) > 1 else (every, [])
+
+
+def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Measured]]:
+    """Cases that are in memory together: all of them if their backbones fit at once, else those of one backbone at
+    a time.
+    """
+    needs: dict[tuple[Any, ...], MemoryEstimate] = {}
+    by_backbone: dict[tuple[Any, ...], list[Measured]] = {}
+    for case in every:
+        assert case.chosen is not None
+        needs[case.lives] = max(needs.get(case.lives, case.chosen), case.chosen, key=lambda n: n.device + n.host)
+        by_backbone.setdefault(case.lives, []).append(case)
+    if not alternate:
+        return [[case] for case in every]
+    parts = {f"{name} {i}": size for i, n in enumerate(needs.values()) for name, size in n.parts.items()}
+    if len(needs) > 1 and not MemoryEstimate("all", 0, False, parts).fits(m):
+        return list(by_backbone.values())
+    return [every]
+
+
+def _told(every: list[Measured], groups: list[list[Measured]], request: Request) -> str:
+    turns = ""
+    if len(every) > 1:
+        turns = (
+            "; they take turns"
+            if len(groups) == 1
+            else "; one after another"
+            if len(groups) == len(every)
+            else "; in turns by backbone"
+        )
+    rows = (
+        f"invented rows of {request.invented.context} + {request.invented.answer} tokens"
+        if request.invented
+        else "the run's own data"
+    )
+    steps = f"{request.warmup} + {request.steps} steps on {rows}"
+    beside = "; after each step one of PEFT's" if request.beside else ""
+    return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {steps}{turns}{beside}"
+
+
+def _measure(group: list[Measured], request: Request, device: torch.device, machine: Machine, number: int) -> None:
+    """Build a group's backbones, run all of its steps, and give the memory back. A collective."""
+    cache = request.output / f".teachers-{number}"
+    with telemetry.measure_phases(device) as clock, contextlib.ExitStack() as after:
+        after.callback(_remove, cache, group[0].session)
+        host, probe = HostPeak(), Probe(device)
+        standing: dict[tuple[Any, ...], _Standing] = {}
+        after.callback(_destroy, group, standing)
+        for m in group:
+            if m.lives not in standing:
+                standing[m.lives] = _built(m, device, machine)
+            there = standing[m.lives]
+            m.backbone, m.load_seconds = there.backbone, there.load_seconds
+            m.session.lend(m.backbone)
+            before = gpu_held()
+            with deterministic(m.case.config.deterministic):
+                stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
+            m.loop, m.peak = Trainer(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
+            after.callback(m.loop.close)
+            m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
+            m.beside = len(group) - 1
+            m.own_bytes = there.bytes + gpu_held() - before
+            if request.beside:
+                start_LD, config = m.session.start_prompt("metaprompt"), m.case.config
+                m.peft = PeftBeside(
+                    stage, start_LD, m.backbone, config.token_budget, deterministic=config.deterministic
+                )
+        for step in range(request.warmup + request.steps):
+            for m in group:
+                record = _step(m, clock, device, probe)
+                if step >= request.warmup:
+                    m.records.append(record)
+                if m.peft is not None:
+                    assert m.loop is not None
+                    m.peft.step(m.loop, step >= request.warmup)
+            if step + 1 == request.warmup:
+                group[0].session.say(f"warm-up done: {request.warmup} steps")
+        for m in group:
+            m.peak_host = None if m.beside or m.peft is not None else host.peak()
+        if request.profile:
+            for i, m in enumerate(group):
+                with profiled(request.output, f"{number}-{i}", m.case.label, m.session.leads, device):
+                    for _ in range(PROFILED):
+                        _step(m, clock, device, None)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    backbone: ShardedBackbone
+    load_seconds: float
+    bytes: int
+
+
+def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
+    assert m.chosen is not None
+    m.session.say(m.chosen.line())
+    if not m.chosen.fits(machine):
+        m.session.say(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
+    distributed.barrier()
+    before, begin = gpu_held(), time.perf_counter()
+    torch.manual_seed(m.case.config.seed)
+    try:
+        backbone = m.session.build(device, m.chosen, machine.ranks_per_node)
+    except BackboneError as error:
+        raise UserError(error.problems) from None
+    return _Standing(backbone, max(distributed.gather_objects(time.perf_counter() - begin)), gpu_held() - before)
+
+
+def _step(m: Measured, clock: telemetry.PhaseTimer, device: torch.device, probe: Probe | None) -> StepRecord:
+    """One step of the case's loop: all ranks begin together, and a step is over when its numbers are there."""
+    assert m.loop is not None and m.backbone is not None
+    probed = probe.seconds() if probe is not None else 0.0
+    distributed.barrier()
+    m.backbone.gathers.take()
+    reset_gpu_peak()
+    held = gpu_held()
+    clock.take()
+    begin = time.perf_counter()
+    with deterministic(m.case.config.deterministic), clock.phase(telemetry.REST):
+        outcome, _ = m.loop.advance()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    gathered = m.backbone.gathers.take()
+    return StepRecord(
+        seconds,
+        clock.take(),
+        int(outcome["examples"].sum()),
+        int(outcome["real_tokens"]),
+        int(outcome["computed_tokens"]),
+        gathered,
+        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None,
+        probed,
+    )
+
+
+def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) -> None:
+    for m in group:
+        m.loop = m.backbone = None
+        if m.peft is not None:
+            m.peft.release()
+        m.session._backbone = None
+    while standing:
+        standing.popitem()[1].backbone.destroy()
+
+
+def _remove(cache: Path, session: RunContext) -> None:
+    if session.leads:
+        shutil.rmtree(cache, ignore_errors=True)

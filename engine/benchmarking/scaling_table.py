@@ -1,0 +1,119 @@
+"""Several benchmark.json files as one table and one chart: node counts, machines, commits.
+
+python -m engine.benchmarking.scaling_table runs/bench/nodes-1/benchmark.json runs/bench/nodes-2/benchmark.json --output
+runs/bench
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine import core
+from engine.benchmarking.output import markdown
+from engine.core import protect, write_atomic
+
+
+def table(contents: Sequence[dict[str, Any]]) -> list[str]:
+    """A row a case. Efficiency: real tokens a second and rank, over those of the same case on the fewest ranks."""
+    rows = []
+    for content, case in _cases(contents):
+        base = _fewest(contents, case)
+        per_rank, of_base = case["tokens_per_s"] / case["world_size"], base["tokens_per_s"] / base["world_size"]
+        s, g = case["step_seconds"], case["gather_bytes_per_step"]
+        rows.append(
+            [
+                str(content["machine"].get("nodes")),
+                str(case["world_size"]),
+                case["mode"],
+                case["backbone"],
+                case["label"] or "-",
+                case["placement"],
+                f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})",
+                f"{case['tokens_per_s']:,.0f}",
+                f"{per_rank:,.0f}",
+                f"{per_rank / of_base:.0%}",
+                "-" if case["mfu"] is None else f"{case['mfu']:.1%}",
+                f"{g['intra'] / 1e6:,.1f}",
+                f"{g['inter'] / 1e6:,.1f}",
+                f"{case['phases']['gather wait']['share']:.0%}",
+                f"{case['phases']['reduce']['share']:.0%}",
+                content["commit"] or "-",
+            ]
+        )
+    head = [
+        "nodes",
+        "ranks",
+        "mode",
+        "backbone",
+        "case",
+        "placement",
+        "step s",
+        "real tokens/s",
+        "a rank",
+        "efficiency",
+        "MFU",
+        "MB from the node",
+        "MB from others",
+        "gather wait",
+        "sums",
+        "commit",
+    ]
+    return markdown(head, rows)
+
+
+def _cases(contents: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    every = [(content, case) for content in contents for case in content["cases"]]
+    return sorted(
+        every, key=lambda pair: (pair[1]["mode"], pair[1]["backbone"], pair[1]["label"], pair[1]["world_size"])
+    )
+
+
+def _key(case: dict[str, Any]) -> tuple[Any, ...]:
+    return case["mode"], case["backbone"], case["label"]
+
+
+def _fewest(contents: Sequence[dict[str, Any]], case: dict[str, Any]) -> dict[str, Any]:
+    """The same case on the fewest ranks."""
+    return min((c for _, c in _cases(contents) if _key(c) == _key(case)), key=lambda c: c["world_size"])  # type: ignore[no-any-return]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    protect()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path, help="folder of scaling.md and scaling.png")
+    a = parser.parse_args(arguments)
+    contents, problems = [], []
+    for file in a.files:
+        try:
+            contents.append(json.loads(file.read_text()))
+            table(contents[-1:])
+        except (OSError, ValueError, KeyError, TypeError):
+            problems.append(f"{file} is no benchmark.json of this release")
+    if problems:
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2)
+    lines = table(contents)
+    print("\n".join(lines))
+    if a.output:
+        a.output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(
+            a.output / "scaling.md",
+            "\n".join(["# benchmark: " + ", ".join(sorted({c["mode"] for c in contents})), "", *lines, ""]),
+        )
+        series: dict[str, list[tuple[float, float]]] = {}
+        for _, case in _cases(contents):
+            series.setdefault(" ".join(filter(None, (case["mode"], case["backbone"], case["label"]))), []).append(
+                (case["world_size"], case["tokens_per_s"])
+            )
+        core.line_chart(a.output / "scaling.png", "real tokens a second by ranks", "ranks", "tokens/s", series)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""From a typed command to a mode: flags, help and exit codes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .main import (
+    MODES as MODES,
+    check_raw as check_raw,
+    run_mode as run_mode,
+    without_launcher_flag as without_launcher_flag,
+)
+
+__all__ = [
+    "MODES",
+    "check_raw",
+    "run_mode",
+    "without_launcher_flag",
+]

@@ -1,0 +1,52 @@
+from .atomic_files import (
+    is_creatable as is_creatable,
+    nearest_existing as nearest_existing,
+    new_partial as new_partial,
+    publish as publish,
+    remove as remove,
+    sync as sync,
+    write_atomic as write_atomic,
+)
+from .chart_png import line_chart as line_chart, stacked_bar_chart as stacked_bar_chart
+from .checksums import damage as damage, seal as seal, sha256_of as sha256_of, unsealed as unsealed
+from .determinism import deterministic as deterministic, workspace_problems as workspace_problems
+from .environment import (
+    library_versions as library_versions,
+    machine_info as machine_info,
+    source_commit as source_commit,
+)
+from .errors import Slower as Slower, Stopped as Stopped, UserError as UserError
+from .privacy import (
+    CODE_CACHES as CODE_CACHES,
+    LIBRARIES as LIBRARIES,
+    library_folder as library_folder,
+    protect as protect,
+)
+
+__all__ = [
+    "CODE_CACHES",
+    "LIBRARIES",
+    "Slower",
+    "Stopped",
+    "UserError",
+    "damage",
+    "deterministic",
+    "is_creatable",
+    "library_folder",
+    "library_versions",
+    "line_chart",
+    "machine_info",
+    "nearest_existing",
+    "new_partial",
+    "protect",
+    "publish",
+    "remove",
+    "seal",
+    "sha256_of",
+    "source_commit",
+    "stacked_bar_chart",
+    "sync",
+    "unsealed",
+    "workspace_problems",
+    "write_atomic",
+]

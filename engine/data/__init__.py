@@ -1,0 +1,5 @@
+"""Corpora as token rows: cached, sampled, packed, decontaminated, audited."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,127 @@
+"""``tasks check``: which corpora are there, whole and as published, how long in tokens, and whether tests are
+unseen. One table, one JSON.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import clinical_tasks
+from clinical_tasks import TaskCard, TaskCheck
+from clinical_tasks.audit import Overlap, TokenLimits, find_overlaps
+from engine.config import DataConfig, EvaluateConfig, expand, unknown_key
+from engine.core import UserError
+from engine.data.dataset import load_cards
+
+
+@dataclass(frozen=True)
+class TokenQuestion:
+    """Flags as typed. No ``backbone``: tokens are not counted."""
+
+    backbone: str = ""
+    max_length: str = ""
+    max_new_tokens: str = ""
+
+
+@dataclass(frozen=True)
+class OverlapQuestion:
+    """Flags as typed. No tasks: all that are there."""
+
+    wanted: str = "true"
+    targets: Sequence[str] = field(default_factory=list)
+    sources: Sequence[str] = field(default_factory=list)
+
+
+def check_data(
+    data_root: str,
+    cards: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    output: str = "",
+    tokens: TokenQuestion = TokenQuestion(),
+    overlap: OverlapQuestion = OverlapQuestion(),  # noqa: B008
+) -> None:
+    """Print the table, write the JSON.
+
+    Raises:
+        UserError: all problems at once, after both.
+    """
+    found = load_cards(DataConfig(cards=list(cards)))
+    named = {"tasks": tasks, "targets": overlap.targets, "sources": overlap.sources}
+    problems = [
+        f"--{flag}: {unknown_key(t, found).replace('key', 'task', 1)}"
+        for flag, names in named.items()
+        for t in names
+        if t not in found
+    ]
+    root = expand(data_root)
+    if not root.is_dir():
+        problems.append(f"--data_root: {root} is no folder")
+    if overlap.wanted.lower() not in ("true", "false"):
+        problems.append(f"--overlap: {overlap.wanted!r} is neither true nor false")
+    if output and expand(output).is_dir():
+        problems.append(f"--output: {expand(output)} is a folder; name a file")
+    limits = _limits(tokens, problems)
+    if problems:
+        raise UserError(problems)
+    chosen = {n: c for n, c in found.items() if not tasks or n in {*tasks, *overlap.targets, *overlap.sources}}
+    checks = clinical_tasks.check_tasks(chosen, root, [*tasks, *overlap.targets, *overlap.sources], limits)
+    overlaps = _overlaps(chosen, checks, root, overlap, problems) if overlap.wanted.lower() == "true" else None
+    print(clinical_tasks.format_checks(checks, overlaps))
+    if output:
+        _write(expand(output), checks, overlaps, limits)
+    problems += [p for c in checks for p in c.problems]
+    if problems:
+        raise UserError(problems)
+
+
+def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
+    numbers = {"max_length": DataConfig().max_length, "max_new_tokens": EvaluateConfig().max_new_tokens}
+    for name in numbers:
+        text = getattr(tokens, name)
+        if text and not (text.isdecimal() and int(text) > 0):
+            problems.append(f"--{name}: {text!r} is no number above 0")
+        elif text:
+            numbers[name] = int(text)
+            if not tokens.backbone:
+                problems.append(f"--{name}: needs --backbone, whose tokenizer counts")
+    if not tokens.backbone:
+        return None
+    from backbones import BackboneError, Layout, load_backbone_card, load_tokenizer
+
+    try:
+        card = load_backbone_card(tokens.backbone)
+        layout = Layout(card, load_tokenizer(card.tokenizer, card.trust_remote_code))
+    except BackboneError as error:
+        problems += error.problems
+        return None
+    return TokenLimits(lambda text: len(layout.context_ids(text)), lambda text: len(layout.answer_ids(text)), **numbers)
+
+
+def _overlaps(
+    cards: dict[str, TaskCard], checks: Sequence[TaskCheck], root: Path, asked: OverlapQuestion, problems: list[str]
+) -> list[Overlap]:
+    """Of the tasks whose splits could be read; a named one that could not has its problem already."""
+    readable = {check.name: check.counts for check in checks}
+    targets = [
+        cards[n] for n, counts in readable.items() if counts.get("test") and (not asked.targets or n in asked.targets)
+    ]
+    sources = [
+        cards[n] for n, counts in readable.items() if counts.get("train") and (not asked.sources or n in asked.sources)
+    ]
+    try:
+        return find_overlaps(targets, sources, root).pairs
+    except clinical_tasks.ReadError as error:
+        problems.append(str(error))
+        return []
+
+
+def _write(
+    path: Path, checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None, limits: TokenLimits | None
+) -> None:
+    content: dict[str, Any] = {"tasks": [{"status": check.status, **asdict(check)} for check in checks]}
+    content["overlaps"] = None if overlaps is None else [asdict(overlap) for overlap in overlaps]
+    content["limits"] = limits and {"max_length": limits.max_length, "max_new_tokens": limits.max_new_tokens}
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,112 @@
+"""What can be known to fail before anything starts: folders that cannot be written, disks without room, releases
+with known faults.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from engine.config import RunConfig, expand
+from engine.core import LIBRARIES, is_creatable, library_folder, nearest_existing
+
+# oldest release that this project was run on; before deepspeed's, faults are known
+OLDEST = {
+    "deepspeed": (
+        (0, 19, 8),
+        "before it coalesced gathers raced on gloo, and frozen parameters failed under recomputation",
+    ),
+    "transformers": ((5, 17, 0), "older releases were not tried; attention functions and weight loading may differ"),
+    "torch": ((2, 11, 0), "older releases were not tried; the operators of flash attention may differ"),
+}
+# the releases of requirements.txt, which the tests run on
+TESTED = {"deepspeed": (0, 19, 8), "transformers": (5, 23, 0), "torch": (2, 13, 0)}
+ROOM = 200_000_000  # bytes that a run's logs, predictions and prompts of a pocket size take at most
+
+
+# what a command writes to, as its user names it: a training run its own folder, an evaluation into a run that is there
+Writes = Sequence[Literal["run_dir", "--run", "data.cache"]]
+TRAINS: Writes = ("run_dir", "data.cache")
+
+
+def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes = TRAINS) -> list[str]:
+    """Everything found, with its fix. Writes nothing.
+
+    Args:
+        checkpoint_bytes: about, of one. writes: only these are looked at.
+    """
+    folders = {
+        "run_dir": (config.run_dir, ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes),
+        "--run": (config.run_dir, ROOM),
+        "data.cache": (config.data.cache, ROOM),
+    }
+    out = [problem for key in writes for problem in room_for(key, expand(folders[key][0]), folders[key][1])]
+    for name, (oldest, why) in OLDEST.items():
+        found = importlib.metadata.version(name)
+        if _numbers(found) < oldest:
+            out.append(
+                f"{name} {found}: {_text(oldest)} or newer is needed: {why}. Fix: pip install -r requirements.txt"
+            )
+    return out
+
+
+def older_than_tested() -> list[str]:
+    """A warning for each library that is supported and older than the release that the tests run on."""
+    out = []
+    for name, (oldest, _) in OLDEST.items():
+        found = importlib.metadata.version(name)
+        if oldest <= _numbers(found) < TESTED[name]:
+            out.append(f"WARNING {name} {found} is supported; the tests run on {_text(TESTED[name])}")
+    return out
+
+
+def room_for(key: str, folder: Path, wanted: int) -> list[str]:
+    """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
+    there = nearest_existing(folder)
+    if not there.is_dir():
+        return [f"{key}: {there} is a file; name a folder"]
+    if not is_creatable(folder):
+        another = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
+        fix = ("copy the run to a folder of yours" if key == "--run" else another) + ", or have it opened"
+        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
+    free = shutil.disk_usage(there).free
+    if free < wanted:
+        return [
+            (
+                f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or "
+                "name another disk"
+            )
+        ]
+    return []
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def output_problems(flags: Mapping[str, str]) -> list[str]:
+    """What is wrong with the files and folders that a command names to write to. Writes nothing."""
+    out = []
+    for name in ("output", "png"):
+        if flags.get(name):
+            there = nearest_existing(expand(flags[name]))
+            if not os.access(there, os.W_OK):
+                out.append(f"command line: --{name}: {there} cannot be written to by this user; name another place")
+    return out
+
+
+def library_problems(with_gpu: bool) -> list[str]:
+    """What keeps libraries from compiling: triton on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
+    name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"
+    folder = Path(os.environ[name]) if os.environ.get(name) else library_folder(LIBRARIES[name])
+    if is_creatable(folder):
+        return []
+    there = nearest_existing(folder)
+    return [f"{name}: {folder}: {there} cannot be written to by this user; export {name}=FOLDER, one that can be"]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:3])

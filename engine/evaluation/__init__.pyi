@@ -1,0 +1,31 @@
+from .aggregate import (
+    OUR_METHOD as OUR_METHOD,
+    average as average,
+    by_seed as by_seed,
+    made_with as made_with,
+    paired_over_targets as paired_over_targets,
+    student as student,
+)
+from .evaluate import Predictor as Predictor, evaluate_run as evaluate_run
+from .generation import Answer as Answer, Greedy as Greedy
+from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
+from .predict_notes import Wanted as Wanted, predict_notes as predict_notes
+from .run_summary import TUNING as TUNING
+
+__all__ = [
+    "OUR_METHOD",
+    "TUNING",
+    "Answer",
+    "Choice",
+    "Greedy",
+    "Predictor",
+    "Wanted",
+    "average",
+    "by_seed",
+    "evaluate_run",
+    "made_with",
+    "option_likelihoods",
+    "paired_over_targets",
+    "predict_notes",
+    "student",
+]

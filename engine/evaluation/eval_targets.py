@@ -1,0 +1,79 @@
+"""What can be scored of a run: its rows, a distillation's teachers, and what needs no training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import checkpoints
+from engine.checkpoints import Checkpoint
+from engine.config import UNTRAINED
+from engine.core import UserError
+from engine.data import Split
+from engine.training import RunContext, train_indices
+from prompt_modules import JoinedBank
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A row of a bank, or (``bank`` None) an untrained backbone. ``checkpoint``: what identifies the bank's numbers."""
+
+    labels: dict[str, Any]
+    bank: JoinedBank | None = None
+    number: int = 0
+    best_step: int = 0
+    checkpoint: str = ""
+
+    @property
+    def name(self) -> str:
+        return ".".join(str(self.labels[k]) for k in ("task", "method", "shots", "seed"))
+
+
+def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
+    """Every row of a finished run, its bank and its checkpoint.
+
+    Raises:
+        UserError: the run is not finished, or belongs to another backbone.
+    """
+    run_dir, config = session.run_dir, session.config
+    bank, found = checkpoints.load_bank(run_dir, "run")
+    rows = _of_bank(bank, found)
+    if (
+        found.state["stage"] != "adapt" and (run_dir / "teachers").exists()
+    ):  # those of teach.run are scored there, and there may be none
+        rows += _of_bank(*checkpoints.load_bank(run_dir / "teachers", "teachers"))
+    untrained = [m for m in UNTRAINED if found.state["stage"] == "adapt" and m in config.adapt.methods]
+    names = list(dict.fromkeys(row.labels["task"] for row in rows))
+    if config.evaluate.instruction or "instruction" in untrained:
+        rows += [ScoredRow({"task": n, "method": "instruction", "shots": "0", "seed": 0}) for n in names]
+    if "in_context" in untrained:
+        numbers = [s for s in config.adapt.shots if s not in ("0", "full")]
+        rows += [
+            ScoredRow({"task": n, "method": "in_context", "shots": k, "seed": s})
+            for n in names
+            for k in numbers
+            for s in config.adapt.seeds
+        ]
+    _check_backbone(session, found.state["hashes"], run_dir)
+    return rows, bank, found
+
+
+def shown_examples(train: Split, labels: dict[str, Any], seed: int) -> list[tuple[str, str]]:
+    """The solved examples of an in-context row: the few-shot set that a trained row of these labels gets."""
+    chosen = train_indices(train, {}, labels["task"], labels["shots"], labels["seed"], seed)
+    return [(e.input_text, e.answer_text) for e in map(train.example, chosen)]
+
+
+def _of_bank(bank: JoinedBank, found: Checkpoint) -> list[ScoredRow]:
+    best: Sequence[int] = found.state["progress"]["best_step"]
+    return [ScoredRow(labels, bank, k, best[k], found.identity) for k, labels in enumerate(found.state["rows"])]
+
+
+def _check_backbone(session: RunContext, saved: dict[str, Any], run_dir: Path) -> None:
+    hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
+    differing = [k for k, v in hashes.items() if saved[k] != v]
+    if differing:
+        raise UserError(
+            f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with "
+            f"({', '.join(differing)} differ)"
+        )

@@ -1,0 +1,239 @@
+"""What a configuration takes on a machine: seconds of a step, tokens a second, node-hours of each stage, what
+binds, and what another setting would give.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from backbones import Gathered
+from backbones.tracing import Trace, trace
+from engine import distributed
+from engine.config import RunConfig
+from engine.distributed import DeviceKind, Machine, MemoryEstimate, zero_config
+from engine.planning.cost_model import NOTHING, Model, Seconds, attention_of, step_seconds
+from engine.planning.step_workload import Assumed, Parts, StageWork, data_for, stages_of
+from engine.planning.zero3_simulator import Coordinator, rules_of
+from engine.telemetry import utilisation
+from engine.training import RunContext
+
+LARGEST = 1 << 24  # tokens of a micro-batch that are tried
+EXAMPLES_KEY = {
+    "teach": ("teach", "examples"),
+    "distill": ("distill", "batch"),
+    "adapt": ("adapt", "examples"),
+    "tune": ("adapt", "examples"),
+}
+WORTH_TELLING = 1.02
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """step: on average. forward: of the whole stage's passes without a backward pass. gathered: bytes that a step
+    brings to a rank.
+    """
+
+    work: StageWork
+    step: Seconds
+    forward: Seconds
+    gathered: Gathered
+    tokens_per_s: float
+    mfu: float | None
+    node_hours: float
+
+    @property
+    def seconds(self) -> float:
+        return self.step.total * self.work.steps + self.forward.total
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration on a machine, with the backbone where it goes."""
+
+    config: RunConfig
+    machine: Machine
+    device: DeviceKind
+    need: MemoryEstimate
+    stages: tuple[StageTime, ...]
+
+    @property
+    def node_hours(self) -> float:
+        return sum(s.node_hours for s in self.stages)
+
+    @property
+    def main(self) -> StageTime:
+        """The longest."""
+        return max(self.stages, key=lambda s: s.seconds)
+
+
+class Planner:
+    """Cases of one backbone and its data.
+
+    Args:
+        mode: distill or adapt; empty: all stages that the configuration has. device: None where only memory and bytes
+            are asked for.
+    """
+
+    def __init__(self, session: RunContext, mode: str, device: DeviceKind | None, assumed: Assumed):
+        self.session, self.mode, self.device, self.sizes, self.assumed = session, mode, device, session.sizes, assumed
+        self._traces: dict[tuple[int, bool], Trace] = {}
+        self._steady: dict[Any, Gathered] = {}
+        self._decided: dict[str, Parts | None] = {}
+
+    @cached_property
+    def _data(self) -> tuple[dict[str, Any], str]:
+        return data_for(self.session, self.mode, self.assumed)
+
+    @property
+    def told(self) -> str:
+        """Where the samples' lengths come from."""
+        return self._data[1]
+
+    def need(self, config: RunConfig, machine: Machine, asked: str = "") -> MemoryEstimate:
+        return distributed.choose_sharding(
+            self.sizes,
+            asked or distributed.requested_sharding(config),
+            config.recompute,
+            distributed.micro_batch_shape(config, self.sizes),
+            machine,
+        )
+
+    def trace(self, recompute: int, packed: bool) -> Trace:
+        if (recompute, packed) not in self._traces:
+            self._traces[recompute, packed] = trace(self.session.card, recompute, packed, self.sizes.rows_from_file)
+        return self._traces[recompute, packed]
+
+    def gathered(self, config: RunConfig, machine: Machine, need: MemoryEstimate, kind: str = "train") -> Gathered:
+        """What a micro-batch brings to a rank, when one has followed another."""
+        if need.placement == "resident":
+            return Gathered()
+        packed = config.formulation == "packed"
+        own_file = (
+            config.deepspeed if config.deepspeed and need.placement == distributed.requested_sharding(config) else ""
+        )
+        file = own_file or distributed.deepspeed_file_of(need.placement)
+        key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
+        if key not in self._steady:
+            rules = rules_of(zero_config(file, self.session.card, self.sizes, machine.ranks_per_node), machine)
+            self._steady[key] = Coordinator(self.sizes, self.trace(need.recompute, packed), rules, machine).steady(kind)
+        return self._steady[key]
+
+    def largest_budget(self, config: RunConfig, machine: Machine, asked: str = "") -> int:
+        """Most tokens of a micro-batch that fit, recomputing as far as the configuration lets it; 0 where not even
+        one does.
+        """
+        work, asked = distributed.micro_batch_shape(config, self.sizes), asked or distributed.requested_sharding(config)
+
+        def fits(tokens: int) -> bool:
+            return distributed.choose_sharding(
+                self.sizes, asked, config.recompute, replace(work, tokens=tokens, answers=tokens), machine
+            ).fits(machine)
+
+        low, high = 0, 1
+        while high <= LARGEST and fits(high):
+            low, high = high, 2 * high
+        while high - low > max(1, low >> 10):
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    def model(self, config: RunConfig, machine: Machine, need: MemoryEstimate) -> Model:
+        assert self.device is not None
+        packed = config.formulation == "packed"
+        kinds = ("train", "train_with_teacher", "forward")
+        visits = self.trace(need.recompute, packed).visits
+        return Model(
+            self.sizes,
+            attention_of(self.session.model_config),
+            need,
+            machine,
+            self.device,
+            {k: self.gathered(config, machine, need, k) for k in kinds},
+            {k: sum(v.enters for v in visits[k]) for k in kinds},
+            self.session.card.dtype,
+            config.fused == "auto",
+        )
+
+    def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:
+        need = self.need(config, machine, asked)
+        model = self.model(config, machine, need)
+        stages = stages_of(config, self.mode, self._data[0], machine.world, self._decided)
+        return Case(config, machine, model.device, need, tuple(self._time(config, model, work) for work in stages))
+
+    def _time(self, config: RunConfig, model: Model, work: StageWork) -> StageTime:
+        m = model.machine
+        step = step_seconds(model, work.kind, work.sampled, self._numbers(config, work.name))
+        forward = NOTHING
+        for b in work.forward:
+            forward = forward.plus(model.micro_batch("forward", b))
+        brought = Gathered(*(round(v * work.rounds) for v in model.gathered[work.kind]))
+        tokens_per_s = work.real_tokens / step.total
+        mfu = utilisation(self.sizes, tokens_per_s, model.device.flops[model.dtype], m.world)
+        hours = (step.total * work.steps + forward.total) * m.nodes / 3600
+        return StageTime(work, step, forward, brought, tokens_per_s, mfu, hours)
+
+    def _numbers(self, config: RunConfig, stage: str) -> int:
+        """Trained ones."""
+        prompt, tasks, hidden = config.prompt.length * self.sizes.hidden, len(config.distill.tasks), self.sizes.hidden
+        if stage == "teach":
+            return tasks * prompt
+        if stage == "distill":
+            return prompt + tasks * config.prompt.rank * (config.prompt.length + hidden)
+        return distributed.bank_numbers(config, hidden, self.sizes.linear_sides)
+
+    # ---- other settings
+    # ----------------------------------------------------------------------------------------------------
+
+    def knobs(self, case: Case) -> list[dict[str, Any]]:
+        """What other settings would make of the longest stage's real tokens a second, the best first: each
+        computed, those that do not fit left out.
+        """
+        stage, out = case.main, []
+        for key, value, config, machine, device, asked in self._others(case):
+            kept, self.device = self.device, device
+            try:
+                other = self.case(config, machine, asked)
+            finally:
+                self.device = kept
+            if not other.need.fits(machine):
+                continue
+            same = next((s for s in other.stages if s.work.name == stage.work.name), None)
+            if same is not None:
+                out.append(
+                    {
+                        "key": key,
+                        "value": value,
+                        "tokens_per_s": same.tokens_per_s,
+                        "times": same.tokens_per_s / stage.tokens_per_s,
+                        "node_hours": other.node_hours,
+                        "binding": same.step.binding,
+                    }
+                )
+        return sorted(out, key=lambda k: -k["times"])
+
+    def _others(self, case: Case) -> Iterator[tuple[str, Any, RunConfig, Machine, DeviceKind, str]]:
+        c, m, d = case.config, case.machine, case.device
+        asked = distributed.requested_sharding(c)
+        for budget in (c.token_budget * 2, c.token_budget // 2):
+            yield "token_budget", budget, _with(c, token_budget=budget), m, d, asked
+        for name in distributed.possible_shardings(m, "auto"):
+            if name != case.need.placement and not c.deepspeed:
+                yield "placement", name, _with(c, placement=name), m, d, name
+        if case.need.recompute:
+            yield "recompute", "none", _with(c, recompute="none"), m, d, asked
+        section, leaf = EXAMPLES_KEY[case.main.work.name]
+        changed = copy.deepcopy(c)
+        number = 2 * getattr(getattr(c, section), leaf)
+        setattr(getattr(changed, section), leaf, number)
+        yield f"{section}.{leaf}", number, changed, m, d, asked
+        yield "nodes", 2 * m.nodes, c, replace(m, nodes=2 * m.nodes), d, asked
+        if m.nodes > 1:
+            yield "--network_gbs", 2 * d.network / 1e9, c, m, replace(d, network=2 * d.network), asked
+        if m.ranks_per_node > 1:
+            yield "--nvlink_gbs", 2 * d.intra / 1e9, c, m, replace(d, intra=2 * d.intra), asked
+
+
+def _with(config: RunConfig, **values: Any) -> RunConfig:
+    return replace(copy.deepcopy(config), **values)

@@ -1,0 +1,325 @@
+"""What the stages of a configuration have to compute: micro-batches of a few of their steps, cut as a run cuts them, by
+the lengths of its samples.
+
+Lengths are those of the token cache where the corpora are in it, else assumed, and the plan says which.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise, zip_longest
+from types import SimpleNamespace
+from typing import Any, cast
+
+import clinical_tasks
+from engine import training
+from engine.config import RunConfig, expand
+from engine.core import UserError
+from engine.data import (
+    EveryRow,
+    Item,
+    Sample,
+    Split,
+    Stream,
+    TaskData,
+    TaskMixture,
+    cache_key,
+    load_cards,
+    packed_groups,
+    padded_groups,
+    plan_step,
+    seed_of,
+    weigh,
+)
+from engine.training import WORTH, Adapter, RunContext, Stage, adapt_rows, sample_visits
+
+SAMPLED, ENOUGH = 6, 3000  # steps of a stage that are cut, or samples of them; the rest are taken to be like them
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files that teachers' answers are kept in: (row, samples) of each, and the numbers of those that a run reads."""
+
+    every: list[tuple[int, list[int]]]
+    read: list[int]
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Where no corpus can be read: mean tokens of a sample (they are half to one and a half times as long) and of
+    its answer, a task's training examples.
+    """
+
+    sample_tokens: int
+    answer_tokens: int
+    examples: int
+
+    def told(self) -> str:
+        return (
+            f"assumed: {self.sample_tokens:,} tokens a sample, {self.answer_tokens} of them answer, "
+            f"{self.examples:,} training examples a task"
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """prompts, length: K and L. text: tokens of samples, padding included. answers: through the head. pairs: of a query
+    and a key, as a causal attention without a window has them. lora: of rows of LoRA, which have no prompt.
+    """
+
+    prompts: int
+    length: int
+    text: int
+    answers: int
+    pairs: float
+    lora: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.prompts * self.length + self.text
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """A stage of a run. sampled: of each step looked at, the micro-batches of the slowest rank. kind: of
+    backbones.tracing.module_trace.KINDS. forward: micro-batches without a backward pass of the whole stage (validations,
+        teachers' answers kept on disk). real_tokens, examples: of a step, all ranks.
+    """
+
+    name: str
+    steps: int
+    kind: str
+    sampled: tuple[tuple[MicroBatch, ...], ...]
+    real_tokens: float
+    examples: float
+    forward: tuple[MicroBatch, ...] = ()
+
+    @cached_property
+    def rounds(self) -> float:
+        """Micro-batches of a rank in a step, on average."""
+        return sum(map(len, self.sampled)) / len(self.sampled)
+
+    @cached_property
+    def tokens(self) -> float:
+        """Of a micro-batch, prompts counted, on average."""
+        return sum(b.tokens for step in self.sampled for b in step) / sum(map(len, self.sampled))
+
+
+class AssumedSplit:
+    """Stands for a split: rows of assumed length."""
+
+    key, n_dropped, n_excluded = "assumed", 0, 0
+
+    def __init__(self, assumed: Assumed, longest: int, rows: int):
+        self.assumed, self.longest, self.kept = assumed, longest, list(range(rows))
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def labels(self) -> list[str] | None:
+        return None
+
+    def sample(self, index: int) -> Sample:
+        context, answer = self._lengths(index)
+        return Sample([0] * context, [0] * answer)
+
+    def _lengths(self, index: int) -> tuple[int, int]:
+        mean = self.assumed.sample_tokens
+        size = max(
+            2, min(self.longest, mean // 2 + index * 2654435761 % (mean + 1))
+        )  # Knuth's multiplicative hash: even, and always the same
+        answer = min(size, max(1, round(self.assumed.answer_tokens * size / mean)))
+        return size - answer, answer
+
+    def context_lengths(self) -> list[int]:
+        return [self._lengths(index)[0] for index in self.kept]
+
+    def answer_lengths(self) -> list[int]:
+        return [self._lengths(index)[1] for index in self.kept]
+
+
+def data_for(session: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
+    """Splits that a mode trains and validates on, and where their lengths come from. Nothing is tokenised."""
+    c = session.config
+    tasks = [*c.distill.tasks, *c.adapt.targets]
+    own = {"distill": c.distill.tasks, "adapt": c.adapt.targets}.get(mode, tasks)
+    found = _cached(session, own) if own and c.data.root else None
+    if found is not None:
+        return found, f"lengths of {len(found)} tasks' samples from {c.data.cache}"
+    validation = min(c.data.max_validation or 100, assumed.examples)
+    train = min(c.data.max_train or assumed.examples, assumed.examples)
+    splits = {
+        "train": AssumedSplit(assumed, c.data.max_length, train),
+        "validation": AssumedSplit(assumed, c.data.max_length, validation),
+    }
+    return {task: TaskData(cast(Any, None), cast(dict[str, Split], splits)) for task in own}, assumed.told()
+
+
+def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
+    """The tasks' splits if all of them are tokenised already."""
+    c = session.config
+    try:
+        cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
+        for task in tasks:
+            for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
+                key = cache_key(cards[task], split, root, session.layout, c.data.max_length, limit)
+                if not (cache / f"{task}-{split}-{key}").is_dir():
+                    return None
+    except (
+        UserError,
+        KeyError,
+        OSError,
+        clinical_tasks.ReadError,
+        clinical_tasks.CardError,
+    ):  # no corpora here, or others
+        return None
+    return session.data({task: ["train", "validation"] for task in tasks})
+
+
+def stages_of(
+    config: RunConfig, mode: str, data: dict[str, TaskData], world: int, decided: dict[str, Parts | None]
+) -> list[StageWork]:
+    """The stages that a mode runs, or all that the configuration has.
+
+    Args:
+        decided: keeps from call to call whether teachers' answers are kept, so that other settings are compared alike.
+    """
+    c, out = config, []
+    if mode in ("", "distill") and c.distill.tasks:
+        taught = bool(c.distill.lambda_kl or c.distill.lambda_hidden)
+        if taught and not c.teach.adapters and not c.teach.run:
+            if c.tune.relative_lr_teach:
+                out.append(_teach_sweep(c, data, world))
+            out.append(_teach(c, data, world))
+        out.append(_distill(c, data, world, taught, decided))
+    if mode in ("", "adapt") and c.adapt.targets:
+        for name, tuning in (("tune", True), ("adapt", False)):
+            rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
+            if rows:
+                every = 0 if tuning else c.adapt.eval_every
+                out.append(
+                    _stage(c, name, rows, EveryRow(len(rows), c.adapt.examples), c.adapt.steps, "train", world, every)
+                )
+    return out
+
+
+def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
+    tasks, t = c.distill.tasks, c.teach
+    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "teacher", bool(t.eval_every)) for task in tasks]
+    return _stage(c, "teach", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, t.eval_every)
+
+
+def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
+    t, rows = c.teach, []
+    for task in c.distill.tasks:
+        order = seed_of(c.seed, "order", task, c.tune.seed)
+        rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.tune.relative_lr_teach]
+    return _stage(c, "tune", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, 0)
+
+
+def _distill(
+    c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]
+) -> StageWork:
+    tasks, s = c.distill.tasks, c.distill
+    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "metaprompt", False) for task in tasks]
+    sampler = TaskMixture(
+        [len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
+    )
+    if "parts" not in decided:
+        decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
+    kept = decided["parts"]
+    work = _stage(
+        c,
+        "distill",
+        rows,
+        sampler,
+        s.steps,
+        "train" if kept is not None or not taught else "train_with_teacher",
+        world,
+        0,
+    )
+    return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
+
+
+def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> Adapter:
+    train = data.splits["train"]
+    return Adapter(
+        task, method, "full", 0, train, list(train.kept), seed, data.splits["validation"] if validated else None
+    )
+
+
+def _stage(
+    c: RunConfig, name: str, rows: Sequence[Adapter], sampler: Any, steps: int, kind: str, world: int, eval_every: int
+) -> StageWork:
+    streams, cursors = [Stream(r.train_indices, r.stream_seed) for r in rows], [0] * len(rows)
+    sampled, tokens, examples = [], 0, 0
+    for step in range(min(SAMPLED, steps)):
+        picks = plan_step(sampler.counts(step, [True] * len(rows)), streams, cursors)
+        items = weigh([p.row for p in picks], [cast(Split, rows[p.row].train).sample(p.index) for p in picks])
+        sampled.append(_cut(c, rows, items, world))
+        tokens += sum(len(i.sample) for i in items)
+        examples += len(items)
+        if examples >= ENOUGH:
+            break
+    forward: tuple[MicroBatch, ...] = ()
+    if eval_every and any(r.validation is not None for r in rows):
+        read = [(k, r.validation) for k, r in enumerate(rows) if r.validation is not None]
+        items = weigh([k for k, s in read for _ in s.kept], [s.sample(i) for _, s in read for i in s.kept])
+        forward = _cut(c, rows, items, world) * (-(-steps // eval_every))
+    return StageWork(name, steps, kind, tuple(sampled), tokens / len(sampled), examples / len(sampled), forward)
+
+
+def _cut(c: RunConfig, rows: Sequence[Adapter], items: Sequence[Item], world: int) -> tuple[MicroBatch, ...]:
+    """Micro-batches of a step, of each round the largest: ranks gather together, so that the slowest decides."""
+    cut = packed_groups if c.formulation == "packed" else padded_groups
+    out: list[MicroBatch] = []
+    for length in (0, c.prompt.length):
+        own = [i for i in items if (rows[i.row].method == "lora") == (length == 0)]
+        if own:
+            groups = [
+                micro_batch_of(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)
+            ]
+            out += [max(groups[at : at + world], key=lambda b: b.tokens) for at in range(0, len(groups), world)]
+    return tuple(out)
+
+
+def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBatch:
+    """Of samples, behind prompts of a length; 0 where they are of rows of LoRA."""
+    widest = max(len(i.sample) for i in group)
+    sizes = [len(i.sample) if packed else widest for i in group]
+    prompts = (len({i.row for i in group}) if packed else len(group)) if length else 0
+    pairs = sum(n * (length + n / 2) for n in sizes) + prompts * length * length / 2
+    return MicroBatch(prompts, length, sum(sizes), sum(len(i.sample.answer_ids) for i in group), pairs, not length)
+
+
+def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
+    """None where a distillation asks its teachers every time. As engine.training.teacher_cache decides, the disk apart."""
+    if c.distill.teacher_cache == "off" or c.formulation != "packed":
+        return None
+    stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)
+    visits: Counter[tuple[int, int]] = sample_visits(cast(Stage, stage))
+    every: list[tuple[int, list[int]]] = []
+    holds: dict[tuple[int, int], int] = {}  # a row's sample -> number of its file
+    for k, row in enumerate(rows):
+        answers, indices = cast(Split, row.train).answer_lengths(), row.train_indices
+        for begin, end in pairwise([*training.cut_files(answers[i] for i in indices), len(indices)]):
+            holds |= dict.fromkeys(((k, i) for i in indices[begin:end]), len(every))
+            every.append((k, indices[begin:end]))
+    read = sorted({holds[visit] for visit in visits})
+    times = visits.total() / max(1, sum(len(every[number][1]) for number in read))
+    return Parts(every, read) if times >= WORTH or c.distill.teacher_cache != "auto" else None
+
+
+def _filled(c: RunConfig, rows: Sequence[Adapter], parts: Parts, world: int) -> tuple[MicroBatch, ...]:
+    """Forward passes of a rank that fill the teacher cache, of each round the largest: ranks gather together."""
+    splits = [cast(Split, row.train) for row in rows]
+    lengths = [(split.context_lengths(), split.answer_lengths()) for split in splits]
+    items = [
+        [training.placeholder_item(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
+        for k, indices in parts.every
+    ]
+    blocks = training.plan_blocks(items, parts.read, c.prompt.length, c.token_budget)
+    shares = training.assign_blocks(blocks, world)
+    turns = [[micro_batch_of(g, c.prompt.length, True) for b in share for g in b.groups] for share in shares]
+    return tuple(max(filter(None, turn), key=lambda b: b.tokens) for turn in zip_longest(*turns))

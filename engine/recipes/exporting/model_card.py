@@ -1,0 +1,125 @@
+"""The card beside exported prompts: what they are, what they were trained on and under which terms, how well they
+do, what they are not.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from backbones import BackboneCard
+from engine.checkpoints import Checkpoint
+from engine.config import resolve
+from engine.data import load_cards
+from engine.recipes.source_terms import TERMS, Record, outside_teachers, sources_of, terms
+from engine.reporting import table
+
+
+def model_card(run_dir: Path, backbone: BackboneCard, found: Checkpoint) -> str:
+    """Markdown with the places ``{title}`` and ``{rows}``. Names, counts, licences, hashes; no path of the machine."""
+    config = resolve(run_dir / "config.yaml", {"run_dir": str(run_dir)})
+    known = load_cards(config.data)
+    own = terms(list(dict.fromkeys(row["task"] for row in found.state["rows"])), known)
+    sources = sources_of(found.state, config)
+    behind = [entry for record in sources.values() if record for entry in record["tasks"]]
+    outside = found.state["stage"] == "distill" and outside_teachers(config)
+    length = config.prompt.length
+    text = f"""---
+library_name: peft
+base_model: {backbone.name}
+tags: [soft-prompt, clinical]
+---
+TITLE
+
+Soft prompts of {length} virtual tokens for the frozen backbone `{backbone.name}`, in front of everything else, the token that begins a text included.
+Template `{backbone.template}`; between input and answer stands {json.dumps(backbone.separator) if backbone.template == "none" else "what the template says"}.
+
+| task id | task | method | training examples | seed |
+|---|---|---|---|---|
+ROWS
+
+## Trained on
+
+{_terms_table(own)}
+{_OUTSIDE if outside else ""}
+{_adapted_from(sources, found.state)}{_derived([*own, *behind], unknown=None in sources.values())}
+
+Backbone's hash `{found.state["hashes"]["backbone"]}`, layout's `{found.state["hashes"]["layout"]}`, data's `{found.state["hashes"]["data"]}`,
+prompts' `{found.identity}`.{_changes(found.state)}
+
+## Measured
+
+{_scores(run_dir, found)}
+
+## Limits
+
+A soft prompt can give away parts of what it was trained on: treat it as its corpora. Nothing here de-identifies anything. The scores are of the
+corpora named, on the backbone named; other notes, other hospitals and other backbones were not tried. Not for decisions about patients.
+"""
+    text = re.sub(r"\n{3,}", "\n\n", text)  # where a part has nothing to say
+    return text.replace("{", "{{").replace("}", "}}").replace("TITLE", "{title}").replace("ROWS", "{rows}")
+
+
+_OUTSIDE = (
+    "Their teachers were adapters from elsewhere, or of a run that is not there any more: what those were trained on "
+    "is not known here.\n"
+)
+_UNKNOWN = "not known here"
+
+
+def _terms_table(tasks: list[dict[str, str]]) -> str:
+    rows = [[entry["task"], *(entry[key] or _UNKNOWN for key in TERMS[:2]), entry["citation"]] for entry in tasks]
+    return table([["corpus", "licence", "access", "cite"], *rows])
+
+
+def _adapted_from(sources: dict[str, Record | None], state: dict[str, Any]) -> str:
+    """Of each method whose rows start from a distillation its source tasks, or that they are unknown."""
+    text = ""
+    for method, record in sources.items():
+        identity = state["hashes"].get("sources", {}).get(method)
+        which = f"a distillation (checkpoint `{identity}`)" if identity else "a distillation"
+        if record is None:
+            text += (
+                f"**Sources of `{method}` unknown**: its rows start from {which}; the checkpoint does not name its "
+                "source tasks, and it is not there as it was.\n\n"
+            )
+            continue
+        text += f"Rows of `{method}`, and sums of them, start from {which} of these source tasks,\n"
+        text += "and are derived from them too:\n\n"
+        text += f"{_terms_table(record['tasks'])}\n{_OUTSIDE if record['outside_teachers'] else ''}\n"
+    return text
+
+
+def _derived(tasks: list[dict[str, str]], unknown: bool) -> str:
+    """What the terms of all these tasks ask for; nothing where all are public."""
+    names = list(dict.fromkeys(entry["task"] for entry in tasks if entry["access"] not in ("public", "")))
+    unclear = list(dict.fromkeys(entry["task"] for entry in tasks if not entry["access"]))
+    unclear += ["sources unknown"] if unknown else []
+    told = []
+    if names:
+        needed = "whoever gets these files needs the same agreements"
+        told.append(f"**Derived from data under agreement** ({', '.join(names)}): {needed}.")
+    if unclear:
+        needed = "treat these files as under agreement"
+        told.append(f"**Derived from data of unknown terms** ({', '.join(unclear)}): {needed}.")
+    return "\n".join(told)
+
+
+def _changes(state: dict[str, Any]) -> str:
+    return "\nChanged on the way: " + "; ".join(state["changes"]) + "." if state.get("changes") else ""
+
+
+def _scores(run_dir: Path, found: Checkpoint) -> str:
+    try:
+        results = json.loads((run_dir / "results.json").read_text())
+    except (OSError, ValueError):
+        return "Not evaluated."
+    if results.get("checkpoint") != found.identity:
+        return "Not evaluated since it was last trained."
+    rows = [
+        [name, method, shots, task["metric"], f"{cell['mean']:.3f}", str(len(cell["seeds"])), str(task["n_test"])]
+        for name, task in results["tasks"].items()
+        for method, by in task["methods"].items()
+        for shots, cell in by.items()
+    ]
+    return table([["task", "method", "training examples", "metric", "mean", "seeds", "test examples"], *rows])

@@ -1,0 +1,5 @@
+"""``merge``: several finished adaptations as one run, and sums of prompts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

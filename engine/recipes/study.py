@@ -1,0 +1,106 @@
+"""``study``: every cell of a protocol file, one after another in this job: distil, adapt, evaluate; then one report.
+
+A cell is an ordinary run directory. What is finished is passed over, what was cut off goes on, so that a study takes as
+many sittings as it needs; any cell can be run alone by its own config.yaml.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine import checkpoints, distributed, telemetry
+from engine.config import to_yaml
+from engine.core import UserError, write_atomic
+from engine.distributed import room_for
+from engine.recipes import commands
+from engine.recipes.protocols import Cell, read_study
+
+
+def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan_only: bool = False) -> None:
+    """Run the cells of the named protocols (all of them, with none named) and of what they start from.
+
+    Raises:
+        UserError: the file is wrong, ``only`` names what it does not have, or its folder cannot be written to; before
+            anything starts.
+    """
+    folder, cells = read_study(file, overrides)
+    names = list(dict.fromkeys(c.protocol for c in cells))
+    unknown = [f"--only: {name!r} is none of {', '.join(names)}" for name in only if name not in names]
+    if unknown:
+        raise UserError(unknown)
+    refused = [] if plan_only else room_for("run_dir", folder, 0)
+    if refused:
+        raise UserError(refused)
+    chosen = _needed(cells, only)
+    leads = distributed.dist_env().rank == 0
+    if leads and not plan_only:
+        _tell(folder, file, chosen)
+    for number, cell in enumerate(chosen, 1):
+        if leads:
+            print(f"study: {cell.mode} {cell.name}, {number} of {len(chosen)}: {state_of(cell)}", flush=True)
+        if not plan_only:
+            {"distill": commands.distill, "adapt": commands.adapt}[cell.mode](cell.config)
+            if cell.mode == "adapt" and state_of(cell) != "done":
+                with telemetry.exit_on_signal():
+                    commands.evaluate(cell.config.run_dir)
+    adapted = [c for c in chosen if c.mode == "adapt"]
+    if plan_only or not leads or not adapted:
+        return
+    commands.report([c.config.run_dir for c in adapted], str(folder))
+
+
+def state_of(cell: Cell) -> str:
+    """``done``, ``to be evaluated``, ``begun`` or ``to do``."""
+    if not (cell.run_dir / "COMPLETED").exists():
+        return "begun" if (cell.run_dir / "latest").exists() else "to do"
+    return "done" if cell.mode == "distill" or _scored(cell) else "to be evaluated"
+
+
+def _scored(cell: Cell) -> bool:
+    """Whether results.json holds every target, of the checkpoint that is there now (a run may have gone on under
+    accepted changes).
+    """
+    try:
+        results = json.loads((cell.run_dir / "results.json").read_text())
+        return (
+            results["checkpoint"] == checkpoints.identity_of(cell.run_dir)
+            and set(cell.config.adapt.targets) <= results["tasks"].keys()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:
+    """study.json: which run is which cell, those of other protocol files that share the folder too."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path, told = folder / "study.json", [{"file": file, **_told(c, folder)} for c in cells]
+    before = json.loads(path.read_text())["cells"] if path.exists() else []
+    known = {c["run"] for c in told}
+    write_atomic(path, json.dumps({"cells": [c for c in before if c["run"] not in known] + told}, indent=1) + "\n")
+
+
+def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The chosen ones, behind the distillations that they start from."""
+    chosen = [c for c in cells if not only or c.protocol in only]
+    wanted = {c.config.run_dir for c in chosen}
+    for c in reversed(cells):  # whatever a cell starts from stands before it
+        if c.config.run_dir in wanted:
+            own = (
+                (c.config.adapt.source_run, c.config.adapt.multitask_run)
+                if c.mode == "adapt"
+                else (c.config.teach.run,)
+            )
+            wanted.update(filter(None, own))
+    return [c for c in cells if c.config.run_dir in wanted]
+
+
+def _told(cell: Cell, folder: Path) -> dict[str, Any]:
+    run = cell.run_dir.relative_to(folder) if cell.run_dir.is_relative_to(folder) else cell.run_dir
+    return {
+        "protocol": cell.protocol,
+        "mode": cell.mode,
+        "axes": cell.axes,
+        "run": str(run),
+        "config": to_yaml(cell.config),
+    }

@@ -1,0 +1,220 @@
+"""One micro-batch through the frozen backbone: packed, the way that trains, or plain, the formulation it is tested
+against.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from engine.data import Item, collate, micro_batches, pack, packed_micro_batches
+from engine.distributed import ShardedBackbone
+from engine.telemetry import BACKWARD, DATA, FORWARD, LOSS, PROJECT, backward_from, phase
+from prompt_modules import (
+    HeadLoss,
+    LinearUpdate,
+    PromptBank,
+    TeacherStates,
+    cross_entropy,
+    distillation_terms,
+    teacher_states,
+    tied_head_loss,
+)
+
+
+class CachedTeachers(Protocol):
+    """What teachers said before, and is kept."""
+
+    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the backbone's device."""
+        ...
+
+    def expect(self, groups: Sequence[Sequence[Item]]) -> None:
+        """Say all micro-batches that will be asked about, in order, so that they can be read ahead."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked for now; ends what reads ahead."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    kl: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 1.0
+
+
+class AnswerTerms(NamedTuple):
+    """Of N answer tokens: unweighted loss terms, bank rows, and weights in the step's loss."""
+
+    ce_N: Tensor
+    kl_N: Tensor
+    hidden_N: Tensor
+    row_N: Tensor
+    weights_N: Tensor
+
+
+@dataclass(frozen=True)
+class ForwardBackward:
+    """How a list of samples becomes micro-batches, and a micro-batch losses and gradients.
+
+    Args:
+        packed: each prompt once per micro-batch, no padding; else one padded row per sample.
+        rank, world: which share of the micro-batches is this process's.
+    """
+
+    backbone: ShardedBackbone
+    packed: bool
+    token_budget: int
+    rank: int
+    world: int
+
+    def micro_batches(self, items: Sequence[Item], bank: PromptBank) -> list[list[Item]]:
+        """This rank's, as many as every other rank's. Prompts of a micro-batch are of one length."""
+        cut = packed_micro_batches if self.packed else micro_batches
+        by_length: dict[int, list[Item]] = {}
+        for item in items:
+            by_length.setdefault(bank.length(item.row), []).append(item)
+        return [
+            g
+            for length, alike in sorted(by_length.items())
+            for g in cut(alike, length, self.token_budget, self.rank, self.world)
+        ]
+
+    def train(
+        self,
+        group: Sequence[Item],
+        bank: PromptBank,
+        weights: LossWeights,
+        teachers: PromptBank | None,
+        kept: CachedTeachers | None,
+    ) -> AnswerTerms:
+        """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
+
+        Args:
+            teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do
+                not ask again.
+        """
+        with self.backbone.updated(self._updates(group, bank)):
+            terms = (
+                self._train_packed(group, bank, weights, teachers, kept)
+                if self.packed
+                else self._train_plain(group, bank, weights, teachers)
+            )
+        with phase(BACKWARD):
+            self.backbone.release()
+        return terms
+
+    def tokens(self, group: Sequence[Item], bank: PromptBank) -> int:
+        """Rows of a micro-batch that go through the student's backbone: samples, prompts, padding and fillers."""
+        length, sizes = _length(group, bank), [len(i.sample) for i in group]
+        return sum(sizes) + length * len({i.row for i in group}) if self.packed else (length + max(sizes)) * len(sizes)
+
+    def _updates(self, group: Sequence[Item], bank: PromptBank) -> LinearUpdate | None:
+        widest = max(len(i.sample) for i in group)  # without packing a sample's stretch is as long as the longest
+        return bank.updates([i.row for i in group], [len(i.sample) if self.packed else widest for i in group])
+
+    @torch.no_grad()
+    def cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
+        """Forward only. A collective."""
+        with self.backbone.updated(self._updates(group, bank)):
+            terms = self._cross_entropies(group, bank)
+        self.backbone.release()
+        return terms
+
+    def _cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
+        if self.packed:
+            batch = pack(group, _length(group, bank), self.backbone.device)
+
+            def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
+                return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
+
+            _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss)
+            return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
+        padded = collate(group, self.backbone.device)
+        states, _ = self.backbone("answers", padded, bank.prompts(padded.rows_B))
+        ce_N = cross_entropy(states.logits_NV, padded.labels_N)
+        zero_N = torch.zeros_like(ce_N)
+        return AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
+
+    @torch.no_grad()
+    def teach(self, group: Sequence[Item], bank: PromptBank, temperature: float) -> TeacherStates:
+        """What the teachers say of a micro-batch's answer tokens. A collective."""
+        batch = pack(group, _length(group, bank), self.backbone.device)
+
+        def states(weight_VD: Tensor, hidden_ND: Tensor, _: None) -> TeacherStates:
+            return teacher_states(weight_VD, hidden_ND, temperature)
+
+        _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), states)
+        self.backbone.release()
+        return found  # type: ignore[no-any-return]
+
+    def _train_packed(
+        self,
+        group: Sequence[Item],
+        bank: PromptBank,
+        weights: LossWeights,
+        teachers: PromptBank | None,
+        kept: CachedTeachers | None,
+    ) -> AnswerTerms:
+        with phase(DATA):
+            batch = pack(group, _length(group, bank), self.backbone.device)
+            said = None if kept is None else kept(group)
+
+        def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
+            teacher = said if teacher_ND is None else teacher_ND
+            with phase(LOSS):
+                return tied_head_loss(
+                    weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights)
+                )
+
+        asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
+        with phase(FORWARD):
+            student_ND, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss, asked)
+        with phase(BACKWARD):
+            student_ND.backward(found.gradient_ND.to(student_ND.dtype))
+        return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
+
+    def _train_plain(
+        self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None
+    ) -> AnswerTerms:
+        with phase(DATA):
+            batch = collate(group, self.backbone.device)
+        with phase(PROJECT):
+            with torch.no_grad():
+                asked = None if teachers is None else teachers.prompts(batch.rows_B)
+            prompts_BLD = bank.prompts(batch.rows_B)
+            backward_from(prompts_BLD, PROJECT)
+        with phase(FORWARD):
+            student, teacher = self.backbone("answers", batch, prompts_BLD, asked)
+        with phase(LOSS):
+            if teacher is None:
+                ce_N = cross_entropy(student.logits_NV, batch.labels_N)
+                kl_N = hidden_N = torch.zeros_like(ce_N)
+            else:
+                hidden = (student.hidden_ND, teacher.hidden_ND)
+                ce_N, kl_N, hidden_N = distillation_terms(
+                    student.logits_NV, teacher.logits_NV, *hidden, batch.labels_N, weights.temperature
+                )
+            weights_N = batch.weights_B[batch.sample_N]
+            total = ((ce_N + weights.kl * kl_N + weights.hidden * hidden_N) * weights_N.to(ce_N.dtype)).sum()
+        with phase(BACKWARD):
+            total.backward()
+        return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
+
+
+def _length(group: Sequence[Item], bank: PromptBank) -> int:
+    return bank.length(group[0].row)
+
+
+def _fill(bank: PromptBank, rows_K: Tensor) -> Callable[[Tensor], Tensor]:
+    def fill(tokens_TD: Tensor) -> Tensor:
+        with phase(PROJECT):
+            row_SD = bank.row(rows_K, tokens_TD)
+        backward_from(row_SD, PROJECT)
+        return row_SD
+
+    return fill

@@ -1,0 +1,165 @@
+"""Stages 0 and 1 as a ``Stage`` for the loop: what is trained, on what, from where it starts. Stage 2 is in
+``adaptation``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from engine.config import Rate, expand
+from engine.data import EveryRow, TaskData, TaskMixture, data_fingerprint, seed_of
+from engine.training.adapt import factor_generator
+from engine.training.context import RunContext
+from engine.training.forward_backward import LossWeights
+from engine.training.peft_teachers import read_adapters
+from engine.training.stage import Adapter, Stage
+from prompt_modules import DecomposedBank, JoinedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
+
+
+def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | None = None) -> Stage:
+    """Stage 0: one ordinary soft prompt per source task, all in one pass.
+
+    Args:
+        rate: what a sweep chose, in place of ``teach.relative_lr``.
+    """
+    c, t, device = session.config, session.config.teach, session.backbone().device
+    tasks = c.distill.tasks
+    prompts_KLD = torch.stack([session.start_prompt("teacher", task, card=data[task].card) for task in tasks])
+    bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
+    rows = [
+        _row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_every)) for task in tasks
+    ]
+    further: dict[str, Any] = {} if rate is None else {"rate": rate}
+    if t.adapters:  # they are the teachers: a loop over rows that never train keeps them as they are
+        adapters_KLD, further["adapters"] = read_adapters(
+            expand(t.adapters), tasks, c.prompt.length, prompts_KLD.shape[-1]
+        )
+        with torch.no_grad():
+            bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
+        for row in rows:
+            row.train_indices, row.validation = [], None
+    group = _teachers_group(session, bank, [t.relative_lr if rate is None else rate])
+    hashes = session.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
+    return Stage(
+        "teach",
+        session.run_dir / "teachers",
+        bank,
+        rows,
+        RowwiseAdamW({"teacher": group}),
+        {"teacher": range(len(tasks))},
+        EveryRow(len(tasks), t.examples),
+        t.steps,
+        eval_every=t.eval_every,
+        patience=t.patience,
+        hashes=hashes,
+    )
+
+
+def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
+    """Every source task's teacher at every rate of ``tune.relative_lr_teach``, all in one pass, each for
+    ``teach.steps`` steps.
+    """
+    c, t, device = session.config, session.config.teach, session.backbone().device
+    rows, starts = [], []
+    for task in c.distill.tasks:
+        start_LD = session.start_prompt("teacher", task, c.tune.seed, card=data[task].card)
+        for rate in c.tune.relative_lr_teach:
+            row = _row(
+                task, "teacher", data[task], seed_of(c.seed, "order", task, c.tune.seed), t.steps, validate=False
+            )
+            row.seed, row.variant, row.rate = c.tune.seed, f"lr={rate:g}", Rate(rate)
+            rows.append(row)
+            starts.append(start_LD)
+    bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
+    group = _teachers_group(session, bank, [row.rate.own for row in rows])
+    sections = ["data", "prompt", "teach", "tune"]
+    return Stage(
+        "tune",
+        session.run_dir / "tune",
+        bank,
+        rows,
+        RowwiseAdamW({"teacher": group}),
+        {"teacher": range(len(rows))},
+        EveryRow(len(rows), t.examples),
+        t.steps,
+        hashes=session.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
+    )
+
+
+def _teachers_group(session: RunContext, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
+    """Teachers' optimizer group, of one rate for all rows or one for each, in multiples of the embeddings' RMS."""
+    t = session.config.teach
+    rates = torch.tensor([session.prompt_rate(rate) for rate in relative], dtype=torch.float64)
+    prompts: Any = bank.parts["teacher"].prompts_KLD
+    return RowGroup({"prompts_KLD": prompts}, rates, t.steps, t.warmup_steps, t.schedule, t.clip)
+
+
+def distill_stage(
+    session: RunContext, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
+) -> Stage:
+    """Stage 1: the metaprompt and every source task's factors, from the frozen teachers; without teachers a
+    multitask prompt.
+    """
+    c, s, device = session.config, session.config.distill, session.backbone().device
+    tasks, k = s.tasks, len(s.tasks)
+    start_LD = session.start_prompt("metaprompt")
+    cols_KLR, rows_KRD = identity_factors(
+        k, c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+    )
+    part = DecomposedBank(start_LD[None], cols_KLR, rows_KRD)
+    name = "metaprompt" if teachers is not None else "multitask_prompt"
+    bank = JoinedBank({name: part}, {name: k}).to(device)
+    groups = {
+        "shared": RowGroup(
+            {"shared_SLD": part.shared_SLD},
+            session.prompt_rate(s.relative_lr_shared),
+            s.steps,
+            s.warmup_steps,
+            s.schedule,
+            s.clip,
+        ),
+        # a task is present in a part of the steps; its own schedule counts those it is expected in
+        "task": RowGroup(
+            {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD},
+            s.lr_task,
+            s.steps,
+            s.warmup_steps,
+            s.schedule,
+            s.clip,
+        ),
+    }
+    rows = [_row(task, name, data[task], seed_of(c.seed, "order", task), 0, False) for task in tasks]
+    sampler = TaskMixture(
+        [len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
+    )
+    present_K = torch.tensor([sampler.counts(step, [True] * k) for step in range(s.steps)]).gt(0).sum(0)
+    groups["task"].total_steps = present_K.clamp(min=1).to(device)
+    return Stage(
+        "distill",
+        session.run_dir,
+        bank,
+        rows,
+        RowwiseAdamW(groups),
+        {"shared": None, "task": range(k)},
+        sampler,
+        s.steps,
+        LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature),
+        teachers=None if teachers is None else teachers.to(device),
+        hashes=session.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
+    )
+
+
+def _row(task: str, method: str, data: TaskData, stream_seed: int, steps: int, validate: bool) -> Adapter:
+    train = data.splits["train"]
+    return Adapter(
+        task,
+        method,
+        "full",
+        0,
+        train,
+        list(train.kept),
+        stream_seed,
+        data.splits.get("validation") if validate else None,
+        steps,
+    )

@@ -1,0 +1,350 @@
+"""What the frozen teachers say of every answer token, computed once and kept on disk: exact, and read for ever after.
+
+Of a token a student needs the teacher's hidden state, one further vector and two numbers
+(prompt_modules.TeacherStates), not V logits. A folder per teacher, keyed by all that decides its states; in it one file
+per run of samples, written whole or not at all. So a killed run goes on where it was, another number of ranks or
+another run with the same teacher reads what is there, and no two ranks write the same file. ``teacher_parts`` says
+which samples share a file, ``teacher_files`` writes it.
+
+Files are written in the background while the next micro-batch is computed. Rows are read in the background while the
+micro-batch before them is trained on (``read_ahead``).
+
+Every file carries a checksum and says what it is of. A run reads each file that it needs once before it trains; what is
+damaged is computed again.
+"""
+
+import hashlib
+import shutil
+import time
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from backbones.attention import to_device
+from engine import distributed
+from engine.config import expand
+from engine.core import UserError, damage, nearest_existing
+from engine.data import Item, Split, Stream, plan_step
+from engine.distributed import barrier, gather_objects
+from engine.training import teacher_parts
+from engine.training.context import RunContext
+from engine.training.forward_backward import ForwardBackward
+from engine.training.read_ahead import ReadAhead
+from engine.training.stage import Stage
+from engine.training.teacher_files import Part, Said, Writer
+from engine.training.teacher_parts import TeacherBlock
+from prompt_modules import JoinedBank, PromptBank, TeacherStates
+
+FORMAT = "3"
+WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
+DISK_SHARE = 0.5  # of the free space that ``auto`` may take
+OPEN_FILES = 256
+TOLD = 5.0  # seconds of verification or filling from which on a run says what they went into
+AGREE = 8  # micro-batches between two looks at whether any rank's disk is full
+SAY = 64  # micro-batches between two lines of progress
+
+
+@dataclass(frozen=True)
+class TaughtRow:
+    """One teacher and what it reads. ``prompt_LD``: fp32. ``indices``: samples of the split, ascending."""
+
+    task: str
+    prompt_LD: Tensor
+    split: Split
+    indices: list[int]
+
+
+class TeacherCache:
+    """States of teachers' rows (number k is bank row k) at the samples of their training splits.
+
+    Args:
+        folder: where caches lie. decided_by: hash of backbone, layout and temperature.
+        hidden, itemsize: D, and bytes of one of the backbone's numbers.
+    """
+
+    def __init__(
+        self, rows: Sequence[TaughtRow], folder: Path, decided_by: str, temperature: float, hidden: int, itemsize: int
+    ):
+        self.rows, self.temperature = rows, temperature
+        self.bytes_per_token = hidden * (itemsize + 4) + 12
+        self.answers = [row.split.answer_lengths() for row in rows]
+        self.parts: list[Part] = []
+        self._numbers: list[range] = []  # of each row's parts
+        self._firsts: list[list[int]] = []  # of each row's parts, the first sample
+        cut_by = f"{teacher_parts.ANSWERS}|{teacher_parts.SAMPLES}"
+        for k, row in enumerate(rows):
+            content = f"{FORMAT}|{cut_by}|{decided_by}|{temperature}|{row.split.key}|{row.indices}"
+            digest = hashlib.sha256(content.encode())
+            digest.update(row.prompt_LD.detach().cpu().contiguous().numpy().tobytes())
+            own = folder / f"teacher-{row.task}-{digest.hexdigest()[:24]}"
+            starts = teacher_parts.cut_files(self.answers[k][i] for i in row.indices)
+            self._numbers.append(range(len(self.parts), len(self.parts) + len(starts)))
+            self._firsts.append([row.indices[start] for start in starts])
+            for number, (begin, end) in enumerate(pairwise([*starts, len(row.indices)])):
+                of = f"teacher {digest.hexdigest()} part {number}"
+                self.parts.append(Part(k, row.indices[begin:end], own / f"{number:06d}.safetensors", of))
+        self._open: dict[int, Any] = {}
+
+    def part_of(self, row: int, index: int) -> int:
+        """Number of the part that holds a sample of the row's."""
+        return self._numbers[row][bisect_right(self._firsts[row], index) - 1]
+
+    def missing(self, wanted: Sequence[int]) -> list[int]:
+        """Those parts that are not on disk, as rank 0 sees it. A collective."""
+        absent = [number for number in wanted if not self.parts[number].file.exists()]
+        return gather_objects(absent)[0]  # type: ignore[no-any-return]
+
+    def damaged(self, wanted: Sequence[int], rank: int, world: int, say: Callable[[str], None]) -> list[int]:
+        """Those parts whose files are not what was written, to the bit; each is named. A collective: ranks share
+        the reading.
+        """
+        begin, own, size = time.monotonic(), {}, 0
+        for number in wanted[rank::world]:
+            part = self.parts[number]
+            distributed.note_progress(f"checksum of {part.file}")
+            own[number] = damage(part.file, part.of)
+            size += part.file.stat().st_size if not own[number] else 0
+        every = gather_objects((own, size))
+        seconds, read = time.monotonic() - begin, sum(n for _, n in every) / 1e9
+        if seconds > TOLD:
+            say(f"teacher cache: {read:.1f} GB verified in {seconds:.0f} s, {read / seconds:.2f} GB/s")
+        found = {number: problem for reasons, _ in every for number, problem in reasons.items() if problem}
+        for number in sorted(found):
+            say(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
+        return sorted(found)
+
+    def tokens(self, numbers: Sequence[int]) -> int:
+        """Answer tokens of parts."""
+        return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
+
+    def fill(
+        self, numbers: Sequence[int], formulation: ForwardBackward, teachers: PromptBank, say: Callable[[str], None]
+    ) -> None:
+        """Compute parts, this rank its share of them, in step with the others. A collective.
+
+        Ranks call the backbone equally often: one that has fewer micro-batches repeats a sample. A part's bits depend
+        on the token budget, and neither on the number of ranks nor on which other parts are filled.
+
+        Raises:
+            UserError: the disk is full, on any rank.
+        """
+        begin, rank = time.monotonic(), formulation.rank
+        shares = teacher_parts.assign_blocks(self._blocks(numbers, formulation), formulation.world)
+        turns = [[(block, group) for block in share for group in block.groups] for share in shares]
+        rounds = max(map(len, turns))
+        filler = turns[0][0][1][:1] if rounds else []
+        said: list[Said] = []
+        with Writer() as writer:
+            for turn in range(rounds):
+                block, group = turns[rank][turn] if turn < len(turns[rank]) else (None, filler)
+                group = [self._whole(item) for item in group]
+                states = formulation.teach(group, teachers, self.temperature)
+                if block is not None:
+                    said.append(Said(group, states))
+                    if len(said) == len(block.groups):
+                        writer.put([self.parts[number] for number in block.parts], said)
+                        said = []
+                if (turn + 1) % AGREE == 0:
+                    _agree(writer.problem)
+                if (turn + 1) % SAY == 0:
+                    say(f"teacher cache: {turn + 1} of {rounds} micro-batches")
+            _agree(writer.finish())
+        barrier()
+        seconds = time.monotonic() - begin
+        if seconds > TOLD:
+            say(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
+
+    def _blocks(self, numbers: Sequence[int], formulation: ForwardBackward) -> list[TeacherBlock]:
+        """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
+        if not numbers:
+            return []
+        contexts, length = [row.split.context_lengths() for row in self.rows], self.rows[0].prompt_LD.shape[0]
+        parts = [
+            [teacher_parts.placeholder_item(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
+            for p in self.parts
+        ]
+        return teacher_parts.plan_blocks(parts, numbers, length, formulation.token_budget)
+
+    def _whole(self, item: Item) -> Item:
+        return replace(item, sample=self.rows[item.row].split.sample(item.index))
+
+    def read(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the CPU.
+
+        Raises:
+            RuntimeError: a file has been damaged or removed since this run began, or was never filled.
+        """
+        pieces: list[tuple[Tensor, ...]] = []
+        for item in group:
+            number, place = self._place(item)
+            part = self._reader(number)
+            begin, end = part["offsets"][place], part["offsets"][place + 1]
+            pieces.append(tuple(part[name][begin:end] for name in TeacherStates._fields))
+        return TeacherStates(*(torch.cat(column) for column in zip(*pieces, strict=True)))
+
+    def _place(self, item: Item) -> tuple[int, int]:
+        """A sample's part, and which of the part's samples it is."""
+        indices = self.rows[item.row].indices
+        at = bisect_left(indices, item.index)
+        if at == len(indices) or indices[at] != item.index:  # a benchmark fills what its steps read
+            task = self.rows[item.row].task
+            raise RuntimeError(f"teacher cache: sample {item.index} of {task} was not asked for when it was filled")
+        number = self.part_of(item.row, item.index)
+        return number, bisect_left(self.parts[number].indices, item.index)
+
+    def _reader(self, number: int) -> dict[str, Any]:
+        if number not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.pop(next(iter(self._open)))
+            try:
+                file = safe_open(str(self.parts[number].file), "pt")
+                slices = {name: file.get_slice(name) for name in TeacherStates._fields}
+                offsets = file.get_tensor("offsets").tolist()
+            except (OSError, SafetensorError) as error:
+                told = f"{self.parts[number].file} was whole as this run began ({type(error).__name__}: {error})"
+                raise RuntimeError(f"teacher cache: {told}; start again: what is damaged is computed again") from None
+            self._open[number] = {"file": file, "offsets": offsets, **slices}
+        return self._open[number]  # type: ignore[no-any-return]
+
+
+class TeacherCacheReader:
+    """A cache as a loop reads it: ahead of the micro-batches that need it, and in order.
+
+    For a GPU the rows wait in pinned memory, so that their copy is one that nobody waits for.
+    """
+
+    def __init__(self, cache: TeacherCache, device: torch.device):
+        self.cache, self.device = cache, device
+        self._ahead = ReadAhead(self._read)
+        self.expect, self.close = self._ahead.expect, self._ahead.close
+
+    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+        """Of a micro-batch's answer tokens, in order, on the device.
+
+        Raises:
+            RuntimeError: as TeacherCache.read.
+        """
+        return TeacherStates(*(to_device(tensor, self.device) for tensor in self._ahead.take(group)))
+
+    def _read(self, group: Sequence[Item]) -> TeacherStates:
+        states = self.cache.read(group)
+        if self.device.type != "cuda":
+            return states
+        with torch.cuda.device(self.device):  # a new thread is on GPU 0, which may be another rank's
+            return TeacherStates(*(tensor.pin_memory() for tensor in states))
+
+
+def _agree(problem: str) -> None:
+    """A collective.
+
+    Raises:
+        UserError: there is a problem on any rank.
+    """
+    problems = gather_objects(problem)
+    if any(problems):
+        raise UserError(next(filter(None, problems)))
+
+
+def cache_teachers(session: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
+    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.kept``. A collective.
+
+    Args:
+        steps: keep only the samples that the first so many steps read; whether it is worth it is decided as for all.
+
+    Raises:
+        UserError: a limit was given that is too small, or the disk is full.
+    """
+    how = session.config.distill.teacher_cache
+    if how == "off" or session.config.formulation != "packed":
+        return
+    folder, device = expand(session.config.data.cache), session.backbone().device
+    prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
+    rows = [
+        TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices)
+        for k, r in enumerate(stage.rows)
+        if r.train is not None
+    ]
+    cache = _cache_of(session, stage, rows, folder)
+    visits = sample_visits(stage)
+    wanted = sorted({cache.part_of(row, index) for row, index in visits})
+    read = sum(n * cache.answers[row][index] for (row, index), n in visits.items())
+    missing = cache.missing(wanted)
+    if not _worth(cache, wanted, missing, read, how, folder, session.say):
+        return
+    if steps is not None:
+        soon = sample_visits(stage, steps)
+        rows = [replace(row, indices=sorted(i for at, i in soon if at == k)) for k, row in enumerate(rows)]
+        cache = _cache_of(session, stage, rows, folder)
+        wanted = list(range(len(cache.parts)))
+        missing = cache.missing(wanted)
+        if missing:
+            session.say(f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps")
+    there = sorted(set(wanted).difference(missing))
+    damaged = cache.damaged(there, session.place.rank, session.place.world, session.say)
+    anew = sorted({*damaged, *set(wanted).intersection(missing)})
+    cache.fill(anew, session.formulation(), teachers, session.say)
+    stage.kept = TeacherCacheReader(cache, device)
+
+
+def _cache_of(session: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
+    decided_by = f"{session.backbone_hash}|{session.layout.fingerprint()}|{session.card.dtype}"
+    hidden, dtype = session.model_config.hidden_size, getattr(torch, session.card.dtype)
+    return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
+
+
+def sample_visits(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
+    """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never
+    stop.
+    """
+    streams = [Stream(r.train_indices, r.stream_seed) for r in stage.rows]
+    cursors = [0] * len(streams)
+    found: Counter[tuple[int, int]] = Counter()
+    for step in range(stage.total_steps if steps is None else steps):
+        picks = plan_step(stage.sampler.counts(step, [True] * len(streams)), streams, cursors)
+        found.update((p.row, p.index) for p in picks)
+    return found
+
+
+def _worth(
+    cache: TeacherCache,
+    wanted: Sequence[int],
+    missing: Sequence[int],
+    read: int,
+    how: str,
+    folder: Path,
+    say: Callable[[str], None],
+) -> bool:
+    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come. A collective.
+
+    Says what it will take, or why not.
+
+    Args:
+        missing: those of the parts that are not on disk.
+    """
+    tokens = cache.tokens(missing)
+    size = tokens * cache.bytes_per_token
+    free = min(gather_objects(shutil.disk_usage(nearest_existing(folder)).free))  # ranks must decide alike
+    need = f"{tokens:,} answer tokens, {size / 1e9:.3f} GB, in {folder}"
+    if how == "auto":
+        times = read / max(1, cache.tokens(wanted))
+        if missing and times < WORTH:
+            say(f"teacher cache: off, an answer token is read {times:.1f} times only")
+            return False
+        if size > DISK_SHARE * free:
+            say(f"teacher cache: off, it would take {size / 1e9:.1f} of {free / 1e9:.1f} GB that are free in {folder}")
+            return False
+    elif size > min(float(how) * 1e9, free):
+        raise UserError(
+            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
+            "more, or auto, or off"
+        )
+    say(f"teacher cache: {need}" if missing else f"teacher cache: reused from {folder}")
+    return True

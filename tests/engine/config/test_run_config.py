@@ -1,0 +1,354 @@
+"""The strict resolver: YAML and flags to a RunConfig, or every problem at once."""
+
+import ast
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.config import schema as config_module
+from engine.config.loader import expand, known_keys, resolve, to_yaml, value_at
+from engine.config.schema import FREE_ON_RESUME, RunConfig
+from engine.core.errors import UserError
+
+BASE = {"run_dir": "runs/x", "backbone": "b.yaml"}
+BACKBONE_CARDS, TASK_CARDS, MACHINES = (
+    "tiny",
+    "cards",
+    "machines",
+)  # folders of configs/ whose files are no run configuration
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """``write({"teach": {"steps": 3}})`` or ``write("text")``: a configuration file, with what every run needs."""
+
+    def to_file(content: dict[str, Any] | str = "") -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(BASE | content))
+        return path
+
+    return to_file
+
+
+def problems(path: Path, **flags: str) -> list[str]:
+    with pytest.raises(UserError) as error:
+        resolve(path, {k.replace("__", "."): v for k, v in flags.items()})
+    return error.value.problems
+
+
+def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
+    path = write({"seed": 4, "teach": {"steps": 3, "relative_lr": 1}, "adapt": {"shots": [0, 16, "full"]}})
+    found = resolve(path, {"teach.relative_lr": "0.25", "distill.steps": "9"})
+    assert (found.seed, found.teach.steps, found.teach.relative_lr, found.distill.steps, found.teach.examples) == (
+        4,
+        3,
+        0.25,
+        9,
+        8,
+    )
+    assert found.adapt.shots == ["0", "16", "full"]
+    assert resolve(path).teach.relative_lr == 1.0 and isinstance(resolve(path).teach.relative_lr, float)
+    assert resolve(write({})) == RunConfig(**BASE)
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ({"teach": {"stpes": 3}}, "unknown key 'teach.stpes'; did you mean 'teach.steps'?"),
+        ({"backbon": "x"}, "unknown key 'backbon'; did you mean 'backbone'?"),
+        ({"max_length": 7}, "unknown key 'max_length'; did you mean 'data.max_length'?"),
+        ({"zzz": 7}, "unknown key 'zzz'; see --help"),
+        ({"teach": 3}, "teach: expected keys and values"),
+        ({"teach": {"steps": "many"}}, "teach.steps: expected a whole number, found 'many'"),
+        ({"teach": {"steps": 3.0}}, "teach.steps: expected a whole number, found 3.0"),
+        ({"teach": {"steps": True}}, "teach.steps: expected a whole number, found True"),
+        ({"teach": {"relative_lr": "fast"}}, "teach.relative_lr: expected a number, found 'fast'"),
+        ({"teach": {"relative_lr": True}}, "teach.relative_lr: expected a number, found True"),
+        ({"fresh": "yes please"}, "fresh: expected true or false, found 'yes please'"),
+        ({"fresh": 1}, "fresh: expected true or false, found 1"),
+        ({"run_dir": 1.5}, "run_dir: expected text, found 1.5"),
+        ({"run_dir": ["a"]}, "run_dir: expected text, found list"),
+        ({"seed": None}, "seed: expected a whole number, found NoneType"),
+        ({"distill": {"sources": "a"}}, "distill.sources: expected a list, found 'a'"),
+        ({"adapt": {"seeds": [1, "b"]}}, "adapt.seeds: expected a whole number, found 'b'"),
+        (
+            {"teach": {"schedule": "lineer"}},
+            "teach.schedule: 'lineer' is none of constant, linear, cosine; did you mean 'linear'?",
+        ),
+        (
+            {"adapt": {"methods": ["adalora"]}},
+            (
+                "adapt.methods: 'adalora' is none of metaprompt, prompt_tuning, multitask_prompt, lora, instruction, "
+                "in_context; did you mean 'lora'?"
+            ),
+        ),
+    ],
+)
+def test_what_a_file_must_not_say(content: dict[str, Any], wanted: str, write) -> None:
+    path = write(content)
+    (problem,) = problems(path)
+    assert problem == f"{path}: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("run_dir", "2024_01", "2024_01"),
+        ("run_dir", "1e10", "1e10"),
+        ("run_dir", "true", "true"),
+        ("run_dir", "[a]", "[a]"),
+        ("run_dir", "a: b", "a: b"),
+        ("teach.relative_lr", "1e-3", 0.001),
+        ("teach.relative_lr", "3", 3.0),
+        ("teach.relative_lr", ".5", 0.5),
+        ("seed", "-4", -4),
+        ("seed", "12", 12),
+        ("fresh", "true", True),
+        ("fresh", "False", False),
+        ("recompute", "all", "all"),
+        ("teach.schedule", "cosine", "cosine"),
+        ("adapt.init", "task:my_task", "task:my_task"),
+        ("prompt.init_text", "no", "no"),
+        ("distill.sources", "a,b", ["a", "b"]),
+        ("distill.sources", "a", ["a"]),
+        ("distill.sources", "[a, b]", ["a", "b"]),
+        ("distill.sources", "a, b,", ["a", "b"]),
+        ("distill.sources", "2024_01", ["2024_01"]),
+        ("distill.sources", "no,2010-01-01", ["no", "2010-01-01"]),
+        ("data.cards", "", []),
+        ("adapt.shots", "0,16,full", ["0", "16", "full"]),
+        ("adapt.shots", "[0, 16, full]", ["0", "16", "full"]),
+        ("adapt.shots", "16", ["16"]),
+        ("adapt.seeds", "0,1,2", [0, 1, 2]),
+        ("adapt.seeds", "7", [7]),
+        ("adapt.seeds", "[7]", [7]),
+        ("adapt.methods", "prompt_tuning", ["prompt_tuning"]),
+    ],
+)
+def test_flags_are_coerced_by_the_fields_type(key: str, text: str, value: Any, write) -> None:
+    found = value_at(resolve(write({}), {key: text}), key)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "wanted"),
+    [
+        ("teach.stpes", "3", "unknown key 'teach.stpes'; did you mean 'teach.steps'?"),
+        ("dryrun", "True", "unknown key 'dryrun'; see --help"),
+        ("teach", "3", "unknown key 'teach'"),
+        ("teach.steps", "abc", "expected a whole number, found 'abc'"),
+        ("teach.steps", "1e3", "expected a whole number"),
+        ("teach.steps", "3.5", "expected a whole number, found 3.5"),
+        ("teach.steps", "", "expected a whole number"),
+        ("teach.relative_lr", "fast", "expected a number"),
+        ("fresh", "1", "expected true or false, found 1"),
+        ("adapt.seeds", "0,x", "expected a whole number, found 'x'"),
+        ("adapt.seeds", "[0", "cannot be read as a list"),
+        ("teach.schedule", "cosin", "did you mean 'cosine'?"),
+    ],
+)
+def test_what_a_flag_must_not_say(key: str, text: str, wanted: str, write) -> None:
+    (problem,) = problems(write({}), **{key.replace(".", "__"): text})
+    assert problem.startswith(f"command line: --{key}: ") and wanted in problem
+
+
+def test_all_problems_are_told_at_once(write) -> None:
+    path = write({"sed": 1, "teach": {"steps": "x", "lrr": 2}, "adapt": {"methods": ["adalora"]}})
+    found = problems(path, fres="true", distill__steps="many")
+    assert len(found) == 6
+    assert [p.startswith("command line: --") for p in found] == [True] * 2 + [False] * 4
+    for key in ("fres", "distill.steps", "sed", "teach.steps", "teach.lrr", "adapt.methods"):
+        assert sum(key in p for p in found) >= 1, key
+
+
+def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
+    assert resolve(write({"teach": {"steps": "x"}}), {"teach.steps": "3"}).teach.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"run_dir": ""}, "run_dir: missing"),
+        ({"backbone": ""}, "backbone: missing"),
+        ({"token_budget": 0}, "token_budget: 0 is not above 0"),
+        ({"teach": {"steps": 0}}, "teach.steps: 0 is not above 0"),
+        ({"prompt": {"length": 4, "rank": 5}}, "prompt.rank: 5 is above prompt.length (4)"),
+        ({"prompt": {"init": "text"}}, "prompt.init_text: missing"),
+        ({"teach": {"relative_lr": -0.1}}, "teach.relative_lr: -0.1 is not at least 0"),
+        ({"teach": {"relative_lr": ".nan"}}, "teach.relative_lr: nan is not at least 0"),
+        ({"distill": {"temperature": 0}}, "distill.temperature: 0.0 is not above 0"),
+        ({"distill": {"temperature": ".inf"}}, "distill.temperature: inf"),
+        ({"distill": {"sources": ["a", "b", "a"]}}, "distill.sources: a stands twice"),
+        (
+            {"adapt": {"methods": ["instruction", "in_context"], "shots": ["4"]}},
+            "adapt.methods: instruction, in_context: nothing to train",
+        ),
+        (
+            {"adapt": {"methods": ["metaprompt", "in_context"], "shots": ["0", "full"]}},
+            "adapt.shots: in_context takes its numbers of examples from here",
+        ),
+        (
+            {"evaluate": {"server": "http://node7:8000"}},
+            "evaluate.server: node7 may be another machine, and notes would go there",
+        ),
+        (
+            {"evaluate": {"server": "localhost:8000"}},
+            "evaluate.server: 'localhost:8000' is no address such as http://localhost:8000",
+        ),
+        (
+            {"evaluate": {"server": "http://127.0.0.1.example.org"}},
+            "evaluate.server: 127.0.0.1.example.org may be another machine",
+        ),
+        ({"adapt": {"seeds": [1, 1]}}, "adapt.seeds: 1 stands twice"),
+        ({"adapt": {"shots": ["half"]}}, "adapt.shots: 'half' is neither full nor a number"),
+        ({"adapt": {"shots": ["-4"]}}, "adapt.shots: '-4' is neither"),
+        ({"adapt": {"init": "median"}}, "adapt.init: 'median' is none of auto"),
+        ({"deepspeed": "ds_configs/none.json"}, "deepspeed: ds_configs/none.json does not exist"),
+        ({"checkpoint": {"keep": 0}}, "checkpoint.keep: 0"),
+        ({"deepspeed": "ds_configs/cpu.json", "placement": "sharded"}, "take one of deepspeed and placement away"),
+        ({"data": {"max_train": -1}}, "data.max_train: -1 is not at least 0"),
+        ({"evaluate": {"batch": 0}}, "evaluate.batch: 0"),
+    ],
+)
+def test_impossible_values(changes: dict[str, Any], wanted: str, write) -> None:
+    text = yaml.safe_dump(BASE | changes).replace("'.nan'", ".nan").replace("'.inf'", ".inf")
+    (problem,) = problems(write(text))
+    assert wanted in problem and str(write(text)) in problem
+
+
+def test_impossible_values_are_told_together(write) -> None:
+    assert (
+        len(problems(write("seed: 1\nplacement: resident\n"), token_budget="0", teach__relative_lr="-1")) == 4
+    )  # run_dir and backbone are missing too
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("seed: 1\nteach:\n  steps: 1\n  lr: 1\n  steps: 2\n", "line 5: key 'steps' stands twice (first in line 3)"),
+        ("seed: 1\nseed: 1\n", "line 2: key 'seed' stands twice"),
+        ("seed: [1\n", "not valid YAML"),
+        ("seed: 1\n  teach: 2\n", "line 2: not valid YAML"),
+        ("- a\n", "expected keys and values"),
+        ("", "expected keys and values"),
+        ("run_dir: {{ name }}\n", "line 1: a key must be a word"),
+        ("seed: \x01\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_configuration(text: str, wanted: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    (problem,) = problems(path)
+    assert problem.startswith(str(path)) and wanted in problem
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\x80\x81\xff")
+    for path, wanted in (
+        (tmp_path / "gone.yaml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "binary", "no text file"),
+    ):
+        (problem,) = problems(path)
+        assert str(path) in problem and wanted in problem
+
+
+def test_a_resolved_configuration_survives_its_own_yaml(write, tmp_path: Path) -> None:
+    flags = {
+        "run_dir": "2024_01",
+        "adapt.shots": "0,full",
+        "adapt.seeds": "3,1",
+        "teach.relative_lr": "1e-7",
+        "prompt.init": "text",
+        "prompt.init_text": "yes: {no} # 'quoted' \"twice\"\n é",
+        "data.root": "$HOME/x",
+        "distill.sources": "on,1e3",
+        "fresh": "true",
+    }
+    found = resolve(write({}), flags)
+    again = tmp_path / "again.yaml"
+    again.write_text(to_yaml(found))
+    assert resolve(again) == found
+    assert set(yaml.safe_load(to_yaml(found))) == {f.name for f in dataclasses.fields(RunConfig)}
+
+
+def test_every_key_is_explained_beneath_it() -> None:
+    source = ast.parse(Path(config_module.__file__).read_text())
+    explained = 0
+    for node in source.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+            if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation).endswith("Config"):
+                continue
+            text = (
+                following.value.value
+                if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                else ""
+            )
+            assert isinstance(text, str) and text.strip(), f"{node.name}.{ast.unparse(statement.target)}"
+            explained += 1
+    assert explained == len(known_keys()) > 50
+
+
+def test_keys_that_are_free_on_resume_exist() -> None:
+    known = [*known_keys(), *(f.name for f in dataclasses.fields(RunConfig))]
+    assert all(key in known for key in FREE_ON_RESUME)
+
+
+def run_configs(project: Path) -> list[Path]:
+    found = sorted((project / "configs").rglob("*.yaml"))
+    return [
+        p
+        for p in found
+        if not {TASK_CARDS, BACKBONE_CARDS, MACHINES} & set(p.parts)
+        and p.stem not in ("backbone", "shape")
+        and "study" not in p.stem
+    ]
+
+
+def test_every_run_configuration_resolves_and_says_how_to_run_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    paths = [p.relative_to(project) for p in run_configs(project)]
+    assert len(paths) >= 2
+    for path in paths:
+        first = path.read_text().splitlines()[0]
+        assert first.startswith("# ") and first.endswith(f"train.py {path.stem} --config {path}"), path
+        config = resolve(path)
+        assert Path(config.backbone).suffix == ".yaml"
+    demo = [p for p in paths if "demo" in p.parts]
+    assert len(demo) >= 2 and all(
+        Path(resolve(p).backbone).is_file() and Path(resolve(p).data.root).is_dir() for p in demo
+    )
+
+
+def test_paths_are_expanded_and_an_unset_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPORA", "/data")
+    monkeypatch.delenv("GONE", raising=False)
+    assert expand("$CORPORA/x") == expand("${CORPORA}/x") == Path("/data/x")
+    assert expand("~/x") == Path.home() / "x"
+    with pytest.raises(UserError, match=r"\$GONE/x: an environment variable in it is not set"):
+        expand("$GONE/x")
+
+
+def test_unknown_keys_wrong_types_and_impossible_values_are_told_together(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("backbone: 3.5\nprompt: {lenght: 5, rank: 200}\nteach: {relative_lr: -1}\n")
+    with pytest.raises(UserError) as caught:
+        resolve(path)
+    told = "\n".join(caught.value.problems)
+    for part in (
+        "'prompt.lenght'",
+        "backbone: expected text",
+        "run_dir: missing",
+        "teach.relative_lr: -1.0 is not at least 0",
+        "prompt.rank: 200 is above",
+    ):
+        assert part in told
+    assert told.count("backbone:") == 1

@@ -1,0 +1,223 @@
+"""``plan --gpu`` from the command line: what it prints and writes, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import train
+from backbones import load_backbone_card
+from backbones.tracing.sizes import measure_footprint
+from engine.config.schema import RunConfig
+from engine.core import chart_png
+from engine.core.errors import UserError
+from engine.distributed.hardware import OVERLAPPED, REACHED, names, read_kind
+from engine.planning.cost_model import TERMS
+from engine.planning.plan import assumed_of, device_of
+from engine.planning.sweep import Sweep, check_png, read_sweep
+
+GB = 10**9
+
+
+def run_plan(*flags: str) -> dict[str, Any]:
+    train.main(["plan", *flags])
+    output = next(f.removeprefix("--output=") for f in flags if f.startswith("--output="))
+    return json.loads(Path(output).read_text())  # type: ignore[no-any-return]
+
+
+def test_a_newcomer_s_command_says_what_binds(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(project)
+    picture = tmp_path / "scaling.png"
+    found = run_plan(
+        "--config=configs/gpt_oss_20b/distill.yaml",
+        "--backbone=configs/gpt_oss_20b/shape.yaml",
+        "--nodes=4",
+        "--gpus_per_node=8",
+        "--gpu=h100",
+        "--host_gb=1000",
+        "--sweep=nodes=1,4,16",
+        f"--png={picture}",
+        f"--output={tmp_path / 'plan.json'}",
+    )
+    text = capsys.readouterr().out
+    assert (
+        "the longest stage, is bound by " in text
+        and "Strong scaling" in text
+        and "Weak scaling" in text
+        and "largest token_budget that fits" in text
+    )
+    assert found["machine"]["device_bytes"] == 80 * GB and found["gpu"]["name"].startswith("H100")
+    assert [s["stage"] for s in found["stages"]] == ["teach", "distill"]
+    for stage in found["stages"]:
+        assert set(stage["terms"]) == set(TERMS) and stage["binding"] == max(stage["terms"], key=stage["terms"].get)
+        assert stage["step_seconds"] >= max(stage["terms"].values()) and 0 < stage["mfu"] < 0.6
+        assert stage["node_hours"] == pytest.approx(4 * stage["seconds"] / 3600)
+        assert stage["tokens_per_s"] == pytest.approx(stage["real_tokens_per_step"] / stage["step_seconds"])
+    assert (
+        found["node_hours"] == pytest.approx(sum(s["node_hours"] for s in found["stages"]))
+        and found["knobs"]
+        and found["binding"] in TERMS
+    )
+    assert [p["value"] for p in found["sweep"]["points"]] == [1, 4, 16] and all(
+        {"strong", "weak"} <= set(p) for p in found["sweep"]["points"]
+    )
+    with Image.open(picture) as image:
+        assert image.width == chart_png.WIDTH and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", ["auto", "resident", "offload"])
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_the_pocket_backbones_are_planned_everywhere(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: str
+) -> None:
+    """The Llama ties its head to the embedding, whose rows a sharded backbone reads from the file."""
+    monkeypatch.chdir(project)
+    found = run_plan(
+        "--config=configs/pocket/distill.yaml",
+        f"--backbone=backbones/pocket/{name}.yaml",
+        "--nodes=2",
+        f"--placement={asked}",
+        "--gpus_per_node=2",
+        f"--output={tmp_path / 'plan.json'}",
+    )
+    card = load_backbone_card(project / f"backbones/pocket/{name}.yaml")
+    sizes = measure_footprint(card)
+    assert (sizes.head == 0) == (name == "llama") and sizes.rows_from_file
+    gathered = {p: of["gathered_bytes_per_micro_batch"] for p, of in found["placements"].items()}
+    assert set(gathered) == {"resident", "sharded_hpz", "sharded", "offload"} and gathered.pop("resident") == 0
+    assert found["weight_bytes"] == sizes.weights and min(gathered.values()) > 0
+
+
+def test_links_of_ones_own_replace_the_kind_s() -> None:
+    kind = device_of("A100", {"pcie_gbs": "20", "nvlink_gbs": "", "network_gbs": "12.5"})
+    assert kind is not None and (kind.pcie, kind.network, kind.intra) == (20e9, 12.5e9, read_kind("a100").intra)
+    assert device_of("", {"pcie_gbs": ""}) is None
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_kind_is_read(name: str) -> None:
+    kind = read_kind(name)
+    assert (
+        set(kind.flops) == {"bfloat16", "float32"}
+        and set(kind.reach) == set(REACHED)
+        and set(kind.overlap) == set(OVERLAPPED)
+    )
+    assert kind.flops["bfloat16"] > kind.flops["float32"] and kind.network and kind.source and kind.matches
+
+
+def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    content = {
+        "name": "mine",
+        "flops": {"bfloat16": "fast", "fp8": 1e15},
+        "memory": -1,
+        "memory_bytes": 8e10,
+        "pcie": True,
+        "intra": 4e11,
+        "netwrok": 1e9,
+        "reach": {"compute": 1.6, "memory": 0.8, "pcie": 0.8, "intra": 0.8, "network": 0},
+        "latency": 0,
+    }
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError) as error:
+        read_kind(str(file))
+    told = "\n".join(error.value.problems)
+    for wanted in (
+        "unknown key 'netwrok'",
+        "network: missing",
+        "flops.bfloat16: 'fast'",
+        "flops.float32: missing",
+        "flops.fp8: unknown",
+        "memory: -1",
+        "pcie: True",
+        "reach.compute: 1.6 is above 1",
+        "reach.network: 0",
+        "latency: 0",
+    ):
+        assert wanted in told, (wanted, told)
+    with pytest.raises(UserError, match="none of a100, h100, h200, l40s"):
+        read_kind("b200")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("nodes", "expected nodes=1,2,4"),
+        ("gpus=1,2", "expected nodes=1,2,4"),
+        ("nodes=1,x", "'x' is no whole number"),
+        ("nodes=4,2", "must ascend"),
+        ("nodes=1,0", "'0' is no whole number"),
+        ("nodes=", "expected|no whole number"),
+        ("token_budget=2,2", "must ascend"),
+    ],
+)
+def test_a_sweep_that_is_none(text: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        read_sweep(text)
+
+
+def test_a_sweep_and_its_picture(tmp_path: Path) -> None:
+    sweep = read_sweep("token_budget=1024, 2048")
+    assert sweep == Sweep("token_budget", (1024, 2048)) and read_sweep("") is None
+    check_png(str(tmp_path / "a.png"), sweep)
+    for png, given in (
+        (str(tmp_path / "a.png"), None),
+        (str(tmp_path / "a.jpg"), sweep),
+        (str(tmp_path / "none" / "a.png"), sweep),
+    ):
+        with pytest.raises(UserError):
+            check_png(png, given)
+
+
+def test_wrong_flags_are_told_together(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    flags = [
+        "--gpu=h101",
+        "--network_gbs=fast",
+        "--sample_tokens=-3",
+        "--answer_tokens=x",
+        "--sweep=nodes=a",
+        "--png=x.png",
+        "--nodes=0",
+    ]
+    with pytest.raises(SystemExit) as end:
+        train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    for wanted in (
+        "--gpu: 'h101'",
+        "--network_gbs: 'fast'",
+        "--sample_tokens: '-3'",
+        "--answer_tokens: 'x'",
+        "--sweep: 'a'",
+        "--png",
+        "--nodes: '0'",
+    ):
+        assert wanted in told, (wanted, told)
+    for alone in (["--network_gbs=50"], ["--sweep=nodes=1,2"]):
+        with pytest.raises(SystemExit) as end:
+            train.main(["plan", "--config=configs/demo/distill.yaml", *alone])
+        assert end.value.code == 2 and "--gpu" in capsys.readouterr().err
+
+
+def test_assumed_lengths_go_together() -> None:
+    config = RunConfig()
+    config.data.max_length = 4096
+    assert assumed_of(config).sample_tokens == 1024 and assumed_of(config).answer_tokens == 64
+    cases = (
+        (("9999",), "above data.max_length"),
+        (("100", "100"), "leaves nothing"),
+        (("1.5",), "whole number"),
+        (("", "", "0"), "--task_examples"),
+    )
+    for flags, wanted in cases:
+        with pytest.raises(UserError, match=wanted):
+            assumed_of(config, *flags)

@@ -1,0 +1,416 @@
+"""What a report says: the numbers it was given, nothing of a note or of the machine, and where the metaprompt loses
+too.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from engine.core.errors import UserError
+from engine.evaluation.aggregate import by_seed, paired_over_targets, student, summarise, two_sided
+from engine.recipes import commands
+from engine.reporting.blocks import Cell, table
+from engine.reporting.charts import _ticks, lines, short, style_of
+from engine.reporting.data import gather, scrubbed, without_home
+from engine.reporting.geometry import components, cosines, geometry, nearest, nearest_vocabulary
+from engine.reporting.report import write_report
+from engine.reporting.sections import holm
+from tests.engine.reported_run import GAIN, TARGETS, results, scored, write_run
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """report.md and report.html of one full run."""
+    home = tmp_path_factory.mktemp("reports")
+    text = write_report([write_run(home / "run")], home / "out", ["runs/full-run"])
+    return text, (home / "out/report.html").read_text()
+
+
+def cells(text: str, *beginning: str) -> list[list[str]]:
+    """The rows of Markdown tables whose first cells are these."""
+    rows = [[c.strip() for c in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if tuple(row[: len(beginning)]) == beginning]
+
+
+# ---- paired tests ----------------------------------------------------------------------------------------------------
+
+
+def test_paired_differences_by_hand() -> None:
+    """What is hard for both methods drops out: the difference of every resample is taken before its interval."""
+    ramp = np.linspace(0.0, 0.4, 101)
+    card: Any = {"a": type("Card", (), {"name": "a", "type": "qa", "metric": "accuracy"})}
+    base = {"task": "a", "shots": "4", "best_step": 0, "n_dropped": 0, "n_truncated": 0}
+    rows = [
+        {
+            **base,
+            "method": "metaprompt",
+            "seed": s,
+            "scores": {"accuracy": 0.5 + s / 10},
+            "replicates": {"accuracy": ramp + 0.3 + s / 10},
+        }
+        for s in (0, 1)
+    ]
+    rows += [
+        {**base, "method": "lora", "seed": 0, "scores": {"accuracy": 0.45}, "replicates": {"accuracy": ramp + 0.25}}
+    ]
+    paired = summarise(rows, card, {"a": 5}, "target")["tasks"]["a"]["paired"]
+    found = paired.pop("metaprompt-lora")["4"]
+    assert (
+        not paired
+        and found["difference"] == pytest.approx(0.1)
+        and found["interval"] == pytest.approx([0.1, 0.1])
+        and found["p"] == pytest.approx(2 / 102)
+    )
+    # other shots, no resamples, or another number of them: nothing to pair
+    for change in ({"shots": "full"}, {"replicates": {}}, {"replicates": {"accuracy": ramp[:50]}}):
+        assert "paired" not in summarise([*rows[:2], {**rows[2], **change}], card, {"a": 5}, "target")["tasks"]["a"]
+
+
+def test_the_p_of_a_bootstrap() -> None:
+    assert two_sided(np.array([0.1] * 99)) == pytest.approx(0.02)
+    assert (
+        two_sided(np.array([0.1] * 96 + [-0.1] * 3))
+        == two_sided(-np.array([0.1] * 96 + [-0.1] * 3))
+        == pytest.approx(0.08)
+    )
+    assert two_sided(np.zeros(10)) == 1.0 == two_sided(np.array([1.0, -1.0] * 5))
+
+
+def test_p_values_corrected_for_their_number() -> None:
+    """Holm's own steps: 4 x 0.01, 3 x 0.02, 2 x 0.02 but never below the one before, 1 x 0.5."""
+    assert holm({"a": 0.5, "b": 0.01, "c": 0.02, "d": 0.02}) == pytest.approx(
+        {"b": 0.04, "c": 0.06, "d": 0.06, "a": 0.5}
+    )
+
+
+def test_averages_are_paired_by_seed_over_the_targets() -> None:
+    tasks = scored()["tasks"]
+    ours, theirs = by_seed(tasks, "metaprompt", "4"), by_seed(tasks, "prompt_tuning", "4")
+    found = paired_over_targets(tasks, "prompt_tuning", "4")
+    mean, half = student([ours[s] - theirs[s] for s in (0, 1, 2)])
+    assert (
+        found
+        and found["difference"] == mean
+        and found["interval"] == [mean - half, mean + half]
+        and found["seeds"] == [0, 1, 2]
+    )
+    assert (found["won"], found["lost"], found["tied"]) == (3, 0, 0)
+    # Student's t with two degrees of freedom, and none of one value
+    assert student([0.1, 0.2, 0.3]) == (pytest.approx(0.2), pytest.approx(4.303 * 0.1 / 3**0.5)) and student([0.4]) == (
+        0.4,
+        None,
+    )
+    del tasks["headqa"]["methods"]["lora"]["4"]
+    assert paired_over_targets(tasks, "lora", "4") is None
+    # no seed changes an instruction: it stands against each of the metaprompt's
+    for task in tasks.values():
+        task["methods"]["metaprompt"]["0"] = task["methods"]["metaprompt"]["4"]
+    found = paired_over_targets(tasks, "instruction", "0")
+    assert found and found["seeds"] == [0, 1, 2] and found["interval"]
+
+
+# ---- content ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_main_table_holds_means_and_both_intervals(written: tuple[str, str]) -> None:
+    text, page = written
+    for name, task in results()["tasks"].items():
+        cell = task["methods"]["lora"]["full"]
+        low, high = cell["intervals"]["accuracy"]
+        shown = f"{cell['mean']:.3f} ± {cell['ci95'][1] - cell['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        assert shown in cells(text, name, "target", "accuracy", "20", "1")[0]
+        assert shown.replace(" [", "\n[").replace(" ± ", " <small>± ") in page
+
+
+def test_a_wide_table_is_divided_between_methods(tmp_path: Path) -> None:
+    found = results()
+    for task in found["tasks"].values():
+        task["methods"] |= {f"metaprompt@v{n}": task["methods"]["lora"] for n in range(4)}
+    text = write_report([write_run(tmp_path / "run", found)], tmp_path / "out")
+    heads = [line for line in text.splitlines() if line.startswith("| task ") and "dropped" in line]
+    assert len(heads) == 2 and all(len(re.findall(r" \| ", h)) <= 5 + 12 for h in heads)
+    assert all(sum(f"metaprompt@v{n} {s} " in h for h in heads) == 1 for n in range(4) for s in ("4", "full"))
+
+
+def test_where_it_wins_and_loses_is_said_as_the_numbers_stand(written: tuple[str, str]) -> None:
+    text, page = written
+    assert "Of 6 comparisons with other methods at the same number of examples: " in text
+    for method in ("prompt_tuning", "lora", "metaprompt@rank4"):
+        found = paired_over_targets(results()["tasks"], method, "full")
+        assert found
+        row = cells(text, method, "full", f"{found['difference']:+.3f}")[0]
+        low, high = found["interval"]
+        clear = low > 0 or high < 0
+        assert row[-1] == ("not shown to differ" if not clear else "ahead" if found["difference"] > 0 else "behind")
+        assert row[5] == f"{found['won']} / {found['lost']} / {found['tied']}"
+    assert cells(text, "lora", "full")[0][-1] == "behind" and cells(text, "prompt_tuning", "full")[0][-1] == "ahead"
+    assert '<td class="n bad">behind</td>' in page and '<td class="n good">ahead</td>' in page
+
+
+def test_every_paired_test_is_listed(written: tuple[str, str]) -> None:
+    text, _ = written
+    tasks = results()["tasks"]
+    for name, task in tasks.items():
+        for other in GAIN.keys() - {"metaprompt"}:
+            for shots in ("4", "full"):
+                d = task["paired"][f"metaprompt-{other}"][shots]
+                adjusted = holm({t: tasks[t]["paired"][f"metaprompt-{other}"][shots]["p"] for t in tasks})[name]
+                low, high = d["interval"]
+                assert [
+                    name,
+                    other,
+                    shots,
+                    f"{d['difference']:+.3f}",
+                    f"{low:+.3f} to {high:+.3f}",
+                    f"{d['p']:.3f}",
+                    f"{adjusted:.3f}",
+                ] in cells(text, name)
+
+
+def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
+    text, page = written
+    tasks = results()["tasks"]
+    for source in ("mednli", "emrqa"):
+        means = [f"{t['methods'][f'metaprompt@task:{source}']['full']['mean']:.3f}" for t in tasks.values()]
+        assert [source, "full", *means] in cells(text, source)
+        assert f"{source} to radnli: {means[0]} (" in page
+    assert "metaprompt@task:mednli full" not in text.split("## At length")[0]  # in the matrix, not in the main table
+    average = f"{results()['average']['lora']['full']:.3f}"
+    assert ["lora", "full", average, "40,000", "2,000", "0.02"] in cells(text, "lora", "full")
+    assert ["metaprompt", "full", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(
+        text, "metaprompt", "full"
+    )
+
+
+def test_curves_of_the_run_its_teachers_and_its_sweeps(written: tuple[str, str]) -> None:
+    text, page = written
+    assert [row[1] for row in cells(text, "this run")] == ["1", "2", "3", "4", "5"] and cells(text, "this run")[1][
+        2:5
+    ] == ["0.25", "0.1875", "0.0625"]
+    assert [row[1] for row in cells(text, "teachers")] == ["1", "2", "3"] and [
+        row[1] for row in cells(text, "tune/0")
+    ] == ["1", "2"]
+    assert 'aria-label="teachers"' in page and page.count("</svg>") == page.count("<svg")
+
+
+def test_published_numbers_stand_only_beside_tasks_of_their_name(written: tuple[str, str]) -> None:
+    text, _ = written
+    assert (
+        cells(text, "radnli", "0.823 (F1)")
+        and cells(text, "headqa", "0.644 (accuracy)")
+        and "Theirs, not ours: another backbone" in text
+    )
+    assert (
+        not cells(text, "pocket_medqa", "0.644 (accuracy)")
+        and "The pocket_ tasks are invented notes: no published number is comparable with them" in text
+    )
+
+
+def test_warnings_changes_and_identities(written: tuple[str, str]) -> None:
+    text, page = written
+    line = (
+        "WARNING overlap, kept in distillation: 3 of 20 test documents of radnli are in 4 training examples of "
+        "mednli (3 by id)"
+    )
+    assert line in text and f'<p class="warning">{line}' in page
+    assert "Not compared with the sources" in text and "headqa." in text
+    assert (
+        cells(text, "checkpoint", "c" * 64) and cells(text, "data", "d" * 64) and cells(text, "versions", "torch 9.9.9")
+    )
+    assert cells(text, "evaluated", "2026-01-02 03:04 UTC") and "shots:\n  - '4'\n  - full" in text
+    assert (
+        "&lt;yes&gt;" in page and "<yes>" not in page and "tiny &amp; &lt;small&gt;" in page
+    )  # words are never markup
+
+
+def test_nothing_of_notes_or_of_the_machine_is_told(
+    written: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_report([write_run(tmp_path / "run")], tmp_path / "out", ["runs/full-run"])
+    for text in (*written, capsys.readouterr().out.split("written to")[0]):
+        assert not re.search(r"patient-77|a note\b|/home|/data|someone|secret|/tmp", text)
+    assert "…/notes.txt" in written[0] and "root: …/corpora" in written[0] and "backbone: cards/tiny.yaml" in written[0]
+    assert "by label" not in capsys.readouterr().out
+
+
+def test_paths_lose_the_machine() -> None:
+    assert scrubbed({"a": ["/x/y/z", "runs/a", "0.1/0.2 a/b", "$DATA/x/y", "~/runs/a", 3]}) == {
+        "a": ["…/z", "runs/a", "0.1/0.2 a/b", "…/y", "…/a", 3]
+    }
+    assert (without_home("/home/ann/runs/a"), without_home("runs/a"), without_home(str(Path.home() / "r"))) == (
+        "~/runs/a",
+        "runs/a",
+        "~/r",
+    )
+
+
+def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
+    """Results of an older release: no pairs, no hashes, no configuration, a checkpoint that cannot be read."""
+    cell = {"mean": 0.5, "std": None, "ci95": None, "n_dropped": 0}
+    found = {
+        "tasks": {
+            "radnli": {
+                "type": "nli",
+                "role": "source",
+                "metric": "accuracy",
+                "n_test": 5,
+                "methods": {"teacher": {"full": cell}},
+            }
+        },
+        "average": {},
+        "trainable": {"count": 1, "percent": 0.1},
+        "backbone": "b",
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/results.json").write_text(json.dumps(found))
+    text = write_report([tmp_path / "run"], tmp_path / "out")
+    assert (
+        cells(text, "radnli", "source", "accuracy", "5", "0", "0.500")
+        and "Not drawn: …/run: holds no finished run" in text
+    )
+    assert "not recorded" in text and "Paired tests" not in text and "Published numbers" not in text
+
+
+def test_several_runs_are_compared_first(tmp_path: Path) -> None:
+    other = results()
+    for task in other["tasks"].values():
+        task["methods"]["metaprompt"]["full"]["mean"] += 0.01
+    other["average"]["metaprompt"]["full"] += 0.01
+    text = write_report([write_run(tmp_path / "a"), write_run(tmp_path / "b", other)], tmp_path / "out", ["a", "b"])
+    glance = text[: text.index("## a\n")]
+    first, second = (f"{v['average']['metaprompt']['full']:.3f}" for v in (results(), other))
+    assert cells(glance, "a", "3 targets", "metaprompt")[0][-1].startswith(first) and cells(
+        glance, "b", "3 targets", "metaprompt"
+    )[0][-1].startswith(second)
+    assert "### The metaprompt, by run" in glance and "do not compare" not in glance
+    del other["tasks"]["headqa"]
+    text = write_report([tmp_path / "a", write_run(tmp_path / "c", other)], tmp_path / "out", ["a", "c"])
+    assert (
+        "> The runs have other targets" in text
+        and "### The metaprompt, by run" not in text
+        and cells(text, "c", "2 targets", "metaprompt")
+    )
+
+
+# ---- geometry --------------------------------------------------------------------------------------------------------
+
+
+def test_components_and_cosines_against_plain_linear_algebra() -> None:
+    flat = np.random.default_rng(0).normal(size=(5, 12))
+    places, shares = components(flat)
+    u, s, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    assert np.abs(places) == pytest.approx(np.abs(u[:, :2] * s[:2])) and shares == pytest.approx(
+        s[:2] ** 2 / (s**2).sum()
+    )
+    assert cosines(flat)[1, 3] == pytest.approx(flat[1] @ flat[3] / np.linalg.norm(flat[1]) / np.linalg.norm(flat[3]))
+    assert cosines(np.zeros((2, 3))).tolist() == [[0, 0], [0, 0]]
+
+
+def test_one_row_of_each_task_and_method_and_what_is_left_out(tmp_path: Path) -> None:
+    found = geometry(write_run(tmp_path / "run"))
+    assert [(r["task"], r["method"], r["shots"]) for r in found.labels] == [
+        ("P*", "metaprompt", ""),
+        ("radnli", "metaprompt", "full"),
+        ("headqa", "metaprompt", "full"),
+        ("radnli", "prompt_tuning", "full"),
+        ("headqa", "prompt_tuning", "full"),
+    ]
+    assert found.left_out == {"of other shots and seeds": 2} and geometry(tmp_path / "run", 3).left_out == {
+        "of other shots and seeds": 2,
+        "beyond 3": 1,
+    }
+
+
+def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, written: tuple[str, str]) -> None:
+    assert "Nearest vocabulary" not in written[0]
+    run = write_run(tmp_path / "run")
+    card = tmp_path / "card.yaml"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**settings, "backbone": str(card)}))
+    tokenizer = Path("backbones/pocket/llama/tokenizer.model").resolve()
+    card.write_text(f"{{name: drawn, random: {{model_type: llama}}, tokenizer: {tokenizer}}}")
+    with pytest.raises(UserError, match="--vocabulary: drawn has no weight files"):
+        commands.report([str(run)], str(tmp_path / "out"), "true")
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_file({"model.norm.weight": torch.ones(3)}, weights / "model.safetensors")
+    card.write_text(f"{{name: own, path: {weights}, tokenizer: {tokenizer}}}")
+    with pytest.raises(UserError, match="none of its tensors ends in embed_tokens.weight"):
+        commands.report([str(run)], str(tmp_path / "out"), "true")
+    shown = geometry(run).prompts
+    save_file(
+        {"model.embed_tokens.weight": torch.cat([torch.zeros(50, 3), 2 * shown[1, :1], shown[0]])},
+        weights / "model.safetensors",
+    )
+    commands.report([str(run)], str(tmp_path / "out"), "true")
+    text = (tmp_path / "out/report.md").read_text()
+    assert "A prompt is derived from its corpus and can leak it" in text and cells(text, "1  P* metaprompt", "1.000")
+    assert nearest_vocabulary(shown, str(card))[0][0][1] == pytest.approx(1.0)
+    with pytest.raises(UserError, match="prompts are 4 wide, own 3"):
+        nearest_vocabulary(torch.ones(1, 2, 4), str(card))
+    with pytest.raises(UserError, match="'perhaps' is neither true nor false"):
+        commands.report([str(run)], "", "perhaps")
+
+
+def test_nearest_is_by_cosine_over_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.reporting.geometry.CHUNK", 3)
+    table_VD, vectors_ND = (
+        torch.randn(10, 4, generator=torch.Generator().manual_seed(1)),
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(2)),
+    )
+    every = torch.nn.functional.cosine_similarity(vectors_ND[:, None], table_VD[None], dim=2)
+    ids, values = nearest(vectors_ND, table_VD)
+    assert ids == every.argmax(dim=1).tolist() and values == pytest.approx(every.max(dim=1).values.tolist(), abs=1e-6)
+
+
+# ---- blocks and charts -----------------------------------------------------------------------------------------------
+
+
+def test_a_bar_in_a_cell_does_not_part_it() -> None:
+    assert table([["a|b", "c"], [Cell("1", "2"), "line\nbreak"]]).splitlines()[0] == "| a\\|b | c          |"
+
+
+def test_axes_have_round_numbers() -> None:
+    assert _ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and _ticks(10, 12, False, 6, True) == [10, 11, 12]
+    assert _ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and _ticks(0.9e-2, 6e-2, True) == [
+        0.01,
+        0.02,
+        0.05,
+    ]
+    assert [short(v) for v in (0, 0.25, 1234567, 40_000, 0.0012)] == ["0", "0.25", "1.23M", "40k", "0.0012"]
+
+
+def test_methods_look_alike_in_every_chart_and_unlike_one_another() -> None:
+    names = [
+        "metaprompt",
+        "prompt_tuning",
+        "lora",
+        "multitask_prompt",
+        "instruction",
+        "in_context",
+        "metaprompt@x",
+        "metaprompt@y",
+    ]
+    assert style_of("lora", names) == style_of("lora", ["lora"]) and len({style_of(n, names) for n in names}) == len(
+        names
+    )
+    assert lines("empty", []) == ""
+
+
+def test_gathered_runs_keep_the_order_of_methods(tmp_path: Path) -> None:
+    run = gather([write_run(tmp_path / "run")])[0]
+    assert [m for m, _ in run.columns()[::2]] == [
+        "metaprompt",
+        "metaprompt@rank4",
+        "prompt_tuning",
+        "lora",
+        "instruction",
+    ]
+    assert run.curves.keys() == {"", "teachers", "tune/0"} and set(TARGETS) == run.tasks.keys()

@@ -1,0 +1,150 @@
+"""The gradient of a global step: against a naive sum over samples, and however the step is cut up."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from engine.data.dataset import TaskData
+from engine.training.teach_and_distill import distill_stage, teach_stage
+from engine.training.trainer import Trainer
+from prompt_modules.bank import JoinedBank
+
+Build = Callable[..., Trainer]
+
+
+@pytest.fixture(params=["packed", "plain"])
+def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start, in either
+    formulation.
+    """
+
+    def make(kind: str, **settings: int) -> Trainer:
+        session = make_session(
+            **{
+                "distill.temperature": 2.0,
+                "distill.lambda_kl": 0.7,
+                "distill.lambda_hidden": 0.4,
+                "formulation": request.param,
+            }
+        )
+        taught: JoinedBank = teachers(3)
+        stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, taught, "hash")
+        loop = make_loop(stage, session, **settings)
+        with torch.no_grad():
+            for n, parameter in enumerate(stage.bank.parameters()):
+                parameter += 0.1 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype
+                )
+        return loop
+
+    return make
+
+
+def gradients(loop: Trainer) -> dict[str, torch.Tensor]:
+    loop.gradients(0)
+    return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
+    kind: str, build: Build, naive_losses, near
+) -> None:
+    loop = build(kind)
+    found = gradients(loop)
+    sums = build(kind).gradients(0)["sums"]
+    weights, naive = loop.stage.weights, build(kind).stage.bank
+    picks = loop.last_step_picks
+    assert len({p.row for p in picks}) > 1
+    total, per_row = torch.zeros((), dtype=torch.float64), {}
+    for pick in picks:
+        sample = loop.stage.rows[pick.row].train.sample(pick.index)
+        row = torch.tensor([pick.row])
+        teacher = loop.stage.teachers.prompts(row)[0] if loop.stage.teachers else None
+        per_row.setdefault(pick.row, []).append(
+            naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature)
+        )
+    for k, samples in per_row.items():
+        n_tokens = sum(len(s["ce"]) for s in samples)
+        ce, kl, hidden = (
+            sum((t for s in samples for t in s[name]), torch.zeros((), dtype=torch.float64))
+            for name in ("ce", "kl", "hidden")
+        )
+        total = total + (ce + weights.kl * kl + weights.hidden * hidden) / n_tokens
+        near(sums[k], torch.tensor([ce.item(), kl.item(), hidden.item(), n_tokens], dtype=torch.float64), 1e-12)
+    total.backward()
+    for name, parameter in naive.named_parameters():
+        # the metaprompt sees the mean of the tasks' losses, the factors each their own
+        near(found[name], parameter.grad / (len(per_row) if "shared" in name else 1), 1e-11)
+    absent = [k for k in range(len(loop.stage.rows)) if k not in per_row]
+    assert not sums[absent].any()
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None:
+    from engine.data.packing import weigh
+
+    whole, cuts = None, set()
+    for budget in (10**9, 60, 30 if build(kind).formulation.packed else 45, 1):
+        loop = build(kind, token_budget=budget)
+        found = gradients(loop)
+        items = weigh(
+            [p.row for p in loop.last_step_picks],
+            [loop.stage.rows[p.row].train.sample(p.index) for p in loop.last_step_picks],
+        )
+        cuts.add(len(loop.formulation.micro_batches(items, loop.stage.bank)))
+        whole = whole or found
+        for name, gradient in found.items():
+            near(gradient, whole[name], 1e-12)
+    assert len(cuts) == 4 and min(cuts) == 1 and max(cuts) == len(items)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_sum_to_the_step(world: int, build: Build, near) -> None:
+    """Each rank in turn, in one process: their gradients add up to that of one process, fillers and all."""
+    alone = gradients(build("distill", token_budget=45))
+    parts = [gradients(build("distill", token_budget=45, rank=rank, world=world)) for rank in range(world)]
+    for name, gradient in alone.items():
+        near(sum(p[name] for p in parts), gradient, 1e-12)
+        assert not any(torch.equal(p[name], gradient) for p in parts)
+
+
+def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
+    clean, spoiled = build("teach", token_budget=45), build("teach", token_budget=45)
+    with torch.no_grad():
+        spoiled.stage.bank.parts["teacher"].prompts_KLD[1] = torch.nan
+    wanted, found = (gradients(loop)["parts.teacher.prompts_KLD"] for loop in (clean, spoiled))
+    assert found[1].isnan().any()
+    near(found[[0, 2]], wanted[[0, 2]], 1e-12)
+    outcome = build("teach", token_budget=45)
+    with torch.no_grad():
+        outcome.stage.bank.parts["teacher"].prompts_KLD[1] = torch.nan
+    assert outcome.gradients(0)["sums"].isnan().any(1).tolist() == [False, True, False]
+
+
+def test_fillers_are_counted_nowhere(build: Build, near) -> None:
+    """More ranks than there is work: the last hold nothing but a filler."""
+    loop = build("distill", token_budget=45)
+    alone, world = loop.gradients(0)["sums"], 7
+    ranks = [build("distill", token_budget=45, rank=r, world=world).gradients(0)["sums"] for r in range(world)]
+    near(sum(ranks), alone, 1e-12)
+    # packed rows are cut as finely as there are ranks, padded ones by the budget alone
+    busy = len(loop.last_step_picks) if loop.formulation.packed else 3
+    assert busy < world
+    assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
+    kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near
+) -> None:
+    ends = []
+    for formulation in ("packed", "plain"):
+        session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "formulation": formulation})
+        stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, teachers(3), "hash")
+        start = stage.bank.prompts(torch.arange(3)).detach().clone()
+        loop = make_loop(stage, session)
+        loop.run()
+        ends.append(stage.bank.prompts(torch.arange(3)).detach())
+        assert (ends[-1] - start).abs().max() > 0.1  # they went somewhere
+    near(ends[0], ends[1], 1e-8)

@@ -1,0 +1,178 @@
+"""Teachers on disk, filled and read in the background: in full micro-batches, in order, to the same bits, and no
+thread is left.
+"""
+
+import threading
+
+import pytest
+
+from engine.core.errors import UserError
+from engine.training import teacher_cache, teacher_files
+from engine.training.forward_backward import ForwardBackward
+from engine.training.teach_and_distill import distill_stage
+from engine.training.teacher_cache import cache_teachers, sample_visits
+from tests.engine.kept_teachers import cut, files, gradients, trained
+
+PATIENCE = 30.0  # seconds after which a thread that does not come is a failure
+
+
+def background() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith(("read-ahead", "teacher-files"))]
+
+
+def test_forward_passes_are_as_large_as_the_budget_and_small_tasks_share_one(cached, monkeypatch) -> None:
+    sizes: list[int] = []
+    teach = ForwardBackward.teach
+
+    def counted(self, group, *arguments):
+        sizes.append(len(group))
+        return teach(self, group, *arguments)
+
+    monkeypatch.setattr(ForwardBackward, "teach", counted)
+    cached(token_budget=10_000)  # in files of four samples
+    assert sizes == [23 + 6 + 11]
+
+
+def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch) -> None:
+    order: list[str] = []
+    asked_again = threading.Event()
+    teach, write = ForwardBackward.teach, teacher_files.write
+
+    def taught(self, *arguments):
+        if "write" in order:
+            order.append("teach")
+            asked_again.set()
+        return teach(self, *arguments)
+
+    def written(*arguments):
+        order.append("write")
+        if order.count("write") == 1:
+            assert asked_again.wait(PATIENCE)
+            order.append("written")
+        return write(*arguments)
+
+    monkeypatch.setattr(ForwardBackward, "teach", taught)
+    monkeypatch.setattr(teacher_files, "write", written)
+    loop, _ = cached(token_budget=60)
+    assert order[0] == "write" and order.index("teach") < order.index("written")
+    assert loop.stage.kept is not None and not background()
+
+
+def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_path, monkeypatch) -> None:
+    cached(token_budget=60, **{"data.cache": str(tmp_path / "whole")})
+    whole = [f.read_bytes() for f in sorted(files(tmp_path / "whole"))]
+    teach, calls = ForwardBackward.teach, []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return teach(self, *arguments)
+
+    monkeypatch.setattr(ForwardBackward, "teach", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cached(token_budget=60)
+    assert not background() and not list((tmp_path / "cache").rglob("*.partial"))
+    first = files(tmp_path / "cache")
+    assert 0 < len(first) < len(whole)
+    monkeypatch.setattr(ForwardBackward, "teach", teach)
+    _, said = cached(token_budget=60)
+    second = files(tmp_path / "cache")
+    assert not any(line.startswith("WARNING") for line in said) and all(second[f] == first[f] for f in first)
+    assert [f.read_bytes() for f in sorted(second)] == whole
+
+
+def test_a_full_disk_ends_the_filling_and_its_thread(cached, monkeypatch) -> None:
+    calls: list[int] = []
+    teach = ForwardBackward.teach
+    monkeypatch.setattr(ForwardBackward, "teach", lambda self, *a: calls.append(1) or teach(self, *a))
+    monkeypatch.setattr(teacher_files, "write", lambda part, found: "teacher cache: the disk is full")
+    monkeypatch.setattr(teacher_cache, "AGREE", 1)
+    with pytest.raises(UserError, match="the disk is full"):
+        cached(token_budget=30)
+    assert len(calls) < 23 and not background()
+
+
+def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
+    loop, _ = cached(token_budget=60)
+    kept, read, order = loop.stage.kept, loop.stage.kept.cache.read, []
+    done: dict[int, threading.Event] = {}
+
+    def recorded(group):
+        states = read(group)
+        order.append(("read", id(group)))
+        done.setdefault(id(group), threading.Event()).set()
+        return states
+
+    train, groups = ForwardBackward.train, []
+
+    def trained(self, group, *arguments):
+        groups.append(group)  # so that no other gets its identity
+        assert done.setdefault(id(group), threading.Event()).wait(PATIENCE)
+        order.append(("asked", id(group)))
+        return train(self, group, *arguments)
+
+    monkeypatch.setattr(kept.cache, "read", recorded)
+    monkeypatch.setattr(ForwardBackward, "train", trained)
+    gradients(loop)
+    first_of_next = loop._ahead.groups[0]
+    assert done.setdefault(id(first_of_next), threading.Event()).wait(PATIENCE)  # of a step that nobody has begun
+    read_at, asked_at = ({g: at for at, (what, g) in enumerate(order) if what == kind} for kind in ("read", "asked"))
+    assert len(asked_at) == len(groups) > 5 and all(read_at[g] < at for g, at in asked_at.items())
+    assert len(background()) == 1
+    loop.close()
+    assert not background()
+
+
+def test_reading_ahead_changes_no_bit(cached, monkeypatch, tmp_path) -> None:
+    ahead, _ = cached(token_budget=60, run_dir=str(tmp_path / "ahead"))
+    wanted = trained(ahead)
+    assert not background()  # the thread has ended with the run
+    now, _ = cached(token_budget=60, run_dir=str(tmp_path / "now"))
+    monkeypatch.setattr(now.stage.kept, "expect", lambda groups: None)
+    found = trained(now)
+    assert all(found[name].equal(tensor) for name, tensor in wanted.items())
+    assert now.cursors == ahead.cursors and now.row_tokens == ahead.row_tokens
+
+
+def test_no_thread_outlives_a_run_that_fails(cached, tmp_path) -> None:
+    loop, _ = cached()
+    for file in files(tmp_path / "cache"):
+        cut(file, 30)
+    loop.stage.teachers = None
+    with pytest.raises(RuntimeError, match="was whole as this run began"):
+        loop.run()
+    assert not background()
+
+
+def test_a_plan_that_no_longer_holds_is_made_anew(cached) -> None:
+    loop, _ = cached(token_budget=60)
+    step = 0
+    while loop._ahead is None or {p.row for p in loop._ahead.picks} == {1}:
+        loop.gradients(step)
+        step += 1
+    row = next(p.row for p in loop._ahead.picks)
+    loop.stopped[row] = True
+    loop.stage.teachers = None
+    loop.gradients(step)
+    assert loop.last_step_picks and row not in {p.row for p in loop.last_step_picks}
+
+
+def test_a_benchmark_fills_what_its_steps_read(make_session, make_loop, teachers, tasks, tmp_path) -> None:
+    session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache")})
+    said: list[str] = []
+    session.say = said.append
+    taught = teachers(3).double()
+    stage = distill_stage(session, tasks, taught, "hash")
+    cache_teachers(session, stage, taught, steps=1)
+    cache = stage.kept.cache
+    assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
+    assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)
+    loop = make_loop(stage, session)
+    stage.teachers = None
+    loop.gradients(0)
+    with pytest.raises(RuntimeError, match="was not asked for when it was filled"):
+        for step in range(1, 4):
+            loop.gradients(step)
+    loop.close()
+    assert not background()

@@ -1,0 +1,1 @@
+"""Pre-training of the pocket backbones: small models that follow written instructions on invented notes."""

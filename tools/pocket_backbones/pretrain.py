@@ -1,0 +1,317 @@
+"""Pre-train a pocket backbone: a small language model that follows written instructions on invented notes.
+
+    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/llama
+    python -m tools.pocket_backbones.pretrain --family gpt_oss --from runs/pocket/llama --output runs/pocket/gpt_oss --steps 1000
+    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/big --hidden 512     (a bigger one, on a GPU)
+
+A soft prompt can only elicit what the frozen model can do, so the model is told all 31 skills by their written
+instructions, those of the target tasks included. Each sample is [instruction ; BOS ; note ; separator ; answer ; EOS],
+then further questions about the same note with their answers where the task asks questions: the instruction stands
+where a soft prompt will stand. A task is drawn the more often the fewer of its answers were right of late, but hardly
+before those that it builds on are learnt. Killed, it goes on where it was; --steps may be another number then, the
+learning rate falls over the last third.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from backbones import BackboneCard, Layout, load_tokenizer
+from engine.core import protect
+from tools.pocket_backbones.model import HEAD, build, look_back, model_config, train_tokenizer, upcycle
+from tools.pocket_backbones.muon import Muon
+
+LM_WEIGHT = 0.2  # of the tokens that are no answer
+MUON_LR, ADAM_LR, WARMUP, DECAY, CLIP = 6e-3, 2e-3, 100, 0.35, 1.0
+MASTERED_SHARE = 0.1  # how often a mastered task is drawn, an unlearnt one being 1
+EARLY_SHARE, READY = 0.02, 0.8  # how often one is drawn that builds on others, before so much of their answers is right
+SINK = 0.0  # a gpt-oss's sinks at its start: as strong as one indifferent word
+SEPARATOR = "\n"
+
+
+class Packet(NamedTuple):
+    """Samples of like length with A answers in all. ``tasks`` (A,): the task of each answer. The rest (B, T): ids
+    padded with EOS, each token's weight as an answer and as text, and the number of the answer it belongs to, A for the
+    tokens of none.
+    """
+
+    tasks: Tensor
+    ids: Tensor
+    answer: Tensor
+    rest: Tensor
+    number: Tensor
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=("llama", "gpt_oss"), required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder of weights, tokenizer and loss curve")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        help="finished folder to start from: the same family, or a Llama for a gpt-oss",
+    )
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=96, help="samples a step")
+    parser.add_argument("--packets", type=int, default=3, help="parts that a step's samples are cut into by length")
+    parser.add_argument("--hidden", type=int, default=192, help="with --from the source's, as are the layers")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--lr_scale", type=float, default=1.0, help="times both learning rates; lower it with --from")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one with --from the same family, or the same notes come again"
+    )
+    parser.add_argument("--every", type=int, default=100, help="steps between log lines and checkpoints")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that write notes; a GPU wants a dozen, a CPU none"
+    )
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16, always so on a GPU; a CPU needs AVX512-BF16 or AMX to gain",
+    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model: a third faster on two cores")
+    a = parser.parse_args()
+    if a.source is not None:
+        try:
+            shape = json.loads((a.source / "config.json").read_text())
+        except (OSError, ValueError):
+            parser.error(f"--from: {a.source} is no finished folder (config.json is missing or not JSON)")
+        a.hidden, a.layers = shape["hidden_size"], shape["num_hidden_layers"]
+    if a.hidden % HEAD:
+        parser.error(f"--hidden: {a.hidden} is no multiple of {HEAD}, the numbers a head has")
+    return a
+
+
+class Samples(Dataset[list[Packet]]):
+    """Step ``n``'s samples depend on the seed, n and ``exact`` (task -> share of answers right of late) alone,
+    however one got there.
+    """
+
+    def __init__(self, seed: int, size: int, packets: int, layout: Layout) -> None:
+        from clinical_tasks.pocket import LESSONS
+
+        self.seed, self.size, self.packets, self.layout, self.tasks = seed, size, packets, layout, LESSONS
+        self.exact = dict.fromkeys(LESSONS, 0.0)
+
+    def shares(self) -> list[float]:
+        """How often each task is drawn, by how much of its answers was right of late."""
+        from clinical_tasks.pocket import BUILDS_ON
+
+        ready = {task: all(self.exact[other] >= READY for other in BUILDS_ON.get(task, ())) for task in self.tasks}
+        return [max(1 - self.exact[task], MASTERED_SHARE) if ready[task] else EARLY_SHARE for task in self.tasks]
+
+    def __getitem__(self, number: int) -> list[Packet]:
+        from clinical_tasks.pocket import lessons
+
+        rng = random.Random(f"{self.seed} {number}")
+        drawn = Counter(rng.choices(self.tasks, self.shares(), k=self.size))
+        rows = [
+            self._row(lesson) for task, n in sorted(drawn.items()) for lesson in lessons(self.seed + number, n, (task,))
+        ]
+        rows.sort(key=lambda row: sum(map(len, row[1])))
+        parts = min(self.packets, len(rows))
+        return [self._packet(rows[i * len(rows) // parts : (i + 1) * len(rows) // parts]) for i in range(parts)]
+
+    def _row(self, lesson: Any) -> tuple[int, list[list[int]]]:
+        """The task, and tokens by turns: what is read, what is answered, what is read, ..."""
+        spans = []
+        for turn, (text, answer) in enumerate(lesson.turns):
+            read = (
+                self.layout.tokenizer.encode(text + SEPARATOR)
+                if turn
+                else self.layout.instructed_ids(lesson.instruction, text)
+            )
+            spans += [read, self.layout.answer_ids(answer)]
+        return self.tasks.index(lesson.name), spans
+
+    def _packet(self, rows: list[tuple[int, list[list[int]]]]) -> Packet:
+        wide = -(-max(sum(map(len, spans)) for _, spans in rows) // 8) * 8
+        ids = torch.full((len(rows), wide), self.layout.end_id)
+        answer, rest = torch.zeros(len(rows), wide), torch.zeros(len(rows), wide)
+        number = torch.full((len(rows), wide), -1)
+        tasks: list[int] = []
+        for row, (task, spans) in enumerate(rows):
+            begin = 0
+            for turn, span in enumerate(spans):
+                here = slice(begin, begin + len(span))
+                ids[row, here] = torch.tensor(span)
+                if turn % 2:
+                    # between a weight a token, by which one-word answers hardly count, and a weight an answer
+                    answer[row, here], number[row, here] = len(span) ** -0.5, len(tasks)
+                    tasks.append(task)
+                else:
+                    rest[row, here] = 1.0
+                begin += len(span)
+            rest[row, 0] = 0.0  # nothing predicts the first token
+        return Packet(torch.tensor(tasks), ids, answer, rest, torch.where(number < 0, len(tasks), number))
+
+
+def train_step(
+    model: Any, packets: list[Packet], device: torch.device, bf16: bool = False
+) -> tuple[float, Tensor, Tensor]:
+    """Gradients of one step; (answer cross-entropy, task of each answer, whether each answer was right, every token
+    of it).
+    """
+    answers, others = (torch.stack([p[i].sum() for p in packets]).sum().item() for i in (2, 3))
+    total, right = 0.0, []
+    for packet in packets:
+        ids = packet.ids.to(device)
+        answer, rest = packet.answer[:, 1:].to(device), packet.rest[:, 1:].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16 or device.type == "cuda"):
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        ce = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view_as(answer)
+        answer_ce = (ce * answer).sum() / answers
+        (answer_ce + LM_WEIGHT * (ce * rest).sum() / others).backward()
+        total += answer_ce.item()
+        wrong = (logits.argmax(-1) != ids[:, 1:]).cpu()
+        right.append(torch.bincount(packet.number[:, 1:][wrong], minlength=len(packet.tasks) + 1)[:-1] == 0)
+    return total, torch.cat([p.tasks for p in packets]), torch.cat(right)
+
+
+def optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for what is a matrix or a stack of them inside a layer, AdamW for embeddings, norms, biases, sinks and
+    routers.
+    """
+    inner = {
+        n: p
+        for n, p in model.named_parameters()
+        if ".layers." in n and n.endswith((".weight", "_proj")) and p.ndim > 1 and "router" not in n
+    }
+    outer = [p for n, p in model.named_parameters() if n not in inner]
+    return [
+        Muon(inner.values(), MUON_LR * scale),
+        torch.optim.AdamW(outer, ADAM_LR * scale, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def start(a: argparse.Namespace, layout: Layout) -> nn.Module:
+    """The model at step 0: random but for some attention heads, or what a finished folder holds."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(a.seed)
+    pieces = layout.tokenizer.vocab_size
+    model = build(a.family, a.hidden, a.layers, -(-pieces // 64) * 64)
+    if a.source is None:
+        if a.family == "llama":
+            look_back(model, a.seed)
+        return model
+    source = AutoModelForCausalLM.from_pretrained(a.source, dtype=torch.float32)
+    if source.config.model_type == a.family:
+        model.load_state_dict(source.state_dict())
+    else:
+        upcycle(source, model, SINK)
+    return model
+
+
+def main() -> None:
+    """Train to the last step, from the last checkpoint if there is one, and write weights, tokenizer and loss curve."""
+    protect()
+    a = arguments()
+    from clinical_tasks.pocket import lessons
+
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    a.output.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer_file = a.output / "tokenizer.model"
+    if a.source is not None:
+        shutil.copyfile(a.source / "tokenizer.model", tokenizer_file)
+    elif not tokenizer_file.exists():
+        written = lessons(a.seed + 10_000_000, 20_000)
+        train_tokenizer(
+            (f"{lesson.instruction}\n{text}\n{answer}" for lesson in written for text, answer in lesson.turns), a.output
+        )
+    tokenizer = load_tokenizer(tokenizer_file)
+    keys = model_config(a.family, a.hidden, a.layers, -(-tokenizer.vocab_size // 64) * 64)
+    layout = Layout(
+        BackboneCard(name=a.family, random=keys, tokenizer=str(tokenizer_file), separator=SEPARATOR), tokenizer
+    )
+    model: Any = start(a, layout).to(device)
+    samples = Samples(a.seed, a.batch, a.packets, layout)
+    both = optimizers(model, a.lr_scale)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in both]
+    state_file, curve_file = a.output / "training.pt", a.output / "loss.jsonl"
+    step = 0
+    if state_file.exists():
+        saved = torch.load(state_file, map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for optimizer, state in zip(both, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        step = saved["step"]
+        samples.exact.update(saved["exact"])
+    print(
+        (
+            f"{a.family}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, from step {step} of "
+            f"{a.steps}"
+        ),
+        flush=True,
+    )
+    forward: Any = torch.compile(model, dynamic=True) if a.compile else model
+    started, first = time.monotonic(), step
+    losses: list[float] = []
+    seen, right = torch.zeros(len(samples.tasks)), torch.zeros(len(samples.tasks))
+    while step < a.steps:
+        ahead = range(step, min(step - step % a.every + a.every, a.steps))  # the tasks' shares hold so long
+        for packets in DataLoader(
+            samples, batch_size=None, sampler=ahead, num_workers=a.workers, pin_memory=device.type == "cuda"
+        ):
+            factor = min((step + 1) / WARMUP, (a.steps - step) / (DECAY * a.steps), 1.0)
+            for optimizer, peak in zip(both, peaks, strict=True):
+                optimizer.param_groups[0]["lr"] = peak * factor
+            loss, tasks, correct = train_step(forward, packets, device, a.bf16)
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            for optimizer in both:
+                optimizer.step()
+                optimizer.zero_grad()
+            step += 1
+            losses.append(loss)
+            seen += torch.bincount(tasks, minlength=len(samples.tasks))
+            right += torch.bincount(tasks[correct], minlength=len(samples.tasks))
+        exact = {task: round(float(r / s), 3) for task, r, s in zip(samples.tasks, right, seen, strict=True) if s}
+        line = {
+            "step": step,
+            "answer_ce": sum(losses) / len(losses),
+            "lr": peaks[0] * factor,
+            "mean_exact": sum(exact.values()) / len(exact),
+            "samples_per_s": (step - first) * a.batch / (time.monotonic() - started),
+            "exact": exact,
+        }
+        samples.exact.update(exact)
+        with curve_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps({k: v for k, v in line.items() if k != "exact"}), flush=True)
+        losses, seen, right = [], torch.zeros_like(seen), torch.zeros_like(right)
+        _save(
+            state_file,
+            {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in both],
+                "exact": samples.exact,
+                "step": step,
+            },
+        )
+    model.to(torch.bfloat16).save_pretrained(a.output)
+    state_file.unlink()
+    print(f"weights in {a.output}")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()
