@@ -256,12 +256,12 @@ def main() -> None:
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=["short", "medium"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--token_budget", type=int, default=4096)
+    parser.add_argument("--max_tokens_per_micro_batch", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON; cases of earlier calls are kept, the same ones replaced")
     a = parser.parse_args()
     cases = [
-        measure(shape, regime, kind, a.samples, a.pairs, a.token_budget)
+        measure(shape, regime, kind, a.samples, a.pairs, a.max_tokens_per_micro_batch)
         for shape in a.shapes
         for regime in a.regimes
         for kind in a.kinds

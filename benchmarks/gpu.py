@@ -37,9 +37,9 @@ TOLD = 6  # last lines of a part that failed
 # of a whole step: what is kept of a case of ``train.py benchmark``
 KEPT = (
     "label",
-    "placement",
+    "sharding",
     "teacher",
-    "recompute",
+    "recomputed_layers",
     "step_seconds",
     "samples_per_s",
     "tokens_per_s",
@@ -49,20 +49,26 @@ KEPT = (
     "h2d_bytes_per_step",
     "load_seconds",
 )
-STEPS = ["--recompute=none", "--distill.batch=128", "--token_budget=16384", "--invented", "90,10"]
-RESIDENT = ["--placement=resident", "--steps", "4", "--warmup", "2", "--sweep", "distill.teacher_cache=auto,off"]
-OFFLOADED = ["--placement=offload", "--steps", "2", "--warmup", "1", "--distill.teacher_cache=off"]
+STEPS = [
+    "--activation_checkpointing=none",
+    "--distill.batch_size=128",
+    "--max_tokens_per_micro_batch=16384",
+    "--invented",
+    "90,10",
+]
+RESIDENT = ["--sharding=replicated", "--steps", "4", "--warmup", "2", "--sweep", "distill.teacher_cache=auto,off"]
+OFFLOADED = ["--sharding=zero3_offload", "--steps", "2", "--warmup", "1", "--distill.teacher_cache=off"]
 SMALL = [
-    "--placement=resident",
-    "--distill.batch=8",
-    "--token_budget=1024",
+    "--sharding=replicated",
+    "--distill.batch_size=8",
+    "--max_tokens_per_micro_batch=1024",
     "--invented",
     "20,5,8",
     "--steps",
     "1",
     "--warmup",
     "1",
-    "--prompt.length=8",
+    "--prompt.num_virtual_tokens=8",
     "--sweep",
     "distill.teacher_cache=auto,off",
 ]
@@ -137,8 +143,8 @@ def parts(small: bool) -> list[Part]:
         "8",
     ]
     llama, gpt_oss = (
-        ["--shape", "llama_8b", "--token_budget", "16384"],
-        ["--shape", "gpt_oss_20b", "--token_budget", "8192", "--methods", "peft,packed"],
+        ["--shape", "llama_8b", "--max_tokens_per_micro_batch", "16384"],
+        ["--shape", "gpt_oss_20b", "--max_tokens_per_micro_batch", "8192", "--methods", "peft,packed"],
     )
     return [
         tests,

@@ -87,7 +87,7 @@ def child(method: str, folder: Path) -> None:
 
     device = distributed.start_process_group(distributed.dist_env())
     card = BackboneCard(name="loader", path=str(folder), tokenizer="none", dtype="bfloat16")
-    zero = zero_config(deepspeed_file_of("offload"), card, measure_footprint(card))
+    zero = zero_config(deepspeed_file_of("zero3_offload"), card, measure_footprint(card))
     keep = HfDeepSpeedConfig(zero) if method == "from_pretrained" else None
     distributed.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # peak := now

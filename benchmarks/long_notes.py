@@ -87,7 +87,7 @@ def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> fl
     work = MicroBatchShape(length + LONG[shape].length, ANSWER, 0)
     parts = estimate_memory(
         sizes,
-        "resident",
+        "replicated",
         recompute * len(sizes.layers),
         work,
         Machine(1, 1, device, 0, 0),

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--regime", default="short")
     parser.add_argument("--tasks", type=int, default=21)
     parser.add_argument("--examples", type=int, default=4, help="of each task in a step")
-    parser.add_argument("--token_budget", type=int, default=8192)
+    parser.add_argument("--max_tokens_per_micro_batch", type=int, default=8192)
     parser.add_argument("--deepspeed", default="ds_configs/zero3_offload.json")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--output", type=Path)
@@ -50,7 +50,7 @@ def main() -> None:
     shape = replace(SHAPES[a.shape], tasks=a.tasks, samples=a.tasks * a.examples)
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
-    formulation = ForwardBackward(work.backbone, True, a.token_budget, place.rank, place.world)
+    formulation = ForwardBackward(work.backbone, True, a.max_tokens_per_micro_batch, place.rank, place.world)
     alone = [
         weigh([i.row for i in own], [i.sample for i in own])
         for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))

@@ -413,7 +413,7 @@ def gpu(content: Content) -> Section:
             held = "-" if c["peak_gpu_bytes"] is None else f"{c['peak_gpu_bytes'] / 1e9:.1f}"
             rows.append(
                 [
-                    f"{part['name']}, {c['placement']}, teacher {c['teacher']}",
+                    f"{part['name']}, {c['sharding']}, teacher {c['teacher']}",
                     f"{c['step_seconds']['median']:.3f}",
                     f"{c['tokens_per_s']:,.0f}",
                     reached,

@@ -281,7 +281,7 @@ def count(
     """One micro-batch, forward and backward.
 
     Args:
-        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. recompute: all
+        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. activation_checkpointing: all
             layers.
         fused: as the key of the configuration.
     """

@@ -167,7 +167,7 @@ def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) ->
         "tasks": case.shape.tasks,
         "layers": case.layers,
         "teacher_cache": case.keeps_teacher,
-        "token_budget": case.budget,
+        "max_tokens_per_micro_batch": case.budget,
         "real_tokens": work.real_tokens,
         "answer_tokens": work.answer_tokens,
         "operations": ops,
@@ -206,7 +206,7 @@ def _timed(step: Step, device: torch.device) -> float:
 def peak_memory(case: Case, method: str) -> int:
     """Bytes by which a child process's peak exceeds what it held before its first step."""
     flags = ["--child", method, "--shape", case.name, "--regimes", case.regime, "--stages", case.stage]
-    flags += ["--token_budget", str(case.budget), "--layers", str(case.layers)]
+    flags += ["--max_tokens_per_micro_batch", str(case.budget), "--layers", str(case.layers)]
     flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)]
     flags += [] if case.cache else ["--no_cache"]
     done = subprocess.run(
@@ -258,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--regimes", default="short,medium,long", help=f"of {', '.join(REGIMES)}")
     parser.add_argument("--stages", default="teach,distill,adapt")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--token_budget", type=int, default=8192)
+    parser.add_argument("--max_tokens_per_micro_batch", type=int, default=8192)
     parser.add_argument("--no_cache", action="store_true", help="ask the teacher every time")
     parser.add_argument("--no_memory", action="store_true", help="leave the children out")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -279,12 +279,12 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     if a.child:
-        _child(a.child, Case(a.shape, shape, a.regimes, a.stages, a.token_budget, not a.no_cache), device)
+        _child(a.child, Case(a.shape, shape, a.regimes, a.stages, a.max_tokens_per_micro_batch, not a.no_cache), device)
         return
     methods = a.methods.split(",")
     for regime in a.regimes.split(","):
         for stage in a.stages.split(","):
-            case = Case(a.shape, shape, regime, stage, a.token_budget, not a.no_cache)
+            case = Case(a.shape, shape, regime, stage, a.max_tokens_per_micro_batch, not a.no_cache)
             found = measure(case, a.pairs, device, methods)
             if not a.no_memory:
                 for m in methods:
@@ -319,7 +319,7 @@ def _name(case: dict[str, Any]) -> list[Any]:
     """What tells a case from the others of a file. Where it has no ``samples``, its sizes are the shape's own."""
     shape = SHAPES[case["shape"]]
     size = {"samples": shape.samples, "tasks": shape.tasks, "layers": shape.card["num_hidden_layers"]}
-    keys = ("shape", "regime", "stage", "teacher_cache", "token_budget")
+    keys = ("shape", "regime", "stage", "teacher_cache", "max_tokens_per_micro_batch")
     return [case[k] for k in keys] + [case.get(k, n) for k, n in size.items()]
 
 

@@ -312,7 +312,9 @@ def recompute_first(model: nn.Module, layers: int) -> None:
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if layers and not found:
         name = type(model).__name__
-        raise BackboneError(f"{name}: transformers cannot compute layers of this family again; set recompute: none")
+        raise BackboneError(
+            f"{name}: transformers cannot compute layers of this family again; set activation_checkpointing: none"
+        )
     for layer in found[:layers]:
         layer.forward = _computed_again(layer.forward, model.config)
 

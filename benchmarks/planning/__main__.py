@@ -31,20 +31,20 @@ LINK = "planveth"
 MARKS = "<!-- planning figures -->", "<!-- end of planning figures -->"
 
 CASES = [
-    Case("mid", "sharded", 1, 1),
-    Case("mid", "offload", 1, 1),
-    Case("mid", "sharded", 1, 2),
-    Case("mid", "offload", 1, 2),
-    Case("mid", "sharded", 1, 2, stage="distill"),
-    Case("mid", "sharded", 1, 2, recompute=8),
-    Case("mid", "resident", 1, 1),
-    Case("large", "resident", 1, 1),
-    Case("large", "sharded", 1, 1),
-    Case("large", "sharded", 1, 2),
-    Case("large", "offload", 1, 2),
-    Case("large", "sharded", 1, 2, recompute=16),
-    Case("large", "sharded", 1, 2, tokens=2048),
-    *(Case("mid", "sharded", 2, 1, gbit=g) for g in (0.5, 2, 8)),
+    Case("mid", "zero3", 1, 1),
+    Case("mid", "zero3_offload", 1, 1),
+    Case("mid", "zero3", 1, 2),
+    Case("mid", "zero3_offload", 1, 2),
+    Case("mid", "zero3", 1, 2, stage="distill"),
+    Case("mid", "zero3", 1, 2, recompute=8),
+    Case("mid", "replicated", 1, 1),
+    Case("large", "replicated", 1, 1),
+    Case("large", "zero3", 1, 1),
+    Case("large", "zero3", 1, 2),
+    Case("large", "zero3_offload", 1, 2),
+    Case("large", "zero3", 1, 2, recompute=16),
+    Case("large", "zero3", 1, 2, tokens=2048),
+    *(Case("mid", "zero3", 2, 1, gbit=g) for g in (0.5, 2, 8)),
 ]
 
 

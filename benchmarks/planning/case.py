@@ -71,7 +71,7 @@ class Case:
     """
 
     shape: str
-    placement: str
+    sharding: str
     nodes: int
     ranks_per_node: int
     recompute: int = 0
@@ -93,7 +93,7 @@ class Case:
         more = [f"{self.recompute} layers recomputed"] * bool(self.recompute) + ["with the teacher"] * (
             self.stage == "distill"
         )
-        return ", ".join([self.shape, self.placement, where, *more, *[f"{self.tokens} tokens"] * (self.tokens != 1024)])
+        return ", ".join([self.shape, self.sharding, where, *more, *[f"{self.tokens} tokens"] * (self.tokens != 1024)])
 
     @property
     def card(self) -> BackboneCard:
@@ -103,12 +103,12 @@ class Case:
 
     @property
     def file(self) -> str:
-        """On CPUs ``offload`` is cpu.json: there is no memory to pin."""
+        """On CPUs ``zero3_offload`` is cpu.json: there is no memory to pin."""
         return (
             str(DS_CONFIGS / "cpu.json")
-            if self.placement == "offload"
-            else str(DS_CONFIGS / FILES[self.placement])
-            if FILES[self.placement]
+            if self.sharding == "zero3_offload"
+            else str(DS_CONFIGS / FILES[self.sharding])
+            if FILES[self.sharding]
             else ""
         )
 
@@ -138,7 +138,7 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
         else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
     )
     wanted = estimate_memory(
-        sizes, case.placement, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
+        sizes, case.sharding, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
     )
     found = trace(card, case.recompute)
     brought = Gathered()

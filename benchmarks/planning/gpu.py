@@ -54,7 +54,7 @@ def predicted(command: list[str], changed: str, device: str) -> dict[str, Any]:
     stage = next(s for s in plan["stages"] if s["stage"] == "distill")
     return {
         "seconds": stage["step_seconds"],
-        "bytes": plan["placements"][plan["chosen"]]["device_bytes"],
+        "bytes": plan["shardings"][plan["chosen"]]["device_bytes"],
         "binding": stage["binding"],
     }
 
@@ -68,7 +68,7 @@ def rows_of(measured: dict[str, Any]) -> list[list[str]]:
             memory = [f"{p['bytes'] / 1e9:.1f}, {held / 1e9:.1f} GB", f"{p['bytes'] / held - 1:+.0%}"]
             step = [f"{p['seconds']:.3f}, {seconds:.3f} s", f"{p['seconds'] / seconds - 1:+.0%}"]
             rows.append(
-                [f"{part['name']}, {case['placement']}, teacher {case['teacher']}", *memory, *step, p["binding"]]
+                [f"{part['name']}, {case['sharding']}, teacher {case['teacher']}", *memory, *step, p["binding"]]
             )
     return rows
 

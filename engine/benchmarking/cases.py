@@ -81,7 +81,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     problems += room_for("command line: --output", output, ROOM)
     cases = [] if problems else _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
     if "beside" in own:
-        configs = [case.config for case in cases] or ([] if "placement" in axes else [base])
+        configs = [case.config for case in cases] or ([] if "sharding" in axes else [base])
         problems += peft_beside.problems_of(own["beside"], mode, configs)
     if problems:
         raise UserError(problems)
@@ -106,9 +106,9 @@ def _cases(
     cases = []
     for values in itertools.product(*axes.values()):
         changed = dict(zip(axes, values, strict=True))
-        base = {k: v for k, v in overrides.items() if not (k == "deepspeed" and "placement" in changed)}
+        base = {k: v for k, v in overrides.items() if not (k == "deepspeed" and "sharding" in changed)}
         try:
-            config = resolve(file, base | changed | ({"deepspeed": ""} if "placement" in changed else {}))
+            config = resolve(file, base | changed | ({"deepspeed": ""} if "sharding" in changed else {}))
         except UserError as error:
             problems += error.problems
             continue
@@ -119,11 +119,11 @@ def _cases(
 
 def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
-    if own.get("placements"):
-        axes["placement"] = [p.strip() for p in own["placements"].split(",")]
+    if own.get("shardings"):
+        axes["sharding"] = [p.strip() for p in own["shardings"].split(",")]
         problems += [
-            f"command line: --placements: {p!r} is none of {', '.join(SHARDINGS)}"
-            for p in axes["placement"]
+            f"command line: --shardings: {p!r} is none of {', '.join(SHARDINGS)}"
+            for p in axes["sharding"]
             if p not in SHARDINGS
         ]
     for axis in filter(None, own.get("sweep", "").split(";")):

@@ -86,7 +86,7 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
 def case_table(cases: list[dict[str, Any]]) -> list[str]:
     head = [
         "case",
-        "placement",
+        "sharding",
         "step s",
         "real tokens/s",
         "computed tokens/s",
@@ -105,7 +105,7 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
         rows.append(
             [
                 c["label"] or "-",
-                c["placement"] + (f", {c['recompute']} layers recomputed" if c["recompute"] else ""),
+                c["sharding"] + (f", {c['recomputed_layers']} layers recomputed" if c["recomputed_layers"] else ""),
                 f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})",
                 f"{c['tokens_per_s']:,.0f}",
                 f"{c['computed_tokens_per_s']:,.0f}",
@@ -192,7 +192,7 @@ def chart(file: Path, content: dict[str, Any]) -> None:
         ]
         core.line_chart(file, title, key, "tokens/s", {"real": sorted(points), "computed": sorted(computed)})
         return
-    labels = [c["label"] or c["placement"] for c in cases]
+    labels = [c["label"] or c["sharding"] for c in cases]
     notes = [f"{c['tokens_per_s']:,.0f} real tokens/s" for c in cases]
     shown = [n for n in PHASES if any(c["phases"][n]["share"] >= 0.002 for c in cases)]
     core.stacked_bar_chart(

@@ -30,9 +30,9 @@ def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]
         out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")
     if mode and mode not in STAGES:
         out.append(f"command line: --beside: PEFT has no step like that of {mode}; set --mode=teach or --mode=distill")
-    for file, placed in sorted({(c.deepspeed, c.placement) for c in configs}):
-        if file or placed != "resident":
-            fix = "--placement=resident" + (" --deepspeed=" if file else "")
+    for file, placed in sorted({(c.deepspeed, c.sharding) for c in configs}):
+        if file or placed != "replicated":
+            fix = "--sharding=replicated" + (" --deepspeed=" if file else "")
             out.append(f"command line: --beside: PEFT needs the whole backbone, not {file or placed}; set {fix}")
     return out
 
@@ -84,7 +84,7 @@ class PeftBeside:
                 seconds = time.perf_counter() - begin
         except torch.OutOfMemoryError:
             problem = "--beside: PEFT's step ran out of the GPU's memory, for it makes logits at every position"
-            raise UserError(f"{problem}; set a smaller --token_budget, or leave --beside out") from None
+            raise UserError(f"{problem}; set a smaller --max_tokens_per_micro_batch, or leave --beside out") from None
         if measured:
             self.seconds.append(seconds)
             self.losses.append(loss)

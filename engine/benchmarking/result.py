@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONTRACT = (
     "mode",
     "backbone",
-    "placement",
+    "sharding",
     "world_size",
     "samples_per_s",
     "tokens_per_s",
@@ -42,9 +42,9 @@ ELSEWHERE = (
     "run_dir",
     "preempt_signal",
     "hang_minutes",
-    "fresh",
+    "overwrite",
     "accept_changes",
-    "max_skipped",
+    "max_nonfinite_steps",
     "data.root",
     "data.cache",
     "data.cards",
@@ -52,11 +52,11 @@ ELSEWHERE = (
     "teach.adapters",
     "adapt.source_run",
     "adapt.multitask_run",
-    "teach.eval_every",
-    "adapt.eval_every",
+    "teach.eval_interval",
+    "adapt.eval_interval",
     "backbone",
 )
-SECTIONS_ELSEWHERE = ("log", "checkpoint", "evaluate", "tune")
+SECTIONS_ELSEWHERE = ("log", "checkpoint", "evaluate", "lr_sweep")
 
 
 class StepRecord(NamedTuple):
@@ -125,7 +125,7 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     return {
         "mode": mode,
         "backbone": m.session.card.name,
-        "placement": m.chosen.placement,
+        "sharding": m.chosen.sharding,
         "world_size": world,
         "samples_per_s": sum(step[0].samples for step in steps) / total,
         "tokens_per_s": tokens_per_s,
@@ -143,7 +143,7 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
         "kernel_share": sum(of_phase[PROJECT]) / total,
         "label": m.case.label,
         "changed": m.case.swept,
-        "recompute": m.chosen.recompute,
+        "recomputed_layers": m.chosen.recompute,
         "inputs_offloaded": m.chosen.offloaded,
         "teacher": m.teacher,
         "beside": m.beside,

@@ -3,7 +3,7 @@ but its output folder.
 
     python train.py benchmark --config FILE --steps N --invented 200,20
 
-Cases (placements, values of a sweep) take turns step by step where all of them fit at once, so that what slows the
+Cases (shardings, values of a sweep) take turns step by step where all of them fit at once, so that what slows the
 machine slows all; else each is alone in memory, one after the other. A case's first steps are warm-up: DeepSpeed
 records its trace there, kernels compile.
 """
@@ -58,7 +58,7 @@ class Measured:
         """Cases alike in this share a backbone."""
         assert self.chosen is not None
         config, chosen = self.case.config, self.chosen
-        place = (chosen.placement, chosen.recompute, chosen.offloaded)
+        place = (chosen.sharding, chosen.recompute, chosen.offloaded)
         return repr(self.session.card), config.deepspeed, config.fused, *place
 
 
@@ -89,7 +89,11 @@ def run_benchmark(request: Request) -> None:
     for m in every:
         work = distributed.micro_batch_shape(m.case.config, m.session.sizes)
         m.chosen = distributed.choose_sharding(
-            m.session.sizes, distributed.requested_sharding(m.case.config), m.case.config.recompute, work, machine
+            m.session.sizes,
+            distributed.requested_sharding(m.case.config),
+            m.case.config.activation_checkpointing,
+            work,
+            machine,
         )
     every, left_out = _that_fit(every, machine)
     for line in left_out:
@@ -127,7 +131,7 @@ def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[s
         else:
             needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
             out.append(
-                f"{case.case.label}: {case.chosen.placement} needs {needed / distributed.GB:.1f} GB a rank, there "
+                f"{case.case.label}: {case.chosen.sharding} needs {needed / distributed.GB:.1f} GB a rank, there "
                 f"are {distributed.free_memory_text(m)}"
             )
     return (fit, out) if fit and len(every) > 1 else (every, [])
@@ -196,7 +200,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             if request.beside:
                 start_LD, config = m.session.start_prompt("metaprompt"), m.case.config
                 m.peft = PeftBeside(
-                    stage, start_LD, m.backbone, config.token_budget, deterministic=config.deterministic
+                    stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=config.deterministic
                 )
         for step in range(request.warmup + request.steps):
             for m in group:

@@ -47,9 +47,9 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
     """The configuration with stages of at least so many steps, and no validation between them."""
     return replace(
         config,
-        teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_every=0, adapters="", run=""),
+        teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_interval=0, adapters="", run=""),
         distill=replace(config.distill, steps=max(config.distill.steps, steps)),
-        adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_every=0),
+        adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_interval=0),
     )
 
 
@@ -103,6 +103,6 @@ def _untrained(session: RunContext) -> Source:
     tasks = list(dict.fromkeys([*named, *c.adapt.transfer])) or ["source"]
     start_LD = session.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
-        len(tasks), c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+        len(tasks), c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )
     return Source(DecomposedBank(start_LD[None], cols_KLR, rows_KRD), tasks, "untrained", c.seed)

@@ -1,4 +1,4 @@
-"""Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the placement.
+"""Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the sharding.
 
     checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest ->
     checkpoints/step_00000100 checkpoints/kept/
@@ -180,7 +180,7 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
             pass_over(f"WARNING {told}; going on from {folder.name}, which is whole")  # type: ignore[misc]
         return found
     if damage:
-        raise UserError([f"{problem}; point {latest} at an older one, or give --fresh=true" for problem in damage])
+        raise UserError([f"{problem}; point {latest} at an older one, or give --overwrite=true" for problem in damage])
     return None
 
 

@@ -26,7 +26,7 @@ REPLACED = {
     "distill.lr_shared": "distill.relative_lr_shared",
     "adapt.lr_shared": "adapt.relative_lr_shared",
     "adapt.lr_prompt": "adapt.relative_lr_prompt",
-    "tune.prompt_tuning": "tune.relative_lr_prompt",
+    "tune.prompt_tuning": "lr_sweep.relative_lr_prompt",
 }
 
 
@@ -58,7 +58,7 @@ class Rate:
 
 def tried_rates(c: RunConfig, method: str) -> list[Rate]:
     """The rates that a sweep tries of a method."""
-    t = c.tune
+    t = c.lr_sweep
     own: list[float] = getattr(t, "relative_lr_prompt" if method == "prompt_tuning" else method)
     shared = t.relative_lr_shared if method in DECOMPOSED and c.adapt.train == "all" else []
     if not shared:

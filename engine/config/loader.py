@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from engine.config.learning_rates import REPLACED, refusal, replaced_in, rms_of_card
+from engine.config.renamed import new_key, new_value
 from engine.config.schema import UNTRAINED, RunConfig
 from engine.config.server_address import server_address_problems
 from engine.core import UserError
@@ -22,7 +23,7 @@ SWEPT = (
     "relative_lr_prompt",
     "relative_lr_teach",
     "lora",
-)  # rates in TuneConfig
+)  # rates in LrSweepConfig
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -90,6 +91,8 @@ def _absolute_rates(content: dict[str, Any], overrides: dict[str, str], where: s
     for old in found[f"{where}: "]:
         section, _, leaf = old.partition(".")
         content[section] = {key: value for key, value in content[section].items() if key != leaf}
+        if not content[section]:
+            del content[section]
     return [place + refusal(old, value, rms, backbone) for place, keys in found.items() for old, value in keys.items()]
 
 
@@ -126,6 +129,8 @@ def known_keys(cls: type = RunConfig, prefix: str = "") -> dict[str, tuple[Any, 
 
 def unknown_key(key: str, known: typing.Iterable[str]) -> str:
     """The sentence that every unknown key gets."""
+    if renamed := new_key(key):
+        return f"unknown key {key!r}; it is called {renamed!r} now"
     known = list(known)
     near = difflib.get_close_matches(key, known, 1, 0.55)
     if not near:  # a leaf without its section
@@ -194,6 +199,8 @@ def _coerce(kind: Any, value: Any) -> Any:
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
+            if renamed := new_value(value, get_args(kind)):
+                raise ValueError(f"{value!r} is called {renamed!r} now")
             near = difflib.get_close_matches(str(value), [str(a) for a in get_args(kind)], 1)
             raise ValueError(
                 f"{value!r} is none of {', '.join(map(str, get_args(kind)))}"
@@ -248,51 +255,51 @@ def _impossible(c: RunConfig) -> list[str]:
     if not c.backbone:
         problems.append("backbone: missing; name a backbone card")
     positive = [
-        "token_budget",
+        "max_tokens_per_micro_batch",
         "data.max_length",
-        "prompt.length",
+        "prompt.num_virtual_tokens",
         "prompt.rank",
         "teach.steps",
-        "teach.examples",
+        "teach.batch_size",
         "distill.steps",
-        "distill.batch",
+        "distill.batch_size",
         "distill.cap",
         "distill.temperature",
-        "adapt.examples",
+        "adapt.batch_size",
         "adapt.steps",
         "adapt.lora_rank",
         "evaluate.max_new_tokens",
         "evaluate.max_context",
-        "evaluate.batch",
-        "log.every",
-        "checkpoint.every",
+        "evaluate.batch_size",
+        "log.interval",
+        "checkpoint.interval",
         "checkpoint.keep",
         "hang_minutes",
     ]
     other = [
         "teach.relative_lr",
-        "teach.clip",
+        "teach.max_grad_norm",
         "teach.warmup_steps",
-        "teach.eval_every",
+        "teach.eval_interval",
         "teach.patience",
         "distill.relative_lr_shared",
         "distill.lr_task",
-        "distill.clip",
+        "distill.max_grad_norm",
         "distill.warmup_steps",
         "distill.lambda_kl",
         "distill.lambda_hidden",
         "adapt.relative_lr_shared",
         "adapt.lr_task",
         "adapt.relative_lr_prompt",
-        "adapt.clip",
+        "adapt.max_grad_norm",
         "adapt.lr_lora",
         "adapt.warmup_steps",
-        "adapt.eval_every",
+        "adapt.eval_interval",
         "adapt.patience",
         "data.max_train",
         "data.max_validation",
         "data.max_test",
-        "max_skipped",
+        "max_nonfinite_steps",
     ]
     for key in positive + other:
         value = value_at(c, key)
@@ -300,17 +307,22 @@ def _impossible(c: RunConfig) -> list[str]:
             problems.append(f"{key}: {value} is not {'above' if key in positive else 'at least'} 0")
     if abs(c.seed) >= 2**63:
         problems.append("seed: has more than 63 bits")
-    if c.prompt.rank > c.prompt.length:
-        problems.append(f"prompt.rank: {c.prompt.rank} is above prompt.length ({c.prompt.length})")
+    if c.prompt.rank > c.prompt.num_virtual_tokens:
+        problems.append(
+            f"prompt.rank: {c.prompt.rank} is above prompt.num_virtual_tokens ({c.prompt.num_virtual_tokens})"
+        )
     if c.prompt.init == "text" and not c.prompt.init_text.strip():
         problems.append("prompt.init_text: missing; prompt.init is text")
-    if c.data.exclude_overlap and not c.data.keep_unseen:
+    if c.data.drop_contaminated and not c.data.decontaminate_against:
         problems.append(
-            "data.exclude_overlap: needs data.keep_unseen, the tasks whose test documents no source may train on"
+            (
+                "data.drop_contaminated: needs data.decontaminate_against, the tasks whose test documents no source "
+                "may train on"
+            )
         )
-    if c.data.keep_unseen and not c.distill.sources:
+    if c.data.decontaminate_against and not c.distill.sources:
         problems.append(
-            "data.keep_unseen: is of a distillation (distill.sources); an adaptation takes over what its "
+            "data.decontaminate_against: is of a distillation (distill.sources); an adaptation takes over what its "
             "source_run found"
         )
     problems += [
@@ -322,45 +334,52 @@ def _impossible(c: RunConfig) -> list[str]:
         problems.append("distill.without: leaves no source task")
     if c.teach.run and c.teach.adapters:
         problems.append("teach.run: and teach.adapters both say where teachers come from; take one away")
-    both = sorted(set(c.data.keep_unseen) & set(c.distill.sources))
+    both = sorted(set(c.data.decontaminate_against) & set(c.distill.sources))
     if both:
-        problems.append(f"data.keep_unseen: {', '.join(both)} stands in distill.sources too; a source is not unseen")
+        problems.append(
+            f"data.decontaminate_against: {', '.join(both)} stands in distill.sources too; a source is not unseen"
+        )
     for key in (
-        "data.keep_unseen",
+        "data.decontaminate_against",
         "distill.sources",
         "adapt.targets",
         "adapt.methods",
         "adapt.shots",
         "adapt.seeds",
         "adapt.transfer",
-        *(f"tune.{name}" for name in SWEPT),
-        "tune.shots",
+        *(f"lr_sweep.{name}" for name in SWEPT),
+        "lr_sweep.shots",
     ):
         values = value_at(c, key)
         twice = sorted({str(v) for v in values if values.count(v) > 1})
         if twice:
             problems.append(f"{key}: {', '.join(twice)} stands twice")
-    for key in ("adapt.shots", "tune.shots"):
+    for key in ("adapt.shots", "lr_sweep.shots"):
         for shot in value_at(c, key):
             if shot != "full" and not (shot.isdecimal() and str(int(shot)) == shot):
                 problems.append(f"{key}: {shot!r} is neither full nor a number")
     for name in SWEPT:
         problems += [
-            f"tune.{name}: {rate} is not above 0" for rate in getattr(c.tune, name) if not 0 < rate < float("inf")
+            f"lr_sweep.{name}: {rate} is not above 0"
+            for rate in getattr(c.lr_sweep, name)
+            if not 0 < rate < float("inf")
         ]
-    if c.tune.relative_lr_teach and (c.teach.run or c.teach.adapters):
+    if c.lr_sweep.relative_lr_teach and (c.teach.run or c.teach.adapters):
         problems.append(
-            "tune.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune"
+            "lr_sweep.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune"
         )
-    if c.tune.relative_lr_shared and c.adapt.train != "all":
+    if c.lr_sweep.relative_lr_shared and c.adapt.train != "all":
         problems.append(
-            "tune.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set adapt.train: all"
+            (
+                "lr_sweep.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set "
+                "adapt.train: all"
+            )
         )
-    if "0" in c.tune.shots:
-        problems.append("tune.shots: 0 trains nothing, so no rate is better than another")
-    if c.tune.seed in c.adapt.seeds:
+    if "0" in c.lr_sweep.shots:
+        problems.append("lr_sweep.shots: 0 trains nothing, so no rate is better than another")
+    if c.lr_sweep.seed in c.adapt.seeds:
         problems.append(
-            f"tune.seed: {c.tune.seed} stands in adapt.seeds; what a rate was chosen on must not be reported"
+            f"lr_sweep.seed: {c.lr_sweep.seed} stands in adapt.seeds; what a rate was chosen on must not be reported"
         )
     if c.adapt.transfer and "metaprompt" not in c.adapt.methods:
         problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
@@ -377,13 +396,13 @@ def _impossible(c: RunConfig) -> list[str]:
     keep = c.distill.teacher_cache
     if keep not in ("auto", "off") and not (keep.replace(".", "", 1).isdecimal() and float(keep) > 0):
         problems.append(f"distill.teacher_cache: {keep!r} is none of auto, off, a number of GB")
-    elif keep not in ("auto", "off") and c.formulation == "plain":
-        problems.append("distill.teacher_cache: only formulation: packed reads it; take the limit away")
+    elif keep not in ("auto", "off") and c.batching == "padded":
+        problems.append("distill.teacher_cache: only batching: packed reads it; take the limit away")
     problems += server_address_problems(c.evaluate)
     if c.deepspeed and not Path(c.deepspeed).is_file():
-        problems.append(f"deepspeed: {c.deepspeed} does not exist; name a DeepSpeed file, or a placement in its stead")
-    if c.deepspeed and c.placement != "auto":
-        problems.append(f"deepspeed: {c.deepspeed} decides the placement; take one of deepspeed and placement away")
+        problems.append(f"deepspeed: {c.deepspeed} does not exist; name a DeepSpeed file, or a sharding in its stead")
+    if c.deepspeed and c.sharding != "auto":
+        problems.append(f"deepspeed: {c.deepspeed} decides the sharding; take one of deepspeed and sharding away")
     return problems
 
 

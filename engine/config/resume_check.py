@@ -24,7 +24,7 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, acce
     differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]
     told = [f"{k}: the checkpoint has {flat_saved.get(k)!r}, this run {flat_now.get(k)!r}" for k in differing]
     if told and not accept:
-        remedy = "put it back, or give --fresh=true or another run_dir (or --accept_changes=true: go on anyway)"
+        remedy = "put it back, or give --overwrite=true or another run_dir (or --accept_changes=true: go on anyway)"
         raise UserError([f"{run_dir}: {line}; {remedy}" for line in told])
     return told
 

@@ -28,18 +28,18 @@ class DataConfig:
     """Use at most this many validation examples per task; 0 is all."""
     max_test: int = 0
     """Use at most this many test examples per task; 0 is all."""
-    keep_unseen: list[str] = field(default_factory=list)
+    decontaminate_against: list[str] = field(default_factory=list)
     """Of a distillation: the tasks it will be adapted to. Their test documents are looked for in the sources' training
     documents (same id, same or nearly the same text); what is found is told, and stands in results and report of the
     adaptations.
     """
-    exclude_overlap: bool = False
+    drop_contaminated: bool = False
     """Leave what is found so out of the sources' training documents. Test documents are never left out."""
 
 
 @dataclass
 class PromptConfig:
-    length: int = 100
+    num_virtual_tokens: int = 100
     """L, virtual tokens."""
     rank: int = 1
     """R of a task's update."""
@@ -55,7 +55,7 @@ class PromptConfig:
 class TeachConfig:
     steps: int = 300
     """Steps of each teacher's own optimizer rows."""
-    examples: int = 8
+    batch_size: int = 8
     """Examples of each task in a step."""
     relative_lr: float = 0.3
     """Peak learning rate, in multiples of the RMS of the backbone's input embeddings."""
@@ -63,9 +63,9 @@ class TeachConfig:
     """In a row's own steps."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm of a row; 0 is off."""
-    eval_every: int = 50
+    eval_interval: int = 50
     """Steps between validations; each row keeps its best. 0 keeps the last step."""
     patience: int = 0
     """A row stops after this many validations without a better one; 0 never."""
@@ -87,7 +87,7 @@ class DistillConfig:
     """Of these leave out so many: what each is worth to the others."""
     steps: int = 600
     """Global steps."""
-    batch: int = 32
+    batch_size: int = 32
     """Examples in a step, over all tasks."""
     sampler: Literal["uniform", "proportional", "capped"] = "uniform"
     """How tasks are drawn: alike, by their number of examples, or by min(examples, cap)."""
@@ -103,7 +103,7 @@ class DistillConfig:
     """In a row's own steps."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm, of the metaprompt and of each task's factors; 0 is off."""
     lambda_kl: float = 0.9
     """Weight of T^2 KL(teacher || student)."""
@@ -152,7 +152,7 @@ class AdaptConfig:
     """Each draws its own few-shot set, data order and start."""
     steps: int = 150
     """Steps of each row."""
-    examples: int = 8
+    batch_size: int = 8
     """Examples of each row in a step."""
     init: str = "auto"
     """Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product
@@ -174,9 +174,9 @@ class AdaptConfig:
     """In a row's own steps."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm of a row; 0 is off."""
-    eval_every: int = 50
+    eval_interval: int = 50
     """Steps between validations of full-data rows, which keep their best. 0 keeps the last step."""
     patience: int = 0
     """A row stops after this many validations without a better one; 0 never."""
@@ -185,7 +185,7 @@ class AdaptConfig:
 
 
 @dataclass
-class TuneConfig:
+class LrSweepConfig:
     """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a
     distillation's teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are
     told apart by cross-entropy.
@@ -220,7 +220,7 @@ class TuneConfig:
 class EvaluateConfig:
     max_new_tokens: int = 64
     """Longest generated answer."""
-    batch: int = 32
+    batch_size: int = 32
     """Sequences generated at once on a rank; decides memory and speed, never the result."""
     max_context: int = 8192
     """Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. Never
@@ -253,7 +253,7 @@ class EvaluateConfig:
 
 @dataclass
 class LogConfig:
-    every: int = 10
+    interval: int = 10
     """Steps between log lines."""
     tensorboard: bool = True
     """Write event files."""
@@ -261,7 +261,7 @@ class LogConfig:
 
 @dataclass
 class CheckpointConfig:
-    every: int = 100
+    interval: int = 100
     """Steps between checkpoints; the last step is always kept."""
     keep: int = 2
     """How many of the newest to keep."""
@@ -273,22 +273,22 @@ class RunConfig:
     """Everything a run writes goes here."""
     backbone: str = ""
     """Path of a backbone card."""
-    placement: Literal["auto", "resident", "sharded_hpz", "sharded", "offload"] = "auto"
+    sharding: Literal["auto", "replicated", "zero3_hpz", "zero3", "zero3_offload"] = "auto"
     """Where the frozen backbone lives: whole on each device; in ZeRO-3 shards on devices, a second set within each
     node, or one set; in shards on hosts. ``auto`` takes the fastest that is predicted to fit.
     """
     deepspeed: str = ""
-    """A DeepSpeed JSON of your own (ZeRO and precision only), in place of a placement's file in ds_configs/."""
+    """A DeepSpeed JSON of your own (ZeRO and precision only), in place of a sharding's file in ds_configs/."""
     seed: int = 0
     """Of starts, data order and subsets."""
-    token_budget: int = 4096
+    max_tokens_per_micro_batch: int = 4096
     """Tokens of a micro-batch, prompts and padding counted; decides memory, never the result."""
-    formulation: Literal["packed", "plain"] = "packed"
+    batching: Literal["packed", "padded"] = "packed"
     """``packed``: each prompt once per micro-batch, no padding, head and losses on answer tokens only. ``plain``: one
     padded row per sample, whole logits; the same result, slower, for checks and for families that packed rows do not
     know.
     """
-    recompute: Literal["auto", "none", "all", "all_offloaded"] = "auto"
+    activation_checkpointing: Literal["auto", "none", "all", "all_offloaded"] = "auto"
     """Layers whose activations are computed again in the backward pass; ``all_offloaded`` keeps the layers' inputs in
     host memory besides, for samples of tens of thousands of tokens; ``auto``: as little as fits.
     """
@@ -298,7 +298,7 @@ class RunConfig:
     """
     deterministic: bool = False
     """On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and
-    placement; what it costs: docs/fast_path.md. An operator that cannot do so ends the run. CPUs do so anyway.
+    sharding; what it costs: docs/fast_path.md. An operator that cannot do so ends the run. CPUs do so anyway.
     """
     dummy_weights: bool = False
     """Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed
@@ -308,13 +308,13 @@ class RunConfig:
     """Beside SIGTERM: at the next step save, and leave with exit code 75. So do files SAVE (and go on) and STOP in
     run_dir.
     """
-    max_skipped: int = 50
+    max_nonfinite_steps: int = 50
     """End the run when a row's gradient was not finite in so many steps running (each such step leaves the row as
     it was); 0 never.
     """
     hang_minutes: float = 30.0
     """A rank that makes no progress for so long ends the job and says where it was."""
-    fresh: bool = False
+    overwrite: bool = False
     """Ignore checkpoints in run_dir and start again."""
     accept_changes: bool = False
     """Go on from a checkpoint of another configuration, data or backbone (same tasks, same shapes). Said aloud, and
@@ -325,7 +325,7 @@ class RunConfig:
     teach: TeachConfig = field(default_factory=TeachConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    tune: TuneConfig = field(default_factory=TuneConfig)
+    lr_sweep: LrSweepConfig = field(default_factory=LrSweepConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -335,18 +335,18 @@ class RunConfig:
 # (dummy weights are another backbone, which its own hash tells)
 FREE_ON_RESUME = (
     "run_dir",
-    "placement",
+    "sharding",
     "deepspeed",
-    "token_budget",
-    "formulation",
-    "recompute",
+    "max_tokens_per_micro_batch",
+    "batching",
+    "activation_checkpointing",
     "fused",
     "deterministic",
     "dummy_weights",
     "preempt_signal",
-    "max_skipped",
+    "max_nonfinite_steps",
     "hang_minutes",
-    "fresh",
+    "overwrite",
     "accept_changes",
     "data.root",
     "data.cache",

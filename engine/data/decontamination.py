@@ -1,9 +1,9 @@
 """Unseen tasks kept unseen: the target tasks' test documents against the sources' training documents, before a
 distillation.
 
-A distillation does not know its targets, so ``data.keep_unseen`` names them. What is found is told, kept in
+A distillation does not know its targets, so ``data.decontaminate_against`` names them. What is found is told, kept in
 run_dir/overlap.json (counts only) and goes with the metaprompt into the results of its adaptations. Under
-``data.exclude_overlap`` the sources' training samples of these documents are left out: never anything of a test split,
+``data.drop_contaminated`` the sources' training samples of these documents are left out: never anything of a test split,
 or scores of one run could not be compared with another's.
 """
 
@@ -34,33 +34,35 @@ def decontaminate(
     Raises:
         UserError: a target is unknown or its test files are not there; a source has nothing left.
     """
-    if not config.keep_unseen:
+    if not config.decontaminate_against:
         return data, None
     cards, root = load_cards(config), expand(config.root)
-    problems = [f"data.keep_unseen: {unknown_task(t, cards)}" for t in config.keep_unseen if t not in cards]
-    for target in (cards[t] for t in config.keep_unseen if t in cards):
+    problems = [
+        f"data.decontaminate_against: {unknown_task(t, cards)}" for t in config.decontaminate_against if t not in cards
+    ]
+    for target in (cards[t] for t in config.decontaminate_against if t in cards):
         missing = split_files(target, root, "test").missing
         if missing:
             problems.append(
-                f"data.keep_unseen: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}"
+                f"data.decontaminate_against: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}"
             )
     if problems:
         raise UserError(problems)
-    found = _found([cards[t] for t in config.keep_unseen], [d.card for d in data.values()], config, rank, say)
+    found = _found([cards[t] for t in config.decontaminate_against], [d.card for d in data.values()], config, rank, say)
     record: dict[str, Any] = {
-        "targets": list(config.keep_unseen),
-        "excluded": config.exclude_overlap,
+        "targets": list(config.decontaminate_against),
+        "excluded": config.drop_contaminated,
         "pairs": found["pairs"],
         "dropped": {},
     }
     out = dict(data)
-    for name, documents in found["sources"].items() if config.exclude_overlap else ():
+    for name, documents in found["sources"].items() if config.drop_contaminated else ():
         train = data[name].splits["train"].without(set(documents))
         out[name] = TaskData(data[name].card, {**data[name].splits, "train": train})
         record["dropped"][name] = train.n_excluded
         if not train.kept:
             problems.append(
-                f"task {name}: data.exclude_overlap leaves no training example; take the task out of distill.sources"
+                f"task {name}: data.drop_contaminated leaves no training example; take the task out of distill.sources"
             )
     if problems:
         raise UserError(problems)
@@ -75,9 +77,9 @@ def overlap_lines(record: dict[str, Any], targets: Sequence[str] | None = None) 
     pairs = [Overlap(**p) for p in record["pairs"] if targets is None or p["target"] in targets]
     if record["excluded"]:
         dropped = ", ".join(f"{name} {count}" for name, count in record["dropped"].items())
-        done = [f"data.exclude_overlap: training samples left out: {dropped or 'none'}"]
+        done = [f"data.drop_contaminated: training samples left out: {dropped or 'none'}"]
         return [f"overlap, left out of distillation: {p.line()}" for p in pairs] + done
-    return [f"WARNING overlap, kept in distillation: {p.line()}; data.exclude_overlap leaves it out" for p in pairs]
+    return [f"WARNING overlap, kept in distillation: {p.line()}; data.drop_contaminated leaves it out" for p in pairs]
 
 
 def write_overlap_record(run_dir: Path, record: dict[str, Any] | None) -> None:
@@ -144,7 +146,7 @@ def _found(
         try:
             overlaps = find_overlaps(targets, sources, root)
         except clinical_tasks.ReadError as error:
-            raise UserError(f"data.keep_unseen: {error}") from None
+            raise UserError(f"data.decontaminate_against: {error}") from None
         content = {
             "pairs": [asdict(p) for p in overlaps.pairs],
             "sources": {n: sorted(ids) for n, ids in overlaps.sources.items()},
@@ -156,7 +158,7 @@ def _found(
         finally:
             remove(partial)
 
-    build_once(final, rank, what="data.keep_unseen", build=build, damage=_damage, say=say)
+    build_once(final, rank, what="data.decontaminate_against", build=build, damage=_damage, say=say)
     found: dict[str, Any] = json.loads(final.read_text())
     return found
 

@@ -34,22 +34,24 @@ def weigh(rows: Sequence[int], samples: Sequence[Sample], indices: Sequence[int]
 
 
 def micro_batches(
-    items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int
+    items: Sequence[Item], prompt_length: int, max_tokens_per_micro_batch: int, rank: int, world: int
 ) -> list[list[Item]]:
     """This rank's micro-batches. Ranks get equally many; missing ones are one short sample of weight zero.
 
     A sample longer than the budget makes a micro-batch of its own.
     """
-    return padded_groups(items, prompt_length, token_budget, world)[rank::world]
+    return padded_groups(items, prompt_length, max_tokens_per_micro_batch, world)[rank::world]
 
 
-def padded_groups(items: Sequence[Item], prompt_length: int, token_budget: int, world: int) -> list[list[Item]]:
+def padded_groups(
+    items: Sequence[Item], prompt_length: int, max_tokens_per_micro_batch: int, world: int
+) -> list[list[Item]]:
     """Micro-batches of all ranks, as they take turns."""
     order = sorted(items, key=lambda i: -len(i.sample))  # stable: the plan's order decides among equals
     groups: list[list[Item]] = []
     for item in order:
         width = prompt_length + len(groups[-1][0].sample) if groups else 0
-        if groups and width * (len(groups[-1]) + 1) <= token_budget:
+        if groups and width * (len(groups[-1]) + 1) <= max_tokens_per_micro_batch:
             groups[-1].append(item)
         else:
             groups.append([item])
@@ -79,7 +81,7 @@ def collate(items: Sequence[Item], device: torch.device | str = "cpu") -> Batch:
 
 
 def packed_micro_batches(
-    items: Sequence[Item], prompt_length: int, token_budget: int, rank: int, world: int
+    items: Sequence[Item], prompt_length: int, max_tokens_per_micro_batch: int, rank: int, world: int
 ) -> list[list[Item]]:
     """This rank's packed rows, each prompt once in a row. Ranks get equally many, and of like size; missing ones weigh
     zero.
@@ -87,13 +89,15 @@ def packed_micro_batches(
     Samples of a bank row stay together, so that few prompts are repeated. A sample longer than the budget makes a row
     of its own.
     """
-    return packed_groups(items, prompt_length, token_budget, world)[rank::world]
+    return packed_groups(items, prompt_length, max_tokens_per_micro_batch, world)[rank::world]
 
 
-def packed_groups(items: Sequence[Item], prompt_length: int, token_budget: int, world: int) -> list[list[Item]]:
+def packed_groups(
+    items: Sequence[Item], prompt_length: int, max_tokens_per_micro_batch: int, world: int
+) -> list[list[Item]]:
     """Packed rows of all ranks, as they take turns."""
     order = sorted(items, key=lambda i: (i.row, len(i.sample)))  # stable: the plan's order decides among equals
-    least = -(-_row_tokens(order, prompt_length) // token_budget)
+    least = -(-_row_tokens(order, prompt_length) // max_tokens_per_micro_batch)
     n = max(1, -(-least // world)) * world
     groups: list[list[Item]] = [[]]
     size = 0
@@ -101,7 +105,7 @@ def packed_groups(items: Sequence[Item], prompt_length: int, token_budget: int, 
     for item in order:
         more = len(item.sample) + (prompt_length if not groups[-1] or groups[-1][-1].row != item.row else 0)
         share = (size + left) / max(1, n - len(groups) + 1)  # what this row should hold of what is not yet in one
-        if groups[-1] and (size + more > token_budget or size + more / 2 > share):
+        if groups[-1] and (size + more > max_tokens_per_micro_batch or size + more / 2 > share):
             groups.append([])
             size, more = 0, len(item.sample) + prompt_length
         groups[-1].append(item)

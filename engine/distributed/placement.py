@@ -4,7 +4,7 @@ devices or hosts.
 Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so that
 ``plan`` prints on a login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers
 nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
-time more, less than a placement further down.
+time more, less than a sharding further down.
 """
 
 import socket
@@ -22,8 +22,8 @@ from engine.distributed.process_group import gather_objects
 from engine.distributed.zero3 import read_deepspeed
 from prompt_modules import CHUNK_BYTES
 
-SHARDINGS = ("resident", "sharded_hpz", "sharded", "offload")
-FILES = {"resident": "", "sharded_hpz": "zero3_hpz.json", "sharded": "zero3.json", "offload": "zero3_offload.json"}
+SHARDINGS = ("replicated", "zero3_hpz", "zero3", "zero3_offload")
+FILES = {"replicated": "", "zero3_hpz": "zero3_hpz.json", "zero3": "zero3.json", "zero3_offload": "zero3_offload.json"}
 DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 GB = 1e9
@@ -69,11 +69,11 @@ class MicroBatchShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are made again;
+    """Bytes a rank, by part: (on its device, on its host). ``activation_checkpointing``: layers whose activations are made again;
     ``offloaded``: and the inputs of all of them wait on the host.
     """
 
-    placement: str
+    sharding: str
     recompute: int
     offloaded: bool
     parts: dict[str, tuple[float, float]]
@@ -98,15 +98,15 @@ class MemoryEstimate:
         parts = ", ".join(f"{name} {(d + h) / GB:.2f}" for name, (d, h) in self.parts.items() if (d + h) >= 5e6)
         again = f", {self.again()}" if self.recompute else ""
         return (
-            f"placement {self.placement}{again}: predicted {self.device / GB:.2f} GB on a rank's device, "
+            f"sharding {self.sharding}{again}: predicted {self.device / GB:.2f} GB on a rank's device, "
             f"{self.host / GB:.2f} GB on its host ({parts})"
         )
 
 
 def micro_batch_shape(config: RunConfig, sizes: ModelFootprint) -> MicroBatchShape:
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
-    length = config.prompt.length
-    tokens = max(config.token_budget, length + config.data.max_length)
+    length = config.prompt.num_virtual_tokens
+    tokens = max(config.max_tokens_per_micro_batch, length + config.data.max_length)
     bank = 20 * bank_numbers(
         config, sizes.hidden, sizes.linear_sides
     )  # fp32 numbers, their gradient, two moments, the best
@@ -125,8 +125,8 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
     """About how many numbers the largest bank of a run has: that of a distillation, of an adaptation or of its
     sweep.
     """
-    a, t = config.adapt, config.tune
-    prompt, lora = config.prompt.length * hidden, a.lora_rank * linear_sides
+    a, t = config.adapt, config.lr_sweep
+    prompt, lora = config.prompt.num_virtual_tokens * hidden, a.lora_rank * linear_sides
 
     def rows(of_method: Callable[[str], int]) -> int:
         trained = [m for m in a.methods if m not in ("instruction", "in_context")]
@@ -140,20 +140,20 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
 
 
 def estimate_memory(
-    sizes: ModelFootprint, placement: str, recompute: int, work: MicroBatchShape, m: Machine, offloaded: bool = False
+    sizes: ModelFootprint, sharding: str, recompute: int, work: MicroBatchShape, m: Machine, offloaded: bool = False
 ) -> MemoryEstimate:
     """Memory of a rank; formulas in docs/deepspeed.md."""
     parts: dict[str, tuple[float, float]] = {}
     shard = sum(sizes.sharded_tensors) / m.world
-    if placement == "resident":
+    if sharding == "replicated":
         parts["weights"] = (sizes.weights, 0)
-    elif placement == "offload":
+    elif sharding == "zero3_offload":
         # torch rounds a pinned block up to a power of two
         pinned = sum(_power_of_two(-(-t // m.world)) for t in sizes.sharded_tensors) if m.device == "cuda" else shard
         parts["weights"] = (0, pinned)
     else:
-        parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if placement == "sharded_hpz" else 0), 0)
-    if placement != "resident" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
+        parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if sharding == "zero3_hpz" else 0), 0)
+    if sharding != "replicated" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
         parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
     kept = activation_bytes_per_token(sizes, m.device, work.fused) + work.kept_besides
@@ -172,9 +172,9 @@ def estimate_memory(
             + bool(small) * work.kept_besides * work.tokens * n
         )
         passed += parts["loss"][0] if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK else 0
-        parts["freed, kept by the allocator"] = ((HEAP if placement == "resident" else HEAP_SHARDED) * passed, 0)
+        parts["freed, kept by the allocator"] = ((HEAP if sharding == "replicated" else HEAP_SHARDED) * passed, 0)
     parts["prompts"] = (work.bank, 0)
-    return MemoryEstimate(placement, recompute, offloaded, parts)
+    return MemoryEstimate(sharding, recompute, offloaded, parts)
 
 
 def _power_of_two(n: int) -> int:
@@ -182,26 +182,26 @@ def _power_of_two(n: int) -> int:
 
 
 def possible_shardings(m: Machine, asked: str) -> list[str]:
-    """The placements to consider, fastest first."""
+    """The shardings to consider, fastest first."""
     if asked != "auto":
         return [asked]
     several = m.nodes > 1 and m.ranks_per_node > 1
-    out = ["resident", *(["sharded_hpz"] if several else []), *(["sharded"] if m.world > 1 else []), "offload"]
+    out = ["replicated", *(["zero3_hpz"] if several else []), *(["zero3"] if m.world > 1 else []), "zero3_offload"]
     return [
-        p for p in out if not (m.device == "cpu" and p == "offload" and m.world > 1)
+        p for p in out if not (m.device == "cpu" and p == "zero3_offload" and m.world > 1)
     ]  # on CPUs the same memory as sharded
 
 
 def candidates(
     sizes: ModelFootprint, asked: str, recompute: str, work: MicroBatchShape, m: Machine
 ) -> Iterator[MemoryEstimate]:
-    """Of each placement its least recomputation that fits; all of it where none does."""
+    """Of each sharding its least recomputation that fits; all of it where none does."""
     n = len(sizes.layers)
     counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1), "all_offloaded": range(0)}[recompute]
     last = recompute == "all_offloaded" or (recompute == "auto" and m.device == "cuda")  # a CPU's memory is the host's
-    for placement in possible_shardings(m, asked):
-        found = [estimate_memory(sizes, placement, k, work, m) for k in counts] + [
-            estimate_memory(sizes, placement, n, work, m, True)
+    for sharding in possible_shardings(m, asked):
+        found = [estimate_memory(sizes, sharding, k, work, m) for k in counts] + [
+            estimate_memory(sizes, sharding, n, work, m, True)
         ] * last
         yield next((x for x in found if x.fits(m)), found[-1])
 
@@ -216,22 +216,22 @@ def choose_sharding(
     )
 
 
-def deepspeed_file_of(placement: str) -> str:
-    """The DeepSpeed file of a placement; none for ``resident``."""
-    return str(DS_CONFIGS / FILES[placement]) if FILES[placement] else ""
+def deepspeed_file_of(sharding: str) -> str:
+    """The DeepSpeed file of a sharding; none for ``replicated``."""
+    return str(DS_CONFIGS / FILES[sharding]) if FILES[sharding] else ""
 
 
 def sharding_of_file(zero: dict[str, Any]) -> str:
-    """The placement that a DeepSpeed file's ``zero_optimization`` amounts to."""
+    """The sharding that a DeepSpeed file's ``zero_optimization`` amounts to."""
     offload = zero.get("offload_param")
     if isinstance(offload, dict) and offload.get("device", "none") != "none":
-        return "offload"
-    return "sharded_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "sharded"
+        return "zero3_offload"
+    return "zero3_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "zero3"
 
 
 def requested_sharding(config: RunConfig) -> str:
-    """The placement that a configuration names, in a word or by its DeepSpeed file."""
-    return sharding_of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.placement
+    """The sharding that a configuration names, in a word or by its DeepSpeed file."""
+    return sharding_of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.sharding
 
 
 def free_memory_text(m: Machine) -> str:

@@ -176,7 +176,7 @@ def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     ]
     if zero.get("stage") != 3:
         problems.append(
-            f"{file}: zero_optimization.stage: must be 3 (or `placement: resident` for the whole backbone on "
+            f"{file}: zero_optimization.stage: must be 3 (or `sharding: replicated` for the whole backbone on "
             "every rank)"
         )
     if isinstance(zero.get("offload_param"), dict) and zero["offload_param"].get("device") == "nvme":

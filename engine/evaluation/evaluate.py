@@ -204,7 +204,7 @@ class Predictor:
         self, card: TaskCard, split: PredictionInputs, row: int, kept: PredictionStore | None = None
     ) -> dict[int, Prediction]:
         """Answers to all that fits, by number."""
-        leads, fresh = self.session.leads, self.session.config.fresh
+        leads, fresh = self.session.leads, self.session.config.overwrite
         earlier = kept.read(fresh) if leads and kept is not None else {}
         earlier = gather_objects(earlier)[0]  # what rank 0 found is what all leave out
         earlier = {i: earlier[i] for i in split.kept if i in earlier}
@@ -266,7 +266,7 @@ class Predictor:
         """Without a bank, what all contexts begin with (the instruction, solved examples) is read once, in a soft
         prompt's place.
         """
-        n = common_start(contexts) if self.bank is None and self.session.config.formulation == "packed" else 0
+        n = common_start(contexts) if self.bank is None and self.session.config.batching == "packed" else 0
         if not n:
             return prompt_LD, contexts
         return self.backbone.embed(torch.tensor(contexts[0][:n])).to(self.backbone.device), [
@@ -284,11 +284,11 @@ class Predictor:
             i: Choice(ids, [layout.answer_ids(o) for o in written[i]]) for i, ids in zip(contexts, cut, strict=True)
         }
         best: dict[int, Prediction] = {}
-        for chunk in _chunks(choices, CHUNK * world_size() * config.token_budget):
+        for chunk in _chunks(choices, CHUNK * world_size() * config.max_tokens_per_micro_batch):
             asked = [choices[i] for i in chunk]
-            if config.formulation == "packed":
+            if config.batching == "packed":
                 found = option_likelihoods(
-                    self.backbone, prompt_LD, asked, config.token_budget, place.rank, world_size()
+                    self.backbone, prompt_LD, asked, config.max_tokens_per_micro_batch, place.rank, world_size()
                 )
             else:
                 found = self._plain_likelihoods(asked, row)
@@ -334,14 +334,14 @@ class Predictor:
             answers = served_answers(
                 self.backbone, prompt_LD, own_contexts, most, evaluate, model_name(self.session), layout.end_id
             )
-        elif config.formulation == "packed":
+        elif config.batching == "packed":
             greedy = Greedy(
                 self.backbone,
                 prompt_LD,
                 evaluate.max_new_tokens,
                 layout.end_id,
-                evaluate.batch,
-                config.token_budget,
+                evaluate.batch_size,
+                config.max_tokens_per_micro_batch,
                 world > 1,
             )
             answers = map(self._answered, greedy(own_contexts))
@@ -372,7 +372,7 @@ class Predictor:
         as the one with ``most`` has.
         """
         evaluate, end, pad = self.session.config.evaluate, self.session.layout.end_id, self.session.tokenizer.eos_id
-        size = evaluate.batch
+        size = evaluate.batch_size
         for begin in range(0, most, size):
             group = contexts[begin : begin + size]
             asked = group or [[end]]  # for the other ranks' sake

@@ -30,7 +30,7 @@ class Greedy:
     """Generates for this rank's contexts.
 
     Args:
-        prompt_LD: fp32; L may be 0. width: slots. token_budget: of a packed row. synced: several ranks generate.
+        prompt_LD: fp32; L may be 0. width: slots. max_tokens_per_micro_batch: of a packed row. synced: several ranks generate.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Greedy:
         max_new_tokens: int,
         end_id: int,
         width: int,
-        token_budget: int,
+        max_tokens_per_micro_batch: int,
         synced: bool,
     ):
         self.backbone, self.prompt_LD, self.max_new_tokens, self.end_id = backbone, prompt_LD, max_new_tokens, end_id
-        self.width, self.token_budget, self.synced = width, token_budget, synced
+        self.width, self.max_tokens_per_micro_batch, self.synced = width, max_tokens_per_micro_batch, synced
 
     def __call__(self, contexts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
         """Number of the context, ids of its answer (the end token included, where it came), as they end. A
@@ -103,7 +103,11 @@ class Greedy:
         """From the longest, as many as fit into a packed row (at least one)."""
         out: list[Answer] = []
         tokens = len(self.prompt_LD)
-        while waiting and len(out) < free and (not out or tokens + len(waiting[-1].context) <= self.token_budget):
+        while (
+            waiting
+            and len(out) < free
+            and (not out or tokens + len(waiting[-1].context) <= self.max_tokens_per_micro_batch)
+        ):
             tokens += len(waiting[-1].context)
             out.append(waiting.pop())
         return out

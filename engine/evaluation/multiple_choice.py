@@ -29,14 +29,19 @@ class Choice:
 
 
 def option_likelihoods(
-    backbone: ShardedBackbone, prompt_LD: Tensor, choices: Sequence[Choice], token_budget: int, rank: int, world: int
+    backbone: ShardedBackbone,
+    prompt_LD: Tensor,
+    choices: Sequence[Choice],
+    max_tokens_per_micro_batch: int,
+    rank: int,
+    world: int,
 ) -> list[list[float]]:
     """Summed log-probability of every option of every choice. A collective: every rank calls alike and gets all.
 
     Args:
         prompt_LD: fp32; L may be 0.
     """
-    groups = _groups(choices, len(prompt_LD), token_budget, world)
+    groups = _groups(choices, len(prompt_LD), max_tokens_per_micro_batch, world)
     starts = [0]
     for choice in choices:
         starts.append(starts[-1] + len(choice.options))
@@ -51,12 +56,12 @@ def option_likelihoods(
     return [logp[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
 
 
-def _groups(choices: Sequence[Choice], length: int, token_budget: int, world: int) -> list[list[int]]:
+def _groups(choices: Sequence[Choice], length: int, max_tokens_per_micro_batch: int, world: int) -> list[list[int]]:
     """Numbers of the choices, by length; as many groups as make every rank's number alike, the last ones empty."""
     groups: list[list[int]] = []
-    size = token_budget
+    size = max_tokens_per_micro_batch
     for i in sorted(range(len(choices)), key=lambda i: choices[i].tokens):
-        if size + choices[i].tokens > token_budget:
+        if size + choices[i].tokens > max_tokens_per_micro_batch:
             groups.append([])
             size = length
         groups[-1].append(i)

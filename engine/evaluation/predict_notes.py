@@ -66,7 +66,9 @@ def predict_notes(session: RunContext, wanted: Wanted, source: Path, output: Pat
         raise UserError(unknown_task(wanted.task, cards))
     card = cards[wanted.task]
     whole, problems = clinical_tasks.read_notes(source, card)
-    problems = [f"--input: {p}" for p in problems] + _output_problems(output, into_folder, card, session.config.fresh)
+    problems = [f"--input: {p}" for p in problems] + _output_problems(
+        output, into_folder, card, session.config.overwrite
+    )
     if into_folder:
         odd = [str(n) for n, e in enumerate(whole, 1) if not _names_a_file(e.document)]
         problems += [
@@ -175,7 +177,7 @@ def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens
     return [f"{total[key]} of {len(results)} notes {text}" for key, text in said.items() if total[key]]
 
 
-def _output_problems(output: Path, into_folder: bool, card: TaskCard, fresh: bool) -> list[str]:
+def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite: bool) -> list[str]:
     parent = output.parent
     if not parent.is_dir():
         return [f"--output: {parent} is no folder; make it first"]
@@ -188,8 +190,8 @@ def _output_problems(output: Path, into_folder: bool, card: TaskCard, fresh: boo
         if into_folder and output.is_dir()
         else output.exists() and not (into_folder and output.is_dir())
     )
-    if there and (not fresh or (into_folder and not output.is_dir())):
-        return [f"--output: {output} is there already; name another, or give --fresh=true to write over it"]
+    if there and (not overwrite or (into_folder and not output.is_dir())):
+        return [f"--output: {output} is there already; name another, or give --overwrite=true to write over it"]
     return []
 
 

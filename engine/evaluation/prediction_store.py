@@ -78,12 +78,12 @@ class PredictionStore:
         self._part = folder / f".{name}.rank{rank}.part"
         self._stream: int | None = None
 
-    def read(self, fresh: bool = False) -> dict[int, Prediction]:
-        """What is there and whole, by number; with ``fresh`` nothing, and the rest of an earlier command goes. For
+    def read(self, overwrite: bool = False) -> dict[int, Prediction]:
+        """What is there and whole, by number; with ``overwrite`` nothing, and the rest of an earlier command goes. For
         one rank, before any adds.
         """
         self.folder.mkdir(exist_ok=True, parents=True, mode=0o700)
-        if fresh:
+        if overwrite:
             self.forget()
             return {}
         found: dict[int, Prediction] = {}

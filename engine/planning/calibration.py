@@ -176,7 +176,7 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     from prompt_modules import SoftPromptBank
 
     small = twin_card(card)
-    backbone = ShardedBackbone(small, deepspeed_file_of("sharded"), device)
+    backbone = ShardedBackbone(small, deepspeed_file_of("zero3"), device)
     bank = SoftPromptBank(torch.zeros(1, 2, backbone.model.config.hidden_size)).to(device)
     items = weigh([0], [Sample([3, 3], [3, 3])])
     formulation = ForwardBackward(backbone, True, 16, 0, 1)

@@ -130,7 +130,7 @@ class Model:
         forward, backward = passes(kind, self.need.recompute / n)
         gathered = self.gathered[kind]
         # all-gathered into one memory, then copied from there, parameter by parameter (AllGatherCoalescedHandle.wait)
-        copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.placement != "resident" else 0
+        copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.sharding != "replicated" else 0
         experts, chosen = s.experts
         wide = (
             (

@@ -49,7 +49,7 @@ def time_lines(case: Case, told: str, knobs: Sequence[dict[str, Any]]) -> list[s
     d, m = case.device, case.machine
     reach = ", ".join(f"{k} {v:.0%}" for k, v in d.reach.items())
     out = [
-        f"Time on {d.name} ({case.need.placement}; {told})",
+        f"Time on {d.name} ({case.need.sharding}; {told})",
         f"counted on, of the makers' peaks: {reach}; hidden behind the device's kernels: "
         + ", ".join(f"{k} {v:.0%}" for k, v in d.overlap.items()),
         "",
@@ -134,7 +134,7 @@ def _setting(knob: dict[str, Any]) -> str:
 
 
 def _besides(knob: dict[str, Any]) -> str:
-    return " (another optimisation: more examples a step)" if knob["key"].endswith((".examples", ".batch")) else ""
+    return " (another optimisation: more examples a step)" if knob["key"].endswith(".batch_size") else ""
 
 
 def stage_json(stage: StageTime) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
 from engine.training import RunContext, adapt_rows, check_adapters
 
 HEADINGS = {
-    "resident": "whole on each device",
-    "sharded_hpz": "sharded, and within nodes",
-    "sharded": "sharded over devices",
-    "offload": "sharded over hosts",
+    "replicated": "whole on each device",
+    "zero3_hpz": "sharded, and within nodes",
+    "zero3": "sharded over devices",
+    "zero3_offload": "sharded over hosts",
 }
 
 
@@ -52,7 +52,7 @@ class Findings:
 
 
 def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
-    """Print the memory table of every placement, what ``auto`` takes, the bytes gathered and, on a known device, times;
+    """Print the memory table of every sharding, what ``auto`` takes, the bytes gathered and, on a known device, times;
     JSON to ``asked.output`` if named.
 
     Raises:
@@ -199,7 +199,7 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     names = [p for p in SHARDINGS if p in distributed.possible_shardings(machine, "auto")]
     needs = {p: planner.need(config, machine, p) for p in names}
     chosen = planner.need(config, machine)
-    needs.setdefault(chosen.placement, chosen)
+    needs.setdefault(chosen.sharding, chosen)
     gathered = {p: planner.gathered(config, machine, n) for p, n in needs.items()}
     largest = {p: planner.largest_budget(config, machine, p) for p in needs}
     content = {
@@ -209,11 +209,11 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
         "weight_bytes": sizes.weights,
         "machine": asdict(machine),
         "tokens": work.tokens,
-        "chosen": chosen.placement,
+        "chosen": chosen.sharding,
         "fits": chosen.fits(machine),
-        "placements": {
+        "shardings": {
             p: {
-                "recompute": n.recompute,
+                "recomputed_layers": n.recompute,
                 "inputs_offloaded": n.offloaded,
                 "device_bytes": round(n.device),
                 "host_bytes": round(n.host),
@@ -234,15 +234,17 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
         rows.append(["received per micro-batch, other nodes", *(size(g.inter) for g in gathered.values())])
     if machine.device == "cuda":
         rows.append(["uploaded per micro-batch", *(size(g.uploaded) for g in gathered.values())])
-    rows.append(["largest token_budget that fits", *(f"{n:,}" if n else "none" for n in largest.values())])
+    rows.append(
+        ["largest max_tokens_per_micro_batch that fits", *(f"{n:,}" if n else "none" for n in largest.values())]
+    )
     rows.append(["fits", *("yes" if n.fits(machine) else "no" for n in needs.values())])
-    how = "chosen" if config.placement == "auto" and not config.deepspeed else "asked for"
+    how = "chosen" if config.sharding == "auto" and not config.deepspeed else "asked for"
     verdict = (
         ""
         if chosen.fits(machine)
         else f", but needs more than the {distributed.USABLE:.0%} of free memory that can be counted on"
     )
-    return Findings([*table[:3], *columns([*table[3], *rows]), "", f"{how}: {chosen.placement}{verdict}"], content)
+    return Findings([*table[:3], *columns([*table[3], *rows]), "", f"{how}: {chosen.sharding}{verdict}"], content)
 
 
 def _table(
@@ -257,7 +259,7 @@ def _table(
     head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
         f"{', experts MXFP4' if sizes.widened[0] else ''}), {len(sizes.layers)} layers",
-        f"{ranks}, {distributed.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.length}",
+        f"{ranks}, {distributed.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.num_virtual_tokens}",
         "",
     ]
     parts = list(dict.fromkeys(part for n in needs.values() for part in n.parts))

@@ -21,10 +21,10 @@ from engine.training import RunContext
 
 LARGEST = 1 << 24  # tokens of a micro-batch that are tried
 EXAMPLES_KEY = {
-    "teach": ("teach", "examples"),
-    "distill": ("distill", "batch"),
-    "adapt": ("adapt", "examples"),
-    "tune": ("adapt", "examples"),
+    "teach": ("teach", "batch_size"),
+    "distill": ("distill", "batch_size"),
+    "adapt": ("adapt", "batch_size"),
+    "tune": ("adapt", "batch_size"),
 }
 WORTH_TELLING = 1.02
 
@@ -95,7 +95,7 @@ class Planner:
         return distributed.choose_sharding(
             self.sizes,
             asked or distributed.requested_sharding(config),
-            config.recompute,
+            config.activation_checkpointing,
             distributed.micro_batch_shape(config, self.sizes),
             machine,
         )
@@ -107,13 +107,13 @@ class Planner:
 
     def gathered(self, config: RunConfig, machine: Machine, need: MemoryEstimate, kind: str = "train") -> Gathered:
         """What a micro-batch brings to a rank, when one has followed another."""
-        if need.placement == "resident":
+        if need.sharding == "replicated":
             return Gathered()
-        packed = config.formulation == "packed"
+        packed = config.batching == "packed"
         own_file = (
-            config.deepspeed if config.deepspeed and need.placement == distributed.requested_sharding(config) else ""
+            config.deepspeed if config.deepspeed and need.sharding == distributed.requested_sharding(config) else ""
         )
-        file = own_file or distributed.deepspeed_file_of(need.placement)
+        file = own_file or distributed.deepspeed_file_of(need.sharding)
         key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
         if key not in self._steady:
             rules = rules_of(zero_config(file, self.session.card, self.sizes, machine.ranks_per_node), machine)
@@ -128,7 +128,11 @@ class Planner:
 
         def fits(tokens: int) -> bool:
             return distributed.choose_sharding(
-                self.sizes, asked, config.recompute, replace(work, tokens=tokens, answers=tokens), machine
+                self.sizes,
+                asked,
+                config.activation_checkpointing,
+                replace(work, tokens=tokens, answers=tokens),
+                machine,
             ).fits(machine)
 
         low, high = 0, 1
@@ -141,7 +145,7 @@ class Planner:
 
     def model(self, config: RunConfig, machine: Machine, need: MemoryEstimate) -> Model:
         assert self.device is not None
-        packed = config.formulation == "packed"
+        packed = config.batching == "packed"
         kinds = ("train", "train_with_teacher", "forward")
         visits = self.trace(need.recompute, packed).visits
         return Model(
@@ -176,11 +180,15 @@ class Planner:
 
     def _numbers(self, config: RunConfig, stage: str) -> int:
         """Trained ones."""
-        prompt, tasks, hidden = config.prompt.length * self.sizes.hidden, len(config.distill.tasks), self.sizes.hidden
+        prompt, tasks, hidden = (
+            config.prompt.num_virtual_tokens * self.sizes.hidden,
+            len(config.distill.tasks),
+            self.sizes.hidden,
+        )
         if stage == "teach":
             return tasks * prompt
         if stage == "distill":
-            return prompt + tasks * config.prompt.rank * (config.prompt.length + hidden)
+            return prompt + tasks * config.prompt.rank * (config.prompt.num_virtual_tokens + hidden)
         return distributed.bank_numbers(config, hidden, self.sizes.linear_sides)
 
     # ---- other settings
@@ -216,13 +224,13 @@ class Planner:
     def _others(self, case: Case) -> Iterator[tuple[str, Any, RunConfig, Machine, DeviceKind, str]]:
         c, m, d = case.config, case.machine, case.device
         asked = distributed.requested_sharding(c)
-        for budget in (c.token_budget * 2, c.token_budget // 2):
-            yield "token_budget", budget, _with(c, token_budget=budget), m, d, asked
+        for budget in (c.max_tokens_per_micro_batch * 2, c.max_tokens_per_micro_batch // 2):
+            yield "max_tokens_per_micro_batch", budget, _with(c, max_tokens_per_micro_batch=budget), m, d, asked
         for name in distributed.possible_shardings(m, "auto"):
-            if name != case.need.placement and not c.deepspeed:
-                yield "placement", name, _with(c, placement=name), m, d, name
+            if name != case.need.sharding and not c.deepspeed:
+                yield "sharding", name, _with(c, sharding=name), m, d, name
         if case.need.recompute:
-            yield "recompute", "none", _with(c, recompute="none"), m, d, asked
+            yield "activation_checkpointing", "none", _with(c, activation_checkpointing="none"), m, d, asked
         section, leaf = EXAMPLES_KEY[case.main.work.name]
         changed = copy.deepcopy(c)
         number = 2 * getattr(getattr(c, section), leaf)

@@ -189,7 +189,7 @@ def stages_of(
     if mode in ("", "distill") and c.distill.tasks:
         taught = bool(c.distill.lambda_kl or c.distill.lambda_hidden)
         if taught and not c.teach.adapters and not c.teach.run:
-            if c.tune.relative_lr_teach:
+            if c.lr_sweep.relative_lr_teach:
                 out.append(_teach_sweep(c, data, world))
             out.append(_teach(c, data, world))
         out.append(_distill(c, data, world, taught, decided))
@@ -197,25 +197,25 @@ def stages_of(
         for name, tuning in (("tune", True), ("adapt", False)):
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
             if rows:
-                every = 0 if tuning else c.adapt.eval_every
+                every = 0 if tuning else c.adapt.eval_interval
                 out.append(
-                    _stage(c, name, rows, EveryRow(len(rows), c.adapt.examples), c.adapt.steps, "train", world, every)
+                    _stage(c, name, rows, EveryRow(len(rows), c.adapt.batch_size), c.adapt.steps, "train", world, every)
                 )
     return out
 
 
 def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     tasks, t = c.distill.tasks, c.teach
-    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "teacher", bool(t.eval_every)) for task in tasks]
-    return _stage(c, "teach", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, t.eval_every)
+    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "teacher", bool(t.eval_interval)) for task in tasks]
+    return _stage(c, "teach", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, t.eval_interval)
 
 
 def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     t, rows = c.teach, []
     for task in c.distill.tasks:
-        order = seed_of(c.seed, "order", task, c.tune.seed)
-        rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.tune.relative_lr_teach]
-    return _stage(c, "tune", rows, EveryRow(len(rows), t.examples), t.steps, "train", world, 0)
+        order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
+        rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.lr_sweep.relative_lr_teach]
+    return _stage(c, "tune", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, 0)
 
 
 def _distill(
@@ -224,7 +224,7 @@ def _distill(
     tasks, s = c.distill.tasks, c.distill
     rows = [_row(task, data[task], seed_of(c.seed, "order", task), "metaprompt", False) for task in tasks]
     sampler = TaskMixture(
-        [len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
+        [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
     )
     if "parts" not in decided:
         decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
@@ -250,7 +250,14 @@ def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> 
 
 
 def _stage(
-    c: RunConfig, name: str, rows: Sequence[Adapter], sampler: Any, steps: int, kind: str, world: int, eval_every: int
+    c: RunConfig,
+    name: str,
+    rows: Sequence[Adapter],
+    sampler: Any,
+    steps: int,
+    kind: str,
+    world: int,
+    eval_interval: int,
 ) -> StageWork:
     streams, cursors = [Stream(r.train_indices, r.stream_seed) for r in rows], [0] * len(rows)
     sampled, tokens, examples = [], 0, 0
@@ -263,22 +270,23 @@ def _stage(
         if examples >= ENOUGH:
             break
     forward: tuple[MicroBatch, ...] = ()
-    if eval_every and any(r.validation is not None for r in rows):
+    if eval_interval and any(r.validation is not None for r in rows):
         read = [(k, r.validation) for k, r in enumerate(rows) if r.validation is not None]
         items = weigh([k for k, s in read for _ in s.kept], [s.sample(i) for _, s in read for i in s.kept])
-        forward = _cut(c, rows, items, world) * (-(-steps // eval_every))
+        forward = _cut(c, rows, items, world) * (-(-steps // eval_interval))
     return StageWork(name, steps, kind, tuple(sampled), tokens / len(sampled), examples / len(sampled), forward)
 
 
 def _cut(c: RunConfig, rows: Sequence[Adapter], items: Sequence[Item], world: int) -> tuple[MicroBatch, ...]:
     """Micro-batches of a step, of each round the largest: ranks gather together, so that the slowest decides."""
-    cut = packed_groups if c.formulation == "packed" else padded_groups
+    cut = packed_groups if c.batching == "packed" else padded_groups
     out: list[MicroBatch] = []
-    for length in (0, c.prompt.length):
+    for length in (0, c.prompt.num_virtual_tokens):
         own = [i for i in items if (rows[i.row].method == "lora") == (length == 0)]
         if own:
             groups = [
-                micro_batch_of(g, length, c.formulation == "packed") for g in cut(own, length, c.token_budget, world)
+                micro_batch_of(g, length, c.batching == "packed")
+                for g in cut(own, length, c.max_tokens_per_micro_batch, world)
             ]
             out += [max(groups[at : at + world], key=lambda b: b.tokens) for at in range(0, len(groups), world)]
     return tuple(out)
@@ -295,7 +303,7 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
 
 def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
     """None where a distillation asks its teachers every time. As engine.training.teacher_cache decides, the disk apart."""
-    if c.distill.teacher_cache == "off" or c.formulation != "packed":
+    if c.distill.teacher_cache == "off" or c.batching != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)
     visits: Counter[tuple[int, int]] = sample_visits(cast(Stage, stage))
@@ -319,7 +327,9 @@ def _filled(c: RunConfig, rows: Sequence[Adapter], parts: Parts, world: int) -> 
         [training.placeholder_item(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
         for k, indices in parts.every
     ]
-    blocks = training.plan_blocks(items, parts.read, c.prompt.length, c.token_budget)
+    blocks = training.plan_blocks(items, parts.read, c.prompt.num_virtual_tokens, c.max_tokens_per_micro_batch)
     shares = training.assign_blocks(blocks, world)
-    turns = [[micro_batch_of(g, c.prompt.length, True) for b in share for g in b.groups] for share in shares]
+    turns = [
+        [micro_batch_of(g, c.prompt.num_virtual_tokens, True) for b in share for g in b.groups] for share in shares
+    ]
     return tuple(max(filter(None, turn), key=lambda b: b.tokens) for turn in zip_longest(*turns))

@@ -17,7 +17,7 @@ from engine.distributed import Machine
 from engine.planning.format import bound, columns, duration, hours
 from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 
-KEYS = ("nodes", "gpus_per_node", "token_budget")
+KEYS = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
 DEVICES = ("nodes", "gpus_per_node")
 BAR = 40  # letters of the longest
 
@@ -56,7 +56,7 @@ class Point:
                     "terms": stage.step.terms,
                     "mfu": stage.mfu,
                     "binding": stage.step.binding,
-                    "placement": case.need.placement,
+                    "sharding": case.need.sharding,
                     "fits": case.need.fits(case.machine),
                     "node_hours": case.node_hours,
                 }
@@ -113,7 +113,7 @@ def scaling(planner: Planner, config: RunConfig, machine: Machine, sweep: Sweep)
         elif sweep.key == "gpus_per_node":
             here = replace(machine, ranks_per_node=value)
         else:
-            settings = replace(copy.deepcopy(config), token_budget=value)
+            settings = replace(copy.deepcopy(config), max_tokens_per_micro_batch=value)
         strong = planner.case(settings, here)
         stage = stage or strong.main.work.name
         weak = None
@@ -151,7 +151,7 @@ def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
         rows = [
             [
                 sweep.key,
-                "placement",
+                "sharding",
                 "a step",
                 "real tokens/s",
                 "times",
@@ -170,7 +170,7 @@ def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
             rows.append(
                 [
                     str(point.value),
-                    case.need.placement,
+                    case.need.sharding,
                     duration(stage.step.total),
                     f"{stage.tokens_per_s:,.0f}",
                     f"{times:.2f}",

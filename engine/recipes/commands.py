@@ -13,16 +13,16 @@ from engine.core import UserError
 from engine.distributed import room_for
 
 FREE_IN_EVALUATION = (
-    "fresh",
+    "overwrite",
     "data.root",
     "data.cache",
     "data.cards",
     "data.max_test",
-    "placement",
+    "sharding",
     "deepspeed",
-    "token_budget",
-    "formulation",
-    "recompute",
+    "max_tokens_per_micro_batch",
+    "batching",
+    "activation_checkpointing",
     "fused",
     "deterministic",
     "backbone",
@@ -55,7 +55,7 @@ def distill(config: RunConfig) -> None:
     if _already_done(session, "distill"):
         return
     check_adapters(config, session)
-    wanted = ["train", "validation"] if config.teach.eval_every or config.tune.relative_lr_teach else ["train"]
+    wanted = ["train", "validation"] if config.teach.eval_interval or config.lr_sweep.relative_lr_teach else ["train"]
     data = session.data({task: wanted for task in config.distill.tasks})
     data, overlap = decontaminate(data, config.data, session.place.rank, session.say)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
@@ -103,7 +103,7 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
 
     folder = session.run_dir / "teachers"
     stage = teach_stage(session, data, chosen_teach_rate(session, data))
-    if (folder / "COMPLETED").exists() and not session.config.fresh:
+    if (folder / "COMPLETED").exists() and not session.config.overwrite:
         done = checkpoints.load(folder)
         if done is not None:
             for line in check_hashes(done.state["hashes"], stage.hashes, folder, session.config.accept_changes):
@@ -149,7 +149,7 @@ def adapt(config: RunConfig) -> None:
         raise UserError(problems)
     if _already_done(session, "adapt"):
         return
-    wanted = ["train", "validation"] if config.adapt.eval_every or config.tune.any() else ["train"]
+    wanted = ["train", "validation"] if config.adapt.eval_interval or config.lr_sweep.any() else ["train"]
     data = session.data({task: wanted for task in config.adapt.targets})
 
     adapt_rows(config, data)  # its errors before the process group starts
@@ -196,7 +196,7 @@ def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, 
         )
     _, length, rank = source.part.cols_KLR.shape
     for name, wanted, found in (
-        ("prompt.length", length, config.prompt.length),
+        ("prompt.num_virtual_tokens", length, config.prompt.num_virtual_tokens),
         ("prompt.rank", rank, config.prompt.rank),
     ):
         if wanted != found:
@@ -324,8 +324,8 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
                 for key in fixed
             ]
         )
-    # the run's own `fresh` was of its training
-    return resolve(run_dir / "config.yaml", {"fresh": "false", **overrides, "run_dir": str(run_dir)})
+    # the run's own `overwrite` was of its training
+    return resolve(run_dir / "config.yaml", {"overwrite": "false", **overrides, "run_dir": str(run_dir)})
 
 
 def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
@@ -392,7 +392,7 @@ def _already_done(session: Any, stage: str) -> bool:
 
     found = (
         checkpoints.load(session.run_dir)
-        if (session.run_dir / "COMPLETED").exists() and not session.config.fresh
+        if (session.run_dir / "COMPLETED").exists() and not session.config.overwrite
         else None
     )
     if found is None:
@@ -404,5 +404,5 @@ def _already_done(session: Any, stage: str) -> bool:
         {k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept
     ):
         return False
-    session.say(f"{session.run_dir}: already COMPLETED; give --fresh=true to run it again")
+    session.say(f"{session.run_dir}: already COMPLETED; give --overwrite=true to run it again")
     return True

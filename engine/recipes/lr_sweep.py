@@ -56,7 +56,7 @@ def chosen_teach_rate(session: RunContext, data: dict[str, TaskData]) -> float |
         UserError: the sweep there is of another configuration.
     """
     c = session.config
-    if not c.tune.relative_lr_teach:
+    if not c.lr_sweep.relative_lr_teach:
         return None
     table = _sweep(session, teach_sweep(session, data), data, len(c.distill.tasks))
     return _nearest(table["teacher"], "full").own
@@ -67,7 +67,7 @@ def _sweep(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
     c, folder = session.config, session.run_dir / "tune"
-    done = checkpoints.load(folder) if (folder / "COMPLETED").exists() and not c.fresh else None
+    done = checkpoints.load(folder) if (folder / "COMPLETED").exists() and not c.overwrite else None
     if done is not None:
         for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):
             session.say(f"WARNING {folder}: kept although it changed: {line}")

@@ -175,7 +175,7 @@ def notes(run: Run) -> list[str]:
         out.append("No test document of the targets was found in the sources' training documents.")
     if record and record.get("unchecked"):
         out.append(
-            "Not compared with the sources' training documents (data.keep_unseen of the distillation): "
+            "Not compared with the sources' training documents (data.decontaminate_against of the distillation): "
             f"{', '.join(record['unchecked'])}."
         )
     return out

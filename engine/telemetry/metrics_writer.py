@@ -103,7 +103,7 @@ HPARAMS = (
     "distill",
     "adapt",
     "tune",
-)  # sections of the configuration; seed and token_budget beside them
+)  # sections of the configuration; seed and max_tokens_per_micro_batch beside them
 
 
 def write_hparams(
@@ -122,7 +122,10 @@ def write_hparams(
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    settings: dict[str, int | float | str | bool] = {"seed": config.seed, "token_budget": config.token_budget}
+    settings: dict[str, int | float | str | bool] = {
+        "seed": config.seed,
+        "max_tokens_per_micro_batch": config.max_tokens_per_micro_batch,
+    }
     for section in HPARAMS:
         for key, value in asdict(getattr(config, section)).items():
             if isinstance(value, int | float | bool):

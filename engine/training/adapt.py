@@ -65,7 +65,9 @@ def adapt_stage(
     by_method = {m: own for m in trained_methods(a.methods) if (own := [r for r in rows if r.method == m])}
 
     def group(parameters: dict[str, Any], lrs: Sequence[float]) -> RowGroup:
-        return RowGroup(parameters, torch.tensor(lrs, dtype=torch.float64), a.steps, a.warmup_steps, a.schedule, a.clip)
+        return RowGroup(
+            parameters, torch.tensor(lrs, dtype=torch.float64), a.steps, a.warmup_steps, a.schedule, a.max_grad_norm
+        )
 
     for method, own in by_method.items():
         lrs = [r.rate.own for r in own]
@@ -93,9 +95,9 @@ def adapt_stage(
         rows,
         RowwiseAdamW(groups),
         {name: spans[name.removesuffix(SHARED)] for name in groups},
-        EveryRow(len(rows), a.examples),
+        EveryRow(len(rows), a.batch_size),
         a.steps,
-        eval_every=0 if tuning else a.eval_every,
+        eval_interval=0 if tuning else a.eval_interval,
         patience=a.patience,
         hashes=session.hashes(
             ["data", "prompt", "adapt", "tune"],
@@ -121,7 +123,7 @@ def adapt_rows(
         UserError: more shots than a task has examples; nothing to train.
     """
     a, problems, rows = c.adapt, [], []
-    shots_tried = (c.tune.shots or [s for s in a.shots if s != "0"]) if tuning else a.shots
+    shots_tried = (c.lr_sweep.shots or [s for s in a.shots if s != "0"]) if tuning else a.shots
     labels: dict[str, list[str] | None] = {}
     for method in trained_methods(a.methods):
         for task in a.targets:
@@ -130,7 +132,9 @@ def adapt_rows(
                 if shots != "full" and int(shots) > len(train.kept):
                     problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")
                     continue
-                seeds = [c.tune.seed] if tuning else a.seeds[:1] if shots == "0" else a.seeds  # zero-shot draws nothing
+                seeds = (
+                    [c.lr_sweep.seed] if tuning else a.seeds[:1] if shots == "0" else a.seeds
+                )  # zero-shot draws nothing
                 for s in seeds:
                     indices = train_indices(train, labels, task, shots, s, c.seed)
                     for variant, rate in _variants(c, method, shots, rates, tuning):
@@ -147,7 +151,12 @@ def adapt_rows(
                             variant,
                             rate,
                         )
-                        if not tuning and a.eval_every and (shots == "full" or a.few_shot_validation) and shots != "0":
+                        if (
+                            not tuning
+                            and a.eval_interval
+                            and (shots == "full" or a.few_shot_validation)
+                            and shots != "0"
+                        ):
                             row.validation = data[task].splits.get("validation")
                         rows.append(row)
     if problems:

@@ -71,9 +71,9 @@ class RunContext:
                 f"{config.backbone}: the tokenizer has {entries} entries, the backbone's vocabulary only {rows}"
             )
         longest = getattr(self.model_config, "max_position_embeddings", None)
-        if longest and config.prompt.length + config.data.max_length > longest:
+        if longest and config.prompt.num_virtual_tokens + config.data.max_length > longest:
             problems.append(
-                f"data.max_length: {config.data.max_length} + prompt.length {config.prompt.length} is above the "
+                f"data.max_length: {config.data.max_length} + prompt.num_virtual_tokens {config.prompt.num_virtual_tokens} is above the "
                 f"backbone's {longest} positions"
             )
         # prompt, best, and two moments of each number, in fp32
@@ -83,11 +83,11 @@ class RunContext:
         problems += distributed.library_problems(torch.cuda.is_available())
         if config.deterministic and torch.cuda.is_available():
             problems += workspace_problems(os.environ)
-        if config.formulation == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
+        if config.batching == "packed" and self.model_config.model_type not in PACKED_FAMILIES:
             known = ", ".join(PACKED_FAMILIES)
             problems.append(
-                f"formulation: packed rows are tested for {known}, not for {self.model_config.model_type}; set "
-                "formulation: plain"
+                f"batching: packed rows are tested for {known}, not for {self.model_config.model_type}; set "
+                "batching: padded"
             )
         if config.deepspeed:
             problems += _problems_of(config.deepspeed)
@@ -162,7 +162,7 @@ class RunContext:
         Raises:
             BackboneError: its files.
         """
-        file = self.config.deepspeed or distributed.deepspeed_file_of(chosen.placement)
+        file = self.config.deepspeed or distributed.deepspeed_file_of(chosen.sharding)
         return ShardedBackbone(
             self.card,
             file,
@@ -186,7 +186,7 @@ class RunContext:
         if _standing is not None:
             # as if it were not there yet: what it takes itself is not to count against it
             chosen = distributed.choose_sharding(
-                self.sizes, distributed.requested_sharding(c), c.recompute, work, _standing.machine
+                self.sizes, distributed.requested_sharding(c), c.activation_checkpointing, work, _standing.machine
             )
             if (_standing.card, _standing.deepspeed, _standing.how) == (self.card, c.deepspeed, _how(chosen, c)):
                 return _standing.backbone
@@ -201,12 +201,12 @@ class RunContext:
     def _place(self, work: distributed.MicroBatchShape, machine: distributed.Machine) -> distributed.MemoryEstimate:
         """Choose where the backbone lives and how much is recomputed, and say so."""
         chosen = distributed.choose_sharding(
-            self.sizes, distributed.requested_sharding(self.config), self.config.recompute, work, machine
+            self.sizes, distributed.requested_sharding(self.config), self.config.activation_checkpointing, work, machine
         )
         self.say(chosen.line())
         if not chosen.fits(machine):
             self.say(
-                f"WARNING more than the {distributed.free_memory_text(machine)} that are free; a smaller token_budget or more "
+                f"WARNING more than the {distributed.free_memory_text(machine)} that are free; a smaller max_tokens_per_micro_batch or more "
                 "ranks bring it down"
             )
         return chosen
@@ -236,11 +236,11 @@ class RunContext:
     def _instruction_ids(self, card: TaskCard) -> list[int]:
         """Tokens of a task's written instruction; says once where a prompt cannot hold all of them."""
         if card.name not in self._instructions:
-            ids, length = self.tokenizer.encode(card.instruction), self.config.prompt.length
+            ids, length = self.tokenizer.encode(card.instruction), self.config.prompt.num_virtual_tokens
             self._instructions[card.name] = ids
             if len(ids) > length:
-                cut = f"the instruction of {card.name} has {len(ids)} tokens and is cut to prompt.length ({length})"
-                self.say(f"WARNING prompt.init: {cut}; set prompt.length to {len(ids)} or more")
+                cut = f"the instruction of {card.name} has {len(ids)} tokens and is cut to prompt.num_virtual_tokens ({length})"
+                self.say(f"WARNING prompt.init: {cut}; set prompt.num_virtual_tokens to {len(ids)} or more")
         return self._instructions[card.name]
 
     def start_prompt(self, *label: object, card: TaskCard | None = None) -> torch.Tensor:
@@ -251,18 +251,22 @@ class RunContext:
         """
         prompt, backbone = self.config.prompt, self.backbone()
         if prompt.init == "instruction" and card is not None:
-            return embeddings_from_instruction(backbone.embed, self._instruction_ids(card), prompt.length)
+            return embeddings_from_instruction(backbone.embed, self._instruction_ids(card), prompt.num_virtual_tokens)
         if prompt.init == "text":
-            return embeddings_from_text(backbone.embed, self.tokenizer.encode(prompt.init_text), prompt.length)
+            return embeddings_from_text(
+                backbone.embed, self.tokenizer.encode(prompt.init_text), prompt.num_virtual_tokens
+            )
         special = self.tokenizer.special_ids()
         candidates = [i for i in range(self.tokenizer.vocab_size) if i not in special]
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
-        return embeddings_from_vocabulary(backbone.embed, candidates, prompt.length, generator)
+        return embeddings_from_vocabulary(backbone.embed, candidates, prompt.num_virtual_tokens, generator)
 
     def formulation(self) -> ForwardBackward:
         """How this run asks the backbone."""
         c, place = self.config, self.place
-        return ForwardBackward(self.backbone(), c.formulation == "packed", c.token_budget, place.rank, place.world)
+        return ForwardBackward(
+            self.backbone(), c.batching == "packed", c.max_tokens_per_micro_batch, place.rank, place.world
+        )
 
     def on(self, split: str) -> "RunContext":
         """This session, with answers asked on another split."""
@@ -297,14 +301,14 @@ class RunContext:
             UserError: it holds a checkpoint of another configuration, data or backbone, and ``accept_changes`` is off;
                 nothing is touched.
         """
-        found = None if self.config.fresh else checkpoints.load(folder, lambda _: None)
+        found = None if self.config.overwrite else checkpoints.load(folder, lambda _: None)
         if found is not None:
             check_hashes(found.state["hashes"], hashes, folder, self.config.accept_changes)
         fence = None
         if self.leads:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             fence = RunLock(folder)
-            if self.config.fresh:  # an older run's later checkpoints would outlive the new one's
+            if self.config.overwrite:  # an older run's later checkpoints would outlive the new one's
                 for name in ("checkpoints", "tensorboard", "predictions", "predictions_validation"):
                     shutil.rmtree(folder / name, ignore_errors=True)
                 for name in (
@@ -336,17 +340,17 @@ class RunContext:
     def loop_settings(self) -> TrainerConfig:
         c = self.config
         return TrainerConfig(
-            c.token_budget,
-            c.formulation == "packed",
-            c.log.every,
+            c.max_tokens_per_micro_batch,
+            c.batching == "packed",
+            c.log.interval,
             c.log.tensorboard,
-            c.checkpoint.every,
+            c.checkpoint.interval,
             c.checkpoint.keep,
             self.place.rank,
             self.place.world,
-            c.fresh,
+            c.overwrite,
             c.accept_changes,
-            c.max_skipped,
+            c.max_nonfinite_steps,
         )
 
     def complete(self, folder: Path) -> None:
@@ -368,7 +372,7 @@ class _Standing:
 
 
 def _how(chosen: distributed.MemoryEstimate, config: RunConfig) -> tuple[str, int, bool, str]:
-    return chosen.placement, chosen.recompute, chosen.offloaded, config.fused
+    return chosen.sharding, chosen.recompute, chosen.offloaded, config.fused
 
 
 _standing: _Standing | None = None

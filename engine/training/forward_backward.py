@@ -68,7 +68,7 @@ class ForwardBackward:
 
     backbone: ShardedBackbone
     packed: bool
-    token_budget: int
+    max_tokens_per_micro_batch: int
     rank: int
     world: int
 
@@ -81,7 +81,7 @@ class ForwardBackward:
         return [
             g
             for length, alike in sorted(by_length.items())
-            for g in cut(alike, length, self.token_budget, self.rank, self.world)
+            for g in cut(alike, length, self.max_tokens_per_micro_batch, self.rank, self.world)
         ]
 
     def train(

@@ -44,7 +44,10 @@ def check_adapters(config: RunConfig, session: RunContext) -> None:
     """
     if config.teach.adapters:
         read_adapters(
-            expand(config.teach.adapters), config.distill.tasks, config.prompt.length, session.model_config.hidden_size
+            expand(config.teach.adapters),
+            config.distill.tasks,
+            config.prompt.num_virtual_tokens,
+            session.model_config.hidden_size,
         )
 
 
@@ -77,7 +80,7 @@ def _read(folder: Path, length: int, width: int) -> Tensor:
         prompt_LD = prompt_LD * (cols_KLR[0] @ rows_KRD[0])
     if prompt_LD.shape != (length, width):
         raise ValueError(
-            f"is {list(prompt_LD.shape)}; this run's prompts are [{length}, {width}] (prompt.length, the "
+            f"is {list(prompt_LD.shape)}; this run's prompts are [{length}, {width}] (prompt.num_virtual_tokens, the "
             "backbone's hidden size)"
         )
     if not prompt_LD.isfinite().all():

@@ -60,7 +60,7 @@ class Stage:
     teachers: JoinedBank | None = None
     kept: CachedTeachers | None = None
     """What the teachers said, where it is on disk."""
-    eval_every: int = 0
+    eval_interval: int = 0
     patience: int = 0
     hashes: dict[str, Any] = field(default_factory=dict)
     """Of configuration, data and backbone: a checkpoint is resumed only where they agree."""
@@ -70,7 +70,7 @@ class Stage:
 
 @dataclass
 class TrainerConfig:
-    token_budget: int
+    max_tokens_per_micro_batch: int
     packed: bool
     log_every: int
     tensorboard: bool
@@ -78,7 +78,7 @@ class TrainerConfig:
     keep: int
     rank: int
     world: int
-    fresh: bool = False
+    overwrite: bool = False
     accept_changes: bool = False
-    max_skipped: int = 0
+    max_nonfinite_steps: int = 0
     """A row whose gradient is not finite in so many steps running ends the run; 0 never."""

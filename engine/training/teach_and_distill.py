@@ -28,12 +28,13 @@ def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | No
     prompts_KLD = torch.stack([session.start_prompt("teacher", task, card=data[task].card) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
     rows = [
-        _row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_every)) for task in tasks
+        _row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_interval))
+        for task in tasks
     ]
     further: dict[str, Any] = {} if rate is None else {"rate": rate}
     if t.adapters:  # they are the teachers: a loop over rows that never train keeps them as they are
         adapters_KLD, further["adapters"] = read_adapters(
-            expand(t.adapters), tasks, c.prompt.length, prompts_KLD.shape[-1]
+            expand(t.adapters), tasks, c.prompt.num_virtual_tokens, prompts_KLD.shape[-1]
         )
         with torch.no_grad():
             bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
@@ -48,27 +49,27 @@ def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | No
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(tasks))},
-        EveryRow(len(tasks), t.examples),
+        EveryRow(len(tasks), t.batch_size),
         t.steps,
-        eval_every=t.eval_every,
+        eval_interval=t.eval_interval,
         patience=t.patience,
         hashes=hashes,
     )
 
 
 def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
-    """Every source task's teacher at every rate of ``tune.relative_lr_teach``, all in one pass, each for
+    """Every source task's teacher at every rate of ``lr_sweep.relative_lr_teach``, all in one pass, each for
     ``teach.steps`` steps.
     """
     c, t, device = session.config, session.config.teach, session.backbone().device
     rows, starts = [], []
     for task in c.distill.tasks:
-        start_LD = session.start_prompt("teacher", task, c.tune.seed, card=data[task].card)
-        for rate in c.tune.relative_lr_teach:
+        start_LD = session.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
+        for rate in c.lr_sweep.relative_lr_teach:
             row = _row(
-                task, "teacher", data[task], seed_of(c.seed, "order", task, c.tune.seed), t.steps, validate=False
+                task, "teacher", data[task], seed_of(c.seed, "order", task, c.lr_sweep.seed), t.steps, validate=False
             )
-            row.seed, row.variant, row.rate = c.tune.seed, f"lr={rate:g}", Rate(rate)
+            row.seed, row.variant, row.rate = c.lr_sweep.seed, f"lr={rate:g}", Rate(rate)
             rows.append(row)
             starts.append(start_LD)
     bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
@@ -81,7 +82,7 @@ def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(rows))},
-        EveryRow(len(rows), t.examples),
+        EveryRow(len(rows), t.batch_size),
         t.steps,
         hashes=session.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
     )
@@ -92,7 +93,7 @@ def _teachers_group(session: RunContext, bank: JoinedBank, relative: Sequence[fl
     t = session.config.teach
     rates = torch.tensor([session.prompt_rate(rate) for rate in relative], dtype=torch.float64)
     prompts: Any = bank.parts["teacher"].prompts_KLD
-    return RowGroup({"prompts_KLD": prompts}, rates, t.steps, t.warmup_steps, t.schedule, t.clip)
+    return RowGroup({"prompts_KLD": prompts}, rates, t.steps, t.warmup_steps, t.schedule, t.max_grad_norm)
 
 
 def distill_stage(
@@ -105,7 +106,7 @@ def distill_stage(
     tasks, k = s.tasks, len(s.tasks)
     start_LD = session.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
-        k, c.prompt.length, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+        k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )
     part = DecomposedBank(start_LD[None], cols_KLR, rows_KRD)
     name = "metaprompt" if teachers is not None else "multitask_prompt"
@@ -117,7 +118,7 @@ def distill_stage(
             s.steps,
             s.warmup_steps,
             s.schedule,
-            s.clip,
+            s.max_grad_norm,
         ),
         # a task is present in a part of the steps; its own schedule counts those it is expected in
         "task": RowGroup(
@@ -126,12 +127,12 @@ def distill_stage(
             s.steps,
             s.warmup_steps,
             s.schedule,
-            s.clip,
+            s.max_grad_norm,
         ),
     }
     rows = [_row(task, name, data[task], seed_of(c.seed, "order", task), 0, False) for task in tasks]
     sampler = TaskMixture(
-        [len(r.train_indices) for r in rows], s.batch, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
+        [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
     )
     present_K = torch.tensor([sampler.counts(step, [True] * k) for step in range(s.steps)]).gt(0).sum(0)
     groups["task"].total_steps = present_K.clamp(min=1).to(device)

@@ -171,7 +171,7 @@ class TeacherCache:
             [teacher_parts.placeholder_item(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
             for p in self.parts
         ]
-        return teacher_parts.plan_blocks(parts, numbers, length, formulation.token_budget)
+        return teacher_parts.plan_blocks(parts, numbers, length, formulation.max_tokens_per_micro_batch)
 
     def _whole(self, item: Item) -> Item:
         return replace(item, sample=self.rows[item.row].split.sample(item.index))
@@ -263,7 +263,7 @@ def cache_teachers(session: RunContext, stage: Stage, teachers: JoinedBank, step
         UserError: a limit was given that is too small, or the disk is full.
     """
     how = session.config.distill.teacher_cache
-    if how == "off" or session.config.formulation != "packed":
+    if how == "off" or session.config.batching != "packed":
         return
     folder, device = expand(session.config.data.cache), session.backbone().device
     prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))

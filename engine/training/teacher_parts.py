@@ -59,7 +59,7 @@ def cut_files(answers: Iterable[int]) -> list[int]:
 
 
 def plan_blocks(
-    parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, token_budget: int
+    parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, max_tokens_per_micro_batch: int
 ) -> list[TeacherBlock]:
     """What computes the files ``wanted``, in order.
 
@@ -77,7 +77,7 @@ def plan_blocks(
         answers = sum(len(item.sample.answer_ids) for item in items)
         row = items[0].row
         more = tokens + (prompt_length if row != last_row else 0)
-        if not joined or size + more > JOINED * token_budget or held + answers > 2 * ANSWERS:
+        if not joined or size + more > JOINED * max_tokens_per_micro_batch or held + answers > 2 * ANSWERS:
             joined.append([])
             size, held, more = 0, 0, tokens + prompt_length
         joined[-1].append(number)
@@ -87,7 +87,9 @@ def plan_blocks(
         needed = [number for number in numbers if number in asked]
         if needed:
             items = [item for number in numbers for item in parts[number]]
-            out.append(TeacherBlock(needed, packed_micro_batches(items, prompt_length, token_budget, 0, 1)))
+            out.append(
+                TeacherBlock(needed, packed_micro_batches(items, prompt_length, max_tokens_per_micro_batch, 0, 1))
+            )
     return out
 
 

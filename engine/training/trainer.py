@@ -73,7 +73,7 @@ class Trainer:
         self._ahead: StepPlan | None = None
         self.window = MetricsWindow()
         self.formulation = ForwardBackward(
-            backbone, settings.packed, settings.token_budget, settings.rank, settings.world
+            backbone, settings.packed, settings.max_tokens_per_micro_batch, settings.rank, settings.world
         )
 
     # ---- one global step
@@ -192,7 +192,7 @@ class Trainer:
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
                 self._log(log)
-            if stage.eval_every and (self.step % stage.eval_every == 0 or last):
+            if stage.eval_interval and (self.step % stage.eval_interval == 0 or last):
                 self._validate(log, last)
             done = last or all(self.stopped)  # a validation may have stopped the last row
             if done and self.window.steps:
@@ -261,7 +261,7 @@ class Trainer:
         return reports
 
     def _give_up(self, group: str) -> None:
-        limit, span = self.settings.max_skipped, self.stage.groups_of_row[group]
+        limit, span = self.settings.max_nonfinite_steps, self.stage.groups_of_row[group]
         if not limit or int(self.not_finite[group].max()) < limit:
             return
         worst = (self.not_finite[group] >= limit).nonzero()[:, 0].tolist()
@@ -367,7 +367,7 @@ class Trainer:
     def _resume(self) -> None:
         found = (
             None
-            if self.settings.fresh
+            if self.settings.overwrite
             else checkpoints.load(self.stage.run_dir, print if self.settings.rank == 0 else lambda _: None)
         )
         if found is None:

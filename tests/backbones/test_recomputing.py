@@ -85,5 +85,5 @@ def test_answers_are_those_of_layers_that_are_kept() -> None:
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
-    with pytest.raises(BackboneError, match="Linear: .* set recompute: none"):
+    with pytest.raises(BackboneError, match="Linear: .* set activation_checkpointing: none"):
         recompute_first(nn.Linear(2, 2), 1)

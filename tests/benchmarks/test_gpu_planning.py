@@ -13,7 +13,7 @@ def test_a_case_is_planned_with_the_flags_that_measured_it() -> None:
         "benchmark",
         "--config",
         "c.yaml",
-        "--token_budget=16384",
+        "--max_tokens_per_micro_batch=16384",
         "--invented",
         "90,10",
         "--steps",
@@ -23,11 +23,15 @@ def test_a_case_is_planned_with_the_flags_that_measured_it() -> None:
     assert planned_flags(command, "distill.teacher_cache=off") == [
         "--config",
         "c.yaml",
-        "--token_budget=16384",
+        "--max_tokens_per_micro_batch=16384",
         "--distill.teacher_cache=off",
     ]
-    assert planned_flags(command, "token_budget=4096") == ["--config", "c.yaml", "--token_budget=4096"]
-    assert planned_flags(command, "distill") == ["--config", "c.yaml", "--token_budget=16384"]
+    assert planned_flags(command, "max_tokens_per_micro_batch=4096") == [
+        "--config",
+        "c.yaml",
+        "--max_tokens_per_micro_batch=4096",
+    ]
+    assert planned_flags(command, "distill") == ["--config", "c.yaml", "--max_tokens_per_micro_batch=16384"]
 
 
 def test_every_flag_of_the_measured_commands_is_known_to_plan(project: Path) -> None:
@@ -35,4 +39,6 @@ def test_every_flag_of_the_measured_commands_is_known_to_plan(project: Path) -> 
         kept = planned_flags(list(part.command), "distill")
         assert kept[0] == "--config" and all(word.startswith("--") and "=" in word for word in kept[2:])
         keys = dict(word[2:].split("=", 1) for word in kept[2:])
-        assert resolve(project / kept[1], keys).token_budget == 16384  # unknown keys and values are refused
+        assert (
+            resolve(project / kept[1], keys).max_tokens_per_micro_batch == 16384
+        )  # unknown keys and values are refused

@@ -123,7 +123,13 @@ def test_results_of_other_sizes_stand_beside_those_of_the_shape(tmp_path: Path) 
     def case(**sizes: int) -> dict[str, Any]:
         ratio = {"ratio": {"median": 2.0, "p10": 1.9, "p90": 2.1}, "operation_bound": 3.0}
         methods = {"peft": {"step_seconds": {"median": 2.0}}, "packed": {"step_seconds": {"median": 1.0}}}
-        named = {"shape": "pocket", "regime": "short", "stage": "teach", "teacher_cache": False, "token_budget": 8192}
+        named = {
+            "shape": "pocket",
+            "regime": "short",
+            "stage": "teach",
+            "teacher_cache": False,
+            "max_tokens_per_micro_batch": 8192,
+        }
         return {**named, **sizes, "methods": methods, "packed_vs_peft": ratio}
 
     file = tmp_path / "vs_peft.json"

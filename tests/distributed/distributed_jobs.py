@@ -193,7 +193,7 @@ def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, An
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     before = backbone_checksum(backbone.model)
     loop = Trainer(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
-    loop.stage.eval_every = 2
+    loop.stage.eval_interval = 2
     loop.run()
     return {
         "unchanged": backbone_checksum(backbone.model) == before,

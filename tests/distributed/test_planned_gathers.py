@@ -79,7 +79,7 @@ def check(
     ],
 )
 def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project, family, dtype, stage):
-    check(two, jobs.card_of(family, dtype), deepspeed_file_of("sharded"), stage)
+    check(two, jobs.card_of(family, dtype), deepspeed_file_of("zero3"), stage)
 
 
 @pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
@@ -90,13 +90,13 @@ def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family,
     """
     card = jobs.card_of(family, "bfloat16")
     layer = measure_footprint(card).layer_elements
-    far = check(two, card, deepspeed_file_of("sharded"), "distill")
+    far = check(two, card, deepspeed_file_of("zero3"), "distill")
     reused = {"stage3_max_reuse_distance": int(reach * layer)}
-    check(two, card, deepspeed_file(tmp_path, deepspeed_file_of("sharded"), **reused), "distill")
+    check(two, card, deepspeed_file(tmp_path, deepspeed_file_of("zero3"), **reused), "distill")
     near = check(
         two,
         card,
-        deepspeed_file(tmp_path, deepspeed_file_of("sharded"), **reused, stage3_prefetch_bucket_size=0),
+        deepspeed_file(tmp_path, deepspeed_file_of("zero3"), **reused, stage3_prefetch_bucket_size=0),
         "distill",
     )
     assert near[-1][2] >= far[-1][2] * (1.3 if reach <= 1 else 1)
@@ -118,7 +118,7 @@ def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
         two,
         card,
         deepspeed_file(
-            tmp_path, deepspeed_file_of("sharded"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}
+            tmp_path, deepspeed_file_of("zero3"), stage3_max_reuse_distance=layer, **{key: int(share * layer)}
         ),
         "teach",
     )
@@ -134,20 +134,20 @@ def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, reco
     sizes = measure_footprint(card)
     layers = {"all": len(sizes.layers), "one": 1, "none": 0}[recompute]
     file = deepspeed_file(
-        tmp_path, deepspeed_file_of("sharded"), stage3_max_reuse_distance=int(reach * sizes.layer_elements)
+        tmp_path, deepspeed_file_of("zero3"), stage3_max_reuse_distance=int(reach * sizes.layer_elements)
     )
     check(two, card, file, "distill", layers, packed)
 
 
 @pytest.mark.parametrize("reach", [1.4, 10**6])
-@pytest.mark.parametrize("placement", ["sharded", "sharded_hpz", "offload"])
+@pytest.mark.parametrize("sharding", ["zero3", "zero3_hpz", "zero3_offload"])
 @pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")])
-def test_two_nodes_of_two_ranks(four, tmp_path, project, placement, family, dtype, reach):
+def test_two_nodes_of_two_ranks(four, tmp_path, project, sharding, family, dtype, reach):
     card = jobs.card_of(family, dtype)
-    base = deepspeed_file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    base = deepspeed_file_of(sharding) if sharding != "zero3_offload" else str(project / "ds_configs/cpu.json")
     file = deepspeed_file(tmp_path, base, stage3_max_reuse_distance=int(reach * measure_footprint(card).layer_elements))
     last = check(four, card, file, "distill", ranks_per_node=2)[-1]
-    if placement == "sharded_hpz":
+    if sharding == "zero3_hpz":
         assert last[1] > 0 and last[2] == 0, "secondary shards keep gathers inside the node"
     else:
         assert last[2] == 2 * last[1], "two of three other shards lie on the other node"
@@ -169,17 +169,17 @@ def test_embedding_rows_from_the_file_are_not_gathered(two, tmp_path, head):
     card = released(tmp_path, head)
     sizes = measure_footprint(card)
     assert sizes.rows_from_file and (sizes.head == 0) == (head == "tied")
-    from_file = check(two, card, deepspeed_file_of("sharded"), "distill")[-1]
-    check(two, card, deepspeed_file_of("sharded"), "teach", recompute=2)
-    gathered = check(two, jobs.card_of("llama"), deepspeed_file_of("sharded"), "distill")[-1]
+    from_file = check(two, card, deepspeed_file_of("zero3"), "distill")[-1]
+    check(two, card, deepspeed_file_of("zero3"), "teach", recompute=2)
+    gathered = check(two, jobs.card_of("llama"), deepspeed_file_of("zero3"), "distill")[-1]
     assert gathered[2] - from_file[2] == sizes.embedding // 2  # a shared table is gathered for the head alone
 
 
-@pytest.mark.parametrize("placement", ["sharded", "sharded_hpz", "offload"])
-def test_a_tied_release_on_two_nodes_of_two_ranks(four, tmp_path, project, placement):
+@pytest.mark.parametrize("sharding", ["zero3", "zero3_hpz", "zero3_offload"])
+def test_a_tied_release_on_two_nodes_of_two_ranks(four, tmp_path, project, sharding):
     (tmp_path / "m").mkdir()
     card = released(tmp_path / "m", "tied")
-    base = deepspeed_file_of(placement) if placement != "offload" else str(project / "ds_configs/cpu.json")
+    base = deepspeed_file_of(sharding) if sharding != "zero3_offload" else str(project / "ds_configs/cpu.json")
     reach = int(1.4 * measure_footprint(card).layer_elements)
     check(four, card, deepspeed_file(tmp_path, base, stage3_max_reuse_distance=reach), "distill", ranks_per_node=2)
 
@@ -193,7 +193,7 @@ def test_tables_that_scale_their_rows_are_gathered(two, tmp_path, family, more):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     card = BackboneCard(name="released", path=str(tmp_path), tokenizer="unused", dtype="float32")
     assert not measure_footprint(card).rows_from_file
-    check(two, card, deepspeed_file_of("sharded"), "distill", packed=False)
+    check(two, card, deepspeed_file_of("zero3"), "distill", packed=False)
 
 
 @pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])

@@ -173,7 +173,7 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     (tmp_path / "one").mkdir()
     backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "", torch.device("cpu"))
     loop = jobs.Trainer(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
-    loop.stage.eval_every = 2
+    loop.stage.eval_interval = 2
     loop.run()
     for n, p in loop.stage.bank.named_parameters():
         np.testing.assert_allclose(out[0]["bank"][n], p.detach().numpy(), rtol=2e-3, atol=2e-4)

@@ -21,9 +21,9 @@ COMMAND = [
     f"--steps={STEPS}",
     f"--warmup={WARMUP}",
     "--invented=30,5",
-    f"--teach.examples={EXAMPLES}",
-    "--token_budget=256",
-    "--placements=sharded,resident",
+    f"--teach.batch_size={EXAMPLES}",
+    "--max_tokens_per_micro_batch=256",
+    "--shardings=zero3,replicated",
 ]
 
 
@@ -51,7 +51,7 @@ def test_the_folder_holds_these_files_for_their_owner(folder: Path) -> None:
     }
     assert all(f.stat().st_mode & 0o077 == 0 for f in [folder, *folder.iterdir()])
     page = (folder / "benchmark.md").read_text()
-    assert "python train.py benchmark --config=configs/demo/distill.yaml" in page and "placement=resident" in page
+    assert "python train.py benchmark --config=configs/demo/distill.yaml" in page and "sharding=replicated" in page
     assert "aten::" in (folder / "profile.md").read_text()
 
 
@@ -59,9 +59,9 @@ def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
     assert (
         set(content) == {*CONTRACT, "machine", "versions", "commit", "cases", "left_out"} and content["left_out"] == []
     )
-    assert [c["label"] for c in content["cases"]] == ["placement=sharded", "placement=resident"]
+    assert [c["label"] for c in content["cases"]] == ["sharding=zero3", "sharding=replicated"]
     assert all(set(CONTRACT) <= c.keys() for c in content["cases"])
-    assert content["mode"] == "teach" and content["placement"] == "sharded" and content["world_size"] == 2
+    assert content["mode"] == "teach" and content["sharding"] == "zero3" and content["world_size"] == 2
     assert content["mfu"] is None and content["peak_gpu_bytes"] is None  # a CPU's peak is nobody's statement
     assert content["peak_host_bytes"] is None and all(
         c["beside"] == 1 for c in content["cases"]
@@ -70,22 +70,24 @@ def test_benchmark_json_has_the_contracts_keys_and_cases(content: Any) -> None:
 
 
 def test_what_memory_would_not_hold_is_left_out_and_said(tmp_path: Path) -> None:
-    sweep = [f for f in COMMAND if not f.startswith(("--placements", "--token_budget"))] + [
-        "--sweep=token_budget=256,4000000000"
+    sweep = [f for f in COMMAND if not f.startswith(("--shardings", "--max_tokens_per_micro_batch"))] + [
+        "--sweep=max_tokens_per_micro_batch=256,4000000000"
     ]
     text = run(*sweep, f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", ranks=1)
     content = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert [c["label"] for c in content["cases"]] == ["token_budget=256"]
+    assert [c["label"] for c in content["cases"]] == ["max_tokens_per_micro_batch=256"]
     (line,) = content["left_out"]
-    assert re.search(r"token_budget=4000000000: offload needs [\d.]+ GB a rank, there are [\d.]+ GB", line)
+    assert re.search(
+        r"max_tokens_per_micro_batch=4000000000: offload needs [\d.]+ GB a rank, there are [\d.]+ GB", line
+    )
     assert f"WARNING left out: {line}" in text and line in (tmp_path / "out/benchmark.md").read_text()
 
 
 def test_a_killed_benchmark_has_written_the_cases_that_were_through(tmp_path: Path) -> None:
     where = [f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", "--alternate=false"]
-    run_and_kill(*COMMAND, *where, when="placement resident", ranks=1)
+    run_and_kill(*COMMAND, *where, when="sharding replicated", ranks=1)
     content = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert [c["label"] for c in content["cases"]] == ["placement=sharded"] and len(
+    assert [c["label"] for c in content["cases"]] == ["sharding=zero3"] and len(
         content["cases"][0]["steps"]["seconds"]
     ) == STEPS
 
@@ -112,7 +114,7 @@ def test_the_phases_add_up_to_the_step(content: Any) -> None:
         steps = case["steps"]
         assert sum(map(sum, steps["phases"].values())) == pytest.approx(sum(steps["seconds"]), rel=0.15)
         waits = case["phases"]["gather wait"]["median"] > 0
-        assert waits == (case["placement"] == "sharded")
+        assert waits == (case["sharding"] == "zero3")
         assert 0 < case["kernel_share"] < 0.5
 
 
@@ -144,7 +146,7 @@ def test_a_slower_step_ends_with_3(folder: Path, content: Any, tmp_path: Path, m
 
 
 def test_peft_takes_turns_and_stands_in_the_files(tmp_path: Path) -> None:
-    command = [f for f in COMMAND if not f.startswith("--placements")] + ["--placements=resident", "--beside=peft"]
+    command = [f for f in COMMAND if not f.startswith("--shardings")] + ["--shardings=replicated", "--beside=peft"]
     text = run(*command, f"--output={tmp_path / 'out'}", f"--run_dir={tmp_path / 'run'}", ranks=1)
     (case,) = json.loads((tmp_path / "out/benchmark.json").read_text())["cases"]
     found, page = case["peft"], (tmp_path / "out/benchmark.md").read_text()

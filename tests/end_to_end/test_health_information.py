@@ -39,10 +39,10 @@ def place(tmp_path_factory):
     (base / "home").mkdir()
     common = {
         "backbone": "configs/tiny/llama.yaml",
-        "placement": "resident",
-        "prompt": {"length": 4, "rank": 1},
-        "evaluate": {"max_new_tokens": 2, "batch": 16, "instruction": True},
-        "log": {"every": 1},
+        "sharding": "replicated",
+        "prompt": {"num_virtual_tokens": 4, "rank": 1},
+        "evaluate": {"max_new_tokens": 2, "batch_size": 16, "instruction": True},
+        "log": {"interval": 1},
     }
     data = {
         "root": str(base / "data"),
@@ -52,9 +52,9 @@ def place(tmp_path_factory):
     }
     distill = {
         "run_dir": str(base / "distill"),
-        "data": {**data, "keep_unseen": list(TARGETS), "exclude_overlap": True},
-        "teach": {"steps": 1, "examples": 1, "eval_every": 1},
-        "distill": {"sources": list(SOURCES), "steps": 2, "batch": 4},
+        "data": {**data, "decontaminate_against": list(TARGETS), "drop_contaminated": True},
+        "teach": {"steps": 1, "batch_size": 1, "eval_interval": 1},
+        "distill": {"sources": list(SOURCES), "steps": 2, "batch_size": 4},
         **common,
     }
     adapt = {
@@ -66,7 +66,7 @@ def place(tmp_path_factory):
             "targets": list(TARGETS),
             "shots": ["1"],
             "steps": 1,
-            "examples": 1,
+            "batch_size": 1,
         },
     }
     for name, content in (("distill", distill), ("adapt", adapt)):
@@ -144,7 +144,7 @@ def test_every_task_is_in_results_with_what_was_compared(place, outputs):
 
 
 def _dropped(said):
-    (line,) = [line for line in said.splitlines() if line.startswith("data.exclude_overlap: ")]
+    (line,) = [line for line in said.splitlines() if line.startswith("data.drop_contaminated: ")]
     return [part.split()[-1] for part in line.rpartition(": ")[2].split(", ") if part != "none"]
 
 

@@ -14,9 +14,9 @@ from commands_runner import BIN, ROOT, command
 
 SMALL = [
     "--config=configs/demo/distill.yaml",
-    "--teach.eval_every=0",
+    "--teach.eval_interval=0",
     "--data.max_train=12",
-    "--log.every=1",
+    "--log.interval=1",
     "--log.tensorboard=false",
 ]
 

@@ -23,10 +23,10 @@ def test_real_corpora_go_through(clinical_data_root, tmp_path, backbone, ranks):
         *common,
         f"--run_dir={tmp_path / 'distill'}",
         "--teach.steps=4",
-        "--teach.eval_every=2",
-        "--teach.examples=2",
+        "--teach.eval_interval=2",
+        "--teach.batch_size=2",
         "--distill.steps=4",
-        "--distill.batch=4",
+        "--distill.batch_size=4",
         ranks=ranks,
     )
     run(

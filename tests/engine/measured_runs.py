@@ -23,7 +23,7 @@ def content_of(seconds: list[float], probe: float = 0.01, **changes: Any) -> dic
         "label": "",
         "mode": "teach",
         "backbone": "b",
-        "placement": "sharded",
+        "sharding": "zero3",
         "world_size": 2,
         "tokens_per_s": 100 * n / sum(seconds),
         "mfu": None,
@@ -40,7 +40,7 @@ def content_of(seconds: list[float], probe: float = 0.01, **changes: Any) -> dic
             "backbone": "b",
             "weights": "w",
             "rows": "r",
-            "config": {"token_budget": 4096, "prompt.length": 16},
+            "config": {"max_tokens_per_micro_batch": 4096, "prompt.num_virtual_tokens": 16},
         },
         "steps": {
             "seconds": seconds,

@@ -267,4 +267,4 @@ def resumed_elsewhere(runs: Runs, i: int) -> Try:
     if job.wait() == 0 or reached(job.text)[1] == 0:
         raise NotHit
     ranks, budget = [(1, 4096), (3, 4096), (2, 300), (2, 8192), (1, 700), (3, 500)][i % 6]
-    return runs.go_on(run_dir, job, ranks, f"--token_budget={budget}", tolerance=TOLERANCE)
+    return runs.go_on(run_dir, job, ranks, f"--max_tokens_per_micro_batch={budget}", tolerance=TOLERANCE)

@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 EVERY, TEACH, STEPS = 4, 6, 30
 SMALL = [
     f"--teach.steps={TEACH}",
-    "--teach.eval_every=3",
-    "--teach.examples=2",
+    "--teach.eval_interval=3",
+    "--teach.batch_size=2",
     f"--distill.steps={STEPS}",
-    "--distill.batch=6",
-    "--log.every=1",
+    "--distill.batch_size=6",
+    "--log.interval=1",
     "--data.max_train=12",
     "--data.max_validation=4",
     "--data.max_test=4",
@@ -129,7 +129,7 @@ class Jobs:
             f"--run_dir={run_dir}",
             f"--data.cache={self.place / 'cache'}",
             *SMALL,
-            f"--checkpoint.every={every}",
+            f"--checkpoint.interval={every}",
             *arguments,
         ]
         order = {

@@ -81,7 +81,7 @@ def all_damaged(runs: Runs, i: int) -> Try:
     before = _tree(run_dir)
     job = runs.jobs.start(run_dir, ranks=min(runs.whole))
     code = job.wait()
-    clear = "error: checkpoint " in job.text and "--fresh=true" in job.text
+    clear = "error: checkpoint " in job.text and "--overwrite=true" in job.text
     touched = [] if _tree(run_dir) == before else ["something was overwritten"]
     shutil.rmtree(run_dir)
     return Try(code == 2 and clear, 0, touched, "" if code == 2 and clear else f"exit code {code}: {job.text[-1500:]}")

@@ -106,7 +106,7 @@ ROWS = [
     Row("hung", "one rank of two stopped (SIGSTOP) at a random instant", Hung.outcome),  # type: ignore[arg-type]
     Row(
         "elsewhere",
-        "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `token_budget`",
+        "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `max_tokens_per_micro_batch`",
         faults.resumed_elsewhere,
     ),
 ]

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 ROOT, BIN = Path(__file__).resolve().parents[2], Path(sys.executable).parent
 SMALL = [
     "--teach.steps=6",
-    "--teach.eval_every=3",
-    "--teach.examples=2",
+    "--teach.eval_interval=3",
+    "--teach.batch_size=2",
     "--distill.steps=200",
-    "--distill.batch=6",
-    "--checkpoint.every=50",
-    "--log.every=2",
+    "--distill.batch_size=6",
+    "--checkpoint.interval=50",
+    "--log.interval=2",
     "--data.max_train=12",
     "--data.max_validation=4",
     "--data.max_test=4",

@@ -12,7 +12,7 @@ def test_node_counts_of_one_job_make_one_table(cluster: Cluster, place: Path) ->
         "configs/demo/distill.yaml",
         "--mode=teach",
         "--invented=20,4",
-        "--teach.examples=2",
+        "--teach.batch_size=2",
         f"--run_dir={place / 'unused'}",
     ]
     job = cluster.submit(output, "benchmark.sbatch", *arguments, options=NODES, OUTPUT=str(folder), STEPS="3")

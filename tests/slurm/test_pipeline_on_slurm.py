@@ -92,8 +92,8 @@ def test_array_elements_adapt_each_its_group_and_one_that_was_stopped_loses_noth
         f"--data.cache={place / 'cache'}",
         "--adapt.steps=60",
         "--adapt.shots=4,full",
-        "--adapt.eval_every=0",
-        "--checkpoint.every=25",
+        "--adapt.eval_interval=0",
+        "--checkpoint.interval=25",
         *[f for f in SMALL if f.startswith(("--data", "--log"))],
     ]
     options = ["--array=0-1", *ALONE]

@@ -29,14 +29,14 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     from engine.evaluation import Predictor
     from engine.training import RunContext
 
-    config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, placement="resident")
+    config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, sharding="replicated")
     config.data.root, config.data.cards, config.data.cache = (
         str(data_root),
         [str(data_root / "cards")],
         str(data_root / "tokens"),
     )
-    config.data.max_test, config.data.max_length, config.prompt.length = max_test, 256, 0
-    config.evaluate.batch, config.evaluate.max_new_tokens = 32, 96
+    config.data.max_test, config.data.max_length, config.prompt.num_virtual_tokens = max_test, 256, 0
+    config.evaluate.batch_size, config.evaluate.max_new_tokens = 32, 96
     session = RunContext(config)
     data = session.data({task: ["test"] for task in TASKS})
     asker = Predictor(session, None)

@@ -46,9 +46,9 @@ def served_answers(
     """Number of the context and its answer, as they come. A collective: ranks look embeddings up together, as often
     as the one with ``most`` contexts.
     """
-    with ThreadPoolExecutor(e.batch) as pool:
-        for begin in range(0, most, e.batch):
-            group = list(contexts[begin : begin + e.batch])
+    with ThreadPoolExecutor(e.batch_size) as pool:
+        for begin in range(0, most, e.batch_size):
+            group = list(contexts[begin : begin + e.batch_size])
             asked = group or [[end_id]]  # for the other ranks' sake
             rows = backbone.embed(torch.tensor([i for ids in asked for i in ids], dtype=torch.long))
             texts = rows.split([len(ids) for ids in asked])[: len(group)]

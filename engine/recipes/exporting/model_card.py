@@ -23,7 +23,7 @@ def model_card(run_dir: Path, backbone: BackboneCard, found: Checkpoint) -> str:
     sources = sources_of(found.state, config)
     behind = [entry for record in sources.values() if record for entry in record["tasks"]]
     outside = found.state["stage"] == "distill" and outside_teachers(config)
-    length = config.prompt.length
+    length = config.prompt.num_virtual_tokens
     text = f"""---
 library_name: peft
 base_model: {backbone.name}

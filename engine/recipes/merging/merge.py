@@ -137,7 +137,7 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
             for key in ("backbone", "layout")
             if own[key] != other[key]
         ]
-        for key in ("prompt.length", "prompt.rank"):
+        for key in ("prompt.num_virtual_tokens", "prompt.rank"):
             here, there = value_at(run.config, key), value_at(first.config, key)
             problems += [f"{both}: {key} is {here} and {there}; they must agree"] if here != there else []
     for part in dict.fromkeys(part for run in runs for part in run.sources):
@@ -174,7 +174,7 @@ def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
     kept = flat(
         {k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "tune", "evaluate")}
     )
-    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch"}
+    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
     rates = _rates(runs)
     out = []
     for run in runs:

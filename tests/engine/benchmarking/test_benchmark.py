@@ -129,7 +129,7 @@ def test_a_clock_changes_no_gradient(make_session: Callable[..., Any], tmp_path:
 def test_tokens_are_counted_as_they_are_computed(
     mode: str, packed: bool, make_session: Callable[..., Any], tmp_path: Path
 ) -> None:
-    session = make_session(formulation="packed" if packed else "plain")
+    session = make_session(batching="packed" if packed else "padded")
     tasks = session.config.adapt.targets if mode == "adapt" else session.config.distill.tasks
     data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
     loop = Trainer(stage_of(session, mode, data, 3, tmp_path), session.backbone(), session.loop_settings())
@@ -186,22 +186,22 @@ def test_a_sweep_and_placements_make_a_case_each() -> None:
         DEMO,
         {
             "steps": "3",
-            "sweep": "token_budget=512,1024; prompt.length=4,8",
-            "placements": "sharded,resident",
+            "sweep": "max_tokens_per_micro_batch=512,1024; prompt.num_virtual_tokens=4,8",
+            "shardings": "zero3,replicated",
             "invented": "20,4",
         },
         {},
     )
     assert request.mode == "distill" and request.steps == 3 and request.warmup == 2
     assert [c.label for c in request.cases][:3] == [
-        "placement=sharded token_budget=512 prompt.length=4",
-        "placement=sharded token_budget=512 prompt.length=8",
-        "placement=sharded token_budget=1024 prompt.length=4",
+        "sharding=zero3 max_tokens_per_micro_batch=512 prompt.num_virtual_tokens=4",
+        "sharding=zero3 max_tokens_per_micro_batch=512 prompt.num_virtual_tokens=8",
+        "sharding=zero3 max_tokens_per_micro_batch=1024 prompt.num_virtual_tokens=4",
     ]
     assert (
         len(request.cases) == 8
-        and request.cases[-1].config.prompt.length == 8
-        and request.cases[-1].config.placement == "resident"
+        and request.cases[-1].config.prompt.num_virtual_tokens == 8
+        and request.cases[-1].config.sharding == "replicated"
     )
     assert request_of("configs/demo/adapt.yaml", {"steps": "1"}, {}).mode == "adapt"
     assert request_of(DEMO, {"steps": "900"}, {}).cases[0].config.distill.steps >= 900
@@ -213,7 +213,7 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         "warmup": "-1",
         "mode": "evaluate",
         "invented": "x",
-        "placements": "cloud",
+        "shardings": "cloud",
         "sweep": "token_bugdet=1;seed",
         "profile": "yes",
         "compare": "/none.json",
@@ -226,8 +226,8 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         "--warmup: '-1'",
         "--mode: 'evaluate' is none of teach, distill, adapt",
         "--invented: 'x'",
-        "--placements: 'cloud'",
-        "did you mean 'token_budget'?",
+        "--shardings: 'cloud'",
+        "did you mean 'max_tokens_per_micro_batch'?",
         "--sweep: 'seed' is no KEY=VALUE,VALUE",
         "--profile: 'yes'",
         "/none.json is no file",
@@ -242,8 +242,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured
 
 
 def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
-    with pytest.raises(UserError, match="--token_budget: expected a whole number, found 'many'"):
-        request_of(DEMO, {"steps": "1", "sweep": "token_budget=512,many"}, {})
+    with pytest.raises(UserError, match="--max_tokens_per_micro_batch: expected a whole number, found 'many'"):
+        request_of(DEMO, {"steps": "1", "sweep": "max_tokens_per_micro_batch=512,many"}, {})
     with pytest.raises(UserError, match="seed stands twice"):
         request_of(DEMO, {"steps": "1", "sweep": "seed=1,2"}, {"seed": "3"})
     with pytest.raises(UserError, match="adapt.targets: missing; --mode=adapt needs at least one task"):
@@ -336,7 +336,7 @@ def test_the_contract_lists_what_other_programs_read() -> None:
     design = (
         "mode",
         "backbone",
-        "placement",
+        "sharding",
         "world_size",
         "samples_per_s",
         "tokens_per_s",

@@ -111,7 +111,12 @@ def test_percentiles_are_those_of_numpy() -> None:
 def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
     old = Old(Path("old.json"), content_of(steps_of(1)))
     other = content_of(steps_of(2))["cases"][0]["identity"]
-    other = {**other, "weights": "x", "rows": "y", "config": {"token_budget": 8192, "prompt.length": 16}}
+    other = {
+        **other,
+        "weights": "x",
+        "rows": "y",
+        "config": {"max_tokens_per_micro_batch": 8192, "prompt.num_virtual_tokens": 16},
+    }
     here = {"cpu": "d", "gpu": "H100", "cores": 2, "threads": 1}
     with pytest.raises(UserError) as error:
         old.check([other], 4, False, here)
@@ -119,7 +124,7 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
     for wanted in (
         "weights: w there, x here",
         "rows: r there, y here",
-        "token_budget: 4096 there, 8192 here",
+        "max_tokens_per_micro_batch: 4096 there, 8192 here",
         "ranks: 2 there, 4 here",
         "machine: cpu: c there, d here",
         "machine: gpu: None there, H100 here",
@@ -130,8 +135,8 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
     old.check([other], 4, True, here)
     with pytest.raises(UserError, match="nodes: 1 there, 2 here"):
         old.check_nodes(2, False)
-    with pytest.raises(UserError, match="has no case 'placement=offload'; it has ''"):
-        old.check([{**other, "case": "placement=offload"}], 2, True, here)
+    with pytest.raises(UserError, match="has no case 'sharding=zero3_offload'; it has ''"):
+        old.check([{**other, "case": "sharding=zero3_offload"}], 2, True, here)
 
 
 def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +154,7 @@ def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, m
     text = "\n".join(error.value.problems)
     assert (
         "backbone: b there, tiny-llama-random here" in text
-        and "prompt.length: 16" not in text
+        and "prompt.num_virtual_tokens: 16" not in text
         and "ranks: 2 there, 1 here" in text
     )
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()

@@ -36,7 +36,7 @@ from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 
 DEMO = "configs/demo/distill.yaml"
-RESIDENT = {"placement": "resident"}
+RESIDENT = {"sharding": "replicated"}
 SAMPLES = [Sample([5, 6, 7], [8, 9]), Sample([], [11, 12, 13]), Sample([20, 21, 22, 23, 24], [25])]
 
 
@@ -84,11 +84,15 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
     stage = stage_of(session, mode, data, 3, tmp_path)
     loop = Trainer(stage, session.backbone(), session.loop_settings())
     peft = PeftBeside(
-        stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
+        stage,
+        session.start_prompt("metaprompt"),
+        session.backbone(),
+        session.config.max_tokens_per_micro_batch,
+        deterministic=False,
     )
     assert peft.trainer is not None and (peft.trainer.teachers is None) == (mode == "teach")
     real, samples, seen = [], [], []
-    plain_step, limit = peft.trainer.step, session.config.token_budget
+    plain_step, limit = peft.trainer.step, session.config.max_tokens_per_micro_batch
 
     def spy(batches: Any) -> float:
         seen.append(sum(int(b.mask_BT.sum()) for b in batches))
@@ -131,7 +135,11 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
     stage = stage_of(session, "teach", data, 1, tmp_path)
     loop = Trainer(stage, session.backbone(), session.loop_settings())
     peft = PeftBeside(
-        stage, session.start_prompt("metaprompt"), session.backbone(), session.config.token_budget, deterministic=False
+        stage,
+        session.start_prompt("metaprompt"),
+        session.backbone(),
+        session.config.max_tokens_per_micro_batch,
+        deterministic=False,
     )
     seen = []
     monkeypatch.setattr(PeftTrainer, "step", lambda *_: seen.append(is_fused(model)) or 1.0)
@@ -143,7 +151,9 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(PeftTrainer, "step", full)
-    with pytest.raises(UserError, match=r"--beside: PEFT's step ran out of the GPU's memory.*--token_budget"):
+    with pytest.raises(
+        UserError, match=r"--beside: PEFT's step ran out of the GPU's memory.*--max_tokens_per_micro_batch"
+    ):
         peft.step(loop, True)
     assert is_fused(model)
 
@@ -157,7 +167,7 @@ def own(**flags: str) -> dict[str, str]:
 
 def test_it_is_taken_for_teach_and_distill_where_the_backbone_is_resident() -> None:
     assert request_of(DEMO, own(mode="teach"), RESIDENT).beside == "peft"
-    assert request_of(DEMO, own(placements="resident"), {}).beside == "peft"
+    assert request_of(DEMO, own(shardings="replicated"), {}).beside == "peft"
     assert request_of(DEMO, {"steps": "1"}, {}).beside == ""
 
 
@@ -171,9 +181,9 @@ def test_it_is_taken_for_teach_and_distill_where_the_backbone_is_resident() -> N
             {**RESIDENT, "adapt.targets": "[demo_qa]"},
             "no step like that of adapt; set --mode=teach or --mode=distill",
         ),
-        ({}, {}, "needs the whole backbone, not offload; set --placement=resident"),
-        ({"placements": "resident,sharded"}, {}, "needs the whole backbone, not sharded; set --placement=resident"),
-        ({}, {"placement": "auto"}, "needs the whole backbone, not auto; set --placement=resident"),
+        ({}, {}, "needs the whole backbone, not zero3_offload; set --sharding=replicated"),
+        ({"shardings": "replicated,zero3"}, {}, "needs the whole backbone, not zero3; set --sharding=replicated"),
+        ({}, {"sharding": "auto"}, "needs the whole backbone, not auto; set --sharding=replicated"),
     ],
 )
 def test_what_cannot_be_timed_is_refused_with_the_flag_and_the_fix(
@@ -214,4 +224,4 @@ def test_several_ranks_are_refused_before_they_meet(tmp_path: Path, monkeypatch:
 def test_a_deepspeed_file_is_named() -> None:
     config = request_of(DEMO, {"steps": "1"}, RESIDENT).cases[0].config
     (problem,) = problems_of("peft", "teach", [dataclasses.replace(config, deepspeed="zero3.json")])
-    assert "not zero3.json; set --placement=resident --deepspeed=" in problem
+    assert "not zero3.json; set --sharding=replicated --deepspeed=" in problem

@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_refused_with_a_way_out(
         wanted in problem
         and "step_00000005" in problem
         and f"point {tmp_path / 'latest'} at an older one" in problem
-        and "--fresh=true" in problem
+        and "--overwrite=true" in problem
     )
 
 

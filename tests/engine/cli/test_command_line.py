@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
     content = {
         "run_dir": str(tmp_path / "out"),
         "backbone": "configs/tiny/llama.yaml",
-        "placement": "resident",
+        "sharding": "replicated",
         "distill": {"sources": ["a"]},
     }
     path.write_text(yaml.safe_dump(content))
@@ -63,7 +63,7 @@ REFUSED = [
     (["word"], "'word': not a flag; write --key=value"),
     (["-", "--seed=1"], "'-' has no meaning here"),
     (["--", "--interactive"], "'--' has no meaning here"),
-    (["--token_budget=0"], "token_budget: 0 is not above 0"),
+    (["--max_tokens_per_micro_batch=0"], "max_tokens_per_micro_batch: 0 is not above 0"),
 ]
 
 
@@ -218,7 +218,7 @@ def test_dotted_keys_and_dashes_reach_the_configuration(
             "--teach.relative_lr",
             "1e-3",
             "--distill.sources=a,b",
-            "--fresh",
+            "--overwrite",
             "--data.max_train=5",
         ]
     )

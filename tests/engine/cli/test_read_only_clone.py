@@ -16,10 +16,10 @@ FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME",
 MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "$1" && shift && exec "$@"'
 SMALL = (
     "--teach.steps=1",
-    "--teach.eval_every=0",
-    "--teach.examples=2",
+    "--teach.eval_interval=0",
+    "--teach.batch_size=2",
     "--distill.steps=1",
-    "--distill.batch=3",
+    "--distill.batch_size=3",
     "--data.max_train=4",
 )
 

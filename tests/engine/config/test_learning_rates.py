@@ -42,7 +42,7 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(make_sessio
         "adapt.relative_lr_prompt": 0.375,
         "adapt.lr_lora": 0.01,
         "adapt.methods": ["metaprompt", "prompt_tuning", "lora"],
-        "tune.relative_lr_teach": [0.1, 0.2],
+        "lr_sweep.relative_lr_teach": [0.1, 0.2],
     }
     session = make_session(**changes)
     rms = session.embedding_rms
@@ -111,8 +111,8 @@ def test_absolute_rates_are_refused_with_the_value_to_write(project: Path, tmp_p
             f"{file}: distill.lr_shared: is now distill.relative_lr_shared, {unit}; write "
             f"distill.relative_lr_shared: {0.05 / rms:.2g}"
         ),
-        f"{file}: tune.prompt_tuning: is now tune.relative_lr_prompt, {unit}; "
-        f"write tune.relative_lr_prompt: [{0.1 / rms:.2g}, {0.3 / rms:.2g}]",
+        f"{file}: tune.prompt_tuning: is now lr_sweep.relative_lr_prompt, {unit}; "
+        f"write lr_sweep.relative_lr_prompt: [{0.1 / rms:.2g}, {0.3 / rms:.2g}]",
         f"command line: --adapt.lr_shared: is now adapt.relative_lr_shared, {unit}; "
         f"write adapt.relative_lr_shared: {0.03 / rms:.2g}",
     ):

@@ -43,7 +43,7 @@ def problems(path: Path, **flags: str) -> list[str]:
 def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
     path = write({"seed": 4, "teach": {"steps": 3, "relative_lr": 1}, "adapt": {"shots": [0, 16, "full"]}})
     found = resolve(path, {"teach.relative_lr": "0.25", "distill.steps": "9"})
-    assert (found.seed, found.teach.steps, found.teach.relative_lr, found.distill.steps, found.teach.examples) == (
+    assert (found.seed, found.teach.steps, found.teach.relative_lr, found.distill.steps, found.teach.batch_size) == (
         4,
         3,
         0.25,
@@ -68,8 +68,8 @@ def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
         ({"teach": {"steps": True}}, "teach.steps: expected a whole number, found True"),
         ({"teach": {"relative_lr": "fast"}}, "teach.relative_lr: expected a number, found 'fast'"),
         ({"teach": {"relative_lr": True}}, "teach.relative_lr: expected a number, found True"),
-        ({"fresh": "yes please"}, "fresh: expected true or false, found 'yes please'"),
-        ({"fresh": 1}, "fresh: expected true or false, found 1"),
+        ({"overwrite": "yes please"}, "overwrite: expected true or false, found 'yes please'"),
+        ({"overwrite": 1}, "overwrite: expected true or false, found 1"),
         ({"run_dir": 1.5}, "run_dir: expected text, found 1.5"),
         ({"run_dir": ["a"]}, "run_dir: expected text, found list"),
         ({"seed": None}, "seed: expected a whole number, found NoneType"),
@@ -107,9 +107,9 @@ def test_what_a_file_must_not_say(content: dict[str, Any], wanted: str, write) -
         ("teach.relative_lr", ".5", 0.5),
         ("seed", "-4", -4),
         ("seed", "12", 12),
-        ("fresh", "true", True),
-        ("fresh", "False", False),
-        ("recompute", "all", "all"),
+        ("overwrite", "true", True),
+        ("overwrite", "False", False),
+        ("activation_checkpointing", "all", "all"),
         ("teach.schedule", "cosine", "cosine"),
         ("adapt.init", "task:my_task", "task:my_task"),
         ("prompt.init_text", "no", "no"),
@@ -145,7 +145,7 @@ def test_flags_are_coerced_by_the_fields_type(key: str, text: str, value: Any, w
         ("teach.steps", "3.5", "expected a whole number, found 3.5"),
         ("teach.steps", "", "expected a whole number"),
         ("teach.relative_lr", "fast", "expected a number"),
-        ("fresh", "1", "expected true or false, found 1"),
+        ("overwrite", "1", "expected true or false, found 1"),
         ("adapt.seeds", "0,x", "expected a whole number, found 'x'"),
         ("adapt.seeds", "[0", "cannot be read as a list"),
         ("teach.schedule", "cosin", "did you mean 'cosine'?"),
@@ -174,9 +174,9 @@ def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
     [
         ({"run_dir": ""}, "run_dir: missing"),
         ({"backbone": ""}, "backbone: missing"),
-        ({"token_budget": 0}, "token_budget: 0 is not above 0"),
+        ({"max_tokens_per_micro_batch": 0}, "max_tokens_per_micro_batch: 0 is not above 0"),
         ({"teach": {"steps": 0}}, "teach.steps: 0 is not above 0"),
-        ({"prompt": {"length": 4, "rank": 5}}, "prompt.rank: 5 is above prompt.length (4)"),
+        ({"prompt": {"num_virtual_tokens": 4, "rank": 5}}, "prompt.rank: 5 is above prompt.num_virtual_tokens (4)"),
         ({"prompt": {"init": "text"}}, "prompt.init_text: missing"),
         ({"teach": {"relative_lr": -0.1}}, "teach.relative_lr: -0.1 is not at least 0"),
         ({"teach": {"relative_lr": ".nan"}}, "teach.relative_lr: nan is not at least 0"),
@@ -209,9 +209,9 @@ def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
         ({"adapt": {"init": "median"}}, "adapt.init: 'median' is none of auto"),
         ({"deepspeed": "ds_configs/none.json"}, "deepspeed: ds_configs/none.json does not exist"),
         ({"checkpoint": {"keep": 0}}, "checkpoint.keep: 0"),
-        ({"deepspeed": "ds_configs/cpu.json", "placement": "sharded"}, "take one of deepspeed and placement away"),
+        ({"deepspeed": "ds_configs/cpu.json", "sharding": "zero3"}, "take one of deepspeed and sharding away"),
         ({"data": {"max_train": -1}}, "data.max_train: -1 is not at least 0"),
-        ({"evaluate": {"batch": 0}}, "evaluate.batch: 0"),
+        ({"evaluate": {"batch_size": 0}}, "evaluate.batch_size: 0"),
     ],
 )
 def test_impossible_values(changes: dict[str, Any], wanted: str, write) -> None:
@@ -222,7 +222,8 @@ def test_impossible_values(changes: dict[str, Any], wanted: str, write) -> None:
 
 def test_impossible_values_are_told_together(write) -> None:
     assert (
-        len(problems(write("seed: 1\nplacement: resident\n"), token_budget="0", teach__relative_lr="-1")) == 4
+        len(problems(write("seed: 1\nsharding: replicated\n"), max_tokens_per_micro_batch="0", teach__relative_lr="-1"))
+        == 4
     )  # run_dir and backbone are missing too
 
 
@@ -267,7 +268,7 @@ def test_a_resolved_configuration_survives_its_own_yaml(write, tmp_path: Path) -
         "prompt.init_text": "yes: {no} # 'quoted' \"twice\"\n é",
         "data.root": "$HOME/x",
         "distill.sources": "on,1e3",
-        "fresh": "true",
+        "overwrite": "true",
     }
     found = resolve(write({}), flags)
     again = tmp_path / "again.yaml"

@@ -129,7 +129,7 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
         seen.append(state())
         return outcome, None
 
-    chosen = SimpleNamespace(placement="resident", recompute=0, offloaded=False)
+    chosen = SimpleNamespace(sharding="replicated", recompute=0, offloaded=False)
     session: Any = SimpleNamespace(card="card")
     measured = [runner.Measured(case, session, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
     assert measured[0].lives == measured[1].lives  # one backbone serves both

@@ -63,7 +63,7 @@ def config(tmp_path: Path) -> DataConfig:
         root=str(tmp_path / "root"),
         cards=[str(tmp_path / "cards")],
         cache=str(tmp_path / "cache"),
-        keep_unseen=["target"],
+        decontaminate_against=["target"],
     )
 
 
@@ -81,16 +81,16 @@ def test_overlap_is_told_and_kept_unless_it_is_to_be_left_out(config: DataConfig
     assert said == [
         "WARNING overlap, kept in distillation: 3 of 4 test documents of target are in 3 training examples of "
         "source (3 same text); "
-        "data.exclude_overlap leaves it out"
+        "data.drop_contaminated leaves it out"
     ]
-    assert decontaminate(sources, dataclasses.replace(config, keep_unseen=[])) == (sources, None)
+    assert decontaminate(sources, dataclasses.replace(config, decontaminate_against=[])) == (sources, None)
 
 
 def test_only_training_samples_of_sources_are_left_out(
     config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
 ) -> None:
     said: list[str] = []
-    out, record = decontaminate(sources, dataclasses.replace(config, exclude_overlap=True), say=said.append)
+    out, record = decontaminate(sources, dataclasses.replace(config, drop_contaminated=True), say=said.append)
     train = out["source"].splits["train"]
     assert record is not None and record["dropped"] == {"source": 3} and train.n_excluded == 3
     assert len(train.kept) == 10 and not any(text in train.example(i).input_text for i in train.kept for text in SHARED)
@@ -100,9 +100,11 @@ def test_only_training_samples_of_sources_are_left_out(
     )
     assert train.n_dropped == 0, "what is left out is not what was too long"
     assert data_fingerprint(out) != data_fingerprint(sources)
-    assert said[-1] == "data.exclude_overlap: training samples left out: source 3"
+    assert said[-1] == "data.drop_contaminated: training samples left out: source 3"
     layout = Layout(card, load_tokenizer(card.tokenizer))
-    test = prepare({"target": ["test"]}, dataclasses.replace(config, exclude_overlap=True), layout, say=lambda _: None)
+    test = prepare(
+        {"target": ["test"]}, dataclasses.replace(config, drop_contaminated=True), layout, say=lambda _: None
+    )
     assert len(test["target"].splits["test"].kept) == 4
 
 
@@ -137,7 +139,7 @@ def test_a_damaged_comparison_is_named_and_made_again(
     file.write_text(changed[how])
     said: list[str] = []
     assert decontaminate(sources, config, say=said.append)[1] == first
-    assert said[0].startswith(f"WARNING data.keep_unseen: {file} ") and "made again" in said[0]
+    assert said[0].startswith(f"WARNING data.decontaminate_against: {file} ") and "made again" in said[0]
     assert file.read_text() == whole
 
 
@@ -146,7 +148,7 @@ def test_other_ranks_wait_for_the_comparison(
 ) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     found: dict[str, Any] = {}
-    exclude = dataclasses.replace(config, exclude_overlap=True)
+    exclude = dataclasses.replace(config, drop_contaminated=True)
     waiter = threading.Thread(target=lambda: found.update(decontaminate(sources, exclude, 1)[0]), daemon=True)
     waiter.start()
     here = decontaminate(sources, exclude, say=lambda _: None)[0]
@@ -157,7 +159,7 @@ def test_other_ranks_wait_for_the_comparison(
 def test_targets_that_cannot_be_compared_are_told_at_once(config: DataConfig, sources: dict[str, TaskData]) -> None:
     (Path(config.root) / "target/test.jsonl").unlink()
     with pytest.raises(UserError) as error:
-        decontaminate(sources, dataclasses.replace(config, keep_unseen=["targe", "target"]))
+        decontaminate(sources, dataclasses.replace(config, decontaminate_against=["targe", "target"]))
     assert len(error.value.problems) == 2
     assert "did you mean 'target'" in error.value.problems[0] and "not found in" in error.value.problems[1]
 
@@ -168,18 +170,21 @@ def test_a_source_of_nothing_but_overlap_is_refused(
     (Path(config.root) / "source/train.jsonl").write_text(json.dumps({"q": SHARED[0], "a": "y"}))
     again = prepare({"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), say=lambda _: None)
     with pytest.raises(UserError, match="leaves no training example"):
-        decontaminate(again, dataclasses.replace(config, exclude_overlap=True), say=lambda _: None)
+        decontaminate(again, dataclasses.replace(config, drop_contaminated=True), say=lambda _: None)
 
 
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
         (
-            {"data": {"exclude_overlap": True}, "distill": {"sources": ["a"]}},
-            "data.exclude_overlap: needs data.keep_unseen",
+            {"data": {"drop_contaminated": True}, "distill": {"sources": ["a"]}},
+            "data.drop_contaminated: needs data.decontaminate_against",
         ),
-        ({"data": {"keep_unseen": ["a"]}, "distill": {"sources": ["a", "b"]}}, "a stands in distill.sources too"),
-        ({"data": {"keep_unseen": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
+        (
+            {"data": {"decontaminate_against": ["a"]}, "distill": {"sources": ["a", "b"]}},
+            "a stands in distill.sources too",
+        ),
+        ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
     ],
 )
 def test_keys_that_mean_nothing_are_refused(tmp_path: Path, keys: dict[str, Any], reason: str) -> None:

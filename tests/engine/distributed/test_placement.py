@@ -58,20 +58,20 @@ def test_the_named_backbones_have_their_released_sizes(llama: ModelFootprint, gp
 @pytest.mark.parametrize(
     ("machine", "wanted"),
     [
-        (ONE, "resident"),
-        (replace(ONE, device_bytes=24 * GB), "resident"),
-        (replace(ONE, device_bytes=18 * GB), "offload"),
-        (replace(NODE, device_bytes=18 * GB), "sharded"),
-        (replace(CLUSTER, device_bytes=18 * GB), "sharded_hpz"),
-        (Machine(4, 1, "cuda", 18 * GB, 64 * GB), "sharded"),
-        (Machine(1, 2, "cpu", 0, 60 * GB), "resident"),
-        (Machine(1, 2, "cpu", 0, 42 * GB), "sharded"),
+        (ONE, "replicated"),
+        (replace(ONE, device_bytes=24 * GB), "replicated"),
+        (replace(ONE, device_bytes=18 * GB), "zero3_offload"),
+        (replace(NODE, device_bytes=18 * GB), "zero3"),
+        (replace(CLUSTER, device_bytes=18 * GB), "zero3_hpz"),
+        (Machine(4, 1, "cuda", 18 * GB, 64 * GB), "zero3"),
+        (Machine(1, 2, "cpu", 0, 60 * GB), "replicated"),
+        (Machine(1, 2, "cpu", 0, 42 * GB), "zero3"),
     ],
 )
 def test_auto_takes_the_fastest_that_fits(llama: ModelFootprint, machine: Machine, wanted: str) -> None:
     work = replace(WORK, tokens=1024)
     found = choose_sharding(llama, "auto", "auto", work, machine)
-    assert found.placement == wanted and found.fits(machine)
+    assert found.sharding == wanted and found.fits(machine)
     for faster in possible_shardings(machine, "auto"):
         if faster == wanted:
             break
@@ -81,64 +81,64 @@ def test_auto_takes_the_fastest_that_fits(llama: ModelFootprint, machine: Machin
 def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: ModelFootprint) -> None:
     def freed(tokens: int, recompute: int, answers: int = 10) -> float:
         return estimate_memory(
-            llama, "resident", recompute, MicroBatchShape(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)
+            llama, "replicated", recompute, MicroBatchShape(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)
         ).parts["freed, kept by the allocator"][0]
 
     assert (
         freed(500, 32)
         == freed(500, 0)
-        > 0.5 * estimate_memory(llama, "resident", 0, MicroBatchShape(500, 10, 0), ONE).parts["activations"][0]
+        > 0.5 * estimate_memory(llama, "replicated", 0, MicroBatchShape(500, 10, 0), ONE).parts["activations"][0]
     )
     assert 0 < freed(2000, 0) < 4 * 0.7 * freed(500, 0)  # the inner layer's blocks are above 32 MiB
     assert (
         freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10)
         and freed(3000, 0, answers=100) == 0
     )
-    assert "freed, kept by the allocator" not in estimate_memory(llama, "resident", 0, WORK, ONE).parts
+    assert "freed, kept by the allocator" not in estimate_memory(llama, "replicated", 0, WORK, ONE).parts
 
 
 def test_as_few_layers_are_recomputed_as_fit(llama: ModelFootprint) -> None:
     budgets = [int(x * GB) for x in (80, 40, 30, 25, 22)]
-    found = [choose_sharding(llama, "resident", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
+    found = [choose_sharding(llama, "replicated", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
     counts = [n.recompute for n in found]
     assert counts == sorted(counts) and counts[0] == 0 and 0 < counts[1] < 32
     for n, budget in zip(found, budgets, strict=True):
         machine = replace(ONE, device_bytes=budget)
         assert n.fits(machine) == (n.device <= USABLE * budget)
         if n.recompute > 0 and n.fits(machine):
-            assert not estimate_memory(llama, "resident", n.recompute - 1, WORK, machine).fits(machine)
-    assert choose_sharding(llama, "resident", "none", WORK, replace(ONE, device_bytes=30 * GB)).recompute == 0
-    assert choose_sharding(llama, "resident", "all", WORK, ONE).recompute == 32
+            assert not estimate_memory(llama, "replicated", n.recompute - 1, WORK, machine).fits(machine)
+    assert choose_sharding(llama, "replicated", "none", WORK, replace(ONE, device_bytes=30 * GB)).recompute == 0
+    assert choose_sharding(llama, "replicated", "all", WORK, ONE).recompute == 32
 
 
 def test_where_nothing_fits_the_least_is_taken_and_said(llama: ModelFootprint) -> None:
     small = Machine(1, 1, "cuda", GB, 4 * GB)
     found = choose_sharding(llama, "auto", "auto", WORK, small)
-    assert not found.fits(small) and found.placement == "offload" and found.recompute == 32 and found.offloaded
+    assert not found.fits(small) and found.sharding == "zero3_offload" and found.recompute == 32 and found.offloaded
 
 
 def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: ModelFootprint) -> None:
     found = choose_sharding(llama, "auto", "auto", MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
     assert (
-        found.placement == "resident"
+        found.sharding == "replicated"
         and found.offloaded
         and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
     )
     assert not estimate_memory(
-        llama, "resident", 32, MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)
+        llama, "replicated", 32, MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)
     ).fits(replace(ONE, device_bytes=40 * GB))
-    assert choose_sharding(llama, "resident", "all_offloaded", WORK, ONE).offloaded
+    assert choose_sharding(llama, "replicated", "all_offloaded", WORK, ONE).offloaded
     assert not choose_sharding(
-        llama, "resident", "auto", MicroBatchShape(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
+        llama, "replicated", "auto", MicroBatchShape(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
     ).offloaded  # the same memory
 
 
 def test_what_a_placement_costs(gpt_oss: ModelFootprint) -> None:
     shards = {p: estimate_memory(gpt_oss, p, 0, WORK, CLUSTER).parts["weights"] for p in FILES}
-    assert shards["resident"] == (gpt_oss.weights, 0) and shards["sharded"] == (gpt_oss.weights / 32, 0)
-    assert shards["sharded_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
+    assert shards["replicated"] == (gpt_oss.weights, 0) and shards["zero3"] == (gpt_oss.weights / 32, 0)
+    assert shards["zero3_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
     assert (
-        shards["offload"][0] == 0 and 1 <= shards["offload"][1] / (gpt_oss.weights / 32) <= 2
+        shards["zero3_offload"][0] == 0 and 1 <= shards["zero3_offload"][1] / (gpt_oss.weights / 32) <= 2
     )  # pinned blocks are powers of two
 
 
@@ -156,7 +156,7 @@ def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
 def test_secondary_shards_span_a_node(project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
     assert (
-        zero_config(deepspeed_file_of("sharded_hpz"), card, measure_footprint(card), ranks_per_node=8)[
+        zero_config(deepspeed_file_of("zero3_hpz"), card, measure_footprint(card), ranks_per_node=8)[
             "zero_optimization"
         ]["zero_hpz_partition_size"]
         == 8
@@ -217,20 +217,20 @@ def test_plan_from_the_command_line(
     text = capsys.readouterr().out
     assert (
         "20.91 billion numbers, 13.76 GB as loaded (bfloat16, experts MXFP4), 24 layers" in text
-        and "chosen: resident" in text
+        and "chosen: replicated" in text
     )
     assert (
-        found["chosen"] == "resident"
+        found["chosen"] == "replicated"
         and found["fits"]
-        and set(found["placements"]) == {"resident", "sharded_hpz", "sharded", "offload"}
+        and set(found["shardings"]) == {"replicated", "zero3_hpz", "zero3", "zero3_offload"}
     )
-    for p in found["placements"].values():
+    for p in found["shardings"].values():
         assert p["device_bytes"] == pytest.approx(sum(d for d, _ in p["parts"].values()), abs=10)
     small = run_plan(config, shape, "--gpu_gb=16", "--host_gb=64", str(tmp_path / "small.json"))
-    assert small["chosen"] == "offload" and not small["placements"]["resident"]["fits"]
-    asked = run_plan(config, shape, "--placement=sharded", "--gpu_gb=8", str(tmp_path / "asked.json"))
+    assert small["chosen"] == "zero3_offload" and not small["shardings"]["replicated"]["fits"]
+    asked = run_plan(config, shape, "--sharding=zero3", "--gpu_gb=8", str(tmp_path / "asked.json"))
     assert (
-        asked["chosen"] == "sharded"
+        asked["chosen"] == "zero3"
         and not asked["fits"]
         and "asked for: sharded, but needs more than the 92%" in capsys.readouterr().out
     )
@@ -242,7 +242,7 @@ def test_plan_refuses_what_a_run_would(
     monkeypatch.chdir(project)
     for flags, wanted in (
         (["--nodes=none"], "--nodes: 'none' is no whole number"),
-        (["--token_budget=0"], "token_budget: 0 is not above 0"),
+        (["--max_tokens_per_micro_batch=0"], "max_tokens_per_micro_batch: 0 is not above 0"),
     ):
         with pytest.raises(SystemExit) as end:
             train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
@@ -252,7 +252,7 @@ def test_plan_refuses_what_a_run_would(
 def test_a_config_s_largest_micro_batch_holds_its_longest_sample() -> None:
     from engine.distributed.placement import micro_batch_shape
 
-    config = RunConfig(token_budget=100)
-    config.data.max_length, config.prompt.length = 500, 20
+    config = RunConfig(max_tokens_per_micro_batch=100)
+    config.data.max_length, config.prompt.num_virtual_tokens = 500, 20
     sizes = ModelFootprint(1, 8, 10, 2, 1, 1, 1, (1,), 1, 1, (1,), 1, 1, (0, 0))
     assert micro_batch_shape(config, sizes).tokens == 520

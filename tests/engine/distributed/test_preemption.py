@@ -52,7 +52,9 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Call
     """A distillation's loop as a new process would make it, in a run directory of its own."""
 
     def make(name: str, interruption: PreemptionHandler | None = None, **changes: Any) -> Trainer:
-        session = make_session(name, **{"distill.steps": 9, "distill.batch": 4, "checkpoint.every": 100, **changes})
+        session = make_session(
+            name, **{"distill.steps": 9, "distill.batch_size": 4, "checkpoint.interval": 100, **changes}
+        )
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
         loop = make_loop(distill_stage(session, train_only, teachers(3), "hash"), session)
         loop.interruption = interruption
@@ -207,9 +209,9 @@ def test_before_training_ctrl_c_ends_with_130_and_one_line(how: str, project: Pa
 
 
 def test_during_training_ctrl_c_saves_and_leaves_with_75(project: Path, tmp_path: Path) -> None:
-    flags = ["--teach.steps=2000", "--teach.eval_every=0", "--data.max_train=12", "--log.every=1"]
+    flags = ["--teach.steps=2000", "--teach.eval_interval=0", "--data.max_train=12", "--log.interval=1"]
     places = [f"--run_dir={tmp_path / 'run'}", f"--data.cache={tmp_path / 'cache'}", "--log.tensorboard=false"]
-    mode = ["distill", "--config=configs/demo/distill.yaml", "--placement=resident"]
+    mode = ["distill", "--config=configs/demo/distill.yaml", "--sharding=replicated"]
     process = from_a_terminal(["train.py", *mode, *places, *flags], project)
     assert process.stdout is not None
     for line in process.stdout:
@@ -356,10 +358,10 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     failed = pytest.raises(OSError, match="checkpoint of step 4 .*No space left.*previous one is whole")
     with PreemptionHandler(tmp_path / "run", "USR1", True) as preemption, failed:
-        build("run", preemption, **{"checkpoint.every": 2}).run()
+        build("run", preemption, **{"checkpoint.interval": 2}).run()
     assert checkpoint.load(tmp_path / "run").state["step"] == 2  # type: ignore[union-attr]
     monkeypatch.setattr(checkpoint, "save_file", whole)
-    again = build("run", None, **{"checkpoint.every": 2})
+    again = build("run", None, **{"checkpoint.interval": 2})
     again.run()
     assert again.step == 9 and not list((tmp_path / "run/checkpoints").glob(".*"))
 
@@ -399,13 +401,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = build("run", **{"checkpoint.every": 4})
+    whole = build("run", **{"checkpoint.interval": 4})
     whole.run()
     expected = prompts(whole)
     damage((tmp_path / "run/latest").resolve() / name)
     with pytest.raises(UserError, match="step_00000009"):
         checkpoint.load(tmp_path / "run")  # a finished run is never read from an earlier step in silence
-    again = build("run", **{"checkpoint.every": 4})
+    again = build("run", **{"checkpoint.interval": 4})
     again.run()
     out = capsys.readouterr().out
     assert (
@@ -418,12 +420,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
 
 
 def test_all_damaged_is_an_error_that_lists_them(build: Callable[..., Trainer], tmp_path: Path) -> None:
-    build("run", **{"checkpoint.every": 4}).run()
+    build("run", **{"checkpoint.interval": 4}).run()
     for folder in (tmp_path / "run/checkpoints").glob("step_*"):
         flipped(folder / "prompts.safetensors")
     with pytest.raises(UserError) as error:
         build("run").run()
-    assert len(error.value.problems) == 2 and all("--fresh=true" in p for p in error.value.problems)
+    assert len(error.value.problems) == 2 and all("--overwrite=true" in p for p in error.value.problems)
 
 
 # ---- one writer
@@ -435,7 +437,7 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(
 ) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    loop = build("run", **{"checkpoint.every": 2, "log.every": 2})
+    loop = build("run", **{"checkpoint.interval": 2, "log.interval": 2})
     loop.fence = loop.saver.fence = RunLock(run_dir)
     newer: list[RunLock] = []
     at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(RunLock(run_dir))))  # step 2 is on disk
@@ -493,7 +495,7 @@ def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
 def test_a_row_that_is_never_finite_ends_the_run_by_name(
     build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = build("run", max_skipped=3, **{"distill.task_subsets": False})
+    loop = build("run", max_nonfinite_steps=3, **{"distill.task_subsets": False})
     whole = ForwardBackward.train
 
     def train(self: ForwardBackward, *args: Any) -> Any:

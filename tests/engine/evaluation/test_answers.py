@@ -25,7 +25,7 @@ from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
 def test_a_choice_is_the_likeliest_option_with_its_end(
     row: int, budget: int, make_session, bank: JoinedBank, task, naive_losses
 ) -> None:
-    s = make_session(token_budget=budget)
+    s = make_session(max_tokens_per_micro_batch=budget)
     mine = task("likelihood")
     found = Predictor(s, bank).answers(mine, row)
     rows = mine.splits["test"]
@@ -66,12 +66,12 @@ def test_rows_answer_differently(make_session, bank: JoinedBank, task) -> None:
     assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)
 
 
-@pytest.mark.parametrize("formulation", ["packed", "plain"])
+@pytest.mark.parametrize("batching", ["packed", "padded"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_generation_is_greedy_whatever_the_batch(
     batch: int, formulation: str, make_session, bank: JoinedBank, task, backbone
 ) -> None:
-    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": batch, "formulation": formulation})
+    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": batch, "batching": formulation})
     mine = task("generation")
     found = Predictor(s, bank).answers(mine, 1)
     rows, prompt = mine.splits["test"], bank.prompts(torch.tensor([1]))[0].detach()
@@ -102,7 +102,7 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
     answer: str, first: bool, solved, formulation: str, make_session, task, backbone
 ) -> None:
     """With solved examples between it and the input where there are any; each whole context anew, read in one go."""
-    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3, "formulation": formulation})
+    s = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3, "batching": formulation})
     s.layout.instruction_first = first
     mine = task(answer)
     found = Predictor(s, None, solved).answers(mine, 0)
@@ -256,14 +256,14 @@ def test_what_every_rank_wrote_is_read_back_and_nothing_torn_damaged_or_of_anoth
     assert stored(tmp_path).read() == {i: a for i, a in answers.items() if i != 3} | {7: answers[5]}
     path.write_bytes(b"[]\n3\nnull\n\xff\xfe\n{}\n")
     assert stored(tmp_path).read() == {i: answers[i] for i in (0, 1, 2)}
-    assert stored(tmp_path).read(fresh=True) == {} == stored(tmp_path).read()
+    assert stored(tmp_path).read(overwrite=True) == {} == stored(tmp_path).read()
 
 
 @pytest.mark.parametrize("answer", ["likelihood", "generation"])
 def test_an_evaluation_goes_on_where_it_was_killed(
     answer: str, make_session, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s = make_session(token_budget=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch": 2})
+    s = make_session(max_tokens_per_micro_batch=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch_size": 2})
     monkeypatch.setattr("engine.evaluation.evaluate.CHUNK", 1)
     mine, row = (
         task(answer),
@@ -292,13 +292,13 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     assert (asker.work.answers, asker.work.read_back) == (4, 3) and (asker.work.tokens > 0) == (answer == "generation")
     assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (0, 7)
     truncated = asker.n_truncated
-    s.config.fresh = True
+    s.config.overwrite = True
     assert (
         asker.answers(mine, 1, kept(asker)) == wanted
         and (asker.work.answers, asker.work.read_back) == (7, 0)
         and asker.n_truncated == truncated
     )
-    s.config.fresh = False
+    s.config.overwrite = False
     s.config.evaluate.max_new_tokens = 3  # other answers
     assert asker.answers(mine, 1, kept(asker)) == Predictor(s, bank).answers(mine, 1) and asker.work.read_back == 0
 
@@ -327,7 +327,7 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_session, 
     ]
     assert len({key(), *changed}) == 10
     assert key(make_session(**{"evaluate.max_context": 99})) == key()
-    assert key() == key(make_session(token_budget=7, **{"evaluate.batch": 3})) == key(card=reworded)
+    assert key() == key(make_session(max_tokens_per_micro_batch=7, **{"evaluate.batch_size": 3})) == key(card=reworded)
 
 
 def test_in_context_examples_are_the_set_that_trained_rows_get(make_session, task) -> None:

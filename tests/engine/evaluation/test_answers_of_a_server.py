@@ -76,11 +76,11 @@ def address(backbone, monkeypatch: pytest.MonkeyPatch):
 def test_a_server_answers_as_we_do(
     address: str, make_session, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    local = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch": 3})
+    local = make_session(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3})
     served = make_session(
         **{
             "evaluate.max_new_tokens": 6,
-            "evaluate.batch": 3,
+            "evaluate.batch_size": 3,
             "evaluate.server": address,
             "evaluate.server_model": "mine",
         }

@@ -50,7 +50,7 @@ def test_a_newcomer_s_command_says_what_binds(
         "the longest stage, is bound by " in text
         and "Strong scaling" in text
         and "Weak scaling" in text
-        and "largest token_budget that fits" in text
+        and "largest max_tokens_per_micro_batch that fits" in text
     )
     assert found["machine"]["device_bytes"] == 80 * GB and found["gpu"]["name"].startswith("H100")
     assert [s["stage"] for s in found["stages"]] == ["teach", "distill"]
@@ -71,7 +71,7 @@ def test_a_newcomer_s_command_says_what_binds(
         assert image.width == chart_png.WIDTH and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("asked", ["auto", "resident", "offload"])
+@pytest.mark.parametrize("asked", ["auto", "replicated", "zero3_offload"])
 @pytest.mark.parametrize("name", ["llama", "gpt_oss"])
 def test_the_pocket_backbones_are_planned_everywhere(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: str
@@ -82,15 +82,15 @@ def test_the_pocket_backbones_are_planned_everywhere(
         "--config=configs/pocket/distill.yaml",
         f"--backbone=backbones/pocket/{name}.yaml",
         "--nodes=2",
-        f"--placement={asked}",
+        f"--sharding={asked}",
         "--gpus_per_node=2",
         f"--output={tmp_path / 'plan.json'}",
     )
     card = load_backbone_card(project / f"backbones/pocket/{name}.yaml")
     sizes = measure_footprint(card)
     assert (sizes.head == 0) == (name == "llama") and sizes.rows_from_file
-    gathered = {p: of["gathered_bytes_per_micro_batch"] for p, of in found["placements"].items()}
-    assert set(gathered) == {"resident", "sharded_hpz", "sharded", "offload"} and gathered.pop("resident") == 0
+    gathered = {p: of["gathered_bytes_per_micro_batch"] for p, of in found["shardings"].items()}
+    assert set(gathered) == {"replicated", "zero3_hpz", "zero3", "zero3_offload"} and gathered.pop("replicated") == 0
     assert found["weight_bytes"] == sizes.weights and min(gathered.values()) > 0
 
 
@@ -154,7 +154,7 @@ def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None
         ("nodes=4,2", "must ascend"),
         ("nodes=1,0", "'0' is no whole number"),
         ("nodes=", "expected|no whole number"),
-        ("token_budget=2,2", "must ascend"),
+        ("max_tokens_per_micro_batch=2,2", "must ascend"),
     ],
 )
 def test_a_sweep_that_is_none(text: str, wanted: str) -> None:
@@ -163,8 +163,8 @@ def test_a_sweep_that_is_none(text: str, wanted: str) -> None:
 
 
 def test_a_sweep_and_its_picture(tmp_path: Path) -> None:
-    sweep = read_sweep("token_budget=1024, 2048")
-    assert sweep == Sweep("token_budget", (1024, 2048)) and read_sweep("") is None
+    sweep = read_sweep("max_tokens_per_micro_batch=1024, 2048")
+    assert sweep == Sweep("max_tokens_per_micro_batch", (1024, 2048)) and read_sweep("") is None
     check_png(str(tmp_path / "a.png"), sweep)
     for png, given in (
         (str(tmp_path / "a.png"), None),

@@ -149,18 +149,18 @@ def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again
     planner: Planner, config: RunConfig, session: RunContext
 ) -> None:
     sizes = session.sizes
-    brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"))
+    brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "zero3"))
     everything = (sizes.moved - sizes.rows_from_file * sizes.embedding) * 31 / 32
     assert (
         everything - 5 * max(sizes.layers) < brought.bytes < everything
     )  # DeepSpeed keeps what is used again within a billion elements
     assert brought.inter == pytest.approx(brought.intra * 24 / 7)
-    inside = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded_hpz"))
+    inside = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "zero3_hpz"))
     assert inside.inter == 0 and inside.intra == pytest.approx(brought.bytes * (7 / 8) / (31 / 32), rel=1e-5)
-    assert planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "resident")) == Gathered()
-    offloaded = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "offload"))
+    assert planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "replicated")) == Gathered()
+    offloaded = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "zero3_offload"))
     assert offloaded.uploaded == pytest.approx(offloaded.bytes / 31) and offloaded.bytes == brought.bytes
-    asked = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "sharded"), "train_with_teacher")
+    asked = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "zero3"), "train_with_teacher")
     assert 1.3 < asked.bytes / brought.bytes < 1.6  # the teacher's forward pass takes the layers once more
 
 
@@ -168,16 +168,14 @@ def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again
 def test_memory_counts_what_deepspeed_keeps_whole(project: Path, name: str) -> None:
     card = load_backbone_card(project / f"configs/{name}/shape.yaml")
     sizes = measure_footprint(card)
-    rules = rules_of(zero_config(deepspeed_file_of("sharded"), card, sizes, 8), CLUSTER)
+    rules = rules_of(zero_config(deepspeed_file_of("zero3"), card, sizes, 8), CLUSTER)
     coordinator = Coordinator(sizes, trace(card), rules, CLUSTER)
     coordinator.steady("train")
-    found = estimate_memory(sizes, "sharded", 0, MicroBatchShape(1000, 100, 1), CLUSTER).parts["gathered"][0]
+    found = estimate_memory(sizes, "zero3", 0, MicroBatchShape(1000, 100, 1), CLUSTER).parts["gathered"][0]
     assert found == pytest.approx(coordinator.most_whole, rel=0.05)
     assert (
         "gathered"
-        not in estimate_memory(
-            sizes, "sharded", 0, MicroBatchShape(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)
-        ).parts
+        not in estimate_memory(sizes, "zero3", 0, MicroBatchShape(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)).parts
     )  # a parameter is its own shard
 
 
@@ -189,16 +187,16 @@ def test_with_boundless_links_compute_binds_and_with_a_slow_one_gathers_do(
     planner: Planner, config: RunConfig, h100: DeviceKind
 ) -> None:
     planner.device = replace(h100, network=1e18, intra=1e18, pcie=1e18, memory=1e18, latency=1e-12, entering=1e-12)
-    fast = planner.case(config, CLUSTER, "sharded")
+    fast = planner.case(config, CLUSTER, "zero3")
     for stage in fast.stages:
         assert stage.step.binding == "compute" and stage.step.total == pytest.approx(
             stage.step.terms["compute"], rel=1e-3
         )
         assert stage.mfu is not None and 0 < stage.mfu <= h100.reach["compute"]
     planner.device = replace(h100, network=1e9)
-    slow = planner.case(config, CLUSTER, "sharded")
+    slow = planner.case(config, CLUSTER, "zero3")
     assert all(s.step.binding == "gather" for s in slow.stages) and slow.node_hours > 5 * fast.node_hours
-    resident = planner.case(config, CLUSTER, "resident")
+    resident = planner.case(config, CLUSTER, "replicated")
     assert all(s.gathered == Gathered() for s in resident.stages) and resident.node_hours < 0.2 * slow.node_hours
 
 
@@ -207,7 +205,7 @@ def test_a_faster_link_never_slows_a_step(planner: Planner, config: RunConfig, h
     before = None
     for factor in (0.01, 0.1, 1, 10):
         planner.device = replace(h100, **{what: getattr(h100, what) * factor})
-        found = planner.case(config, CLUSTER, "offload").node_hours
+        found = planner.case(config, CLUSTER, "zero3_offload").node_hours
         assert before is None or found <= before
         before = found
 
@@ -226,21 +224,26 @@ def test_the_largest_token_budget_fits_and_a_larger_one_does_not(
     planner: Planner, config: RunConfig, session: RunContext
 ) -> None:
     machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
-    for name in ("resident", "sharded", "offload"):
+    for name in ("replicated", "zero3", "zero3_offload"):
         found = planner.largest_budget(config, machine, name)
         for tokens, fits in ((found, True), (round(found * 1.01) + 1, False)):
             work = replace(micro_batch_shape(config, session.sizes), tokens=tokens, answers=tokens)
-            assert choose_sharding(session.sizes, name, config.recompute, work, machine).fits(machine) == fits, (
+            assert (
+                choose_sharding(session.sizes, name, config.activation_checkpointing, work, machine).fits(machine)
+                == fits
+            ), (
                 name,
                 found,
             )
-    assert planner.largest_budget(config, Machine(1, 1, "cuda", 2 * GB, 4 * GB), "resident") == 0
+    assert planner.largest_budget(config, Machine(1, 1, "cuda", 2 * GB, 4 * GB), "replicated") == 0
 
 
 def test_a_knob_s_number_is_the_model_s_own(planner: Planner, config: RunConfig) -> None:
     case = planner.case(config, CLUSTER)
     knobs = planner.knobs(case)
-    assert {"token_budget", "placement", "nodes", "--network_gbs", "--nvlink_gbs"} <= {k["key"] for k in knobs}
+    assert {"max_tokens_per_micro_batch", "sharding", "nodes", "--network_gbs", "--nvlink_gbs"} <= {
+        k["key"] for k in knobs
+    }
     assert [k["times"] for k in knobs] == sorted((k["times"] for k in knobs), reverse=True)
     told = next(k for k in knobs if k["key"] == "nodes")
     again = planner.case(config, replace(CLUSTER, nodes=8))
@@ -275,7 +278,7 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
     teach = case.stages[0].work
     data = session.data({task: ["train"] for task in config.distill.tasks})
     lengths = [len(d.splits["train"].sample(i)) for d in data.values() for i in d.splits["train"].kept]
-    assert teach.examples == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
+    assert teach.batch_size == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
 
 
 def test_sizes_tell_every_parameter(session: RunContext) -> None:

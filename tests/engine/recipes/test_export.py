@@ -73,7 +73,7 @@ def write_run(run_dir: Path, family: str, kind: str, spoil: float | None = None)
     if spoil is not None:
         tensors["metaprompt.rows_KRD"][1, 0, 0] = spoil
     config = RunConfig(run_dir=str(run_dir), backbone=str(ROOT / f"backbones/pocket/{family}.yaml"))
-    config.prompt.length, config.data.root, config.data.cards = (
+    config.prompt.num_virtual_tokens, config.data.root, config.data.cards = (
         LENGTH,
         str(ROOT / "configs/demo/data"),
         [str(ROOT / "configs/demo/cards")],
@@ -420,7 +420,7 @@ def test_exported_prompts_come_back_as_teachers(
     for task in sources:
         (tmp_path / "adapters" / task).mkdir(parents=True)
         peft_folder(tmp_path / "adapters" / task, torch.randn(5, hidden, generator=g))
-    session = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_every": 2})
+    session = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
     assert session.model_config.hidden_size == hidden
     stage = teach_stage(session, tasks)
     make_loop(stage, session).run()
@@ -429,7 +429,7 @@ def test_exported_prompts_come_back_as_teachers(
         imported = load_file(tmp_path / "adapters" / task / "adapter_model.safetensors")["prompt_embeddings"]
         assert torch.equal(bank.prompts(torch.tensor([k]))[0].float(), imported)
     assert found.state["step"] == 0 and found.state["hashes"]["adapters"]
-    other = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_every": 2})
+    other = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
     peft_folder(tmp_path / "adapters/beta", torch.randn(5, hidden, generator=g))
     with pytest.raises(UserError, match="adapters: the checkpoint has"):
         make_loop(teach_stage(other, tasks), other).run()

@@ -17,8 +17,8 @@ SWEEP = {
     "adapt.methods": ["metaprompt", "prompt_tuning"],
     "adapt.shots": ["0", "2", "4", "full"],
     "adapt.seeds": [0, 1],
-    "tune.metaprompt": [0.1, 0.2],
-    "tune.relative_lr_prompt": [0.3, 0.6],
+    "lr_sweep.metaprompt": [0.1, 0.2],
+    "lr_sweep.relative_lr_prompt": [0.3, 0.6],
 }
 
 
@@ -29,7 +29,7 @@ def sources() -> dict[str, Source]:
 
 
 def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, tasks: dict[str, TaskData]) -> None:
-    c = make_session(**SWEEP, **{"tune.shots": ["2"]}).config
+    c = make_session(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
     swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): Rate(0.2)})
     rates = {"metaprompt": (0.1, 0.2), "prompt_tuning": (0.3, 0.6)}
     assert {(r.label, r.rate.own) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in rates.items() for lr in lrs}
@@ -56,7 +56,7 @@ def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[s
     loop.run()
     alone = make_session(
         "alone",
-        **{**SWEEP, "tune.metaprompt": [], "tune.relative_lr_prompt": []},
+        **{**SWEEP, "lr_sweep.metaprompt": [], "lr_sweep.relative_lr_prompt": []},
         **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2},
     )
     alone.config.adapt.seeds, alone.config.adapt.methods = [100], ["metaprompt"]
@@ -127,7 +127,7 @@ def test_rates_of_equal_score_are_told_apart_by_cross_entropy_and_a_warning_says
 
 def test_p_star_is_swept_with_every_rate_of_the_factors(make_session, tasks: dict[str, TaskData]) -> None:
     session = make_session(
-        **SWEEP, **{"tune.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "tune.shots": ["2"]}
+        **SWEEP, **{"lr_sweep.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "lr_sweep.shots": ["2"]}
     )
     swept = adapt_rows(session.config, tasks, tuning=True)
     pairs = {(r.rate.own, r.rate.shared) for r in swept if r.method == "metaprompt"}
@@ -176,21 +176,22 @@ def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -
 def test_tuning_seed_and_shots_are_checked(make_session) -> None:
     from engine.config.loader import _impossible
 
-    config = make_session(**SWEEP, **{"tune.seed": 1, "tune.shots": ["0", "x"], "tune.lora": [0.0]}).config
+    config = make_session(**SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}).config
     told = " ".join(_impossible(config))
     for wanted in (
-        "tune.seed: 1 stands in adapt.seeds",
-        "tune.shots: 0 trains nothing",
-        "tune.shots: 'x' is neither",
-        "tune.lora: 0.0 is not above 0",
+        "lr_sweep.seed: 1 stands in adapt.seeds",
+        "lr_sweep.shots: 0 trains nothing",
+        "lr_sweep.shots: 'x' is neither",
+        "lr_sweep.lora: 0.0 is not above 0",
     ):
         assert wanted in told
-    assert config.tune.any()
+    assert config.lr_sweep.any()
     config = make_session(
-        **SWEEP, **{"tune.relative_lr_shared": [0.1], "tune.relative_lr_teach": [0.1], "teach.run": "runs/other"}
+        **SWEEP,
+        **{"lr_sweep.relative_lr_shared": [0.1], "lr_sweep.relative_lr_teach": [0.1], "teach.run": "runs/other"},
     ).config
     told = " ".join(_impossible(config))
     assert (
-        "tune.relative_lr_shared: is of adapt.train: all" in told
-        and "tune.relative_lr_teach: the teachers are given" in told
+        "lr_sweep.relative_lr_shared: is of adapt.train: all" in told
+        and "lr_sweep.relative_lr_teach: the teachers are given" in told
     )

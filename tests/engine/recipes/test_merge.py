@@ -199,7 +199,9 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
 def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, tmp_path: Path) -> None:
     a = adapted("a", **A)
     short = adapted(
-        "short", "another source", **{**B, "adapt.methods": ["prompt_tuning"], "prompt.length": 4, "prompt.rank": 1}
+        "short",
+        "another source",
+        **{**B, "adapt.methods": ["prompt_tuning"], "prompt.num_virtual_tokens": 4, "prompt.rank": 1},
     )
     far = adapted("far", "another source", **{**B, "adapt.targets": ["beta"]})
     alter(far, lambda state: state["hashes"].update(backbone="b", layout="l"))
@@ -218,7 +220,7 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, t
         "gone is no run directory",
         f"{unfinished}: holds no finished adaptation",
         "no adaptation but a run of distill",
-        f"{short} and {a}: prompt.length is 4 and 5",
+        f"{short} and {a}: prompt.num_virtual_tokens is 4 and 5",
         f"{short} and {a}: prompt.rank is 1 and 2",
         f"{far} and {a}: another backbone",
         f"{far} and {a}: another layout",

@@ -56,7 +56,7 @@ def write_run(
     for name, shape in shapes.items():
         tensors[f"best.parts.metaprompt.{name}"] = torch.randn(*shape, generator=g)
     config = RunConfig(run_dir=str(run_dir), backbone=str(ROOT / "backbones/pocket/llama.yaml"))
-    config.prompt.length = 5
+    config.prompt.num_virtual_tokens = 5
     for key, value in changes.items():
         section, _, leaf = key.partition(".")
         setattr(getattr(config, section), leaf, value)

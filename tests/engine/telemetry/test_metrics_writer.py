@@ -145,7 +145,7 @@ def test_settings_and_scores_read_back_from_tensorboard(tmp_path: Path) -> None:
     values = {name: value.number_value or value.string_value or value.bool_value for name, value in started.items()}
     assert (
         values["seed"],
-        values["prompt.length"],
+        values["prompt.num_virtual_tokens"],
         values["prompt.rank"],
         values["adapt.lr_task"],
         values["adapt.shots"],

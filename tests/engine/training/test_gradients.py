@@ -13,9 +13,9 @@ from prompt_modules.bank import JoinedBank
 Build = Callable[..., Trainer]
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["packed", "padded"])
 def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
-    """``build("distill", token_budget=50)``: the loop of a stage whose factors have left their start, in either
+    """``build("distill", max_tokens_per_micro_batch=50)``: the loop of a stage whose factors have left their start, in either
     formulation.
     """
 
@@ -25,7 +25,7 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tas
                 "distill.temperature": 2.0,
                 "distill.lambda_kl": 0.7,
                 "distill.lambda_hidden": 0.4,
-                "formulation": request.param,
+                "batching": request.param,
             }
         )
         taught: JoinedBank = teachers(3)
@@ -86,7 +86,7 @@ def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None
 
     whole, cuts = None, set()
     for budget in (10**9, 60, 30 if build(kind).formulation.packed else 45, 1):
-        loop = build(kind, token_budget=budget)
+        loop = build(kind, max_tokens_per_micro_batch=budget)
         found = gradients(loop)
         items = weigh(
             [p.row for p in loop.last_step_picks],
@@ -102,21 +102,23 @@ def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_sum_to_the_step(world: int, build: Build, near) -> None:
     """Each rank in turn, in one process: their gradients add up to that of one process, fillers and all."""
-    alone = gradients(build("distill", token_budget=45))
-    parts = [gradients(build("distill", token_budget=45, rank=rank, world=world)) for rank in range(world)]
+    alone = gradients(build("distill", max_tokens_per_micro_batch=45))
+    parts = [
+        gradients(build("distill", max_tokens_per_micro_batch=45, rank=rank, world=world)) for rank in range(world)
+    ]
     for name, gradient in alone.items():
         near(sum(p[name] for p in parts), gradient, 1e-12)
         assert not any(torch.equal(p[name], gradient) for p in parts)
 
 
 def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
-    clean, spoiled = build("teach", token_budget=45), build("teach", token_budget=45)
+    clean, spoiled = build("teach", max_tokens_per_micro_batch=45), build("teach", max_tokens_per_micro_batch=45)
     with torch.no_grad():
         spoiled.stage.bank.parts["teacher"].prompts_KLD[1] = torch.nan
     wanted, found = (gradients(loop)["parts.teacher.prompts_KLD"] for loop in (clean, spoiled))
     assert found[1].isnan().any()
     near(found[[0, 2]], wanted[[0, 2]], 1e-12)
-    outcome = build("teach", token_budget=45)
+    outcome = build("teach", max_tokens_per_micro_batch=45)
     with torch.no_grad():
         outcome.stage.bank.parts["teacher"].prompts_KLD[1] = torch.nan
     assert outcome.gradients(0)["sums"].isnan().any(1).tolist() == [False, True, False]
@@ -124,9 +126,11 @@ def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
 
 def test_fillers_are_counted_nowhere(build: Build, near) -> None:
     """More ranks than there is work: the last hold nothing but a filler."""
-    loop = build("distill", token_budget=45)
+    loop = build("distill", max_tokens_per_micro_batch=45)
     alone, world = loop.gradients(0)["sums"], 7
-    ranks = [build("distill", token_budget=45, rank=r, world=world).gradients(0)["sums"] for r in range(world)]
+    ranks = [
+        build("distill", max_tokens_per_micro_batch=45, rank=r, world=world).gradients(0)["sums"] for r in range(world)
+    ]
     near(sum(ranks), alone, 1e-12)
     # packed rows are cut as finely as there are ranks, padded ones by the budget alone
     busy = len(loop.last_step_picks) if loop.formulation.packed else 3
@@ -139,8 +143,8 @@ def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
     kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near
 ) -> None:
     ends = []
-    for formulation in ("packed", "plain"):
-        session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "formulation": formulation})
+    for formulation in ("packed", "padded"):
+        session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "batching": formulation})
         stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, teachers(3), "hash")
         start = stage.bank.prompts(torch.arange(3)).detach().clone()
         loop = make_loop(stage, session)

@@ -25,7 +25,7 @@ def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(
     session = make_session(**{"prompt.init": "instruction", "adapt.methods": ["prompt_tuning"], "adapt.seeds": [0, 1]})
     data = with_cards(tasks)
     encoded = {name: session.tokenizer.encode(words) for name, words in WORDS.items()}
-    session.config.prompt.length = length = max(map(len, encoded.values()))
+    session.config.prompt.num_virtual_tokens = length = max(map(len, encoded.values()))
     embed = session.backbone().embed
     starts = teach_stage(session, data).bank.prompts(torch.arange(3)).detach()
     for k, ids in enumerate(encoded.values()):
@@ -44,14 +44,14 @@ def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(
 def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(
     make_session, tasks: dict[str, TaskData], capsys
 ) -> None:
-    session = make_session(**{"prompt.init": "instruction", "prompt.length": 2, "prompt.rank": 1})
+    session = make_session(**{"prompt.init": "instruction", "prompt.num_virtual_tokens": 2, "prompt.rank": 1})
     for _ in range(2):
         teach_stage(session, with_cards(tasks))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING prompt.init")]
     assert (
         len(said) == 3
         and "the instruction of alpha has" in said[0]
-        and "is cut to prompt.length (2); set prompt.length to" in said[0]
+        and "is cut to prompt.num_virtual_tokens (2); set prompt.num_virtual_tokens to" in said[0]
     )
     assert not any(words in line for line in said for words in WORDS.values())
 
@@ -63,7 +63,7 @@ def test_an_untrained_prompt_of_the_instruction_is_scored_as_the_instruction(
     session = make_session(**{"prompt.init": "instruction"})
     words = WORDS["alpha"]
     ids = session.tokenizer.encode(words)
-    session.config.prompt.length = len(ids)
+    session.config.prompt.num_virtual_tokens = len(ids)
     session.layout.instruction_first = True
     start = session.start_prompt("teacher", "alpha", card=SimpleNamespace(name="alpha", instruction=words))
     asked = session.layout.instructed_ids(words, "note")

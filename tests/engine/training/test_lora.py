@@ -19,16 +19,16 @@ from prompt_modules import DecomposedBank, LoraBank
 RANK = 3
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["packed", "padded"])
 def build(
     request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[str, TaskData]
 ) -> Callable[..., Trainer]:
-    """``build(**{"token_budget": 50})``: an adaptation of LoRA rows that have left their start."""
+    """``build(**{"max_tokens_per_micro_batch": 50})``: an adaptation of LoRA rows that have left their start."""
     count = iter(range(100))
 
     def make(moved: bool = True, **changes) -> Trainer:
-        settings = {k: changes.pop(k) for k in ("token_budget", "rank", "world") if k in changes}
-        base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "formulation": request.param}
+        settings = {k: changes.pop(k) for k in ("max_tokens_per_micro_batch", "rank", "world") if k in changes}
+        base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "batching": request.param}
         session = make_session(f"lora{next(count)}", **{**base, **changes})
         generator = torch.Generator().manual_seed(3)
         part = DecomposedBank(
@@ -106,9 +106,9 @@ def test_rows_start_as_the_backbone_is(build, backbone: ShardedBackbone, near) -
 
 
 def test_budget_and_ranks_change_nothing(build, near) -> None:
-    whole = gradients(build(token_budget=10**6))
-    cut = gradients(build(token_budget=25))
-    parts = [gradients(build(token_budget=40, rank=rank, world=2)) for rank in range(2)]
+    whole = gradients(build(max_tokens_per_micro_batch=10**6))
+    cut = gradients(build(max_tokens_per_micro_batch=25))
+    parts = [gradients(build(max_tokens_per_micro_batch=40, rank=rank, world=2)) for rank in range(2)]
     for name, gradient in whole.items():
         near(cut[name], gradient, 1e-11)
         near(sum(p[name] for p in parts), gradient, 1e-11)

@@ -28,17 +28,17 @@ class PowerCut(Exception):
 def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
-    def make(kind: str, name: str, fresh: bool = False, **changes: Any) -> Trainer:
+    def make(kind: str, name: str, overwrite: bool = False, **changes: Any) -> Trainer:
         base = {
-            "teach.eval_every": 1,
+            "teach.eval_interval": 1,
             "teach.patience": 5,
             "teach.steps": 9,
             "distill.steps": 9,
-            "distill.batch": 4,
-            "checkpoint.every": 4,
+            "distill.batch_size": 4,
+            "checkpoint.interval": 4,
             **changes,
         }
-        session = make_session(name, fresh=fresh, **base)
+        session = make_session(name, overwrite=overwrite, **base)
         # alpha is validated on another task: it gets worse while it learns, and its patience spans a checkpoint
         tasks_of_teachers = tasks | {
             "alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})
@@ -92,10 +92,10 @@ def same(found: dict[str, dict[str, torch.Tensor]], wanted: dict[str, dict[str, 
 def test_killed_and_resumed_equals_uninterrupted(
     kind: str, cut: int, build: Build, metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = build(kind, "whole", token_budget=25)
+    whole = build(kind, "whole", max_tokens_per_micro_batch=25)
     whole.run()
-    cut_at(build(kind, "cut", token_budget=25), cut, monkeypatch)
-    resumed = build(kind, "cut", token_budget=25)
+    cut_at(build(kind, "cut", max_tokens_per_micro_batch=25), cut, monkeypatch)
+    resumed = build(kind, "cut", max_tokens_per_micro_batch=25)
     resumed.run()
     assert resumed.step == whole.step == 9
     if kind == "teach":  # its best lies before the checkpoint at 4, its end behind it
@@ -113,7 +113,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_a_log_interval_that_the_checkpoints_do_not_fall_on(
     build: Build, metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"log.every": 3, "checkpoint.every": 4, "distill.steps": 8, "token_budget": 25}
+    changes = {"log.interval": 3, "checkpoint.interval": 4, "distill.steps": 8, "max_tokens_per_micro_batch": 25}
     whole = build("distill", "whole", **changes)
     whole.run()
     cut_at(build("distill", "cut", **changes), 6, monkeypatch)
@@ -137,13 +137,13 @@ def test_a_finished_run_is_left_as_it_is(build: Build, metrics) -> None:
 def test_fresh_starts_again_and_its_own_checkpoints_count(
     build: Build, metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = build("distill", "whole", token_budget=25)
+    whole = build("distill", "whole", max_tokens_per_micro_batch=25)
     whole.run()
     wanted = files(whole)
-    cut_at(build("distill", "whole", fresh=True, token_budget=25), 6, monkeypatch)
+    cut_at(build("distill", "whole", overwrite=True, max_tokens_per_micro_batch=25), 6, monkeypatch)
     assert (whole.stage.run_dir / "latest").resolve().name == "step_00000004"  # older ones have higher numbers
     assert [line["step"] for line in metrics(whole.stage.run_dir)] == [1, 2, 3, 4, 5]
-    resumed = build("distill", "whole", token_budget=25)
+    resumed = build("distill", "whole", max_tokens_per_micro_batch=25)
     resumed._resume()
     assert resumed.step == 4
     resumed.run()
@@ -169,7 +169,7 @@ def test_another_configuration_is_refused_by_name(kind: str, key: str, value: An
     assert (
         f"config.{key}" in problem
         and repr(value) in problem
-        and "--fresh=true" in problem
+        and "--overwrite=true" in problem
         and str(other.stage.run_dir) in problem
     )
 
@@ -217,17 +217,17 @@ def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("token_budget", 500),
-        ("log.every", 2),
+        ("max_tokens_per_micro_batch", 500),
+        ("log.interval", 2),
         ("checkpoint.keep", 1),
-        ("evaluate.batch", 3),
+        ("evaluate.batch_size", 3),
         ("recompute", "all"),
-        ("formulation", "plain"),
+        ("batching", "plain"),
     ],
 )
 def test_what_decides_no_result_may_change(key: str, value: Any, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_at(build("distill", "run", token_budget=25), 6, monkeypatch)
-    resumed = build("distill", "run", **{"token_budget": 25, key: value})
+    cut_at(build("distill", "run", max_tokens_per_micro_batch=25), 6, monkeypatch)
+    resumed = build("distill", "run", **{"max_tokens_per_micro_batch": 25, key: value})
     resumed.run()
     assert resumed.step == 9
 

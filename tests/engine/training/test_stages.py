@@ -59,7 +59,7 @@ def _teachers() -> JoinedBank:
 
 def test_teachers_keep_their_best_only_where_they_are_validated(make_session, tasks: dict[str, TaskData]) -> None:
     assert [r.validation for r in teach_stage(make_session(), tasks).rows] == [None] * 3
-    validated = teach_stage(make_session("other", **{"teach.eval_every": 5}), tasks)
+    validated = teach_stage(make_session("other", **{"teach.eval_interval": 5}), tasks)
     assert [r.validation for r in validated.rows] == [tasks[n].splits["validation"] for n in NAMES]
     assert [r.steps for r in validated.rows] == [6] * 3
 
@@ -82,7 +82,7 @@ def test_distillation_starts_at_one_metaprompt_for_every_task(
 
 
 def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_session, tasks: dict[str, TaskData], make_loop) -> None:
-    session = make_session(**{"distill.batch": 3})
+    session = make_session(**{"distill.batch_size": 3})
     stage = distill_stage(session, tasks, _teachers(), "hash")
     loop = make_loop(stage, session)
     loop.run()
@@ -116,7 +116,7 @@ def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks:
         for r in rows(
             make_session,
             tasks,
-            **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_every": 1},
+            **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_interval": 1},
         )
     }
     assert len(found) == 2 * 2 * (1 + 3 * 2)
@@ -136,7 +136,7 @@ def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_session, tasks:
     for name, row in found.items():  # few-shot runs use the last step unless a validation split is named
         assert (row.validation is not None) == ("/full/" in name), name
     chosen = rows(
-        make_session, tasks, **{"adapt.shots": ["0", "4"], "adapt.eval_every": 1, "adapt.few_shot_validation": True}
+        make_session, tasks, **{"adapt.shots": ["0", "4"], "adapt.eval_interval": 1, "adapt.few_shot_validation": True}
     )
     assert {r.shots: r.validation is not None for r in chosen} == {"0": False, "4": True}
 

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) 
 
 
 def test_the_plain_formulation_asks_its_teachers(cached) -> None:
-    loop, said = cached(formulation="plain")
+    loop, said = cached(batching="padded")
     assert loop.stage.kept is None and not said
 
 

@@ -29,7 +29,7 @@ def test_forward_passes_are_as_large_as_the_budget_and_small_tasks_share_one(cac
         return teach(self, group, *arguments)
 
     monkeypatch.setattr(ForwardBackward, "teach", counted)
-    cached(token_budget=10_000)  # in files of four samples
+    cached(max_tokens_per_micro_batch=10_000)  # in files of four samples
     assert sizes == [23 + 6 + 11]
 
 
@@ -53,13 +53,13 @@ def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch)
 
     monkeypatch.setattr(ForwardBackward, "teach", taught)
     monkeypatch.setattr(teacher_files, "write", written)
-    loop, _ = cached(token_budget=60)
+    loop, _ = cached(max_tokens_per_micro_batch=60)
     assert order[0] == "write" and order.index("teach") < order.index("written")
     assert loop.stage.kept is not None and not background()
 
 
 def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_path, monkeypatch) -> None:
-    cached(token_budget=60, **{"data.cache": str(tmp_path / "whole")})
+    cached(max_tokens_per_micro_batch=60, **{"data.cache": str(tmp_path / "whole")})
     whole = [f.read_bytes() for f in sorted(files(tmp_path / "whole"))]
     teach, calls = ForwardBackward.teach, []
 
@@ -71,12 +71,12 @@ def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_pa
 
     monkeypatch.setattr(ForwardBackward, "teach", killed)
     with pytest.raises(KeyboardInterrupt):
-        cached(token_budget=60)
+        cached(max_tokens_per_micro_batch=60)
     assert not background() and not list((tmp_path / "cache").rglob("*.partial"))
     first = files(tmp_path / "cache")
     assert 0 < len(first) < len(whole)
     monkeypatch.setattr(ForwardBackward, "teach", teach)
-    _, said = cached(token_budget=60)
+    _, said = cached(max_tokens_per_micro_batch=60)
     second = files(tmp_path / "cache")
     assert not any(line.startswith("WARNING") for line in said) and all(second[f] == first[f] for f in first)
     assert [f.read_bytes() for f in sorted(second)] == whole
@@ -89,12 +89,12 @@ def test_a_full_disk_ends_the_filling_and_its_thread(cached, monkeypatch) -> Non
     monkeypatch.setattr(teacher_files, "write", lambda part, found: "teacher cache: the disk is full")
     monkeypatch.setattr(teacher_cache, "AGREE", 1)
     with pytest.raises(UserError, match="the disk is full"):
-        cached(token_budget=30)
+        cached(max_tokens_per_micro_batch=30)
     assert len(calls) < 23 and not background()
 
 
 def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
-    loop, _ = cached(token_budget=60)
+    loop, _ = cached(max_tokens_per_micro_batch=60)
     kept, read, order = loop.stage.kept, loop.stage.kept.cache.read, []
     done: dict[int, threading.Event] = {}
 
@@ -125,10 +125,10 @@ def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
 
 
 def test_reading_ahead_changes_no_bit(cached, monkeypatch, tmp_path) -> None:
-    ahead, _ = cached(token_budget=60, run_dir=str(tmp_path / "ahead"))
+    ahead, _ = cached(max_tokens_per_micro_batch=60, run_dir=str(tmp_path / "ahead"))
     wanted = trained(ahead)
     assert not background()  # the thread has ended with the run
-    now, _ = cached(token_budget=60, run_dir=str(tmp_path / "now"))
+    now, _ = cached(max_tokens_per_micro_batch=60, run_dir=str(tmp_path / "now"))
     monkeypatch.setattr(now.stage.kept, "expect", lambda groups: None)
     found = trained(now)
     assert all(found[name].equal(tensor) for name, tensor in wanted.items())
@@ -146,7 +146,7 @@ def test_no_thread_outlives_a_run_that_fails(cached, tmp_path) -> None:
 
 
 def test_a_plan_that_no_longer_holds_is_made_anew(cached) -> None:
-    loop, _ = cached(token_budget=60)
+    loop, _ = cached(max_tokens_per_micro_batch=60)
     step = 0
     while loop._ahead is None or {p.row for p in loop._ahead.picks} == {1}:
         loop.gradients(step)

@@ -70,7 +70,7 @@ class Teach:
             {"teacher": range(len(which))},
             sampler or EveryRow(len(which), 3),
             n_steps,
-            eval_every=2 if validated else 0,
+            eval_interval=2 if validated else 0,
             patience=2 if validated else 0,
         )
         loop = self.make_loop(stage, session, checkpoint_every=100, log_every=log_every)
