@@ -12,11 +12,12 @@ from .loading import (
     parameter_count as parameter_count,
     resident_bytes as resident_bytes,
 )
-from .root import Batch as Batch, FrozenRoot as FrozenRoot
+from .root import BackboneCalls as BackboneCalls, Batch as Batch, FrozenRoot as FrozenRoot
 from .tokenizer import TextTokenizer as TextTokenizer, load_tokenizer as load_tokenizer
 from .tracing import GatherCounter as GatherCounter, Gathered as Gathered
 
 __all__ = [
+    "BackboneCalls",
     "PACKED_FAMILIES",
     "BackboneCard",
     "BackboneError",

@@ -53,7 +53,55 @@ class AnswerStates(NamedTuple):
     logits_NV: Tensor
 
 
-class FrozenRoot(nn.Module):
+class BackboneCalls:
+    """What can be asked of a backbone. Each call is one root forward of `FrozenRoot`, directly or through DeepSpeed."""
+
+    __call__: Callable[..., Any]
+
+    def forward_packed(
+        self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None
+    ) -> tuple[Tensor, Any]:
+        """The head's inputs at answer positions of a packed row, (N, D), and what ``loss`` makes of them."""
+        return self("packed", batch, fill, loss, teacher)
+
+    def forward_padded(
+        self, batch: Batch, student_BLD: Tensor, teacher_BLD: Tensor | None = None
+    ) -> tuple[AnswerStates, AnswerStates | None]:
+        """States and logits at answer positions of one padded row per sample, of the student and the teacher."""
+        return self("answers", batch, student_BLD, teacher_BLD)
+
+    def prefill(
+        self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None
+    ) -> Any:
+        """Contexts into free slots of the key-value cache. -> next-token logits (B, V), or the loss of the states."""
+        return self("enter", contexts, fill, slots, loss, of_N)
+
+    def decode(self, ids_B: Tensor, slots: Slots) -> Tensor:
+        """One more token of each sequence that is in a slot. -> next-token logits (B, V)."""
+        return self("step", ids_B, slots)
+
+    def decode_branches(self, ids_BOR: Tensor, slots: Slots, loss: Loss, at_N: Tensor) -> Any:
+        """Several continuations of every sequence that is in a slot. -> the loss of the states at places ``at_N``."""
+        return self("branch", ids_BOR, slots, loss, at_N)
+
+    def generate(
+        self,
+        contexts: list[list[int]],
+        prompts_BLD: Tensor,
+        max_new_tokens: int,
+        end_id: int,
+        pad_id: int,
+        synced: bool,
+    ) -> Tensor:
+        """transformers' own greedy continuations, int64 (B, at most max_new_tokens); ``synced``: ranks run alike."""
+        return self("generate", contexts, prompts_BLD, max_new_tokens, end_id, pad_id, synced)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Input embeddings of token ids, (n, D)."""
+        return self("embed", ids)
+
+
+class FrozenRoot(BackboneCalls, nn.Module):
     """Holds the backbone only; prompts come in as arguments, so the bank stays outside DeepSpeed."""
 
     def __init__(self, backbone: PreTrainedModel, offload_inputs: bool = False):

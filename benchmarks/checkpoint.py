@@ -103,11 +103,11 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
 
 def _step(device: torch.device, repeats: int) -> float:
     work = Workload(SHAPES["pocket"], "short", device)
-    student, formulation = work.student("distill"), ForwardBackward(work.backbone, True, 4096, 0, 1)
+    student, forward_backward = work.student("distill"), ForwardBackward(work.backbone, True, 4096, 0, 1)
 
     def step() -> None:
-        for group in formulation.micro_batches(work.items, student):
-            formulation.train(group, student, WEIGHTS, work.teachers, None)
+        for group in forward_backward.micro_batches(work.items, student):
+            forward_backward.train(group, student, WEIGHTS, work.teachers, None)
 
     return alternate({"step": step}, repeats, device)["step"]
 

@@ -70,14 +70,14 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
         torch.ones(1, shape.length, 1),
         torch.ones(1, 1, hidden),
     ).to(device)
-    formulation = ForwardBackward(backbone, True, length + shape.length, 0, 1)
+    forward_backward = ForwardBackward(backbone, True, length + shape.length, 0, 1)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # peak := now
     for _ in range(steps):
         begin = time.perf_counter()
-        formulation.train(items, bank, LossWeights(), None, None)
+        forward_backward.train(items, bank, LossWeights(), None, None)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
     print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
 

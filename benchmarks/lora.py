@@ -67,13 +67,13 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
                 layers[f"base_model.model.{layer}"].lora_B[str(k)].weight.copy_(up[k])
     own = [[i for i in work.items if i.row == k] for k in range(shape.tasks)]
     batches = [[padded_ids(g, device) for g in padded_groups(items, 0, BUDGET, 1)] for items in own]
-    formulation = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
+    forward_backward = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
         bank.zero_grad()
         total = 0.0
-        for group in formulation.micro_batches(work.items, bank):
-            terms = formulation.train(group, bank, LossWeights(), None, None)
+        for group in forward_backward.micro_batches(work.items, bank):
+            terms = forward_backward.train(group, bank, LossWeights(), None, None)
             total += float((terms.ce_N.double() * terms.weights_N).sum())
         return total / shape.tasks
 

@@ -24,10 +24,10 @@ from engine.distributed import barrier, sum_gradients
 from engine.training import ForwardBackward, LossWeights
 
 
-def step(formulation: ForwardBackward, bank: Any, items: list[Item]) -> None:
+def step(forward_backward: ForwardBackward, bank: Any, items: list[Item]) -> None:
     bank.zero_grad()
-    for group in formulation.micro_batches(items, bank):
-        formulation.train(group, bank, LossWeights(), None, None)
+    for group in forward_backward.micro_batches(items, bank):
+        forward_backward.train(group, bank, LossWeights(), None, None)
     sum_gradients(bank)
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     shape = replace(SHAPES[a.shape], tasks=a.tasks, samples=a.tasks * a.examples)
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
-    formulation = ForwardBackward(work.backbone, True, a.max_tokens_per_micro_batch, place.rank, place.world)
+    forward_backward = ForwardBackward(work.backbone, True, a.max_tokens_per_micro_batch, place.rank, place.world)
     alone = [
         weigh([i.row for i in own], [i.sample for i in own])
         for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))
@@ -63,7 +63,7 @@ def main() -> None:
             work.backbone.gathers.take()
             begin = time.perf_counter()
             for items in steps:
-                step(formulation, bank, items)
+                step(forward_backward, bank, items)
             barrier()
             gathers[name] = work.backbone.gathers.take().bytes
             if repeat:

@@ -301,7 +301,7 @@ def count(
 
     with as_on_a_gpu(counter), counter:
         counter.phase = "forward"
-        student_ND, found = root("packed", batch, fill, loss, fill if teacher else None)
+        student_ND, found = root.forward_packed(batch, fill, loss, fill if teacher else None)
         counter.phase = "backward"
         student_ND.backward(found.gradient_ND.to(student_ND.dtype))
     return _summary(counter) | {"row": len(batch.prefix.positions_S), "text": len(batch.ids_T), "tasks": tasks}

@@ -89,7 +89,7 @@ def peft_step(work: Workload, stage: str, budget: int) -> Step:
 
 
 def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool, folder: Path) -> Step:
-    formulation = ForwardBackward(work.backbone, packed, budget, 0, 1)
+    forward_backward = ForwardBackward(work.backbone, packed, budget, 0, 1)
     bank = work.student(stage)
     weights = WEIGHTS if stage == "distill" else LossWeights()
     teachers = work.teachers if stage == "distill" else None
@@ -98,14 +98,14 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         rows = [TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], s, s.kept) for k, s in enumerate(work.splits)]  # type: ignore[arg-type]
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
-        store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
+        store.fill(list(range(len(store.parts))), forward_backward, work.teachers, print)
         kept = TeacherCacheReader(store, work.device)
 
     def step() -> float:
         bank.zero_grad()
         total = 0.0
-        for group in formulation.micro_batches(work.items, bank):
-            terms = formulation.train(group, bank, weights, teachers, kept)
+        for group in forward_backward.micro_batches(work.items, bank):
+            terms = forward_backward.train(group, bank, weights, teachers, kept)
             each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
             total += float((each.double() * terms.weights_N).sum())
         return total / work.shape.tasks

@@ -24,7 +24,7 @@ class PromptBank(Protocol):
         """Soft prompts of the given rows: int64 (B,) -> fp32 (B, L, D), differentiable in the bank."""
         ...
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         """A packed row in the dtype of the text: prompts of K different bank rows, then the text, (K L + T, D)."""
         ...
 
@@ -60,7 +60,7 @@ class SoftPromptBank(_Prompts):
     def prompts(self, rows_B: Tensor) -> Tensor:
         return self.prompts_KLD[rows_B]
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return _joined(self.prompts(rows_K), tokens_TD)
 
     def length(self, row: int) -> int:
@@ -94,7 +94,7 @@ class DecomposedBank(_Prompts):
         shared = self.shared_SLD if len(self.shared_SLD) == 1 else self.shared_SLD[rows_B]
         return shared * update_BLD
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return packed_row(self.shared_SLD, self.cols_KLR, self.rows_KRD, rows_K, tokens_TD)
 
     def length(self, row: int) -> int:
@@ -115,7 +115,7 @@ class NoPrompts:
     def prompts(self, rows_B: Tensor) -> Tensor:
         return torch.zeros(len(rows_B), 0, self.hidden, device=rows_B.device)
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return tokens_TD
 
     def length(self, row: int) -> int:
@@ -171,13 +171,13 @@ class JoinedBank(nn.Module):
             raise ValueError("no row of this bank was asked for")
         return out_BLD
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         first = int(rows_K[0])
         for name, span in self.spans().items():
             if first in span and bool(
                 ((rows_K >= span.start) & (rows_K < span.stop)).all()
             ):  # one part's rows: in one go
-                return self.parts[name].row(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
+                return self.parts[name].packed_sequence(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
         return _joined(self.prompts(rows_K), tokens_TD)
 
     def length(self, row: int) -> int:

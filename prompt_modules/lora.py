@@ -31,7 +31,7 @@ class LoraBank(nn.Module):
     def prompts(self, rows_B: Tensor) -> Tensor:
         return self.prompts_KLD[rows_B]
 
-    def row(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
+    def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         return tokens_TD
 
     def length(self, row: int) -> int:

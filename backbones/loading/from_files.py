@@ -47,7 +47,7 @@ def check_names(wanted: dict[str, Stored], found: dict[str, Stored], tied: set[s
         raise BackboneError([f"backbone {where}: {p}" for p in problems])
 
 
-def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> None:
+def fill(model: nn.Module, source: WeightSource, print_rank0: Callable[[str], None]) -> None:
     """Read this rank's part of every parameter.
 
     Args:
@@ -68,14 +68,14 @@ def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> 
             done += size
             if time.monotonic() - told > EVERY:
                 told = time.monotonic()
-                say(
+                print_rank0(
                     f"backbone: {done / 1e9:.1f} of {total / 1e9:.1f} GB of this rank's weights, "
                     f"{done / 1e9 / (told - begin):.2f} GB/s"
                 )
     finally:
         pool.shutdown(cancel_futures=True)
     seconds = time.monotonic() - begin
-    say(
+    print_rank0(
         f"backbone: this rank's {total / 1e9:.2f} GB of weights in {seconds:.1f} s, "
         f"{total / 1e9 / max(seconds, 1e-3):.2f} GB/s"
     )

@@ -42,7 +42,7 @@ def build_backbone(
     zero_config: dict[str, Any] | None,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    print_rank0: Callable[[str], None] = lambda _: None,
 ) -> PreTrainedModel:
     """A causal language model with ``requires_grad`` off everywhere.
 
@@ -80,7 +80,7 @@ def build_backbone(
             keep_no_inputs(model, model.get_output_embeddings())
         model.tie_weights()
     model.requires_grad_(False).eval()
-    source = _filled(model, card, config, dtype, device, say)
+    source = _filled(model, card, config, dtype, device, print_rank0)
     table = model.get_input_embeddings()
     if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts) and looks_up_plainly(table):
         name = next(n for n, p in model.named_parameters() if p is table.weight)
@@ -97,21 +97,23 @@ def _filled(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device | None,
-    say: Callable[[str], None],
+    print_rank0: Callable[[str], None],
 ) -> WeightSource:
     """Where the model's weights, which are there now, come from."""
     wanted, tied = wanted_of(model), shared_names(model)
     for head, table in untied_by_file(card):
-        say(f"backbone {card.name}: {head} differs from {table}, whatever tie_word_embeddings says; both are kept")
+        print_rank0(
+            f"backbone {card.name}: {head} differs from {table}, whatever tie_word_embeddings says; both are kept"
+        )
     source = _source(card, config, dtype, device, wanted, tied)
     if isinstance(source, SafetensorsSource) and _is_converted(config, source, wanted):
         way = "renames or merges weights as it loads; transformers does it, whole on every rank"
-        say(f"backbone {card.name}: {config.model_type} {way}")
+        print_rank0(f"backbone {card.name}: {config.model_type} {way}")
         source = ConvertedSource(Path(card.path))
         _refuse_untied(card, source, tied)
     where = f"{card.path or card.name} as {type(model).__name__}"
     check_names(wanted, source.tensors(), set(tied), where)
-    fill(model, source, say)
+    fill(model, source, print_rank0)
     return source
 
 

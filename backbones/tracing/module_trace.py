@@ -71,7 +71,7 @@ def trace(card: BackboneCard, recompute: int = 0, packed: bool = True, rows_from
 def _run(root: FrozenRoot, kind: str, packed: bool) -> None:
     hidden = root.backbone.config.hidden_size
     if kind == "embed":
-        root("embed", torch.zeros(2, dtype=torch.long))
+        root.embed_tokens(torch.zeros(2, dtype=torch.long))
         return
     prompt_LD = torch.zeros(LENGTH, hidden, requires_grad=kind != "forward")
     teacher_LD = torch.zeros(LENGTH, hidden) if kind == "train_with_teacher" else None
@@ -117,7 +117,7 @@ def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tu
         rows_B=torch.zeros(1, dtype=torch.long),
         weights_B=torch.ones(1),
     )
-    student, _ = root("answers", batch, prompt_LD[None], None if teacher_LD is None else teacher_LD[None])
+    student, _ = root.forward_padded(batch, prompt_LD[None], None if teacher_LD is None else teacher_LD[None])
     return student.logits_NV, torch.zeros_like(student.logits_NV)
 
 

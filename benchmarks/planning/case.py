@@ -186,15 +186,15 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
             0.02 * torch.randn(1, LENGTH, hidden), torch.ones(TASKS, LENGTH, 1), torch.ones(TASKS, 1, hidden)
         )
     where = distributed.dist_env()
-    formulation = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
+    forward_backward = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
     items, weights = case.items(), LossWeights(0.9, 0.9) if case.stage == "distill" else LossWeights()
     seconds, brought = [], Gathered()
     for _ in range(steps + 3):  # two to record and follow DeepSpeed's trace, one to warm up
         distributed.barrier()
         begin = time.perf_counter()
         student.zero_grad()
-        for group in formulation.micro_batches(items, student):
-            formulation.train(group, student, weights, teachers if case.stage == "distill" else None, None)
+        for group in forward_backward.micro_batches(items, student):
+            forward_backward.train(group, student, weights, teachers if case.stage == "distill" else None, None)
         distributed.sum_gradients(student)
         seconds.append(distributed.gather_objects(time.perf_counter() - begin))
         brought = backbone.gathers.take()

@@ -65,7 +65,7 @@ class PeftBeside:
             backbone.model, start_LD, len(stage.rows), stage.weights, stage.teachers
         )
 
-    def step(self, loop: Trainer, measured: bool) -> None:
+    def step(self, trainer: Trainer, measured: bool) -> None:
         """One step on the samples of the loop's last one.
 
         Batches are there before the clock starts, as a data loader makes them ahead.
@@ -74,7 +74,7 @@ class PeftBeside:
             UserError: the GPU's memory does not hold it.
         """
         assert self.trainer is not None
-        batches = self.trainer.batches(_items_of(loop), self.budget)
+        batches = self.trainer.batches(_items_of(trainer), self.budget)
         try:
             with unfused(self.trainer.backbone), deterministic(self.deterministic):
                 _wait(self.trainer.device)
@@ -94,8 +94,8 @@ class PeftBeside:
         self.trainer = None
 
 
-def _items_of(loop: Trainer) -> list[Item]:
-    picks, rows = loop.last_step_picks, loop.stage.rows
+def _items_of(trainer: Trainer) -> list[Item]:
+    picks, rows = trainer.last_step_picks, trainer.stage.rows
     samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
     return weigh([p.row for p in picks], samples, [p.index for p in picks])
 

@@ -28,11 +28,11 @@ Span = tuple[float, float]
 
 
 @contextlib.contextmanager
-def profiled(folder: Path, name: str, label: str, leads: bool, device: torch.device) -> Iterator[None]:
+def profiled(folder: Path, name: str, label: str, is_main_process: bool, device: torch.device) -> Iterator[None]:
     """Trace what runs within on rank 0. The call named FIRST begins a folder's page, the others add to it."""
     from torch.profiler import ProfilerActivity, profile
 
-    if not leads:
+    if not is_main_process:
         yield
         return
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")

@@ -74,13 +74,13 @@ class StepRecord(NamedTuple):
     probe: float
 
 
-def identity_of(mode: str, case: Case, session: RunContext, rows: str) -> dict[str, Any]:
+def identity_of(mode: str, case: Case, run_context: RunContext, rows: str) -> dict[str, Any]:
     """What two measurements must share to be comparable, as far as a process knows before it joins the others."""
     return {
         "mode": mode,
         "case": case.label,
-        "backbone": session.card.name,
-        "weights": session.backbone_hash[:16],
+        "backbone": run_context.card.name,
+        "weights": run_context.backbone_hash[:16],
         "rows": rows[:16],
         "config": flat(case),
     }
@@ -111,11 +111,11 @@ def assemble(
 def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
     ranks: list[list[StepRecord]] = distributed.gather_objects(m.records)
     steps = list(zip(*ranks, strict=True))  # of each step, what every rank says
-    assert m.loop is None and m.chosen is not None
+    assert m.trainer is None and m.chosen is not None
     seconds = [max(r.seconds for r in step) for step in steps]  # a step is over when the slowest rank is through
     real, computed = [step[0].real_tokens for step in steps], [sum(r.computed_tokens for r in step) for step in steps]
     of_phase = {name: [statistics.fmean(r.phases[name] for r in step) for step in steps] for name in PHASES}
-    total, world, sizes, everyone = sum(seconds), len(ranks), m.session.sizes, [r for step in steps for r in step]
+    total, world, sizes, everyone = sum(seconds), len(ranks), m.run_context.sizes, [r for step in steps for r in step]
     peak = distributed.gather_objects(m.peak)
     hosts, gpus = distributed.gather_objects(m.peak_host), [r.peak_gpu for r in everyone if r.peak_gpu is not None]
     tokens_per_s = sum(real) / total
@@ -124,7 +124,7 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
         beside["peft"] = peft_content(m.peft, seconds, real, [step[0].samples for step in steps])
     return {
         "mode": mode,
-        "backbone": m.session.card.name,
+        "backbone": m.run_context.card.name,
         "sharding": m.chosen.sharding,
         "world_size": world,
         "samples_per_s": sum(step[0].samples for step in steps) / total,

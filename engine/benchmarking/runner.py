@@ -38,13 +38,13 @@ class Measured:
     """A case on its way: what is known of it before a backbone stands, what it runs on, what its steps took."""
 
     case: Case
-    session: RunContext
+    run_context: RunContext
     data: dict[str, TaskData]
     chosen: MemoryEstimate | None = None
     load_seconds: float = 0.0
     backbone: ShardedBackbone | None = None
     own_bytes: int = 0  # on the GPU, between steps
-    loop: Trainer | None = None
+    trainer: Trainer | None = None
     records: list[StepRecord] = field(default_factory=list)
     peak_host: int | None = None
     peak: float | None = None  # operations a second that this rank's device can do
@@ -59,7 +59,7 @@ class Measured:
         assert self.chosen is not None
         config, chosen = self.case.config, self.chosen
         place = (chosen.sharding, chosen.recompute, chosen.offloaded)
-        return repr(self.session.card), config.deepspeed, config.fused, *place
+        return repr(self.run_context.card), config.deepspeed, config.fused, *place
 
 
 def run_benchmark(request: Request) -> None:
@@ -71,12 +71,14 @@ def run_benchmark(request: Request) -> None:
     """
     every = []
     for case in request.cases:
-        session = RunContext(case.config, writes=() if request.invented else ("data.cache",))
-        data = data_of(session, request.mode, request.invented)
+        run_context = RunContext(case.config, writes=() if request.invented else ("data.cache",))
+        data = data_of(run_context, request.mode, request.invented)
         every.append(
-            Measured(case, session, data, identity=identity_of(request.mode, case, session, data_fingerprint(data)))
+            Measured(
+                case, run_context, data, identity=identity_of(request.mode, case, run_context, data_fingerprint(data))
+            )
         )
-    first = every[0].session
+    first = every[0].run_context
     if request.beside:
         check_ranks(first.place.world)
     old: Old | None = read_old(request.compare) if request.compare else None
@@ -87,9 +89,9 @@ def run_benchmark(request: Request) -> None:
     if old is not None:
         old.check_nodes(machine.nodes, request.compare_anyway)
     for m in every:
-        work = distributed.micro_batch_shape(m.case.config, m.session.sizes)
+        work = distributed.micro_batch_shape(m.case.config, m.run_context.sizes)
         m.chosen = distributed.choose_sharding(
-            m.session.sizes,
+            m.run_context.sizes,
             distributed.requested_sharding(m.case.config),
             m.case.config.activation_checkpointing,
             work,
@@ -97,9 +99,9 @@ def run_benchmark(request: Request) -> None:
         )
     every, left_out = _that_fit(every, machine)
     for line in left_out:
-        first.say(f"WARNING left out: {line}")
+        first.print_rank0(f"WARNING left out: {line}")
     groups = _groups(every, machine, request.alternate)
-    first.say(_told(every, groups, request))
+    first.print_rank0(_told(every, groups, request))
     content: dict[str, Any] = {}
     for n, group in enumerate(groups):
         _measure(group, request, device, machine, n)
@@ -107,13 +109,13 @@ def run_benchmark(request: Request) -> None:
         content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {
             "left_out": left_out
         }
-        if first.leads and n + 1 < len(groups):  # if a later case ends the process, these are measured
+        if first.is_main_process and n + 1 < len(groups):  # if a later case ends the process, these are measured
             write_files(request.output, content, None, False)
     verdict = None
-    if first.leads:
+    if first.is_main_process:
         verdict = old.verdict(content) if old is not None else None
         for line in write_files(request.output, content, verdict, request.profile):
-            first.say(line)
+            first.print_rank0(line)
     verdict = distributed.gather_objects(verdict)[0]
     if verdict is not None and verdict.slower:
         raise Slower(verdict.headline)
@@ -179,7 +181,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
     """Build a group's backbones, run all of its steps, and give the memory back. A collective."""
     cache = request.output / f".teachers-{number}"
     with telemetry.measure_phases(device) as clock, contextlib.ExitStack() as after:
-        after.callback(_remove, cache, group[0].session)
+        after.callback(_remove, cache, group[0].run_context)
         host, probe = HostPeak(), Probe(device)
         standing: dict[tuple[Any, ...], _Standing] = {}
         after.callback(_destroy, group, standing)
@@ -188,17 +190,17 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                 standing[m.lives] = _built(m, device, machine)
             there = standing[m.lives]
             m.backbone, m.load_seconds = there.backbone, there.load_seconds
-            m.session.lend(m.backbone)
+            m.run_context.lend(m.backbone)
             before = gpu_held()
             with deterministic(m.case.config.deterministic):
-                stage = stage_of(m.session, request.mode, m.data, request.all_steps, cache)
-            m.loop, m.peak = Trainer(stage, m.backbone, m.session.loop_settings()), m.backbone.peak
-            after.callback(m.loop.close)
-            m.teacher = None if stage.teachers is None else "asked" if stage.kept is None else "kept"
+                stage = stage_of(m.run_context, request.mode, m.data, request.all_steps, cache)
+            m.trainer, m.peak = Trainer(stage, m.backbone, m.run_context.loop_settings()), m.backbone.peak
+            after.callback(m.trainer.close)
+            m.teacher = None if stage.teachers is None else "asked" if stage.cached_teachers is None else "kept"
             m.beside = len(group) - 1
             m.own_bytes = there.bytes + gpu_held() - before
             if request.beside:
-                start_LD, config = m.session.start_prompt("metaprompt"), m.case.config
+                start_LD, config = m.run_context.start_prompt("metaprompt"), m.case.config
                 m.peft = PeftBeside(
                     stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=config.deterministic
                 )
@@ -208,15 +210,15 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                 if step >= request.warmup:
                     m.records.append(record)
                 if m.peft is not None:
-                    assert m.loop is not None
-                    m.peft.step(m.loop, step >= request.warmup)
+                    assert m.trainer is not None
+                    m.peft.step(m.trainer, step >= request.warmup)
             if step + 1 == request.warmup:
-                group[0].session.say(f"warm-up done: {request.warmup} steps")
+                group[0].run_context.print_rank0(f"warm-up done: {request.warmup} steps")
         for m in group:
             m.peak_host = None if m.beside or m.peft is not None else host.peak()
         if request.profile:
             for i, m in enumerate(group):
-                with profiled(request.output, f"{number}-{i}", m.case.label, m.session.leads, device):
+                with profiled(request.output, f"{number}-{i}", m.case.label, m.run_context.is_main_process, device):
                     for _ in range(PROFILED):
                         _step(m, clock, device, None)
 
@@ -230,14 +232,14 @@ class _Standing:
 
 def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     assert m.chosen is not None
-    m.session.say(m.chosen.line())
+    m.run_context.print_rank0(m.chosen.line())
     if not m.chosen.fits(machine):
-        m.session.say(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
+        m.run_context.print_rank0(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
     distributed.barrier()
     before, begin = gpu_held(), time.perf_counter()
     torch.manual_seed(m.case.config.seed)
     try:
-        backbone = m.session.build(device, m.chosen, machine.ranks_per_node)
+        backbone = m.run_context.build(device, m.chosen, machine.ranks_per_node)
     except BackboneError as error:
         raise UserError(error.problems) from None
     return _Standing(backbone, max(distributed.gather_objects(time.perf_counter() - begin)), gpu_held() - before)
@@ -245,7 +247,7 @@ def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
 
 def _step(m: Measured, clock: telemetry.PhaseTimer, device: torch.device, probe: Probe | None) -> StepRecord:
     """One step of the case's loop: all ranks begin together, and a step is over when its numbers are there."""
-    assert m.loop is not None and m.backbone is not None
+    assert m.trainer is not None and m.backbone is not None
     probed = probe.seconds() if probe is not None else 0.0
     distributed.barrier()
     m.backbone.gathers.take()
@@ -254,7 +256,7 @@ def _step(m: Measured, clock: telemetry.PhaseTimer, device: torch.device, probe:
     clock.take()
     begin = time.perf_counter()
     with deterministic(m.case.config.deterministic), clock.phase(telemetry.REST):
-        outcome, _ = m.loop.advance()
+        outcome, _ = m.trainer.advance()
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
@@ -273,14 +275,14 @@ def _step(m: Measured, clock: telemetry.PhaseTimer, device: torch.device, probe:
 
 def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) -> None:
     for m in group:
-        m.loop = m.backbone = None
+        m.trainer = m.backbone = None
         if m.peft is not None:
             m.peft.release()
-        m.session._backbone = None
+        m.run_context._backbone = None
     while standing:
         standing.popitem()[1].backbone.destroy()
 
 
-def _remove(cache: Path, session: RunContext) -> None:
-    if session.leads:
+def _remove(cache: Path, run_context: RunContext) -> None:
+    if run_context.is_main_process:
         shutil.rmtree(cache, ignore_errors=True)

@@ -53,55 +53,55 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
     )
 
 
-def data_of(session: RunContext, mode: str, invented: Invention | None) -> dict[str, TaskData]:
+def data_of(run_context: RunContext, mode: str, invented: Invention | None) -> dict[str, TaskData]:
     """Training splits; before the process group starts."""
-    c = session.config
+    c = run_context.config
     tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
     if invented is not None:
         shots = [int(s) for s in c.adapt.shots if s != "full"] if mode == "adapt" else []
-        vocabulary = min(session.tokenizer.vocab_size, session.model_config.vocab_size)
+        vocabulary = min(run_context.tokenizer.vocab_size, run_context.model_config.vocab_size)
         return invented_data(tasks, replace(invented, rows=max([invented.rows, *shots])), vocabulary, c.seed)
-    data = session.data({task: ["train"] for task in tasks})
+    data = run_context.data({task: ["train"] for task in tasks})
     if mode == "adapt":
         adapt_rows(c, data)  # its errors before the process group starts
     return data
 
 
-def stage_of(session: RunContext, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
+def stage_of(run_context: RunContext, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
     """A stage, ready for a loop. A collective.
 
     Args:
         steps: how many will be run. cache: where a distillation keeps what its teachers say, if it does
             (``distill.teacher_cache``).
     """
-    c = session.config
+    c = run_context.config
     if mode == "teach":
-        return teach_stage(session, data)
+        return teach_stage(run_context, data)
     if mode == "adapt":
-        return adapt_stage(session, data, {m: _untrained(session) for m in c.adapt.methods if m in DECOMPOSED})
+        return adapt_stage(run_context, data, {m: _untrained(run_context) for m in c.adapt.methods if m in DECOMPOSED})
     teachers = None
     if c.distill.lambda_kl or c.distill.lambda_hidden:
         prompts_KLD = torch.stack(
-            [session.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
+            [run_context.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
         )
         teachers = (
             JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)})
-            .to(session.backbone().device)
+            .to(run_context.backbone().device)
             .requires_grad_(False)
         )
-    stage = distill_stage(session, data, teachers, "")
+    stage = distill_stage(run_context, data, teachers, "")
     if teachers is not None:
-        session.config = replace(c, data=replace(c.data, cache=str(cache)))
-        cache_teachers(session, stage, teachers, steps)
+        run_context.config = replace(c, data=replace(c.data, cache=str(cache)))
+        cache_teachers(run_context, stage, teachers, steps)
     return stage
 
 
-def _untrained(session: RunContext) -> Source:
+def _untrained(run_context: RunContext) -> Source:
     """A distillation's outcome as far as its shapes go, with the source tasks that the configuration starts from."""
-    c = session.config
+    c = run_context.config
     named = [c.adapt.init.removeprefix("task:")] if c.adapt.init.startswith("task:") else []
     tasks = list(dict.fromkeys([*named, *c.adapt.transfer])) or ["source"]
-    start_LD = session.start_prompt("metaprompt")
+    start_LD = run_context.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         len(tasks), c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )

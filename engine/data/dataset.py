@@ -130,7 +130,7 @@ def load_cards(config: DataConfig) -> dict[str, TaskCard]:
 
 
 def prepare(
-    tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, say=print
+    tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, print_rank0=print
 ) -> dict[str, TaskData]:
     """Tokenised splits of the named tasks, from the cache or built now.
 
@@ -157,7 +157,7 @@ def prepare(
     out: dict[str, TaskData] = {}
     for task, splits in tasks.items():
         try:
-            found = {s: _split(cards[task], s, root, cache, config, layout, rank, say) for s in splits}
+            found = {s: _split(cards[task], s, root, cache, config, layout, rank, print_rank0) for s in splits}
             out[task] = TaskData(cards[task], found)
         except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
             problems += [f"task {task}: {line}" for line in (getattr(error, "problems", None) or [str(error)])]
@@ -172,7 +172,7 @@ def prepare(
     if problems:
         raise UserError(problems)
     if rank == 0:
-        _report(out, config.max_length, say)
+        _report(out, config.max_length, print_rank0)
     return out
 
 
@@ -184,17 +184,17 @@ def unknown_task(task: str, cards: Iterable[str]) -> str:
     return f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else "; see `python train.py tasks list`")
 
 
-def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
+def _report(tasks: dict[str, TaskData], max_length: int, print_rank0) -> None:
     for name, data in tasks.items():
         for split, rows in data.splits.items():
             if rows.n_dropped > LOSS_WARNING * len(rows):
                 share = rows.n_dropped / len(rows)
-                say(
+                print_rank0(
                     f"WARNING {name}/{split}: {rows.n_dropped} of {len(rows)} examples ({share:.0%}) are longer "
                     f"than data.max_length={max_length} and dropped"
                 )
             elif rows.n_dropped:
-                say(
+                print_rank0(
                     f"{name}/{split}: {rows.n_dropped} of {len(rows)} examples are longer than "
                     f"data.max_length={max_length} and dropped"
                 )
@@ -208,7 +208,7 @@ def _split(
     config: DataConfig,
     layout: "Layout",
     rank: int,
-    say: Callable[[str], None],
+    print_rank0: Callable[[str], None],
 ) -> Split:
     from datasets import Dataset
 
@@ -221,7 +221,7 @@ def _split(
         rank,
         what=f"task {card.name}: split {split}",
         damage=damage_of_rows,
-        say=say,
+        print_rank0=print_rank0,
         build=lambda: _build(card, split, root, config, limit, layout, final),
     )
     return Split(Dataset.from_file(str(final / ROWS)), final.name)

@@ -27,7 +27,7 @@ FILE = "overlap.json"
 
 
 def decontaminate(
-    data: dict[str, TaskData], config: DataConfig, rank: int = 0, say=print
+    data: dict[str, TaskData], config: DataConfig, rank: int = 0, print_rank0=print
 ) -> tuple[dict[str, TaskData], dict[str, Any] | None]:
     """The sources as they may be trained on, and the record of what was found; None where no target is named.
 
@@ -48,7 +48,9 @@ def decontaminate(
             )
     if problems:
         raise UserError(problems)
-    found = _found([cards[t] for t in config.decontaminate_against], [d.card for d in data.values()], config, rank, say)
+    found = _found(
+        [cards[t] for t in config.decontaminate_against], [d.card for d in data.values()], config, rank, print_rank0
+    )
     record: dict[str, Any] = {
         "targets": list(config.decontaminate_against),
         "excluded": config.drop_contaminated,
@@ -68,7 +70,7 @@ def decontaminate(
         raise UserError(problems)
     if rank == 0:
         for line in overlap_lines(record):
-            say(line)
+            print_rank0(line)
     return out, record
 
 
@@ -131,7 +133,7 @@ def target_overlap_record(run_dir: Path, targets: Sequence[str]) -> dict[str, An
 
 
 def _found(
-    targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, say=print
+    targets: Sequence[TaskCard], sources: Sequence[TaskCard], config: DataConfig, rank: int, print_rank0=print
 ) -> dict[str, Any]:
     """Pairs, and source -> ids of its overlapping training documents: compared once by rank 0, kept beside the
     token rows.
@@ -158,7 +160,7 @@ def _found(
         finally:
             remove(partial)
 
-    build_once(final, rank, what="data.decontaminate_against", build=build, damage=_damage, say=say)
+    build_once(final, rank, what="data.decontaminate_against", build=build, damage=_damage, print_rank0=print_rank0)
     found: dict[str, Any] = json.loads(final.read_text())
     return found
 

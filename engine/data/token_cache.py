@@ -23,7 +23,7 @@ Damage = Callable[[Path], str]  # what is wrong with a file or folder that is th
 
 
 def build_once(
-    final: Path, rank: int, what: str, build: Callable[[], None], damage: Damage, say: Callable[[str], None]
+    final: Path, rank: int, what: str, build: Callable[[], None], damage: Damage, print_rank0: Callable[[str], None]
 ) -> None:
     """Have rank 0 make a file or folder of the cache that is missing or damaged; others wait for it, or its failure.
 
@@ -39,7 +39,7 @@ def build_once(
         problem = damage(final)
         if not problem:
             return
-        say(f"WARNING {what}: {final} {problem}; it is made again")
+        print_rank0(f"WARNING {what}: {final} {problem}; it is made again")
     failed = _marker(final)
     try:
         if final.exists():

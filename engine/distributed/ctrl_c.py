@@ -43,13 +43,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 def leave() -> None:
     """Threads may be writing or waiting for a server, and other ranks wait in a collective: nothing is waited for."""
-    leads = launcher.launcher_rank(os.environ) == 0
+    is_main_process = launcher.launcher_rank(os.environ) == 0
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        if leads:
+        if is_main_process:
             print("interrupted; the same command goes on from what is on disk", file=sys.stderr, flush=True)
     file = os.environ.get("EXIT_CODE_FILE")
-    if file and leads:
+    if file and is_main_process:
         with contextlib.suppress(OSError), open(file, "w") as stream:
             stream.write(f"{INTERRUPTED}\n")
     os._exit(INTERRUPTED)

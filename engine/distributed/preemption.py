@@ -42,8 +42,8 @@ class PreemptionHandler:
         leads: this rank looks for them, and answers Ctrl-C.
     """
 
-    def __init__(self, run_dir: Path, signal_name: str, leads: bool):
-        self.run_dir, self.leads = run_dir, leads
+    def __init__(self, run_dir: Path, signal_name: str, is_main_process: bool):
+        self.run_dir, self.is_main_process = run_dir, is_main_process
         self._preempt = signal_number(signal_name)
         self._asked = self._last = StopRequest.NONE
         self._pressed: float | None = None
@@ -59,7 +59,7 @@ class PreemptionHandler:
         self._before = {s: signal.signal(s, handler) for s, handler in handlers.items()}
         if telemetry.take_stop_request():
             self._asked = StopRequest.STOP
-        if self.leads:
+        if self.is_main_process:
             (self.run_dir / STOPPED_FILE).unlink(missing_ok=True)
         return self
 
@@ -87,7 +87,7 @@ class PreemptionHandler:
         if self._pressed is None:
             self._pressed = now
             self._asked = StopRequest.STOP
-            if self.leads:
+            if self.is_main_process:
                 with contextlib.suppress(OSError):
                     os.write(2, TOLD)  # not print: the signal may have come within one
 
@@ -98,7 +98,7 @@ class PreemptionHandler:
 
     def _vote(self, failed: bool) -> StopRequest:
         own = self._asked  # a stop stays asked for: taking it back here could lose one that comes in between
-        if self.leads and own < StopRequest.STOP:
+        if self.is_main_process and own < StopRequest.STOP:
             own = max(own, self._file())
         if failed:
             own = StopRequest.FAILED
@@ -120,7 +120,7 @@ class PreemptionHandler:
     def leave(self) -> None:
         """Obeyed: tell whoever looks into the run directory that this was a stop on request."""
         self._asked = self._last = StopRequest.NONE
-        if self.leads:
+        if self.is_main_process:
             (self.run_dir / STOPPED_FILE).touch()
 
 

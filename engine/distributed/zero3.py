@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones import BackboneCard, FrozenRoot, GatherCounter, build_backbone
+from backbones import BackboneCalls, BackboneCard, FrozenRoot, GatherCounter, build_backbone
 from backbones.layers import LinearUpdates, fuse
 from backbones.loading import recompute_first
 from backbones.tracing import ModelFootprint, measure_footprint
@@ -30,7 +30,7 @@ ALLOWED = (
 REFUSED = ("zero_quantized_nontrainable_weights", "zero_quantized_weights")
 
 
-class ShardedBackbone:
+class ShardedBackbone(BackboneCalls):
     """A frozen backbone, ready to be called; plain and whole where no DeepSpeed file is named.
 
     Call ``forward`` any number of times a step and ``release`` after each backward.
@@ -53,7 +53,7 @@ class ShardedBackbone:
         dtype: torch.dtype | None = None,
         ranks_per_node: int = 1,
         offload_inputs: bool = False,
-        say: Callable[[str], None] = lambda _: None,
+        print_rank0: Callable[[str], None] = lambda _: None,
         sizes: ModelFootprint | None = None,
         fused: bool = True,
     ):
@@ -64,7 +64,7 @@ class ShardedBackbone:
             if deepspeed_file
             else None
         )
-        self.model = build_backbone(card, self.zero, dtype, device, say)
+        self.model = build_backbone(card, self.zero, dtype, device, print_rank0)
         if fused and device.type == "cuda":
             fuse(self.model)
         if recompute:
@@ -117,7 +117,7 @@ class ShardedBackbone:
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embedding rows, (n, D), on the CPU. A collective: every rank calls it alike."""
         with torch.no_grad():
-            rows = self("embed", ids.to(self.device)).cpu()
+            rows = self.embed_tokens(ids.to(self.device)).cpu()
         self.release()
         return rows
 

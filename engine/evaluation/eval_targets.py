@@ -29,13 +29,13 @@ class ScoredRow:
         return ".".join(str(self.labels[k]) for k in ("task", "method", "shots", "seed"))
 
 
-def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
+def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
     """Every row of a finished run, its bank and its checkpoint.
 
     Raises:
         UserError: the run is not finished, or belongs to another backbone.
     """
-    run_dir, config = session.run_dir, session.config
+    run_dir, config = run_context.run_dir, run_context.config
     bank, found = checkpoints.load_bank(run_dir, "run")
     rows = _of_bank(bank, found)
     if (
@@ -54,7 +54,7 @@ def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Check
             for k in numbers
             for s in config.adapt.seeds
         ]
-    _check_backbone(session, found.state["hashes"], run_dir)
+    _check_backbone(run_context, found.state["hashes"], run_dir)
     return rows, bank, found
 
 
@@ -69,11 +69,11 @@ def _of_bank(bank: JoinedBank, found: Checkpoint) -> list[ScoredRow]:
     return [ScoredRow(labels, bank, k, best[k], found.identity) for k, labels in enumerate(found.state["rows"])]
 
 
-def _check_backbone(session: RunContext, saved: dict[str, Any], run_dir: Path) -> None:
-    hashes = {"backbone": session.backbone_hash, "layout": session.layout.fingerprint()}
+def _check_backbone(run_context: RunContext, saved: dict[str, Any], run_dir: Path) -> None:
+    hashes = {"backbone": run_context.backbone_hash, "layout": run_context.layout.fingerprint()}
     differing = [k for k, v in hashes.items() if saved[k] != v]
     if differing:
         raise UserError(
-            f"backbone: {session.config.backbone} is not the one that {run_dir} was trained with "
+            f"backbone: {run_context.config.backbone} is not the one that {run_dir} was trained with "
             f"({', '.join(differing)} differ)"
         )

@@ -38,17 +38,17 @@ EMPTY = Prediction("")  # the answer of an example that could not be asked
 CHUNK = 16  # packed rows of a rank whose choices are asked before their answers are written
 
 
-def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
+def evaluate_run(run_context: RunContext, only: Sequence[str]) -> dict[str, Any]:
     """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/ (or
     results_validation.json, ...).
 
     Raises:
         UserError: the run is not finished, or ``only`` names tasks it does not have.
     """
-    run_dir, on = session.run_dir, session.config.evaluate.split
+    run_dir, on = run_context.run_dir, run_context.config.evaluate.split
     suffix = "" if on == "test" else f"_{on}"
     file = run_dir / f"results{suffix}.json"
-    rows, bank, found = rows_of_run(session)
+    rows, bank, found = rows_of_run(run_context)
     role = "target" if found.state["stage"] == "adapt" else "source"
     names = list(dict.fromkeys(row.labels["task"] for row in rows))
     unknown = [t for t in only if t not in names]
@@ -56,9 +56,9 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(names)}" for t in unknown])
     every, names = names, [n for n in names if not only or n in only]
     shows = any(row.labels["method"] == "in_context" for row in rows)
-    data = session.data({name: [on, "train"] if shows else [on] for name in names})
-    announce(session)
-    backbone = session.backbone()
+    data = run_context.data({name: [on, "train"] if shows else [on] for name in names})
+    announce(run_context)
+    backbone = run_context.backbone()
     scored: list[dict[str, Any]] = []
     unfilled: dict[str, dict[str, dict[str, str]]] = {}  # task -> method -> shots -> why there is no score
     work = {name: InferenceStats() for name in names}
@@ -66,25 +66,25 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
         card, split = data[name].card, data[name].splits[on]
         for row in (r for r in rows if r.labels["task"] == name):
             shown = (
-                shown_examples(data[name].splits["train"], row.labels, session.config.seed)
+                shown_examples(data[name].splits["train"], row.labels, run_context.config.seed)
                 if row.labels["method"] == "in_context"
                 else []
             )
-            asker = Predictor(session, None if row.bank is None else row.bank.to(backbone.device), shown)
+            asker = Predictor(run_context, None if row.bank is None else row.bank.to(backbone.device), shown)
             key = asker.key(card, split, row)
             answers = asker.answers(
                 data[name],
                 row.number,
-                PredictionStore(run_dir / f"predictions{suffix}", row.name, key, session.place.rank),
+                PredictionStore(run_dir / f"predictions{suffix}", row.name, key, run_context.place.rank),
             )
-            for line in _said_of_examples(asker, row.labels, session.config.evaluate.max_context):
-                session.say(line)
+            for line in _said_of_examples(asker, row.labels, run_context.config.evaluate.max_context):
+                run_context.print_rank0(line)
             if asker.nothing_fits:
-                reason = f"no solved example fits evaluate.max_context={session.config.evaluate.max_context}"
+                reason = f"no solved example fits evaluate.max_context={run_context.config.evaluate.max_context}"
                 unfilled.setdefault(name, {}).setdefault(row.labels["method"], {})[row.labels["shots"]] = reason
                 continue
             outcome = clinical_tasks.evaluate(
-                card, split.examples(), answers, resamples=session.config.evaluate.resamples
+                card, split.examples(), answers, resamples=run_context.config.evaluate.resamples
             )
             counts = {
                 "n_dropped": split.n_dropped,
@@ -94,11 +94,11 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
             scored.append({**row.labels, **vars(outcome), "best_step": row.best_step, **counts})
             work[name].add(asker.work)
             labels, back = row.labels, f" ({asker.work.read_back} answers read back)" if asker.work.read_back else ""
-            session.say(
+            run_context.print_rank0(
                 f"{name} {labels['method']} {labels['shots']} seed {labels['seed']}: {card.metric} "
                 f"{outcome.scores[card.metric]:.3f}{back}"
             )
-        session.say(f"{name}: {work[name].line()}")
+        run_context.print_rank0(f"{name}: {work[name].line()}")
     tasks = summarise(
         scored, {n: d.card for n, d in data.items()}, {n: len(d.splits[on]) for n, d in data.items()}, role
     )["tasks"]
@@ -108,9 +108,9 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
         if name in unfilled:
             task["unfilled"] = unfilled[name]
         task["rules"] = {m: clinical_tasks.rule(card, m) for m in (card.metric, *card.extra_metrics)}
-        generated = "generated by a server" if session.config.evaluate.server else "generated"
+        generated = "generated by a server" if run_context.config.evaluate.server else "generated"
         task["answers"] = (
-            f"options by likelihood ({session.config.evaluate.likelihood})"
+            f"options by likelihood ({run_context.config.evaluate.likelihood})"
             if card.answer == "likelihood"
             else generated
         )
@@ -121,7 +121,7 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
     results: dict[str, Any] = {"checkpoint": found.identity, "tasks": earlier | tasks}
     # a mean over some of the targets would not compare with one over all
     results["average"] = average(results["tasks"]) if set(every) <= results["tasks"].keys() else {}
-    results["backbone"] = session.card.name
+    results["backbone"] = run_context.card.name
     results |= made_with() | {"hashes": identities(found.state["hashes"])}
     overlap = (
         target_overlap_record(run_dir, list(results["tasks"])) if role == "target" else read_overlap_record(run_dir)
@@ -131,15 +131,17 @@ def evaluate_run(session: RunContext, only: Sequence[str]) -> dict[str, Any]:
     if found.state.get("changes"):
         results["changes"] = found.state["changes"]
     results["trainable"] = trainable_counts(
-        bank, session.config.adapt.train == "all" and role == "target", parameter_count(backbone.model)
+        bank, run_context.config.adapt.train == "all" and role == "target", parameter_count(backbone.model)
     )
     results |= cost_and_tuning(run_dir, found.state["rows"], found.state["progress"])
-    if session.leads:
+    if run_context.is_main_process:
         write_atomic(file, json.dumps(results, indent=1))
-        if session.config.log.tensorboard and not suffix:
+        if run_context.config.log.tensorboard and not suffix:
             whole = average(results["tasks"], role) if set(every) <= results["tasks"].keys() else {}
-            write_hparams(run_dir, session.config, whole, results.get("tuning", {}))
-        session.say(f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}"))
+            write_hparams(run_dir, run_context.config, whole, results.get("tuning", {}))
+        run_context.print_rank0(
+            f"results in {file}" + ("" if suffix else f"; next: python train.py report --runs {run_dir}")
+        )
     return results
 
 
@@ -176,9 +178,9 @@ class Predictor:
         solved: (input text, answer text) that stand in every context of an untrained backbone.
     """
 
-    def __init__(self, session: RunContext, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
-        self.session, self.bank, self.backbone, self.solved = session, bank, session.backbone(), solved
-        self._asked: PromptBank = NoPrompts(session.model_config.hidden_size) if bank is None else bank
+    def __init__(self, run_context: RunContext, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
+        self.run_context, self.bank, self.backbone, self.solved = run_context, bank, run_context.backbone(), solved
+        self._asked: PromptBank = NoPrompts(run_context.model_config.hidden_size) if bank is None else bank
         # of the last call
         self.shown: Shown | None = None
         self.n_truncated = 0  # generated answers that did not end by themselves
@@ -191,12 +193,12 @@ class Predictor:
 
         None at all where ``nothing_fits``.
         """
-        split = task.splits[self.session.config.evaluate.split]
+        split = task.splits[self.run_context.config.evaluate.split]
         found = self.ask(task.card, split, row, kept)
         if self.nothing_fits:
             return []
         every = [found.get(i, EMPTY) for i in range(len(split))]
-        if kept is not None and self.session.leads:
+        if kept is not None and self.run_context.is_main_process:
             kept.finish(split, every)
         return [a.text for a in every]
 
@@ -204,8 +206,8 @@ class Predictor:
         self, card: TaskCard, split: PredictionInputs, row: int, kept: PredictionStore | None = None
     ) -> dict[int, Prediction]:
         """Answers to all that fits, by number."""
-        leads, fresh = self.session.leads, self.session.config.overwrite
-        earlier = kept.read(fresh) if leads and kept is not None else {}
+        is_main_process, fresh = self.run_context.is_main_process, self.run_context.config.overwrite
+        earlier = kept.read(fresh) if is_main_process and kept is not None else {}
         earlier = gather_objects(earlier)[0]  # what rank 0 found is what all leave out
         earlier = {i: earlier[i] for i in split.kept if i in earlier}
         self._begin(card)
@@ -231,7 +233,7 @@ class Predictor:
 
     def key(self, card: TaskCard, split: PredictionInputs, row: ScoredRow) -> list[Any]:
         """All that a row's answers to a split depend on."""
-        s, layout = self.session, self.session.layout
+        s, layout = self.run_context, self.run_context.layout
         asked = (
             [row.checkpoint, row.number, row.labels]
             if row.bank is not None
@@ -246,9 +248,9 @@ class Predictor:
 
     def _begin(self, card: TaskCard) -> None:
         if self.bank is None:
-            positions = getattr(self.session.model_config, "max_position_embeddings", None) or math.inf
-            limit = min(self.session.config.evaluate.max_context, positions)
-            self.shown = Shown(self.session.layout, card.instruction, self.solved, int(limit))
+            positions = getattr(self.run_context.model_config, "max_position_embeddings", None) or math.inf
+            limit = min(self.run_context.config.evaluate.max_context, positions)
+            self.shown = Shown(self.run_context.layout, card.instruction, self.solved, int(limit))
 
     def _context(self, split: PredictionInputs, index: int, likelihood: bool) -> list[int]:
         """Token ids between the prompt and the answer; an instruction is among them."""
@@ -256,9 +258,9 @@ class Predictor:
             return split.sample(index).context_ids
         example = split.example(index)
         room = (
-            max(len(self.session.layout.answer_ids(o)) for o in example.options)
+            max(len(self.run_context.layout.answer_ids(o)) for o in example.options)
             if likelihood
-            else self.session.config.evaluate.max_new_tokens
+            else self.run_context.config.evaluate.max_new_tokens
         )
         return self.shown.context(example.input_text, room)
 
@@ -266,7 +268,7 @@ class Predictor:
         """Without a bank, what all contexts begin with (the instruction, solved examples) is read once, in a soft
         prompt's place.
         """
-        n = common_start(contexts) if self.bank is None and self.session.config.batching == "packed" else 0
+        n = common_start(contexts) if self.bank is None and self.run_context.config.batching == "packed" else 0
         if not n:
             return prompt_LD, contexts
         return self.backbone.embed(torch.tensor(contexts[0][:n])).to(self.backbone.device), [
@@ -276,7 +278,7 @@ class Predictor:
     def _choose(
         self, split: PredictionInputs, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
     ) -> dict[int, Prediction]:
-        layout, place, config = self.session.layout, self.session.place, self.session.config
+        layout, place, config = self.run_context.layout, self.run_context.place, self.run_context.config
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
         prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
         written = {i: split.example(i).options for i in contexts}
@@ -299,7 +301,7 @@ class Predictor:
                 ]
                 scores = [-math.inf if math.isnan(s) else s for s in scores]
                 best[index] = Prediction(written[index][scores.index(max(scores))])
-                if kept is not None and self.session.leads:
+                if kept is not None and self.run_context.is_main_process:
                     kept.add(index, best[index])
         if kept is not None:
             kept.close()
@@ -311,9 +313,9 @@ class Predictor:
         # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
         items = [replace(item, weight=float(n)) for n, item in enumerate(items, 1)]
         logp = torch.zeros(len(items) + 1, dtype=torch.float64)
-        formulation = self.session.formulation()
-        for group in formulation.micro_batches(items, self._asked):
-            terms = formulation.cross_entropies(group, self._asked)
+        forward_backward = self.run_context.forward_backward()
+        for group in forward_backward.micro_batches(items, self._asked):
+            terms = forward_backward.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
         values = iter(logp[1:].tolist())
@@ -322,7 +324,12 @@ class Predictor:
     def _generate(
         self, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
     ) -> dict[int, Prediction]:
-        config, layout, rank, world = self.session.config, self.session.layout, self.session.place.rank, world_size()
+        config, layout, rank, world = (
+            self.run_context.config,
+            self.run_context.layout,
+            self.run_context.place.rank,
+            world_size(),
+        )
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
         prompt_LD, cut = self._before(prompt_LD, list(contexts.values()))
         contexts = dict(zip(contexts, cut, strict=True))
@@ -332,7 +339,7 @@ class Predictor:
         answers: Iterable[tuple[int, Prediction]]
         if evaluate.server and self._asked.updates([row], [0]) is None:  # what changes linear layers cannot be sent
             answers = served_answers(
-                self.backbone, prompt_LD, own_contexts, most, evaluate, model_name(self.session), layout.end_id
+                self.backbone, prompt_LD, own_contexts, most, evaluate, model_name(self.run_context), layout.end_id
             )
         elif config.batching == "packed":
             greedy = Greedy(
@@ -361,17 +368,21 @@ class Predictor:
 
     def _answered(self, found: tuple[int, list[int]]) -> tuple[int, Prediction]:
         number, ids = found
-        end_id = self.session.layout.end_id
+        end_id = self.run_context.layout.end_id
         ended = end_id in ids
         return number, Prediction(
-            self.session.layout.answer_text(ids), ended, ids.index(end_id) + 1 if ended else len(ids)
+            self.run_context.layout.answer_text(ids), ended, ids.index(end_id) + 1 if ended else len(ids)
         )
 
     def _plain(self, contexts: list[list[int]], prompt_LD: Tensor, most: int) -> Iterator[tuple[int, list[int]]]:
         """By transformers' own generation, prompt and context anew for every sample; as many groups on every rank
         as the one with ``most`` has.
         """
-        evaluate, end, pad = self.session.config.evaluate, self.session.layout.end_id, self.session.tokenizer.eos_id
+        evaluate, end, pad = (
+            self.run_context.config.evaluate,
+            self.run_context.layout.end_id,
+            self.run_context.tokenizer.eos_id,
+        )
         size = evaluate.batch_size
         for begin in range(0, most, size):
             group = contexts[begin : begin + size]

@@ -114,18 +114,18 @@ class Greedy:
 
     def _enter(self, contexts: list[list[int]], slots: Slots) -> Tensor:
         fill = lambda tokens_TD: torch.cat([self.prompt_LD.to(tokens_TD.dtype), tokens_TD])  # noqa: E731
-        logits = self.backbone("enter", contexts, fill, slots) if contexts else self._idle()
+        logits = self.backbone.prefill(contexts, fill, slots) if contexts else self._idle()
         self.backbone.release()
         return logits
 
     def _step(self, ids: list[int], slots: Slots) -> Tensor:
-        logits = self.backbone("step", torch.tensor(ids, dtype=torch.long), slots) if ids else self._idle()
+        logits = self.backbone.decode(torch.tensor(ids, dtype=torch.long), slots) if ids else self._idle()
         self.backbone.release()
         return logits
 
     def _idle(self) -> Tensor:
         """The same gathers, for the other ranks' sake."""
-        return self.backbone("enter", [[self.end_id]], lambda tokens_TD: tokens_TD, self._slots(1, 0, 1))[:0]  # type: ignore[no-any-return]
+        return self.backbone.prefill([[self.end_id]], lambda tokens_TD: tokens_TD, self._slots(1, 0, 1))[:0]  # type: ignore[no-any-return]
 
     def _slots(self, width: int, length: int, tokens: int) -> Slots:
         model = self.backbone.model

@@ -84,7 +84,7 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
     of_N = torch.tensor([b for b, c in enumerate(choices) for _ in c.options], device=device)
     first = torch.tensor([option[0] for c in choices for option in c.options], device=device)
     fill = lambda tokens_TD: torch.cat([prompt_LD.to(tokens_TD.dtype), tokens_TD])  # noqa: E731
-    logp = -backbone("enter", contexts, fill, slots, _loss(first), of_N).ce_N.double().cpu()
+    logp = -backbone.prefill(contexts, fill, slots, _loss(first), of_N).ce_N.double().cpu()
     backbone.release()
     branches, tokens = max(len(c.options) for c in choices), max(len(o) for c in choices for o in c.options) - 1
     ids = torch.zeros(
@@ -103,7 +103,11 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
             owner += [number] * (len(option) - 1)
             number += 1
     place = torch.tensor(at or [0], device=device)
-    found = backbone("branch", ids, slots, _loss(torch.tensor(labels or [0], device=device)), place).ce_N.double().cpu()
+    found = (
+        backbone.decode_branches(ids, slots, _loss(torch.tensor(labels or [0], device=device)), place)
+        .ce_N.double()
+        .cpu()
+    )
     backbone.release()
     return logp.index_add_(0, torch.tensor(owner, dtype=torch.long), -found[: len(owner)])
 

@@ -54,20 +54,20 @@ class Notes:
         return Sample(self._contexts[index], [])
 
 
-def predict_notes(session: RunContext, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
+def predict_notes(run_context: RunContext, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
     """Answer every note of ``source``; write a .jsonl, or with ``into_folder`` a brat .ann for each.
 
     Raises:
         UserError: no such row, notes that cannot be read, an output that is there: all at once where possible.
     """
-    row = choose_row(rows_of_run(session)[0], wanted, session.run_dir)
-    cards = load_cards(session.config.data)
+    row = choose_row(rows_of_run(run_context)[0], wanted, run_context.run_dir)
+    cards = load_cards(run_context.config.data)
     if wanted.task not in cards:
         raise UserError(unknown_task(wanted.task, cards))
     card = cards[wanted.task]
     whole, problems = clinical_tasks.read_notes(source, card)
     problems = [f"--input: {p}" for p in problems] + _output_problems(
-        output, into_folder, card, session.config.overwrite
+        output, into_folder, card, run_context.config.overwrite
     )
     if into_folder:
         odd = [str(n) for n, e in enumerate(whole, 1) if not _names_a_file(e.document)]
@@ -78,19 +78,19 @@ def predict_notes(session: RunContext, wanted: Wanted, source: Path, output: Pat
     if problems:
         raise UserError(problems)
     notes = Notes(
-        [piece for example in whole for piece in _pieces(session, card, example)],
-        session.layout,
-        session.config.data.max_length,
+        [piece for example in whole for piece in _pieces(run_context, card, example)],
+        run_context.layout,
+        run_context.config.data.max_length,
     )
-    announce(session)
-    backbone = session.backbone()
-    asker = Predictor(session, None if row.bank is None else row.bank.to(backbone.device))
+    announce(run_context)
+    backbone = run_context.backbone()
+    asker = Predictor(run_context, None if row.bank is None else row.bank.to(backbone.device))
     kept = PredictionStore(
-        output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], session.place.rank
+        output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], run_context.place.rank
     )
     found = asker.ask(card, notes, row.number, kept)
     results = _results(card, notes, {i: a.text for i, a in found.items()}, {i for i, a in found.items() if not a.ended})
-    if session.leads:
+    if run_context.is_main_process:
         if into_folder:
             output.mkdir(exist_ok=True, mode=0o700)
             for result in results:
@@ -98,10 +98,10 @@ def predict_notes(session: RunContext, wanted: Wanted, source: Path, output: Pat
         else:
             write_atomic(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
         kept.forget()
-        session.say(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {asker.work.line()}")
-        for line in _warnings(results, session.config.data.max_length, session.config.evaluate.max_new_tokens):
-            session.say(f"WARNING {line}")
-        session.say(f"answers in {output}")
+        run_context.print_rank0(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {asker.work.line()}")
+        for line in _warnings(results, run_context.config.data.max_length, run_context.config.evaluate.max_new_tokens):
+            run_context.print_rank0(f"WARNING {line}")
+        run_context.print_rank0(f"answers in {output}")
     barrier()
 
 
@@ -135,9 +135,9 @@ def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> Scor
     return next(r for r in fitting if r.labels["shots"] == most.labels["shots"])
 
 
-def _pieces(session: RunContext, card: TaskCard, example: Example) -> list[Example]:
+def _pieces(run_context: RunContext, card: TaskCard, example: Example) -> list[Example]:
     """A long note is split as in training; the answer, not known yet, is given room."""
-    c, layout = session.config, session.layout
+    c, layout = run_context.config, run_context.layout
     room = min(c.evaluate.max_new_tokens, c.data.max_length // 2)
     return clinical_tasks.split_long(
         example, card, lambda text, _: len(layout.context_ids(text)) + room <= c.data.max_length

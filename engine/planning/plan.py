@@ -58,8 +58,8 @@ def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
     Raises:
         UserError: whatever a run of this configuration would be refused with.
     """
-    session = _checked(config, asked)
-    planner = Planner(session, asked.mode, asked.device, asked.assumed or assumed_of(config))
+    run_context = _checked(config, asked)
+    planner = Planner(run_context, asked.mode, asked.device, asked.assumed or assumed_of(config))
     found = _memory(planner, config, machine)
     if asked.device is not None:
         _time(planner, config, machine, asked, found)
@@ -73,20 +73,20 @@ def _checked(config: RunConfig, asked: Asked) -> RunContext:
     mode = asked.mode
     if mode:
         require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
-    session = RunContext(config)
+    run_context = RunContext(config)
     if mode == "adapt" and "metaprompt" in config.adapt.methods and not config.adapt.source_run:
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
     if mode == "distill":
-        check_adapters(config, session)
+        check_adapters(config, run_context)
     if asked.prepare:
         tasks = config.adapt.targets if mode == "adapt" else config.distill.tasks
-        data = session.data({task: ["train", "validation", "test"] for task in tasks})
+        data = run_context.data({task: ["train", "validation", "test"] for task in tasks})
         if mode == "distill":
             decontaminate(data, config.data)
         if mode == "adapt":
             adapt_rows(config, data)  # more shots than a task has examples, say
         distributed.build_collectives()
-    return session
+    return run_context
 
 
 def require_key(config: RunConfig, key: str) -> None:
@@ -194,7 +194,7 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
 
 
 def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
-    session, sizes = planner.session, planner.sizes
+    run_context, sizes = planner.run_context, planner.sizes
     work = distributed.micro_batch_shape(config, sizes)
     names = [p for p in SHARDINGS if p in distributed.possible_shardings(machine, "auto")]
     needs = {p: planner.need(config, machine, p) for p in names}
@@ -204,7 +204,7 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
     largest = {p: planner.largest_budget(config, machine, p) for p in needs}
     content = {
         "run_dir": config.run_dir,
-        "backbone": session.card.name,
+        "backbone": run_context.card.name,
         "numbers": sizes.numbers,
         "weight_bytes": sizes.weights,
         "machine": asdict(machine),
@@ -228,7 +228,7 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
             for p, n in needs.items()
         },
     }
-    table = _table(session, sizes, work, machine, needs, chosen)
+    table = _table(run_context, sizes, work, machine, needs, chosen)
     rows = [["received per micro-batch, own node", *(size(g.intra) for g in gathered.values())]]
     if machine.nodes > 1:
         rows.append(["received per micro-batch, other nodes", *(size(g.inter) for g in gathered.values())])
@@ -248,18 +248,18 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine) -> Findings:
 
 
 def _table(
-    session: RunContext,
+    run_context: RunContext,
     sizes: ModelFootprint,
     work: MicroBatchShape,
     m: Machine,
     needs: dict[str, MemoryEstimate],
     chosen: MemoryEstimate,
 ) -> list[Any]:
-    card, ranks = session.card, f"{m.nodes} x {m.ranks_per_node} {'GPUs' if m.device == 'cuda' else 'CPU ranks'}"
+    card, ranks = run_context.card, f"{m.nodes} x {m.ranks_per_node} {'GPUs' if m.device == 'cuda' else 'CPU ranks'}"
     head = [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({card.dtype}"
         f"{', experts MXFP4' if sizes.widened[0] else ''}), {len(sizes.layers)} layers",
-        f"{ranks}, {distributed.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {session.config.prompt.num_virtual_tokens}",
+        f"{ranks}, {distributed.free_memory_text(m)}; micro-batches of {work.tokens:,} tokens, L = {run_context.config.prompt.num_virtual_tokens}",
         "",
     ]
     parts = list(dict.fromkeys(part for n in needs.values() for part in n.parts))
@@ -301,7 +301,7 @@ def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, f
         found.lines += ["", *sweep_lines(asked.sweep, points)]
         found.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
         if asked.png:
-            drawn(asked.sweep, points, Path(asked.png), f"{planner.session.card.name} on {case.device.name}")
+            drawn(asked.sweep, points, Path(asked.png), f"{planner.run_context.card.name} on {case.device.name}")
             found.lines += ["", f"drawn in {asked.png}"]
 
 

@@ -76,15 +76,21 @@ class Planner:
             are asked for.
     """
 
-    def __init__(self, session: RunContext, mode: str, device: DeviceKind | None, assumed: Assumed):
-        self.session, self.mode, self.device, self.sizes, self.assumed = session, mode, device, session.sizes, assumed
+    def __init__(self, run_context: RunContext, mode: str, device: DeviceKind | None, assumed: Assumed):
+        self.run_context, self.mode, self.device, self.sizes, self.assumed = (
+            run_context,
+            mode,
+            device,
+            run_context.sizes,
+            assumed,
+        )
         self._traces: dict[tuple[int, bool], Trace] = {}
         self._steady: dict[Any, Gathered] = {}
         self._decided: dict[str, Parts | None] = {}
 
     @cached_property
     def _data(self) -> tuple[dict[str, Any], str]:
-        return data_for(self.session, self.mode, self.assumed)
+        return data_for(self.run_context, self.mode, self.assumed)
 
     @property
     def told(self) -> str:
@@ -102,7 +108,7 @@ class Planner:
 
     def trace(self, recompute: int, packed: bool) -> Trace:
         if (recompute, packed) not in self._traces:
-            self._traces[recompute, packed] = trace(self.session.card, recompute, packed, self.sizes.rows_from_file)
+            self._traces[recompute, packed] = trace(self.run_context.card, recompute, packed, self.sizes.rows_from_file)
         return self._traces[recompute, packed]
 
     def gathered(self, config: RunConfig, machine: Machine, need: MemoryEstimate, kind: str = "train") -> Gathered:
@@ -116,7 +122,7 @@ class Planner:
         file = own_file or distributed.deepspeed_file_of(need.sharding)
         key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
         if key not in self._steady:
-            rules = rules_of(zero_config(file, self.session.card, self.sizes, machine.ranks_per_node), machine)
+            rules = rules_of(zero_config(file, self.run_context.card, self.sizes, machine.ranks_per_node), machine)
             self._steady[key] = Coordinator(self.sizes, self.trace(need.recompute, packed), rules, machine).steady(kind)
         return self._steady[key]
 
@@ -150,13 +156,13 @@ class Planner:
         visits = self.trace(need.recompute, packed).visits
         return Model(
             self.sizes,
-            attention_of(self.session.model_config),
+            attention_of(self.run_context.model_config),
             need,
             machine,
             self.device,
             {k: self.gathered(config, machine, need, k) for k in kinds},
             {k: sum(v.enters for v in visits[k]) for k in kinds},
-            self.session.card.dtype,
+            self.run_context.card.dtype,
             config.fused == "auto",
         )
 

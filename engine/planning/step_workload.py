@@ -139,12 +139,12 @@ class AssumedSplit:
         return [self._lengths(index)[1] for index in self.kept]
 
 
-def data_for(session: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
+def data_for(run_context: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
     """Splits that a mode trains and validates on, and where their lengths come from. Nothing is tokenised."""
-    c = session.config
+    c = run_context.config
     tasks = [*c.distill.tasks, *c.adapt.targets]
     own = {"distill": c.distill.tasks, "adapt": c.adapt.targets}.get(mode, tasks)
-    found = _cached(session, own) if own and c.data.root else None
+    found = _cached(run_context, own) if own and c.data.root else None
     if found is not None:
         return found, f"lengths of {len(found)} tasks' samples from {c.data.cache}"
     validation = min(c.data.max_validation or 100, assumed.examples)
@@ -156,14 +156,14 @@ def data_for(session: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str
     return {task: TaskData(cast(Any, None), cast(dict[str, Split], splits)) for task in own}, assumed.told()
 
 
-def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
+def _cached(run_context: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
-    c = session.config
+    c = run_context.config
     try:
         cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
         for task in tasks:
             for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
-                key = cache_key(cards[task], split, root, session.layout, c.data.max_length, limit)
+                key = cache_key(cards[task], split, root, run_context.layout, c.data.max_length, limit)
                 if not (cache / f"{task}-{split}-{key}").is_dir():
                     return None
     except (
@@ -174,7 +174,7 @@ def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | 
         clinical_tasks.CardError,
     ):  # no corpora here, or others
         return None
-    return session.data({task: ["train", "validation"] for task in tasks})
+    return run_context.data({task: ["train", "validation"] for task in tasks})
 
 
 def stages_of(

@@ -51,49 +51,49 @@ def distill(config: RunConfig) -> None:
     from engine.training import RunContext, check_adapters
 
     _require(config, "distill.sources")
-    session = RunContext(config)
-    if _already_done(session, "distill"):
+    run_context = RunContext(config)
+    if _already_done(run_context, "distill"):
         return
-    check_adapters(config, session)
+    check_adapters(config, run_context)
     wanted = ["train", "validation"] if config.teach.eval_interval or config.lr_sweep.relative_lr_teach else ["train"]
-    data = session.data({task: wanted for task in config.distill.tasks})
-    data, overlap = decontaminate(data, config.data, session.place.rank, session.say)
+    data = run_context.data({task: wanted for task in config.distill.tasks})
+    data, overlap = decontaminate(data, config.data, run_context.place.rank, run_context.print_rank0)
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
     given = (
-        _given_teachers(session) if taught and config.teach.run else None
+        _given_teachers(run_context) if taught and config.teach.run else None
     )  # its errors before the process group starts
-    session.backbone()
-    teachers, teachers_hash = given or (_teach(session, data) if taught else (None, ""))
+    run_context.backbone()
+    teachers, teachers_hash = given or (_teach(run_context, data) if taught else (None, ""))
 
     from engine.training import cache_teachers, distill_stage
 
-    stage = distill_stage(session, train_only, teachers, teachers_hash)
-    fence = session.open_run_dir(session.run_dir, stage.hashes)
-    if session.leads:
-        write_overlap_record(session.run_dir, overlap)
+    stage = distill_stage(run_context, train_only, teachers, teachers_hash)
+    fence = run_context.open_run_dir(run_context.run_dir, stage.hashes)
+    if run_context.is_main_process:
+        write_overlap_record(run_context.run_dir, overlap)
     if teachers is not None:
-        cache_teachers(session, stage, teachers)
-    session.train(stage, fence)
-    session.verify_backbone()
-    session.complete(session.run_dir)
-    session.say(
-        f"metaprompt in {session.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {session.run_dir}"
+        cache_teachers(run_context, stage, teachers)
+    run_context.train(stage, fence)
+    run_context.verify_backbone()
+    run_context.complete(run_context.run_dir)
+    run_context.print_rank0(
+        f"metaprompt in {run_context.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {run_context.run_dir}"
     )
 
 
-def _given_teachers(session: Any) -> tuple[Any, str]:
+def _given_teachers(run_context: Any) -> tuple[Any, str]:
     from engine.checkpoints import teachers_of
 
-    config = session.config
+    config = run_context.config
     bank, identity = teachers_of(
-        expand(config.teach.run), config.distill.tasks, session.hashes(["data", "prompt", "teach"], "")
+        expand(config.teach.run), config.distill.tasks, run_context.hashes(["data", "prompt", "teach"], "")
     )
-    session.say(f"teachers: {len(bank)} of {config.teach.run}")
+    run_context.print_rank0(f"teachers: {len(bank)} of {config.teach.run}")
     return bank.requires_grad_(False), identity
 
 
-def _teach(session: Any, data: Any) -> tuple[Any, str]:
+def _teach(run_context: Any, data: Any) -> tuple[Any, str]:
     """The teachers of this run: those in run_dir/teachers if they fit, else trained now."""
     from engine import checkpoints
     from engine.checkpoints import load_bank
@@ -101,19 +101,19 @@ def _teach(session: Any, data: Any) -> tuple[Any, str]:
     from engine.recipes.lr_sweep import chosen_teach_rate
     from engine.training import teach_stage
 
-    folder = session.run_dir / "teachers"
-    stage = teach_stage(session, data, chosen_teach_rate(session, data))
-    if (folder / "COMPLETED").exists() and not session.config.overwrite:
+    folder = run_context.run_dir / "teachers"
+    stage = teach_stage(run_context, data, chosen_teach_rate(run_context, data))
+    if (folder / "COMPLETED").exists() and not run_context.config.overwrite:
         done = checkpoints.load(folder)
         if done is not None:
-            for line in check_hashes(done.state["hashes"], stage.hashes, folder, session.config.accept_changes):
-                session.say(f"WARNING {folder}: kept although it changed: {line}")
-            session.say(f"teachers: reused from {folder}")
+            for line in check_hashes(done.state["hashes"], stage.hashes, folder, run_context.config.accept_changes):
+                run_context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
+            run_context.print_rank0(f"teachers: reused from {folder}")
     else:
-        session.train(stage, session.open_run_dir(folder, stage.hashes))
-        session.complete(folder)
-        if session.config.teach.adapters:
-            session.say(f"teachers: {len(stage.rows)} adapters of {session.config.teach.adapters}")
+        run_context.train(stage, run_context.open_run_dir(folder, stage.hashes))
+        run_context.complete(folder)
+        if run_context.config.teach.adapters:
+            run_context.print_rank0(f"teachers: {len(stage.rows)} adapters of {run_context.config.teach.adapters}")
     bank, found = load_bank(folder, "teachers")
     return bank.requires_grad_(False), found.identity
 
@@ -132,7 +132,7 @@ def adapt(config: RunConfig) -> None:
         _require(config, key)
     folders = {method: expand(value_at(config, key)) for method, key in needed.items()}
     loaded = {method: load_bank(folder, "distillation") for method, folder in folders.items()}
-    session = RunContext(config)
+    run_context = RunContext(config)
     from engine.training import adapt_rows, adapt_stage, source_of
 
     cards = load_cards(config.data)
@@ -143,37 +143,39 @@ def adapt(config: RunConfig) -> None:
     problems = [
         p
         for method, source in sources.items()
-        for p in _problems_of(method, source, loaded[method][1].state, session, folders[method])
+        for p in _problems_of(method, source, loaded[method][1].state, run_context, folders[method])
     ]
     if problems:
         raise UserError(problems)
-    if _already_done(session, "adapt"):
+    if _already_done(run_context, "adapt"):
         return
     wanted = ["train", "validation"] if config.adapt.eval_interval or config.lr_sweep.any() else ["train"]
-    data = session.data({task: wanted for task in config.adapt.targets})
+    data = run_context.data({task: wanted for task in config.adapt.targets})
 
     adapt_rows(config, data)  # its errors before the process group starts
     adapt_rows(config, data, tuning=True)
-    session.backbone()
+    run_context.backbone()
     from engine.recipes.lr_sweep import chosen_rates
 
-    rates = chosen_rates(session, data, sources)
-    stage = adapt_stage(session, data, sources, rates)
-    fence = session.open_run_dir(session.run_dir, stage.hashes)
-    if session.leads and "metaprompt" in folders:
-        write_overlap_record(session.run_dir, read_overlap_record(folders["metaprompt"]))
-    _say_trainable(session, stage.bank)
-    session.train(stage, fence)
-    session.verify_backbone()
-    session.complete(session.run_dir)
-    session.say(f"adapted rows in {session.run_dir / 'latest'}; next: python train.py evaluate --run {session.run_dir}")
+    rates = chosen_rates(run_context, data, sources)
+    stage = adapt_stage(run_context, data, sources, rates)
+    fence = run_context.open_run_dir(run_context.run_dir, stage.hashes)
+    if run_context.is_main_process and "metaprompt" in folders:
+        write_overlap_record(run_context.run_dir, read_overlap_record(folders["metaprompt"]))
+    _say_trainable(run_context, stage.bank)
+    run_context.train(stage, fence)
+    run_context.verify_backbone()
+    run_context.complete(run_context.run_dir)
+    run_context.print_rank0(
+        f"adapted rows in {run_context.run_dir / 'latest'}; next: python train.py evaluate --run {run_context.run_dir}"
+    )
 
 
-def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, folder: Path) -> list[str]:
+def _problems_of(method: str, source: Any, state: dict[str, Any], run_context: Any, folder: Path) -> list[str]:
     """All that keeps a distillation from being adapted under this configuration, at once."""
     from engine.recipes.source_terms import SOURCES
 
-    config, key = session.config, SOURCES[method]
+    config, key = run_context.config, SOURCES[method]
     if state["stage"] != "distill":
         return [f"{key}: {folder} is no distillation but a run of {state['stage']}"]
     own = state["rows"][0]["method"]
@@ -184,12 +186,12 @@ def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, 
             f"{key}: {folder} is a distillation {kind} teachers, method {method} starts from the other kind; {remedy}"
         ]
     problems = []
-    if state["hashes"]["backbone"] != session.backbone_hash:
+    if state["hashes"]["backbone"] != run_context.backbone_hash:
         problems.append(
             f"backbone: {config.backbone} is not the one that {folder} was distilled with; a metaprompt fits its "
             "own backbone only"
         )
-    if state["hashes"]["layout"] != session.layout.fingerprint():
+    if state["hashes"]["layout"] != run_context.layout.fingerprint():
         problems.append(
             f"backbone: {config.backbone}: template, separator or tokenizer are not those that {folder} was "
             "distilled with"
@@ -211,18 +213,18 @@ def _problems_of(method: str, source: Any, state: dict[str, Any], session: Any, 
     return problems
 
 
-def _say_trainable(session: Any, bank: Any) -> None:
+def _say_trainable(run_context: Any, bank: Any) -> None:
     from backbones import parameter_count
 
-    total = parameter_count(session.backbone().model)
+    total = parameter_count(run_context.backbone().model)
     for name, part in bank.parts.items():
         percent = 100 * part.numbers_per_row() / total
-        session.say(
+        run_context.print_rank0(
             f"trainable for one adapted task, {name}: {part.numbers_per_row():,} numbers, {percent:.4f} % of the "
             "backbone"
         )
         if percent > 0.05:
-            session.say(
+            run_context.print_rank0(
                 f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or "
                 "adapt.train=factors brings it down"
             )
@@ -381,7 +383,7 @@ def _require(config: RunConfig, key: str) -> None:
         raise UserError(f"{key}: missing; this mode needs it")
 
 
-def _already_done(session: Any, stage: str) -> bool:
+def _already_done(run_context: Any, stage: str) -> bool:
     """Whether the run directory holds this very run, finished.
 
     Raises:
@@ -391,18 +393,18 @@ def _already_done(session: Any, stage: str) -> bool:
     from engine.config import check_hashes
 
     found = (
-        checkpoints.load(session.run_dir)
-        if (session.run_dir / "COMPLETED").exists() and not session.config.overwrite
+        checkpoints.load(run_context.run_dir)
+        if (run_context.run_dir / "COMPLETED").exists() and not run_context.config.overwrite
         else None
     )
     if found is None:
         return False
-    now = session.hashes(["data", "prompt", stage, *(["tune"] if stage == "adapt" else [])], "")
+    now = run_context.hashes(["data", "prompt", stage, *(["tune"] if stage == "adapt" else [])], "")
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
-    accept = session.config.accept_changes
+    accept = run_context.config.accept_changes
     if check_hashes(
-        {k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, session.run_dir, accept
+        {k: found.state["hashes"][k] for k in compared}, {k: now[k] for k in compared}, run_context.run_dir, accept
     ):
         return False
-    session.say(f"{session.run_dir}: already COMPLETED; give --overwrite=true to run it again")
+    run_context.print_rank0(f"{run_context.run_dir}: already COMPLETED; give --overwrite=true to run it again")
     return True

@@ -35,53 +35,53 @@ from engine.training import (
 EQUAL = 1e-9  # scores this close are one score
 
 
-def chosen_rates(session: RunContext, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
+def chosen_rates(run_context: RunContext, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
     """Of an adaptation: train and score what is not yet, in run_dir/tune. A collective.
 
     Raises:
         UserError: the sweep there is of another configuration.
     """
-    c = session.config
+    c = run_context.config
     if not adapt_rows(c, data, tuning=True):
         return {}
-    table = _sweep(session, adapt_stage(session, data, sources, tuning=True), data, len(c.adapt.targets))
+    table = _sweep(run_context, adapt_stage(run_context, data, sources, tuning=True), data, len(c.adapt.targets))
     methods = [m for m in trained_methods(c.adapt.methods) if m in table]
     return {(m, shots): _nearest(table[m], shots) for m in methods for shots in c.adapt.shots if shots != "0"}
 
 
-def chosen_teach_rate(session: RunContext, data: dict[str, TaskData]) -> float | None:
+def chosen_teach_rate(run_context: RunContext, data: dict[str, TaskData]) -> float | None:
     """Of a distillation's teachers, in multiples of the embeddings' RMS; None where none are to be tried. A collective.
 
     Raises:
         UserError: the sweep there is of another configuration.
     """
-    c = session.config
+    c = run_context.config
     if not c.lr_sweep.relative_lr_teach:
         return None
-    table = _sweep(session, teach_sweep(session, data), data, len(c.distill.tasks))
+    table = _sweep(run_context, teach_sweep(run_context, data), data, len(c.distill.tasks))
     return _nearest(table["teacher"], "full").own
 
 
 def _sweep(
-    session: RunContext, stage: Stage, data: dict[str, TaskData], tasks: int
+    run_context: RunContext, stage: Stage, data: dict[str, TaskData], tasks: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
-    c, folder = session.config, session.run_dir / "tune"
+    c, folder = run_context.config, run_context.run_dir / "tune"
     done = checkpoints.load(folder) if (folder / "COMPLETED").exists() and not c.overwrite else None
     if done is not None:
         for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):
-            session.say(f"WARNING {folder}: kept although it changed: {line}")
-        session.say(f"learning rates: reused from {folder}")
+            run_context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
+        run_context.print_rank0(f"learning rates: reused from {folder}")
     else:
-        session.train(stage, session.open_run_dir(folder, stage.hashes))
-        session.complete(folder)
+        run_context.train(stage, run_context.open_run_dir(folder, stage.hashes))
+        run_context.complete(folder)
     with telemetry.exit_on_signal():
-        scored = _scores(session, folder, data)
+        scored = _scores(run_context, folder, data)
     table = summary(scored, tasks)
     for line in told(table):
-        session.say(line)
-    if session.leads:
-        write_atomic(session.run_dir / TUNING, json.dumps(table, indent=1))
+        run_context.print_rank0(line)
+    if run_context.is_main_process:
+        write_atomic(run_context.run_dir / TUNING, json.dumps(table, indent=1))
     return table
 
 
@@ -155,18 +155,18 @@ def _nearest(by_shots: Mapping[str, Mapping[str, Any]], shots: str) -> Rate:
     return Rate.of(tried["rates"][tried["best"]])
 
 
-def _scores(session: RunContext, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
+def _scores(run_context: RunContext, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
     """Every row's metric on its task's validation split; those that stand in scores.jsonl are not asked again."""
     bank, found = load_bank(folder, "sweep")
-    bank = bank.to(session.backbone().device)
+    bank = bank.to(run_context.backbone().device)
     file, key = folder / "scores.jsonl", found.identity
     known = gather_objects(_read(file, key))[0]  # all ranks do as rank 0 finds
-    if session.leads:
+    if run_context.is_main_process:
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
-    asker, out = Predictor(session.on("validation"), bank), []
+    asker, out = Predictor(run_context.on("validation"), bank), []
     rows = found.state["rows"]
     unknown = {k: data[row["task"]].splits["validation"] for k, row in enumerate(rows) if str(k) not in known}
-    losses = validation_losses(session.formulation(), bank, unknown)
+    losses = validation_losses(run_context.forward_backward(), bank, unknown)
     for k, row in enumerate(rows):
         line = known.get(str(k))
         if line is None:
@@ -184,11 +184,11 @@ def _scores(session: RunContext, folder: Path, data: dict[str, TaskData]) -> lis
                 "score": outcome.scores[task.card.metric],
                 "cross_entropy": losses[k] if math.isfinite(losses[k]) else None,
             }
-            if session.leads:
+            if run_context.is_main_process:
                 with file.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")
             if k % 50 == 49:
-                session.say(f"learning rates: {k + 1} of {len(rows)} rows scored")
+                run_context.print_rank0(f"learning rates: {k + 1} of {len(rows)} rows scored")
         out.append(line)
     return out
 

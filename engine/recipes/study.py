@@ -33,11 +33,11 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     if refused:
         raise UserError(refused)
     chosen = _needed(cells, only)
-    leads = distributed.dist_env().rank == 0
-    if leads and not plan_only:
+    is_main_process = distributed.dist_env().rank == 0
+    if is_main_process and not plan_only:
         _tell(folder, file, chosen)
     for number, cell in enumerate(chosen, 1):
-        if leads:
+        if is_main_process:
             print(f"study: {cell.mode} {cell.name}, {number} of {len(chosen)}: {state_of(cell)}", flush=True)
         if not plan_only:
             {"distill": commands.distill, "adapt": commands.adapt}[cell.mode](cell.config)
@@ -45,7 +45,7 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
                 with telemetry.exit_on_signal():
                     commands.evaluate(cell.config.run_dir)
     adapted = [c for c in chosen if c.mode == "adapt"]
-    if plan_only or not leads or not adapted:
+    if plan_only or not is_main_process or not adapted:
         return
     commands.report([c.config.run_dir for c in adapted], str(folder))
 

@@ -62,13 +62,13 @@ class MetricsWriter:
             for k in ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s")
             if isinstance(values.get(k), int | float)
         ]
-        self.say(
+        self.print_rank0(
             f"{self.name} {step}/{self.total} | "
             + " | ".join(shown)
             + f" | lr {values.get('lr', 0):.3g} | left {self._left(step)}"
         )
 
-    def say(self, text: str) -> None:
+    def print_rank0(self, text: str) -> None:
         if self.active:
             if self._bar:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -46,7 +46,7 @@ Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
 def adapt_stage(
-    session: RunContext,
+    run_context: RunContext,
     data: dict[str, TaskData],
     sources: Mapping[str, Source],
     rates: Rates | None = None,
@@ -58,7 +58,7 @@ def adapt_stage(
         sources: of the methods that start from a distillation. rates: what the sweep chose, in place of the
             configuration's.
     """
-    c, a, device = session.config, session.config.adapt, session.backbone().device
+    c, a, device = run_context.config, run_context.config.adapt, run_context.backbone().device
     rows = adapt_rows(c, data, rates, tuning)
     parts: dict[str, Any] = {}  # on the device before the optimizer makes its state beside them
     groups: dict[str, RowGroup] = {}
@@ -72,25 +72,25 @@ def adapt_stage(
     for method, own in by_method.items():
         lrs = [r.rate.own for r in own]
         if method in DECOMPOSED:
-            part: Any = _adapted_bank(session, method, sources[method], own).to(device)
+            part: Any = _adapted_bank(run_context, method, sources[method], own).to(device)
             groups[method] = group({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, lrs)
             if a.train == "all":
-                shared = [session.prompt_rate(shared_rate(a, r.rate)) for r in own]
+                shared = [run_context.prompt_rate(shared_rate(a, r.rate)) for r in own]
                 groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared)
         elif method == "lora":
-            part = _lora(session, own).to(device)
+            part = _lora(run_context, own).to(device)
             groups[method] = group({n: p for n, p in part.named_parameters() if p.requires_grad}, lrs)
         else:
-            starts = [session.start_prompt("prompt_tuning", r.task, r.seed, card=data[r.task].card) for r in own]
+            starts = [run_context.start_prompt("prompt_tuning", r.task, r.seed, card=data[r.task].card) for r in own]
             part = SoftPromptBank(torch.stack(starts)).to(device)
-            groups[method] = group({"prompts_KLD": part.prompts_KLD}, [session.prompt_rate(lr) for lr in lrs])
+            groups[method] = group({"prompts_KLD": part.prompts_KLD}, [run_context.prompt_rate(lr) for lr in lrs])
         parts[method] = part
     bank = JoinedBank(parts, {m: len(own) for m, own in by_method.items()})
     spans = bank.spans()
     further = {method: source.identity for method, source in sources.items() if method in by_method}
     return Stage(
         "tune" if tuning else "adapt",
-        session.run_dir / "tune" if tuning else session.run_dir,
+        run_context.run_dir / "tune" if tuning else run_context.run_dir,
         bank,
         rows,
         RowwiseAdamW(groups),
@@ -99,7 +99,7 @@ def adapt_stage(
         a.steps,
         eval_interval=0 if tuning else a.eval_interval,
         patience=a.patience,
-        hashes=session.hashes(
+        hashes=run_context.hashes(
             ["data", "prompt", "adapt", "tune"],
             data_fingerprint(data),
             sources=further,
@@ -204,8 +204,8 @@ def factor_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(seed, "factors"))
 
 
-def _adapted_bank(session: RunContext, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
-    a, part = session.config.adapt, source.part
+def _adapted_bank(run_context: RunContext, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
+    a, part = run_context.config.adapt, source.part
     cols_KLR, rows_KRD = part.cols_KLR.detach(), part.rows_KRD.detach()
     _, length, rank = cols_KLR.shape
     start_cols_KLR, _ = identity_factors(1, length, rank, rows_KRD.shape[-1], factor_generator(source.seed))
@@ -218,7 +218,7 @@ def _adapted_bank(session: RunContext, method: str, source: Source, rows: Sequen
         if name not in source.tasks:
             key, run = ("adapt.init", a.source_run if method == "metaprompt" else a.multitask_run)
             raise UserError(
-                f"{key}: {name!r} is no source task of {run or session.run_dir}; it has {', '.join(source.tasks)}"
+                f"{key}: {name!r} is no source task of {run or run_context.run_dir}; it has {', '.join(source.tasks)}"
             )
         return cols_KLR[source.tasks.index(name)], rows_KRD[source.tasks.index(name)]
 
@@ -229,11 +229,15 @@ def _adapted_bank(session: RunContext, method: str, source: Source, rows: Sequen
     return DecomposedBank(shared.repeat(len(rows), 1, 1) if all_trained else shared, cols, factors, all_trained)
 
 
-def _lora(session: RunContext, rows: Sequence[Adapter]) -> Any:
-    backbone = session.backbone()
-    generators = [torch.Generator().manual_seed(seed_of(session.config.seed, "lora", r.task, r.seed)) for r in rows]
+def _lora(run_context: RunContext, rows: Sequence[Adapter]) -> Any:
+    backbone = run_context.backbone()
+    generators = [torch.Generator().manual_seed(seed_of(run_context.config.seed, "lora", r.task, r.seed)) for r in rows]
     return lora_start(
-        len(rows), backbone.updates.shapes, session.config.adapt.lora_rank, session.model_config.hidden_size, generators
+        len(rows),
+        backbone.updates.shapes,
+        run_context.config.adapt.lora_rank,
+        run_context.model_config.hidden_size,
+        generators,
     )
 
 

@@ -94,17 +94,17 @@ class RunContext:
         if problems:
             raise UserError(problems)
         for line in distributed.older_than_tested():
-            self.say(line)
+            self.print_rank0(line)
         self._backbone: ShardedBackbone | None = None
         self._instructions: dict[str, list[int]] = {}
         telemetry.mark_startup("checks")
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.place.rank == 0
 
-    def say(self, text: str) -> None:
-        if self.leads:
+    def print_rank0(self, text: str) -> None:
+        if self.is_main_process:
             print(text, flush=True)
 
     @cached_property
@@ -122,7 +122,7 @@ class RunContext:
 
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
-        found = prepare(tasks, self.config.data, self.layout, self.place.rank, self.say)
+        found = prepare(tasks, self.config.data, self.layout, self.place.rank, self.print_rank0)
         telemetry.mark_startup("data")
         return found
 
@@ -138,7 +138,7 @@ class RunContext:
             self._checksum = backbone_checksum(self._backbone.model)
             numbers = parameter_count(self._backbone.model)
             held = distributed.gather_objects(resident_bytes(self._backbone.model))
-            self.say(
+            self.print_rank0(
                 f"backbone {self.card.name}: {numbers:,} parameters, {self.card.dtype}, "
                 f"{distributed.world_size()} ranks, "
                 f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
@@ -170,7 +170,7 @@ class RunContext:
             chosen.recompute,
             ranks_per_node=ranks_per_node,
             offload_inputs=chosen.offloaded,
-            say=self.say,
+            print_rank0=self.print_rank0,
             sizes=self.sizes,
             fused=self.config.fused == "auto",
         )
@@ -203,9 +203,9 @@ class RunContext:
         chosen = distributed.choose_sharding(
             self.sizes, distributed.requested_sharding(self.config), self.config.activation_checkpointing, work, machine
         )
-        self.say(chosen.line())
+        self.print_rank0(chosen.line())
         if not chosen.fits(machine):
-            self.say(
+            self.print_rank0(
                 f"WARNING more than the {distributed.free_memory_text(machine)} that are free; a smaller max_tokens_per_micro_batch or more "
                 "ranks bring it down"
             )
@@ -220,13 +220,13 @@ class RunContext:
         same = distributed.gather_objects(backbone_checksum(self.backbone().model) == self._checksum)
         if not all(same):
             raise RuntimeError("the frozen backbone changed during training")
-        self.say("backbone unchanged, to the bit")
+        self.print_rank0("backbone unchanged, to the bit")
 
     @cached_property
     def embedding_rms(self) -> float:
         """Of the backbone's input embeddings: the unit of prompts' learning rates. A collective, once."""
         rms = rms_of(self.backbone().embed, self.tokenizer.vocab_size)
-        self.say(f"learning rates of prompts are in multiples of the embeddings' RMS, {rms:g}")
+        self.print_rank0(f"learning rates of prompts are in multiples of the embeddings' RMS, {rms:g}")
         return rms
 
     def prompt_rate(self, relative: float) -> float:
@@ -240,7 +240,7 @@ class RunContext:
             self._instructions[card.name] = ids
             if len(ids) > length:
                 cut = f"the instruction of {card.name} has {len(ids)} tokens and is cut to prompt.num_virtual_tokens ({length})"
-                self.say(f"WARNING prompt.init: {cut}; set prompt.num_virtual_tokens to {len(ids)} or more")
+                self.print_rank0(f"WARNING prompt.init: {cut}; set prompt.num_virtual_tokens to {len(ids)} or more")
         return self._instructions[card.name]
 
     def start_prompt(self, *label: object, card: TaskCard | None = None) -> torch.Tensor:
@@ -261,7 +261,7 @@ class RunContext:
         generator = torch.Generator().manual_seed(seed_of(self.config.seed, *label))
         return embeddings_from_vocabulary(backbone.embed, candidates, prompt.num_virtual_tokens, generator)
 
-    def formulation(self) -> ForwardBackward:
+    def forward_backward(self) -> ForwardBackward:
         """How this run asks the backbone."""
         c, place = self.config, self.place
         return ForwardBackward(
@@ -305,7 +305,7 @@ class RunContext:
         if found is not None:
             check_hashes(found.state["hashes"], hashes, folder, self.config.accept_changes)
         fence = None
-        if self.leads:
+        if self.is_main_process:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             fence = RunLock(folder)
             if self.config.overwrite:  # an older run's later checkpoints would outlive the new one's
@@ -334,7 +334,7 @@ class RunContext:
             Stopped: on request, with a checkpoint.
         """
         self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with PreemptionHandler(self.run_dir, self.config.preempt_signal, self.leads) as interruption:
+        with PreemptionHandler(self.run_dir, self.config.preempt_signal, self.is_main_process) as interruption:
             Trainer(stage, self.backbone(), self.loop_settings(), interruption, fence).run()
 
     def loop_settings(self) -> TrainerConfig:
@@ -355,7 +355,7 @@ class RunContext:
 
     def complete(self, folder: Path) -> None:
         distributed.barrier()
-        if self.leads:
+        if self.is_main_process:
             (folder / "COMPLETED").touch()
         distributed.barrier()
 

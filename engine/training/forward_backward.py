@@ -132,10 +132,10 @@ class ForwardBackward:
             def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
                 return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
 
-            _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss)
+            _, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), loss)
             return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
         padded = collate(group, self.backbone.device)
-        states, _ = self.backbone("answers", padded, bank.prompts(padded.rows_B))
+        states, _ = self.backbone.forward_padded(padded, bank.prompts(padded.rows_B))
         ce_N = cross_entropy(states.logits_NV, padded.labels_N)
         zero_N = torch.zeros_like(ce_N)
         return AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
@@ -148,7 +148,7 @@ class ForwardBackward:
         def states(weight_VD: Tensor, hidden_ND: Tensor, _: None) -> TeacherStates:
             return teacher_states(weight_VD, hidden_ND, temperature)
 
-        _, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), states)
+        _, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), states)
         self.backbone.release()
         return found  # type: ignore[no-any-return]
 
@@ -173,7 +173,7 @@ class ForwardBackward:
 
         asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
         with phase(FORWARD):
-            student_ND, found = self.backbone("packed", batch, _fill(bank, batch.rows_K), loss, asked)
+            student_ND, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), loss, asked)
         with phase(BACKWARD):
             student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
@@ -189,7 +189,7 @@ class ForwardBackward:
             prompts_BLD = bank.prompts(batch.rows_B)
             backward_from(prompts_BLD, PROJECT)
         with phase(FORWARD):
-            student, teacher = self.backbone("answers", batch, prompts_BLD, asked)
+            student, teacher = self.backbone.forward_padded(batch, prompts_BLD, asked)
         with phase(LOSS):
             if teacher is None:
                 ce_N = cross_entropy(student.logits_NV, batch.labels_N)
@@ -213,7 +213,7 @@ def _length(group: Sequence[Item], bank: PromptBank) -> int:
 def _fill(bank: PromptBank, rows_K: Tensor) -> Callable[[Tensor], Tensor]:
     def fill(tokens_TD: Tensor) -> Tensor:
         with phase(PROJECT):
-            row_SD = bank.row(rows_K, tokens_TD)
+            row_SD = bank.packed_sequence(rows_K, tokens_TD)
         backward_from(row_SD, PROJECT)
         return row_SD
 

@@ -36,7 +36,7 @@ def read_adapters(folder: Path, tasks: Sequence[str], length: int, width: int) -
     return torch.stack(prompts), digest.hexdigest()
 
 
-def check_adapters(config: RunConfig, session: RunContext) -> None:
+def check_adapters(config: RunConfig, run_context: RunContext) -> None:
     """Before anything starts: those that the configuration names, if it does.
 
     Raises:
@@ -47,7 +47,7 @@ def check_adapters(config: RunConfig, session: RunContext) -> None:
             expand(config.teach.adapters),
             config.distill.tasks,
             config.prompt.num_virtual_tokens,
-            session.model_config.hidden_size,
+            run_context.model_config.hidden_size,
         )
 
 

@@ -58,7 +58,7 @@ class Stage:
     total_steps: int
     weights: LossWeights = LossWeights()
     teachers: JoinedBank | None = None
-    kept: CachedTeachers | None = None
+    cached_teachers: CachedTeachers | None = None
     """What the teachers said, where it is on disk."""
     eval_interval: int = 0
     patience: int = 0

@@ -31,7 +31,7 @@ class StepPlan:
 
 def plan_of(
     stage: Stage,
-    formulation: ForwardBackward,
+    forward_backward: ForwardBackward,
     streams: Sequence[Stream | None],
     *,
     step: int,
@@ -43,5 +43,5 @@ def plan_of(
     picks = plan_step(stage.sampler.counts(step, active), streams, after)
     samples = [stage.rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
     items = weigh([p.row for p in picks], samples, [p.index for p in picks])
-    groups = formulation.micro_batches(items, stage.bank)
+    groups = forward_backward.micro_batches(items, stage.bank)
     return StepPlan(step, list(active), list(cursors), after, picks, items, groups)

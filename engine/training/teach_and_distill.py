@@ -17,15 +17,15 @@ from engine.training.stage import Adapter, Stage
 from prompt_modules import DecomposedBank, JoinedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 
 
-def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | None = None) -> Stage:
+def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float | None = None) -> Stage:
     """Stage 0: one ordinary soft prompt per source task, all in one pass.
 
     Args:
         rate: what a sweep chose, in place of ``teach.relative_lr``.
     """
-    c, t, device = session.config, session.config.teach, session.backbone().device
+    c, t, device = run_context.config, run_context.config.teach, run_context.backbone().device
     tasks = c.distill.tasks
-    prompts_KLD = torch.stack([session.start_prompt("teacher", task, card=data[task].card) for task in tasks])
+    prompts_KLD = torch.stack([run_context.start_prompt("teacher", task, card=data[task].card) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
     rows = [
         _row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_interval))
@@ -40,11 +40,11 @@ def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | No
             bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
         for row in rows:
             row.train_indices, row.validation = [], None
-    group = _teachers_group(session, bank, [t.relative_lr if rate is None else rate])
-    hashes = session.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
+    group = _teachers_group(run_context, bank, [t.relative_lr if rate is None else rate])
+    hashes = run_context.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
     return Stage(
         "teach",
-        session.run_dir / "teachers",
+        run_context.run_dir / "teachers",
         bank,
         rows,
         RowwiseAdamW({"teacher": group}),
@@ -57,14 +57,14 @@ def teach_stage(session: RunContext, data: dict[str, TaskData], rate: float | No
     )
 
 
-def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
+def teach_sweep(run_context: RunContext, data: dict[str, TaskData]) -> Stage:
     """Every source task's teacher at every rate of ``lr_sweep.relative_lr_teach``, all in one pass, each for
     ``teach.steps`` steps.
     """
-    c, t, device = session.config, session.config.teach, session.backbone().device
+    c, t, device = run_context.config, run_context.config.teach, run_context.backbone().device
     rows, starts = [], []
     for task in c.distill.tasks:
-        start_LD = session.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
+        start_LD = run_context.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
         for rate in c.lr_sweep.relative_lr_teach:
             row = _row(
                 task, "teacher", data[task], seed_of(c.seed, "order", task, c.lr_sweep.seed), t.steps, validate=False
@@ -73,38 +73,38 @@ def teach_sweep(session: RunContext, data: dict[str, TaskData]) -> Stage:
             rows.append(row)
             starts.append(start_LD)
     bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
-    group = _teachers_group(session, bank, [row.rate.own for row in rows])
+    group = _teachers_group(run_context, bank, [row.rate.own for row in rows])
     sections = ["data", "prompt", "teach", "tune"]
     return Stage(
         "tune",
-        session.run_dir / "tune",
+        run_context.run_dir / "tune",
         bank,
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(rows))},
         EveryRow(len(rows), t.batch_size),
         t.steps,
-        hashes=session.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
+        hashes=run_context.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
     )
 
 
-def _teachers_group(session: RunContext, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
+def _teachers_group(run_context: RunContext, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
     """Teachers' optimizer group, of one rate for all rows or one for each, in multiples of the embeddings' RMS."""
-    t = session.config.teach
-    rates = torch.tensor([session.prompt_rate(rate) for rate in relative], dtype=torch.float64)
+    t = run_context.config.teach
+    rates = torch.tensor([run_context.prompt_rate(rate) for rate in relative], dtype=torch.float64)
     prompts: Any = bank.parts["teacher"].prompts_KLD
     return RowGroup({"prompts_KLD": prompts}, rates, t.steps, t.warmup_steps, t.schedule, t.max_grad_norm)
 
 
 def distill_stage(
-    session: RunContext, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
+    run_context: RunContext, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
 ) -> Stage:
     """Stage 1: the metaprompt and every source task's factors, from the frozen teachers; without teachers a
     multitask prompt.
     """
-    c, s, device = session.config, session.config.distill, session.backbone().device
+    c, s, device = run_context.config, run_context.config.distill, run_context.backbone().device
     tasks, k = s.tasks, len(s.tasks)
-    start_LD = session.start_prompt("metaprompt")
+    start_LD = run_context.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )
@@ -114,7 +114,7 @@ def distill_stage(
     groups = {
         "shared": RowGroup(
             {"shared_SLD": part.shared_SLD},
-            session.prompt_rate(s.relative_lr_shared),
+            run_context.prompt_rate(s.relative_lr_shared),
             s.steps,
             s.warmup_steps,
             s.schedule,
@@ -138,7 +138,7 @@ def distill_stage(
     groups["task"].total_steps = present_K.clamp(min=1).to(device)
     return Stage(
         "distill",
-        session.run_dir,
+        run_context.run_dir,
         bank,
         rows,
         RowwiseAdamW(groups),
@@ -147,7 +147,7 @@ def distill_stage(
         s.steps,
         LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature),
         teachers=None if teachers is None else teachers.to(device),
-        hashes=session.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
+        hashes=run_context.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
     )
 
 

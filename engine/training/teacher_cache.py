@@ -102,7 +102,7 @@ class TeacherCache:
         absent = [number for number in wanted if not self.parts[number].file.exists()]
         return gather_objects(absent)[0]  # type: ignore[no-any-return]
 
-    def damaged(self, wanted: Sequence[int], rank: int, world: int, say: Callable[[str], None]) -> list[int]:
+    def damaged(self, wanted: Sequence[int], rank: int, world: int, print_rank0: Callable[[str], None]) -> list[int]:
         """Those parts whose files are not what was written, to the bit; each is named. A collective: ranks share
         the reading.
         """
@@ -115,10 +115,10 @@ class TeacherCache:
         every = gather_objects((own, size))
         seconds, read = time.monotonic() - begin, sum(n for _, n in every) / 1e9
         if seconds > TOLD:
-            say(f"teacher cache: {read:.1f} GB verified in {seconds:.0f} s, {read / seconds:.2f} GB/s")
+            print_rank0(f"teacher cache: {read:.1f} GB verified in {seconds:.0f} s, {read / seconds:.2f} GB/s")
         found = {number: problem for reasons, _ in every for number, problem in reasons.items() if problem}
         for number in sorted(found):
-            say(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
+            print_rank0(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
         return sorted(found)
 
     def tokens(self, numbers: Sequence[int]) -> int:
@@ -126,7 +126,11 @@ class TeacherCache:
         return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
 
     def fill(
-        self, numbers: Sequence[int], formulation: ForwardBackward, teachers: PromptBank, say: Callable[[str], None]
+        self,
+        numbers: Sequence[int],
+        forward_backward: ForwardBackward,
+        teachers: PromptBank,
+        print_rank0: Callable[[str], None],
     ) -> None:
         """Compute parts, this rank its share of them, in step with the others. A collective.
 
@@ -136,8 +140,8 @@ class TeacherCache:
         Raises:
             UserError: the disk is full, on any rank.
         """
-        begin, rank = time.monotonic(), formulation.rank
-        shares = teacher_parts.assign_blocks(self._blocks(numbers, formulation), formulation.world)
+        begin, rank = time.monotonic(), forward_backward.rank
+        shares = teacher_parts.assign_blocks(self._blocks(numbers, forward_backward), forward_backward.world)
         turns = [[(block, group) for block in share for group in block.groups] for share in shares]
         rounds = max(map(len, turns))
         filler = turns[0][0][1][:1] if rounds else []
@@ -146,7 +150,7 @@ class TeacherCache:
             for turn in range(rounds):
                 block, group = turns[rank][turn] if turn < len(turns[rank]) else (None, filler)
                 group = [self._whole(item) for item in group]
-                states = formulation.teach(group, teachers, self.temperature)
+                states = forward_backward.teach(group, teachers, self.temperature)
                 if block is not None:
                     said.append(Said(group, states))
                     if len(said) == len(block.groups):
@@ -155,14 +159,14 @@ class TeacherCache:
                 if (turn + 1) % AGREE == 0:
                     _agree(writer.problem)
                 if (turn + 1) % SAY == 0:
-                    say(f"teacher cache: {turn + 1} of {rounds} micro-batches")
+                    print_rank0(f"teacher cache: {turn + 1} of {rounds} micro-batches")
             _agree(writer.finish())
         barrier()
         seconds = time.monotonic() - begin
         if seconds > TOLD:
-            say(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
+            print_rank0(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
 
-    def _blocks(self, numbers: Sequence[int], formulation: ForwardBackward) -> list[TeacherBlock]:
+    def _blocks(self, numbers: Sequence[int], forward_backward: ForwardBackward) -> list[TeacherBlock]:
         """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
         if not numbers:
             return []
@@ -171,7 +175,7 @@ class TeacherCache:
             [teacher_parts.placeholder_item(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
             for p in self.parts
         ]
-        return teacher_parts.plan_blocks(parts, numbers, length, formulation.max_tokens_per_micro_batch)
+        return teacher_parts.plan_blocks(parts, numbers, length, forward_backward.max_tokens_per_micro_batch)
 
     def _whole(self, item: Item) -> Item:
         return replace(item, sample=self.rows[item.row].split.sample(item.index))
@@ -253,8 +257,8 @@ def _agree(problem: str) -> None:
         raise UserError(next(filter(None, problems)))
 
 
-def cache_teachers(session: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
-    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.kept``. A collective.
+def cache_teachers(run_context: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
+    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.cached_teachers``. A collective.
 
     Args:
         steps: keep only the samples that the first so many steps read; whether it is worth it is decided as for all.
@@ -262,41 +266,43 @@ def cache_teachers(session: RunContext, stage: Stage, teachers: JoinedBank, step
     Raises:
         UserError: a limit was given that is too small, or the disk is full.
     """
-    how = session.config.distill.teacher_cache
-    if how == "off" or session.config.batching != "packed":
+    how = run_context.config.distill.teacher_cache
+    if how == "off" or run_context.config.batching != "packed":
         return
-    folder, device = expand(session.config.data.cache), session.backbone().device
+    folder, device = expand(run_context.config.data.cache), run_context.backbone().device
     prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
     rows = [
         TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices)
         for k, r in enumerate(stage.rows)
         if r.train is not None
     ]
-    cache = _cache_of(session, stage, rows, folder)
+    cache = _cache_of(run_context, stage, rows, folder)
     visits = sample_visits(stage)
     wanted = sorted({cache.part_of(row, index) for row, index in visits})
     read = sum(n * cache.answers[row][index] for (row, index), n in visits.items())
     missing = cache.missing(wanted)
-    if not _worth(cache, wanted, missing, read, how, folder, session.say):
+    if not _worth(cache, wanted, missing, read, how, folder, run_context.print_rank0):
         return
     if steps is not None:
         soon = sample_visits(stage, steps)
         rows = [replace(row, indices=sorted(i for at, i in soon if at == k)) for k, row in enumerate(rows)]
-        cache = _cache_of(session, stage, rows, folder)
+        cache = _cache_of(run_context, stage, rows, folder)
         wanted = list(range(len(cache.parts)))
         missing = cache.missing(wanted)
         if missing:
-            session.say(f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps")
+            run_context.print_rank0(
+                f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps"
+            )
     there = sorted(set(wanted).difference(missing))
-    damaged = cache.damaged(there, session.place.rank, session.place.world, session.say)
+    damaged = cache.damaged(there, run_context.place.rank, run_context.place.world, run_context.print_rank0)
     anew = sorted({*damaged, *set(wanted).intersection(missing)})
-    cache.fill(anew, session.formulation(), teachers, session.say)
-    stage.kept = TeacherCacheReader(cache, device)
+    cache.fill(anew, run_context.forward_backward(), teachers, run_context.print_rank0)
+    stage.cached_teachers = TeacherCacheReader(cache, device)
 
 
-def _cache_of(session: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
-    decided_by = f"{session.backbone_hash}|{session.layout.fingerprint()}|{session.card.dtype}"
-    hidden, dtype = session.model_config.hidden_size, getattr(torch, session.card.dtype)
+def _cache_of(run_context: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
+    decided_by = f"{run_context.backbone_hash}|{run_context.layout.fingerprint()}|{run_context.card.dtype}"
+    hidden, dtype = run_context.model_config.hidden_size, getattr(torch, run_context.card.dtype)
     return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
 
 
@@ -320,7 +326,7 @@ def _worth(
     read: int,
     how: str,
     folder: Path,
-    say: Callable[[str], None],
+    print_rank0: Callable[[str], None],
 ) -> bool:
     """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come. A collective.
 
@@ -336,15 +342,17 @@ def _worth(
     if how == "auto":
         times = read / max(1, cache.tokens(wanted))
         if missing and times < WORTH:
-            say(f"teacher cache: off, an answer token is read {times:.1f} times only")
+            print_rank0(f"teacher cache: off, an answer token is read {times:.1f} times only")
             return False
         if size > DISK_SHARE * free:
-            say(f"teacher cache: off, it would take {size / 1e9:.1f} of {free / 1e9:.1f} GB that are free in {folder}")
+            print_rank0(
+                f"teacher cache: off, it would take {size / 1e9:.1f} of {free / 1e9:.1f} GB that are free in {folder}"
+            )
             return False
     elif size > min(float(how) * 1e9, free):
         raise UserError(
             f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
             "more, or auto, or off"
         )
-    say(f"teacher cache: {need}" if missing else f"teacher cache: reused from {folder}")
+    print_rank0(f"teacher cache: {need}" if missing else f"teacher cache: reused from {folder}")
     return True

@@ -72,7 +72,7 @@ class Trainer:
         self.last_step_picks: list[Pick] = []
         self._ahead: StepPlan | None = None
         self.window = MetricsWindow()
-        self.formulation = ForwardBackward(
+        self.forward_backward = ForwardBackward(
             backbone, settings.packed, settings.max_tokens_per_micro_batch, settings.rank, settings.world
         )
 
@@ -99,7 +99,7 @@ class Trainer:
         sums = torch.zeros(len(rows), 4, dtype=torch.float64)
         for group in groups:
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
-            terms = self.formulation.train(group, stage.bank, stage.weights, stage.teachers, stage.kept)
+            terms = self.forward_backward.train(group, stage.bank, stage.weights, stage.teachers, stage.cached_teachers)
             real = terms.weights_N > 0
             row_N = terms.row_N[real].cpu()
             for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):
@@ -116,7 +116,7 @@ class Trainer:
         examples = torch.bincount(torch.tensor([p.row for p in picks], dtype=torch.long), minlength=len(rows))
         tokens = {
             "real_tokens": sum(len(i.sample) for i in items),
-            "computed_tokens": sum(self.formulation.tokens(g, stage.bank) for g in groups),
+            "computed_tokens": sum(self.forward_backward.tokens(g, stage.bank) for g in groups),
         }
         return {
             "sums": sums,
@@ -130,7 +130,7 @@ class Trainer:
 
         Where they are, the next step is planned too, so that its states can be read while this one is computed.
         """
-        active, kept = [not s for s in self.stopped], self.stage.kept
+        active, kept = [not s for s in self.stopped], self.stage.cached_teachers
         plan, self._ahead = self._ahead, None
         if plan is None or not plan.follows(step, active, self.cursors):
             plan = self._plan(step, active, self.cursors)
@@ -141,7 +141,7 @@ class Trainer:
         return plan
 
     def _plan(self, step: int, active: list[bool], cursors: list[int]) -> StepPlan:
-        return plan_of(self.stage, self.formulation, self.streams, step=step, active=active, cursors=cursors)
+        return plan_of(self.stage, self.forward_backward, self.streams, step=step, active=active, cursors=cursors)
 
     def advance(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One global step: gradients, optimizer, and the end of rows that have had all of theirs. -> what
@@ -168,8 +168,8 @@ class Trainer:
         end.
         """
         self._ahead = None
-        if self.stage.kept is not None:
-            self.stage.kept.close()
+        if self.stage.cached_teachers is not None:
+            self.stage.cached_teachers.close()
 
     def _run(self) -> None:
         stage, settings = self.stage, self.settings
@@ -187,7 +187,7 @@ class Trainer:
             outcome, reports = self.advance()
             self.window.add(outcome, reports)
             if told := telemetry.report_first_step():
-                log.say(told)
+                log.print_rank0(told)
             log.tick(self.step)
             last = self.step == stage.total_steps or all(self.stopped)
             if self.step % settings.log_every == 0 or last:
@@ -289,7 +289,7 @@ class Trainer:
         """Mean cross-entropy of an answer token on each row's validation split. A collective."""
         splits = {k: self.stage.rows[k].validation for k in rows}
         assert all(split is not None for split in splits.values())
-        return validation_losses(self.formulation, self.stage.bank, splits)  # type: ignore[arg-type]
+        return validation_losses(self.forward_backward, self.stage.bank, splits)  # type: ignore[arg-type]
 
     def _validate(self, log: MetricsWriter, last: bool) -> None:
         due = [
@@ -309,7 +309,7 @@ class Trainer:
                     self._stop(k)
         if losses:
             shown = ", ".join(f"{self.stage.rows[k].name} {v:.3f}" for k, v in list(losses.items())[:6])
-            log.say(
+            log.print_rank0(
                 f"{self.stage.name} {self.step}: validation loss {shown}"
                 + (f" and {len(losses) - 6} more" if len(losses) > 6 else "")
             )

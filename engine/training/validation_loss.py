@@ -12,7 +12,9 @@ from engine.training.forward_backward import ForwardBackward
 from prompt_modules import PromptBank
 
 
-def validation_losses(formulation: ForwardBackward, bank: PromptBank, splits: Mapping[int, Split]) -> dict[int, float]:
+def validation_losses(
+    forward_backward: ForwardBackward, bank: PromptBank, splits: Mapping[int, Split]
+) -> dict[int, float]:
     """Mean cross-entropy of an answer token, by bank row. A collective.
 
     Args:
@@ -25,8 +27,8 @@ def validation_losses(formulation: ForwardBackward, bank: PromptBank, splits: Ma
     if not items:
         return {}
     totals = torch.zeros(max(splits) + 1, dtype=torch.float64)
-    for group in formulation.micro_batches(items, bank):
-        terms = formulation.cross_entropies(group, bank)
+    for group in forward_backward.micro_batches(items, bank):
+        terms = forward_backward.cross_entropies(group, bank)
         real = terms.weights_N > 0
         totals.index_add_(0, terms.row_N[real].cpu(), (terms.ce_N.double() * terms.weights_N)[real].cpu())
     sum_over_ranks(totals)

@@ -235,7 +235,7 @@ def test_answer_states_and_gradients_equal_the_naive_call(family):
     samples = [Sample([3, 4, 5, 6, 7, 8], [9, 10, 1]), Sample([], [11, 12, 13, 1]), Sample([20], [1])]
     batch = collate(weigh([0, 1, 1], samples))
     prompts = torch.randn(3, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    states, none = FrozenRoot(model)("answers", batch, prompts)
+    states, none = FrozenRoot(model).forward_padded(batch, prompts)
     assert none is None
     weights = torch.randn(states.logits_NV.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     (states.logits_NV * weights).sum().backward()
@@ -255,8 +255,8 @@ def test_teacher_states_are_the_teachers_own_and_carry_no_gradient():
     root = FrozenRoot(build_backbone(card, None, torch.float64))
     batch = collate(weigh([0, 1], [Sample([3, 4], [5, 1]), Sample([6], [7, 1])]))
     student, teacher = (torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    both, taught = root("answers", batch, student, teacher)
-    alone, _ = root("answers", batch, teacher)
+    both, taught = root.forward_padded(batch, student, teacher)
+    alone, _ = root.forward_padded(batch, teacher)
     torch.testing.assert_close(taught.hidden_ND, alone.hidden_ND, rtol=1e-12, atol=1e-12)
     assert not taught.logits_NV.requires_grad and both.logits_NV.requires_grad
 
@@ -324,6 +324,6 @@ def test_recomputed_layers_inputs_wait_where_they_are_told_to(monkeypatch):
         torch.ones(1),
     )
     prompts = torch.randn(1, 4, 16, requires_grad=True)
-    states, _ = backbone("answers", batch, prompts)
+    states, _ = backbone.forward_padded(batch, prompts)
     states.logits_NV.sum().backward()
     assert seen.count(torch.Size([1, 7, 16])) >= 3 and prompts.grad is not None

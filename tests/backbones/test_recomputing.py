@@ -45,10 +45,10 @@ def gradient(model: Any, how: str) -> torch.Tensor:
     if how == "packed":
         batch = pack(items, LENGTH)
         rows = prompts[batch.rows_K].flatten(0, 1)
-        states, _ = root("packed", batch, lambda tokens: torch.cat([rows, tokens]), lambda *_: None)
+        states, _ = root.forward_packed(batch, lambda tokens: torch.cat([rows, tokens]), lambda *_: None)
     else:
         plain = collate(items)
-        (states, _), _ = root("answers", plain, prompts[plain.rows_B])
+        (states, _), _ = root.forward_padded(plain, prompts[plain.rows_B])
     states.sum().backward()
     assert prompts.grad is not None
     return prompts.grad
@@ -78,9 +78,9 @@ def test_gradients_are_those_of_layers_that_are_kept(family: str, layers: int) -
 def test_answers_are_those_of_layers_that_are_kept() -> None:
     model = built("llama")
     prompts = torch.randn(2, LENGTH, HIDDEN, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    answers = [FrozenRoot(model)("generate", [[4, 5], [6]], prompts, 6, 1, 0, False)]
+    answers = [FrozenRoot(model).generate([[4, 5], [6]], prompts, 6, 1, 0, False)]
     recompute_first(model, LAYERS)
-    answers.append(FrozenRoot(model)("generate", [[4, 5], [6]], prompts, 6, 1, 0, False))
+    answers.append(FrozenRoot(model).generate([[4, 5], [6]], prompts, 6, 1, 0, False))
     assert torch.equal(*answers) and answers[0].numel()
 
 

@@ -172,11 +172,11 @@ def gradients(
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
     stage = mixed_stage_of(backbone) if mixed else stage_of(backbone.model.config.hidden_size, Path("unused"))
-    loop = Trainer(stage, backbone, settings_of(budget, packed))
-    outcome = loop.gradients(0)
+    trainer = Trainer(stage, backbone, settings_of(budget, packed))
+    outcome = trainer.gradients(0)
     gathered = backbone.gathers.take()
     return {
-        "grads": {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad},
+        "grads": {n: p.grad.numpy().copy() for n, p in trainer.stage.bank.named_parameters() if p.requires_grad},
         "sums": outcome["sums"].numpy(),
         "gathers": gathered.calls,
         "gather_bytes": gathered.bytes,
@@ -192,13 +192,13 @@ def train(family: str, deepspeed: str, run_dir: str, steps: int) -> dict[str, An
     device = process_group.start_process_group(process_group.dist_env())
     backbone = ShardedBackbone(card_of(family), deepspeed, device)
     before = backbone_checksum(backbone.model)
-    loop = Trainer(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
-    loop.stage.eval_interval = 2
-    loop.run()
+    trainer = Trainer(stage_of(32, Path(run_dir), steps), backbone, settings_of(80))
+    trainer.stage.eval_interval = 2
+    trainer.run()
     return {
         "unchanged": backbone_checksum(backbone.model) == before,
-        "bank": {n: p.detach().numpy().copy() for n, p in loop.stage.bank.named_parameters()},
-        "best_loss": loop.best_loss,
+        "bank": {n: p.detach().numpy().copy() for n, p in trainer.stage.bank.named_parameters()},
+        "best_loss": trainer.best_loss,
     }
 
 
@@ -213,7 +213,7 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     )
     card_ = BackboneCard(name="released", tokenizer="unused", **card)
     said: list[str] = []
-    sharded = ShardedBackbone(card_, deepspeed, device, say=said.append)
+    sharded = ShardedBackbone(card_, deepspeed, device, print_rank0=said.append)
     plain = build_backbone(card_, None)
     wrong, buffers = [], []
     rows = sharded.model.get_input_embeddings()
@@ -329,7 +329,7 @@ def generate(family: str, deepspeed: str, lengths: list[int]) -> list[list[int]]
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(len(contexts), LENGTH, 32, generator=g)
     own = slice(rank, None, world)
-    ids = backbone("generate", contexts[own], prompts[own], 6, 2, 2, world > 1)
+    ids = backbone.generate(contexts[own], prompts[own], 6, 2, 2, world > 1)
     backbone.release()
     return ids.tolist()
 
@@ -395,24 +395,24 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
     Coordinator._invalidate_trace = lambda self: given_up.append(1) or whole(self)
     try:
         backbone = ShardedBackbone(card_of(family), deepspeed, device)
-        loop = Trainer(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
+        trainer = Trainer(stage_of(32, Path("unused"), steps), backbone, settings_of(budget, packed))
         calls = 0
         for step in range(steps):
-            calls += len(loop.formulation.micro_batches(weigh_all(loop, step), loop.stage.bank))
-            loop.gradients(step)
+            calls += len(trainer.forward_backward.micro_batches(weigh_all(trainer, step), trainer.stage.bank))
+            trainer.gradients(step)
         coordinator = backbone._engine.optimizer.get_param_coordinator()
         return {"given_up": len(given_up), "complete": coordinator.is_complete_trace(), "micro_batches": calls}
     finally:
         Coordinator._invalidate_trace = whole
 
 
-def weigh_all(loop: Trainer, step: int) -> list[Any]:
+def weigh_all(trainer: Trainer, step: int) -> list[Any]:
     """A step's items, without moving the loop on."""
     from engine.data.packing import weigh
     from engine.data.sampling import plan_step
 
-    picks = plan_step(loop.stage.sampler.counts(step, [True] * TASKS), loop.streams, list(loop.cursors))
-    return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+    picks = plan_step(trainer.stage.sampler.counts(step, [True] * TASKS), trainer.streams, list(trainer.cursors))
+    return weigh([p.row for p in picks], [trainer.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
 
 
 def traffic(
@@ -434,16 +434,16 @@ def traffic(
     card_ = BackboneCard(tokenizer="unused", **card)
     backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
     stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
-    loop = Trainer(stage, backbone, settings_of(budget, packed))
-    group = loop.formulation.micro_batches(weigh_all(loop, 0), stage.bank)[0]
+    trainer = Trainer(stage, backbone, settings_of(budget, packed))
+    group = trainer.forward_backward.micro_batches(weigh_all(trainer, 0), stage.bank)[0]
     found = []
     for kind in kinds:
         if kind == "embed":
             backbone.embed(torch.arange(4))
         elif kind == "forward":
-            loop.formulation.cross_entropies(group, stage.bank)
+            trainer.forward_backward.cross_entropies(group, stage.bank)
         else:
-            loop.formulation.train(
+            trainer.forward_backward.train(
                 group, stage.bank, stage.weights, stage.teachers if kind == "train_with_teacher" else None, None
             )
         found.append(list(backbone.gathers.take()))

@@ -25,13 +25,13 @@ def relative(found, expected):
 def plain_gradients(family, budget, dtype="float32", packed=False, mixed=False):
     """One process, no DeepSpeed, no process group, and unless asked for no packed rows."""
     backbone = jobs.ShardedBackbone(jobs.card_of(family, dtype), "", torch.device("cpu"))
-    loop = jobs.Trainer(
+    trainer = jobs.Trainer(
         jobs.mixed_stage_of(backbone) if mixed else jobs.stage_of(32, Path("unused")),
         backbone,
         jobs.settings_of(budget, packed),
     )
-    loop.gradients(0)
-    return {n: p.grad.numpy().copy() for n, p in loop.stage.bank.named_parameters() if p.requires_grad}
+    trainer.gradients(0)
+    return {n: p.grad.numpy().copy() for n, p in trainer.stage.bank.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -172,12 +172,12 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     assert all(rank["unchanged"] for rank in out)
     (tmp_path / "one").mkdir()
     backbone = jobs.ShardedBackbone(jobs.card_of("llama"), "", torch.device("cpu"))
-    loop = jobs.Trainer(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
-    loop.stage.eval_interval = 2
-    loop.run()
-    for n, p in loop.stage.bank.named_parameters():
+    trainer = jobs.Trainer(jobs.stage_of(32, tmp_path / "one", 4), backbone, jobs.settings_of(500))
+    trainer.stage.eval_interval = 2
+    trainer.run()
+    for n, p in trainer.stage.bank.named_parameters():
         np.testing.assert_allclose(out[0]["bank"][n], p.detach().numpy(), rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(out[0]["best_loss"], loop.best_loss, rtol=1e-4)
+    np.testing.assert_allclose(out[0]["best_loss"], trainer.best_loss, rtol=1e-4)
     saved = sorted(
         str(p.relative_to(tmp_path / "two"))
         for p in (tmp_path / "two").rglob("*")
@@ -200,7 +200,7 @@ def test_generation_in_step_equals_one_process(two, cpu, family):
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(4, jobs.LENGTH, 32, generator=g)
     for k in range(4):  # one by one: no padding at all
-        alone = backbone("generate", [contexts[k]], prompts[k : k + 1], 6, 2, 2, False).tolist()[0]
+        alone = backbone.generate([contexts[k]], prompts[k : k + 1], 6, 2, 2, False).tolist()[0]
         batched = out[k % 2][k // 2]
         assert batched[: len(alone)] == alone
 
@@ -217,7 +217,7 @@ def test_slots_in_step_equal_one_process(two, cpu, family, only):
     found = {**out[0], **out[1]}
     assert sorted(found) == list(range(7)) and (only < 0 or not out[0])
     for k, context in enumerate(contexts):
-        alone = backbone("generate", [context], prompt[None], 6, 2, 2, False).tolist()[0]
+        alone = backbone.generate([context], prompt[None], 6, 2, 2, False).tolist()[0]
         assert found[k] == alone[: len(found[k])] and len(found[k]) == (alone.index(2) + 1 if 2 in alone else 6)
 
 

@@ -27,9 +27,9 @@ def bank() -> JoinedBank:
 
 
 @pytest.fixture
-def task(make_session) -> Callable[[str], TaskData]:
+def task(make_run_context) -> Callable[[str], TaskData]:
     """``task("likelihood")``: eight test examples, of which one did not fit."""
-    layout = make_session("layout").layout
+    layout = make_run_context("layout").layout
 
     def make(answer: str) -> TaskData:
         from datasets import Dataset

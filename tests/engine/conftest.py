@@ -83,7 +83,7 @@ def tasks() -> dict[str, TaskData]:
 
 
 @pytest.fixture
-def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., RunContext]:
+def make_run_context(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., RunContext]:
     """``make_session(**{"distill.steps": 5})``: a session of a short run in a folder of its own, on the fp64
     backbone.
     """
@@ -120,9 +120,9 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Run
             assert key in known_keys(), key
             section, _, leaf = key.rpartition(".")
             setattr(getattr(config, section) if section else config, leaf, value)
-        session = RunContext(config)
-        session._backbone = backbone
-        return session
+        run_context = RunContext(config)
+        run_context._backbone = backbone
+        return run_context
 
     return make
 
@@ -131,12 +131,12 @@ def make_session(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., Run
 def make_loop() -> Callable[..., Trainer]:
     """``make_loop(stage, session)``: the loop, with every master value in fp64. ``changes`` are settings."""
 
-    def make(stage: Stage, session: RunContext, **changes: Any) -> Trainer:
+    def make(stage: Stage, run_context: RunContext, **changes: Any) -> Trainer:
         stage.bank.double()
         for group in stage.optimizer.groups.values():
             group.clear_moments()
-        settings = TrainerConfig(**{**session.loop_settings().__dict__, **changes})
-        return Trainer(stage, session.backbone(), settings)
+        settings = TrainerConfig(**{**run_context.loop_settings().__dict__, **changes})
+        return Trainer(stage, run_context.backbone(), settings)
 
     return make
 

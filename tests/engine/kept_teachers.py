@@ -14,47 +14,47 @@ from engine.training.trainer import Trainer
 
 @pytest.fixture
 def cached(
-    make_session, make_loop, teachers, tasks, tmp_path, monkeypatch
+    make_run_context, make_loop, teachers, tasks, tmp_path, monkeypatch
 ) -> Iterator[Callable[..., tuple[Trainer, list[str]]]]:
     """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
     monkeypatch.setattr(teacher_parts, "SAMPLES", 4)
 
     def make(**changes) -> tuple[Trainer, list[str]]:
-        session = make_session(
+        run_context = make_run_context(
             **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes}
         )
         taught = teachers(3).double()
-        stage = distill_stage(session, tasks, taught, "hash")
-        loop = make_loop(stage, session)
-        loops.append(loop)
+        stage = distill_stage(run_context, tasks, taught, "hash")
+        trainer = make_loop(stage, run_context)
+        loops.append(trainer)
         said: list[str] = []
-        session.say = said.append
-        cache_teachers(session, stage, taught)
-        return loop, said
+        run_context.print_rank0 = said.append
+        cache_teachers(run_context, stage, taught)
+        return trainer, said
 
     loops: list[Trainer] = []
     yield make
-    for loop in loops:
-        loop.close()
+    for trainer in loops:
+        trainer.close()
 
 
 def files(folder: Path) -> dict[Path, int]:
     return {f: f.stat().st_mtime_ns for f in folder.rglob("*.safetensors")}
 
 
-def gradients(loop: Trainer, steps: int = 5) -> list[dict[str, torch.Tensor]]:
+def gradients(trainer: Trainer, steps: int = 5) -> list[dict[str, torch.Tensor]]:
     out = []
     for step in range(steps):
-        loop.gradients(step)
-        out.append({n: p.grad.clone() for n, p in loop.stage.bank.named_parameters()})
-        loop.stage.bank.zero_grad()
+        trainer.gradients(step)
+        out.append({n: p.grad.clone() for n, p in trainer.stage.bank.named_parameters()})
+        trainer.stage.bank.zero_grad()
     return out
 
 
-def trained(loop: Trainer) -> dict[str, torch.Tensor]:
-    loop.stage.teachers = None  # nobody is asked as it trains
-    loop.run()
-    return {name: parameter.detach().clone() for name, parameter in loop.stage.bank.named_parameters()}
+def trained(trainer: Trainer) -> dict[str, torch.Tensor]:
+    trainer.stage.teachers = None  # nobody is asked as it trains
+    trainer.run()
+    return {name: parameter.detach().clone() for name, parameter in trainer.stage.bank.named_parameters()}
 
 
 def cut(file: Path, length: int) -> None:

@@ -29,17 +29,17 @@ def source() -> JoinedBank:
 
 
 @pytest.fixture
-def adapted(make_session, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
+def adapted(make_run_context, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
     """``adapted("a", **{"adapt.targets": ["alpha"]})``: a finished adaptation."""
 
     def run(name: str, source_hash: str = "of the source", rates: Any = None, **changes: Any) -> Path:
-        session = make_session(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
+        run_context = make_run_context(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
         start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], source_hash, 0)  # type: ignore[arg-type]
-        stage = adapt_stage(session, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
-        make_loop(stage, session).run()
-        (session.run_dir / "config.yaml").write_text(to_yaml(session.config))
-        session.complete(session.run_dir)
-        return session.run_dir
+        stage = adapt_stage(run_context, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
+        make_loop(stage, run_context).run()
+        (run_context.run_dir / "config.yaml").write_text(to_yaml(run_context.config))
+        run_context.complete(run_context.run_dir)
+        return run_context.run_dir
 
     return run
 

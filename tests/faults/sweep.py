@@ -158,7 +158,7 @@ def line(row: Row) -> str:
 
 
 def sweep(
-    place: Path, rows: list[Row], tries: int, seed: int, say: Callable[[str], None], done: Callable[[Row], None]
+    place: Path, rows: list[Row], tries: int, seed: int, print_rank0: Callable[[str], None], done: Callable[[Row], None]
 ) -> None:
     """Do what rows lack; ``done`` is called after each try."""
     mount = can_mount(place)
@@ -169,7 +169,7 @@ def sweep(
         except PermissionError as error:
             CALLS.skipped = str(error)
         CALLS.seconds = time.monotonic() - begin
-        say(f"{line(CALLS)} {CALLS.seconds:.0f} s")
+        print_rank0(f"{line(CALLS)} {CALLS.seconds:.0f} s")
         done(CALLS)
     rows = [r for r in rows if r is not CALLS and len(r.tries) < wanted(r, tries)]
     if not rows:
@@ -185,11 +185,11 @@ def sweep(
                 row.tries.append(outcome)
                 row.seconds = before + time.monotonic() - begin
                 if not outcome.survived or outcome.wrong or outcome.lost > row.every:
-                    say(f"{row.name} {len(row.tries)}: {outcome}")
+                    print_rank0(f"{row.name} {len(row.tries)}: {outcome}")
                 done(row)
             if row.skipped:
                 done(row)
-            say(f"{line(row)} {row.seconds:.0f} s")
+            print_rank0(f"{line(row)} {row.seconds:.0f} s")
 
 
 def read(kept: Path) -> list[Row]:
@@ -258,7 +258,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="faults-"))
     kept = a.keep or place / "rows"
 
-    def say(text: str) -> None:
+    def print_rank0(text: str) -> None:
         print(text, flush=True)
 
     def done(row: Row) -> None:
@@ -276,14 +276,14 @@ def main() -> None:
     read(kept)  # into the rows
     rows = [r for r in ORDER if not only or r.name in only]
     try:
-        sweep(place, rows, a.tries, a.seed, say, done)
+        sweep(place, rows, a.tries, a.seed, print_rank0, done)
         if a.output:
             read(kept)
             a.output.write_text(table(ORDER if not only else [r for r in ORDER if r.tries or r.skipped], a.tries))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     bad = [r.name for r in rows for t in r.tries if not t.survived or t.wrong]
-    say(f"broken: {', '.join(bad)}" if bad else "every run survived, none is wrong")
+    print_rank0(f"broken: {', '.join(bad)}" if bad else "every run survived, none is wrong")
     sys.exit(bool(bad))
 
 

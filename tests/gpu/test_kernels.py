@@ -138,14 +138,14 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     backbone = ShardedBackbone(card, "", torch.device("cuda"))
     bank = DecomposedBank(torch.randn(1, 8, 256), torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
     items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)]
-    formulation = ForwardBackward(backbone, True, 4096, 0, 1)
-    (group,) = formulation.micro_batches(items, bank)
-    formulation.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
+    forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
+    (group,) = forward_backward.micro_batches(items, bank)
+    forward_backward.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            formulation.train(group, bank, LossWeights(), None, None)
+            forward_backward.train(group, bank, LossWeights(), None, None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [
@@ -190,9 +190,9 @@ def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
         backbone = ShardedBackbone(card, "", torch.device("cuda"), fused=fused)
         start_SLD = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(0))
         bank = DecomposedBank(start_SLD, torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
-        formulation = ForwardBackward(backbone, True, 4096, 0, 1)
-        for group in formulation.micro_batches(items, bank):
-            formulation.train(group, bank, LossWeights(), None, None)
+        forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
+        for group in forward_backward.micro_batches(items, bank):
+            forward_backward.train(group, bank, LossWeights(), None, None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
         backbone.destroy()
     assert not torch.equal(*grads) and relative(grads[1], grads[0]) <= 1e-4

@@ -57,13 +57,13 @@ def test_a_prompts_gradient_of_a_whole_distillation(config: dict) -> None:
     teachers = SoftPromptBank(torch.randn(2, 100, 256, generator=g)).requires_grad_(False).to(DEVICE)
     weights = LossWeights(kl=0.9, hidden=0.7, temperature=1.5)
     items = [Item(b % 2, Sample(tokens[: size - 20], tokens[-20:]), 1.0) for b, size in enumerate(LENGTHS)]
-    formulation = ForwardBackward(backbone, True, 16_384, 0, 1)
+    forward_backward = ForwardBackward(backbone, True, 16_384, 0, 1)
     try:
         for _ in range(3):
             bank = DecomposedBank(start_SLD.clone(), torch.ones(2, 100, 1), torch.ones(2, 1, 256), True).to(DEVICE)
             with deterministic(True):
-                for group in formulation.micro_batches(items, bank):
-                    formulation.train(group, bank, weights, teachers, None)
+                for group in forward_backward.micro_batches(items, bank):
+                    forward_backward.train(group, bank, weights, teachers, None)
             grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
     finally:
         backbone.destroy()

@@ -14,21 +14,21 @@ from engine.evaluation.vllm.server import ask_server, check_server
 from engine.training import RunContext
 
 
-def model_name(session: RunContext) -> str:
+def model_name(run_context: RunContext) -> str:
     """What the backbone is called on the server."""
-    return session.config.evaluate.server_model or str(session.card.path)
+    return run_context.config.evaluate.server_model or str(run_context.card.path)
 
 
-def announce(session: RunContext) -> None:
+def announce(run_context: RunContext) -> None:
     """Check the server, where one is named, and say what it gets. Before anything starts.
 
     Raises:
         UserError: it is not there, or serves another model.
     """
-    e = session.config.evaluate
+    e = run_context.config.evaluate
     if e.server:
-        check_server(e, model_name(session))
-        session.say(
+        check_server(e, model_name(run_context))
+        run_context.print_rank0(
             f"WARNING notes leave this process for {e.server}, as embeddings, which can be turned back into text "
             "(evaluate.server)"
         )

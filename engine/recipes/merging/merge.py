@@ -41,7 +41,7 @@ def merge_runs(
     output: Path,
     sums: str = "",
     sum_of: str = "metaprompt/full",
-    say: Callable[[str], None] = print,
+    print_rank0: Callable[[str], None] = print,
 ) -> None:
     """Write one finished run with the rows of all, and those of prompt sums.
 
@@ -103,11 +103,11 @@ def merge_runs(
         tables[0] if len(tables) == 1 else "",
     )
     for line in told:
-        say(f"NOTE {line}")
+        print_rank0(f"NOTE {line}")
     repeated = sum(len(run.rows) for run in runs) - n_joined
     if repeated:
-        say(f"{repeated} rows stood twice, the same to the bit: kept once")
-    say(f"{len(merged.state['rows'])} rows in {output}; next: python train.py evaluate --run {output}")
+        print_rank0(f"{repeated} rows stood twice, the same to the bit: kept once")
+    print_rank0(f"{len(merged.state['rows'])} rows in {output}; next: python train.py evaluate --run {output}")
 
 
 def _opened(folder: Path, name: str, problems: list[str]) -> Run | None:

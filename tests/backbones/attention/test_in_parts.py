@@ -210,8 +210,8 @@ def test_a_model_gives_the_same_either_way(config: dict[str, Any], request: pyte
             2, 3, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True
         )
         rows = prompts[batch.rows_K].flatten(0, 1)
-        hidden_ND, _ = FrozenRoot(model)(
-            "packed", batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None
+        hidden_ND, _ = FrozenRoot(model).forward_packed(
+            batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None
         )
         hidden_ND.square().sum().backward()
         grads.append(prompts.grad)

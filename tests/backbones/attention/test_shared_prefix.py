@@ -208,9 +208,9 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
     )
     plain, packed = collate(items), pack(items, length)
 
-    (states, _), plain_choice, margin = chosen_experts(model, lambda: root("answers", plain, prompts[plain.rows_B]))
+    (states, _), plain_choice, margin = chosen_experts(model, lambda: root.forward_padded(plain, prompts[plain.rows_B]))
     (hidden_ND, seen), packed_choice, _ = chosen_experts(
-        model, lambda: root("packed", packed, filler(prompts, packed), lambda w, s, t: (w.shape, t))
+        model, lambda: root.forward_packed(packed, filler(prompts, packed), lambda w, s, t: (w.shape, t))
     )
     if family == "gpt_oss":
         # the same experts first: routing is not continuous, and near a tie neither answer is wrong

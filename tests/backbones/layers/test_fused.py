@@ -181,7 +181,7 @@ for family in FAMILIES:
             fused.fuse(model)
         prompts = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(2), requires_grad=True)
         rows = prompts[batch.rows_K].flatten(0, 1)
-        hidden_ND, _ = FrozenRoot(model)("packed", batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None)
+        hidden_ND, _ = FrozenRoot(model).forward_packed(batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None)
         # not their squares: the last norm makes the sum of those a constant
         (hidden_ND * torch.linspace(-1, 1, hidden_ND.numel()).view_as(hidden_ND)).sum().backward()
         grads.append(prompts.grad)

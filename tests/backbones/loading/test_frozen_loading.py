@@ -181,7 +181,7 @@ def test_a_family_whose_weights_are_merged_as_they_load_goes_through_transformer
         "gate_up_proj" in n for n in stored
     )  # one by one in the file, merged in the model
     said = []
-    found = build_backbone(card_for(tmp_path), None, say=said.append)
+    found = build_backbone(card_for(tmp_path), None, print_rank0=said.append)
     assert (
         backbone_checksum(found) == backbone_checksum(expected)
         and "mixtral renames or merges weights as it loads" in said[0]

@@ -67,7 +67,7 @@ def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
     card, tied = released(tmp_path), measure_footprint(card_for(tmp_path))
     rewrite(tmp_path, lambda w: w.update({HEAD: torch.randn(64, 16)}))
     said: list[str] = []
-    found = build_backbone(card, None, say=said.append)
+    found = build_backbone(card, None, print_rank0=said.append)
     assert found.lm_head.weight is not found.model.embed_tokens.weight and not found.config.tie_word_embeddings
     assert any(f"{HEAD} differs from {TABLE}" in line for line in said)
     check_like_transformers(tmp_path)

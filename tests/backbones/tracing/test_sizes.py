@@ -81,7 +81,7 @@ def kept_in_layers(model, lengths):
     prompt = torch.randn(length, 64, dtype=model.dtype, requires_grad=True)
     root = FrozenRoot(model)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        root("packed", batch, lambda tokens: torch.cat([prompt, tokens]), lambda w, h, t: h)
+        root.forward_packed(batch, lambda tokens: torch.cat([prompt, tokens]), lambda w, h, t: h)
     return sum(n for place, n in kept.items() if place not in weights), length + total
 
 

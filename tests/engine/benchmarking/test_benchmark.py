@@ -101,20 +101,22 @@ def test_without_a_clock_nothing_is_measured_and_no_hook_is_left() -> None:
     assert phase_timer.phase("forward") is phase_timer.phase("backward")  # one context for all: nothing is made
 
 
-def test_a_clock_changes_no_gradient(make_session: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_clock_changes_no_gradient(make_run_context: Callable[..., Any], tmp_path: Path) -> None:
     def gradients(clocked: bool) -> dict[str, torch.Tensor]:
-        session = make_session()
-        data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-        loop = Trainer(stage_of(session, "distill", data, 3, tmp_path), session.backbone(), session.loop_settings())
+        run_context = make_run_context()
+        data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+        trainer = Trainer(
+            stage_of(run_context, "distill", data, 3, tmp_path), run_context.backbone(), run_context.loop_settings()
+        )
         if clocked:
             with phase_timer.measure_phases(torch.device("cpu")) as clock:
                 with clock.phase(phase_timer.REST):
-                    loop.gradients(0)
+                    trainer.gradients(0)
                 found = clock.take()
                 assert all(found[p] > 0 for p in ("data", "project", "forward", "loss", "backward", "reduce"))
         else:
-            loop.gradients(0)
-        return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
+            trainer.gradients(0)
+        return {n: p.grad.clone() for n, p in trainer.stage.bank.named_parameters() if p.grad is not None}
 
     with_clock, without = gradients(True), gradients(False)
     assert with_clock and all(with_clock[n].equal(without[n]) for n in without)
@@ -127,14 +129,16 @@ def test_a_clock_changes_no_gradient(make_session: Callable[..., Any], tmp_path:
 @pytest.mark.parametrize("mode", ["teach", "distill", "adapt"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_tokens_are_counted_as_they_are_computed(
-    mode: str, packed: bool, make_session: Callable[..., Any], tmp_path: Path
+    mode: str, packed: bool, make_run_context: Callable[..., Any], tmp_path: Path
 ) -> None:
-    session = make_session(batching="packed" if packed else "padded")
-    tasks = session.config.adapt.targets if mode == "adapt" else session.config.distill.tasks
+    run_context = make_run_context(batching="packed" if packed else "padded")
+    tasks = run_context.config.adapt.targets if mode == "adapt" else run_context.config.distill.tasks
     data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
-    loop = Trainer(stage_of(session, mode, data, 3, tmp_path), session.backbone(), session.loop_settings())
+    trainer = Trainer(
+        stage_of(run_context, mode, data, 3, tmp_path), run_context.backbone(), run_context.loop_settings()
+    )
     seen = []
-    plain_root = session.backbone().root.forward
+    plain_root = run_context.backbone().root.forward
 
     def spy(door: str, batch: Any, *rest: Any, **more: Any) -> Any:
         seen.append(
@@ -142,12 +146,12 @@ def test_tokens_are_counted_as_they_are_computed(
         )
         return plain_root(door, batch, *rest, **more)
 
-    session.backbone().root.forward = spy
+    run_context.backbone().root.forward = spy
     try:
-        outcome = loop.gradients(0)
+        outcome = trainer.gradients(0)
     finally:
-        del session.backbone().root.forward
-    real = sum(len(loop.stage.rows[p.row].train.sample(p.index)) for p in loop.last_step_picks)  # type: ignore[union-attr]
+        del run_context.backbone().root.forward
+    real = sum(len(trainer.stage.rows[p.row].train.sample(p.index)) for p in trainer.last_step_picks)  # type: ignore[union-attr]
     assert int(outcome["real_tokens"]) == real
     assert int(outcome["computed_tokens"]) == sum(seen) > real
 
@@ -251,24 +255,28 @@ def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
 
 
 def test_a_log_line_has_mfu_where_the_device_is_known(
-    make_session: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_run_context: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = make_session()
-    backbone = session.backbone()
-    loop = Trainer(
+    run_context = make_run_context()
+    backbone = run_context.backbone()
+    trainer = Trainer(
         stage_of(
-            session, "teach", invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0), 3, tmp_path
+            run_context,
+            "teach",
+            invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0),
+            3,
+            tmp_path,
         ),
         backbone,
-        session.loop_settings(),
+        run_context.loop_settings(),
     )
 
     def logged() -> dict[str, Any]:
-        loop.window.add(*loop.advance())
-        return loop.window.take(loop.stage, loop.start_shared, backbone)
+        trainer.window.add(*trainer.advance())
+        return trainer.window.take(trainer.stage, trainer.start_shared, backbone)
 
     assert logged()["mfu"] is None
-    monkeypatch.setattr(backbone, "sizes", session.sizes)
+    monkeypatch.setattr(backbone, "sizes", run_context.sizes)
     assert logged()["mfu"] is None  # a CPU
     monkeypatch.setattr(backbone, "peak", 1e9)
     line = logged()

@@ -77,22 +77,22 @@ def test_pefts_loss_and_gradient_are_ours(
 
 @pytest.mark.parametrize("mode", ["teach", "distill"])
 def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
-    mode: str, make_session: Callable[..., Any], tmp_path: Path
+    mode: str, make_run_context: Callable[..., Any], tmp_path: Path
 ) -> None:
-    session = make_session()
-    data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(session, mode, data, 3, tmp_path)
-    loop = Trainer(stage, session.backbone(), session.loop_settings())
+    run_context = make_run_context()
+    data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+    stage = stage_of(run_context, mode, data, 3, tmp_path)
+    trainer = Trainer(stage, run_context.backbone(), run_context.loop_settings())
     peft = PeftBeside(
         stage,
-        session.start_prompt("metaprompt"),
-        session.backbone(),
-        session.config.max_tokens_per_micro_batch,
+        run_context.start_prompt("metaprompt"),
+        run_context.backbone(),
+        run_context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     assert peft.trainer is not None and (peft.trainer.teachers is None) == (mode == "teach")
     real, samples, seen = [], [], []
-    plain_step, limit = peft.trainer.step, session.config.max_tokens_per_micro_batch
+    plain_step, limit = peft.trainer.step, run_context.config.max_tokens_per_micro_batch
 
     def spy(batches: Any) -> float:
         seen.append(sum(int(b.mask_BT.sum()) for b in batches))
@@ -102,8 +102,8 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
 
     peft.trainer.step = spy  # type: ignore[method-assign]
     for step in range(4):
-        outcome, _ = loop.advance()
-        peft.step(loop, step > 0)
+        outcome, _ = trainer.advance()
+        peft.step(trainer, step > 0)
         real.append(int(outcome["real_tokens"]))
         samples.append(int(outcome["examples"].sum()))
     assert seen == real  # the same samples
@@ -125,26 +125,26 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
 
 
 def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
-    card: BackboneCard, make_session: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    card: BackboneCard, make_run_context: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = make_session()
-    session._backbone = ShardedBackbone(card, "", torch.device("cpu"))
-    model = session.backbone().model
+    run_context = make_run_context()
+    run_context._backbone = ShardedBackbone(card, "", torch.device("cpu"))
+    model = run_context.backbone().model
     fuse(model)  # as on a GPU
-    data = invented_data(session.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(session, "teach", data, 1, tmp_path)
-    loop = Trainer(stage, session.backbone(), session.loop_settings())
+    data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+    stage = stage_of(run_context, "teach", data, 1, tmp_path)
+    trainer = Trainer(stage, run_context.backbone(), run_context.loop_settings())
     peft = PeftBeside(
         stage,
-        session.start_prompt("metaprompt"),
-        session.backbone(),
-        session.config.max_tokens_per_micro_batch,
+        run_context.start_prompt("metaprompt"),
+        run_context.backbone(),
+        run_context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     seen = []
     monkeypatch.setattr(PeftTrainer, "step", lambda *_: seen.append(is_fused(model)) or 1.0)
-    loop.advance()
-    peft.step(loop, True)
+    trainer.advance()
+    peft.step(trainer, True)
     assert seen == [False] and is_fused(model) and peft.ours_fused
 
     def full(*_: object) -> float:
@@ -154,7 +154,7 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
     with pytest.raises(
         UserError, match=r"--beside: PEFT's step ran out of the GPU's memory.*--max_tokens_per_micro_batch"
     ):
-        peft.step(loop, True)
+        peft.step(trainer, True)
     assert is_fused(model)
 
 

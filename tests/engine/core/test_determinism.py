@@ -130,13 +130,13 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
         return outcome, None
 
     chosen = SimpleNamespace(sharding="replicated", recompute=0, offloaded=False)
-    session: Any = SimpleNamespace(card="card")
-    measured = [runner.Measured(case, session, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
+    run_context: Any = SimpleNamespace(card="card")
+    measured = [runner.Measured(case, run_context, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
     assert measured[0].lives == measured[1].lives  # one backbone serves both
     cpu = torch.device("cpu")
     with phase_timer.measure_phases(cpu) as clock:
         for m in [*measured, *measured]:
-            m.loop = SimpleNamespace(advance=advance)  # type: ignore[assignment]
+            m.trainer = SimpleNamespace(advance=advance)  # type: ignore[assignment]
             m.backbone = SimpleNamespace(gathers=SimpleNamespace(take=lambda: None))  # type: ignore[assignment]
             runner._step(m, clock, cpu, None)
     assert seen == [SET, USUAL, SET, USUAL]
@@ -148,18 +148,18 @@ def test_workspaces_that_repeat_their_sums(value: str) -> None:
 
 
 def test_another_workspace_is_refused_with_the_fix(
-    make_session: Callable[..., Any], with_gpu: None, monkeypatch: pytest.MonkeyPatch
+    make_run_context: Callable[..., Any], with_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # set before anything could multiply on a GPU
-    make_session(deterministic=True)
+    make_run_context(deterministic=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
-    make_session()
+    make_run_context()
     with pytest.raises(UserError) as error:
-        make_session(deterministic=True)
+        make_run_context(deterministic=True)
     (problem,) = error.value.problems
     assert "CUBLAS_WORKSPACE_CONFIG: ':4096:2:16:8'" in problem and "export CUBLAS_WORKSPACE_CONFIG=:4096:8" in problem
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG: not set"):
-        make_session(deterministic=True)
+        make_run_context(deterministic=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    make_session(deterministic=True)
+    make_run_context(deterministic=True)

@@ -73,7 +73,7 @@ def test_what_a_run_drops_is_what_was_foretold(project: Path, tmp_path: Path, ca
         {"demo_entities": ["train"], "demo_summary": ["train"]},
         config,
         Layout(card, load_tokenizer(card.tokenizer)),
-        say=lambda _: None,
+        print_rank0=lambda _: None,
     )
     for task, data in found.items():
         split = data.splits["train"]
@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_corpus(
     (check,) = check_tasks([load_card(place / "cards/large.yaml")], place / "root")
     checked = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    data = prepare({"large": ["train"]}, config, layout, say=lambda _: None)
+    data = prepare({"large": ["train"]}, config, layout, print_rank0=lambda _: None)
     prepared = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     arrow = pyarrow.default_memory_pool().max_memory() - before

@@ -70,12 +70,12 @@ def config(tmp_path: Path) -> DataConfig:
 @pytest.fixture
 def sources(config: DataConfig, card: BackboneCard) -> dict[str, TaskData]:
     layout = Layout(card, load_tokenizer(card.tokenizer))
-    return prepare({"source": ["train"], "clean": ["train"]}, config, layout, say=lambda _: None)
+    return prepare({"source": ["train"], "clean": ["train"]}, config, layout, print_rank0=lambda _: None)
 
 
 def test_overlap_is_told_and_kept_unless_it_is_to_be_left_out(config: DataConfig, sources: dict[str, TaskData]) -> None:
     said: list[str] = []
-    same, record = decontaminate(sources, config, say=said.append)
+    same, record = decontaminate(sources, config, print_rank0=said.append)
     assert data_fingerprint(same) == data_fingerprint(sources)
     assert record is not None and not record["excluded"] and record["dropped"] == {}
     assert said == [
@@ -90,7 +90,7 @@ def test_only_training_samples_of_sources_are_left_out(
     config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
 ) -> None:
     said: list[str] = []
-    out, record = decontaminate(sources, dataclasses.replace(config, drop_contaminated=True), say=said.append)
+    out, record = decontaminate(sources, dataclasses.replace(config, drop_contaminated=True), print_rank0=said.append)
     train = out["source"].splits["train"]
     assert record is not None and record["dropped"] == {"source": 3} and train.n_excluded == 3
     assert len(train.kept) == 10 and not any(text in train.example(i).input_text for i in train.kept for text in SHARED)
@@ -103,7 +103,7 @@ def test_only_training_samples_of_sources_are_left_out(
     assert said[-1] == "data.drop_contaminated: training samples left out: source 3"
     layout = Layout(card, load_tokenizer(card.tokenizer))
     test = prepare(
-        {"target": ["test"]}, dataclasses.replace(config, drop_contaminated=True), layout, say=lambda _: None
+        {"target": ["test"]}, dataclasses.replace(config, drop_contaminated=True), layout, print_rank0=lambda _: None
     )
     assert len(test["target"].splits["test"].kept) == 4
 
@@ -114,12 +114,12 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
     calls = []
     real = decontamination.find_overlaps
     monkeypatch.setattr(decontamination, "find_overlaps", lambda *a: (calls.append(1), real(*a))[1])
-    first = decontaminate(sources, config, say=lambda _: None)[1]
-    assert decontaminate(sources, config, say=lambda _: None)[1] == first and len(calls) == 1
+    first = decontaminate(sources, config, print_rank0=lambda _: None)[1]
+    assert decontaminate(sources, config, print_rank0=lambda _: None)[1] == first and len(calls) == 1
     (file,) = Path(config.cache).glob("overlap-*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and SHARED[0].split()[0] not in file.read_text()
     (Path(config.root) / "target/test.jsonl").write_text(json.dumps({"q": note(99), "a": "y"}))
-    assert decontaminate(sources, config, say=lambda _: None)[1] == {
+    assert decontaminate(sources, config, print_rank0=lambda _: None)[1] == {
         "targets": ["target"],
         "excluded": False,
         "pairs": [],
@@ -132,13 +132,13 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
 def test_a_damaged_comparison_is_named_and_made_again(
     config: DataConfig, sources: dict[str, TaskData], how: str
 ) -> None:
-    first = decontaminate(sources, config, say=lambda _: None)[1]
+    first = decontaminate(sources, config, print_rank0=lambda _: None)[1]
     (file,) = Path(config.cache).glob("overlap-*.json")
     whole = file.read_text()
     changed = {"a number": whole.replace("3", "2", 1), "cut": whole[:-9], "empty": ""}
     file.write_text(changed[how])
     said: list[str] = []
-    assert decontaminate(sources, config, say=said.append)[1] == first
+    assert decontaminate(sources, config, print_rank0=said.append)[1] == first
     assert said[0].startswith(f"WARNING data.decontaminate_against: {file} ") and "made again" in said[0]
     assert file.read_text() == whole
 
@@ -151,7 +151,7 @@ def test_other_ranks_wait_for_the_comparison(
     exclude = dataclasses.replace(config, drop_contaminated=True)
     waiter = threading.Thread(target=lambda: found.update(decontaminate(sources, exclude, 1)[0]), daemon=True)
     waiter.start()
-    here = decontaminate(sources, exclude, say=lambda _: None)[0]
+    here = decontaminate(sources, exclude, print_rank0=lambda _: None)[0]
     waiter.join(timeout=10)
     assert not waiter.is_alive() and data_fingerprint(found) == data_fingerprint(here)
 
@@ -168,9 +168,11 @@ def test_a_source_of_nothing_but_overlap_is_refused(
     config: DataConfig, sources: dict[str, TaskData], card: BackboneCard
 ) -> None:
     (Path(config.root) / "source/train.jsonl").write_text(json.dumps({"q": SHARED[0], "a": "y"}))
-    again = prepare({"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), say=lambda _: None)
+    again = prepare(
+        {"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), print_rank0=lambda _: None
+    )
     with pytest.raises(UserError, match="leaves no training example"):
-        decontaminate(again, dataclasses.replace(config, drop_contaminated=True), say=lambda _: None)
+        decontaminate(again, dataclasses.replace(config, drop_contaminated=True), print_rank0=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_results_and_report_say_what_was_compared(
         target_overlap_record(run, ["target", "late"])["unchecked"] == ["target", "late"]
         and read_overlap_record(run) is None
     )
-    write_overlap_record(run, decontaminate(sources, config, say=lambda _: None)[1])
+    write_overlap_record(run, decontaminate(sources, config, print_rank0=lambda _: None)[1])
     overlap = target_overlap_record(run, ["target", "late"])
     assert overlap["unchecked"] == ["late"] and overlap["pairs"][0]["affected"] == 3
     assert target_overlap_record(run, ["late"])["pairs"] == []

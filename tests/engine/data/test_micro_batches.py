@@ -127,7 +127,7 @@ def test_an_answer_without_context_is_predicted_from_the_prompt(backbone, naive_
     prompts_BLD = 0.1 * torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch = collate([Item(0, empty, 1.0), Item(1, longer, 1.0)])
     with torch.no_grad():
-        states, teacher = backbone("answers", batch, prompts_BLD)
+        states, teacher = backbone.forward_padded(batch, prompts_BLD)
         wanted = [
             t
             for sample, prompt_LD in zip((empty, longer), prompts_BLD, strict=True)

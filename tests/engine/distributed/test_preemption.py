@@ -48,36 +48,36 @@ def ctrl_c_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
+def build(make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """A distillation's loop as a new process would make it, in a run directory of its own."""
 
     def make(name: str, interruption: PreemptionHandler | None = None, **changes: Any) -> Trainer:
-        session = make_session(
+        run_context = make_run_context(
             name, **{"distill.steps": 9, "distill.batch_size": 4, "checkpoint.interval": 100, **changes}
         )
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
-        loop = make_loop(distill_stage(session, train_only, teachers(3), "hash"), session)
-        loop.interruption = interruption
-        return loop
+        trainer = make_loop(distill_stage(run_context, train_only, teachers(3), "hash"), run_context)
+        trainer.interruption = interruption
+        return trainer
 
     return make
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, loop: Trainer, step: int, act: Callable[[], object]) -> None:
+def at_step(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, step: int, act: Callable[[], object]) -> None:
     """Do something in the middle of a step."""
     whole, done = ForwardBackward.train, []
 
     def train(*args: Any) -> Any:
-        if loop.step == step - 1 and not done:
+        if trainer.step == step - 1 and not done:
             done.append(act())
         return whole(*args)
 
     monkeypatch.setattr(ForwardBackward, "train", train)
 
 
-def prompts(loop: Trainer) -> dict[str, torch.Tensor]:
+def prompts(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Copies: what is loaded is mapped from a file that a test may damage."""
-    return {n: t.clone() for n, t in checkpoint.load(loop.stage.run_dir).prompts.items()}  # type: ignore[union-attr]
+    return {n: t.clone() for n, t in checkpoint.load(trainer.stage.run_dir).prompts.items()}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("how", ["TERM", "USR1", "INT", "STOP"])
@@ -91,10 +91,10 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(
     ask = (run_dir / "STOP").touch if how == "STOP" else lambda: os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with PreemptionHandler(run_dir, "USR1", True) as preemption:
-        loop = build("cut", preemption)
-        at_step(monkeypatch, loop, 4, ask)
+        trainer = build("cut", preemption)
+        at_step(monkeypatch, trainer, 4, ask)
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
-            loop.run()
+            trainer.run()
     assert (
         (run_dir / "STOPPED").exists()
         and not (run_dir / "STOP").exists()
@@ -125,10 +125,10 @@ def test_what_a_launcher_sends_on_of_one_ctrl_c_counts_once(
 ) -> None:
     (tmp_path / "run").mkdir()
     with PreemptionHandler(tmp_path / "run", "USR1", True) as asked:
-        loop = build("run", asked)
-        at_step(monkeypatch, loop, 4, lambda: (pressed(0.05, 3), os.kill(os.getpid(), signal.SIGTERM)))
+        trainer = build("run", asked)
+        at_step(monkeypatch, trainer, 4, lambda: (pressed(0.05, 3), os.kill(os.getpid(), signal.SIGTERM)))
         with pytest.raises(Stopped, match="stopped at step 4 of 9"):
-            loop.run()
+            trainer.run()
     assert capfd.readouterr().err.splitlines() == [preemption.TOLD.decode().strip()]
 
 
@@ -141,11 +141,11 @@ def test_ctrl_c_for_the_second_time_ends_at_once(
     monkeypatch.setattr(ctrl_c, "leave", lambda: ended.append(True))
     (tmp_path / "run").mkdir()
     with pytest.raises(KeyboardInterrupt), PreemptionHandler(tmp_path / "run", "USR1", True) as asked:
-        loop = build("run", asked)
-        at_step(monkeypatch, loop, 4, lambda: pressed(0.1))
-        loop.run()
+        trainer = build("run", asked)
+        at_step(monkeypatch, trainer, 4, lambda: pressed(0.1))
+        trainer.run()
     time.sleep(0.2)
-    assert ended and loop.step == 3 and not (tmp_path / "run/latest").exists()
+    assert ended and trainer.step == 3 and not (tmp_path / "run/latest").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -230,9 +230,9 @@ def test_save_writes_a_checkpoint_and_training_goes_on(
 ) -> None:
     (tmp_path / "run").mkdir()
     with PreemptionHandler(tmp_path / "run", "USR1", True) as preemption:
-        loop = build("run", preemption)
-        at_step(monkeypatch, loop, 3, (tmp_path / "run" / "SAVE").touch)
-        loop.run()
+        trainer = build("run", preemption)
+        at_step(monkeypatch, trainer, 3, (tmp_path / "run" / "SAVE").touch)
+        trainer.run()
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").glob("step_*")) == ["step_00000003", "step_00000009"]
     assert not (tmp_path / "run/SAVE").exists()
 
@@ -242,10 +242,10 @@ def test_a_request_in_the_last_step_is_no_stop(
 ) -> None:
     (tmp_path / "run").mkdir()
     with PreemptionHandler(tmp_path / "run", "USR1", True) as preemption:
-        loop = build("run", preemption)
-        at_step(monkeypatch, loop, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        loop.run()
-    assert not (tmp_path / "run/STOPPED").exists() and loop.step == 9
+        trainer = build("run", preemption)
+        at_step(monkeypatch, trainer, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        trainer.run()
+    assert not (tmp_path / "run/STOPPED").exists() and trainer.step == 9
 
 
 def test_a_request_in_the_last_step_stops_the_next_loop(
@@ -254,9 +254,9 @@ def test_a_request_in_the_last_step_stops_the_next_loop(
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     with PreemptionHandler(tmp_path / "first", "USR1", True) as preemption:
-        loop = build("first", preemption, **{"distill.steps": 2})
-        at_step(monkeypatch, loop, 2, (tmp_path / "first/STOP").touch)
-        loop.run()
+        trainer = build("first", preemption, **{"distill.steps": 2})
+        at_step(monkeypatch, trainer, 2, (tmp_path / "first/STOP").touch)
+        trainer.run()
     with (
         PreemptionHandler(tmp_path / "second", "USR1", True) as preemption,
         pytest.raises(Stopped, match="stopped at step 1 of 9"),
@@ -437,12 +437,14 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(
 ) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    loop = build("run", **{"checkpoint.interval": 2, "log.interval": 2})
-    loop.fence = loop.saver.fence = RunLock(run_dir)
+    trainer = build("run", **{"checkpoint.interval": 2, "log.interval": 2})
+    trainer.fence = trainer.saver.fence = RunLock(run_dir)
     newer: list[RunLock] = []
-    at_step(monkeypatch, loop, 4, lambda: (loop.saver.wait(), newer.append(RunLock(run_dir))))  # step 2 is on disk
+    at_step(
+        monkeypatch, trainer, 4, lambda: (trainer.saver.wait(), newer.append(RunLock(run_dir)))
+    )  # step 2 is on disk
     with pytest.raises(RunLockLost, match="opened by another job since"):
-        loop.run()
+        trainer.run()
     assert (
         checkpoint.load(run_dir).state["step"] == 2 and len((run_dir / "metrics.jsonl").read_text().splitlines()) == 1
     )  # type: ignore[union-attr]
@@ -495,19 +497,19 @@ def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
 def test_a_row_that_is_never_finite_ends_the_run_by_name(
     build: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = build("run", max_nonfinite_steps=3, **{"distill.task_subsets": False})
+    trainer = build("run", max_nonfinite_steps=3, **{"distill.task_subsets": False})
     whole = ForwardBackward.train
 
     def train(self: ForwardBackward, *args: Any) -> Any:
         terms = whole(self, *args)
-        loop.stage.bank.parts["metaprompt"].cols_KLR.grad[1] = torch.nan
+        trainer.stage.bank.parts["metaprompt"].cols_KLR.grad[1] = torch.nan
         return terms
 
     monkeypatch.setattr(ForwardBackward, "train", train)
     with pytest.raises(
         RuntimeError, match="distill 3: in 3 steps running the gradient of beta/.* was not finite"
     ) as error:
-        loop.run()
+        trainer.run()
     assert "alpha" not in str(error.value) and "gamma" not in str(error.value)
 
 

@@ -53,7 +53,7 @@ def backbones() -> dict[str, ShardedBackbone]:
 def alone(
     backbone: ShardedBackbone, context: list[int], prompt_LD: torch.Tensor, new: int, end: int = END
 ) -> list[int]:
-    return cut(backbone("generate", [context], prompt_LD[None], new, end, end, False)[0].tolist(), end)
+    return cut(backbone.generate([context], prompt_LD[None], new, end, end, False)[0].tolist(), end)
 
 
 def cut(ids: list[int], end: int) -> list[int]:

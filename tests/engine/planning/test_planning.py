@@ -41,7 +41,7 @@ def config(project: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def session(config: RunConfig) -> RunContext:
+def run_context(config: RunConfig) -> RunContext:
     return RunContext(config)
 
 
@@ -51,8 +51,8 @@ def h100() -> DeviceKind:
 
 
 @pytest.fixture()
-def planner(session: RunContext, config: RunConfig, h100: DeviceKind) -> Planner:
-    return Planner(session, "distill", h100, assumed_of(config))
+def planner(run_context: RunContext, config: RunConfig, h100: DeviceKind) -> Planner:
+    return Planner(run_context, "distill", h100, assumed_of(config))
 
 
 # ---- terms
@@ -90,8 +90,8 @@ def test_a_recomputed_layer_goes_forward_once_more() -> None:
     )
 
 
-def test_mfu_counts_four_operations_a_number_and_real_token(session: RunContext) -> None:
-    sizes = session.sizes
+def test_mfu_counts_four_operations_a_number_and_real_token(run_context: RunContext) -> None:
+    sizes = run_context.sizes
     assert model_operations(sizes, 10.0) == 40 * sizes.active
     assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
     # the model card's 3.6 billion active numbers of gpt-oss-20B are these and the head
@@ -146,9 +146,9 @@ def test_the_twin_of_every_family_has_the_backbone_s_modules(family: str, recomp
 
 
 def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again_soon(
-    planner: Planner, config: RunConfig, session: RunContext
+    planner: Planner, config: RunConfig, run_context: RunContext
 ) -> None:
-    sizes = session.sizes
+    sizes = run_context.sizes
     brought = planner.gathered(config, CLUSTER, planner.need(config, CLUSTER, "zero3"))
     everything = (sizes.moved - sizes.rows_from_file * sizes.embedding) * 31 / 32
     assert (
@@ -221,15 +221,15 @@ def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Plann
 
 
 def test_the_largest_token_budget_fits_and_a_larger_one_does_not(
-    planner: Planner, config: RunConfig, session: RunContext
+    planner: Planner, config: RunConfig, run_context: RunContext
 ) -> None:
     machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
     for name in ("replicated", "zero3", "zero3_offload"):
         found = planner.largest_budget(config, machine, name)
         for tokens, fits in ((found, True), (round(found * 1.01) + 1, False)):
-            work = replace(micro_batch_shape(config, session.sizes), tokens=tokens, answers=tokens)
+            work = replace(micro_batch_shape(config, run_context.sizes), tokens=tokens, answers=tokens)
             assert (
-                choose_sharding(session.sizes, name, config.activation_checkpointing, work, machine).fits(machine)
+                choose_sharding(run_context.sizes, name, config.activation_checkpointing, work, machine).fits(machine)
                 == fits
             ), (
                 name,
@@ -252,11 +252,11 @@ def test_a_knob_s_number_is_the_model_s_own(planner: Planner, config: RunConfig)
 
 
 def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(
-    session: RunContext, config: RunConfig, h100: DeviceKind
+    run_context: RunContext, config: RunConfig, h100: DeviceKind
 ) -> None:
     kinds = {}
     for examples in ("60", "100000"):  # read often, read once
-        planner = Planner(session, "distill", h100, assumed_of(config, examples=examples))
+        planner = Planner(run_context, "distill", h100, assumed_of(config, examples=examples))
         distill = planner.case(config, NODE).stages[-1]
         kinds[examples] = distill.work.kind, bool(distill.work.forward)
     assert kinds == {"60": ("train", True), "100000": ("train_with_teacher", False)}
@@ -267,22 +267,22 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
 ) -> None:
     monkeypatch.chdir(project)
     config = resolve("configs/demo/distill.yaml", {"data.cache": str(tmp_path / "tokens")})
-    session = RunContext(config)
-    assumed = Planner(session, "distill", h100, assumed_of(config))
+    run_context = RunContext(config)
+    assumed = Planner(run_context, "distill", h100, assumed_of(config))
     assert assumed.told.startswith("assumed: 192 tokens a sample, 12 of them answer")
     assumed.case(config, NODE)
-    session.data({task: ["train", "validation"] for task in config.distill.tasks})
-    known = Planner(session, "distill", h100, assumed_of(config))
+    run_context.data({task: ["train", "validation"] for task in config.distill.tasks})
+    known = Planner(run_context, "distill", h100, assumed_of(config))
     case = known.case(config, Machine(1, 1, "cuda", 80 * GB, 100 * GB))
     assert known.told.startswith("lengths of 3 tasks' samples from")
     teach = case.stages[0].work
-    data = session.data({task: ["train"] for task in config.distill.tasks})
+    data = run_context.data({task: ["train"] for task in config.distill.tasks})
     lengths = [len(d.splits["train"].sample(i)) for d in data.values() for i in d.splits["train"].kept]
     assert teach.batch_size == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
 
 
-def test_sizes_tell_every_parameter(session: RunContext) -> None:
-    sizes: ModelFootprint = session.sizes
+def test_sizes_tell_every_parameter(run_context: RunContext) -> None:
+    sizes: ModelFootprint = run_context.sizes
     assert (
         sum(n * b for _, n, b in sizes.parameters) == sizes.weights
         and tuple(n * b for _, n, b in sizes.parameters) == sizes.tensors

@@ -90,12 +90,12 @@ def test_what_a_forward_and_a_backward_pass_touch(name: str, dtype: str) -> None
     bank = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, sizes.hidden, generator=generator))
     draw = lambda n: torch.randint(3, 500, (n,), generator=generator).tolist()  # type: ignore[call-overload]  # noqa: E731
     items = weigh([i % TASKS for i in range(SAMPLES)], [Sample(draw(CONTEXT), draw(ANSWER)) for _ in range(SAMPLES)])
-    formulation = ForwardBackward(backbone, True, 2000, 0, 1)
-    (group,) = formulation.micro_batches(items, bank)
+    forward_backward = ForwardBackward(backbone, True, 2000, 0, 1)
+    (group,) = forward_backward.micro_batches(items, bank)
     with Traffic() as forward, torch.no_grad():
-        formulation.cross_entropies(group, bank)
+        forward_backward.cross_entropies(group, bank)
     with Traffic() as whole:
-        formulation.train(group, bank, LossWeights(), None, None)
+        forward_backward.train(group, bank, LossWeights(), None, None)
     kept = sizes.kept_per_token * (TASKS * LENGTH + SAMPLES * (CONTEXT + ANSWER)) * len(sizes.layers)
     found = forward.bytes.total() / kept, (whole.bytes.total() - forward.bytes.total()) / kept
     assert found == pytest.approx(TOUCHED, rel=0.34), found

@@ -118,7 +118,7 @@ def ours(
         embeds = torch.cat([prompt_LD, backbone.model.get_input_embeddings()(torch.tensor(contexts[0]))])[None]
         logits = backbone.model(inputs_embeds=embeds, use_cache=False).logits[0, len(prompt_LD) :]
     prompts = prompt_LD.expand(len(contexts), -1, -1)
-    ids = backbone("generate", contexts, prompts, 8, tokenizer.eos_id, tokenizer.eos_id, False).tolist()
+    ids = backbone.generate(contexts, prompts, 8, tokenizer.eos_id, tokenizer.eos_id, False).tolist()
     return logits, [cut(row, tokenizer.eos_id) for row in ids]
 
 
@@ -410,7 +410,7 @@ def test_the_client_says_in_one_line_that_nobody_answers() -> None:
 
 
 def test_exported_prompts_come_back_as_teachers(
-    make_session: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path
+    make_run_context: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path
 ) -> None:
     """Collapsed prompts of an earlier run are the new run's teachers, to the bit, and no step is taken."""
     from engine.training.teach_and_distill import teach_stage
@@ -420,16 +420,16 @@ def test_exported_prompts_come_back_as_teachers(
     for task in sources:
         (tmp_path / "adapters" / task).mkdir(parents=True)
         peft_folder(tmp_path / "adapters" / task, torch.randn(5, hidden, generator=g))
-    session = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
-    assert session.model_config.hidden_size == hidden
-    stage = teach_stage(session, tasks)
-    make_loop(stage, session).run()
+    run_context = make_run_context(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
+    assert run_context.model_config.hidden_size == hidden
+    stage = teach_stage(run_context, tasks)
+    make_loop(stage, run_context).run()
     bank, found = load_bank_of(stage.run_dir)
     for k, task in enumerate(sources):
         imported = load_file(tmp_path / "adapters" / task / "adapter_model.safetensors")["prompt_embeddings"]
         assert torch.equal(bank.prompts(torch.tensor([k]))[0].float(), imported)
     assert found.state["step"] == 0 and found.state["hashes"]["adapters"]
-    other = make_session(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
+    other = make_run_context(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
     peft_folder(tmp_path / "adapters/beta", torch.randn(5, hidden, generator=g))
     with pytest.raises(UserError, match="adapters: the checkpoint has"):
         make_loop(teach_stage(other, tasks), other).run()

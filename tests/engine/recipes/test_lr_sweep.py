@@ -28,8 +28,8 @@ def sources() -> dict[str, Source]:
     return {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}
 
 
-def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, tasks: dict[str, TaskData]) -> None:
-    c = make_session(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
+def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_run_context, tasks: dict[str, TaskData]) -> None:
+    c = make_run_context(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
     swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): Rate(0.2)})
     rates = {"metaprompt": (0.1, 0.2), "prompt_tuning": (0.3, 0.6)}
     assert {(r.label, r.rate.own) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in rates.items() for lr in lrs}
@@ -46,15 +46,15 @@ def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_session, ta
     assert alpha[0].train_indices not in [r.train_indices for r in trained if r.task == "alpha" and r.shots == "2"]
 
 
-def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[str, TaskData], near) -> None:
+def test_every_row_trains_at_its_own_rate(make_run_context, make_loop, tasks: dict[str, TaskData], near) -> None:
     """A rate's row of the sweep is the row of a run with that rate alone."""
     data = {n: tasks[n] for n in ("alpha", "beta")}
-    together = make_session(
+    together = make_run_context(
         "together", **SWEEP, **{"adapt.train": "all", "adapt.relative_lr_shared": 0.01, "adapt.lr_task": 0.1}
     )
-    loop = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
-    loop.run()
-    alone = make_session(
+    trainer = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
+    trainer.run()
+    alone = make_run_context(
         "alone",
         **{**SWEEP, "lr_sweep.metaprompt": [], "lr_sweep.relative_lr_prompt": []},
         **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2},
@@ -62,9 +62,9 @@ def test_every_row_trains_at_its_own_rate(make_session, make_loop, tasks: dict[s
     alone.config.adapt.seeds, alone.config.adapt.methods = [100], ["metaprompt"]
     other = make_loop(adapt_stage(alone, data, sources()), alone)
     other.run()
-    prompts = {r.name: loop.stage.bank.prompts(torch.tensor([k]))[0] for k, r in enumerate(loop.stage.rows)}
+    prompts = {r.name: trainer.stage.bank.prompts(torch.tensor([k]))[0] for k, r in enumerate(trainer.stage.rows)}
     names = [r.name for r in other.stage.rows if r.shots != "0"]
-    assert names and loop.stage.name == "tune" and loop.stage.run_dir == together.run_dir / "tune"
+    assert names and trainer.stage.name == "tune" and trainer.stage.run_dir == together.run_dir / "tune"
     for k, row in enumerate(other.stage.rows):
         if row.shots != "0":
             task, _, shots, seed = row.name.split("/")
@@ -125,19 +125,19 @@ def test_rates_of_equal_score_are_told_apart_by_cross_entropy_and_a_warning_says
     assert json.loads(json.dumps(diverged, allow_nan=False)) == diverged
 
 
-def test_p_star_is_swept_with_every_rate_of_the_factors(make_session, tasks: dict[str, TaskData]) -> None:
-    session = make_session(
+def test_p_star_is_swept_with_every_rate_of_the_factors(make_run_context, tasks: dict[str, TaskData]) -> None:
+    run_context = make_run_context(
         **SWEEP, **{"lr_sweep.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "lr_sweep.shots": ["2"]}
     )
-    swept = adapt_rows(session.config, tasks, tuning=True)
+    swept = adapt_rows(run_context.config, tasks, tuning=True)
     pairs = {(r.rate.own, r.rate.shared) for r in swept if r.method == "metaprompt"}
     assert pairs == {(0.1, 0.1), (0.1, 0.3), (0.2, 0.1), (0.2, 0.3)}
     assert {r.rate.shared for r in swept if r.method == "prompt_tuning"} == {None}
     assert {lr_sweep._rate_of(r.variant.partition("lr=")[2]) for r in swept} == {r.rate for r in swept}
-    groups = adapt_stage(session, tasks, sources(), tuning=True).optimizer.groups
+    groups = adapt_stage(run_context, tasks, sources(), tuning=True).optimizer.groups
     rows = [r for r in swept if r.method == "metaprompt"]
     assert groups["metaprompt"].lr.tolist() == [r.rate.own for r in rows]  # type: ignore[union-attr]
-    assert groups["metaprompt.shared"].lr.tolist() == [r.rate.shared * session.embedding_rms for r in rows]  # type: ignore[union-attr, operator]
+    assert groups["metaprompt.shared"].lr.tolist() == [r.rate.shared * run_context.embedding_rms for r in rows]  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,12 @@ def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -
     assert lr_sweep._read(tmp_path / "none", "key") == {}
 
 
-def test_tuning_seed_and_shots_are_checked(make_session) -> None:
+def test_tuning_seed_and_shots_are_checked(make_run_context) -> None:
     from engine.config.loader import _impossible
 
-    config = make_session(**SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}).config
+    config = make_run_context(
+        **SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}
+    ).config
     told = " ".join(_impossible(config))
     for wanted in (
         "lr_sweep.seed: 1 stands in adapt.seeds",
@@ -186,7 +188,7 @@ def test_tuning_seed_and_shots_are_checked(make_session) -> None:
     ):
         assert wanted in told
     assert config.lr_sweep.any()
-    config = make_session(
+    config = make_run_context(
         **SWEEP,
         **{"lr_sweep.relative_lr_shared": [0.1], "lr_sweep.relative_lr_teach": [0.1], "teach.run": "runs/other"},
     ).config

@@ -28,7 +28,7 @@ def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_
         adapted(name, **{**part, "adapt.train": train, "adapt.steps": 3 - n})
         for n, (name, part, train) in enumerate(zip("ab", (A, B), how, strict=True))
     ]
-    merge_runs(runs, tmp_path / "out", say=silent)
+    merge_runs(runs, tmp_path / "out", print_rank0=silent)
     parts, merged = [rows_of(run) for run in runs], rows_of(tmp_path / "out")
     wanted = parts[0] | parts[1]
     assert merged.keys() == wanted.keys() and len({t.numpy().tobytes() for t in wanted.values()}) == 10
@@ -75,7 +75,7 @@ def test_rows_of_every_method_are_what_they_were(train: str, adapted, tmp_path: 
     b = adapted(
         "b", rates={("lora", "full"): Rate(0.25)}, **{**every, "adapt.targets": ["beta"], "adapt.transfer": ["gamma"]}
     )
-    merge_runs([a, b], tmp_path / "out", say=silent)
+    merge_runs([a, b], tmp_path / "out", print_rank0=silent)
     (bank, found), of_parts = load_bank(tmp_path / "out", "run"), [load_bank(run, "run")[1] for run in (a, b)]
     assert bank.sizes == {"metaprompt": 3, "multitask_prompt": 2, "lora": 2, "prompt_tuning": 2}
     assert {m: len(bank.parts[m].shared_SLD) for m in ("metaprompt", "multitask_prompt")} == (
@@ -104,7 +104,7 @@ def test_one_row_each_with_one_frozen_metaprompt_still_shares_it(adapted, tmp_pa
     """
     changes = {"adapt.methods": ["metaprompt"], "adapt.shots": ["0"]}
     runs = [adapted(name, **{"adapt.targets": [task], **changes}) for name, task in (("a", "alpha"), ("b", "beta"))]
-    merge_runs(runs, tmp_path / "out", say=silent)
+    merge_runs(runs, tmp_path / "out", print_rank0=silent)
     _, found = load_bank(tmp_path / "out", "run")
     assert {n: len(t) for n, t in found.prompts.items() if n.startswith("best.")} == {
         "best.parts.metaprompt.shared_SLD": 1,
@@ -124,8 +124,8 @@ def test_a_merged_run_merges_again_and_says_what_it_is(adapted, tmp_path: Path) 
         b, {"targets": ["alpha", "beta"], "excluded": True, "pairs": [{"source": "s"}], "dropped": {"s": 2}}
     )
     said: list[str] = []
-    merge_runs([a, b], tmp_path / "ab", say=said.append)
-    merge_runs([tmp_path / "ab", c], tmp_path / "abc", say=silent)
+    merge_runs([a, b], tmp_path / "ab", print_rank0=said.append)
+    merge_runs([tmp_path / "ab", c], tmp_path / "abc", print_rank0=silent)
     assert rows_of(tmp_path / "abc").keys() == {row for run in (a, b, c) for row in rows_of(run)}
     config = resolve(tmp_path / "abc/config.yaml")
     assert (config.adapt.targets, config.adapt.shots, config.adapt.seeds) == (
@@ -161,7 +161,7 @@ def test_tables_of_a_sweep_go_along_only_where_there_is_one(adapted, cards, tmp_
     merge_runs([a], tmp_path / "sum", "gamma=alpha", "metaprompt/4", silent)
     assert (tmp_path / "sum/tune/tuning.json").read_text() == (a / "tune/tuning.json").read_text()
     said: list[str] = []
-    merge_runs([a, b], tmp_path / "out", say=said.append)
+    merge_runs([a, b], tmp_path / "out", print_rank0=said.append)
     assert (
         not (tmp_path / "out/tune").exists()
         and "NOTE merged: tables of learning rates that were tried stay in the runs (tune/tuning.json)" in said
@@ -181,14 +181,14 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
         adapted("other", **{**A, "adapt.steps": 3}),
     )
     said: list[str] = []
-    merge_runs([a, same], tmp_path / "out", say=said.append)  # zero-shot rows of both are the untouched start
+    merge_runs([a, same], tmp_path / "out", print_rank0=said.append)  # zero-shot rows of both are the untouched start
     assert "2 rows stood twice, the same to the bit: kept once" in said
     each = (("0", 0), ("4", 0), ("4", 1), ("full", 0), ("full", 1))
     assert list(rows_of(tmp_path / "out")) == [
         ("alpha", method, shots, seed) for method in ("metaprompt", "prompt_tuning") for shots, seed in each
     ]
     with pytest.raises(UserError) as error:
-        merge_runs([a, other], tmp_path / "no", say=silent)
+        merge_runs([a, other], tmp_path / "no", print_rank0=silent)
     assert len(error.value.problems) == 4 and not (tmp_path / "no").exists()
     assert (
         error.value.problems[0]
@@ -196,7 +196,7 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     )
 
 
-def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, tmp_path: Path) -> None:
+def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_run_context, tmp_path: Path) -> None:
     a = adapted("a", **A)
     short = adapted(
         "short",
@@ -212,7 +212,7 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, t
     distilled = adapted("distilled", **B)
     alter(distilled, lambda state: state.update(stage="distill"))
     with pytest.raises(UserError) as error:
-        merge_runs([a, short, far, a, tmp_path / "gone", unfinished, distilled], tmp_path / "full", say=silent)
+        merge_runs([a, short, far, a, tmp_path / "gone", unfinished, distilled], tmp_path / "full", print_rank0=silent)
     told = "\n".join(error.value.problems)
     wanted = [
         "--output: ",
@@ -230,7 +230,7 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_session, t
         wanted
     )  # short has no row of a metaprompt
     with pytest.raises(UserError, match="nothing to merge"):
-        merge_runs([a], tmp_path / "out", say=silent)
+        merge_runs([a], tmp_path / "out", print_rank0=silent)
 
 
 def alter(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -251,7 +251,7 @@ def test_parts_of_other_shapes_are_refused(adapted, tmp_path: Path) -> None:
     state = {k: v for k, v in found.state.items() if k not in ("step", "kept", "sha256")}
     checkpoint.save(b, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.kept | {"best": wide}), 1)
     with pytest.raises(UserError, match=r"rows of metaprompt of other shapes: best.rows_KRD \[2, 128\] and \[2, 64\]"):
-        merge_runs([a, b], tmp_path / "out", say=silent)
+        merge_runs([a, b], tmp_path / "out", print_rank0=silent)
 
 
 # ---- what runs may hold that no part has today
@@ -334,5 +334,5 @@ def test_nothing_is_left_of_a_merge_that_could_not_be_written(
 
     monkeypatch.setattr("engine.recipes.merging.merge.write_whole", full)
     with pytest.raises(OSError, match="No space left"):
-        merge_runs(runs, tmp_path / "out", say=silent)
+        merge_runs(runs, tmp_path / "out", print_rank0=silent)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]

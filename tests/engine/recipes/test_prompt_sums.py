@@ -22,7 +22,7 @@ from tests.engine.merged_runs import A, B, rows_of, silent
 def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedBank, tmp_path: Path) -> None:
     run = adapted("a", **{**A, "adapt.targets": ["alpha", "beta"], "adapt.shots": ["4", "full"]})
     said: list[str] = []
-    merge_runs([run], tmp_path / "out", "gamma=alpha + 0.5*beta, delta=2*alpha-beta", say=said.append)
+    merge_runs([run], tmp_path / "out", "gamma=alpha + 0.5*beta, delta=2*alpha-beta", print_rank0=said.append)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     assert list(rows)[: len(own)] == list(own) and list(rows)[len(own) :] == [
         (t, "sum", "0", s) for t in ("gamma", "delta") for s in (0, 1)
@@ -44,11 +44,11 @@ def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedB
     assert resolve(tmp_path / "out/config.yaml").adapt.targets == ["alpha", "beta", "gamma", "delta"]
     # a run with sums merges on, its sums last, and takes more of them
     later = adapted("later", **{**B, "adapt.targets": ["gamma"]})
-    merge_runs([tmp_path / "out", later], tmp_path / "more", say=silent)
+    merge_runs([tmp_path / "out", later], tmp_path / "more", print_rank0=silent)
     assert all(torch.equal(t, (rows | rows_of(later))[label]) for label, t in rows_of(tmp_path / "more").items())
     assert [row[1] for row in rows_of(tmp_path / "more")][-4:] == ["sum"] * 4
     with pytest.raises(UserError, match="a second sum for gamma"):
-        merge_runs([tmp_path / "out"], tmp_path / "no", "gamma=beta", say=silent)
+        merge_runs([tmp_path / "out"], tmp_path / "no", "gamma=beta", print_rank0=silent)
 
 
 def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Pa
 
 def test_a_sum_has_the_seeds_that_all_its_tasks_have(adapted, cards, tmp_path: Path) -> None:
     runs = [adapted("a", **{**A, "adapt.shots": ["full"]}), adapted("b", **{**B, "adapt.seeds": [1, 2]})]
-    merge_runs(runs, tmp_path / "out", "gamma=alpha+beta", say=silent)
+    merge_runs(runs, tmp_path / "out", "gamma=alpha+beta", print_rank0=silent)
     assert [label[3] for label in rows_of(tmp_path / "out") if label[1] == "sum"] == [1]
 
 
@@ -104,7 +104,7 @@ def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, t
 
 
 def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
-    adapted, cards, make_session, source: JoinedBank, tmp_path: Path
+    adapted, cards, make_run_context, source: JoinedBank, tmp_path: Path
 ) -> None:
     folder = tmp_path / "source"
     tensors = {f"best.{n}": t for n, t in source.named_parameters()}
@@ -113,14 +113,14 @@ def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
     assert found is not None
     every = {**A, "adapt.train": "all", "adapt.shots": ["full"], "adapt.source_run": str(folder)}
     run = adapted("a", found.identity, **every)
-    merge_runs([run], tmp_path / "out", "gamma=2*alpha", say=silent)
+    merge_runs([run], tmp_path / "out", "gamma=2*alpha", print_rank0=silent)
     start, alpha = source.parts["metaprompt"].shared_SLD[0], rows_of(run)["alpha", "metaprompt", "full", 1]  # type: ignore[index, union-attr]
     assert (rows_of(tmp_path / "out")["gamma", "sum", "0", 1] - (2 * alpha - start)).abs().max() < 1e-12
     merge_runs(
-        [adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", say=silent
+        [adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", print_rank0=silent
     )  # cancels
     with pytest.raises(UserError, match="adapt.source_run alone, which is not there as it was"):
-        merge_runs([adapted("another", "gone", **every)], tmp_path / "no", "gamma=2*alpha", say=silent)
+        merge_runs([adapted("another", "gone", **every)], tmp_path / "no", "gamma=2*alpha", print_rank0=silent)
     assert not (tmp_path / "no").exists()
 
 
@@ -131,7 +131,7 @@ def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) ->
             [run],
             tmp_path / "out",
             "gamma=alpha+omega,=alpha,gamma,delta=alpha beta,delta=0.5alpha,delta=alpha+",
-            say=silent,
+            print_rank0=silent,
         )
     assert len(error.value.problems) == 6 and "cannot be read from '+omega' on" in error.value.problems[0]
     with pytest.raises(UserError) as error:
@@ -162,7 +162,7 @@ def test_how_a_sum_is_written(text: str, terms: tuple[tuple[float, str], ...]) -
 
 def test_merged_rows_and_sums_go_out_to_other_programs(adapted, cards, tmp_path: Path) -> None:
     runs = [adapted("a", **{**A, "adapt.seeds": [0]}), adapted("b", **B)]
-    merge_runs(runs, tmp_path / "plain", say=silent)
+    merge_runs(runs, tmp_path / "plain", print_rank0=silent)
     export_run(tmp_path / "plain", "peft", tmp_path / "peft")
     assert load_file(tmp_path / "peft/metaprompt/adapter_model.safetensors")["prefix_task_cols"].shape == (4, 5, 2)
     assert str(tmp_path) not in (tmp_path / "peft/metaprompt/README.md").read_text()

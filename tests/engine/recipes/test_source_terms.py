@@ -153,21 +153,21 @@ def test_a_task_without_a_card_is_of_unknown_terms(distilled, adaptation, cards_
 
 
 def test_the_stage_writes_the_record_into_its_checkpoints_and_merges_keep_it(
-    make_session, make_loop, tasks, source, adapted, tmp_path: Path
+    make_run_context, make_loop, tasks, source, adapted, tmp_path: Path
 ) -> None:
     record = {"tasks": [{"task": AGREED, "licence": "L", "access": "ask", "citation": ""}], "outside_teachers": False}
-    session = make_session("a", **{"distill.sources": [], "adapt.steps": 2, **A})
+    run_context = make_run_context("a", **{"distill.sources": [], "adapt.steps": 2, **A})
     start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], "of the source", 0, record)
-    stage = adapt_stage(session, tasks, {"metaprompt": start, "multitask_prompt": start})
-    make_loop(stage, session).run()
-    (session.run_dir / "config.yaml").write_text(to_yaml(session.config))
-    session.complete(session.run_dir)
-    found = load_bank(session.run_dir, "run")[1]
+    stage = adapt_stage(run_context, tasks, {"metaprompt": start, "multitask_prompt": start})
+    make_loop(stage, run_context).run()
+    (run_context.run_dir / "config.yaml").write_text(to_yaml(run_context.config))
+    run_context.complete(run_context.run_dir)
+    found = load_bank(run_context.run_dir, "run")[1]
     assert found.state["source_tasks"] == {"metaprompt": record}  # multitask_prompt has no row
     said: list[str] = []
     other = adapted("b", **B)  # of before sources were noted
-    for number, runs in enumerate(([other, session.run_dir], [session.run_dir, other])):
-        merge_runs(runs, tmp_path / f"out{number}", say=said.append)
+    for number, runs in enumerate(([other, run_context.run_dir], [run_context.run_dir, other])):
+        merge_runs(runs, tmp_path / f"out{number}", print_rank0=said.append)
         found = load_bank(tmp_path / f"out{number}", "run")[1]
         assert found.state["source_tasks"] == {"metaprompt": record}
     assert not any("source_tasks" in line for line in said)
@@ -177,7 +177,7 @@ def test_merging_looks_up_what_none_of_the_runs_has_noted(distilled, adapted, tm
     identity = distilled("source", [AGREED])
     first = adapted("a", identity, **{**A, "adapt.source_run": str(tmp_path / "gone")})
     second = adapted("b", identity, **{**B, "adapt.source_run": str(tmp_path / "source")})
-    merge_runs([first, second], tmp_path / "out", say=silent)
+    merge_runs([first, second], tmp_path / "out", print_rank0=silent)
     shutil.rmtree(tmp_path / "source")
     _, found = load_bank(tmp_path / "out", "run")
     record = sources_of(found.state, resolve(tmp_path / "out/config.yaml"))["metaprompt"]

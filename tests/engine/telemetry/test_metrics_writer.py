@@ -66,7 +66,7 @@ def test_tensorboard_drops_what_is_run_again_too(tmp_path: Path) -> None:
 def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = book(tmp_path, active=False, tensorboard=True)
     log.step(1, VALUES)
-    log.say("hello")
+    log.print_rank0("hello")
     log.tick(1)
     log.close()
     assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""

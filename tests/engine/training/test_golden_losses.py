@@ -15,20 +15,20 @@ DISTILL = {
 }
 
 
-def test_teach(make_session, make_loop, tasks, metrics) -> None:
-    session = make_session(**{"teach.steps": 5, "teach.warmup_steps": 1})
-    loop = make_loop(teach_stage(session, tasks), session)
-    loop.run()
-    lines = metrics(loop.stage.run_dir)
+def test_teach(make_run_context, make_loop, tasks, metrics) -> None:
+    run_context = make_run_context(**{"teach.steps": 5, "teach.warmup_steps": 1})
+    trainer = make_loop(teach_stage(run_context, tasks), run_context)
+    trainer.run()
+    lines = metrics(trainer.stage.run_dir)
     assert [line["loss"] for line in lines] == pytest.approx(TEACH, rel=0, abs=1e-6)
     assert all(line["loss"] == line["ce"] and not line["kl"] and not line["hidden"] for line in lines)
 
 
-def test_distill(make_session, make_loop, teachers, tasks, metrics) -> None:
-    session = make_session(**{"distill.steps": 5, "distill.warmup_steps": 1, "distill.temperature": 2.0})
-    loop = make_loop(distill_stage(session, tasks, teachers(3), "hash"), session)
-    loop.run()
-    lines = metrics(loop.stage.run_dir)
+def test_distill(make_run_context, make_loop, teachers, tasks, metrics) -> None:
+    run_context = make_run_context(**{"distill.steps": 5, "distill.warmup_steps": 1, "distill.temperature": 2.0})
+    trainer = make_loop(distill_stage(run_context, tasks, teachers(3), "hash"), run_context)
+    trainer.run()
+    lines = metrics(trainer.stage.run_dir)
     for name, wanted in DISTILL.items():
         assert [line[name] for line in lines] == pytest.approx(wanted, rel=0, abs=1e-6), name
     for line in lines:

@@ -14,13 +14,13 @@ Build = Callable[..., Trainer]
 
 
 @pytest.fixture(params=["packed", "padded"])
-def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+def build(request: pytest.FixtureRequest, make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
     """``build("distill", max_tokens_per_micro_batch=50)``: the loop of a stage whose factors have left their start, in either
     formulation.
     """
 
     def make(kind: str, **settings: int) -> Trainer:
-        session = make_session(
+        run_context = make_run_context(
             **{
                 "distill.temperature": 2.0,
                 "distill.lambda_kl": 0.7,
@@ -29,38 +29,40 @@ def build(request: pytest.FixtureRequest, make_session, make_loop, teachers, tas
             }
         )
         taught: JoinedBank = teachers(3)
-        stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, taught, "hash")
-        loop = make_loop(stage, session, **settings)
+        stage = (
+            teach_stage(run_context, tasks) if kind == "teach" else distill_stage(run_context, tasks, taught, "hash")
+        )
+        trainer = make_loop(stage, run_context, **settings)
         with torch.no_grad():
             for n, parameter in enumerate(stage.bank.parameters()):
                 parameter += 0.1 * torch.randn(
                     parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype
                 )
-        return loop
+        return trainer
 
     return make
 
 
-def gradients(loop: Trainer) -> dict[str, torch.Tensor]:
-    loop.gradients(0)
-    return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    trainer.gradients(0)
+    return {n: p.grad.clone() for n, p in trainer.stage.bank.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
     kind: str, build: Build, naive_losses, near
 ) -> None:
-    loop = build(kind)
-    found = gradients(loop)
+    trainer = build(kind)
+    found = gradients(trainer)
     sums = build(kind).gradients(0)["sums"]
-    weights, naive = loop.stage.weights, build(kind).stage.bank
-    picks = loop.last_step_picks
+    weights, naive = trainer.stage.weights, build(kind).stage.bank
+    picks = trainer.last_step_picks
     assert len({p.row for p in picks}) > 1
     total, per_row = torch.zeros((), dtype=torch.float64), {}
     for pick in picks:
-        sample = loop.stage.rows[pick.row].train.sample(pick.index)
+        sample = trainer.stage.rows[pick.row].train.sample(pick.index)
         row = torch.tensor([pick.row])
-        teacher = loop.stage.teachers.prompts(row)[0] if loop.stage.teachers else None
+        teacher = trainer.stage.teachers.prompts(row)[0] if trainer.stage.teachers else None
         per_row.setdefault(pick.row, []).append(
             naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature)
         )
@@ -76,7 +78,7 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
     for name, parameter in naive.named_parameters():
         # the metaprompt sees the mean of the tasks' losses, the factors each their own
         near(found[name], parameter.grad / (len(per_row) if "shared" in name else 1), 1e-11)
-    absent = [k for k in range(len(loop.stage.rows)) if k not in per_row]
+    absent = [k for k in range(len(trainer.stage.rows)) if k not in per_row]
     assert not sums[absent].any()
 
 
@@ -85,14 +87,14 @@ def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None
     from engine.data.packing import weigh
 
     whole, cuts = None, set()
-    for budget in (10**9, 60, 30 if build(kind).formulation.packed else 45, 1):
-        loop = build(kind, max_tokens_per_micro_batch=budget)
-        found = gradients(loop)
+    for budget in (10**9, 60, 30 if build(kind).forward_backward.packed else 45, 1):
+        trainer = build(kind, max_tokens_per_micro_batch=budget)
+        found = gradients(trainer)
         items = weigh(
-            [p.row for p in loop.last_step_picks],
-            [loop.stage.rows[p.row].train.sample(p.index) for p in loop.last_step_picks],
+            [p.row for p in trainer.last_step_picks],
+            [trainer.stage.rows[p.row].train.sample(p.index) for p in trainer.last_step_picks],
         )
-        cuts.add(len(loop.formulation.micro_batches(items, loop.stage.bank)))
+        cuts.add(len(trainer.forward_backward.micro_batches(items, trainer.stage.bank)))
         whole = whole or found
         for name, gradient in found.items():
             near(gradient, whole[name], 1e-12)
@@ -115,7 +117,7 @@ def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
     clean, spoiled = build("teach", max_tokens_per_micro_batch=45), build("teach", max_tokens_per_micro_batch=45)
     with torch.no_grad():
         spoiled.stage.bank.parts["teacher"].prompts_KLD[1] = torch.nan
-    wanted, found = (gradients(loop)["parts.teacher.prompts_KLD"] for loop in (clean, spoiled))
+    wanted, found = (gradients(trainer)["parts.teacher.prompts_KLD"] for trainer in (clean, spoiled))
     assert found[1].isnan().any()
     near(found[[0, 2]], wanted[[0, 2]], 1e-12)
     outcome = build("teach", max_tokens_per_micro_batch=45)
@@ -126,29 +128,35 @@ def test_a_row_of_nan_reaches_no_other_row(build: Build, near) -> None:
 
 def test_fillers_are_counted_nowhere(build: Build, near) -> None:
     """More ranks than there is work: the last hold nothing but a filler."""
-    loop = build("distill", max_tokens_per_micro_batch=45)
-    alone, world = loop.gradients(0)["sums"], 7
+    trainer = build("distill", max_tokens_per_micro_batch=45)
+    alone, world = trainer.gradients(0)["sums"], 7
     ranks = [
         build("distill", max_tokens_per_micro_batch=45, rank=r, world=world).gradients(0)["sums"] for r in range(world)
     ]
     near(sum(ranks), alone, 1e-12)
     # packed rows are cut as finely as there are ranks, padded ones by the budget alone
-    busy = len(loop.last_step_picks) if loop.formulation.packed else 3
+    busy = len(trainer.last_step_picks) if trainer.forward_backward.packed else 3
     assert busy < world
     assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
-    kind: str, make_session, make_loop, teachers, tasks: dict[str, TaskData], near
+    kind: str, make_run_context, make_loop, teachers, tasks: dict[str, TaskData], near
 ) -> None:
     ends = []
-    for formulation in ("packed", "padded"):
-        session = make_session(formulation, **{"teach.steps": 50, "distill.steps": 50, "batching": formulation})
-        stage = teach_stage(session, tasks) if kind == "teach" else distill_stage(session, tasks, teachers(3), "hash")
+    for forward_backward in ("packed", "padded"):
+        run_context = make_run_context(
+            forward_backward, **{"teach.steps": 50, "distill.steps": 50, "batching": forward_backward}
+        )
+        stage = (
+            teach_stage(run_context, tasks)
+            if kind == "teach"
+            else distill_stage(run_context, tasks, teachers(3), "hash")
+        )
         start = stage.bank.prompts(torch.arange(3)).detach().clone()
-        loop = make_loop(stage, session)
-        loop.run()
+        trainer = make_loop(stage, run_context)
+        trainer.run()
         ends.append(stage.bank.prompts(torch.arange(3)).detach())
         assert (ends[-1] - start).abs().max() > 0.1  # they went somewhere
     near(ends[0], ends[1], 1e-8)

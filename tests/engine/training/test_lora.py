@@ -21,7 +21,7 @@ RANK = 3
 
 @pytest.fixture(params=["packed", "padded"])
 def build(
-    request: pytest.FixtureRequest, make_session, make_loop, tasks: dict[str, TaskData]
+    request: pytest.FixtureRequest, make_run_context, make_loop, tasks: dict[str, TaskData]
 ) -> Callable[..., Trainer]:
     """``build(**{"max_tokens_per_micro_batch": 50})``: an adaptation of LoRA rows that have left their start."""
     count = iter(range(100))
@@ -29,40 +29,40 @@ def build(
     def make(moved: bool = True, **changes) -> Trainer:
         settings = {k: changes.pop(k) for k in ("max_tokens_per_micro_batch", "rank", "world") if k in changes}
         base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "batching": request.param}
-        session = make_session(f"lora{next(count)}", **{**base, **changes})
+        run_context = make_run_context(f"lora{next(count)}", **{**base, **changes})
         generator = torch.Generator().manual_seed(3)
         part = DecomposedBank(
             *(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64)))
         )
-        data = {n: tasks[n] for n in session.config.adapt.targets}
-        loop = make_loop(
-            adapt_stage(session, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}),
-            session,
+        data = {n: tasks[n] for n in run_context.config.adapt.targets}
+        trainer = make_loop(
+            adapt_stage(run_context, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}),
+            run_context,
             **settings,
         )
         if moved:
             with torch.no_grad():
-                for n, parameter in enumerate(p for name, p in loop.stage.bank.named_parameters() if ".up." in name):
+                for n, parameter in enumerate(p for name, p in trainer.stage.bank.named_parameters() if ".up." in name):
                     parameter += 0.05 * torch.randn(
                         parameter.shape, generator=torch.Generator().manual_seed(n), dtype=parameter.dtype
                     )
-        return loop
+        return trainer
 
     return make
 
 
-def gradients(loop: Trainer) -> dict[str, Tensor]:
-    loop.gradients(0)
-    return {n: p.grad.clone() for n, p in loop.stage.bank.named_parameters() if p.grad is not None}
+def gradients(trainer: Trainer) -> dict[str, Tensor]:
+    trainer.gradients(0)
+    return {n: p.grad.clone() for n, p in trainer.stage.bank.named_parameters() if p.grad is not None}
 
 
 def test_losses_and_gradients_are_those_of_peft(
     build, backbone: ShardedBackbone, card: BackboneCard, exact_norms, near
 ) -> None:
-    loop = build()
-    found = gradients(loop)
+    trainer = build()
+    found = gradients(trainer)
     sums = build().gradients(0)["sums"]
-    part = loop.stage.bank.parts["lora"]
+    part = trainer.stage.bank.parts["lora"]
     plain = build_backbone(card, None, torch.float64)
     plain.load_state_dict(backbone.model.state_dict())
     exact_norms(plain)
@@ -72,7 +72,7 @@ def test_losses_and_gradients_are_those_of_peft(
         .eval()
     )
     layers = dict(theirs.named_modules())
-    for k in range(len(loop.stage.rows)):
+    for k in range(len(trainer.stage.rows)):
         for name, (down, up) in part.layers().items():
             layer = layers[f"base_model.model.{name}"]
             layer.lora_A.default.weight.data, layer.lora_B.default.weight.data = (
@@ -80,7 +80,7 @@ def test_losses_and_gradients_are_those_of_peft(
                 up[k].detach().clone(),
             )
         theirs.zero_grad()
-        samples = [loop.stage.rows[k].train.sample(p.index) for p in loop.last_step_picks if p.row == k]
+        samples = [trainer.stage.rows[k].train.sample(p.index) for p in trainer.last_step_picks if p.row == k]
         total, tokens = torch.zeros((), dtype=torch.float64), sum(len(s.answer_ids) for s in samples)
         for s in samples:
             logits = theirs(torch.tensor([s.context_ids + s.answer_ids])).logits[0]
@@ -97,8 +97,8 @@ def test_losses_and_gradients_are_those_of_peft(
 
 
 def test_rows_start_as_the_backbone_is(build, backbone: ShardedBackbone, near) -> None:
-    loop, other = build(moved=False), build(moved=False)
-    part, again = loop.stage.bank.parts["lora"], other.stage.bank.parts["lora"]
+    trainer, other = build(moved=False), build(moved=False)
+    part, again = trainer.stage.bank.parts["lora"], other.stage.bank.parts["lora"]
     assert all(not up.any() for _, up in part.layers().values())
     for (down, _), (same, _) in zip(part.layers().values(), again.layers().values(), strict=True):
         assert torch.equal(down, same) and not torch.equal(down[0], down[1])
@@ -123,10 +123,10 @@ def test_recomputed_layers_change_nothing(
     )
     again.model.load_state_dict(backbone.model.state_dict())
     exact_norms(again.model)
-    loop = build()
-    loop.backbone = again
-    loop.formulation = type(loop.formulation)(again, loop.formulation.packed, 120, 0, 1)
-    found = gradients(loop)
+    trainer = build()
+    trainer.backbone = again
+    trainer.forward_backward = type(trainer.forward_backward)(again, trainer.forward_backward.packed, 120, 0, 1)
+    found = gradients(trainer)
     for name, gradient in wanted.items():
         near(found[name], gradient, 1e-11)
 

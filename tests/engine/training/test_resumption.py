@@ -25,7 +25,7 @@ class PowerCut(Exception):
 
 
 @pytest.fixture
-def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+def build(make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
     def make(kind: str, name: str, overwrite: bool = False, **changes: Any) -> Trainer:
@@ -38,44 +38,44 @@ def build(make_session, make_loop, teachers, tasks: dict[str, TaskData]) -> Buil
             "checkpoint.interval": 4,
             **changes,
         }
-        session = make_session(name, overwrite=overwrite, **base)
+        run_context = make_run_context(name, overwrite=overwrite, **base)
         # alpha is validated on another task: it gets worse while it learns, and its patience spans a checkpoint
         tasks_of_teachers = tasks | {
             "alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})
         }  # type: ignore[arg-type]
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
         stage = (
-            teach_stage(session, tasks_of_teachers)
+            teach_stage(run_context, tasks_of_teachers)
             if kind == "teach"
-            else distill_stage(session, train_only, teachers(3), "hash")
+            else distill_stage(run_context, train_only, teachers(3), "hash")
         )
-        return make_loop(stage, session)
+        return make_loop(stage, run_context)
 
     return make
 
 
-def cut_at(loop: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_at(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the power goes in the middle of ``step``, after some of its micro-batches."""
     whole = ForwardBackward.train
     calls = iter(range(10**6))
 
     def train(*args: Any) -> AnswerTerms:
-        if loop.step == step - 1 and next(calls) == 1:
-            loop.saver.wait()  # the checkpoint before is on disk, however slow that is
+        if trainer.step == step - 1 and next(calls) == 1:
+            trainer.saver.wait()  # the checkpoint before is on disk, however slow that is
             raise PowerCut
         return whole(*args)
 
     monkeypatch.setattr(ForwardBackward, "train", train)
     with pytest.raises(PowerCut):
-        loop.run()
+        trainer.run()
     monkeypatch.setattr(ForwardBackward, "train", whole)
-    assert loop.step == step - 1
+    assert trainer.step == step - 1
 
 
-def files(loop: Trainer) -> dict[str, dict[str, torch.Tensor]]:
-    found = checkpoint.load(loop.stage.run_dir)
+def files(trainer: Trainer) -> dict[str, dict[str, torch.Tensor]]:
+    found = checkpoint.load(trainer.stage.run_dir)
     assert found is not None and not [
-        n for n in load_file(loop.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")
+        n for n in load_file(trainer.stage.run_dir / "latest" / checkpoint.FILES[0]) if n.startswith("best")
     ]
     return {"prompts": found.prompts, "optimizer": found.optimizer}
 
@@ -101,7 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     if kind == "teach":  # its best lies before the checkpoint at 4, its end behind it
         assert whole.best_step[0] < 4 < whole.row_steps[0] < 9 and whole.row_steps[1:] == [9, 9]
     same(files(resumed), files(whole))
-    states = [json.loads((loop.stage.run_dir / "latest/state.json").read_text()) for loop in (resumed, whole)]
+    states = [json.loads((trainer.stage.run_dir / "latest/state.json").read_text()) for trainer in (resumed, whole)]
     for state in states:
         state["hashes"]["config"] = {k: v for k, v in state["hashes"]["config"].items() if k != "run_dir"}
     assert states[0] == states[1]
@@ -235,10 +235,10 @@ def test_what_decides_no_result_may_change(key: str, value: Any, build: Build, m
 def test_teaching_and_distilling_leave_the_backbone_as_it_was(build: Build, backbone) -> None:
     before = backbone_checksum(backbone.model)
     for kind in ("teach", "distill"):
-        loop = build(kind, kind)
-        start = {n: p.detach().clone() for n, p in loop.stage.bank.named_parameters()}
-        loop.run()
-        assert not any(torch.equal(p, start[n]) for n, p in loop.stage.bank.named_parameters())
+        trainer = build(kind, kind)
+        start = {n: p.detach().clone() for n, p in trainer.stage.bank.named_parameters()}
+        trainer.run()
+        assert not any(torch.equal(p, start[n]) for n, p in trainer.stage.bank.named_parameters())
     assert backbone_checksum(backbone.model) == before
     assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
     with torch.no_grad():
@@ -249,15 +249,15 @@ def test_teaching_and_distilling_leave_the_backbone_as_it_was(build: Build, back
 
 
 def test_the_files_of_a_run(build: Build) -> None:
-    loop = build("distill", "run", **{"log.tensorboard": True})
-    loop.run()
+    trainer = build("distill", "run", **{"log.tensorboard": True})
+    trainer.run()
     found = sorted(
-        str(p.relative_to(loop.stage.run_dir))
-        for p in loop.stage.run_dir.rglob("*")
+        str(p.relative_to(trainer.stage.run_dir))
+        for p in trainer.stage.run_dir.rglob("*")
         if not p.is_dir() and "tensorboard" not in str(p)
     )
     best = [
-        f"checkpoints/kept/{checkpoint.load(loop.stage.run_dir).state['kept']['best']}.{copy}.safetensors"
+        f"checkpoints/kept/{checkpoint.load(trainer.stage.run_dir).state['kept']['best']}.{copy}.safetensors"
         for copy in (1, 2)
     ]  # type: ignore[union-attr]
     steps = [
@@ -266,19 +266,19 @@ def test_the_files_of_a_run(build: Build) -> None:
         for name in ("optimizer.safetensors", "prompts.safetensors", "state.json")
     ]
     assert found == [*best, *steps, "metrics.jsonl"]
-    assert (loop.stage.run_dir / "latest").is_symlink() and len(
-        list((loop.stage.run_dir / "tensorboard").iterdir())
+    assert (trainer.stage.run_dir / "latest").is_symlink() and len(
+        list((trainer.stage.run_dir / "tensorboard").iterdir())
     ) == 1
-    tensors = load_file(Path(loop.stage.run_dir / "latest/prompts.safetensors"))
+    tensors = load_file(Path(trainer.stage.run_dir / "latest/prompts.safetensors"))
     names = ["cols_KLR", "rows_KRD", "shared_SLD"]
     assert sorted(tensors) == [f"parts.metaprompt.{n}" for n in names]
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_a_checkpoint_takes_little_more_than_three_numbers_a_trained_number(kind: str, build: Build) -> None:
-    loop = build(kind, "run")
-    loop.run()
-    trained = sum(p.numel() * p.element_size() for p in loop.stage.bank.parameters() if p.requires_grad)
-    tensors = [t for name in checkpoint.FILES for t in load_file(loop.stage.run_dir / "latest" / name).values()]
-    steps_of_rows = 16 * (len(loop.stage.rows) + 1) * len(loop.stage.optimizer.groups)
+    trainer = build(kind, "run")
+    trainer.run()
+    trained = sum(p.numel() * p.element_size() for p in trainer.stage.bank.parameters() if p.requires_grad)
+    tensors = [t for name in checkpoint.FILES for t in load_file(trainer.stage.run_dir / "latest" / name).values()]
+    steps_of_rows = 16 * (len(trainer.stage.rows) + 1) * len(trainer.stage.optimizer.groups)
     assert 3 * trained <= sum(t.numel() * t.element_size() for t in tensors) <= 3 * trained + steps_of_rows

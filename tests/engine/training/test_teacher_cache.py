@@ -18,9 +18,9 @@ from tests.engine.kept_teachers import cut, files, gradients, trained
 
 def test_gradients_are_those_of_teachers_that_are_asked(cached, near, tmp_path) -> None:
     asked, said = cached(**{"distill.teacher_cache": "off"})
-    assert asked.stage.kept is None and not said and not (tmp_path / "cache").exists()
+    assert asked.stage.cached_teachers is None and not said and not (tmp_path / "cache").exists()
     kept, said = cached()
-    assert kept.stage.kept is not None and "answer tokens" in said[0] and "GB" in said[0]
+    assert kept.stage.cached_teachers is not None and "answer tokens" in said[0] and "GB" in said[0]
     kept.stage.teachers = None  # nobody is asked any more
     for a, b in zip(gradients(asked), gradients(kept), strict=True):
         for name, gradient in a.items():
@@ -60,19 +60,19 @@ def cache_of(folder: Path, stage: Stage, prompts: torch.Tensor) -> TeacherCache:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, world) -> None:
-    loop, _ = cached(**{"distill.teacher_cache": "off"})
+    trainer, _ = cached(**{"distill.teacher_cache": "off"})
     prompts = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     said = []
     calls = []
     for rank in range(world):
-        cache = cache_of(tmp_path / "many", loop.stage, prompts)
-        formulation = ForwardBackward(backbone, True, 30, rank, world)
+        cache = cache_of(tmp_path / "many", trainer.stage, prompts)
+        forward_backward = ForwardBackward(backbone, True, 30, rank, world)
         bank = SoftPromptBank(prompts)
         bank.row = lambda *a, row=bank.row, rank=rank: calls.append(rank) or row(*a)
-        cache.fill(list(range(len(cache.parts))), formulation, bank, said.append)
+        cache.fill(list(range(len(cache.parts))), forward_backward, bank, said.append)
     assert len({calls.count(rank) for rank in range(world)}) == 1  # under ZeRO-3 every rank must call alike
     assert all(part.file.exists() for part in cache.parts)
-    alone = cache_of(tmp_path / "alone", loop.stage, prompts)
+    alone = cache_of(tmp_path / "alone", trainer.stage, prompts)
     alone.fill(
         list(range(len(alone.parts))), ForwardBackward(backbone, True, 30, 0, 1), SoftPromptBank(prompts), said.append
     )
@@ -81,33 +81,33 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
 
 
 def test_visits_are_those_of_the_run(cached) -> None:
-    loop, _ = cached()
-    expected = sample_visits(loop.stage)
+    trainer, _ = cached()
+    expected = sample_visits(trainer.stage)
     found = dict.fromkeys(expected, 0)
-    for step in range(loop.stage.total_steps):
-        loop.gradients(step)
-        for pick in loop.last_step_picks:
+    for step in range(trainer.stage.total_steps):
+        trainer.gradients(step)
+        for pick in trainer.last_step_picks:
             found[pick.row, pick.index] += 1
     assert found == dict(expected)
 
 
 def test_auto_keeps_nothing_that_is_read_once(cached, tmp_path) -> None:
-    loop, said = cached(**{"distill.steps": 1})
-    assert loop.stage.kept is None and "off" in said[0] and not files(tmp_path / "cache")
+    trainer, said = cached(**{"distill.steps": 1})
+    assert trainer.stage.cached_teachers is None and "off" in said[0] and not files(tmp_path / "cache")
 
 
 def test_auto_leaves_room_on_the_disk(cached, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(teacher_cache, "DISK_SHARE", 0.0)
-    loop, said = cached()
-    assert loop.stage.kept is None and "that are free" in said[0] and not files(tmp_path / "cache")
+    trainer, said = cached()
+    assert trainer.stage.cached_teachers is None and "that are free" in said[0] and not files(tmp_path / "cache")
 
 
 def test_a_limit_that_is_too_small_is_the_users_error(cached, tmp_path) -> None:
     with pytest.raises(UserError, match="distill.teacher_cache: 0.00001 GB .* too little for .* answer tokens"):
         cached(**{"distill.teacher_cache": "0.00001"})
     assert not files(tmp_path / "cache")
-    loop, _ = cached(**{"distill.teacher_cache": "0.1"})
-    assert loop.stage.kept is not None
+    trainer, _ = cached(**{"distill.teacher_cache": "0.1"})
+    assert trainer.stage.cached_teachers is not None
 
 
 def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) -> None:
@@ -122,8 +122,8 @@ def test_a_full_disk_leaves_no_half_written_file(cached, tmp_path, monkeypatch) 
 
 
 def test_the_plain_formulation_asks_its_teachers(cached) -> None:
-    loop, said = cached(batching="padded")
-    assert loop.stage.kept is None and not said
+    trainer, said = cached(batching="padded")
+    assert trainer.stage.cached_teachers is None and not said
 
 
 # ---- damaged files ---------------------------------------------------------------------------------------------------
@@ -156,19 +156,19 @@ DAMAGES: dict[str, tuple[Callable[[list[Path]], None], int, str]] = {
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_file_is_named_and_computed_again(cached, tmp_path, how) -> None:
-    loop, _ = cached(run_dir=str(tmp_path / "whole"))
-    wanted = trained(loop)
+    trainer, _ = cached(run_dir=str(tmp_path / "whole"))
+    wanted = trained(trainer)
     there = sorted(files(tmp_path / "cache"))
     contents = {file: file.read_bytes() for file in there}
     hurt, count, reason = DAMAGES[how]
     hurt(there)
     damaged = [file for file in there if file.read_bytes() != contents[file]]
     assert len(damaged) == count
-    loop, said = cached(run_dir=str(tmp_path / "again"))
+    trainer, said = cached(run_dir=str(tmp_path / "again"))
     warned = [line for line in said if line.startswith("WARNING")]
     assert len(warned) == count and all(reason in line and "computed again" in line for line in warned)
     assert all(any(str(file) in line for line in warned) for file in damaged)
-    found = trained(loop)
+    found = trained(trainer)
     assert all(found[name].equal(tensor) for name, tensor in wanted.items())
     assert {file: file.read_bytes() for file in sorted(files(tmp_path / "cache"))} == contents
     _, said = cached(run_dir=str(tmp_path / "third"))
@@ -177,8 +177,8 @@ def test_a_damaged_file_is_named_and_computed_again(cached, tmp_path, how) -> No
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_the_reading(cached, backbone, tmp_path, monkeypatch, world) -> None:
-    loop, _ = cached(**{"distill.teacher_cache": "off"})
-    cache = cache_of(tmp_path / "many", loop.stage, torch.randn(3, 5, 64, dtype=torch.float64))
+    trainer, _ = cached(**{"distill.teacher_cache": "off"})
+    cache = cache_of(tmp_path / "many", trainer.stage, torch.randn(3, 5, 64, dtype=torch.float64))
     numbers, bank = list(range(len(cache.parts))), SoftPromptBank(torch.zeros(3, 5, 64))
     cache.fill(numbers, ForwardBackward(backbone, True, 30, 0, 1), bank, print)
     read: list[Path] = []
@@ -205,11 +205,11 @@ def test_files_and_their_folder_are_on_disk(cached, tmp_path, monkeypatch) -> No
 
 
 def test_a_file_that_is_damaged_under_a_run_is_named(cached, tmp_path) -> None:
-    loop, _ = cached()
+    trainer, _ = cached()
     for file in files(tmp_path / "cache"):
         cut(file, 30)
     with pytest.raises(RuntimeError, match="safetensors was whole as this run began .* start again"):
-        gradients(loop)
-    loop, said = cached()
+        gradients(trainer)
+    trainer, said = cached()
     assert any("WARNING" in line for line in said)
-    gradients(loop)
+    gradients(trainer)

@@ -53,9 +53,9 @@ def test_a_file_is_written_while_the_next_ones_are_computed(cached, monkeypatch)
 
     monkeypatch.setattr(ForwardBackward, "teach", taught)
     monkeypatch.setattr(teacher_files, "write", written)
-    loop, _ = cached(max_tokens_per_micro_batch=60)
+    trainer, _ = cached(max_tokens_per_micro_batch=60)
     assert order[0] == "write" and order.index("teach") < order.index("written")
-    assert loop.stage.kept is not None and not background()
+    assert trainer.stage.cached_teachers is not None and not background()
 
 
 def test_a_killed_filling_goes_on_where_it_was_with_the_same_bits(cached, tmp_path, monkeypatch) -> None:
@@ -94,8 +94,8 @@ def test_a_full_disk_ends_the_filling_and_its_thread(cached, monkeypatch) -> Non
 
 
 def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
-    loop, _ = cached(max_tokens_per_micro_batch=60)
-    kept, read, order = loop.stage.kept, loop.stage.kept.cache.read, []
+    trainer, _ = cached(max_tokens_per_micro_batch=60)
+    kept, read, order = trainer.stage.cached_teachers, trainer.stage.cached_teachers.cache.read, []
     done: dict[int, threading.Event] = {}
 
     def recorded(group):
@@ -114,13 +114,13 @@ def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
 
     monkeypatch.setattr(kept.cache, "read", recorded)
     monkeypatch.setattr(ForwardBackward, "train", trained)
-    gradients(loop)
-    first_of_next = loop._ahead.groups[0]
+    gradients(trainer)
+    first_of_next = trainer._ahead.groups[0]
     assert done.setdefault(id(first_of_next), threading.Event()).wait(PATIENCE)  # of a step that nobody has begun
     read_at, asked_at = ({g: at for at, (what, g) in enumerate(order) if what == kind} for kind in ("read", "asked"))
     assert len(asked_at) == len(groups) > 5 and all(read_at[g] < at for g, at in asked_at.items())
     assert len(background()) == 1
-    loop.close()
+    trainer.close()
     assert not background()
 
 
@@ -129,50 +129,52 @@ def test_reading_ahead_changes_no_bit(cached, monkeypatch, tmp_path) -> None:
     wanted = trained(ahead)
     assert not background()  # the thread has ended with the run
     now, _ = cached(max_tokens_per_micro_batch=60, run_dir=str(tmp_path / "now"))
-    monkeypatch.setattr(now.stage.kept, "expect", lambda groups: None)
+    monkeypatch.setattr(now.stage.cached_teachers, "expect", lambda groups: None)
     found = trained(now)
     assert all(found[name].equal(tensor) for name, tensor in wanted.items())
     assert now.cursors == ahead.cursors and now.row_tokens == ahead.row_tokens
 
 
 def test_no_thread_outlives_a_run_that_fails(cached, tmp_path) -> None:
-    loop, _ = cached()
+    trainer, _ = cached()
     for file in files(tmp_path / "cache"):
         cut(file, 30)
-    loop.stage.teachers = None
+    trainer.stage.teachers = None
     with pytest.raises(RuntimeError, match="was whole as this run began"):
-        loop.run()
+        trainer.run()
     assert not background()
 
 
 def test_a_plan_that_no_longer_holds_is_made_anew(cached) -> None:
-    loop, _ = cached(max_tokens_per_micro_batch=60)
+    trainer, _ = cached(max_tokens_per_micro_batch=60)
     step = 0
-    while loop._ahead is None or {p.row for p in loop._ahead.picks} == {1}:
-        loop.gradients(step)
+    while trainer._ahead is None or {p.row for p in trainer._ahead.picks} == {1}:
+        trainer.gradients(step)
         step += 1
-    row = next(p.row for p in loop._ahead.picks)
-    loop.stopped[row] = True
-    loop.stage.teachers = None
-    loop.gradients(step)
-    assert loop.last_step_picks and row not in {p.row for p in loop.last_step_picks}
+    row = next(p.row for p in trainer._ahead.picks)
+    trainer.stopped[row] = True
+    trainer.stage.teachers = None
+    trainer.gradients(step)
+    assert trainer.last_step_picks and row not in {p.row for p in trainer.last_step_picks}
 
 
-def test_a_benchmark_fills_what_its_steps_read(make_session, make_loop, teachers, tasks, tmp_path) -> None:
-    session = make_session(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache")})
+def test_a_benchmark_fills_what_its_steps_read(make_run_context, make_loop, teachers, tasks, tmp_path) -> None:
+    run_context = make_run_context(
+        **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache")}
+    )
     said: list[str] = []
-    session.say = said.append
+    run_context.print_rank0 = said.append
     taught = teachers(3).double()
-    stage = distill_stage(session, tasks, taught, "hash")
-    cache_teachers(session, stage, taught, steps=1)
-    cache = stage.kept.cache
+    stage = distill_stage(run_context, tasks, taught, "hash")
+    cache_teachers(run_context, stage, taught, steps=1)
+    cache = stage.cached_teachers.cache
     assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
     assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)
-    loop = make_loop(stage, session)
+    trainer = make_loop(stage, run_context)
     stage.teachers = None
-    loop.gradients(0)
+    trainer.gradients(0)
     with pytest.raises(RuntimeError, match="was not asked for when it was filled"):
         for step in range(1, 4):
-            loop.gradients(step)
-    loop.close()
+            trainer.gradients(step)
+    trainer.close()
     assert not background()

@@ -31,7 +31,7 @@ class Teach:
     steps.
     """
 
-    make_session: Callable[..., Any]
+    make_run_context: Callable[..., Any]
     make_loop: Callable[..., Trainer]
     row_of: Callable[..., Any]
     tasks: dict[str, TaskData]
@@ -51,7 +51,7 @@ class Teach:
         if nan in which:
             prompts_KLD[list(which).index(nan)] = torch.nan
         self.made.append("".join(map(str, which)))
-        session = self.make_session(f"teach{len(self.made)}")
+        run_context = self.make_run_context(f"teach{len(self.made)}")
         bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(which)})
         lr, total = torch.tensor([LRS[k] for k in which], dtype=torch.float64), torch.tensor([TOTALS[k] for k in which])
         group = RowGroup({"prompts_KLD": bank.parts["teacher"].prompts_KLD}, lr, total, 2, "linear", 0.5)
@@ -63,7 +63,7 @@ class Teach:
         ]
         stage = Stage(
             "teach",
-            session.run_dir,
+            run_context.run_dir,
             bank,
             rows,
             RowwiseAdamW({"teacher": group}),
@@ -73,18 +73,20 @@ class Teach:
             eval_interval=2 if validated else 0,
             patience=2 if validated else 0,
         )
-        loop = self.make_loop(stage, session, checkpoint_every=100, log_every=log_every)
-        loop.run()
-        return loop
+        trainer = self.make_loop(stage, run_context, checkpoint_every=100, log_every=log_every)
+        trainer.run()
+        return trainer
 
 
 @pytest.fixture
-def teach(make_session, make_loop, row_of, tasks: dict[str, TaskData]) -> Teach:
-    return Teach(make_session, make_loop, row_of, tasks)
+def teach(make_run_context, make_loop, row_of, tasks: dict[str, TaskData]) -> Teach:
+    return Teach(make_run_context, make_loop, row_of, tasks)
 
 
-def prompts(loop: Trainer, best: bool = False) -> Tensor:
-    return loop.best["parts.teacher.prompts_KLD"] if best else loop.stage.bank.parts["teacher"].prompts_KLD.detach()
+def prompts(trainer: Trainer, best: bool = False) -> Tensor:
+    return (
+        trainer.best["parts.teacher.prompts_KLD"] if best else trainer.stage.bank.parts["teacher"].prompts_KLD.detach()
+    )
 
 
 def test_teachers_in_one_pass_equal_each_alone(teach: Teach, near) -> None:
@@ -111,27 +113,27 @@ def test_with_validation_and_early_stop_too(teach: Teach, near) -> None:
 
 
 def test_the_last_steps_are_logged_when_all_rows_stop_early(teach: Teach, metrics) -> None:
-    loop = teach([0], validated=True, log_every=5)
-    assert loop.step < STEPS and loop.step % 5
-    assert [line["step"] for line in metrics(loop.stage.run_dir)][-1] == loop.step
+    trainer = teach([0], validated=True, log_every=5)
+    assert trainer.step < STEPS and trainer.step % 5
+    assert [line["step"] for line in metrics(trainer.stage.run_dir)][-1] == trainer.step
 
 
 def test_a_row_keeps_its_own_best_step(teach: Teach) -> None:
-    loop = teach([0, 1, 2], validated=True)
+    trainer = teach([0, 1, 2], validated=True)
     assert all(
-        b % 2 == 0 or b == t for b, t in zip(loop.best_step, TOTALS, strict=True)
+        b % 2 == 0 or b == t for b, t in zip(trainer.best_step, TOTALS, strict=True)
     )  # validated every second step, and at its last
     with torch.no_grad():
-        loop.stage.bank.parts["teacher"].prompts_KLD.copy_(prompts(loop, best=True))
-    again = loop.validation_losses([0, 1, 2])
-    assert list(again.values()) == pytest.approx(loop.best_loss, rel=1e-12)
+        trainer.stage.bank.parts["teacher"].prompts_KLD.copy_(prompts(trainer, best=True))
+    again = trainer.validation_losses([0, 1, 2])
+    assert list(again.values()) == pytest.approx(trainer.best_loss, rel=1e-12)
 
 
 def test_the_validation_loss_is_the_mean_over_answer_tokens(teach: Teach, naive_losses) -> None:
-    loop = teach([0, 1], validated=True, n_steps=2)
-    for k, found in loop.validation_losses([0, 1]).items():
-        split = loop.stage.rows[k].validation
-        tokens = [t for i in split.kept for t in naive_losses(split.sample(i), prompts(loop)[k])["ce"]]
+    trainer = teach([0, 1], validated=True, n_steps=2)
+    for k, found in trainer.validation_losses([0, 1]).items():
+        split = trainer.stage.rows[k].validation
+        tokens = [t for i in split.kept for t in naive_losses(split.sample(i), prompts(trainer)[k])["ce"]]
         assert found == pytest.approx(torch.stack(tokens).mean().item(), rel=1e-12)
 
 
@@ -160,14 +162,14 @@ def test_a_task_that_goes_nan_leaves_the_others_as_they_would_be(teach: Teach, n
 
 
 @pytest.fixture
-def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
+def adapted(make_run_context, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """``adapted("all", **{"adapt.shots": ["4"]})``: the loop of an adaptation from a made-up distillation of three
     tasks, run to its end.
     """
     count = iter(range(100))
 
     def run(train: str, **changes: Any) -> Trainer:
-        session = make_session(
+        run_context = make_run_context(
             f"adapt{next(count)}",
             **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes},
         )
@@ -175,17 +177,21 @@ def adapted(make_session, make_loop, tasks: dict[str, TaskData]) -> Callable[...
         cols_KLR, rows_KRD = identity_factors(3, 5, 2, 64, generator)
         part = DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)
         stage = adapt_stage(
-            session, {n: tasks[n] for n in session.config.adapt.targets}, {"metaprompt": Source(part, NAMES, "hash", 0)}
+            run_context,
+            {n: tasks[n] for n in run_context.config.adapt.targets},
+            {"metaprompt": Source(part, NAMES, "hash", 0)},
         )
-        loop = make_loop(stage, session, checkpoint_every=100)
-        loop.run()
-        return loop
+        trainer = make_loop(stage, run_context, checkpoint_every=100)
+        trainer.run()
+        return trainer
 
     return run
 
 
-def by_name(loop: Trainer) -> dict[str, Tensor]:
-    return {row.name: loop.stage.bank.prompts(torch.tensor([k]))[0].detach() for k, row in enumerate(loop.stage.rows)}
+def by_name(trainer: Trainer) -> dict[str, Tensor]:
+    return {
+        row.name: trainer.stage.bank.prompts(torch.tensor([k]))[0].detach() for k, row in enumerate(trainer.stage.rows)
+    }
 
 
 @pytest.mark.parametrize("train", ["factors", "all"])
@@ -206,19 +212,19 @@ def test_an_adapted_row_does_not_depend_on_the_others(train: str, adapted, near)
 
 @pytest.mark.parametrize("train", ["factors", "all"])
 def test_what_adaptation_trains(train: str, adapted) -> None:
-    loop = adapted(train)
-    bank = loop.stage.bank.parts["metaprompt"]
-    zero_shot = [k for k, row in enumerate(loop.stage.rows) if row.shots == "0" and row.method == "metaprompt"]
-    named = by_name(loop)
+    trainer = adapted(train)
+    bank = trainer.stage.bank.parts["metaprompt"]
+    zero_shot = [k for k, row in enumerate(trainer.stage.rows) if row.shots == "0" and row.method == "metaprompt"]
+    named = by_name(trainer)
     for k in zero_shot:  # P* with averaged factors, nothing trained
         torch.testing.assert_close(
-            named[loop.stage.rows[k].name],
+            named[trainer.stage.rows[k].name],
             starts()[0] * (bank.cols_KLR[k] @ bank.rows_KRD[k]).detach(),
             rtol=1e-6,
             atol=0,
         )
-        assert loop.row_steps[k] == 0
-    assert len({tuple(named[loop.stage.rows[k].name].flatten().tolist()) for k in zero_shot}) == 1
+        assert trainer.row_steps[k] == 0
+    assert len({tuple(named[trainer.stage.rows[k].name].flatten().tolist()) for k in zero_shot}) == 1
     assert bank.shared_SLD.requires_grad == (train == "all") and len(bank.shared_SLD) == (
         1 if train == "factors" else len(bank.cols_KLR)
     )
@@ -229,19 +235,19 @@ def test_what_adaptation_trains(train: str, adapted) -> None:
 
 
 def test_zero_shot_prompt_tuning_is_its_untrained_start(adapted) -> None:
-    loop, trained = adapted("factors", **{"adapt.shots": ["0"]}), adapted("factors")
-    assert loop.step == 0 and not any(loop.row_steps)
+    trainer, trained = adapted("factors", **{"adapt.shots": ["0"]}), adapted("factors")
+    assert trainer.step == 0 and not any(trainer.row_steps)
     tuned = [k for k, row in enumerate(trained.stage.rows) if row.method == "prompt_tuning"]
-    for name, prompt in by_name(loop).items():
+    for name, prompt in by_name(trainer).items():
         if "/prompt_tuning/" in name:
             k = next(k for k in tuned if trained.stage.rows[k].name == name)
             assert trained.row_steps[k] == 0 and torch.equal(by_name(trained)[name], prompt)
-    assert {row.method for row in loop.stage.rows} == {"metaprompt", "prompt_tuning"}
+    assert {row.method for row in trainer.stage.rows} == {"metaprompt", "prompt_tuning"}
 
 
 def test_zero_shot_alone_leaves_a_checkpoint_to_evaluate(adapted) -> None:
-    loop = adapted("factors", **{"adapt.shots": ["0"]})
-    found = checkpoint.load(loop.stage.run_dir)
+    trainer = adapted("factors", **{"adapt.shots": ["0"]})
+    found = checkpoint.load(trainer.stage.run_dir)
     assert found is not None and torch.equal(
-        found.prompts["best.parts.metaprompt.cols_KLR"], loop.stage.bank.parts["metaprompt"].cols_KLR
+        found.prompts["best.parts.metaprompt.cols_KLR"], trainer.stage.bank.parts["metaprompt"].cols_KLR
     )
