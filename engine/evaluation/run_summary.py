@@ -10,7 +10,7 @@ from typing import Any
 
 from prompt_modules import JoinedBank
 
-TUNING = "tune/tuning.json"  # in a run directory
+TUNING = "lr_sweep/tuning.json"  # in a run directory
 
 
 def trainable_counts(bank: JoinedBank, with_shared: bool, total: int) -> dict[str, Any]:

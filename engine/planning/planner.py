@@ -24,7 +24,7 @@ EXAMPLES_KEY = {
     "teach": ("teach", "batch_size"),
     "distill": ("distill", "batch_size"),
     "adapt": ("adapt", "batch_size"),
-    "tune": ("adapt", "batch_size"),
+    "lr_sweep": ("adapt", "batch_size"),
 }
 WORTH_TELLING = 1.02
 

@@ -194,7 +194,7 @@ def stages_of(
             out.append(_teach(c, data, world))
         out.append(_distill(c, data, world, taught, decided))
     if mode in ("", "adapt") and c.adapt.targets:
-        for name, tuning in (("tune", True), ("adapt", False)):
+        for name, tuning in (("lr_sweep", True), ("adapt", False)):
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
             if rows:
                 every = 0 if tuning else c.adapt.eval_interval
@@ -215,7 +215,7 @@ def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWo
     for task in c.distill.tasks:
         order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
         rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.lr_sweep.relative_lr_teach]
-    return _stage(c, "tune", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, 0)
+    return _stage(c, "lr_sweep", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, 0)
 
 
 def _distill(

@@ -399,7 +399,7 @@ def _already_done(run_context: Any, stage: str) -> bool:
     )
     if found is None:
         return False
-    now = run_context.hashes(["data", "prompt", stage, *(["tune"] if stage == "adapt" else [])], "")
+    now = run_context.hashes(["data", "prompt", stage, *(["lr_sweep"] if stage == "adapt" else [])], "")
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
     accept = run_context.config.accept_changes
     if check_hashes(

@@ -66,7 +66,7 @@ def _sweep(
     run_context: RunContext, stage: Stage, data: dict[str, TaskData], tasks: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
-    c, folder = run_context.config, run_context.run_dir / "tune"
+    c, folder = run_context.config, run_context.run_dir / "lr_sweep"
     done = checkpoints.load(folder) if (folder / "COMPLETED").exists() and not c.overwrite else None
     if done is not None:
         for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):

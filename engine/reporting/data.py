@@ -146,7 +146,7 @@ def _config(run: Path) -> dict[str, Any]:
 def _curves(run: Path) -> dict[str, list[dict[str, Any]]]:
     """metrics.jsonl of the run, its teachers and its sweeps."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for folder in (run, run / "teachers", run / "tune", *sorted((run / "tune").glob("*/"))):
+    for folder in (run, run / "teachers", run / "lr_sweep", *sorted((run / "lr_sweep").glob("*/"))):
         if (folder / "metrics.jsonl").is_file():
             lines = [_step(line) for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines()]
             steps = [line for line in lines if line]

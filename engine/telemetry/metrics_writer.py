@@ -102,7 +102,7 @@ HPARAMS = (
     "teach",
     "distill",
     "adapt",
-    "tune",
+    "lr_sweep",
 )  # sections of the configuration; seed and max_tokens_per_micro_batch beside them
 
 

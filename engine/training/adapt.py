@@ -89,8 +89,8 @@ def adapt_stage(
     spans = bank.spans()
     further = {method: source.identity for method, source in sources.items() if method in by_method}
     return Stage(
-        "tune" if tuning else "adapt",
-        run_context.run_dir / "tune" if tuning else run_context.run_dir,
+        "lr_sweep" if tuning else "adapt",
+        run_context.run_dir / "lr_sweep" if tuning else run_context.run_dir,
         bank,
         rows,
         RowwiseAdamW(groups),
@@ -100,7 +100,7 @@ def adapt_stage(
         eval_interval=0 if tuning else a.eval_interval,
         patience=a.patience,
         hashes=run_context.hashes(
-            ["data", "prompt", "adapt", "tune"],
+            ["data", "prompt", "adapt", "lr_sweep"],
             data_fingerprint(data),
             sources=further,
             rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()},

@@ -74,10 +74,10 @@ def teach_sweep(run_context: RunContext, data: dict[str, TaskData]) -> Stage:
             starts.append(start_LD)
     bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
     group = _teachers_group(run_context, bank, [row.rate.own for row in rows])
-    sections = ["data", "prompt", "teach", "tune"]
+    sections = ["data", "prompt", "teach", "lr_sweep"]
     return Stage(
-        "tune",
-        run_context.run_dir / "tune",
+        "lr_sweep",
+        run_context.run_dir / "lr_sweep",
         bank,
         rows,
         RowwiseAdamW({"teacher": group}),

@@ -119,7 +119,7 @@ def test_every_method_is_scored_and_every_rate_that_was_tried_is_told(study: tup
     assert counts["metaprompt"] == counts["multitask_prompt"] == 16 * 64 + 16 + 64
     assert counts["prompt_tuning"] == 16 * 64 and counts["lora"] > counts["metaprompt"]
     assert results["trainable"]["count"] == counts["metaprompt"]
-    tried = json.loads((runs / "taught/tune/tuning.json").read_text())["teacher"]["full"]
+    tried = json.loads((runs / "taught/lr_sweep/tuning.json").read_text())["teacher"]["full"]
     chosen = json.loads((runs / "taught/teachers/latest/state.json").read_text())["hashes"]["rate"]
     assert tried["rates"] == [2.5, 5.0] and chosen == tried["rates"][tried["best"]]
     assert (
@@ -151,7 +151,7 @@ def test_the_backbone_is_built_once_and_what_is_done_is_passed_over(study: tuple
     assert said.count("parameters, float32, 2 ranks") == 7 and said.count("predicted") == 1
     before = {
         f: (runs / f).stat().st_mtime_ns
-        for f in ("taught/latest/state.json", "all_methods/results.json", "all_methods/tune/tuning.json")
+        for f in ("taught/latest/state.json", "all_methods/results.json", "all_methods/lr_sweep/tuning.json")
     }
     again = run(*command, ranks=1)
     assert again.count("already COMPLETED") == 5 and "study: adapt all_methods, 4 of 5: done" in again

@@ -112,7 +112,7 @@ def write_run(folder: Path, found: dict[str, Any] | None = None) -> Path:
     protected prediction.
     """
     tensors, rows = bank()
-    for sub, steps in (("", 6), ("teachers", 4), ("tune/0", 3)):
+    for sub, steps in (("", 6), ("teachers", 4), ("lr_sweep/0", 3)):
         (folder / sub).mkdir(parents=True, exist_ok=True)
         logged = [
             {

@@ -33,7 +33,7 @@ JOINED = (
     "adapt.transfer",
     "data.cards",
 )  # of which the merged configuration has all runs'
-TUNING = Path("tune/tuning.json")  # what a sweep leaves in a run
+TUNING = Path("lr_sweep/tuning.json")  # what a sweep leaves in a run
 
 
 def merge_runs(
@@ -172,7 +172,7 @@ def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
     results and model cards.
     """
     kept = flat(
-        {k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "tune", "evaluate")}
+        {k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "lr_sweep", "evaluate")}
     )
     skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
     rates = _rates(runs)

@@ -64,7 +64,7 @@ def test_every_row_trains_at_its_own_rate(make_run_context, make_loop, tasks: di
     other.run()
     prompts = {r.name: trainer.stage.bank.prompts(torch.tensor([k]))[0] for k, r in enumerate(trainer.stage.rows)}
     names = [r.name for r in other.stage.rows if r.shots != "0"]
-    assert names and trainer.stage.name == "tune" and trainer.stage.run_dir == together.run_dir / "tune"
+    assert names and trainer.stage.name == "lr_sweep" and trainer.stage.run_dir == together.run_dir / "lr_sweep"
     for k, row in enumerate(other.stage.rows):
         if row.shots != "0":
             task, _, shots, seed = row.name.split("/")

@@ -154,17 +154,17 @@ def test_a_merged_run_merges_again_and_says_what_it_is(adapted, tmp_path: Path) 
 def test_tables_of_a_sweep_go_along_only_where_there_is_one(adapted, cards, tmp_path: Path) -> None:
     a, b = adapted("a", **A), adapted("b", **B)
     for run, best in ((a, 0), (b, 1)):
-        (run / "tune").mkdir()
-        (run / "tune/tuning.json").write_text(
+        (run / "lr_sweep").mkdir()
+        (run / "lr_sweep/tuning.json").write_text(
             json.dumps({"lora": {"full": {"rates": [0.1, 0.2], "scores": [0.5, 0.5], "best": best}}})
         )
     merge_runs([a], tmp_path / "sum", "gamma=alpha", "metaprompt/4", silent)
-    assert (tmp_path / "sum/tune/tuning.json").read_text() == (a / "tune/tuning.json").read_text()
+    assert (tmp_path / "sum/lr_sweep/tuning.json").read_text() == (a / "lr_sweep/tuning.json").read_text()
     said: list[str] = []
     merge_runs([a, b], tmp_path / "out", print_rank0=said.append)
     assert (
         not (tmp_path / "out/tune").exists()
-        and "NOTE merged: tables of learning rates that were tried stay in the runs (tune/tuning.json)" in said
+        and "NOTE merged: tables of learning rates that were tried stay in the runs (lr_sweep/tuning.json)" in said
     )
 
 

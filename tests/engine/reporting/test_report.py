@@ -195,7 +195,7 @@ def test_curves_of_the_run_its_teachers_and_its_sweeps(written: tuple[str, str])
         2:5
     ] == ["0.25", "0.1875", "0.0625"]
     assert [row[1] for row in cells(text, "teachers")] == ["1", "2", "3"] and [
-        row[1] for row in cells(text, "tune/0")
+        row[1] for row in cells(text, "lr_sweep/0")
     ] == ["1", "2"]
     assert 'aria-label="teachers"' in page and page.count("</svg>") == page.count("<svg")
 
@@ -413,4 +413,4 @@ def test_gathered_runs_keep_the_order_of_methods(tmp_path: Path) -> None:
         "lora",
         "instruction",
     ]
-    assert run.curves.keys() == {"", "teachers", "tune/0"} and set(TARGETS) == run.tasks.keys()
+    assert run.curves.keys() == {"", "teachers", "lr_sweep/0"} and set(TARGETS) == run.tasks.keys()
