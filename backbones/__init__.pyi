@@ -17,8 +17,8 @@ from .tokenizer import TextTokenizer as TextTokenizer, load_tokenizer as load_to
 from .tracing import GatherCounter as GatherCounter, Gathered as Gathered
 
 __all__ = [
-    "BackboneCalls",
     "PACKED_FAMILIES",
+    "BackboneCalls",
     "BackboneCard",
     "BackboneError",
     "Batch",

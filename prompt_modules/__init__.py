@@ -7,6 +7,7 @@ torch only: flat arguments, no config, no files, no DeepSpeed. Tensor names carr
     B samples of a micro-batch     S 1 (one shared metaprompt) or K (one per row)
 """
 
+from prompt_modules import tied_head
 from prompt_modules.averaging import average_factors
 from prompt_modules.bank import DecomposedBank, JoinedBank, LinearUpdate, NoPrompts, PromptBank, SoftPromptBank
 from prompt_modules.initialisation import (
@@ -48,5 +49,6 @@ __all__ = [
     "packed_row",
     "packed_row_reference",
     "teacher_states",
+    "tied_head",
     "tied_head_loss",
 ]

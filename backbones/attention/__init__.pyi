@@ -1,3 +1,4 @@
+from . import gathered as gathered, in_parts as in_parts, shared_prefix as shared_prefix
 from .decoding import Slots as Slots
 from .gathered import GatheredAttention as GatheredAttention
 from .in_parts import AttentionInParts as AttentionInParts
@@ -18,6 +19,9 @@ __all__ = [
     "PackedBatch",
     "SharedPrefix",
     "Slots",
+    "gathered",
+    "in_parts",
     "share_prefix",
+    "shared_prefix",
     "to_device",
 ]

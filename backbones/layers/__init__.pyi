@@ -1,3 +1,4 @@
+from . import mxfp4_experts as mxfp4_experts
 from .frozen_linear import keep_no_inputs as keep_no_inputs
 from .fused import (
     GATED as GATED,
@@ -27,6 +28,7 @@ __all__ = [
     "fuse",
     "is_fused",
     "keep_no_inputs",
+    "mxfp4_experts",
     "quantise",
     "unfuse",
     "unfused",
