@@ -45,6 +45,7 @@ from .preflight import (
     room_for as room_for,
 )
 from .process_group import (
+    DistEnv as DistEnv,
     barrier as barrier,
     dist_env as dist_env,
     gather_objects as gather_objects,
@@ -69,6 +70,7 @@ __all__ = [
     "TRAINS",
     "USABLE",
     "DeviceKind",
+    "DistEnv",
     "Machine",
     "MemoryEstimate",
     "MicroBatchShape",

@@ -9,7 +9,7 @@ from .aggregate import (
 from .evaluate import Predictor as Predictor, evaluate_run as evaluate_run
 from .generation import Answer as Answer, Greedy as Greedy
 from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
-from .predict_notes import Wanted as Wanted, predict_notes as predict_notes
+from .notes import Wanted as Wanted, predict_notes as predict_notes
 from .run_summary import TUNING as TUNING
 
 __all__ = [

@@ -88,7 +88,7 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_in_bf16(flash) -> None:
 
 COLLECTED = """
 import torch
-from backbones import collect_kernel, share_prefix
+from backbones.attention import collect_kernel, share_prefix
 from backbones.attention.gathered import collected
 g = torch.Generator().manual_seed(0)
 for slots, prompts, length, window, dtype in (

@@ -103,7 +103,9 @@ import torch
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import apply_rotary_pos_emb as by_half
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-from backbones import FrozenRoot, fused, fused_kernels, mxfp4
+from backbones import FrozenRoot
+from backbones.kernels import fused as fused_kernels
+from backbones.layers import fused, mxfp4_experts as mxfp4
 from engine.data.packing import Item, pack
 from engine.data.dataset import Sample
 from tests.backbones.layers.test_fused import FAMILIES, model_of

@@ -16,6 +16,7 @@ import torch
 
 from backbones import BackboneCard
 from backbones.layers.fused import fuse, is_fused
+from engine import distributed
 from engine.benchmarking.cases import request_of
 from engine.benchmarking.output import peft_table
 from engine.benchmarking.peft_beside import PeftBeside, problems_of
@@ -28,7 +29,6 @@ from engine.core.errors import UserError
 from engine.data.dataset import Sample
 from engine.data.packing import weigh
 from engine.data.synthetic import Invention, invented_data
-from engine.distributed import process_group
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.context import RunContext
 from engine.training.forward_backward import ForwardBackward, LossWeights
@@ -212,7 +212,7 @@ def test_a_missing_package_is_named_with_exit_code_2(
 
 def test_several_ranks_are_refused_before_they_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunContext, "join", lambda _: pytest.fail("a process group was started"))
-    monkeypatch.setattr(process_group, "dist_env", lambda: process_group.DistEnv(0, 8, 0))
+    monkeypatch.setattr(distributed, "dist_env", lambda: distributed.DistEnv(0, 8, 0))
     request = request_of(
         DEMO, own(mode="teach", output=str(tmp_path / "out")), {**RESIDENT, "run_dir": str(tmp_path / "run")}
     )

@@ -106,9 +106,9 @@ def test_commands_that_read_a_run_can_ask_for_it(
 ) -> None:
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
-    monkeypatch.setattr("engine.training.context.RunContext", lambda config, writes: config)
-    monkeypatch.setattr("engine.evaluation.evaluate.evaluate_run", lambda *_: seen.append(state()))
-    monkeypatch.setattr("engine.evaluation.predict_notes.predict_notes", lambda *_: seen.append(state()))
+    monkeypatch.setattr("engine.training.RunContext", lambda config, writes: config)
+    monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_: seen.append(state()))
+    monkeypatch.setattr("engine.evaluation.predict_notes", lambda *_: seen.append(state()))
     asked = {"deterministic": "true"}
     if mode == "evaluate":
         commands.evaluate(str(tmp_path), (), asked)

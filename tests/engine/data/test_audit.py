@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401 - loaded before memory is counted
 import pyarrow
 import pytest
 import yaml

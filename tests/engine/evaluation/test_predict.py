@@ -12,7 +12,7 @@ import torch
 from clinical_tasks import load_card
 from engine.core.errors import UserError
 from engine.evaluation.eval_targets import ScoredRow
-from engine.evaluation.predict_notes import Wanted, _warnings, choose_row, predict_notes
+from engine.evaluation.notes import Wanted, _warnings, choose_row, predict_notes
 from engine.evaluation.prediction_store import PredictionStore
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
@@ -47,9 +47,7 @@ def make(make_run_context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ScoredRow(labels(shots=s, seed=n), bank, k, 5, "sha")
         for k, (s, n) in enumerate([("16", 0), ("full", 3), ("full", 1)])
     ]
-    monkeypatch.setattr(
-        "engine.evaluation.predict_notes.rows_of_run", lambda run_context: (rows, bank, SimpleNamespace())
-    )
+    monkeypatch.setattr("engine.evaluation.notes.rows_of_run", lambda run_context: (rows, bank, SimpleNamespace()))
 
     def run_context(kind: str, **changes: Any) -> Any:
         (tmp_path / "cards").mkdir(exist_ok=True)

@@ -332,7 +332,7 @@ def test_nothing_is_left_of_a_merge_that_could_not_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.recipes.merging.merge.write_whole", full)
+    monkeypatch.setattr("engine.recipes.merging.merge.write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         merge_runs(runs, tmp_path / "out", print_rank0=silent)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
