@@ -18,7 +18,8 @@ from engine.config.schema import RunConfig
 from engine.core.errors import UserError
 from engine.data.decontamination import join_overlap_records, read_overlap_record, write_overlap_record
 from engine.recipes.merging.merge import merge_runs
-from engine.recipes.merging.rows import Run, entries, join
+from engine.recipes.merging.rows import entries, join
+from engine.recipes.merging.run import Run
 from tests.engine.merged_runs import A, B, rows_of, silent
 
 
@@ -330,7 +331,7 @@ def test_nothing_is_left_of_a_merge_that_could_not_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.recipes.merging.merge.write_whole", full)
+    monkeypatch.setattr("engine.recipes.merging.merge.write_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         merge_runs(runs, tmp_path / "out", say=silent)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
