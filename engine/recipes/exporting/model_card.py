@@ -14,7 +14,6 @@ from engine.data import load_cards
 from engine.recipes.source_terms import TERMS, Record, outside_teachers, sources_of, terms
 from engine.reporting import table
 
-
 _TEXT = """---
 library_name: peft
 base_model: {backbone}
