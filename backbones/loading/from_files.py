@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backbones.card import BackboneError
-from backbones.loading.sources import DummySource, Stored, WeightSource
+from backbones.loading.sources import DummySource
 from backbones.loading.staging import Staging, arrival
+from backbones.loading.weight_source import Stored, WeightSource
 
 PIECE = 16 << 20  # numbers that a thread reads at once
 THREADS = 8  # each has two buffers of staging.BUFFER, if the weights go to a GPU: 128 MiB in all

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from backbones.card import BackboneCard
@@ -70,7 +70,9 @@ class ModelFootprint:
         """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may
         share.
         """
-        return self.tensors[1:] if self.rows_from_file and self.head else self.tensors
+        if self.rows_from_file and self.head:
+            return self.tensors[1:]
+        return self.tensors
 
     @property
     def moved(self) -> int:
@@ -91,22 +93,8 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     with no_init_weights(), experts_as_released(config), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
-    of: dict[str, int] = {"embedding": 0, "head": 0, "other": 0}
-    layers: dict[int, list[nn.Parameter]] = {}
+    of, layers = _by_place(model)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    for name, p in model.named_parameters():
-        place = re.search(r"\.layers\.(\d+)\.", name)
-        if place:
-            layers.setdefault(int(place[1]), []).append(p)
-        else:
-            part = (
-                "embedding"
-                if p is model.get_input_embeddings().weight
-                else "head"
-                if p is model.get_output_embeddings().weight
-                else "other"
-            )
-            of[part] += p.numel() * p.element_size()
     b, heads = dtype.itemsize, config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
@@ -118,9 +106,8 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     if "self_attn.q_norm.weight" in leaves:
         attention += 4 * (queries + keys)
         normed += queries + keys
-    if (
-        "self_attn.qkv_proj.weight" in leaves
-    ):  # v is a part of a memory that holds q and k as they were before their rotation
+    # v is a part of a memory that holds q and k as they were before their rotation
+    if "self_attn.qkv_proj.weight" in leaves:
         attention += b * (queries + keys)
     packed = "mlp.experts.down_proj_blocks" in leaves
     if chosen is None:
@@ -132,11 +119,12 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     # fused norms keep their input as it is, and a fused SwiGLU no product of its own
     kinds = {type(m).__name__ for m in model.modules()}
     fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
-    linears = {
-        n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()
-    }
+    linears: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and module is not model.get_output_embeddings():
+            linears[name] = module
     routed = getattr(config, "num_local_experts", None) or 0
-    active = sum(m.weight.numel() for n, m in linears.items())
+    active = sum(linear.weight.numel() for linear in linears.values())
     if routed:  # a stack of experts, and a router that is no nn.Linear
         per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
         active += per_layer * len(layers)
@@ -153,10 +141,10 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         embedding=of["embedding"],
         head=of["head"],
         other=of["other"],
-        layers=tuple(sum(p.numel() * p.element_size() for p in layers[i]) for i in sorted(layers)),
-        layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
+        layers=tuple(sum(_bytes(parameter) for parameter in layers[i]) for i in sorted(layers)),
+        layer_elements=max(sum(parameter.numel() for parameter in own) for own in layers.values()),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
-        tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
+        tensors=tuple(_bytes(parameter) for parameter in model.parameters()),
         kept_per_token=attention + middle,
         kept_fused=fused,
         blocks=blocks,
@@ -170,3 +158,26 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         experts=(routed or 1, chosen or 1),
         parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
     )
+
+
+def _by_place(model: PreTrainedModel) -> tuple[dict[str, int], dict[int, list[nn.Parameter]]]:
+    """Bytes of the embedding, of a head of its own and of what else lies outside the layers; each layer's parameters
+    by its number.
+    """
+    of = {"embedding": 0, "head": 0, "other": 0}
+    layers: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place:
+            layers.setdefault(int(place[1]), []).append(parameter)
+        elif parameter is model.get_input_embeddings().weight:
+            of["embedding"] += _bytes(parameter)
+        elif parameter is model.get_output_embeddings().weight:
+            of["head"] += _bytes(parameter)
+        else:
+            of["other"] += _bytes(parameter)
+    return of, layers
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
