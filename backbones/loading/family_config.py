@@ -1,4 +1,4 @@
-"""transformers' configuration of a backbone, checked: whether this project can train through the family and its files."""
+"""transformers' configuration of a backbone, checked: can this project train through the family and its files?"""
 
 from pathlib import Path
 
@@ -93,10 +93,7 @@ def _check_packing(card: BackboneCard, config: PreTrainedConfig) -> None:
         if card.dequantize:
             raise BackboneError(f"backbone {card.name}: dequantize: the weights are not packed; take the key away")
         return
-    if isinstance(packing, dict):
-        method = packing.get("quant_method")
-    else:
-        method = getattr(packing, "quant_method", None)
+    method = packing.get("quant_method") if isinstance(packing, dict) else getattr(packing, "quant_method", None)
     if config.model_type != "gpt_oss" or method != "mxfp4":
         raise BackboneError(
             f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or "

@@ -54,12 +54,10 @@ def fill(model: nn.Module, source: WeightSource, say: Callable[[str], None]) -> 
     Args:
         say: takes progress lines.
     """
-    jobs = [
-        (name, start, out)
-        for name, p in model.named_parameters()
-        for whole_start, whole in shards(p)
-        for start, out in _cut(whole_start, whole)
-    ]
+    jobs = []
+    for name, parameter in model.named_parameters():
+        for whole_start, whole in shards(parameter):
+            jobs += [(name, start, out) for start, out in _cut(whole_start, whole)]
     total = sum(out.numel() * out.element_size() for _, _, out in jobs)
     done, begin, told = 0, time.monotonic(), time.monotonic()
     own = threading.local()

@@ -6,6 +6,7 @@ read from them.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,29 +97,9 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     of, layers = _by_place(model)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     b, heads = dtype.itemsize, config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
     inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
-    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
-    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
-    leaves = {n.rpartition("layers.0.")[2] for n, _ in model.named_parameters()}
-    normed = 2 * config.hidden_size
-    if "self_attn.q_norm.weight" in leaves:
-        attention += 4 * (queries + keys)
-        normed += queries + keys
-    # v is a part of a memory that holds q and k as they were before their rotation
-    if "self_attn.qkv_proj.weight" in leaves:
-        attention += b * (queries + keys)
-    packed = "mlp.experts.down_proj_blocks" in leaves
-    if chosen is None:
-        middle = 3 * b * inner
-    elif packed:
-        middle = 2 * b * inner * chosen
-    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
-        middle = b * chosen * (6 * inner + config.hidden_size)
-    # fused norms keep their input as it is, and a fused SwiGLU no product of its own
-    kinds = {type(m).__name__ for m in model.modules()}
-    fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
+    queries = heads * _head_width(config)
+    attention, middle, fused = _kept_by_layer(model, config, b)
     linears: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
         if type(module) is nn.Linear and module is not model.get_output_embeddings():
@@ -133,6 +114,10 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         (4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
         (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)),
     )
+    layer_bytes, layer_elements = [], []
+    for number in sorted(layers):
+        layer_bytes.append(sum(_bytes(parameter) for parameter in layers[number]))
+        layer_elements.append(sum(parameter.numel() for parameter in layers[number]))
     return ModelFootprint(
         numbers=parameter_count(model),
         hidden=config.hidden_size,
@@ -141,8 +126,8 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         embedding=of["embedding"],
         head=of["head"],
         other=of["other"],
-        layers=tuple(sum(_bytes(parameter) for parameter in layers[i]) for i in sorted(layers)),
-        layer_elements=max(sum(parameter.numel() for parameter in own) for own in layers.values()),
+        layers=tuple(layer_bytes),
+        layer_elements=max(layer_elements),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
         tensors=tuple(_bytes(parameter) for parameter in model.parameters()),
         kept_per_token=attention + middle,
@@ -158,6 +143,45 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         experts=(routed or 1, chosen or 1),
         parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
     )
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _kept_by_layer(model: PreTrainedModel, config: Any, b: int) -> tuple[int, int, int]:
+    """Bytes that a layer keeps of each token for the backward pass: around attention, of the inner layer, and of both
+    with operators joined.
+
+    Args:
+        b: bytes of one of the backbone's numbers.
+    """
+    heads, width = config.num_attention_heads, _head_width(config)
+    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
+    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
+    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
+    leaves = {name.rpartition("layers.0.")[2] for name, _ in model.named_parameters()}
+    normed = 2 * config.hidden_size
+    if "self_attn.q_norm.weight" in leaves:
+        attention += 4 * (queries + keys)
+        normed += queries + keys
+    # v is a part of a memory that holds q and k as they were before their rotation
+    if "self_attn.qkv_proj.weight" in leaves:
+        attention += b * (queries + keys)
+    if chosen is None:
+        middle = 3 * b * inner
+    elif "mlp.experts.down_proj_blocks" in leaves:
+        middle = 2 * b * inner * chosen
+    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
+        middle = b * chosen * (6 * inner + config.hidden_size)
+    fused = attention + middle
+    kinds = {type(module).__name__ for module in model.modules()}
+    if kinds & NORMS.keys():  # fused norms keep their input as it is
+        fused -= (4 - b) * normed
+    if kinds & set(GATED):  # a fused SwiGLU keeps no product of its own
+        fused -= b * inner
+    return attention, middle, fused
 
 
 def _by_place(model: PreTrainedModel) -> tuple[dict[str, int], dict[int, list[nn.Parameter]]]:

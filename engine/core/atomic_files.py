@@ -97,9 +97,9 @@ def is_creatable(folder: Path) -> bool:
 def _abandoned(partial: Path) -> bool:
     """Whether nothing of a file or folder has changed for so long."""
     try:
-        newest = partial.lstat().st_mtime
+        changed = [partial.lstat().st_mtime]
         if partial.is_dir():
-            newest = max(newest, *(file.lstat().st_mtime for file in partial.iterdir()))
+            changed += [file.lstat().st_mtime for file in partial.iterdir()]
     except OSError:  # its writer is done with it
         return False
-    return time.time() - newest > ABANDONED
+    return time.time() - max(changed) > ABANDONED

@@ -74,15 +74,18 @@ def check_launcher(env: Mapping[str, str]) -> None:
 def _left_behind(env: Mapping[str, str], started: Mapping[str, str] | None, task: Task, stale: Sequence[str]) -> str:
     """What is wrong with the ``stale`` variables, and how to be rid of all that came with them."""
     expected = _expected(env, task)
-    listed = ", ".join(f"{name}={env[name]}" if name in expected else name for name in stale)
+    listed = []
+    for name in stale:
+        shown = f"{name}={env[name]}" if name in expected else name
+        listed.append(shown)
     found = f"task {task.rank} of {task.count}, {task.local_rank} on its node"
     left = []  # with those that happen to fit this task, and not the others
     for name in (*expected, *GROUPS, *AGENT):
         if name in stale or (name in env and (started is None or env[name] == started.get(name))):
             left.append(name)
     return (
-        f"{listed}: set by no launcher of this job, and SLURM says {found}; left in the shell that submitted it. "
-        f"Before sbatch or srun: unset {' '.join(left)}"
+        f"{', '.join(listed)}: set by no launcher of this job, and SLURM says {found}; left in the shell that "
+        f"submitted it. Before sbatch or srun: unset {' '.join(left)}"
     )
 
 

@@ -104,7 +104,7 @@ def summary(scored: Sequence[dict[str, Any]], tasks: int) -> dict[str, dict[str,
     for (method, shots), by_rate in cells.items():
         if any(len(rows) != tasks for rows in by_rate.values()):
             raise AssertionError("a rate was not scored on every task")
-        scores = [statistics.fmean(row["score"] for row in rows) for rows in by_rate.values()]
+        scores = [_mean_score(rows) for rows in by_rate.values()]
         losses = [_mean_loss(rows) for rows in by_rate.values()]
         equal = [n for n, score in enumerate(scores) if score >= max(scores) - EQUAL]
         best = min(equal, key=lambda n: _or_infinite(losses[n]))
@@ -117,6 +117,10 @@ def _or_infinite(loss: float | None) -> float:
     if loss is None:
         return math.inf
     return loss
+
+
+def _mean_score(rows: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.fmean(row["score"] for row in rows)
 
 
 def _mean_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -188,7 +192,10 @@ def _scores(session: RunContext, folder: Path, data: dict[str, TaskData]) -> lis
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
     asker, out = Predictor(session.on("validation"), bank), []
     rows = found.state["rows"]
-    unknown = {k: data[row["task"]].splits["validation"] for k, row in enumerate(rows) if str(k) not in known}
+    unknown = {}
+    for k, row in enumerate(rows):
+        if str(k) not in known:
+            unknown[k] = data[row["task"]].splits["validation"]
     losses = validation_losses(session.formulation(), bank, unknown)
     for k, row in enumerate(rows):
         line = known.get(str(k))

@@ -284,10 +284,16 @@ def _start(
 
 
 def _lora(session: RunContext, rows: Sequence[Adapter]) -> Any:
-    backbone = session.backbone()
-    generators = [torch.Generator().manual_seed(seed_of(session.config.seed, "lora", r.task, r.seed)) for r in rows]
+    generators = []
+    for row in rows:
+        seed = seed_of(session.config.seed, "lora", row.task, row.seed)
+        generators.append(torch.Generator().manual_seed(seed))
     return lora_start(
-        len(rows), backbone.updates.shapes, session.config.adapt.lora_rank, session.model_config.hidden_size, generators
+        len(rows),
+        shapes=session.backbone().updates.shapes,
+        rank=session.config.adapt.lora_rank,
+        hidden=session.model_config.hidden_size,
+        generators=generators,
     )
 
 

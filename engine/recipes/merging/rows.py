@@ -114,10 +114,13 @@ def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) ->
     state["progress"] = _by_row([s["progress"] for s in states], runs, order, told)
     state["progress"]["step"] = max(s["step"] for s in states)
     known = {*state, "hashes", "changes", "source_tasks", "step", "kept", "sha256"}
-    further = [{key: value for key, value in s.items() if key not in known} for s in states]
-    state |= _by_row(further, runs, order, told)
+    state |= _by_row([_without(s, known) for s in states], runs, order, told)
     prompts, kept = _joined_parts(runs, parts)
     return Checkpoint(prompts, joined_optimizer(runs, parts, told), state, kept)
+
+
+def _without(values: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _joined_parts(
@@ -148,8 +151,8 @@ def _joined_parts(
 def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Tensor) -> Checkpoint:
     """With prompts that nothing was trained for at the end: the part ``sum`` is the last."""
     name, n = f"parts.{SUM}.prompts_KLD", len(merged.state["rows"])
-    by_row = {key: value for key, value in merged.state.items() if key not in ("rows", "progress", "changes")}
-    state = merged.state | _with_untrained(by_row, n, len(rows))
+    further = _without(merged.state, {"rows", "progress", "changes"})
+    state = merged.state | _with_untrained(further, n, len(rows))
     state["rows"] = [*merged.state["rows"], *rows]
     state["progress"] = _with_untrained(merged.state["progress"], n, len(rows))
     prompts = _with_prompts(merged.prompts, name, prompts_KLD)

@@ -49,7 +49,9 @@ def with_sums(
     start_LD = _start(method, runs, any(s.needs_start for s in sums), problems)
     if problems:
         raise UserError(problems)
-    numbers = {tuple(row[key] for key in LABELS): k for k, row in enumerate(merged.state["rows"])}
+    numbers: dict[tuple[Any, ...], int] = {}
+    for k, row in enumerate(merged.state["rows"]):
+        numbers[tuple(row[key] for key in LABELS)] = k
     bank = _bank(merged, order)
     rows: list[dict[str, Any]] = []
     prompts: list[Tensor] = []
@@ -92,7 +94,8 @@ def _seeds_with_all_rows(s: PromptSum, rows: Sequence[dict[str, Any]], method: s
         if row["task"] in by_task and (row["method"], row["shots"]) == (method, shots):
             by_task[row["task"]].append(row["seed"])
     first, *others = by_task.values()
-    return [seed for seed in first if all(seed in seeds for seeds in others)]
+    common = set(first).intersection(*others)
+    return [seed for seed in first if seed in common]
 
 
 def _start(method: str, runs: Sequence[Run], needed: bool, problems: list[str]) -> Tensor | None:
