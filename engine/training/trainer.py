@@ -13,7 +13,6 @@ from torch import Tensor
 
 from engine import checkpoints, telemetry
 from engine.checkpoints import RunLock
-from engine.config import check_hashes
 from engine.core import Stopped
 from engine.data import Pick, Stream
 from engine.distributed import (
@@ -31,7 +30,7 @@ from engine.training.nonfinite_steps import NonfiniteSteps
 from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.step_metrics import MetricsWindow, peak_bytes
 from engine.training.step_plan import StepPlan, plan_of
-from engine.training.trainer_state import checkpoint_of, restore
+from engine.training.trainer_state import checkpoint_of, resume
 from engine.training.validation_loss import validation_losses
 
 
@@ -292,25 +291,8 @@ class Trainer:
             self.saver.start(self.step, checkpoint_of(self))
 
     def _resume(self) -> None:
-        """Go on from the latest whole checkpoint of the run directory, if there is one and ``fresh`` is off."""
-        settings, stage, leads = self.settings, self.stage, self.settings.rank == 0
-        if settings.fresh:
-            return
-        found = checkpoints.load(stage.run_dir, print if leads else _silent)
-        if found is None:
-            return
-        accepted = check_hashes(found.state["hashes"], stage.hashes, stage.run_dir, settings.accept_changes)
-        self.changes = list(found.state.get("changes", []))
-        self.changes += [f"step {found.state['step']}: {line}" for line in accepted]
-        restore(self, found)
-        if leads:
-            for line in accepted:
-                print(f"WARNING {stage.run_dir}: goes on although it changed: {line}", flush=True)
-            print(f"{stage.name}: resumed at step {self.step} of {stage.total_steps}", flush=True)
-
-
-def _silent(_: str) -> None:
-    """Nothing is said by ranks other than 0."""
+        if not self.settings.fresh:
+            resume(self)
 
 
 def _stream(row: Adapter) -> Stream | None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from engine import checkpoints
 from engine.checkpoints import Checkpoint
+from engine.config import check_hashes
 from engine.core import UserError
 from engine.training.stage import Adapter
 from engine.training.step_metrics import MetricsWindow
@@ -47,8 +49,33 @@ def checkpoint_of(trainer: Trainer) -> Checkpoint:
     return Checkpoint(prompts, stage.optimizer.state_dict(), state, seldom)
 
 
+def resume(trainer: Trainer) -> None:
+    """Go on from the latest whole checkpoint of the run directory, if there is one.
+
+    Raises:
+        UserError: it is of another configuration, data or backbone and changes are not accepted, or of other shapes.
+    """
+    stage, settings = trainer.stage, trainer.settings
+    leads = settings.rank == 0
+    found = checkpoints.load(stage.run_dir, print if leads else _silent)
+    if found is None:
+        return
+    accepted = check_hashes(found.state["hashes"], stage.hashes, stage.run_dir, settings.accept_changes)
+    trainer.changes = list(found.state.get("changes", []))
+    trainer.changes += [f"step {found.state['step']}: {line}" for line in accepted]
+    _restore(trainer, found)
+    if leads:
+        for line in accepted:
+            print(f"WARNING {stage.run_dir}: goes on although it changed: {line}", flush=True)
+        print(f"{stage.name}: resumed at step {trainer.step} of {stage.total_steps}", flush=True)
+
+
+def _silent(_: str) -> None:
+    """Nothing is said by ranks other than 0."""
+
+
 @torch.no_grad()
-def restore(trainer: Trainer, found: Checkpoint) -> None:
+def _restore(trainer: Trainer, found: Checkpoint) -> None:
     """Give a trainer the prompts, optimizer state and progress of a checkpoint.
 
     Raises:
