@@ -5,7 +5,7 @@ Registered with transformers as ``shared_prefix``: it serves every family that a
 keys of a sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal
 border is a matter of indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or
 O(T x window). CUDA's flash attention takes sequences of any length: there, layers without a window need no keys
-gathered (``attention_in_parts``), and others one call (``gathered_attention``).
+gathered (``in_parts``), and others one call (``gathered``).
 
 gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
 O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK,

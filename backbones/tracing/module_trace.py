@@ -165,7 +165,7 @@ def _narrow(card: BackboneCard) -> Any:
 def _twin(card: BackboneCard, rows_from_file: bool) -> tuple[Any, dict[int, str]]:
     """The narrow model, and the name of each parameter by its id.
 
-    A head that shares the embedding's weight is called by the embedding's name, as in ``Sizes.parameters``, whether
+    A head that shares the embedding's weight is called by the embedding's name, as in ``ModelFootprint.parameters``, whether
     the embedding itself is looked up in the file or not.
     """
     config = _narrow(card)

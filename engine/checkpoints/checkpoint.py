@@ -1,8 +1,8 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the placement.
 
-    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest ->
-    checkpoints/step_00000100 checkpoints/kept/
-    see kept.py
+    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}
+    checkpoints/kept/                       see content_store.py
+    latest -> checkpoints/step_00000100
 
 Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are
 derived from the corpus and may leak it: folders are 0700, files 0600.

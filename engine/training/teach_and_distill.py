@@ -1,5 +1,5 @@
 """Stages 0 and 1 as a ``Stage`` for the loop: what is trained, on what, from where it starts. Stage 2 is in
-``adaptation``.
+``adapt``.
 """
 
 from collections.abc import Sequence
