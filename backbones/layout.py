@@ -59,8 +59,10 @@ class Layout:
             start, message, end, channel, _ = (self._marks[m] for m in HARMONY_MARKS)
             user = [start, *encode("user"), message, *encode(input_text), end]
             return [*user, start, *encode("assistant"), channel, *encode("final"), message]
-        bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        return [*bos, *encode(input_text + self.separator)]
+        ids = encode(input_text + self.separator)
+        if self.tokenizer.bos_id is not None:
+            ids = [self.tokenizer.bos_id, *ids]
+        return ids
 
     def instructed_ids(self, instruction: str, input_text: str, solved: Sequence[tuple[str, str]] = ()) -> list[int]:
         """The same, with a written instruction in place of a soft prompt, and before the input solved examples:

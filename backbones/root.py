@@ -25,6 +25,7 @@ from backbones.layers import LinearUpdates
 from backbones.loading import RowsFromFile
 
 Loss = Callable[..., Any]  # (weight_VD, states_ND, None) -> what is made of the head's inputs, inside the head
+SHARED_PREFIX_MODES = ("packed", "enter", "step", "branch")  # of FrozenRoot: rows that hold several sequences
 Fill = Callable[[Tensor], Tensor]  # text embeddings (T, D) -> the packed row, prompts first, (K L + T, D)
 
 
@@ -108,9 +109,9 @@ class FrozenRoot(BackboneCalls, nn.Module):
         super().__init__()
         # recomputed layers save their inputs through autograd's hooks, which here take them to the host until the
         # backward pass
-        self._saving: Callable[[], Any] = (
-            partial(torch.autograd.graph.save_on_cpu, torch.cuda.is_available()) if offload_inputs else nullcontext
-        )
+        self._saving: Callable[[], Any] = nullcontext
+        if offload_inputs:
+            self._saving = partial(torch.autograd.graph.save_on_cpu, torch.cuda.is_available())
         self.backbone = backbone
         self._own_attention = backbone.config._attn_implementation
         head = backbone.get_output_embeddings()
@@ -131,9 +132,10 @@ class FrozenRoot(BackboneCalls, nn.Module):
             "embed": self._embed,
         }[mode]
         config = self.backbone.config
-        config._attn_implementation = (
-            shared_prefix.NAME if mode in ("packed", "enter", "step", "branch") else self._own_attention
-        )
+        attention = self._own_attention
+        if mode in SHARED_PREFIX_MODES:
+            attention = shared_prefix.NAME
+        config._attn_implementation = attention
         try:
             return door(*args, **kwargs)
         finally:
@@ -174,21 +176,26 @@ class FrozenRoot(BackboneCalls, nn.Module):
         """Sequences into free slots. -> logits of each one's next token, (B, V); or the loss of the states there,
         (N, D), of sequences ``of_N``.
         """
-        ids = torch.tensor([i for c in contexts for i in c], dtype=torch.long)
-        row_SD = fill(self._embed(ids, slots.device))
+        text: list[int] = []
+        for context in contexts:
+            text += context
+        row_SD = fill(self._embed(torch.tensor(text, dtype=torch.long), slots.device))
         sizes = [len(c) for c in contexts]
         slots.enter(sizes)
         own = [n for n in sizes if n]  # an empty context is answered by the prompt's last position
         prefix = share_prefix(own, [0] * len(own), 1 if slots.length else 0, slots.length, slots.device)
         size_B = to_device(torch.tensor(sizes), slots.device)
         last_B = slots.length - 1 + torch.where(size_B > 0, size_B.cumsum(0), 0)
-        at = last_B if of_N is None else last_B.index_select(0, of_N)
-        return self._next(row_SD, prefix.positions_S, at, loss, prefix=prefix, slots=slots)
+        if of_N is not None:
+            last_B = last_B.index_select(0, of_N)
+        return self._next(row_SD, prefix.positions_S, last_B, loss, prefix=prefix, slots=slots)
 
     @torch.no_grad()
     def _step(self, ids_N: Tensor, slots: Slots) -> Tensor:
         """One more token of every sequence there, int64 (N,) on the CPU. -> logits of the one after it, (N, V)."""
-        return self._next(self._embed(ids_N, slots.device), slots.step(), None, None, slots=slots)  # type: ignore[no-any-return]
+        row_SD = self._embed(ids_N, slots.device)
+        logits_NV: Tensor = self._next(row_SD, slots.step(), None, None, slots=slots)
+        return logits_NV
 
     @torch.no_grad()
     def _branch(self, ids_BOR: Tensor, slots: Slots, loss: Loss, at_N: Tensor) -> Any:
@@ -204,9 +211,12 @@ class FrozenRoot(BackboneCalls, nn.Module):
         hidden = self.backbone.base_model(
             inputs_embeds=row_SD[None], position_ids=positions_S[None], use_cache=False, **attention
         ).last_hidden_state[0]
-        states = hidden if at is None else hidden.index_select(0, at)
+        if at is not None:
+            hidden = hidden.index_select(0, at)
         head = self.backbone.get_output_embeddings()
-        return head(states) if loss is None else head(states, loss, None)
+        if loss is None:
+            return head(hidden)
+        return head(hidden, loss, None)
 
     def _both(
         self, batch: Batch, prompts_BLD: Tensor, teacher_BLD: Tensor | None = None
@@ -232,7 +242,9 @@ class FrozenRoot(BackboneCalls, nn.Module):
     @torch.no_grad()
     def _embed(self, ids: Tensor, device: torch.device | None = None) -> Tensor:
         table = self.backbone.get_input_embeddings()
-        return table(ids if device is None or isinstance(table, RowsFromFile) else to_device(ids, device))
+        if device is not None and not isinstance(table, RowsFromFile):
+            ids = to_device(ids, device)
+        return table(ids)
 
     @torch.no_grad()
     def _generate(

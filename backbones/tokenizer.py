@@ -120,8 +120,12 @@ class HuggingFaceTokenizer:
 
     def fingerprint(self) -> str:
         """sha256 of every file that can decide ids, special tokens or the chat template."""
-        patterns = {*TOKENIZER_FILES, *self.inner.vocab_files_names.values(), *(["**/*.py"] if self._runs_code else [])}
-        files = {file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()}
+        patterns = {*TOKENIZER_FILES, *self.inner.vocab_files_names.values()}
+        if self._runs_code:
+            patterns.add("**/*.py")
+        files: set[Path] = set()
+        for pattern in patterns:
+            files.update(file for file in self.path.glob(pattern) if file.is_file())
         digest = hashlib.sha256()
         for file in sorted(files):
             content = file.read_bytes()
@@ -138,4 +142,6 @@ def load_tokenizer(
         BackboneError: it cannot be read, or has no end-of-text token.
     """
     path = Path(path)
-    return HuggingFaceTokenizer(path, trust_remote_code) if path.is_dir() else SentencePieceTokenizer(path)
+    if path.is_dir():
+        return HuggingFaceTokenizer(path, trust_remote_code)
+    return SentencePieceTokenizer(path)

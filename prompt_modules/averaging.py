@@ -44,7 +44,9 @@ def _mean_product(cols_KLR: Tensor, rows_KRD: Tensor, start_cols_LR: Tensor) -> 
         # a singular pair fixes u v^T only up to a scale: give U the rms it starts with, so learning rates keep their
         # meaning
         rms = 1.0 if r == 0 else FACTOR_STD
-        scale = rms * length**0.5 * (1.0 if left[:, r].sum() >= 0 else -1.0)
+        scale = rms * length**0.5
+        if left[:, r].sum() < 0:
+            scale = -scale
         cols_LR[:, r] = left[:, r] * scale
         rows_RD[r] = right[r] * values[r] / scale
     return cols_LR.to(cols_KLR.dtype), rows_RD.to(rows_KRD.dtype)

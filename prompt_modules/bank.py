@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from prompt_modules.projection import packed_row
 
-LinearUpdate = Callable[
-    [str, Tensor, Tensor], Tensor
-]  # of a linear layer: its name, inputs (…, I), outputs (…, O) -> other outputs
+# of a linear layer: its name, inputs (…, I), outputs (…, O) -> other outputs
+LinearUpdate = Callable[[str, Tensor, Tensor], Tensor]
 
 
 class PromptBank(Protocol):
@@ -91,7 +90,9 @@ class DecomposedBank(_Prompts):
 
     def prompts(self, rows_B: Tensor) -> Tensor:
         update_BLD = self.cols_KLR[rows_B] @ self.rows_KRD[rows_B]
-        shared = self.shared_SLD if len(self.shared_SLD) == 1 else self.shared_SLD[rows_B]
+        shared: Tensor = self.shared_SLD
+        if len(shared) > 1:
+            shared = shared[rows_B]
         return shared * update_BLD
 
     def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
@@ -102,8 +103,10 @@ class DecomposedBank(_Prompts):
 
     def numbers_per_row(self) -> int:
         """How many trainable numbers belong to one adapted task."""
-        factors = self.cols_KLR[0].numel() + self.rows_KRD[0].numel()
-        return factors + (self.shared_SLD[0].numel() if self.shared_SLD.requires_grad else 0)
+        numbers = self.cols_KLR[0].numel() + self.rows_KRD[0].numel()
+        if self.shared_SLD.requires_grad:
+            numbers += self.shared_SLD[0].numel()
+        return numbers
 
 
 class NoPrompts:
@@ -174,9 +177,7 @@ class JoinedBank(nn.Module):
     def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:
         first = int(rows_K[0])
         for name, span in self.spans().items():
-            if first in span and bool(
-                ((rows_K >= span.start) & (rows_K < span.stop)).all()
-            ):  # one part's rows: in one go
+            if first in span and bool(((rows_K >= span.start) & (rows_K < span.stop)).all()):  # one part's: in one go
                 return self.parts[name].packed_sequence(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
         return _joined(self.prompts(rows_K), tokens_TD)
 
@@ -187,11 +188,11 @@ class JoinedBank(nn.Module):
     def updates(self, rows: Sequence[int], sizes: Sequence[int]) -> LinearUpdate | None:
         places = [self._of(row) for row in rows]
         parts = {part for part, _ in places}
-        if (
-            len(parts) > 1
-        ):  # prompts of several methods; one with updates of its own comes alone, for its length is another
+        # prompts of several methods; one with updates of its own comes alone, for its length is another
+        if len(parts) > 1:
             return None
-        return self.parts[parts.pop()].updates([place for _, place in places], sizes)  # type: ignore[operator, no-any-return]
+        part: Any = self.parts[parts.pop()]
+        return part.updates([place for _, place in places], sizes)  # type: ignore[no-any-return]
 
     def _of(self, row: int) -> tuple[str, int]:
         return next((name, row - span.start) for name, span in self.spans().items() if row in span)

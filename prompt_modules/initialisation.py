@@ -41,12 +41,10 @@ def embeddings_from_vocabulary(
     if not candidates:
         raise ValueError("no vocabulary entry to start a prompt from")
     ids = torch.tensor(list(candidates))
-    enough = len(ids) >= length
-    order = (
-        torch.randperm(len(ids), generator=generator)
-        if enough
-        else torch.randint(len(ids), (length,), generator=generator)
-    )
+    if len(ids) >= length:
+        order = torch.randperm(len(ids), generator=generator)
+    else:
+        order = torch.randint(len(ids), (length,), generator=generator)
     return _as_master(lookup(ids[order[:length]]))
 
 

@@ -56,7 +56,9 @@ class LoraBank(nn.Module):
             down, up = self.down[key], self.up[key]
             if len(stretches) > 1 and _grouped(x, down, up):
                 return _GroupedUpdate.apply(x, out, down, up, together)  # type: ignore[no-any-return]
-            places = [(stretches[0][0], 0, x.shape[:-1].numel())] if len(stretches) == 1 else stretches
+            places = stretches
+            if len(stretches) == 1:
+                places = [(stretches[0][0], 0, x.shape[:-1].numel())]
             return _Update.apply(x, out, down, up, places)  # type: ignore[no-any-return]
 
         return update
@@ -106,7 +108,9 @@ class _Update(torch.autograd.Function):
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (x,), (down, up) = ctx.saved_tensors, ctx.layer
         flat, dy = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
-        dx = torch.zeros_like(flat) if ctx.needs_input_grad[0] else None
+        dx: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.zeros_like(flat)
         for parameter in (down, up):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -117,7 +121,9 @@ class _Update(torch.autograd.Function):
             up.grad[k] += (dy_k.T @ (rows @ a.T)).to(up.dtype)
             if dx is not None:
                 dx[begin:end] = back @ a
-        return None if dx is None else dx.view_as(x), grad, None, None, None
+        if dx is not None:
+            dx = dx.view_as(x)
+        return dx, grad, None, None, None
 
 
 class _Stretches:
@@ -164,7 +170,9 @@ class _GroupedUpdate(torch.autograd.Function):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.index_add_(0, rows, found.to(parameter.dtype))
-        dx = grouped_mm(back, a, offs=ends).view_as(x) if ctx.needs_input_grad[0] else None
+        dx: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            dx = grouped_mm(back, a, offs=ends).view_as(x)
         return dx, grad, None, None, None
 
 

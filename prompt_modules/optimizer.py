@@ -45,7 +45,9 @@ def chunks_of(parameters: dict[str, nn.Parameter]) -> list[Chunk]:
 
 def stacked(tensors: list[Tensor]) -> Tensor:
     """(P, K, ...); a view where there is one tensor, so that a large bank is not copied."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+    if len(tensors) == 1:
+        return tensors[0][None]
+    return torch.stack(tensors)
 
 
 @dataclass
@@ -91,18 +93,23 @@ class RowGroup:
     @property
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Name -> first and second moment of a parameter, as windows into its chunk."""
-        found = {n: m for c in self.chunks for n, m in zip(c.names, zip(c.first.unbind(), c.second.unbind()))}
+        found = {}
+        for chunk in self.chunks:
+            for name, first, second in zip(chunk.names, chunk.first.unbind(), chunk.second.unbind(), strict=True):
+                found[name] = (first, second)
         return {name: found[name] for name in self.parameters}
 
     def lr_K(self) -> Tensor:
         """The learning rate of each row's next step, fp64 (K,)."""
         done = self.steps_K.double()
-        warm = ((done + 1) / max(self.warmup_steps, 1)).clamp(max=1) if self.warmup_steps else torch.ones_like(done)
+        warm = ((done + 1) / self.warmup_steps).clamp(max=1) if self.warmup_steps else torch.ones_like(done)
         total = torch.as_tensor(self.total_steps)
         left = ((total - done) / (total - self.warmup_steps).clamp(min=1)).clamp(0, 1)
-        decay = {"constant": torch.ones_like(left), "linear": left, "cosine": 0.5 - 0.5 * torch.cos(math.pi * left)}[
-            self.schedule
-        ]
+        decay = torch.ones_like(left)
+        if self.schedule == "linear":
+            decay = left
+        elif self.schedule == "cosine":
+            decay = 0.5 - 0.5 * torch.cos(math.pi * left)
         return self.lr * warm * decay
 
 
@@ -154,22 +161,26 @@ class RowwiseAdamW:
         return reports
 
     def _step_group(self, group: RowGroup, present_K: Tensor) -> StepReport:
-        grads = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in group.parameters.items()}
+        grads = {}
+        for name, parameter in group.parameters.items():
+            grads[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         norm_K = _norm_K(group.chunks, grads)
         finite_K = norm_K.isfinite()
         moving_K = present_K & group.active_K & finite_K
         lr_K = group.lr_K()
         scale_K = (group.clip / norm_K.clamp(min=1e-12)).clamp(max=1) if group.clip else torch.ones_like(norm_K)
         group.steps_K += moving_K
-        rows = moving_K.nonzero()[:, 0]  # once a group: on a GPU the host waits for it
-        if len(rows):
-            every = len(rows) == len(moving_K)
-            factors_4K = torch.stack([scale_K, *(1 - beta ** group.steps_K.double() for beta in self.betas), lr_K])
-            factors_4R = factors_4K if every else factors_4K[:, rows]
+        moving = moving_K.nonzero()[:, 0]  # once a group: on a GPU the host waits for it
+        if len(moving):
+            corrections = [1 - beta ** group.steps_K.double() for beta in self.betas]
+            factors = torch.stack([scale_K, *corrections, lr_K])
+            rows: Tensor | None = None
+            if len(moving) < len(moving_K):
+                rows, factors = moving, factors[:, moving]
             for chunk in group.chunks:
-                parameters: list[Tensor] = [group.parameters[n] for n in chunk.names]
-                own = [grads[n] for n in chunk.names]
-                self._move(chunk, parameters, own, None if every else rows, factors_4R)
+                parameters: list[Tensor] = [group.parameters[name] for name in chunk.names]
+                own = [grads[name] for name in chunk.names]
+                self._move(chunk, parameters, own, rows, factors)
         return StepReport(norm_K, lr_K, present_K & group.active_K & ~finite_K)
 
     def _move(
@@ -178,7 +189,7 @@ class RowwiseAdamW:
         """Step the chosen rows of a chunk; ``rows`` is None for all of them, which needs no copy of the moments."""
         shape = (4, 1, -1, *[1] * (chunk.first.dim() - 2))
         scale, correction1, correction2, lr = factors_4R.to(chunk.first.dtype).view(shape)
-        at = slice(None) if rows is None else rows
+        at = rows if rows is not None else slice(None)
         beta1, beta2 = self.betas
         g = stacked(grads)[:, at] * scale
         first, second = chunk.first[:, at], chunk.second[:, at]

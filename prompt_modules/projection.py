@@ -34,7 +34,9 @@ def packed_row_reference(
     shared_SLD: Tensor, cols_KLR: Tensor, rows_KRD: Tensor, rows_K: Tensor, tokens_TD: Tensor
 ) -> Tensor:
     """The same in eager torch: (K L + T, D), in the dtype of ``tokens_TD``."""
-    shared = shared_SLD if len(shared_SLD) == 1 else shared_SLD[rows_K]
+    shared = shared_SLD
+    if len(shared_SLD) > 1:
+        shared = shared_SLD[rows_K]
     prompts_KLD = shared * (cols_KLR[rows_K] @ rows_KRD[rows_K])
     return torch.cat([prompts_KLD.flatten(0, 1).to(tokens_TD.dtype), tokens_TD])
 
@@ -85,7 +87,9 @@ class _PackedRow(torch.autograd.Function):
         d_shared, d_cols, d_rows = torch.zeros_like(shared), torch.zeros_like(cols), torch.zeros_like(rows)
         sizes = {"RANK": rank, "OWN_SHARED": len(shared) > 1, "ROWS": ROWS, "WIDTH": WIDTH}
         if ctx.needs_input_grad[0]:
-            tiles = triton.cdiv(length, ROWS) * (present if len(shared) > 1 else 1)
+            tiles = triton.cdiv(length, ROWS)
+            if len(shared) > 1:
+                tiles *= present
             _shared_gradient[(tiles, triton.cdiv(width, WIDTH))](
                 d_shared, grad, cols, rows, rows_k, present, length, width, **sizes
             )

@@ -75,20 +75,22 @@ def tied_head_loss(
     """
     terms = []
     for part in _chunks(len(student_ND), weight_VD, chunk_bytes):
-        piece = (
-            TeacherStates(*(t[part] for t in teacher))
-            if isinstance(teacher, TeacherStates)
-            else None
-            if teacher is None
-            else teacher[part]
-        )
-        terms.append(
-            _chunk(
-                weight_VD, student_ND[part], piece, labels_N[part], weights_N[part], kl, hidden, temperature, gradient
-            )
-        )
-    ce_N, kl_N, hidden_N = (torch.cat([t[i] for t in terms]) for i in range(3))
-    return HeadLoss(ce_N, kl_N, hidden_N, torch.cat([t[3] for t in terms]) if gradient else None)
+        own = (student_ND[part], _part_of(teacher, part), labels_N[part], weights_N[part])
+        terms.append(_chunk(weight_VD, *own, kl, hidden, temperature, gradient))
+    ce, kl_terms, hidden_terms, gradients = zip(*terms, strict=True)
+    gradient_ND = None
+    if gradient:
+        gradient_ND = torch.cat(gradients)
+    return HeadLoss(torch.cat(ce), torch.cat(kl_terms), torch.cat(hidden_terms), gradient_ND)
+
+
+def _part_of(teacher: Tensor | TeacherStates | None, part: slice) -> Tensor | TeacherStates | None:
+    """The teacher at some of the positions."""
+    if teacher is None:
+        return None
+    if isinstance(teacher, TeacherStates):
+        return TeacherStates(*(tensor[part] for tensor in teacher))
+    return teacher[part]
 
 
 @torch.no_grad()
@@ -123,22 +125,16 @@ def _chunk(
     ce = lse - logits.gather(1, labels[:, None])[:, 0]
     kl_terms, hidden_terms = torch.zeros_like(ce), torch.zeros_like(ce)
     if teacher is not None:
-        soft = logits / t if t != 1 else logits
-        soft_lse = soft.logsumexp(-1) if t != 1 else lse
+        soft, soft_lse = logits, lse
+        if t != 1:
+            soft = logits / t
+            soft_lse = soft.logsumexp(-1)
     added = torch.zeros(())
     large = [labels]
     if isinstance(teacher, TeacherStates):
         first = teacher.first_N
-        kl_terms = (
-            t
-            * t
-            * (
-                soft_lse
-                - soft.gather(1, first[:, None])[:, 0]
-                - (teacher.shift_ND * student).sum(-1) / t
-                - teacher.entropy_N
-            )
-        )
+        at_first = soft.gather(1, first[:, None])[:, 0]
+        kl_terms = t * t * (soft_lse - at_first - (teacher.shift_ND * student).sum(-1) / t - teacher.entropy_N)
     elif teacher is not None:
         log_t = (_logits(teacher, weight_VD) / t).log_softmax(-1)
         p_t = log_t.exp()
@@ -161,7 +157,8 @@ def _chunk(
         if isinstance(teacher, TeacherStates):
             added = added - kl * t * teacher.shift_ND
     if teacher is not None:
-        difference = _wide(student) - _wide(teacher.hidden_ND if isinstance(teacher, TeacherStates) else teacher)
+        teacher_ND = teacher.hidden_ND if isinstance(teacher, TeacherStates) else teacher
+        difference = _wide(student) - _wide(teacher_ND)
         hidden_terms = difference.square().mean(-1)
         added = added + difference * (2 * hidden / student.shape[1])
     return ce, kl_terms, hidden_terms, added * weights.to(ce.dtype)[:, None]

@@ -76,7 +76,9 @@ def _lengths(keys: GatheredKeys) -> tuple[Tensor, Tensor, int, int]:
 
 
 def _reach(window: int | None) -> dict[str, int]:
-    return {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+    if window is None:
+        return {}
+    return {"window_size_left": window - 1, "window_size_right": 0}
 
 
 def collected(dk_GHd: Tensor, dv_GHd: Tensor, keys: GatheredKeys, prefix: SharedPrefix) -> tuple[Tensor, Tensor]:

@@ -35,11 +35,11 @@ class AttentionInParts(torch.autograd.Function):
         own, lse, *_ = _forward(q, k, v, *_own(segments), 0.0, True, False, scale=scale)
         prompt = None
         if first:
-            prompt, lse_prompt, *_ = _forward(
-                q[first:], k[:first], v[:first], *_text(segments, prefix), 0.0, False, False, scale=scale
-            )
+            text = (q[first:], k[:first], v[:first])
+            out, lse_text, *_ = _forward(*text, *_text(segments, prefix), 0.0, False, False, scale=scale)
+            prompt = (out, lse_text)
         if first or sinks is not None:
-            own, lse = merged(own, lse, None if prompt is None else (prompt, lse_prompt), sinks, first)
+            own, lse = merged(own, lse, prompt, sinks, first)
         ctx.save_for_backward(q, k, v, own, lse)
         ctx.prefix, ctx.scale = prefix, scale
         return own

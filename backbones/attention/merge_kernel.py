@@ -21,7 +21,7 @@ ROWS = 16  # tokens of one head that one program merges
 def merged(
     own_SHd: Tensor, lse_HS: Tensor, prompt: tuple[Tensor, Tensor] | None, sinks_H: Tensor | None, first: int
 ) -> tuple[Tensor, Tensor]:
-    """As ``attention_in_parts.merged``. The output is contiguous, however the parts lie; their last dimension is."""
+    """As ``in_parts.merged``. The output is contiguous, however the parts lie; their last dimension is."""
     tokens, heads, width = own_SHd.shape
     out, total = own_SHd.new_empty(own_SHd.shape), torch.empty_like(lse_HS, memory_format=torch.contiguous_format)
     other, lse_other = (own_SHd, lse_HS) if prompt is None else prompt

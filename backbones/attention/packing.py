@@ -107,11 +107,13 @@ class SharedPrefix:
     @cached_property
     def _bucketed(self) -> tuple[tuple[Bucket, ...], Tensor]:
         lengths, length, prompts = self.lengths, self.length, self.n_prompts * self.length
-        starts = [prompts, *(prompts + end for end in accumulate(lengths))]
-        parts = [(list(range(0, prompts, length)), [length] * self.n_prompts, None)] if prompts else []
+        starts = list(accumulate(lengths, initial=prompts))
+        parts: list[tuple[list[int], list[int], list[int] | None]] = []
+        if prompts:
+            parts.append((list(range(0, prompts, length)), [length] * self.n_prompts, None))
         for group in _alike(lengths):
             slot = [self.slots[b] for b in group] if length else None
-            parts.append(([starts[b] for b in group], [lengths[b] for b in group], slot))  # type: ignore[arg-type]
+            parts.append(([starts[b] for b in group], [lengths[b] for b in group], slot))
         home = torch.empty(starts[-1], dtype=torch.long)
         buckets, begin = [], 0
         for first, sizes, slot in parts:
@@ -120,8 +122,11 @@ class SharedPrefix:
             index_BR = torch.where(real_BR, start_B1 + own, start_B1)
             home[index_BR[real_BR]] = begin + torch.arange(real_BR.numel()).view_as(real_BR)[real_BR]
             begin += real_BR.numel()
-            padded = None if real_BR.all() else to_device(real_BR, self.device)
-            slot_B = None if slot is None else to_device(torch.tensor(slot), self.device)
+            padded, slot_B = None, None
+            if not real_BR.all():
+                padded = to_device(real_BR, self.device)
+            if slot is not None:
+                slot_B = to_device(torch.tensor(slot), self.device)
             buckets.append(Bucket(to_device(index_BR, self.device), padded, slot_B))
         return tuple(buckets), to_device(home, self.device)
 
@@ -136,13 +141,15 @@ class SharedPrefix:
             for slot, n in zip(self.slots, self.lengths, strict=True):
                 text[slot] += n
         prompts = [self.length] * self.n_prompts
-        own = (prompts if self.length else []) + list(self.lengths)
+        own = self._prompt_lengths() + list(self.lengths)
         own_at, text_at, prompts_at = (self._cumulative(sizes) for sizes in (own, text, prompts))
         return Segments(own_at, text_at, prompts_at, longest_own=max(own, default=0), longest_text=max(text, default=0))
 
     def gathered(self, window: int | None) -> GatheredKeys:
         """Its keys for a query that sees ``window`` tokens, itself among them; None: all before it."""
-        reach = self.length if window is None else min(self.length, window - 1)
+        reach = self.length
+        if window is not None:
+            reach = min(self.length, window - 1)
         if reach not in self._gathered:
             self._gathered[reach] = self._gather(reach)
         return self._gathered[reach]
@@ -153,7 +160,7 @@ class SharedPrefix:
 
     def _gather(self, reach: int) -> GatheredKeys:
         prompts = self.n_prompts * self.length
-        before = [self.length] * self.n_prompts if self.length else []
+        before = self._prompt_lengths()
         queries, keys = before + list(self.lengths), before + [reach + n for n in self.lengths]
         starts, places = list(accumulate(self.lengths, initial=prompts)), [torch.arange(prompts)]
         first = list(accumulate((reach + n for n in self.lengths), initial=prompts))
@@ -163,8 +170,11 @@ class SharedPrefix:
             places += [torch.arange(end - reach, end), torch.arange(starts[b], starts[b] + n)]
             home.append(torch.arange(first[b] + reach, first[b] + reach + n))
         by_prompt = sorted(range(len(self.slots)), key=lambda b: self.slots[b])
+        index_G = None
+        if reach:
+            index_G = to_device(torch.cat(places), self.device)
         return GatheredKeys(
-            to_device(torch.cat(places), self.device) if reach else None,
+            index_G,
             to_device(torch.cat(home), self.device),
             self._cumulative(queries),
             self._cumulative(keys),
@@ -174,6 +184,12 @@ class SharedPrefix:
             to_device(torch.tensor([first[b] for b in by_prompt], dtype=torch.long), self.device),
             self._cumulative([self.slots.count(slot) for slot in range(self.n_prompts)]),
         )
+
+    def _prompt_lengths(self) -> list[int]:
+        """Lengths of the prompts as stretches of the row; none where they are empty."""
+        if not self.length:
+            return []
+        return [self.length] * self.n_prompts
 
     def _cumulative(self, sizes: list[int]) -> Tensor:
         return to_device(torch.tensor([0, *accumulate(sizes)], dtype=torch.int32), self.device)

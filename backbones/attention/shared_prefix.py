@@ -5,7 +5,7 @@ Registered with transformers as ``shared_prefix``: it serves every family that a
 keys of a sample are gathered as [prompt ; own], so that the index of a key is its position, and a window or the causal
 border is a matter of indices. Queries go block by block, each to the keys it can see at all: memory is O(T x block), or
 O(T x window). CUDA's flash attention takes sequences of any length: there, layers without a window need no keys
-gathered (``attention_in_parts``), and others one call (``gathered_attention``).
+gathered (``in_parts``), and others one call (``gathered``).
 
 gpt-oss's sink is one more, constant logit s per head in the softmax's denominator. After any flash forward (O, lse),
 O' = O sigmoid(lse - s) and lse' = logaddexp(lse, s); the stock flash backward with (O', lse') gives the exact dQ, dK,
@@ -69,10 +69,12 @@ def shared_prefix_attention(
         )
     # squeeze, for the backward pass of an index writes zeros everywhere else
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    layer: Any = module.layer_idx
     if prefix is None:
-        return slots.attend(module.layer_idx, q, k, v, s_aux, sliding_window, scaling)[None], None  # type: ignore[union-attr, arg-type]
+        assert slots is not None
+        return slots.attend(layer, q, k, v, s_aux, sliding_window, scaling)[None], None
     if slots is not None:
-        slots.keep(module.layer_idx, k, v)  # type: ignore[arg-type]
+        slots.keep(layer, k, v)
     return packed_attention(q, k, v, s_aux, prefix, sliding_window, scaling)[None], None
 
 
@@ -134,12 +136,11 @@ class _Packed(torch.autograd.Function):
             if bucket.real_BR is not None:  # what comes after a sequence's end is nobody's
                 grad = grad * bucket.real_BR[:, None, :, None]
             found = _attend_backward(grad, *_gather(q, k, v, bucket, prefix), out, lse, ctx.window, ctx.scale)
-            before = 0 if bucket.slot_B is None else prefix.length
             for kept, x in zip(own, found, strict=True):
                 kept.append(x[:, :, -bucket.index_BR.shape[1] :].to(q.dtype))
             if bucket.slot_B is not None:  # by index, not by a product with ones and zeros: a NaN stays its own task's
                 for total, x in zip(shared, found[1:], strict=True):
-                    total.index_add_(0, bucket.slot_B, x[:, :, :before].transpose(1, 2).to(wide))
+                    total.index_add_(0, bucket.slot_B, x[:, :, : prefix.length].transpose(1, 2).to(wide))
         dq, dk, dv = (_to_row(parts, prefix) for parts in own)
         prompts = prefix.n_prompts * prefix.length
         for x, total in zip((dk, dv), shared, strict=True):
@@ -175,7 +176,9 @@ def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[slice, s
     first = k.shape[2] - q.shape[2]  # the position of the first query
     for begin in range(0, q.shape[2], BLOCK):
         end = min(begin + BLOCK, q.shape[2])
-        lowest = 0 if window is None else max(0, first + begin - window + 1)
+        lowest = 0
+        if window is not None:
+            lowest = max(0, first + begin - window + 1)
         query = torch.arange(first + begin, first + end, device=q.device)[:, None]
         key = torch.arange(lowest, first + end, device=q.device)
         hidden = key > query
@@ -201,7 +204,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -
         out, lse = forward(q[:, :, i], k[:, :, j], v[:, :, j], attn_mask=mask, scale=scale)
         outs.append(out)
         lses.append(lse)
-    return (outs[0], lses[0]) if len(outs) == 1 else (torch.cat(outs, 2), torch.cat(lses, 2))
+    if len(outs) == 1:
+        return outs[0], lses[0]
+    return torch.cat(outs, 2), torch.cat(lses, 2)
 
 
 def _attend_backward(

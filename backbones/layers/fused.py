@@ -81,7 +81,8 @@ def unfused(model: nn.Module) -> Iterator[None]:
 def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
     if not fused.available(hidden_states):
         return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
-    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon, NORMS[type(self).__name__])  # type: ignore[no-any-return]
+    kind = NORMS[type(self).__name__]
+    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return]
 
 
 def _gated_forward(self: Any, x: Tensor) -> Tensor:

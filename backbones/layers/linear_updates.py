@@ -38,6 +38,8 @@ class LinearUpdates:
     def _opened(self, name: str, plain: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def forward(x: Tensor) -> Tensor:
             out = plain(x)
-            return out if self._update is None else self._update(name, x, out)
+            if self._update is None:
+                return out
+            return self._update(name, x, out)
 
         return forward

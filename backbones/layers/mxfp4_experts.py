@@ -102,8 +102,11 @@ class Mxfp4Experts(nn.Module):
             self.down_proj_scales,
             self.down_proj_bias,
         )
-        how = _FusedExperts if self.fused and fused.available(hidden_states) else _Experts
-        return how.apply(hidden_states, router_indices, routing_weights, weights, self.alpha, self.limit)  # type: ignore[no-any-return]
+        operator: Any = _Experts
+        if self.fused and fused.available(hidden_states):
+            operator = _FusedExperts
+        out: Tensor = operator.apply(hidden_states, router_indices, routing_weights, weights, self.alpha, self.limit)
+        return out
 
 
 class _Experts(torch.autograd.Function):

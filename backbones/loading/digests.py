@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from backbones.card import BackboneError
-from backbones.loading.sources import weight_files
+from backbones.card import BackboneCard, BackboneError
+from backbones.loading.safetensors_source import weight_files
 
 FOLDER = "WEIGHT_DIGESTS_DIR"  # environment variable
 ENDING = ".sha256"  # of an entry's name
@@ -49,6 +49,14 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def backbone_fingerprint(card: BackboneCard) -> str:
+    """Hash of what decides the frozen weights: the card, and for a folder its files."""
+    files = ""
+    if card.path and not card.dummy:
+        files = folder_fingerprint(Path(card.path))
+    return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
+
+
 def stamp(file: Path) -> str | None:
     """What changes whenever the file's content does; None for a file that was changed a moment ago."""
     found = file.stat()
@@ -59,7 +67,10 @@ def stamp(file: Path) -> str | None:
 
 def _digests(files: Sequence[Path]) -> list[str]:
     """Of each file's content, in the files' order."""
-    stamps = {file: stamp(file) if file.stat().st_size >= REMEMBERED else None for file in files}
+    stamps: dict[Path, str | None] = dict.fromkeys(files)
+    for file in files:
+        if file.stat().st_size >= REMEMBERED:
+            stamps[file] = stamp(file)
     if all(_remembered(name) for name in stamps.values() if name):
         return _looked_up(stamps)
     with _turn(sum(file.stat().st_size for file in files)):
@@ -68,18 +79,24 @@ def _digests(files: Sequence[Path]) -> list[str]:
 
 def _looked_up(stamps: dict[Path, str | None]) -> list[str]:
     """Remembered, or made and remembered now; ``stamps``: of the files that may be remembered."""
-    out = {file: _remembered(name) if name else None for file, name in stamps.items()}
-    missing = [file for file, digest in out.items() if digest is None]
+    out: dict[Path, str] = dict.fromkeys(stamps, "")
+    for file, name in stamps.items():
+        if name:
+            out[file] = _remembered(name)
+    missing = [file for file, digest in out.items() if not digest]
     for file, digest in zip(missing, _hashed(missing), strict=True):
-        out[file], name = digest, stamps[file]
+        out[file] = digest
+        name = stamps[file]
         if name and name == stamp(file):  # else it changed while it was hashed
             _remember(name, digest)
-    return [digest for digest in out.values() if digest]
+    return list(out.values())
 
 
 def _hashed(files: Sequence[Path]) -> list[str]:
     """sha256 of each file, over those of its parts: several threads share one large file."""
-    parts = [(file, start) for file in files for start in range(0, max(file.stat().st_size, 1), PART)]
+    parts: list[tuple[Path, int]] = []
+    for file in files:
+        parts += [(file, start) for start in range(0, max(file.stat().st_size, 1), PART)]
     digests = {file: hashlib.sha256() for file in files}
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         for (file, _), part in zip(parts, pool.map(lambda p: _part(*p), parts), strict=True):
@@ -102,21 +119,30 @@ def _part(file: Path, start: int) -> bytes:
 
 def _folder() -> Path | None:
     name = os.environ.get(FOLDER)
-    return Path(name) if name else None
+    if not name:
+        return None
+    return Path(name)
 
 
 def _entry(name: str) -> Path | None:
     folder = _folder()
-    return folder / f"{hashlib.sha256(name.encode()).hexdigest()}{ENDING}" if folder else None
-
-
-def _remembered(name: str) -> str | None:
-    entry = _entry(name)
-    try:
-        digest = entry.read_text() if entry else ""
-    except (OSError, ValueError):  # none yet, or not ours
+    if folder is None:
         return None
-    return digest if re.fullmatch("[0-9a-f]{64}", digest) else None  # a damaged one is made again
+    return folder / f"{hashlib.sha256(name.encode()).hexdigest()}{ENDING}"
+
+
+def _remembered(name: str) -> str:
+    """The digest; empty where there is none."""
+    entry = _entry(name)
+    if entry is None:
+        return ""
+    try:
+        digest = entry.read_text()
+    except (OSError, ValueError):  # none yet, or not ours
+        return ""
+    if not re.fullmatch("[0-9a-f]{64}", digest):  # a damaged one is made again
+        return ""
+    return digest
 
 
 def _remember(name: str, digest: str) -> None:

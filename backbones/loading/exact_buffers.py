@@ -41,7 +41,9 @@ def _weights_without_memory() -> Iterator[None]:
     plain = nn.Module.register_parameter
 
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        plain(self, name, None if param is None else nn.Parameter(param.to("meta"), requires_grad=False))
+        if param is not None:
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        plain(self, name, param)
 
     nn.Module.register_parameter = register  # type: ignore[method-assign]
     try:

@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backbones.card import BackboneError
-from backbones.loading.sources import DummySource, Stored, WeightSource
+from backbones.loading.sources import DummySource
 from backbones.loading.staging import Staging, arrival
+from backbones.loading.weight_source import Stored, WeightSource
 
 PIECE = 16 << 20  # numbers that a thread reads at once
 THREADS = 8  # each has two buffers of staging.BUFFER, if the weights go to a GPU: 128 MiB in all
@@ -53,12 +54,10 @@ def fill(model: nn.Module, source: WeightSource, print_rank0: Callable[[str], No
     Args:
         say: takes progress lines.
     """
-    jobs = [
-        (name, start, out)
-        for name, p in model.named_parameters()
-        for whole_start, whole in shards(p)
-        for start, out in _cut(whole_start, whole)
-    ]
+    jobs = []
+    for name, parameter in model.named_parameters():
+        for whole_start, whole in shards(parameter):
+            jobs += [(name, start, out) for start, out in _cut(whole_start, whole)]
     total = sum(out.numel() * out.element_size() for _, _, out in jobs)
     done, begin, told = 0, time.monotonic(), time.monotonic()
     own = threading.local()

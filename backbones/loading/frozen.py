@@ -1,40 +1,26 @@
 """Build a frozen backbone, plain or partitioned by ZeRO-3, with every shard filled and every buffer right."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.initialization import no_init_weights
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
-from backbones.layers import BLOCK, Mxfp4Experts, keep_no_inputs
-from backbones.loading.digests import folder_fingerprint
-from backbones.loading.embedding_rows import RowsFromFile, looks_up_plainly, read_rows_from
+from backbones.layers import Mxfp4Experts, keep_no_inputs
+from backbones.loading.embedding_rows import looks_up_plainly, read_rows_from
 from backbones.loading.exact_buffers import rebuild_buffers
+from backbones.loading.family_config import backbone_config, stays_packed, untied_by_file
 from backbones.loading.from_files import check_names, fill, wanted_of
-from backbones.loading.sources import (
-    ConvertedSource,
-    DummySource,
-    RandomSource,
-    SafetensorsSource,
-    WeightSource,
-    WidenedExperts,
-)
-from backbones.loading.tying import kept_apart, shared_names
-
-# families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
-LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+from backbones.loading.safetensors_source import SafetensorsSource
+from backbones.loading.sources import ConvertedSource, DummySource, RandomSource, WidenedExperts
+from backbones.loading.tying import shared_names
+from backbones.loading.weight_source import WeightSource
 
 
 def build_backbone(
@@ -133,7 +119,9 @@ def _source(
         return RandomSource(config, card.seed, packed)
     source = SafetensorsSource(Path(card.path))
     source.rename(tied)
-    return WidenedExperts(source, dtype) if card.dequantize and not packed else source
+    if card.dequantize and not packed:
+        return WidenedExperts(source, dtype)
+    return source
 
 
 def _is_converted(config: PreTrainedConfig, source: SafetensorsSource, wanted: dict[str, Any]) -> bool:
@@ -145,13 +133,8 @@ def _refuse_untied(card: BackboneCard, source: ConvertedSource, tied: dict[str, 
     """transformers' loader has kept a weight and the one that it should share apart: their values differ."""
     apart = sorted(source.tensors().keys() & tied.keys())
     if apart:
-        raise BackboneError(
-            [
-                f"backbone {card.path}: {name} differs from {tied[name]}, which config.json lets it share; "
-                "set tie_word_embeddings: false there"
-                for name in apart
-            ]
-        )
+        remedy = "which config.json lets it share; set tie_word_embeddings: false there"
+        raise BackboneError([f"backbone {card.path}: {name} differs from {tied[name]}, {remedy}" for name in apart])
 
 
 def rows_from_file(card: BackboneCard, model: PreTrainedModel) -> bool:
@@ -203,175 +186,3 @@ def experts_as_released(config: PreTrainedConfig) -> Iterator[None]:
         yield
     finally:
         modeling_gpt_oss.GptOssExperts = wide
-
-
-def stays_packed(config: PreTrainedConfig) -> bool:
-    """Whether the experts are MXFP4 in memory."""
-    return bool(getattr(config, "quantization_config", None))
-
-
-def backbone_config(card: BackboneCard) -> PreTrainedConfig:
-    """transformers' configuration of the card.
-
-    It has no ``quantization_config`` where weights are widened as they are read, and is untied where the files hold
-    a head of its own.
-
-    Raises:
-        BackboneError: unknown model_type, or a family or file this project cannot train through.
-    """
-    config = _written_config(card)
-    if _untied(card, config):
-        config.tie_word_embeddings = False
-    return config
-
-
-def untied_by_file(card: BackboneCard) -> list[tuple[str, str]]:
-    """Pairs (head, embedding) that the configuration ties and the weight files hold with different values.
-
-    transformers keeps both then, and so does this project.
-    """
-    return _untied(card, _written_config(card))
-
-
-def _untied(card: BackboneCard, config: PreTrainedConfig) -> list[tuple[str, str]]:
-    if not card.path or card.dummy or not getattr(config, "tie_word_embeddings", False):
-        return []
-    return kept_apart(Path(card.path), MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], getattr(torch, card.dtype))
-
-
-def _written_config(card: BackboneCard) -> PreTrainedConfig:
-    """As it stands in the card or its folder, checked."""
-    if card.random:
-        keys = dict(card.random)
-        kind = keys.pop("model_type")
-        try:
-            config = AutoConfig.for_model(kind, **keys)
-        except Exception as error:  # transformers has its own kinds for a configuration that contradicts itself
-            raise BackboneError(f"backbone {card.name}: random: {' '.join(str(error).split())[:200]}") from None
-    else:
-        try:
-            config = AutoConfig.from_pretrained(card.path, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            if "trust_remote_code" in str(error):
-                reason = (
-                    "brings Python code of its own, which is never run; the family must be one of the installed "
-                    "transformers"
-                )
-                raise BackboneError(f"backbone {card.path}: {reason}") from None
-            raise BackboneError(
-                f"backbone {card.path}: config.json cannot be read ({' '.join(str(error).split())[:200]})"
-            ) from None
-    if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
-        raise BackboneError(
-            f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa "
-            "or eager"
-        )
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise BackboneError(
-            f"backbone {card.name}: {config.model_type} is no causal language model in this transformers release"
-        )
-    _check_packing(card, config)
-    for key in LOGIT_TRANSFORMS:
-        if getattr(config, key, None) not in (None, 1, 1.0):
-            raise BackboneError(f"backbone {card.name}: {key} changes logits outside the head, which is not supported")
-    return config
-
-
-def _check_packing(card: BackboneCard, config: PreTrainedConfig) -> None:
-    packing = getattr(config, "quantization_config", None)
-    if not packing:
-        if card.dequantize:
-            raise BackboneError(f"backbone {card.name}: dequantize: the weights are not packed; take the key away")
-        return
-    method = packing.get("quant_method") if isinstance(packing, dict) else getattr(packing, "quant_method", None)
-    if config.model_type != "gpt_oss" or method != "mxfp4":
-        raise BackboneError(
-            f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or "
-            "gpt-oss in MXFP4"
-        )
-    if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
-        raise BackboneError(
-            f"backbone {card.name}: MXFP4 packs {BLOCK} numbers; hidden_size and intermediate_size must be multiples"
-        )
-    if card.dequantize:
-        del config.quantization_config
-
-
-def backbone_fingerprint(card: BackboneCard) -> str:
-    """Hash of what decides the frozen weights: the card, and for a folder its files."""
-    files = folder_fingerprint(Path(card.path)) if card.path and not card.dummy else ""
-    return hashlib.sha256((card.fingerprint() + files).encode()).hexdigest()
-
-
-def recompute_first(model: nn.Module, layers: int) -> None:
-    """Of the first so many decoder layers keep the inputs alone and compute the rest again in the backward pass.
-
-    transformers does it in training mode only, in which layers also drop out; here the model stays as it is evaluated.
-
-    Raises:
-        BackboneError: a family whose layers transformers does not know how to compute again.
-    """
-    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if layers and not found:
-        name = type(model).__name__
-        raise BackboneError(
-            f"{name}: transformers cannot compute layers of this family again; set activation_checkpointing: none"
-        )
-    for layer in found[:layers]:
-        layer.forward = _computed_again(layer.forward, model.config)
-
-
-def _computed_again(plain: Callable[..., Any], config: Any) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return plain(*args, **kwargs)
-        attention = config._attn_implementation
-
-        def same(*args: Any, **kwargs: Any) -> Any:
-            now, config._attn_implementation = config._attn_implementation, attention
-            try:
-                return plain(*args, **kwargs)
-            finally:
-                config._attn_implementation = now
-
-        # nothing is drawn in a frozen layer: no random state to keep
-        return checkpoint(same, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return forward
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Numbers in the whole backbone, however it is partitioned or packed; tied weights once."""
-    per_element = {"_blocks": 2, "_scales": 0}  # MXFP4: two numbers a byte
-    elsewhere = sum(m.numbers for m in model.modules() if isinstance(m, RowsFromFile) and not _shared_with_head(model))
-    return elsewhere + sum(
-        getattr(p, "ds_numel", p.numel()) * per_element.get(n[-7:], 1) for n, p in model.named_parameters()
-    )
-
-
-def _shared_with_head(model: Any) -> bool:
-    return bool(model.config.tie_word_embeddings)
-
-
-def _local_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    for parameter in model.parameters():
-        yield parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter
-
-
-def resident_bytes(model: nn.Module) -> int:
-    """Bytes of backbone weights this rank holds now: its shards, and whatever is gathered at the moment."""
-    total = sum(t.numel() * t.element_size() for t in _local_tensors(model))
-    partitioned: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_tensor")]
-    for parameter in partitioned:
-        if parameter.ds_status.name == "AVAILABLE":
-            total += parameter.numel() * parameter.element_size()
-    return total
-
-
-def backbone_checksum(model: nn.Module) -> str:
-    """sha256 over this rank's weights, to the bit: equal before and after training."""
-    digest = hashlib.sha256()
-    for tensor in _local_tensors(model):
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    digest.update(json.dumps(len(list(model.parameters()))).encode())
-    return digest.hexdigest()

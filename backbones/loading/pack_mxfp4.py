@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from backbones.card import BackboneError
 from backbones.layers import BLOCK, PACKED, quantise
-from backbones.loading.sources import SafetensorsSource
+from backbones.loading.safetensors_source import SafetensorsSource
 
 RELEASED = {
     "quant_method": "mxfp4",

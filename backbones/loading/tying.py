@@ -10,7 +10,7 @@ from torch import nn
 
 from backbones.card import BackboneError
 from backbones.loading.digests import stamp
-from backbones.loading.sources import SafetensorsSource
+from backbones.loading.safetensors_source import SafetensorsSource
 
 SLICE = 4 << 20  # numbers of each tensor that are compared at once
 

@@ -66,26 +66,20 @@ class GatherCounter:
 
     def _brought(self, parameter: Any) -> Gathered:
         """By gathering a parameter: from its node where there are secondary shards, else from all."""
-        secondary = parameter.ds_secondary_tensor
-        shard, group = (
-            (parameter.ds_tensor, parameter.ds_process_group)
-            if secondary is None
-            else (secondary, parameter.ds_zero_param_process_group)
-        )
+        shard, group = parameter.ds_tensor, parameter.ds_process_group
+        if parameter.ds_secondary_tensor is not None:
+            shard, group = parameter.ds_secondary_tensor, parameter.ds_zero_param_process_group
         each, (near, size) = shard.numel() * shard.element_size(), self._reach(group)
-        return Gathered(
-            0, each * (near - 1), each * (size - near), each if self.on_gpu and shard.device.type == "cpu" else 0
-        )
+        uploaded = each if self.on_gpu and shard.device.type == "cpu" else 0
+        return Gathered(0, each * (near - 1), each * (size - near), uploaded)
 
     def _reach(self, group: Any) -> tuple[int, int]:
         """Ranks of a group: on this node, and in all. Asked for once: it is on the path of every gather, and groups
         may have hundreds.
         """
         if group not in self._reaches:
-            ranks, node = (
-                dist.get_process_group_ranks(group or dist.group.WORLD),
-                dist.get_rank() // self.ranks_per_node,
-            )
+            ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+            node = dist.get_rank() // self.ranks_per_node
             self._reaches[group] = sum(rank // self.ranks_per_node == node for rank in ranks), len(ranks)
         return self._reaches[group]
 

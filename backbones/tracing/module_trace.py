@@ -8,8 +8,9 @@ forward does are in it because they happen, not because they are known.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,8 +65,11 @@ def trace(card: BackboneCard, recompute: int = 0, packed: bool = True, rows_from
         recompute_first(model, recompute)
     root = FrozenRoot(model)
     hooks = _Hooks(root)
-    modules = tuple(tuple(names[id(p)] for p in m.parameters(recurse=False)) for m in hooks.modules)
-    return Trace(modules, {kind: tuple(hooks.seen(lambda kind=kind: _run(root, kind, packed))) for kind in KINDS})  # type: ignore[misc]
+    modules = []
+    for module in hooks.modules:
+        modules.append(tuple(names[id(parameter)] for parameter in module.parameters(recurse=False)))
+    visits = {kind: hooks.seen(partial(_run, root, kind, packed)) for kind in KINDS}
+    return Trace(tuple(modules), visits)
 
 
 def _run(root: FrozenRoot, kind: str, packed: bool) -> None:
@@ -96,15 +100,16 @@ def _packed(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> t
         rows_K=torch.zeros(1, dtype=torch.long),
         prefix=share_prefix([text], [0], 1, LENGTH),
     )
-    before = None if teacher_LD is None else lambda tokens_TD: torch.cat([teacher_LD, tokens_TD])
-    states, _ = root(
-        "packed",
-        batch,
-        lambda tokens_TD: torch.cat([prompt_LD, tokens_TD]),
-        lambda weight_VD, *_: weight_VD.sum(),
-        before,
-    )
+    student, teacher = _filled(prompt_LD), None
+    if teacher_LD is not None:
+        teacher = _filled(teacher_LD)
+    states, _ = root.forward_packed(batch, student, lambda weight_VD, *_: weight_VD.sum(), teacher)
     return states, torch.zeros_like(states)
+
+
+def _filled(prompt_LD: Tensor) -> Callable[[Tensor], Tensor]:
+    """What puts a prompt before the text's embeddings."""
+    return lambda tokens_TD: torch.cat([prompt_LD, tokens_TD])
 
 
 def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -117,7 +122,9 @@ def _plain(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> tu
         rows_B=torch.zeros(1, dtype=torch.long),
         weights_B=torch.ones(1),
     )
-    student, _ = root.forward_padded(batch, prompt_LD[None], None if teacher_LD is None else teacher_LD[None])
+    if teacher_LD is not None:
+        teacher_LD = teacher_LD[None]
+    student, _ = root.forward_padded(batch, prompt_LD[None], teacher_LD)
     return student.logits_NV, torch.zeros_like(student.logits_NV)
 
 
@@ -136,10 +143,8 @@ def twin_card(card: BackboneCard) -> BackboneCard:
 def _narrow(card: BackboneCard) -> Any:
     """transformers' configuration of the twin."""
     config = copy.deepcopy(backbone_config(card))
-    width = max(
-        BLOCK,
-        -(-(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // BLOCK) * BLOCK,
-    )
+    of_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = max(BLOCK, -(-of_head // BLOCK) * BLOCK)
     small = {
         "hidden_size": width,
         "intermediate_size": BLOCK,
@@ -160,7 +165,7 @@ def _narrow(card: BackboneCard) -> Any:
 def _twin(card: BackboneCard, rows_from_file: bool) -> tuple[Any, dict[int, str]]:
     """The narrow model, and the name of each parameter by its id.
 
-    A head that shares the embedding's weight is called by the embedding's name, as in ``Sizes.parameters``, whether
+    A head that shares the embedding's weight is called by the embedding's name, as in ``ModelFootprint.parameters``, whether
     the embedding itself is looked up in the file or not.
     """
     config = _narrow(card)
@@ -191,10 +196,10 @@ class _Hooks:
             self.modules.append(module)
             _Watched(len(self.modules) - 1, module, self.log.append)
 
-    def seen(self, run: Callable[[], None]) -> Iterator[Visit]:
+    def seen(self, run: Callable[[], None]) -> tuple[Visit, ...]:
         self.log.clear()
         run()
-        return iter(tuple(self.log))
+        return tuple(self.log)
 
 
 class _Watched:
@@ -273,4 +278,6 @@ def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         for key in value:
             value[key] = _mapped(function, value[key])
         return value
-    return function(value) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return function(value)
+    return value

@@ -6,10 +6,11 @@ read from them.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from backbones.card import BackboneCard
@@ -70,7 +71,9 @@ class ModelFootprint:
         """Of each parameter that a sharded backbone partitions; the first is the embedding's, which a head may
         share.
         """
-        return self.tensors[1:] if self.rows_from_file and self.head else self.tensors
+        if self.rows_from_file and self.head:
+            return self.tensors[1:]
+        return self.tensors
 
     @property
     def moved(self) -> int:
@@ -91,52 +94,18 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     with no_init_weights(), experts_as_released(config), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
-    of: dict[str, int] = {"embedding": 0, "head": 0, "other": 0}
-    layers: dict[int, list[nn.Parameter]] = {}
+    of, layers = _by_place(model)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    for name, p in model.named_parameters():
-        place = re.search(r"\.layers\.(\d+)\.", name)
-        if place:
-            layers.setdefault(int(place[1]), []).append(p)
-        else:
-            part = (
-                "embedding"
-                if p is model.get_input_embeddings().weight
-                else "head"
-                if p is model.get_output_embeddings().weight
-                else "other"
-            )
-            of[part] += p.numel() * p.element_size()
     b, heads = dtype.itemsize, config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
     inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
-    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
-    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
-    leaves = {n.rpartition("layers.0.")[2] for n, _ in model.named_parameters()}
-    normed = 2 * config.hidden_size
-    if "self_attn.q_norm.weight" in leaves:
-        attention += 4 * (queries + keys)
-        normed += queries + keys
-    if (
-        "self_attn.qkv_proj.weight" in leaves
-    ):  # v is a part of a memory that holds q and k as they were before their rotation
-        attention += b * (queries + keys)
-    packed = "mlp.experts.down_proj_blocks" in leaves
-    if chosen is None:
-        middle = 3 * b * inner
-    elif packed:
-        middle = 2 * b * inner * chosen
-    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
-        middle = b * chosen * (6 * inner + config.hidden_size)
-    # fused norms keep their input as it is, and a fused SwiGLU no product of its own
-    kinds = {type(m).__name__ for m in model.modules()}
-    fused = attention + middle - (4 - b) * normed * bool(kinds & NORMS.keys()) - b * inner * bool(kinds & set(GATED))
-    linears = {
-        n: m for n, m in model.named_modules() if type(m) is nn.Linear and m is not model.get_output_embeddings()
-    }
+    queries = heads * _head_width(config)
+    attention, middle, fused = _kept_by_layer(model, config, b)
+    linears: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and module is not model.get_output_embeddings():
+            linears[name] = module
     routed = getattr(config, "num_local_experts", None) or 0
-    active = sum(m.weight.numel() for n, m in linears.items())
+    active = sum(linear.weight.numel() for linear in linears.values())
     if routed:  # a stack of experts, and a router that is no nn.Linear
         per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
         active += per_layer * len(layers)
@@ -145,6 +114,10 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         (4 * config.hidden_size, attention, 12 * config.hidden_size + b * queries * (chosen or 1)),
         (b * inner * (chosen or 1) // (routed or 1), middle, b * 4 * inner * (chosen or 1)),
     )
+    layer_bytes, layer_elements = [], []
+    for number in sorted(layers):
+        layer_bytes.append(sum(_bytes(parameter) for parameter in layers[number]))
+        layer_elements.append(sum(parameter.numel() for parameter in layers[number]))
     return ModelFootprint(
         numbers=parameter_count(model),
         hidden=config.hidden_size,
@@ -153,10 +126,10 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         embedding=of["embedding"],
         head=of["head"],
         other=of["other"],
-        layers=tuple(sum(p.numel() * p.element_size() for p in layers[i]) for i in sorted(layers)),
-        layer_elements=max(sum(p.numel() for p in ps) for ps in layers.values()),
+        layers=tuple(layer_bytes),
+        layer_elements=max(layer_elements),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
-        tensors=tuple(p.numel() * p.element_size() for p in model.parameters()),
+        tensors=tuple(_bytes(parameter) for parameter in model.parameters()),
         kept_per_token=attention + middle,
         kept_fused=fused,
         blocks=blocks,
@@ -170,3 +143,65 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         experts=(routed or 1, chosen or 1),
         parameters=tuple((n, p.numel(), p.element_size()) for n, p in model.named_parameters()),
     )
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _kept_by_layer(model: PreTrainedModel, config: Any, b: int) -> tuple[int, int, int]:
+    """Bytes that a layer keeps of each token for the backward pass: around attention, of the inner layer, and of both
+    with operators joined.
+
+    Args:
+        b: bytes of one of the backbone's numbers.
+    """
+    heads, width = config.num_attention_heads, _head_width(config)
+    queries, keys = heads * width, (getattr(config, "num_key_value_heads", None) or heads) * width
+    inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
+    # transformers' norms keep their input in fp32; attention keeps q, k, v, its output and log-sum-exp
+    attention = 2 * 4 * config.hidden_size + b * (2 * queries + 2 * keys) + 4 * heads
+    leaves = {name.rpartition("layers.0.")[2] for name, _ in model.named_parameters()}
+    normed = 2 * config.hidden_size
+    if "self_attn.q_norm.weight" in leaves:
+        attention += 4 * (queries + keys)
+        normed += queries + keys
+    # v is a part of a memory that holds q and k as they were before their rotation
+    if "self_attn.qkv_proj.weight" in leaves:
+        attention += b * (queries + keys)
+    if chosen is None:
+        middle = 3 * b * inner
+    elif "mlp.experts.down_proj_blocks" in leaves:
+        middle = 2 * b * inner * chosen
+    else:  # transformers' experts keep the first product, what the gate makes of it, and a row of the second
+        middle = b * chosen * (6 * inner + config.hidden_size)
+    fused = attention + middle
+    kinds = {type(module).__name__ for module in model.modules()}
+    if kinds & NORMS.keys():  # fused norms keep their input as it is
+        fused -= (4 - b) * normed
+    if kinds & set(GATED):  # a fused SwiGLU keeps no product of its own
+        fused -= b * inner
+    return attention, middle, fused
+
+
+def _by_place(model: PreTrainedModel) -> tuple[dict[str, int], dict[int, list[nn.Parameter]]]:
+    """Bytes of the embedding, of a head of its own and of what else lies outside the layers; each layer's parameters
+    by its number.
+    """
+    of = {"embedding": 0, "head": 0, "other": 0}
+    layers: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place:
+            layers.setdefault(int(place[1]), []).append(parameter)
+        elif parameter is model.get_input_embeddings().weight:
+            of["embedding"] += _bytes(parameter)
+        elif parameter is model.get_output_embeddings().weight:
+            of["head"] += _bytes(parameter)
+        else:
+            of["other"] += _bytes(parameter)
+    return of, layers
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -24,9 +24,8 @@ def bank_of(tensors: dict[str, Tensor], order: Sequence[str], which: str = "best
         if name.startswith(prefix):
             part, _, parameter = name[len(prefix) :].partition(".")
             parts.setdefault(part, {})[parameter] = tensor
-    banks: dict[str, Any] = {n: _part(parts[n]) for n in order}
-    sizes = {n: len(parts[n]["cols_KLR"] if "cols_KLR" in parts[n] else parts[n]["prompts_KLD"]) for n in order}
-    return JoinedBank(banks, sizes)
+    banks: dict[str, Any] = {name: _part(parts[name]) for name in order}
+    return JoinedBank(banks, {name: _size(parts[name]) for name in order})
 
 
 def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> tuple[JoinedBank, str]:
@@ -42,26 +41,20 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
     folder = run_dir / "teachers"
     bank, found = load_bank(folder, "teachers")
     names = [row["task"] for row in found.state["rows"]]
-    problems = [
-        f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}"
-        for task in tasks
-        if task not in names
-    ]
     saved = found.state["hashes"]
-    problems += [
-        f"teach.run: {run_dir}: its teachers are of another {key}"
-        for key in ("backbone", "layout")
-        if saved[key] != wanted[key]
-    ]
+    problems = []
+    for task in tasks:
+        if task not in names:
+            problems.append(f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}")
+    for key in ("backbone", "layout"):
+        if saved[key] != wanted[key]:
+            problems.append(f"teach.run: {run_dir}: its teachers are of another {key}")
     for section in ("prompt", "teach", "data"):
-        before, now = (
-            {k: v for k, v in h["config"].get(section, {}).items() if k != "rank"} for h in (saved, wanted)
-        )  # of factors, which come later
-        differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        problems += [
-            f"teach.run: {run_dir}: {section}.{k} was {before.get(k)!r} there, is {now.get(k)!r} here"
-            for k in differing
-        ]
+        before, now = _section(saved, section), _section(wanted, section)
+        for key in sorted(before.keys() | now.keys()):
+            there, here = before.get(key), now.get(key)
+            if there != here:
+                problems.append(f"teach.run: {run_dir}: {section}.{key} was {there!r} there, is {here!r} here")
     if problems:
         raise UserError(problems)
     chosen = torch.tensor([names.index(task) for task in tasks])
@@ -69,14 +62,36 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
     return JoinedBank({"teacher": part}, {"teacher": len(tasks)}), f"{found.identity} {' '.join(tasks)}"
 
 
+def _section(hashes: dict[str, Any], section: str) -> dict[str, Any]:
+    """A section of the configuration without its rank, which is of factors, and those come later."""
+    content = dict(hashes["config"].get(section, {}))
+    content.pop("rank", None)
+    return content
+
+
 def _part(tensors: dict[str, Tensor]) -> DecomposedBank | SoftPromptBank | LoraBank:
     if "cols_KLR" in tensors:
         return DecomposedBank(**tensors)  # type: ignore[arg-type]
-    inner = {
-        side: {layer_name(n.removeprefix(side + ".")): t for n, t in tensors.items() if n.startswith(side + ".")}
-        for side in ("down", "up")
-    }
-    return LoraBank(tensors["prompts_KLD"], **inner) if inner["down"] else SoftPromptBank(**tensors)
+    down, up = _of_side(tensors, "down."), _of_side(tensors, "up.")
+    if down:
+        return LoraBank(tensors["prompts_KLD"], down=down, up=up)
+    return SoftPromptBank(**tensors)
+
+
+def _of_side(tensors: dict[str, Tensor], side: str) -> dict[str, Tensor]:
+    """Layer -> LoRA's factors of one side, whose names begin with ``side``."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.startswith(side):
+            found[layer_name(name.removeprefix(side))] = tensor
+    return found
+
+
+def _size(tensors: dict[str, Tensor]) -> int:
+    """Rows of a part."""
+    if "cols_KLR" in tensors:
+        return len(tensors["cols_KLR"])
+    return len(tensors["prompts_KLD"])
 
 
 def part_order(rows: Sequence[dict[str, Any]]) -> list[str]:

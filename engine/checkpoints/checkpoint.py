@@ -1,8 +1,8 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the sharding.
 
-    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}      latest ->
-    checkpoints/step_00000100 checkpoints/kept/
-    see kept.py
+    checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}
+    checkpoints/kept/                       see content_store.py
+    latest -> checkpoints/step_00000100
 
 Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are
 derived from the corpus and may leak it: folders are 0700, files 0600.
@@ -56,10 +56,9 @@ class Saver:
     def start(self, step: int, checkpoint: Checkpoint) -> None:
         """Copy, and write while training goes on. Waits for the one before it."""
         self.wait()
+        state = json.loads(json.dumps(checkpoint.state))
         seldom = {kind: _copied(tensors) for kind, tensors in checkpoint.kept.items()}
-        frozen = Checkpoint(
-            _copied(checkpoint.prompts), _copied(checkpoint.optimizer), json.loads(json.dumps(checkpoint.state)), seldom
-        )
+        frozen = Checkpoint(_copied(checkpoint.prompts), _copied(checkpoint.optimizer), state, seldom)
         self._thread = threading.Thread(target=self._write, args=(step, frozen), name="checkpoint")
         self._thread.start()
 
@@ -114,8 +113,8 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     for left in folder.glob(".step_*.partial"):  # of a process that was killed as it wrote
         shutil.rmtree(left, ignore_errors=True)
     partial = new_partial(final, folder=True)
-    save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.prompts.items()}, partial / FILES[0])
-    save_file({n: t.detach().cpu().contiguous() for n, t in checkpoint.optimizer.items()}, partial / FILES[1])
+    for name, tensors in zip(FILES, (checkpoint.prompts, checkpoint.optimizer), strict=True):
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial / name)
     names = {kind: content_store.write(folder, kind, tensors) for kind, tensors in checkpoint.kept.items()}
     state = {
         **checkpoint.state,
@@ -164,24 +163,40 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     Raises:
         UserError: it is damaged (a checksum differs, a file is missing), or all are.
     """
-    latest, damage = run_dir / "latest", []
-    newest = [latest.resolve()] if latest.exists() or latest.is_symlink() else []  # a link to nothing is damage
-    older = sorted((p for p in (run_dir / "checkpoints").glob("step_*") if p not in newest), reverse=True)
-    if older and not newest:  # removed by somebody, or the very first was renamed and not yet pointed at
+    latest = run_dir / "latest"
+    newest, older = _newest_and_older(run_dir)
+    damage = []
+    if older and newest is None:  # removed by somebody, or the very first was renamed and not yet pointed at
         damage.append(f"{latest} is missing, and there are checkpoints")
-    # one beyond ``latest`` was renamed and not yet pointed at, or belongs to a run that was started again
-    for folder in [*newest, *(p for p in older if pass_over and (not newest or p.name < newest[0].name))]:
+    candidates = []
+    if newest is not None:
+        candidates.append(newest)
+    if pass_over is not None:
+        candidates += older
+    for folder in candidates:
         try:
             found = _read(folder, run_dir / "checkpoints")
         except _Damaged as problem:
             damage.append(f"checkpoint {folder}: {problem}")
             continue
-        for told in damage if pass_over else ():
-            pass_over(f"WARNING {told}; going on from {folder.name}, which is whole")  # type: ignore[misc]
+        if pass_over is not None:
+            for told in damage:
+                pass_over(f"WARNING {told}; going on from {folder.name}, which is whole")
         return found
     if damage:
         raise UserError([f"{problem}; point {latest} at an older one, or give --overwrite=true" for problem in damage])
     return None
+
+
+def _newest_and_older(run_dir: Path) -> tuple[Path | None, list[Path]]:
+    """What ``latest`` points at, and the checkpoints before it, the newest first; without ``latest`` all there are."""
+    latest = run_dir / "latest"
+    there = sorted((run_dir / "checkpoints").glob("step_*"), reverse=True)
+    if not latest.exists() and not latest.is_symlink():  # a link to nothing is damage
+        return None, there
+    newest = latest.resolve()
+    # one beyond ``latest`` was renamed and not yet pointed at, or belongs to a run that was started again
+    return newest, [folder for folder in there if folder.name < newest.name]
 
 
 def identity_of(run_dir: Path) -> str | None:

@@ -47,7 +47,9 @@ def read(checkpoints: Path, name: str) -> dict[str, Tensor] | None:
 
 def forget(checkpoints: Path, names: Iterable[str]) -> None:
     """Remove all but these, and what a killed writer left."""
-    wanted = {file.name for name in names for file in _files(checkpoints / FOLDER, name)}
+    wanted: set[str] = set()
+    for name in names:
+        wanted.update(file.name for file in _files(checkpoints / FOLDER, name))
     for file in (checkpoints / FOLDER).glob("*"):
         if file.name not in wanted:
             file.unlink()
@@ -62,4 +64,6 @@ def _bytes(file: Path, digest: str) -> bytes | None:
         content = file.read_bytes()
     except OSError:
         return None
-    return content if hashlib.sha256(content).hexdigest() == digest else None
+    if hashlib.sha256(content).hexdigest() != digest:
+        return None
+    return content

@@ -31,17 +31,13 @@ class RunLock:
     def __init__(self, run_dir: Path):
         self.file = run_dir / OWNER
         self.token = uuid.uuid4().hex
-        job = {
-            k: os.environ[v]
-            for k, v in (("slurm_job", "SLURM_JOB_ID"), ("restart", "SLURM_RESTART_COUNT"))
-            if v in os.environ
-        }
+        job = {}
+        for key, variable in (("slurm_job", "SLURM_JOB_ID"), ("restart", "SLURM_RESTART_COUNT")):
+            if variable in os.environ:
+                job[key] = os.environ[variable]
         owner = self._owner()
-        if (
-            job
-            and owner.get("slurm_job") == job.get("slurm_job")
-            and int(owner.get("restart", 0)) > int(job.get("restart", 0))
-        ):
+        same_job = bool(job) and owner.get("slurm_job") == job.get("slurm_job")
+        if same_job and int(owner.get("restart", 0)) > int(job.get("restart", 0)):
             raise RunLockLost(
                 f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one "
                 "writes nothing"
@@ -77,7 +73,9 @@ class RunLock:
             found = json.loads(self.file.read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict):
+            return {}
+        return found
 
 
 def _shown(owner: dict[str, Any]) -> str:

@@ -56,8 +56,9 @@ def publish(partial: Path, final: Path) -> None:
     Raises:
         OSError: it cannot be; ``final`` is as it was, or replaced as a whole.
     """
-    for file in partial.iterdir() if partial.is_dir() else ():
-        sync(file)
+    if partial.is_dir():
+        for file in partial.iterdir():
+            sync(file)
     sync(partial)
     partial.replace(final)
     sync(final.parent)
@@ -96,7 +97,9 @@ def is_creatable(folder: Path) -> bool:
 def _abandoned(partial: Path) -> bool:
     """Whether nothing of a file or folder has changed for so long."""
     try:
-        newest = max(p.lstat().st_mtime for p in (partial, *(partial.iterdir() if partial.is_dir() else ())))
+        changed = [partial.lstat().st_mtime]
+        if partial.is_dir():
+            changed += [file.lstat().st_mtime for file in partial.iterdir()]
     except OSError:  # its writer is done with it
         return False
-    return time.time() - newest > ABANDONED
+    return time.time() - max(changed) > ABANDONED

@@ -28,7 +28,8 @@ class _Canvas:
         return float(self.fonts[size].getlength(text)) / FINE
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
-        self.draw.line([(x * FINE, y * FINE) for x, y in points], colour, max(1, round(width * FINE)), "curve")
+        fine = [(x * FINE, y * FINE) for x, y in points]
+        self.draw.line(fine, colour, max(1, round(width * FINE)), "curve")
 
     def box(self, x: float, y: float, x2: float, y2: float, colour: str) -> None:
         if x2 > x:
@@ -106,30 +107,53 @@ def line_chart(
         0.
     """
     canvas = _Canvas(560)
-    points = [p for own in series.values() for p in own]
-    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    across_by_log = by_logs or (x_low > 0 and x_high / x_low > 8)
-    place = (lambda x: math.log(x)) if across_by_log else (lambda x: x)
-    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
-    ticks = log_ticks(y_low, y_high) if by_logs else ticks_to(max(y_high, 1e-12))
-    left, right, top, bottom = 40 + max(canvas.wide(_number(t), 13) for t in ticks), WIDTH - 40, 96, 490
-    spread = place(x_high) - place(x_low)
-    at_x = lambda x: left + 20 + (right - left - 40) * ((place(x) - place(x_low)) / spread if spread else 0.5)  # noqa: E731
-    rise = lambda y: math.log(y / ticks[0]) / math.log(ticks[-1] / ticks[0]) if by_logs else y / ticks[-1]  # noqa: E731
-    at_y = lambda y: bottom - (bottom - top) * rise(y)  # noqa: E731
+    xs, ys = [], []
+    for own in series.values():
+        for x, y in own:
+            xs.append(x)
+            ys.append(y)
+    ticks = log_ticks(min(ys), max(ys)) if by_logs else ticks_to(max(*ys, 1e-12))
+    labels = [_number(tick) for tick in ticks]
+    left, right, top, bottom = 40 + max(canvas.wide(label, 13) for label in labels), WIDTH - 40, 96, 490
+    across_by_log = by_logs or (min(xs) > 0 and max(xs) / min(xs) > 8)
+    x_low, x_high = _scaled(min(xs), across_by_log), _scaled(max(xs), across_by_log)
+
+    def at_x(x: float) -> float:
+        share = 0.5
+        if x_high != x_low:
+            share = (_scaled(x, across_by_log) - x_low) / (x_high - x_low)
+        return left + 20 + (right - left - 40) * share
+
+    def at_y(y: float) -> float:
+        rise = y / ticks[-1]
+        if by_logs:
+            rise = math.log(y / ticks[0]) / math.log(ticks[-1] / ticks[0])
+        return bottom - (bottom - top) * rise
+
     canvas.text(20, 28, title, 19)
-    canvas.legend([f"{name} {upwards}" if upwards not in title else name for name in series], 20, 64)
-    for tick in ticks:
+    names = list(series)
+    if upwards not in title:
+        names = [f"{name} {upwards}" for name in series]
+    canvas.legend(names, 20, 64)
+    for tick, label in zip(ticks, labels, strict=True):
         canvas.line([(left, at_y(tick)), (right, at_y(tick))], GRID)
-        canvas.text(left - 8, at_y(tick), _number(tick), 13, "rm")
-    for x in sorted({x for x, _ in points}):
+        canvas.text(left - 8, at_y(tick), label, 13, "rm")
+    for x in sorted(set(xs)):
         canvas.text(at_x(x), bottom + 18, f"{x:,g}", 13, "mm")
     canvas.text((left + right) / 2, bottom + 46, across, 15, "mm")
     for own, colour in zip(series.values(), COLOURS * 3, strict=False):
-        canvas.line([(at_x(x), at_y(y)) for x, y in own], colour, 2.5)
-        for x, y in own:
-            canvas.dot(at_x(x), at_y(y), colour)
+        places = [(at_x(x), at_y(y)) for x, y in own]
+        canvas.line(places, colour, 2.5)
+        for x, y in places:
+            canvas.dot(x, y, colour)
     canvas.save(file)
+
+
+def _scaled(value: float, by_log: bool) -> float:
+    """Where a value lies on an axis, before the axis is fitted to the canvas."""
+    if by_log:
+        return math.log(value)
+    return value
 
 
 def ticks_to(largest: float) -> list[float]:
@@ -145,19 +169,21 @@ def ticks_to(largest: float) -> list[float]:
 
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2, 5, 10 … from the last at or below ``low`` to the first at or above ``high``; at least two."""
-    every = [
-        float(f"{m}e{e}")
-        for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
-        for m in (1, 2, 5)
-    ]
+    every = []
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2):
+        every += [float(f"{m}e{exponent}") for m in (1, 2, 5)]
     first = max(i for i, t in enumerate(every) if t <= low * 1.001)
     last = min(i for i, t in enumerate(every) if t >= high * 0.999)
     return every[first : max(last, first + 1) + 1]
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1e4 <= value < 1e12 else f"{value:g}"
+    if 1e4 <= value < 1e12:
+        return f"{value:,.0f}"
+    return f"{value:g}"
 
 
 def _short(label: str, most: int = 42) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
+    if len(label) <= most:
+        return label
+    return label[: most - 1] + "…"

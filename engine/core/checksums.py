@@ -53,7 +53,9 @@ def damage(file: Path, of: str) -> str:
             (checksum, written_as), *_ = fields
             if _checksum(head, stream).encode() != checksum:
                 return "is damaged or cut (its checksum differs)"
-            return "" if written_as.decode() == of else "is another file, whole, under this name"
+            if written_as.decode() != of:
+                return "is another file, whole, under this name"
+            return ""
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

@@ -13,7 +13,9 @@ def workspace_problems(environment: Mapping[str, str]) -> list[str]:
     found = environment.get(CUBLAS)
     if found in REPEATABLE_WORKSPACES:
         return []
-    state = "not set" if found is None else f"{found!r}"
+    state = "not set"
+    if found is not None:
+        state = f"{found!r}"
     allowed = " or ".join(REPEATABLE_WORKSPACES)
     return [f"{CUBLAS}: {state}, but deterministic: true needs {allowed}; export {CUBLAS}={REPEATABLE_WORKSPACES[0]}"]
 

@@ -14,15 +14,21 @@ PACKAGES = ("torch", "transformers", "deepspeed", "peft", "liger-kernel", "trito
 
 def machine_info() -> dict[str, Any]:
     """Null where a machine cannot tell."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), None)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": cpu,
+        "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "system": platform.system(),
     }
+
+
+def _cpu_name() -> str | None:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return None
 
 
 def library_versions() -> dict[str, str | None]:
@@ -47,7 +53,9 @@ def source_commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head + ("+" if dirty else "")
+    if dirty:
+        return f"{head}+"
+    return head
 
 
 def _lines(path: str) -> list[str]:

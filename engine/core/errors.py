@@ -9,7 +9,9 @@ class UserError(ValueError):
     """
 
     def __init__(self, problems: list[str] | str):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if isinstance(problems, str):
+            problems = [problems]
+        self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
 

@@ -59,7 +59,9 @@ def protect() -> None:
     problems = []
     for name in CODE_CACHES:
         there = Path(os.environ[name])
-        reason = "" if CACHE in there.parents else foreign(there)
+        if CACHE in there.parents:
+            continue
+        reason = foreign(there)
         if reason:
             remedy = "remove it, or name another folder"
             problems.append(f"{name}: {there} {reason}, and code is loaded from there; {remedy}")
@@ -101,4 +103,6 @@ def foreign(folder: Path) -> str:
             return f"belongs to another user ({one.st_uid})"
     if not stat.S_ISDIR(found.st_mode):
         return "is no folder"
-    return "can be written to by others" if found.st_mode & OTHERS_WRITE else ""
+    if found.st_mode & OTHERS_WRITE:
+        return "can be written to by others"
+    return ""

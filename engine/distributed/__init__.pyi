@@ -8,13 +8,18 @@ from .hardware import (
     read_kind as read_kind,
 )
 from .launcher import launcher_rank as launcher_rank, without_local_rank as without_local_rank
+from .machine import (
+    GB as GB,
+    Machine as Machine,
+    free_host_bytes as free_host_bytes,
+    free_memory_text as free_memory_text,
+    machine_here as machine_here,
+)
 from .placement import (
     DS_CONFIGS as DS_CONFIGS,
     FILES as FILES,
-    GB as GB,
     SHARDINGS as SHARDINGS,
     USABLE as USABLE,
-    Machine as Machine,
     MemoryEstimate as MemoryEstimate,
     MicroBatchShape as MicroBatchShape,
     activation_bytes_per_token as activation_bytes_per_token,
@@ -22,9 +27,6 @@ from .placement import (
     choose_sharding as choose_sharding,
     deepspeed_file_of as deepspeed_file_of,
     estimate_memory as estimate_memory,
-    free_host_bytes as free_host_bytes,
-    free_memory_text as free_memory_text,
-    machine_here as machine_here,
     micro_batch_shape as micro_batch_shape,
     possible_shardings as possible_shardings,
     requested_sharding as requested_sharding,

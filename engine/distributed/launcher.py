@@ -48,8 +48,11 @@ def launcher_rank(env: Mapping[str, str]) -> int:
     task = slurm_task(env)
     if task is not None and "RANK" in stale_variables(env, started_with(env)):
         return task.rank
-    said = [_number(env, name) for name in ("RANK", "SLURM_PROCID")]
-    return next((number for number in said if number is not None), 0)
+    for name in ("RANK", "SLURM_PROCID"):
+        number = _number(env, name)
+        if number is not None:
+            return number
+    return 0
 
 
 def check_launcher(env: Mapping[str, str]) -> None:
@@ -61,20 +64,29 @@ def check_launcher(env: Mapping[str, str]) -> None:
     started, task = started_with(env), slurm_task(env)
     stale = stale_variables(env, started)
     if stale and task is not None:
-        expected = _expected(env, task)
-        listed = ", ".join(f"{name}={env[name]}" if name in expected else name for name in stale)
-        found = f"task {task.rank} of {task.count}, {task.local_rank} on its node"
-        # with those that happen to fit this task, and not the others
-        names = [name for name in (*expected, *GROUPS, *AGENT) if name in env]
-        left = [name for name in names if name in stale or started is None or env[name] == started.get(name)]
-        raise UserError(
-            f"{listed}: set by no launcher of this job, and SLURM says {found}; left in the shell that submitted it. "
-            f"Before sbatch or srun: unset {' '.join(left)}"
-        )
+        raise UserError(_left_behind(env, started, task, stale))
     numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     wrong = [name for name in numbers if name in env and _number(env, name) is None]
     if wrong:
         raise UserError([f"{name}: {env[name]!r} is no rank or number of ranks; unset {name}" for name in wrong])
+
+
+def _left_behind(env: Mapping[str, str], started: Mapping[str, str] | None, task: Task, stale: Sequence[str]) -> str:
+    """What is wrong with the ``stale`` variables, and how to be rid of all that came with them."""
+    expected = _expected(env, task)
+    listed = []
+    for name in stale:
+        shown = f"{name}={env[name]}" if name in expected else name
+        listed.append(shown)
+    found = f"task {task.rank} of {task.count}, {task.local_rank} on its node"
+    left = []  # with those that happen to fit this task, and not the others
+    for name in (*expected, *GROUPS, *AGENT):
+        if name in stale or (name in env and (started is None or env[name] == started.get(name))):
+            left.append(name)
+    return (
+        f"{', '.join(listed)}: set by no launcher of this job, and SLURM says {found}; left in the shell that "
+        f"submitted it. Before sbatch or srun: unset {' '.join(left)}"
+    )
 
 
 def stale_variables(env: Mapping[str, str], started: Mapping[str, str] | None) -> list[str]:
@@ -87,10 +99,15 @@ def stale_variables(env: Mapping[str, str], started: Mapping[str, str] | None) -
     if task is None:
         return []
     expected = _expected(env, task)
-    wrong = [name for name in expected if name in env and _number(env, name) not in expected[name]]
+    wrong = []
+    for name, allowed in expected.items():
+        if name in env and _number(env, name) not in allowed:
+            wrong.append(name)
     wrong += [name for name in AGENT if name in env]
     if started is None:
-        return [] if _of_launcher_per_task(env, task) else wrong
+        if _of_launcher_per_task(env, task):
+            return []
+        return wrong
     set_inside = {name for name in wrong if env[name] != started.get(name)}
     # a launcher inside the task numbers its own ranks: torchrun, or one that starts several ranks a task
     if set_inside & {"RANK", "WORLD_SIZE", *AGENT}:
@@ -107,9 +124,15 @@ def started_with(env: Mapping[str, str]) -> Mapping[str, str] | None:
         content = Path(f"/proc/{int(pid)}/environ").read_bytes().decode(errors="surrogateescape")
     except (OSError, ValueError):
         return None
-    found = dict(part.split("=", 1) for part in content.split("\0") if "=" in part)
-    same = all(found.get(name) == env.get(name) for name in ("SLURM_TASK_PID", "SLURM_JOB_ID", "SLURM_STEP_ID"))
-    return found if same else None  # in a container the number may be another process's
+    found = {}
+    for part in content.split("\0"):
+        name, equals, value = part.partition("=")
+        if equals:
+            found[name] = value
+    for name in ("SLURM_TASK_PID", "SLURM_JOB_ID", "SLURM_STEP_ID"):
+        if found.get(name) != env.get(name):
+            return None  # in a container the number may be another process's
+    return found
 
 
 def without_local_rank(arguments: Sequence[str], env: Mapping[str, str]) -> list[str]:
@@ -118,12 +141,14 @@ def without_local_rank(arguments: Sequence[str], env: Mapping[str, str]) -> list
     Raises:
         UserError: N is no number, or not LOCAL_RANK.
     """
-    name, equals, value = arguments[0].partition("=") if arguments else ("", "", "")
+    if not arguments:
+        return []
+    name, equals, value = arguments[0].partition("=")
     if name not in ("--local_rank", "--local-rank"):
         return list(arguments)
     rest = list(arguments[1:])
-    if not equals:
-        value = rest.pop(0) if rest else ""
+    if not equals and rest:
+        value = rest.pop(0)
     if not re.fullmatch(r"[0-9]+", value):
         raise UserError(f"command line: {name}: {value!r} is no rank; a launcher writes {name}=N before the mode")
     if "LOCAL_RANK" in env and _number(env, "LOCAL_RANK") != int(value):
@@ -133,7 +158,9 @@ def without_local_rank(arguments: Sequence[str], env: Mapping[str, str]) -> list
 
 def _number(env: Mapping[str, str], name: str) -> int | None:
     value = env.get(name, "")
-    return int(value) if re.fullmatch(r"[0-9]+", value) else None
+    if not re.fullmatch(r"[0-9]+", value):
+        return None
+    return int(value)
 
 
 def _expected(env: Mapping[str, str], task: Task) -> dict[str, set[int | None]]:
@@ -152,14 +179,14 @@ def _expected(env: Mapping[str, str], task: Task) -> dict[str, set[int | None]]:
 
 def _of_launcher_per_task(env: Mapping[str, str], task: Task) -> bool:
     """Whether the numbers add up to a launcher in each task: several ranks a task, or torchrun's agents as groups."""
-    rank, world, local = (_number(env, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, world, local = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "LOCAL_RANK")
     if rank is None or world is None:
         return False
     each, rest = divmod(world, task.count)
     if each > 1 and not rest and rank // each == task.rank:
         return True
-    names = ("GROUP_RANK", "GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    group, groups, size = (_number(env, name) for name in names)
+    group, groups = _number(env, "GROUP_RANK"), _number(env, "GROUP_WORLD_SIZE")
+    size = _number(env, "LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in env or None in (group, groups, size, local):
         return False
     return groups == task.count and rank == group * size + local  # type: ignore[operator]

@@ -1,24 +1,20 @@
 """Where the frozen backbone lives, chosen from predicted memory: whole on each device, or sharded, its shards on
 devices or hosts.
 
-Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so that
-``plan`` prints on a login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers
+Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so
+that ``plan`` prints on a login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers
 nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
 time more, less than a sharding further down.
 """
 
-import socket
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from backbones.tracing import ModelFootprint
 from engine.config import RunConfig, tried_rates
-from engine.distributed.process_group import gather_objects
+from engine.distributed.machine import GB, Machine
 from engine.distributed.zero3 import read_deepspeed
 from prompt_modules import CHUNK_BYTES
 
@@ -26,30 +22,12 @@ SHARDINGS = ("replicated", "zero3_hpz", "zero3", "zero3_offload")
 FILES = {"replicated": "", "zero3_hpz": "zero3_hpz.json", "zero3": "zero3.json", "zero3_offload": "zero3_offload.json"}
 DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
-GB = 1e9
 REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
 # on CPUs, measured whole and under ZeRO-3: glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and
 # before 2.38 its posix_memalign, by which torch allocates, passes over a freed block that is just large enough; so
 # recomputed layers' blocks pile up as kept ones do
 HEAP, HEAP_SHARDED, HEAP_BLOCK = 0.7, 1.1, 32 << 20
 AHEAD = 3  # layers: the one at work, the one that is fetched, and one that the prefetch has passed over
-
-
-@dataclass(frozen=True)
-class Machine:
-    """device: "cuda" or "cpu". device_bytes: free on each rank's device. host_bytes: free on each node, for all of
-    its ranks; on CPUs the only memory.
-    """
-
-    nodes: int
-    ranks_per_node: int
-    device: str
-    device_bytes: int
-    host_bytes: int
-
-    @property
-    def world(self) -> int:
-        return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True)
@@ -92,10 +70,17 @@ class MemoryEstimate:
         return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
 
     def again(self) -> str:
-        return f"{self.recompute} layers recomputed{', their inputs on the host' if self.offloaded else ''}"
+        text = f"{self.recompute} layers recomputed"
+        if self.offloaded:
+            text += ", their inputs on the host"
+        return text
 
     def line(self) -> str:
-        parts = ", ".join(f"{name} {(d + h) / GB:.2f}" for name, (d, h) in self.parts.items() if (d + h) >= 5e6)
+        shown = []
+        for name, (on_device, on_host) in self.parts.items():
+            if on_device + on_host >= 5e6:
+                shown.append(f"{name} {(on_device + on_host) / GB:.2f}")
+        parts = ", ".join(shown)
         again = f", {self.again()}" if self.recompute else ""
         return (
             f"sharding {self.sharding}{again}: predicted {self.device / GB:.2f} GB on a rank's device, "
@@ -107,18 +92,18 @@ def micro_batch_shape(config: RunConfig, sizes: ModelFootprint) -> MicroBatchSha
     """The largest micro-batch of a run: a sample that is longer than the token budget still goes through."""
     length = config.prompt.num_virtual_tokens
     tokens = max(config.max_tokens_per_micro_batch, length + config.data.max_length)
-    bank = 20 * bank_numbers(
-        config, sizes.hidden, sizes.linear_sides
-    )  # fp32 numbers, their gradient, two moments, the best
+    # fp32 numbers, their gradient, two moments, the best
+    bank = 20 * bank_numbers(config, sizes.hidden, sizes.linear_sides)
     trained_inside = "lora" in config.adapt.methods and bool(config.adapt.targets)
-    return MicroBatchShape(
-        tokens, tokens, bank, sizes.linear_inputs if trained_inside else 0, fused=config.fused == "auto"
-    )
+    kept_besides = sizes.linear_inputs if trained_inside else 0
+    return MicroBatchShape(tokens, tokens, bank, kept_besides, fused=config.fused == "auto")
 
 
 def activation_bytes_per_token(sizes: ModelFootprint, device: str, fused: bool) -> int:
     """Bytes that a layer keeps of each token for the backward pass; on CPUs nothing is fused."""
-    return sizes.kept_fused if fused and device == "cuda" else sizes.kept_per_token
+    if fused and device == "cuda":
+        return sizes.kept_fused
+    return sizes.kept_per_token
 
 
 def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
@@ -127,14 +112,16 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
     """
     a, t = config.adapt, config.lr_sweep
     prompt, lora = config.prompt.num_virtual_tokens * hidden, a.lora_rank * linear_sides
-
-    def rows(of_method: Callable[[str], int]) -> int:
-        trained = [m for m in a.methods if m not in ("instruction", "in_context")]
-        return sum(of_method(m) * (lora if m == "lora" else prompt) for m in trained)
-
-    each = len(a.targets) * len(a.shots) * len(a.seeds)
-    adapted = rows(lambda m: each * (1 + len(a.transfer) * (m == "metaprompt")))
-    swept = rows(lambda m: len(a.targets) * len(t.shots or a.shots) * len(tried_rates(config, m)))
+    adapted = swept = 0
+    for method in a.methods:
+        if method in ("instruction", "in_context"):
+            continue
+        row = lora if method == "lora" else prompt
+        rows = len(a.targets) * len(a.shots) * len(a.seeds)
+        if method == "metaprompt":
+            rows *= 1 + len(a.transfer)
+        adapted += rows * row
+        swept += len(a.targets) * len(t.shots or a.shots) * len(tried_rates(config, method)) * row
     taught = len(config.distill.tasks) * max(1, len(t.relative_lr_teach)) * prompt
     return max(taught, adapted, swept) + prompt
 
@@ -143,38 +130,60 @@ def estimate_memory(
     sizes: ModelFootprint, sharding: str, recompute: int, work: MicroBatchShape, m: Machine, offloaded: bool = False
 ) -> MemoryEstimate:
     """Memory of a rank; formulas in docs/deepspeed.md."""
-    parts: dict[str, tuple[float, float]] = {}
-    shard = sum(sizes.sharded_tensors) / m.world
-    if sharding == "replicated":
-        parts["weights"] = (sizes.weights, 0)
-    elif sharding == "zero3_offload":
-        # torch rounds a pinned block up to a power of two
-        pinned = sum(_power_of_two(-(-t // m.world)) for t in sizes.sharded_tensors) if m.device == "cuda" else shard
-        parts["weights"] = (0, pinned)
-    else:
-        parts["weights"] = (shard + (shard * m.world / m.ranks_per_node if sharding == "zero3_hpz" else 0), 0)
+    parts: dict[str, tuple[float, float]] = {"weights": _weights(sizes, sharding, m)}
     if sharding != "replicated" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
         parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
     kept = activation_bytes_per_token(sizes, m.device, work.fused) + work.kept_besides
     n, per_layer = len(sizes.layers), kept * work.tokens
-    inputs = sizes.hidden * sizes.itemsize * work.tokens
-    again = (0 if offloaded else inputs * recompute) + (per_layer if recompute else 0)
-    parts["activations"] = (per_layer * (n - recompute) + again + sizes.working_per_token * work.tokens, 0)
+    inputs = sizes.hidden * sizes.itemsize * work.tokens * recompute
+    activations = per_layer * (n - recompute) + sizes.working_per_token * work.tokens
+    if recompute:
+        activations += per_layer
+    if not offloaded:
+        activations += inputs
+    parts["activations"] = (activations, 0)
     if offloaded:
-        parts["layers' inputs"] = (0, inputs * recompute)
-    parts["widened experts"] = (sizes.widened[0 if m.device == "cpu" else 1], 0)
+        parts["layers' inputs"] = (0, inputs)
+    on_cpu, on_gpu = sizes.widened
+    parts["widened experts"] = (on_cpu if m.device == "cpu" else on_gpu, 0)
     parts["loss"] = (min(CHUNK_BYTES[m.device], 24 * sizes.vocabulary * work.answers), 0)
     if m.device == "cpu":
-        small = [(kept, working) for width, kept, working in sizes.blocks if width * work.tokens < HEAP_BLOCK]
-        passed: float = (
-            sum((kept * n + working) * work.tokens for kept, working in small)
-            + bool(small) * work.kept_besides * work.tokens * n
-        )
-        passed += parts["loss"][0] if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK else 0
-        parts["freed, kept by the allocator"] = ((HEAP if sharding == "replicated" else HEAP_SHARDED) * passed, 0)
+        share = HEAP if sharding == "replicated" else HEAP_SHARDED
+        freed = _freed_blocks(sizes, work)
+        if 4 * sizes.vocabulary * work.answers < HEAP_BLOCK:
+            freed += parts["loss"][0]
+        parts["freed, kept by the allocator"] = (share * freed, 0)
     parts["prompts"] = (work.bank, 0)
     return MemoryEstimate(sharding, recompute, offloaded, parts)
+
+
+def _weights(sizes: ModelFootprint, sharding: str, m: Machine) -> tuple[float, float]:
+    """Bytes of the frozen weights that a rank holds: (on its device, on its host)."""
+    if sharding == "replicated":
+        return sizes.weights, 0
+    shard = sum(sizes.sharded_tensors) / m.world
+    if sharding == "zero3_hpz":
+        return shard + shard * m.world / m.ranks_per_node, 0
+    if sharding != "zero3_offload":
+        return shard, 0
+    if m.device != "cuda":
+        return 0, shard
+    # torch rounds a pinned block up to a power of two
+    return 0, sum(_power_of_two(-(-tensor // m.world)) for tensor in sizes.sharded_tensors)
+
+
+def _freed_blocks(sizes: ModelFootprint, work: MicroBatchShape) -> float:
+    """Bytes of a layer's blocks that are small enough for glibc to keep them after they are freed."""
+    total: float = 0
+    small = False
+    for width, kept, working in sizes.blocks:
+        if width * work.tokens < HEAP_BLOCK:
+            total += (kept * len(sizes.layers) + working) * work.tokens
+            small = True
+    if small:
+        total += work.kept_besides * work.tokens * len(sizes.layers)
+    return total
 
 
 def _power_of_two(n: int) -> int:
@@ -185,11 +194,14 @@ def possible_shardings(m: Machine, asked: str) -> list[str]:
     """The shardings to consider, fastest first."""
     if asked != "auto":
         return [asked]
-    several = m.nodes > 1 and m.ranks_per_node > 1
-    out = ["replicated", *(["zero3_hpz"] if several else []), *(["zero3"] if m.world > 1 else []), "zero3_offload"]
-    return [
-        p for p in out if not (m.device == "cpu" and p == "zero3_offload" and m.world > 1)
-    ]  # on CPUs the same memory as sharded
+    out = ["replicated"]
+    if m.nodes > 1 and m.ranks_per_node > 1:
+        out.append("zero3_hpz")
+    if m.world > 1:
+        out.append("zero3")
+    if m.device != "cpu" or m.world == 1:  # on CPUs the same memory as sharded
+        out.append("zero3_offload")
+    return out
 
 
 def candidates(
@@ -200,10 +212,10 @@ def candidates(
     counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1), "all_offloaded": range(0)}[recompute]
     last = recompute == "all_offloaded" or (recompute == "auto" and m.device == "cuda")  # a CPU's memory is the host's
     for sharding in possible_shardings(m, asked):
-        found = [estimate_memory(sizes, sharding, k, work, m) for k in counts] + [
-            estimate_memory(sizes, sharding, n, work, m, True)
-        ] * last
-        yield next((x for x in found if x.fits(m)), found[-1])
+        found = [estimate_memory(sizes, sharding, k, work, m) for k in counts]
+        if last:
+            found.append(estimate_memory(sizes, sharding, n, work, m, offloaded=True))
+        yield next((estimate for estimate in found if estimate.fits(m)), found[-1])
 
 
 def choose_sharding(
@@ -211,14 +223,19 @@ def choose_sharding(
 ) -> MemoryEstimate:
     """The fastest that fits; where nothing does, the one that needs least on a device (its ``fits`` is False)."""
     found = list(candidates(sizes, asked, recompute, work, m))
-    return next(
-        (x for x in found if x.fits(m)), min(found, key=lambda x: x.device + (x.host if m.device == "cpu" else 0))
-    )
+    for estimate in found:
+        if estimate.fits(m):
+            return estimate
+    if m.device == "cpu":
+        return min(found, key=lambda estimate: estimate.device + estimate.host)
+    return min(found, key=lambda estimate: estimate.device)
 
 
 def deepspeed_file_of(sharding: str) -> str:
     """The DeepSpeed file of a sharding; none for ``replicated``."""
-    return str(DS_CONFIGS / FILES[sharding]) if FILES[sharding] else ""
+    if not FILES[sharding]:
+        return ""
+    return str(DS_CONFIGS / FILES[sharding])
 
 
 def sharding_of_file(zero: dict[str, Any]) -> str:
@@ -226,60 +243,14 @@ def sharding_of_file(zero: dict[str, Any]) -> str:
     offload = zero.get("offload_param")
     if isinstance(offload, dict) and offload.get("device", "none") != "none":
         return "zero3_offload"
-    return "zero3_hpz" if zero.get("zero_hpz_partition_size", 1) != 1 else "zero3"
+    if zero.get("zero_hpz_partition_size", 1) != 1:
+        return "zero3_hpz"
+    return "zero3"
 
 
 def requested_sharding(config: RunConfig) -> str:
     """The sharding that a configuration names, in a word or by its DeepSpeed file."""
-    return sharding_of_file(read_deepspeed(config.deepspeed)[1]) if config.deepspeed else config.sharding
-
-
-def free_memory_text(m: Machine) -> str:
-    """A machine's free memory, in words."""
-    host = f"{m.host_bytes / GB:.1f} GB of a host ({m.ranks_per_node} ranks)"
-    return host if m.device == "cpu" else f"{m.device_bytes / GB:.1f} GB of a device and {host}"
-
-
-def machine_here(device: torch.device) -> Machine:
-    """What this job runs on, alike on every rank. A collective."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    every = gather_objects((socket.gethostname(), free, free_host_bytes()))
-    ranks = Counter(host for host, _, _ in every)
-    return Machine(
-        len(ranks), max(ranks.values()), device.type, min(f for _, f, _ in every), min(h for _, _, h in every)
-    )
-
-
-def free_host_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this process and its like may still take: of the host, or of the job's control group where that
-    is less.
-    """
-    available = next(
-        int(line.split()[1]) * 1024
-        for line in (proc / "meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable")
-    )
-    try:
-        own = next(
-            line.split("::", 1)[1] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::")
-        )
-    except (OSError, StopIteration):
-        return available
-    folder = cgroups / own.strip("/")
-    while folder != cgroups.parent:  # a limit may stand further up
-        try:
-            limit = (folder / "memory.max").read_text().strip()
-            if limit != "max":
-                inactive = next(
-                    (
-                        int(x.split()[1])
-                        for x in (folder / "memory.stat").read_text().splitlines()
-                        if x.startswith("inactive_file")
-                    ),
-                    0,
-                )
-                available = min(available, int(limit) - int((folder / "memory.current").read_text()) + inactive)
-        except OSError:
-            pass
-        folder = folder.parent
-    return max(available, 0)
+    if not config.deepspeed:
+        return config.sharding
+    _, zero = read_deepspeed(config.deepspeed)
+    return sharding_of_file(zero)

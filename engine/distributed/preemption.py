@@ -68,11 +68,8 @@ class PreemptionHandler:
     ) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
-        if (
-            kind is None
-            # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the
-            # process
-        ):
+        # between two loops, or as the run ends: asked for too late, or for the next loop; not what kills the process
+        if kind is None:
             telemetry.defer_early_signal(self._preempt)
             if StopRequest.STOP in (self._asked, self._last):
                 telemetry.carry_stop_request()
@@ -111,9 +108,8 @@ class PreemptionHandler:
     def _file(self) -> StopRequest:
         for name, request in ((STOP_FILE, StopRequest.STOP), (SAVE_FILE, StopRequest.SAVE)):
             if (self.run_dir / name).exists():
-                (self.run_dir / name).unlink(
-                    missing_ok=True
-                )  # else the job would stop again as soon as it is started again
+                # else the job would stop again as soon as it is started again
+                (self.run_dir / name).unlink(missing_ok=True)
                 return request
         return StopRequest.NONE
 
@@ -130,8 +126,7 @@ def signal_number(name: str) -> signal.Signals:
     Raises:
         UserError: there is no such signal, or a process cannot catch it.
     """
-    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
-    found = getattr(signal, full, None)
+    found = getattr(signal, "SIG" + name.upper().removeprefix("SIG"), None)
     if not isinstance(found, signal.Signals) or found in (signal.SIGKILL, signal.SIGSTOP):
         raise UserError(f"preempt_signal: {name!r} is no signal that a process can catch; for example USR1")
     return found

@@ -43,7 +43,10 @@ def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes 
         "--run": (config.run_dir, ROOM),
         "data.cache": (config.data.cache, ROOM),
     }
-    out = [problem for key in writes for problem in room_for(key, expand(folders[key][0]), folders[key][1])]
+    out = []
+    for key in writes:
+        folder, wanted = folders[key]
+        out += room_for(key, expand(folder), wanted)
     for name, (oldest, why) in OLDEST.items():
         found = importlib.metadata.version(name)
         if _numbers(found) < oldest:
@@ -69,17 +72,14 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     if not there.is_dir():
         return [f"{key}: {there} is a file; name a folder"]
     if not is_creatable(folder):
-        another = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
-        fix = ("copy the run to a folder of yours" if key == "--run" else another) + ", or have it opened"
-        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}"]
+        fix = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
+        if key == "--run":
+            fix = "copy the run to a folder of yours"
+        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}, or have it opened"]
     free = shutil.disk_usage(there).free
     if free < wanted:
-        return [
-            (
-                f"{key}: {folder}: {free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed; make room or "
-                "name another disk"
-            )
-        ]
+        needed = f"{free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed"
+        return [f"{key}: {folder}: {needed}; make room or name another disk"]
     return []
 
 

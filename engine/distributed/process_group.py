@@ -34,7 +34,10 @@ def dist_env() -> DistEnv:
     Raises:
         UserError: a launcher's variables contradict SLURM, or MASTER_ADDR is missing.
     """
-    env = {name: value for name, value in os.environ.items() if _set_by_start.get(name) != value}
+    env = {}
+    for name, value in os.environ.items():
+        if _set_by_start.get(name) != value:
+            env[name] = value
     check_launcher(env)
     if "RANK" in env and "WORLD_SIZE" in env:
         return DistEnv(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0)))
@@ -58,6 +61,7 @@ def start_process_group(where: DistEnv, hang_minutes: float = 30.0) -> torch.dev
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed looks for mpi4py when these are missing
     gpu = gpu_of(where.local_rank, torch.cuda.device_count())
+    on_gpu = torch.cuda.is_available()
     defaults = {"RANK": where.rank, "WORLD_SIZE": where.world, "LOCAL_RANK": gpu, "MASTER_ADDR": "127.0.0.1"}
     for name, value in defaults.items():
         if name not in os.environ:
@@ -66,33 +70,38 @@ def start_process_group(where: DistEnv, hang_minutes: float = 30.0) -> torch.dev
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     import deepspeed
 
-    if torch.cuda.is_available():
+    backend = "nccl" if on_gpu else "gloo"
+    if on_gpu:
         torch.cuda.set_device(gpu)
     wait = timedelta(seconds=watchdog.spoken_after(hang_minutes) + 2)
     watchdog.note_progress("joining the process group")
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
             backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait
         )
-    if not torch.cuda.is_available():
+    if not on_gpu:
         load_cpu_collectives()
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False, timeout=wait
-    )
-    return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=wait)
+    if not on_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", gpu)
 
 
 def store_for_a_thread() -> dist.Store | None:
     """The job's store, safe to use beside the group's own use of it; None for a process alone."""
-    return dist.distributed_c10d._get_default_store().clone() if world_size() > 1 else None  # type: ignore[attr-defined, no-any-return]
+    if world_size() == 1:
+        return None
+    store: dist.Store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+    return store
 
 
 def gpu_of(local_rank: int, visible: int) -> int:
     """The number of this rank's GPU among those that it sees: SLURM's --gpus-per-task shows each task its own only;
     no GPU: the local rank.
     """
-    return 0 if visible == 1 else local_rank
+    if visible == 1:
+        return 0
+    return local_rank
 
 
 def _meeting_point(where: DistEnv, wait: timedelta) -> dist.Store | None:
@@ -120,9 +129,8 @@ def _meeting_point(where: DistEnv, wait: timedelta) -> dist.Store | None:
 def _listen(host: str, port: int) -> socket.socket:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     several_nodes = int(os.environ.get("SLURM_NNODES", "1")) > 1
-    if (
-        several_nodes and ipaddress.ip_address(address[0]).is_loopback
-    ):  # a node that resolves its own name so would hide from the others
+    # a node that resolves its own name so would hide from the others
+    if several_nodes and ipaddress.ip_address(address[0]).is_loopback:
         address = ("", port)
     listening = socket.create_server(address[:2], family=family, backlog=2048)
     listening.setblocking(False)
@@ -130,7 +138,9 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    if not dist.is_initialized():
+        return 1
+    return dist.get_world_size()
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -139,7 +149,9 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """
     if world_size() > 1:
         watchdog.note_progress(f"sum of {tensor.numel()} numbers over ranks")
-        on_group = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        on_group = tensor
+        if dist.get_backend() == "nccl":
+            on_group = tensor.cuda()
         dist.all_reduce(on_group)
         if on_group is not tensor:
             tensor.copy_(on_group)

@@ -63,7 +63,9 @@ class Heartbeats:
     """Signs of life of all ranks. Whatever is wrong with the store, a watch goes on without it."""
 
     def __init__(self, store: Any, rank: int, world: int, every: float):
-        self.store, self.rank, self.world, self.every = store if world > 1 else None, rank, world, every
+        self.store, self.rank, self.world, self.every = store, rank, world, every
+        if world == 1:
+            self.store = None
 
     def sign(self) -> None:
         if self.store is not None:
@@ -90,14 +92,16 @@ class Heartbeats:
                 silent = time.time() - there["time"]
                 alive = silent < 2.5 * self.every
                 if not alive or there["last"] != own:
-                    life = (
-                        f"idle for {there['idle'] + silent:.0f} s" if alive else f"no sign of life for {silent:.0f} s"
-                    )
+                    life = f"no sign of life for {silent:.0f} s"
+                    if alive:
+                        life = f"idle for {there['idle'] + silent:.0f} s"
                     found.append((silent, f"rank {rank} on {there['host']}: {life}; last: {there['last']}"))
         except Exception as error:
             found.append((0.0, f"the other ranks cannot be asked ({type(error).__name__})"))
         lines = [line for _, line in sorted(found, reverse=True)]
-        return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
+        if len(lines) > SHOWN:
+            return [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]
+        return lines
 
 
 def _watch(seconds: float, rank: int, roll: Heartbeats) -> None:

@@ -58,12 +58,11 @@ class ShardedBackbone(BackboneCalls):
         fused: bool = True,
     ):
         self.device = device
-        self.sizes, self.peak = sizes, peak_here(card.dtype) if device.type == "cuda" else None
-        self.zero = (
-            zero_config(deepspeed_file, card, sizes or measure_footprint(card), ranks_per_node)
-            if deepspeed_file
-            else None
-        )
+        self.sizes = sizes
+        self.peak = peak_here(card.dtype) if device.type == "cuda" else None
+        self.zero: dict[str, Any] | None = None
+        if deepspeed_file:
+            self.zero = zero_config(deepspeed_file, card, sizes or measure_footprint(card), ranks_per_node)
         self.model = build_backbone(card, self.zero, dtype, device, print_rank0)
         if fused and device.type == "cuda":
             fuse(self.model)
@@ -164,16 +163,13 @@ def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     zero = content.get("zero_optimization", {}) if isinstance(content, dict) else None
     if not isinstance(zero, dict):
         raise UserError(f"{file}: expected an object with an object zero_optimization in it")
-    problems = [
-        f"{file}: {k}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only"
-        for k in content
-        if k not in ALLOWED
-    ]
-    problems += [
-        f"{file}: zero_optimization.{k}: corrupts frozen weights or undoes offload; remove it"
-        for k in REFUSED
-        if zero.get(k)
-    ]
+    problems = []
+    for key in content:
+        if key not in ALLOWED:
+            problems.append(f"{file}: {key}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only")
+    for key in REFUSED:
+        if zero.get(key):
+            problems.append(f"{file}: zero_optimization.{key}: corrupts frozen weights or undoes offload; remove it")
     if zero.get("stage") != 3:
         problems.append(
             f"{file}: zero_optimization.stage: must be 3 (or `sharding: replicated` for the whole backbone on "

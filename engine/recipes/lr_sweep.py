@@ -45,8 +45,12 @@ def chosen_rates(run_context: RunContext, data: dict[str, TaskData], sources: Ma
     if not adapt_rows(c, data, tuning=True):
         return {}
     table = _sweep(run_context, adapt_stage(run_context, data, sources, tuning=True), data, len(c.adapt.targets))
-    methods = [m for m in trained_methods(c.adapt.methods) if m in table]
-    return {(m, shots): _nearest(table[m], shots) for m in methods for shots in c.adapt.shots if shots != "0"}
+    rates = {}
+    for method in trained_methods(c.adapt.methods):
+        for shots in c.adapt.shots:
+            if method in table and shots != "0":
+                rates[method, shots] = _nearest(table[method], shots)
+    return rates
 
 
 def chosen_teach_rate(run_context: RunContext, data: dict[str, TaskData]) -> float | None:
@@ -67,7 +71,9 @@ def _sweep(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
     c, folder = run_context.config, run_context.run_dir / "lr_sweep"
-    done = checkpoints.load(folder) if (folder / "COMPLETED").exists() and not c.overwrite else None
+    done = None
+    if (folder / "COMPLETED").exists() and not c.overwrite:
+        done = checkpoints.load(folder)
     if done is not None:
         for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):
             run_context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
@@ -98,7 +104,7 @@ def summary(scored: Sequence[dict[str, Any]], tasks: int) -> dict[str, dict[str,
     for (method, shots), by_rate in cells.items():
         if any(len(rows) != tasks for rows in by_rate.values()):
             raise AssertionError("a rate was not scored on every task")
-        scores = [statistics.fmean(row["score"] for row in rows) for rows in by_rate.values()]
+        scores = [_mean_score(rows) for rows in by_rate.values()]
         losses = [_mean_loss(rows) for rows in by_rate.values()]
         equal = [n for n, score in enumerate(scores) if score >= max(scores) - EQUAL]
         best = min(equal, key=lambda n: _or_infinite(losses[n]))
@@ -108,13 +114,21 @@ def summary(scored: Sequence[dict[str, Any]], tasks: int) -> dict[str, dict[str,
 
 
 def _or_infinite(loss: float | None) -> float:
-    return math.inf if loss is None else loss
+    if loss is None:
+        return math.inf
+    return loss
+
+
+def _mean_score(rows: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.fmean(row["score"] for row in rows)
 
 
 def _mean_loss(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """None where a row's cross-entropy is not finite: JSON has no word for it."""
     losses = [row["cross_entropy"] for row in rows]
-    return None if None in losses else statistics.fmean(losses)
+    if None in losses:
+        return None
+    return statistics.fmean(losses)
 
 
 def told(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -122,37 +136,50 @@ def told(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     lines = []
     for method, by_shots in table.items():
         for shots, tried in by_shots.items():
-            pairs = []
-            for n, (rate, score, loss) in enumerate(
-                zip(tried["rates"], tried["scores"], tried["cross_entropies"], strict=True)
-            ):
-                used = " *" if n == tried["best"] else ""
-                pairs.append(f"{Rate.of(rate)} {score:.3f} ({_shown(loss)}){used}")
-            lines.append(
-                f"learning rates of {method} at {shots}, mean validation score (cross-entropy) of the tasks: "
-                f"{', '.join(pairs)}"
-            )
-            if len(pairs) > 1 and max(tried["scores"]) - min(tried["scores"]) <= EQUAL:
-                chosen = Rate.of(tried["rates"][tried["best"]])
-                lines.append(
-                    f"WARNING learning rates of {method} at {shots}: all {len(pairs)} have the score "
-                    f"{tried['scores'][0]:.3f}; "
-                    f"{chosen} is taken for its cross-entropy. More steps or more validation examples tell them apart"
-                )
+            lines += _cell_lines(f"learning rates of {method} at {shots}", tried)
+    return lines
+
+
+def _cell_lines(what: str, tried: Mapping[str, Any]) -> list[str]:
+    """Log lines of one cell: ``what`` it is of, and the rates that were tried for it."""
+    pairs = []
+    for n, (rate, score, loss) in enumerate(
+        zip(tried["rates"], tried["scores"], tried["cross_entropies"], strict=True)
+    ):
+        shown = f"{Rate.of(rate)} {score:.3f} ({_shown(loss)})"
+        if n == tried["best"]:
+            shown += " *"
+        pairs.append(shown)
+    lines = [f"{what}, mean validation score (cross-entropy) of the tasks: {', '.join(pairs)}"]
+    if len(pairs) > 1 and max(tried["scores"]) - min(tried["scores"]) <= EQUAL:
+        chosen = Rate.of(tried["rates"][tried["best"]])
+        lines.append(
+            f"WARNING {what}: all {len(pairs)} have the score {tried['scores'][0]:.3f}; "
+            f"{chosen} is taken for its cross-entropy. More steps or more validation examples tell them apart"
+        )
     return lines
 
 
 def _shown(loss: float | None) -> str:
-    return "not finite" if loss is None else f"{loss:.3f}"
+    if loss is None:
+        return "not finite"
+    return f"{loss:.3f}"
 
 
 def _nearest(by_shots: Mapping[str, Mapping[str, Any]], shots: str) -> Rate:
     """The best rate of the number of shots that is nearest by ratio."""
-    size = lambda s: math.inf if s == "full" else math.log(int(s))  # noqa: E731
     tried = by_shots.get(shots)
     if tried is None:
-        tried = min(by_shots.items(), key=lambda pair: abs(min(size(pair[0]), 1e9) - min(size(shots), 1e9)))[1]
+        nearest = min(by_shots, key=lambda other: abs(_log_size(other) - _log_size(shots)))
+        tried = by_shots[nearest]
     return Rate.of(tried["rates"][tried["best"]])
+
+
+def _log_size(shots: str) -> float:
+    """The logarithm of a number of shots; of all examples, a number that is far from every other."""
+    if shots == "full":
+        return 1e9
+    return math.log(int(shots))
 
 
 def _scores(run_context: RunContext, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
@@ -165,25 +192,16 @@ def _scores(run_context: RunContext, folder: Path, data: dict[str, TaskData]) ->
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
     asker, out = Predictor(run_context.on("validation"), bank), []
     rows = found.state["rows"]
-    unknown = {k: data[row["task"]].splits["validation"] for k, row in enumerate(rows) if str(k) not in known}
+    unknown = {}
+    for k, row in enumerate(rows):
+        if str(k) not in known:
+            unknown[k] = data[row["task"]].splits["validation"]
     losses = validation_losses(run_context.forward_backward(), bank, unknown)
     for k, row in enumerate(rows):
         line = known.get(str(k))
         if line is None:
-            task = data[row["task"]]
-            answers = asker.answers(task, k)
-            outcome = clinical_tasks.evaluate(task.card, task.splits["validation"].examples(), answers, resamples=0)
-            method, _, rate = row["method"].partition("@lr=")
-            line = {
-                "row": k,
-                "of": key,
-                "method": method,
-                "rate": _rate_of(rate).plain(),
-                "task": row["task"],
-                "shots": row["shots"],
-                "score": outcome.scores[task.card.metric],
-                "cross_entropy": losses[k] if math.isfinite(losses[k]) else None,
-            }
+            score = _validation_score(asker, data[row["task"]], k)
+            line = {"row": k, "of": key, **_scored_row(row, score, losses[k])}
             if run_context.is_main_process:
                 with file.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")
@@ -193,16 +211,40 @@ def _scores(run_context: RunContext, folder: Path, data: dict[str, TaskData]) ->
     return out
 
 
+def _validation_score(asker: Predictor, task: TaskData, row: int) -> float:
+    """The task's official metric of a bank row's answers on the validation split."""
+    answers = asker.answers(task, row)
+    outcome = clinical_tasks.evaluate(task.card, task.splits["validation"].examples(), answers, resamples=0)
+    return outcome.scores[task.card.metric]
+
+
+def _scored_row(row: Mapping[str, Any], score: float, loss: float) -> dict[str, Any]:
+    """What scores.jsonl says of a row. A cross-entropy that is not finite is null."""
+    method, _, rate = row["method"].partition("@lr=")
+    return {
+        "method": method,
+        "rate": _rate_of(rate).plain(),
+        "task": row["task"],
+        "shots": row["shots"],
+        "score": score,
+        "cross_entropy": loss if math.isfinite(loss) else None,
+    }
+
+
 def _rate_of(label: str) -> Rate:
     """Of a sweep's row: ``0.1``, or ``0.1,shared=0.3``."""
     own, _, shared = label.partition(",shared=")
-    return Rate(float(own), float(shared) if shared else None)
+    if not shared:
+        return Rate(float(own))
+    return Rate(float(own), float(shared))
 
 
 def _read(file: Path, key: str) -> dict[str, dict[str, Any]]:
     """Row number -> its whole line, of this checkpoint."""
+    if not file.exists():
+        return {}
     out = {}
-    for text in file.read_text().splitlines() if file.exists() else []:
+    for text in file.read_text().splitlines():
         try:
             line = json.loads(text)
             if line["of"] == key:

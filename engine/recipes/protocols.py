@@ -51,7 +51,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return "/".join([self.protocol, *([_folder(self.axes)] if self.axes else [])])
+        if not self.axes:
+            return self.protocol
+        return f"{self.protocol}/{_folder(self.axes)}"
 
 
 def read_study(file: str, overrides: Mapping[str, str]) -> tuple[Path, list[Cell]]:
@@ -64,40 +66,50 @@ def read_study(file: str, overrides: Mapping[str, str]) -> tuple[Path, list[Cell
         UserError: every unknown key, missing source and impossible value, each with file and name.
     """
     content = read_yaml(file)
-    problems = [f"{file}: " + unknown_key(key, TOP) for key in content if key not in TOP]
-    problems += [
-        f"{file}: {key}: missing; name a run configuration"
-        for key in ("distill", "adapt")
-        if not isinstance(content.get(key), str)
-    ]
     folder = overrides.get("run_dir") or content.get("run_dir")
-    if not isinstance(folder, str):
-        problems.append(f"{file}: run_dir: missing; name the folder of the study's runs")
-    groups = {}
-    for group in ("distillations", "adaptations"):
-        groups[group] = content.get(group) or {}
-        if not isinstance(groups[group], dict) or any(not isinstance(v, dict | None) for v in groups[group].values()):
-            problems.append(f"{file}: {group}: expected names, each with keys and values")
-            groups[group] = {}
-    twice = groups["distillations"].keys() & groups["adaptations"].keys()
-    problems += [
-        f"{file}: {name}: is a distillation and an adaptation; a run directory holds one" for name in sorted(twice)
-    ]
+    problems = _top_level_problems(file, content, folder)
+    distillations = _named_cells(file, content, "distillations", problems)
+    adaptations = _named_cells(file, content, "adaptations", problems)
+    for name in sorted(distillations.keys() & adaptations.keys()):
+        problems.append(f"{file}: {name}: is a distillation and an adaptation; a run directory holds one")
     if problems:
         raise UserError(problems)
-    common = {k: v for k, v in overrides.items() if k != "run_dir"}
+    common = {key: value for key, value in overrides.items() if key != "run_dir"}
     reader = _Reader(file, Path(str(folder)), common, problems)
     distilled: dict[str, list[Cell]] = {}
-    for name, body in groups["distillations"].items():
+    cells: list[Cell] = []
+    for name, body in distillations.items():
         distilled[name] = reader.cells(name, "distill", content["distill"], body or {}, distilled)
-    adapted = [
-        c
-        for name, body in groups["adaptations"].items()
-        for c in reader.cells(name, "adapt", content["adapt"], body or {}, distilled)
-    ]
+        cells += distilled[name]
+    for name, body in adaptations.items():
+        cells += reader.cells(name, "adapt", content["adapt"], body or {}, distilled)
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
-    return expand(str(folder)), [c for cells in distilled.values() for c in cells] + adapted
+    return expand(str(folder)), cells
+
+
+def _top_level_problems(file: str, content: Mapping[str, Any], folder: Any) -> list[str]:
+    """Unknown keys, and what is missing.
+
+    Args:
+        folder: of the study's runs, as typed or as the file names it.
+    """
+    problems = [f"{file}: " + unknown_key(key, TOP) for key in content if key not in TOP]
+    for key in ("distill", "adapt"):
+        if not isinstance(content.get(key), str):
+            problems.append(f"{file}: {key}: missing; name a run configuration")
+    if not isinstance(folder, str):
+        problems.append(f"{file}: run_dir: missing; name the folder of the study's runs")
+    return problems
+
+
+def _named_cells(file: str, content: Mapping[str, Any], group: str, problems: list[str]) -> dict[str, Any]:
+    """The bodies that stand under ``group``, by name; none where it is written otherwise, which is a problem."""
+    bodies = content.get(group) or {}
+    if not isinstance(bodies, dict) or any(not isinstance(body, dict | None) for body in bodies.values()):
+        problems.append(f"{file}: {group}: expected names, each with keys and values")
+        return {}
+    return bodies
 
 
 @dataclass
@@ -113,51 +125,63 @@ class _Reader:
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
             self.problems.append(f"{self.file}: {name!r}: is no name for a folder; letters, digits and _ . + - are")
             return []
-        allowed = ["each", *SOURCES[mode], *known_keys()]
-        unknown = [f"{self.file}: {name}: " + unknown_key(str(key), allowed) for key in body if key not in allowed]
-        sources = {word: body[word] for word in SOURCES[mode] if word in body}
-        there = ", ".join(distilled)
-        unknown += [
-            f"{self.file}: {name}: {w}: {s!r} is none of the distillations before it ({there})"
-            for w, s in sources.items()
-            if s not in distilled
-        ]
+        unknown = self._unknown_words(name, mode, body, distilled)
         if unknown:
             self.problems += unknown
             return []
+        keys = {word: key for word, key in SOURCES[mode].items() if word in body}  # of the distillations it starts from
+        own = {key: value for key, value in body.items() if key != "each" and key not in keys}
         out = []
-        own = {k: v for k, v in body.items() if k not in ("each", *SOURCES[mode])}
-        for starts in itertools.product(*(distilled[str(s)] for s in sources.values())):
-            inherited = {k: v for start in starts for k, v in start.axes.items()}
+        for starts in itertools.product(*(distilled[str(body[word])] for word in keys)):
+            runs = {key: str(start.run_dir) for key, start in zip(keys.values(), starts, strict=True)}
+            inherited: dict[str, Any] = {}
+            for start in starts:
+                inherited |= start.axes
             for found in self._each(name, body.get("each", {})):
-                axes = {k: v for k, v in found.items() if k != NAME}
-                where = inherited | ({NAME: found[NAME]} if NAME in found else axes)
-                runs = {SOURCES[mode][word]: str(start.run_dir) for word, start in zip(sources, starts, strict=True)}
-                values = {
-                    **runs,
-                    **own,
-                    **axes,
-                    "run_dir": str(self.folder / name / _folder(where) if where else self.folder / name),
-                }
+                axes = {key: value for key, value in found.items() if key != NAME}
+                where = inherited | axes
+                if NAME in found:
+                    where = inherited | {NAME: found[NAME]}
+                run_dir = self.folder / name
+                if where:
+                    run_dir = run_dir / _folder(where)
+                values = {**runs, **own, **axes, "run_dir": str(run_dir)}
                 config = self._config(name, base, values, inherited)
                 if config is not None:
                     out.append(Cell(name, mode, where, config))
-        folders = [c.run_dir for c in out]
-        if len(set(folders)) < len(folders):
+        if len({cell.run_dir for cell in out}) < len(out):
             self.problems.append(f"{self.file}: {name}: two of its cells are the same")
         return out
 
+    def _unknown_words(
+        self, name: str, mode: str, body: Mapping[str, Any], distilled: Mapping[str, list[Cell]]
+    ) -> list[str]:
+        """Keys that do not belong in a cell's body, and names of distillations that do not stand before it."""
+        allowed = ["each", *SOURCES[mode], *known_keys()]
+        problems = []
+        for key in body:
+            if key not in allowed:
+                problems.append(f"{self.file}: {name}: " + unknown_key(str(key), allowed))
+        there = ", ".join(distilled)
+        for word in SOURCES[mode]:
+            if word in body and body[word] not in distilled:
+                source = f"{word}: {body[word]!r}"
+                problems.append(f"{self.file}: {name}: {source} is none of the distillations before it ({there})")
+        return problems
+
     def _each(self, name: str, axes: Any) -> Iterator[dict[str, Any]]:
+        """What each of a protocol's cells changes, from its ``each``."""
         known = known_keys()
-        alternatives = axes if isinstance(axes, list) else None
-        if alternatives is None and isinstance(axes, dict) and all(isinstance(v, list) for v in axes.values()):
-            alternatives = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        if alternatives is None or any(not isinstance(a, dict) for a in alternatives):
+        alternatives = _alternatives(axes)
+        if alternatives is None:
             self.problems.append(
                 f"{self.file}: {name}: each: expected keys with lists of values, or a list of mappings"
             )
             return
-        unknown = sorted({str(key) for a in alternatives for key in a if key not in (*known, NAME)})
+        keys: set[str] = set()
+        for alternative in alternatives:
+            keys.update(str(key) for key in alternative)
+        unknown = sorted(keys.difference(known, [NAME]))
         self.problems += [f"{self.file}: {name}: each: " + unknown_key(key, known) for key in unknown]
         if not unknown:
             yield from alternatives
@@ -165,23 +189,42 @@ class _Reader:
     def _config(
         self, name: str, base: str, values: Mapping[str, Any], inherited: Mapping[str, Any]
     ) -> RunConfig | None:
-        def put(value: Any) -> Any:
-            if isinstance(value, list):
-                return [put(v) for v in value]
-            if isinstance(value, str) and value.startswith("$") and value[1:] in known_keys():
-                if value[1:] not in inherited:
-                    raise UserError(f"{self.file}: {name}: {value}: its distillation has no axis {value[1:]}")
-                return inherited[value[1:]]
-            return value
-
         try:
-            return resolve(base, {**{k: _text(put(v)) for k, v in values.items()}, **self.common})
+            typed = {key: _text(self._put(name, value, inherited)) for key, value in values.items()}
+            return resolve(base, {**typed, **self.common})
         except UserError as error:
-            self.problems += [
-                p if p.startswith(self.file) else f"{self.file}: {name}: {p.replace('command line: --', '')}"
-                for p in error.problems
-            ]
+            for problem in error.problems:
+                if not problem.startswith(self.file):
+                    problem = f"{self.file}: {name}: {problem.replace('command line: --', '')}"
+                self.problems.append(problem)
             return None
+
+    def _put(self, name: str, value: Any, inherited: Mapping[str, Any]) -> Any:
+        """With $KEY replaced by the distillation's value of that axis.
+
+        Raises:
+            UserError: it has no such axis.
+        """
+        if isinstance(value, list):
+            return [self._put(name, entry, inherited) for entry in value]
+        if isinstance(value, str) and value.startswith("$") and value[1:] in known_keys():
+            if value[1:] not in inherited:
+                raise UserError(f"{self.file}: {name}: {value}: its distillation has no axis {value[1:]}")
+            return inherited[value[1:]]
+        return value
+
+
+def _alternatives(axes: Any) -> list[dict[str, Any]] | None:
+    """The changes that an ``each`` lists, or each combination of the values that it lists; None where it does
+    neither.
+    """
+    if isinstance(axes, list):
+        if any(not isinstance(alternative, dict) for alternative in axes):
+            return None
+        return axes
+    if not isinstance(axes, dict) or any(not isinstance(values, list) for values in axes.values()):
+        return None
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def _text(value: Any) -> str:
@@ -193,8 +236,10 @@ def _text(value: Any) -> str:
 
 def _folder(axes: Mapping[str, Any]) -> str:
     """A folder's name, of what differs."""
-    shown = ",".join(
-        (f"{k.rpartition('.')[2]}=" if k != NAME else "") + ("+".join(map(str, v)) if isinstance(v, list) else str(v))
-        for k, v in axes.items()
-    )
-    return re.sub(r"[^A-Za-z0-9_.,=+:-]", "_", shown)
+    words = []
+    for key, value in axes.items():
+        shown = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+        if key != NAME:
+            shown = f"{key.rpartition('.')[2]}={shown}"
+        words.append(shown)
+    return re.sub(r"[^A-Za-z0-9_.,=+:-]", "_", ",".join(words))

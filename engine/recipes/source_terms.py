@@ -25,7 +25,8 @@ def terms(tasks: Sequence[str], cards: Mapping[str, TaskCard]) -> list[dict[str,
     found = []
     for task in tasks:
         card = cards.get(task)
-        found.append({"task": task, **{key: getattr(card, key, "") for key in TERMS}})
+        known = {key: getattr(card, key, "") for key in TERMS}
+        found.append({"task": task, **known})
     return found
 
 
@@ -39,7 +40,8 @@ def source_record(folder: Path, tasks: Sequence[str], cards: Mapping[str, TaskCa
     config = _config(folder)
     known = dict(cards)
     with contextlib.suppress(UserError):
-        known |= load_cards(config.data) if config else {}
+        if config is not None:
+            known |= load_cards(config.data)
     return {"tasks": terms(tasks, known), "outside_teachers": outside_teachers(config)}
 
 

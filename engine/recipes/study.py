@@ -26,12 +26,13 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     """
     folder, cells = read_study(file, overrides)
     names = list(dict.fromkeys(c.protocol for c in cells))
-    unknown = [f"--only: {name!r} is none of {', '.join(names)}" for name in only if name not in names]
+    unknown = [name for name in only if name not in names]
     if unknown:
-        raise UserError(unknown)
-    refused = [] if plan_only else room_for("run_dir", folder, 0)
-    if refused:
-        raise UserError(refused)
+        raise UserError([f"--only: {name!r} is none of {', '.join(names)}" for name in unknown])
+    if not plan_only:
+        refused = room_for("run_dir", folder, 0)
+        if refused:
+            raise UserError(refused)
     chosen = _needed(cells, only)
     is_main_process = distributed.dist_env().rank == 0
     if is_main_process and not plan_only:
@@ -53,8 +54,12 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
 def state_of(cell: Cell) -> str:
     """``done``, ``to be evaluated``, ``begun`` or ``to do``."""
     if not (cell.run_dir / "COMPLETED").exists():
-        return "begun" if (cell.run_dir / "latest").exists() else "to do"
-    return "done" if cell.mode == "distill" or _scored(cell) else "to be evaluated"
+        if (cell.run_dir / "latest").exists():
+            return "begun"
+        return "to do"
+    if cell.mode == "distill" or _scored(cell):
+        return "done"
+    return "to be evaluated"
 
 
 def _scored(cell: Cell) -> bool:
@@ -74,10 +79,13 @@ def _scored(cell: Cell) -> bool:
 def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:
     """study.json: which run is which cell, those of other protocol files that share the folder too."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path, told = folder / "study.json", [{"file": file, **_told(c, folder)} for c in cells]
-    before = json.loads(path.read_text())["cells"] if path.exists() else []
+    path = folder / "study.json"
+    told = [{"file": file, **_told(c, folder)} for c in cells]
     known = {c["run"] for c in told}
-    write_atomic(path, json.dumps({"cells": [c for c in before if c["run"] not in known] + told}, indent=1) + "\n")
+    others = []
+    if path.exists():
+        others = [c for c in json.loads(path.read_text())["cells"] if c["run"] not in known]
+    write_atomic(path, json.dumps({"cells": others + told}, indent=1) + "\n")
 
 
 def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -86,17 +94,22 @@ def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     wanted = {c.config.run_dir for c in chosen}
     for c in reversed(cells):  # whatever a cell starts from stands before it
         if c.config.run_dir in wanted:
-            own = (
-                (c.config.adapt.source_run, c.config.adapt.multitask_run)
-                if c.mode == "adapt"
-                else (c.config.teach.run,)
-            )
-            wanted.update(filter(None, own))
+            wanted.update(_starts_of(c))
     return [c for c in cells if c.config.run_dir in wanted]
 
 
+def _starts_of(cell: Cell) -> list[str]:
+    """Run directories of the distillations that a cell starts from."""
+    starts = [cell.config.teach.run]
+    if cell.mode == "adapt":
+        starts = [cell.config.adapt.source_run, cell.config.adapt.multitask_run]
+    return [run_dir for run_dir in starts if run_dir]
+
+
 def _told(cell: Cell, folder: Path) -> dict[str, Any]:
-    run = cell.run_dir.relative_to(folder) if cell.run_dir.is_relative_to(folder) else cell.run_dir
+    run = cell.run_dir
+    if run.is_relative_to(folder):
+        run = run.relative_to(folder)
     return {
         "protocol": cell.protocol,
         "mode": cell.mode,

@@ -16,4 +16,6 @@ def model_operations(sizes: ModelFootprint, real_tokens: float) -> float:
 
 def utilisation(sizes: ModelFootprint, real_tokens_per_s: float, peak: float | None, ranks: int) -> float | None:
     """Of the peak of all ranks; None where that is not known."""
-    return None if not peak else model_operations(sizes, real_tokens_per_s) / (peak * ranks)
+    if not peak:
+        return None
+    return model_operations(sizes, real_tokens_per_s) / (peak * ranks)

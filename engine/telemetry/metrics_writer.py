@@ -14,6 +14,8 @@ from typing import Any
 from engine.config import Rate, RunConfig
 from engine.core import write_atomic
 
+SHOWN = ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s")  # in the log line of a step
+
 
 class MetricsWriter:
     """Writes on rank 0, is silent on the others. Numbers and task names only, never text.
@@ -53,20 +55,25 @@ class MetricsWriter:
                 str(self._file),
             ) from None
         if self._writer is not None:
-            for key, value in values.items():
-                for name, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    if isinstance(number, int | float):
-                        self._writer.add_scalar(f"{key}/{name}" if name else f"train/{key}", number, step)
-        shown = [
-            f"{k} {values[k]:.4g}"
-            for k in ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s")
-            if isinstance(values.get(k), int | float)
-        ]
+            self._write_curves(step, values)
+        shown = []
+        for key in SHOWN:
+            if isinstance(values.get(key), int | float):
+                shown.append(f"{key} {values[key]:.4g}")
         self.print_rank0(
-            f"{self.name} {step}/{self.total} | "
-            + " | ".join(shown)
-            + f" | lr {values.get('lr', 0):.3g} | left {self._left(step)}"
+            f"{self.name} {step}/{self.total} | {' | '.join(shown)} | lr {values.get('lr', 0):.3g} "
+            f"| left {self._left(step)}"
         )
+
+    def _write_curves(self, step: int, values: dict[str, Any]) -> None:
+        """Every number for TensorBoard: those of the whole bank under ``train``, the others under their own names."""
+        for key, value in values.items():
+            by_name = {f"train/{key}": value}
+            if isinstance(value, dict):
+                by_name = {f"{key}/{name}": number for name, number in value.items()}
+            for name, number in by_name.items():
+                if isinstance(number, int | float):
+                    self._writer.add_scalar(name, number, step)
 
     def print_rank0(self, text: str) -> None:
         if self.active:
@@ -103,7 +110,7 @@ HPARAMS = (
     "distill",
     "adapt",
     "lr_sweep",
-)  # sections of the configuration; seed and max_tokens_per_micro_batch beside them
+)  # sections of settings; seed and max_tokens_per_micro_batch beside them
 
 
 def write_hparams(
@@ -116,28 +123,16 @@ def write_hparams(
             written where it is empty.
         tuning: of results.json; the rates that were chosen are settings too, ``chosen.METHOD.SHOTS``.
     """
-    scores = {f"average/{method}/{shots}": value for method, by in average.items() for shots, value in by.items()}
+    scores = {}
+    for method, by_shots in average.items():
+        for shots, value in by_shots.items():
+            scores[f"average/{method}/{shots}"] = value
     if not scores:
         return
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    settings: dict[str, int | float | str | bool] = {
-        "seed": config.seed,
-        "max_tokens_per_micro_batch": config.max_tokens_per_micro_batch,
-    }
-    for section in HPARAMS:
-        for key, value in asdict(getattr(config, section)).items():
-            if isinstance(value, int | float | bool):
-                settings[f"{section}.{key}"] = value
-            elif key not in _PATHS:
-                settings[f"{section}.{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    for method, by_shots in tuning.items():
-        for shots, cell in by_shots.items():
-            rate = Rate.of(cell["rates"][cell["best"]])
-            settings[f"chosen.{method}.{shots}"] = rate.own
-            if rate.shared is not None:
-                settings[f"chosen.{method}.{shots}.shared"] = rate.shared
+    settings = _settings(config, tuning)
     folder = run_dir / "tensorboard" / "hparams"
     shutil.rmtree(folder, ignore_errors=True)  # else every evaluation would add a row
     with SummaryWriter(str(folder)) as writer:
@@ -147,13 +142,32 @@ def write_hparams(
             writer.add_scalar(name, value)
 
 
-_PATHS = (
-    "source_run",
-    "multitask_run",
-    "run",
-    "adapters",
-    "init_text",
-)  # of the machine, or words that may be of a note
+# of the machine, or words that may be of a note
+_PATHS = ("source_run", "multitask_run", "run", "adapters", "init_text")
+
+
+def _settings(config: RunConfig, tuning: Mapping[str, Any]) -> dict[str, int | float | str | bool]:
+    """The configuration's settings and the rates that a sweep chose, by name."""
+    settings: dict[str, int | float | str | bool] = {
+        "seed": config.seed,
+        "max_tokens_per_micro_batch": config.max_tokens_per_micro_batch,
+    }
+    for section in HPARAMS:
+        for key, value in asdict(getattr(config, section)).items():
+            name = f"{section}.{key}"
+            if isinstance(value, int | float | bool):
+                settings[name] = value
+            elif key not in _PATHS and isinstance(value, list):
+                settings[name] = ", ".join(map(str, value))
+            elif key not in _PATHS:
+                settings[name] = str(value)
+    for method, by_shots in tuning.items():
+        for shots, cell in by_shots.items():
+            rate = Rate.of(cell["rates"][cell["best"]])
+            settings[f"chosen.{method}.{shots}"] = rate.own
+            if rate.shared is not None:
+                settings[f"chosen.{method}.{shots}.shared"] = rate.shared
+    return settings
 
 
 def _lines(path: Path) -> list[str]:

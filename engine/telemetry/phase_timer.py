@@ -68,7 +68,8 @@ class PhaseTimer:
             yield
         finally:
             del self._stack[depth:]
-            self._marks.append((self._stack[-1] if self._stack else "", self._now()))
+            outer = self._stack[-1] if self._stack else ""
+            self._marks.append((outer, self._now()))
 
     def take(self) -> dict[str, float]:
         """Seconds of every phase since the last take; waits for the GPU."""
@@ -76,8 +77,10 @@ class PhaseTimer:
             torch.cuda.synchronize()
         out = dict.fromkeys(PHASES, 0.0)
         for (name, begin), (_, end) in zip(self._marks, self._marks[1:], strict=False):
-            if name:
-                out[name] += begin.elapsed_time(end) / 1e3 if self.on_gpu else end - begin
+            if name and self.on_gpu:
+                out[name] += begin.elapsed_time(end) / 1e3
+            elif name:
+                out[name] += end - begin
         self._marks = []
         return out
 
@@ -88,13 +91,21 @@ _NOTHING = contextlib.nullcontext()
 
 def phase(name: str) -> contextlib.AbstractContextManager[None]:
     """A context whose time is this phase's, less that of phases within."""
-    return _NOTHING if _clock is None else _clock.phase(name)
+    if _clock is None:
+        return _NOTHING
+    return _clock.phase(name)
 
 
 def backward_from(tensor: Tensor, name: str) -> None:
     """What the backward pass does once it has this tensor's gradient, down to the leaves, is this phase's."""
-    if _clock is not None and tensor.requires_grad:
-        tensor.register_hook(lambda _: None if _clock is None else _clock.enter(name))  # type: ignore[func-returns-value]
+    if _clock is None or not tensor.requires_grad:
+        return
+
+    def enter(_: Tensor) -> None:
+        if _clock is not None:
+            _clock.enter(name)
+
+    tensor.register_hook(enter)
 
 
 @contextlib.contextmanager

@@ -29,12 +29,13 @@ def report_first_step() -> str | None:
     _told = True
     mark_startup("first step")
     took: dict[str, float] = {}
-    for (what, end), begin in zip(_marks, [_start, *(at for _, at in _marks)], strict=False):
+    begin = _start
+    for what, end in _marks:
         took[what] = took.get(what, 0.0) + end - begin
+        begin = end
     at = datetime.now().strftime("%H:%M:%S.%f")[:-5]
-    return f"first step done at {at}, {_marks[-1][1] - _start:.1f} s after the process began: " + ", ".join(
-        f"{what} {s:.1f}" for what, s in took.items()
-    )
+    parts = ", ".join(f"{what} {seconds:.1f}" for what, seconds in took.items())
+    return f"first step done at {at}, {begin - _start:.1f} s after the process began: {parts}"
 
 
 def defer_early_signal(number: signal.Signals, leave: bool = False) -> None:
@@ -79,9 +80,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    file = os.environ.get(
-        "EXIT_CODE_FILE"
-    )  # every rank: which of them is first to go is open, and a launcher may end the rest
+    # every rank: which of them is first to go is open, and a launcher may end the rest
+    file = os.environ.get("EXIT_CODE_FILE")
     if file:
         with contextlib.suppress(OSError), open(file, "w") as stream:  # the exit code itself says the same
             stream.write(f"{START_AGAIN}\n")

@@ -15,13 +15,11 @@ from .peft_teachers import check_adapters as check_adapters
 from .stage import Adapter as Adapter, Stage as Stage
 from .teach_and_distill import distill_stage as distill_stage, teach_stage as teach_stage, teach_sweep as teach_sweep
 from .teacher_cache import (
-    WORTH as WORTH,
     TaughtRow as TaughtRow,
     TeacherCache as TeacherCache,
     TeacherCacheReader as TeacherCacheReader,
-    cache_teachers as cache_teachers,
-    sample_visits as sample_visits,
 )
+from .teacher_cache_setup import WORTH as WORTH, cache_teachers as cache_teachers, sample_visits as sample_visits
 from .teacher_parts import (
     assign_blocks as assign_blocks,
     cut_files as cut_files,

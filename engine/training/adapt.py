@@ -60,53 +60,75 @@ def adapt_stage(
     """
     c, a, device = run_context.config, run_context.config.adapt, run_context.backbone().device
     rows = adapt_rows(c, data, rates, tuning)
-    parts: dict[str, Any] = {}  # on the device before the optimizer makes its state beside them
+    by_method: dict[str, list[Adapter]] = {}
+    for row in rows:
+        by_method.setdefault(row.method, []).append(row)
+    parts: dict[str, Any] = {}
     groups: dict[str, RowGroup] = {}
-    by_method = {m: own for m in trained_methods(a.methods) if (own := [r for r in rows if r.method == m])}
+    for method, own in by_method.items():
+        part = _part(run_context, method, own, data, sources.get(method))
+        parts[method] = part.to(device)  # before the optimizer makes its state beside it
+        groups |= _groups(run_context, method, own, parts[method])
+    bank = JoinedBank(parts, {method: len(own) for method, own in by_method.items()})
+    spans = bank.spans()
+    used = {method: source for method, source in sources.items() if method in by_method}
+    name, run_dir, eval_interval = "adapt", run_context.run_dir, a.eval_interval
+    if tuning:
+        name, run_dir, eval_interval = "lr_sweep", run_context.run_dir / "lr_sweep", 0
+    return Stage(
+        name,
+        run_dir,
+        bank,
+        rows,
+        RowwiseAdamW(groups),
+        {group: spans[group.removesuffix(SHARED)] for group in groups},
+        EveryRow(len(rows), a.batch_size),
+        a.steps,
+        eval_interval=eval_interval,
+        patience=a.patience,
+        hashes=run_context.hashes(
+            ["data", "prompt", "adapt", "lr_sweep"],
+            data_fingerprint(data),
+            sources={method: source.identity for method, source in used.items()},
+            rates={" ".join(cell): rate.plain() for cell, rate in (rates or {}).items()},
+        ),
+        source_tasks={method: dict(source.record) for method, source in used.items() if source.record},
+    )
+
+
+def _part(
+    run_context: RunContext, method: str, rows: Sequence[Adapter], data: Mapping[str, TaskData], source: Source | None
+) -> Any:
+    """The bank of a method's rows as they start."""
+    if method in DECOMPOSED:
+        assert source is not None
+        return _adapted_bank(run_context, method, source, rows)
+    if method == "lora":
+        return _lora(run_context, rows)
+    starts = [run_context.start_prompt("prompt_tuning", row.task, row.seed, card=data[row.task].card) for row in rows]
+    return SoftPromptBank(torch.stack(starts))
+
+
+def _groups(run_context: RunContext, method: str, rows: Sequence[Adapter], part: Any) -> dict[str, RowGroup]:
+    """Optimizer groups of a method's bank by name: its rows, and their metaprompts where those train too."""
+    a = run_context.config.adapt
 
     def group(parameters: dict[str, Any], lrs: Sequence[float]) -> RowGroup:
         return RowGroup(
             parameters, torch.tensor(lrs, dtype=torch.float64), a.steps, a.warmup_steps, a.schedule, a.max_grad_norm
         )
 
-    for method, own in by_method.items():
-        lrs = [r.rate.own for r in own]
-        if method in DECOMPOSED:
-            part: Any = _adapted_bank(run_context, method, sources[method], own).to(device)
-            groups[method] = group({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, lrs)
-            if a.train == "all":
-                shared = [run_context.prompt_rate(shared_rate(a, r.rate)) for r in own]
-                groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared)
-        elif method == "lora":
-            part = _lora(run_context, own).to(device)
-            groups[method] = group({n: p for n, p in part.named_parameters() if p.requires_grad}, lrs)
-        else:
-            starts = [run_context.start_prompt("prompt_tuning", r.task, r.seed, card=data[r.task].card) for r in own]
-            part = SoftPromptBank(torch.stack(starts)).to(device)
-            groups[method] = group({"prompts_KLD": part.prompts_KLD}, [run_context.prompt_rate(lr) for lr in lrs])
-        parts[method] = part
-    bank = JoinedBank(parts, {m: len(own) for m, own in by_method.items()})
-    spans = bank.spans()
-    further = {method: source.identity for method, source in sources.items() if method in by_method}
-    return Stage(
-        "lr_sweep" if tuning else "adapt",
-        run_context.run_dir / "lr_sweep" if tuning else run_context.run_dir,
-        bank,
-        rows,
-        RowwiseAdamW(groups),
-        {name: spans[name.removesuffix(SHARED)] for name in groups},
-        EveryRow(len(rows), a.batch_size),
-        a.steps,
-        eval_interval=0 if tuning else a.eval_interval,
-        patience=a.patience,
-        hashes=run_context.hashes(
-            ["data", "prompt", "adapt", "lr_sweep"],
-            data_fingerprint(data),
-            sources=further,
-            rates={" ".join(k): rate.plain() for k, rate in (rates or {}).items()},
-        ),
-        source_tasks={method: dict(sources[method].record) for method in further if sources[method].record},
-    )
+    lrs = [row.rate.own for row in rows]
+    if method == "lora":
+        trained = {name: parameter for name, parameter in part.named_parameters() if parameter.requires_grad}
+        return {method: group(trained, lrs)}
+    if method not in DECOMPOSED:
+        return {method: group({"prompts_KLD": part.prompts_KLD}, [run_context.prompt_rate(lr) for lr in lrs])}
+    groups = {method: group({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, lrs)}
+    if a.train == "all":
+        shared_lrs = [run_context.prompt_rate(shared_rate(a, row.rate)) for row in rows]
+        groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared_lrs)
+    return groups
 
 
 def trained_methods(methods: Sequence[str]) -> list[str]:
@@ -123,47 +145,62 @@ def adapt_rows(
         UserError: more shots than a task has examples; nothing to train.
     """
     a, problems, rows = c.adapt, [], []
-    shots_tried = (c.lr_sweep.shots or [s for s in a.shots if s != "0"]) if tuning else a.shots
     labels: dict[str, list[str] | None] = {}
     for method in trained_methods(a.methods):
         for task in a.targets:
             train = data[task].splits["train"]
-            for shots in shots_tried:
+            for shots in _shots_tried(c, tuning):
                 if shots != "full" and int(shots) > len(train.kept):
                     problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")
                     continue
-                seeds = (
-                    [c.lr_sweep.seed] if tuning else a.seeds[:1] if shots == "0" else a.seeds
-                )  # zero-shot draws nothing
-                for s in seeds:
-                    indices = train_indices(train, labels, task, shots, s, c.seed)
+                validation = None
+                if not tuning and _is_validated(c, shots):
+                    validation = data[task].splits.get("validation")
+                for seed in _seeds(c, shots, tuning):
+                    indices = train_indices(train, labels, task=task, shots=shots, seed=seed, run_seed=c.seed)
                     for variant, rate in _variants(c, method, shots, rates, tuning):
                         row = Adapter(
                             task,
                             method,
                             shots,
-                            s,
-                            train,
-                            indices,
-                            seed_of(c.seed, "order", task, s),
-                            None,
-                            a.steps,
-                            variant,
-                            rate,
+                            seed,
+                            train=train,
+                            train_indices=indices,
+                            stream_seed=seed_of(c.seed, "order", task, seed),
+                            validation=validation,
+                            steps=a.steps,
+                            variant=variant,
+                            rate=rate,
                         )
-                        if (
-                            not tuning
-                            and a.eval_interval
-                            and (shots == "full" or a.few_shot_validation)
-                            and shots != "0"
-                        ):
-                            row.validation = data[task].splits.get("validation")
                         rows.append(row)
     if problems:
         raise UserError(sorted(set(problems)))
     if not rows and not tuning:
         raise UserError("adapt: no row to train; adapt.methods and adapt.shots leave nothing")
     return rows
+
+
+def _shots_tried(c: RunConfig, tuning: bool) -> Sequence[str]:
+    """Numbers of shots of an adaptation's rows, or of its sweep's, which has nothing to train at 0."""
+    if not tuning:
+        return c.adapt.shots
+    return c.lr_sweep.shots or [shots for shots in c.adapt.shots if shots != "0"]
+
+
+def _seeds(c: RunConfig, shots: str, tuning: bool) -> Sequence[int]:
+    """Seeds of the rows at so many shots; zero-shot draws nothing."""
+    if tuning:
+        return [c.lr_sweep.seed]
+    if shots == "0":
+        return c.adapt.seeds[:1]
+    return c.adapt.seeds
+
+
+def _is_validated(c: RunConfig, shots: str) -> bool:
+    """Whether an adaptation's rows at so many shots choose their best step by validation."""
+    if not c.adapt.eval_interval or shots == "0":
+        return False
+    return shots == "full" or c.adapt.few_shot_validation
 
 
 def _variants(c: RunConfig, method: str, shots: str, rates: Rates | None, tuning: bool) -> Iterator[tuple[str, Rate]]:
@@ -206,38 +243,59 @@ def factor_generator(seed: int) -> torch.Generator:
 
 def _adapted_bank(run_context: RunContext, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
     a, part = run_context.config.adapt, source.part
-    cols_KLR, rows_KRD = part.cols_KLR.detach(), part.rows_KRD.detach()
-    _, length, rank = cols_KLR.shape
-    start_cols_KLR, _ = identity_factors(1, length, rank, rows_KRD.shape[-1], factor_generator(source.seed))
+    _, length, rank = part.cols_KLR.shape
+    start_cols_KLR, _ = identity_factors(1, length, rank, part.rows_KRD.shape[-1], factor_generator(source.seed))
+    starts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    cols, factors = [], []
+    for row in rows:
+        init = row.variant if row.variant.startswith("task:") else a.init
+        if init not in starts:
+            starts[init] = _start(run_context, method, source, init, start_cols_KLR[0])
+        cols.append(starts[init][0])
+        factors.append(starts[init][1])
+    shared = part.shared_SLD.detach()
+    if a.train != "all":
+        return DecomposedBank(shared, torch.stack(cols), torch.stack(factors), False)
+    return DecomposedBank(shared.repeat(len(rows), 1, 1), torch.stack(cols), torch.stack(factors), True)
 
-    def start(init: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if not init.startswith("task:"):
-            how = {"auto": "mean_factors" if rank == 1 else "mean_product"}.get(init, init)
-            return average_factors(cols_KLR, rows_KRD, how, start_cols_KLR[0])
-        name = init.removeprefix("task:")
-        if name not in source.tasks:
-            key, run = ("adapt.init", a.source_run if method == "metaprompt" else a.multitask_run)
-            raise UserError(
-                f"{key}: {name!r} is no source task of {run or run_context.run_dir}; it has {', '.join(source.tasks)}"
-            )
-        return cols_KLR[source.tasks.index(name)], rows_KRD[source.tasks.index(name)]
 
-    inits = [r.variant if r.variant.startswith("task:") else a.init for r in rows]
-    starts = {init: start(init) for init in dict.fromkeys(inits)}
-    cols, factors = (torch.stack([starts[init][n] for init in inits]) for n in (0, 1))
-    shared, all_trained = part.shared_SLD.detach(), a.train == "all"
-    return DecomposedBank(shared.repeat(len(rows), 1, 1) if all_trained else shared, cols, factors, all_trained)
+def _start(
+    run_context: RunContext, method: str, source: Source, init: str, start_cols_LR: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors (L, R) and (R, D) that a row starts from.
+
+    Args:
+        init: of the source tasks' factors their mean, of a kind; or ``task:NAME``, those of one.
+
+    Raises:
+        UserError: there is no such source task.
+    """
+    a, cols_KLR, rows_KRD = run_context.config.adapt, source.part.cols_KLR.detach(), source.part.rows_KRD.detach()
+    if not init.startswith("task:"):
+        if init == "auto":
+            init = "mean_factors" if cols_KLR.shape[2] == 1 else "mean_product"
+        return average_factors(cols_KLR, rows_KRD, init, start_cols_LR)
+    name = init.removeprefix("task:")
+    if name not in source.tasks:
+        run = a.source_run if method == "metaprompt" else a.multitask_run
+        raise UserError(
+            f"adapt.init: {name!r} is no source task of {run or run_context.run_dir}; it has {', '.join(source.tasks)}"
+        )
+    k = source.tasks.index(name)
+    return cols_KLR[k], rows_KRD[k]
 
 
 def _lora(run_context: RunContext, rows: Sequence[Adapter]) -> Any:
-    backbone = run_context.backbone()
-    generators = [torch.Generator().manual_seed(seed_of(run_context.config.seed, "lora", r.task, r.seed)) for r in rows]
+    generators = []
+    for row in rows:
+        seed = seed_of(run_context.config.seed, "lora", row.task, row.seed)
+        generators.append(torch.Generator().manual_seed(seed))
     return lora_start(
         len(rows),
-        backbone.updates.shapes,
-        run_context.config.adapt.lora_rank,
-        run_context.model_config.hidden_size,
-        generators,
+        shapes=run_context.backbone().updates.shapes,
+        rank=run_context.config.adapt.lora_rank,
+        hidden=run_context.model_config.hidden_size,
+        generators=generators,
     )
 
 

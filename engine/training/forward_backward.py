@@ -78,11 +78,10 @@ class ForwardBackward:
         by_length: dict[int, list[Item]] = {}
         for item in items:
             by_length.setdefault(bank.length(item.row), []).append(item)
-        return [
-            g
-            for length, alike in sorted(by_length.items())
-            for g in cut(alike, length, self.max_tokens_per_micro_batch, self.rank, self.world)
-        ]
+        groups = []
+        for length, alike in sorted(by_length.items()):
+            groups += cut(alike, length, self.max_tokens_per_micro_batch, self.rank, self.world)
+        return groups
 
     def train(
         self,
@@ -99,23 +98,27 @@ class ForwardBackward:
                 not ask again.
         """
         with self.backbone.updated(self._updates(group, bank)):
-            terms = (
-                self._train_packed(group, bank, weights, teachers, kept)
-                if self.packed
-                else self._train_plain(group, bank, weights, teachers)
-            )
+            if self.packed:
+                terms = self._train_packed(group, bank, weights, teachers, kept)
+            else:
+                terms = self._train_plain(group, bank, weights, teachers)
         with phase(BACKWARD):
             self.backbone.release()
         return terms
 
     def tokens(self, group: Sequence[Item], bank: PromptBank) -> int:
         """Rows of a micro-batch that go through the student's backbone: samples, prompts, padding and fillers."""
-        length, sizes = _length(group, bank), [len(i.sample) for i in group]
-        return sum(sizes) + length * len({i.row for i in group}) if self.packed else (length + max(sizes)) * len(sizes)
+        length, sizes = _length(group, bank), [len(item.sample) for item in group]
+        if self.packed:
+            prompts = {item.row for item in group}
+            return sum(sizes) + length * len(prompts)
+        return (length + max(sizes)) * len(sizes)
 
     def _updates(self, group: Sequence[Item], bank: PromptBank) -> LinearUpdate | None:
-        widest = max(len(i.sample) for i in group)  # without packing a sample's stretch is as long as the longest
-        return bank.updates([i.row for i in group], [len(i.sample) if self.packed else widest for i in group])
+        sizes = [len(item.sample) for item in group]
+        if not self.packed:  # a sample's stretch is as long as the longest
+            sizes = [max(sizes)] * len(sizes)
+        return bank.updates([item.row for item in group], sizes)
 
     @torch.no_grad()
     def cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
@@ -162,7 +165,9 @@ class ForwardBackward:
     ) -> AnswerTerms:
         with phase(DATA):
             batch = pack(group, _length(group, bank), self.backbone.device)
-            said = None if kept is None else kept(group)
+            said: TeacherStates | None = None
+            if kept is not None:
+                said = kept(group)
 
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
             teacher = said if teacher_ND is None else teacher_ND
@@ -171,7 +176,9 @@ class ForwardBackward:
                     weight_VD, student_ND, teacher, batch.labels_N, batch.weights_N, *astuple(weights)
                 )
 
-        asked = None if said is not None or teachers is None else _fill(teachers, batch.rows_K)
+        asked = None
+        if said is None and teachers is not None:
+            asked = _fill(teachers, batch.rows_K)
         with phase(FORWARD):
             student_ND, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), loss, asked)
         with phase(BACKWARD):
@@ -184,8 +191,10 @@ class ForwardBackward:
         with phase(DATA):
             batch = collate(group, self.backbone.device)
         with phase(PROJECT):
-            with torch.no_grad():
-                asked = None if teachers is None else teachers.prompts(batch.rows_B)
+            asked = None
+            if teachers is not None:
+                with torch.no_grad():
+                    asked = teachers.prompts(batch.rows_B)
             prompts_BLD = bank.prompts(batch.rows_B)
             backward_from(prompts_BLD, PROJECT)
         with phase(FORWARD):

@@ -58,12 +58,9 @@ def _read(folder: Path, length: int, width: int) -> Tensor:
             "missing; each source task needs a folder of its name, or leave teach.adapters away and have all taught"
         )
     if not weights.is_file():
-        pickled = (folder / "adapter_model.bin").exists()
-        why = (
-            " (adapter_model.bin is not read: unpickling runs code; save it with safe_serialization=True)"
-            if pickled
-            else ""
-        )
+        why = ""
+        if (folder / "adapter_model.bin").exists():
+            why = " (adapter_model.bin is not read: unpickling runs code; save it with safe_serialization=True)"
         raise ValueError(f"has no adapter_model.safetensors{why}")
     try:
         config, tensors = json.loads((folder / "adapter_config.json").read_text()), load_file(weights)

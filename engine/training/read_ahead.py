@@ -47,7 +47,9 @@ class ReadAhead(Generic[Read]):
             return future.result()
         self._drop(0)
         self._expected.clear()
-        return self._read(group) if self._pool is None else self._pool.submit(self._read, group).result()
+        if self._pool is None:
+            return self._read(group)
+        return self._pool.submit(self._read, group).result()
 
     def close(self) -> None:
         """End the thread and forget what was read. A later ``expect`` starts anew."""

@@ -34,7 +34,9 @@ class Adapter:
     @property
     def label(self) -> str:
         """The method in results: ``metaprompt``, or ``metaprompt@task:NAME``."""
-        return f"{self.method}@{self.variant}" if self.variant else self.method
+        if not self.variant:
+            return self.method
+        return f"{self.method}@{self.variant}"
 
     @property
     def name(self) -> str:

@@ -36,16 +36,21 @@ class MetricsWindow:
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
         self._reset()
-        if (
-            state is not None
-        ):  # a checkpoint between two log lines; the clock starts anew, so speed counts what follows only
-            for name in _STATE:
-                setattr(self, name, state[name])
-            self.sums = None if state["sums"] is None else torch.tensor(state["sums"], dtype=torch.float64)
+        if state is None:
+            return
+        # a checkpoint between two log lines; the clock starts anew, so speed counts what follows only
+        for name in _STATE:
+            setattr(self, name, state[name])
+        if state["sums"] is not None:
+            self.sums = torch.tensor(state["sums"], dtype=torch.float64)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the line under way, as JSON."""
-        return {n: getattr(self, n) for n in _STATE} | {"sums": None if self.sums is None else self.sums.tolist()}
+        state = {name: getattr(self, name) for name in _STATE}
+        state["sums"] = None
+        if self.sums is not None:
+            state["sums"] = self.sums.tolist()
+        return state
 
     def _reset(self) -> None:
         self.started, self.timed_steps, self.timed_tokens = time.monotonic(), 0, 0
@@ -57,9 +62,12 @@ class MetricsWindow:
 
     def add(self, outcome: dict[str, Tensor], reports: dict[str, Any]) -> None:
         self.steps += 1
-        self.sums = outcome["sums"] if self.sums is None else self.sums + outcome["sums"]
         drawn = outcome["examples"].tolist()
-        self.examples = [a + b for a, b in zip(self.examples or [0] * len(drawn), drawn, strict=True)]
+        if self.sums is None:
+            self.sums, self.examples = outcome["sums"], drawn
+        else:
+            self.sums = self.sums + outcome["sums"]
+            self.examples = [before + now for before, now in zip(self.examples, drawn, strict=True)]
         self.timed_steps += 1
         self.tokens += int(outcome["real_tokens"])
         self.timed_tokens += int(outcome["real_tokens"])
@@ -83,32 +91,52 @@ class MetricsWindow:
         for row, count in zip(stage.rows, self.examples, strict=True):
             examples[row.task] = examples.get(row.task, 0) + count
         gathered = backbone.gathers.take()
-        shared = [p.detach() for n, p in stage.bank.named_parameters() if "shared" in n or "prompts" in n]
-        drift = [
-            (p.detach() - start_shared[n]).norm().item() for n, p in stage.bank.named_parameters() if n in start_shared
-        ]
+        norm, drift = _norm_and_drift(stage, start_shared)
         tokens_per_s = self.timed_tokens / seconds
         values = {
             "loss": ce + stage.weights.kl * kl + stage.weights.hidden * hidden,
             "ce": ce,
             "kl": kl,
             "hidden": hidden,
-            "task_ce": {t: sum(v) / len(v) for t, v in by_task.items()},
+            "task_ce": {task: sum(losses) / len(losses) for task, losses in by_task.items()},
             "task_examples": examples,
             "lr": max(self.lrs.values()),
             "grad_norm": sum(v * v for v in self.norms.values()) ** 0.5,
             "skipped_rows": self.skipped,
-            "prompt_norm": torch.stack([p.norm() for p in shared]).norm().item() if shared else 0.0,
-            "prompt_drift": sum(drift),
+            "prompt_norm": norm,
+            "prompt_drift": drift,
             "tokens_per_s": tokens_per_s,
             "device_seconds": seconds * world_size(),
             "real_tokens": self.tokens,
-            "mfu": None
-            if backbone.sizes is None
-            else utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size()),
+            "mfu": _mfu(backbone, tokens_per_s),
             "gathers": gathered.calls / self.timed_steps,
             "gather_bytes": gathered.bytes / self.timed_steps,
             "resident_bytes": resident_bytes(backbone.model),
         }
         self._reset()
-        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+        for key, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[key] = None
+        return values
+
+
+def _norm_and_drift(stage: "Stage", start_shared: dict[str, Tensor]) -> tuple[float, float]:
+    """Norm of all prompts and metaprompts, and how far the metaprompts have moved from ``start_shared``."""
+    norms, drifts = [], []
+    for name, parameter in stage.bank.named_parameters():
+        value = parameter.detach()
+        if "shared" in name or "prompts" in name:
+            norms.append(value.norm())
+        if name in start_shared:
+            drifts.append((value - start_shared[name]).norm().item())
+    norm = 0.0
+    if norms:
+        norm = torch.stack(norms).norm().item()
+    return norm, sum(drifts)
+
+
+def _mfu(backbone: ShardedBackbone, tokens_per_s: float) -> float | None:
+    """The part of the devices' peak that is used; None where it is not known."""
+    if backbone.sizes is None:
+        return None
+    return utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size())

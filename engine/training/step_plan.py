@@ -41,7 +41,9 @@ def plan_of(
     """Plan global step ``step``. ``cursors`` stay as they are."""
     after = list(cursors)
     picks = plan_step(stage.sampler.counts(step, active), streams, after)
-    samples = [stage.rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
-    items = weigh([p.row for p in picks], samples, [p.index for p in picks])
+    rows = [pick.row for pick in picks]
+    indices = [pick.index for pick in picks]
+    samples = [stage.rows[pick.row].train.sample(pick.index) for pick in picks]  # type: ignore[union-attr]
+    items = weigh(rows, samples, indices)
     groups = forward_backward.micro_batches(items, stage.bank)
     return StepPlan(step, list(active), list(cursors), after, picks, items, groups)

@@ -1,5 +1,5 @@
 """Stages 0 and 1 as a ``Stage`` for the loop: what is trained, on what, from where it starts. Stage 2 is in
-``adaptation``.
+``adapt``.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,14 @@ def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float 
     tasks = c.distill.tasks
     prompts_KLD = torch.stack([run_context.start_prompt("teacher", task, card=data[task].card) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
-    rows = [
-        _row(task, "teacher", data[task], seed_of(c.seed, "order", task), t.steps, bool(t.eval_interval))
-        for task in tasks
-    ]
-    further: dict[str, Any] = {} if rate is None else {"rate": rate}
+    rows = []
+    for task in tasks:
+        order = seed_of(c.seed, "order", task)
+        rows.append(_row(task, "teacher", data[task], stream_seed=order, steps=t.steps, validate=bool(t.eval_interval)))
+    further: dict[str, Any] = {}
+    relative_lr = t.relative_lr
+    if rate is not None:
+        relative_lr = further["rate"] = rate
     if t.adapters:  # they are the teachers: a loop over rows that never train keeps them as they are
         adapters_KLD, further["adapters"] = read_adapters(
             expand(t.adapters), tasks, c.prompt.num_virtual_tokens, prompts_KLD.shape[-1]
@@ -40,7 +43,7 @@ def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float 
             bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
         for row in rows:
             row.train_indices, row.validation = [], None
-    group = _teachers_group(run_context, bank, [t.relative_lr if rate is None else rate])
+    group = _teachers_group(run_context, bank, [relative_lr])
     hashes = run_context.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
     return Stage(
         "teach",
@@ -66,9 +69,8 @@ def teach_sweep(run_context: RunContext, data: dict[str, TaskData]) -> Stage:
     for task in c.distill.tasks:
         start_LD = run_context.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
         for rate in c.lr_sweep.relative_lr_teach:
-            row = _row(
-                task, "teacher", data[task], seed_of(c.seed, "order", task, c.lr_sweep.seed), t.steps, validate=False
-            )
+            order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
+            row = _row(task, "teacher", data[task], stream_seed=order, steps=t.steps, validate=False)
             row.seed, row.variant, row.rate = c.lr_sweep.seed, f"lr={rate:g}", Rate(rate)
             rows.append(row)
             starts.append(start_LD)
@@ -109,31 +111,19 @@ def distill_stage(
         k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )
     part = DecomposedBank(start_LD[None], cols_KLR, rows_KRD)
-    name = "metaprompt" if teachers is not None else "multitask_prompt"
+    name = "multitask_prompt"
+    if teachers is not None:
+        name, teachers = "metaprompt", teachers.to(device)
     bank = JoinedBank({name: part}, {name: k}).to(device)
-    groups = {
-        "shared": RowGroup(
-            {"shared_SLD": part.shared_SLD},
-            run_context.prompt_rate(s.relative_lr_shared),
-            s.steps,
-            s.warmup_steps,
-            s.schedule,
-            s.max_grad_norm,
-        ),
-        # a task is present in a part of the steps; its own schedule counts those it is expected in
-        "task": RowGroup(
-            {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD},
-            s.lr_task,
-            s.steps,
-            s.warmup_steps,
-            s.schedule,
-            s.max_grad_norm,
-        ),
-    }
-    rows = [_row(task, name, data[task], seed_of(c.seed, "order", task), 0, False) for task in tasks]
+    rows = []
+    for task in tasks:
+        order = seed_of(c.seed, "order", task)
+        rows.append(_row(task, name, data[task], stream_seed=order, steps=0, validate=False))
     sampler = TaskMixture(
         [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
     )
+    groups = _distill_groups(run_context, part)
+    # a task is present in a part of the steps; its own schedule counts those it is expected in
     present_K = torch.tensor([sampler.counts(step, [True] * k) for step in range(s.steps)]).gt(0).sum(0)
     groups["task"].total_steps = present_K.clamp(min=1).to(device)
     return Stage(
@@ -146,21 +136,33 @@ def distill_stage(
         sampler,
         s.steps,
         LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature),
-        teachers=None if teachers is None else teachers.to(device),
+        teachers=teachers,
         hashes=run_context.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
     )
 
 
-def _row(task: str, method: str, data: TaskData, stream_seed: int, steps: int, validate: bool) -> Adapter:
+def _distill_groups(run_context: RunContext, part: DecomposedBank) -> dict[str, RowGroup]:
+    """Optimizer groups of a distillation: the shared metaprompt, and every task's factors."""
+    s = run_context.config.distill
+    shared: dict[str, Any] = {"shared_SLD": part.shared_SLD}
+    factors: dict[str, Any] = {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}
+    shared_lr = run_context.prompt_rate(s.relative_lr_shared)
+    return {
+        "shared": RowGroup(shared, shared_lr, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),
+        "task": RowGroup(factors, s.lr_task, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),
+    }
+
+
+def _row(task: str, method: str, data: TaskData, *, stream_seed: int, steps: int, validate: bool) -> Adapter:
     train = data.splits["train"]
     return Adapter(
         task,
         method,
-        "full",
-        0,
-        train,
-        list(train.kept),
-        stream_seed,
-        data.splits.get("validation") if validate else None,
-        steps,
+        shots="full",
+        seed=0,
+        train=train,
+        train_indices=list(train.kept),
+        stream_seed=stream_seed,
+        validation=data.splits.get("validation") if validate else None,
+        steps=steps,
     )

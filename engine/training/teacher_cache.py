@@ -14,10 +14,8 @@ damaged is computed again.
 """
 
 import hashlib
-import shutil
 import time
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -30,22 +28,17 @@ from torch import Tensor
 
 from backbones.attention import to_device
 from engine import distributed
-from engine.config import expand
-from engine.core import UserError, damage, nearest_existing
-from engine.data import Item, Split, Stream, plan_step
+from engine.core import UserError, damage
+from engine.data import Item, Split
 from engine.distributed import barrier, gather_objects
 from engine.training import teacher_parts
-from engine.training.context import RunContext
 from engine.training.forward_backward import ForwardBackward
 from engine.training.read_ahead import ReadAhead
-from engine.training.stage import Stage
 from engine.training.teacher_files import Part, Said, Writer
 from engine.training.teacher_parts import TeacherBlock
-from prompt_modules import JoinedBank, PromptBank, TeacherStates
+from prompt_modules import PromptBank, TeacherStates
 
 FORMAT = "3"
-WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
-DISK_SHARE = 0.5  # of the free space that ``auto`` may take
 OPEN_FILES = 256
 TOLD = 5.0  # seconds of verification or filling from which on a run says what they went into
 AGREE = 8  # micro-batches between two looks at whether any rank's disk is full
@@ -85,7 +78,8 @@ class TeacherCache:
             digest = hashlib.sha256(content.encode())
             digest.update(row.prompt_LD.detach().cpu().contiguous().numpy().tobytes())
             own = folder / f"teacher-{row.task}-{digest.hexdigest()[:24]}"
-            starts = teacher_parts.cut_files(self.answers[k][i] for i in row.indices)
+            answers = self.answers[k]
+            starts = teacher_parts.cut_files(answers[index] for index in row.indices)
             self._numbers.append(range(len(self.parts), len(self.parts) + len(starts)))
             self._firsts.append([row.indices[start] for start in starts])
             for number, (begin, end) in enumerate(pairwise([*starts, len(row.indices)])):
@@ -110,20 +104,30 @@ class TeacherCache:
         for number in wanted[rank::world]:
             part = self.parts[number]
             distributed.note_progress(f"checksum of {part.file}")
-            own[number] = damage(part.file, part.of)
-            size += part.file.stat().st_size if not own[number] else 0
+            problem = damage(part.file, part.of)
+            if problem:
+                own[number] = problem
+            else:
+                size += part.file.stat().st_size
         every = gather_objects((own, size))
         seconds, read = time.monotonic() - begin, sum(n for _, n in every) / 1e9
         if seconds > TOLD:
             print_rank0(f"teacher cache: {read:.1f} GB verified in {seconds:.0f} s, {read / seconds:.2f} GB/s")
-        found = {number: problem for reasons, _ in every for number, problem in reasons.items() if problem}
+        found: dict[int, str] = {}
+        for problems, _ in every:
+            found |= problems
         for number in sorted(found):
             print_rank0(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
         return sorted(found)
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """Answer tokens of parts."""
-        return sum(self.answers[p.row][i] for p in (self.parts[n] for n in numbers) for i in p.indices)
+        total = 0
+        for number in numbers:
+            part = self.parts[number]
+            answers = self.answers[part.row]
+            total += sum(answers[index] for index in part.indices)
+        return total
 
     def fill(
         self,
@@ -142,13 +146,15 @@ class TeacherCache:
         """
         begin, rank = time.monotonic(), forward_backward.rank
         shares = teacher_parts.assign_blocks(self._blocks(numbers, forward_backward), forward_backward.world)
-        turns = [[(block, group) for block in share for group in block.groups] for share in shares]
+        turns = [_turns(share) for share in shares]
         rounds = max(map(len, turns))
-        filler = turns[0][0][1][:1] if rounds else []
         said: list[Said] = []
         with Writer() as writer:
             for turn in range(rounds):
-                block, group = turns[rank][turn] if turn < len(turns[rank]) else (None, filler)
+                if turn < len(turns[rank]):
+                    block, group = turns[rank][turn]
+                else:
+                    block, group = None, turns[0][0][1][:1]
                 group = [self._whole(item) for item in group]
                 states = forward_backward.teach(group, teachers, self.temperature)
                 if block is not None:
@@ -170,12 +176,15 @@ class TeacherCache:
         """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
         if not numbers:
             return []
-        contexts, length = [row.split.context_lengths() for row in self.rows], self.rows[0].prompt_LD.shape[0]
-        parts = [
-            [teacher_parts.placeholder_item(p.row, i, contexts[p.row][i], self.answers[p.row][i]) for i in p.indices]
-            for p in self.parts
-        ]
+        contexts = [row.split.context_lengths() for row in self.rows]
+        parts = [self._placeholders(part, contexts[part.row]) for part in self.parts]
+        length = self.rows[0].prompt_LD.shape[0]
         return teacher_parts.plan_blocks(parts, numbers, length, forward_backward.max_tokens_per_micro_batch)
+
+    def _placeholders(self, part: Part, contexts: Sequence[int]) -> list[Item]:
+        """Items of a part's samples, without tokens; ``contexts``: context tokens of the row's samples."""
+        answers = self.answers[part.row]
+        return [teacher_parts.placeholder_item(part.row, i, contexts[i], answers[i]) for i in part.indices]
 
     def _whole(self, item: Item) -> Item:
         return replace(item, sample=self.rows[item.row].split.sample(item.index))
@@ -219,6 +228,14 @@ class TeacherCache:
         return self._open[number]  # type: ignore[no-any-return]
 
 
+def _turns(share: Sequence[TeacherBlock]) -> list[tuple[TeacherBlock | None, list[Item]]]:
+    """A rank's micro-batches in order, each with its block."""
+    turns: list[tuple[TeacherBlock | None, list[Item]]] = []
+    for block in share:
+        turns += [(block, group) for group in block.groups]
+    return turns
+
+
 class TeacherCacheReader:
     """A cache as a loop reads it: ahead of the micro-batches that need it, and in order.
 
@@ -255,104 +272,3 @@ def _agree(problem: str) -> None:
     problems = gather_objects(problem)
     if any(problems):
         raise UserError(next(filter(None, problems)))
-
-
-def cache_teachers(run_context: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
-    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.cached_teachers``. A collective.
-
-    Args:
-        steps: keep only the samples that the first so many steps read; whether it is worth it is decided as for all.
-
-    Raises:
-        UserError: a limit was given that is too small, or the disk is full.
-    """
-    how = run_context.config.distill.teacher_cache
-    if how == "off" or run_context.config.batching != "packed":
-        return
-    folder, device = expand(run_context.config.data.cache), run_context.backbone().device
-    prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
-    rows = [
-        TaughtRow(r.task, prompts_KLD[k], r.train, r.train_indices)
-        for k, r in enumerate(stage.rows)
-        if r.train is not None
-    ]
-    cache = _cache_of(run_context, stage, rows, folder)
-    visits = sample_visits(stage)
-    wanted = sorted({cache.part_of(row, index) for row, index in visits})
-    read = sum(n * cache.answers[row][index] for (row, index), n in visits.items())
-    missing = cache.missing(wanted)
-    if not _worth(cache, wanted, missing, read, how, folder, run_context.print_rank0):
-        return
-    if steps is not None:
-        soon = sample_visits(stage, steps)
-        rows = [replace(row, indices=sorted(i for at, i in soon if at == k)) for k, row in enumerate(rows)]
-        cache = _cache_of(run_context, stage, rows, folder)
-        wanted = list(range(len(cache.parts)))
-        missing = cache.missing(wanted)
-        if missing:
-            run_context.print_rank0(
-                f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps"
-            )
-    there = sorted(set(wanted).difference(missing))
-    damaged = cache.damaged(there, run_context.place.rank, run_context.place.world, run_context.print_rank0)
-    anew = sorted({*damaged, *set(wanted).intersection(missing)})
-    cache.fill(anew, run_context.forward_backward(), teachers, run_context.print_rank0)
-    stage.cached_teachers = TeacherCacheReader(cache, device)
-
-
-def _cache_of(run_context: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
-    decided_by = f"{run_context.backbone_hash}|{run_context.layout.fingerprint()}|{run_context.card.dtype}"
-    hidden, dtype = run_context.model_config.hidden_size, getattr(torch, run_context.card.dtype)
-    return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
-
-
-def sample_visits(stage: Stage, steps: int | None = None) -> Counter[tuple[int, int]]:
-    """(bank row, sample) -> how often a distillation reads it, the whole or its first ``steps``; its rows never
-    stop.
-    """
-    streams = [Stream(r.train_indices, r.stream_seed) for r in stage.rows]
-    cursors = [0] * len(streams)
-    found: Counter[tuple[int, int]] = Counter()
-    for step in range(stage.total_steps if steps is None else steps):
-        picks = plan_step(stage.sampler.counts(step, [True] * len(streams)), streams, cursors)
-        found.update((p.row, p.index) for p in picks)
-    return found
-
-
-def _worth(
-    cache: TeacherCache,
-    wanted: Sequence[int],
-    missing: Sequence[int],
-    read: int,
-    how: str,
-    folder: Path,
-    print_rank0: Callable[[str], None],
-) -> bool:
-    """Whether to keep what fills the parts ``wanted`` for ``read`` answer tokens to come. A collective.
-
-    Says what it will take, or why not.
-
-    Args:
-        missing: those of the parts that are not on disk.
-    """
-    tokens = cache.tokens(missing)
-    size = tokens * cache.bytes_per_token
-    free = min(gather_objects(shutil.disk_usage(nearest_existing(folder)).free))  # ranks must decide alike
-    need = f"{tokens:,} answer tokens, {size / 1e9:.3f} GB, in {folder}"
-    if how == "auto":
-        times = read / max(1, cache.tokens(wanted))
-        if missing and times < WORTH:
-            print_rank0(f"teacher cache: off, an answer token is read {times:.1f} times only")
-            return False
-        if size > DISK_SHARE * free:
-            print_rank0(
-                f"teacher cache: off, it would take {size / 1e9:.1f} of {free / 1e9:.1f} GB that are free in {folder}"
-            )
-            return False
-    elif size > min(float(how) * 1e9, free):
-        raise UserError(
-            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
-            "more, or auto, or off"
-        )
-    print_rank0(f"teacher cache: {need}" if missing else f"teacher cache: reused from {folder}")
-    return True

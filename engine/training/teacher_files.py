@@ -50,7 +50,10 @@ class Said:
                 self._copied.synchronize()
         sizes = [len(item.sample.answer_ids) for item in self.group]
         columns = [tensor.split(sizes) for tensor in self._states]
-        return {(item.row, item.index): TeacherStates(*(c[i] for c in columns)) for i, item in enumerate(self.group)}
+        found = {}
+        for item, states in zip(self.group, zip(*columns, strict=True), strict=True):
+            found[item.row, item.index] = TeacherStates(*states)
+        return found
 
 
 def _pinned_copy(tensor: Tensor) -> Tensor:
@@ -113,7 +116,8 @@ def write(part: Part, found: Sequence[TeacherStates]) -> str:
         found: of each of its samples, in order.
     """
     lengths = torch.tensor([0] + [len(states.first_N) for states in found])
-    tensors = {name: torch.cat([getattr(states, name) for states in found]) for name in TeacherStates._fields}
+    columns = zip(TeacherStates._fields, zip(*found, strict=True), strict=True)
+    tensors = {name: torch.cat(column) for name, column in columns}
     folder, partial = part.file.parent, None
     try:
         if not folder.exists():

@@ -76,7 +76,9 @@ def plan_blocks(
         tokens = sum(len(item.sample) for item in items)
         answers = sum(len(item.sample.answer_ids) for item in items)
         row = items[0].row
-        more = tokens + (prompt_length if row != last_row else 0)
+        more = tokens
+        if row != last_row:
+            more += prompt_length
         if not joined or size + more > JOINED * max_tokens_per_micro_batch or held + answers > 2 * ANSWERS:
             joined.append([])
             size, held, more = 0, 0, tokens + prompt_length
@@ -86,7 +88,9 @@ def plan_blocks(
     for numbers in joined:
         needed = [number for number in numbers if number in asked]
         if needed:
-            items = [item for number in numbers for item in parts[number]]
+            items = []
+            for number in numbers:
+                items += parts[number]
             out.append(
                 TeacherBlock(needed, packed_micro_batches(items, prompt_length, max_tokens_per_micro_batch, 0, 1))
             )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from backbones import BackboneCard, BackboneError, FrozenRoot, build_backbone
-from backbones.loading.frozen import recompute_first
+from backbones.loading.recomputation import recompute_first
 from engine.data.dataset import Sample
 from engine.data.packing import Item, collate, pack
 

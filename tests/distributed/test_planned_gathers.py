@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from backbones import BackboneCard
 from backbones.tracing.module_trace import trace
 from backbones.tracing.sizes import measure_footprint
-from engine.distributed.placement import Machine, deepspeed_file_of
+from engine.distributed.machine import Machine
+from engine.distributed.placement import deepspeed_file_of
 from engine.distributed.zero3 import zero_config
 from engine.planning.zero3_simulator import Coordinator, rules_of
 

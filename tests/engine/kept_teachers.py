@@ -8,7 +8,7 @@ import torch
 
 from engine.training import teacher_parts
 from engine.training.teach_and_distill import distill_stage
-from engine.training.teacher_cache import cache_teachers
+from engine.training.teacher_cache_setup import cache_teachers
 from engine.training.trainer import Trainer
 
 

@@ -61,6 +61,6 @@ B = {"adapt.targets": ["beta", "gamma"], "adapt.shots": ["full"]}
 
 @pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.recipes.merging import merge
+    from engine.recipes.merging import sum_rows
 
-    monkeypatch.setattr(merge, "load_cards", lambda _: {"gamma": None, "delta": None})
+    monkeypatch.setattr(sum_rows, "load_cards", lambda _: {"gamma": None, "delta": None})

@@ -55,13 +55,7 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
         UserError: the run is not finished, ``output`` is there already, a name is unknown, a prompt is empty or not
             finite.
     """
-    problems = [] if fmt in FORMATS else [f"--format: {fmt!r} is none of {', '.join(FORMATS)}"]
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        problems.append(f"--output: {output} is there already; name a new folder")
-    if not (run_dir / "config.yaml").is_file():
-        problems.append(f"--run: {run_dir} is no run directory (it has no config.yaml)")
-    if problems:
-        raise UserError(problems)
+    _check_arguments(run_dir, fmt, output)
     bank, found = load_bank(run_dir, "run")
     rows = found.state["rows"]
     known = list(dict.fromkeys(row["task"] for row in rows))
@@ -79,32 +73,55 @@ def export_run(run_dir: Path, fmt: str, output: Path, tasks: Sequence[str] = ())
         "num_attention_heads": model.num_attention_heads,
     }
     chosen = [k for k, row in enumerate(rows) if not tasks or row["task"] in tasks]
-    sums = [_name(rows, k) for k in chosen if rows[k]["method"] == SUM] if fmt == "peft" else []
-    if sums:
-        raise UserError(
-            [
-                (
-                    f"--format: {name}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks "
-                    "without its task"
-                )
-                for name in sums
-            ]
-        )
-    updates = [_name(rows, k) for k in chosen if rows[k]["method"] == "lora"] if fmt == "vllm" else []
-    if updates:
-        raise UserError(
-            [
-                (
-                    f"--format: {name}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take --tasks "
-                    "without its task"
-                )
-                for name in updates
-            ]
-        )
-    adapters = _factored(bank, rows, chosen) if fmt == "peft" else [_alone(bank, rows, k) for k in chosen]
+    _check_format(rows, chosen, fmt)
+    adapters = _adapters(bank, rows, chosen, fmt)
     _check(adapters)
     layout = {"template": card.template, "separator": card.separator}
-    return _write(output, adapters, fmt, shape, layout, model_card(run_dir, card, found))
+    card_text = model_card(run_dir, card, found)
+    return _write(output, adapters, fmt=fmt, shape=shape, layout=layout, card=card_text)
+
+
+def _check_arguments(run_dir: Path, fmt: str, output: Path) -> None:
+    """
+    Raises:
+        UserError: everything that is wrong with them.
+    """
+    problems = []
+    if fmt not in FORMATS:
+        problems.append(f"--format: {fmt!r} is none of {', '.join(FORMATS)}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        problems.append(f"--output: {output} is there already; name a new folder")
+    if not (run_dir / "config.yaml").is_file():
+        problems.append(f"--run: {run_dir} is no run directory (it has no config.yaml)")
+    if problems:
+        raise UserError(problems)
+
+
+def _check_format(rows: list[dict[str, Any]], chosen: list[int], fmt: str) -> None:
+    """
+    Raises:
+        UserError: rows of methods that the format cannot hold.
+    """
+    problems = []
+    for k in chosen:
+        if fmt == "peft" and rows[k]["method"] == SUM:
+            problems.append(
+                f"--format: {_name(rows, k)}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks "
+                "without its task"
+            )
+        if fmt == "vllm" and rows[k]["method"] == "lora":
+            problems.append(
+                f"--format: {_name(rows, k)}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take "
+                "--tasks without its task"
+            )
+    if problems:
+        raise UserError(problems)
+
+
+def _adapters(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int], fmt: str) -> list[Adapter]:
+    if fmt == "peft":
+        return _factored(bank, rows, chosen)
+    return [_alone(bank, rows, k) for k in chosen]
 
 
 def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -> list[Adapter]:
@@ -114,32 +131,37 @@ def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -
     out = []
     for name, span in bank.spans().items():
         own, part = [k for k in chosen if k in span], bank.parts[name]
-        if isinstance(part, DecomposedBank):
-            groups = [own] if len(part.shared_SLD) == 1 else [[k] for k in own]
-            for group in groups if own else []:
-                at = torch.tensor([k - span.start for k in group])
-                shared_LD = part.shared_SLD[0 if len(part.shared_SLD) == 1 else int(at[0])]
-                tensors = {
-                    "prompt_embeddings": shared_LD,
-                    "prefix_task_cols": part.cols_KLR[at],
-                    "prefix_task_rows": part.rows_KRD[at],
-                }
-                config = {
-                    "peft_type": "MULTITASK_PROMPT_TUNING",
-                    "num_tasks": len(group),
-                    "num_ranks": part.cols_KLR.shape[2],
-                }
-                out.append(
-                    Adapter(
-                        name if len(group) > 1 or len(groups) == 1 else _name(rows, group[0]),
-                        [rows[k] for k in group],
-                        tensors,
-                        config,
-                    )
-                )
-        else:
+        if not isinstance(part, DecomposedBank):
             out += [_alone(bank, rows, k) for k in own]
+        elif len(part.shared_SLD) > 1 and len(own) > 1:
+            for k in own:
+                out.append(_with_factors(_name(rows, k), part, rows, [k], span.start))
+        elif own:
+            out.append(_with_factors(name, part, rows, own, span.start))
     return out
+
+
+def _with_factors(name: str, part: DecomposedBank, rows: list[dict[str, Any]], group: list[int], start: int) -> Adapter:
+    """An adapter of bank rows that share a metaprompt.
+
+    Args:
+        group: the rows' numbers in the bank. start: number of the part's first row.
+    """
+    at = torch.tensor([k - start for k in group])
+    shared_LD = part.shared_SLD[0]
+    if len(part.shared_SLD) > 1:
+        shared_LD = part.shared_SLD[int(at[0])]
+    tensors = {
+        "prompt_embeddings": shared_LD,
+        "prefix_task_cols": part.cols_KLR[at],
+        "prefix_task_rows": part.rows_KRD[at],
+    }
+    config = {
+        "peft_type": "MULTITASK_PROMPT_TUNING",
+        "num_tasks": len(group),
+        "num_ranks": part.cols_KLR.shape[2],
+    }
+    return Adapter(name, [rows[k] for k in group], tensors, config)
 
 
 @torch.no_grad()
@@ -148,31 +170,31 @@ def _alone(bank: JoinedBank, rows: list[dict[str, Any]], k: int) -> Adapter:
     name, span = next((n, s) for n, s in bank.spans().items() if k in s)
     part = bank.parts[name]
     if not isinstance(part, LoraBank):
-        return Adapter(
-            _name(rows, k),
-            [rows[k]],
-            {"prompt_embeddings": bank.prompts(torch.tensor([k]))[0]},
-            {"peft_type": "PROMPT_TUNING"},
-        )
+        prompt_LD = bank.prompts(torch.tensor([k]))[0]
+        return Adapter(_name(rows, k), [rows[k]], {"prompt_embeddings": prompt_LD}, {"peft_type": "PROMPT_TUNING"})
     tensors = {}
     for layer, (down, up) in part.layers().items():
-        tensors[f"base_model.model.{layer}.lora_A.weight"], tensors[f"base_model.model.{layer}.lora_B.weight"] = (
-            down[k - span.start],
-            up[k - span.start],
-        )
-    rank, leaves = next(iter(tensors.values())).shape[0], sorted({layer.rpartition(".")[2] for layer in part.layers()})
-    return Adapter(
-        _name(rows, k),
-        [rows[k]],
-        tensors,
-        {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": leaves, "bias": "none"},
-    )
+        tensors[f"base_model.model.{layer}.lora_A.weight"] = down[k - span.start]
+        tensors[f"base_model.model.{layer}.lora_B.weight"] = up[k - span.start]
+    rank = next(iter(tensors.values())).shape[0]
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted({layer.rpartition(".")[2] for layer in part.layers()}),
+        "bias": "none",
+    }
+    return Adapter(_name(rows, k), [rows[k]], tensors, config)
 
 
 def _name(rows: list[dict[str, Any]], k: int) -> str:
     """The task, and what it takes besides to tell its rows apart."""
-    keys = [key for key in ("method", "shots", "seed") if len({str(row[key]) for row in rows}) > 1]
-    return ".".join([rows[k]["task"], *(str(rows[k][key]) for key in keys)])
+    words = [rows[k]["task"]]
+    for key in ("method", "shots", "seed"):
+        values = {str(row[key]) for row in rows}
+        if len(values) > 1:
+            words.append(str(rows[k][key]))
+    return ".".join(words)
 
 
 def _check(adapters: list[Adapter]) -> None:
@@ -188,7 +210,7 @@ def _check(adapters: list[Adapter]) -> None:
 
 
 def _write(
-    output: Path, adapters: list[Adapter], fmt: str, shape: dict[str, Any], layout: dict[str, str], card: str
+    output: Path, adapters: list[Adapter], *, fmt: str, shape: dict[str, Any], layout: dict[str, str], card: str
 ) -> list[Path]:
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -196,28 +218,7 @@ def _write(
         for adapter in adapters:
             folder = partial / adapter.name
             folder.mkdir(mode=0o700)
-            tensors = {n: t.detach().cpu().contiguous().clone() for n, t in adapter.tensors.items()}
-            if fmt == "vllm":
-                save_file({"prompt_embeds": tensors["prompt_embeddings"]}, folder / "prompt.safetensors")
-            else:
-                save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-                config = {
-                    **adapter.config,
-                    "base_model_name_or_path": shape["base_model_name_or_path"],
-                    "task_type": "CAUSAL_LM",
-                    "inference_mode": True,
-                }
-                if "prompt_embeddings" in tensors:
-                    length, width = tensors["prompt_embeddings"].shape
-                    config |= {
-                        **shape,
-                        "num_virtual_tokens": length,
-                        "token_dim": width,
-                        "num_transformer_submodules": 1,
-                        "prompt_tuning_init": "RANDOM",
-                        "tokenizer_name_or_path": None,
-                    }
-                (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+            _write_tensors(folder, adapter, fmt, shape)
             (folder / "layout.json").write_text(json.dumps(layout) + "\n")
             (folder / "rows.json").write_text(json.dumps(adapter.rows, indent=1) + "\n")
             (folder / "README.md").write_text(card.format(title=f"# {adapter.name}", rows=_listed(adapter.rows)))
@@ -232,6 +233,32 @@ def _write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return [output / adapter.name for adapter in adapters]
+
+
+def _write_tensors(folder: Path, adapter: Adapter, fmt: str, shape: dict[str, Any]) -> None:
+    """The adapter's tensors, and for PEFT its configuration."""
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in adapter.tensors.items()}
+    if fmt == "vllm":
+        save_file({"prompt_embeds": tensors["prompt_embeddings"]}, folder / "prompt.safetensors")
+        return
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        **adapter.config,
+        "base_model_name_or_path": shape["base_model_name_or_path"],
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+    }
+    if "prompt_embeddings" in tensors:
+        length, width = tensors["prompt_embeddings"].shape
+        config |= {
+            **shape,
+            "num_virtual_tokens": length,
+            "token_dim": width,
+            "num_transformer_submodules": 1,
+            "prompt_tuning_init": "RANDOM",
+            "tokenizer_name_or_path": None,
+        }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def _listed(rows: list[dict[str, Any]]) -> str:

@@ -2,37 +2,22 @@
 later joins those before it.
 """
 
-import copy
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from engine import checkpoints
-from engine.checkpoints import Checkpoint, bank_of, load_bank
-from engine.config import FREE_ON_RESUME, Rate, RunConfig, expand, flat, resolve, to_yaml, value_at
+from engine.checkpoints import Checkpoint, load_bank
+from engine.config import RunConfig, resolve, to_yaml, value_at
 from engine.core import UserError, write_atomic
-from engine.data import join_overlap_records, load_cards, read_overlap_record, unknown_task, write_overlap_record
+from engine.data import join_overlap_records, read_overlap_record, write_overlap_record
 from engine.recipes.merging import prompt_sums
-from engine.recipes.merging.prompt_sums import PromptSum
-from engine.recipes.merging.rows import LABELS, Run, append_sums, entries, join, shape_problems
-from engine.recipes.source_terms import sources_of
+from engine.recipes.merging.merged_config import differences, merged_config, merged_hashes, noted_sources
+from engine.recipes.merging.rows import Run, entries, join, shape_problems
+from engine.recipes.merging.sum_rows import with_sums
 
-JOINED = (
-    "adapt.targets",
-    "adapt.methods",
-    "adapt.shots",
-    "adapt.seeds",
-    "adapt.transfer",
-    "data.cards",
-)  # of which the merged configuration has all runs'
 TUNING = Path("lr_sweep/tuning.json")  # what a sweep leaves in a run
 
 
@@ -53,61 +38,63 @@ def merge_runs(
     Raises:
         UserError: everything that keeps them from being one run, at once; nothing is written.
     """
-    problems = (
-        [f"--output: {output} is there already; name a new folder"]
-        if output.exists() and (not output.is_dir() or any(output.iterdir()))
-        else []
-    )
-    resolved = [folder.resolve() for folder in folders]
-    problems += [f"--runs: {folder} stands twice" for n, folder in enumerate(folders) if resolved[n] in resolved[:n]]
-    if len(folders) < 2 and not sums.strip(" ,"):
-        problems.append("--runs: nothing to merge; name several run directories, or a --sum")
-    runs = [
-        run
-        for n, folder in enumerate(folders, 1)
-        if (run := _opened(folder, f"run {n} ({folder.resolve().name})", problems)) is not None
-    ]
-    problems += _disagreements(runs) if runs else []
-    if problems:
-        raise UserError(problems)
+    runs = _compatible_runs(folders, output, sums)
+    problems: list[str] = []
     parts = entries(runs, problems)
-    wanted = prompt_sums.read_sums(sums, list(dict.fromkeys(row["task"] for run in runs for row in run.rows)), problems)
+    wanted = prompt_sums.read_sums(sums, _tasks(runs), problems)
     if problems:
         raise UserError(problems)
-    config = _config(runs, output, wanted)
-    told = _differences(runs, config)
+    config = merged_config(runs, output, wanted)
+    told = differences(runs, config)
     merged = join(runs, parts, told)
     n_joined = len(merged.state["rows"])
-    merged.state["hashes"] = _hashes(runs, config)
-    merged.state.update(_source_tasks(runs))
+    merged.state["hashes"] = merged_hashes(runs, config)
+    merged.state.update(noted_sources(runs))
     if wanted:
-        merged = _with_sums(merged, list(parts), runs, wanted, sum_of, config)
-        told += [
-            f"{s.target} sum: start + sum of w (P - start) over rows {sum_of}: {s.text}; nothing was trained for it"
-            for s in wanted
-        ]
-    tables = list(
-        dict.fromkeys((run.folder / TUNING).read_text() if (run.folder / TUNING).is_file() else "" for run in runs)
-    )
+        merged = with_sums(merged, order=list(parts), runs=runs, sums=wanted, sum_of=sum_of, config=config)
+        for s in wanted:
+            told.append(
+                f"{s.target} sum: start + sum of w (P - start) over rows {sum_of}: {s.text}; nothing was trained for it"
+            )
+    tables = _sweep_tables(runs)
     if len(tables) > 1:
         told.append(f"merged: tables of learning rates that were tried stay in the runs ({TUNING})")
-    merged.state["changes"] = [
-        *(f"{run.name}: {line}" for run in runs for line in run.found.state.get("changes", [])),
-        *told,
-    ]
-    _write(
-        output,
-        merged,
-        config,
-        join_overlap_records([read_overlap_record(run.folder) for run in runs]),
-        tables[0] if len(tables) == 1 else "",
-    )
+    merged.state["changes"] = _earlier_changes(runs) + told
+    overlap = join_overlap_records([read_overlap_record(run.folder) for run in runs])
+    _write(output, merged, config=config, overlap=overlap, tuning=tables[0] if len(tables) == 1 else "")
     for line in told:
         print_rank0(f"NOTE {line}")
     repeated = sum(len(run.rows) for run in runs) - n_joined
     if repeated:
         print_rank0(f"{repeated} rows stood twice, the same to the bit: kept once")
     print_rank0(f"{len(merged.state['rows'])} rows in {output}; next: python train.py evaluate --run {output}")
+
+
+def _compatible_runs(folders: Sequence[Path], output: Path, sums: str) -> list[Run]:
+    """The runs of these folders, if one run can hold them all.
+
+    Raises:
+        UserError: everything that keeps them from it.
+    """
+    problems = []
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        problems.append(f"--output: {output} is there already; name a new folder")
+    resolved = [folder.resolve() for folder in folders]
+    for n, folder in enumerate(folders):
+        if resolved[n] in resolved[:n]:
+            problems.append(f"--runs: {folder} stands twice")
+    if len(folders) < 2 and not sums.strip(" ,"):
+        problems.append("--runs: nothing to merge; name several run directories, or a --sum")
+    runs = []
+    for n, folder in enumerate(folders, 1):
+        run = _opened(folder, f"run {n} ({folder.resolve().name})", problems)
+        if run is not None:
+            runs.append(run)
+    if runs:
+        problems += _disagreements(runs)
+    if problems:
+        raise UserError(problems)
+    return runs
 
 
 def _opened(folder: Path, name: str, problems: list[str]) -> Run | None:
@@ -127,208 +114,62 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
     """What one bank, or one backbone, cannot hold both of."""
     first, problems = runs[0], []
     for run in runs[1:]:
-        both, own, other = (
-            f"--runs: {run.folder} and {first.folder}",
-            run.found.state["hashes"],
-            first.found.state["hashes"],
-        )
-        problems += [
-            f"{both}: another {key}; prompts fit their own only"
-            for key in ("backbone", "layout")
-            if own[key] != other[key]
-        ]
+        both = f"--runs: {run.folder} and {first.folder}"
+        own, other = run.found.state["hashes"], first.found.state["hashes"]
+        for key in ("backbone", "layout"):
+            if own[key] != other[key]:
+                problems.append(f"{both}: another {key}; prompts fit their own only")
         for key in ("prompt.num_virtual_tokens", "prompt.rank"):
             here, there = value_at(run.config, key), value_at(first.config, key)
-            problems += [f"{both}: {key} is {here} and {there}; they must agree"] if here != there else []
-    for part in dict.fromkeys(part for run in runs for part in run.sources):
-        adapted = [run for run in runs if part in run.sources]
-        problems += [
-            f"--runs: {run.folder} and {adapted[0].folder}: rows of {part} adapted from different distillations"
-            for run in adapted[1:]
-            if run.sources[part] != adapted[0].sources[part]
-        ]
-    return problems or shape_problems(runs)
+            if here != there:
+                problems.append(f"{both}: {key} is {here} and {there}; they must agree")
+    return problems + _source_disagreements(runs) or shape_problems(runs)
 
 
-def _config(runs: Sequence[Run], output: Path, sums: Sequence[PromptSum]) -> RunConfig:
-    """The first run's, with the targets, methods, shots, seeds and cards of all. Rows need not be every combination
-    of them.
-    """
-    config = copy.deepcopy(runs[0].config)
-    config.run_dir = str(output)
-    for key in JOINED:
-        section, _, leaf = key.partition(".")
-        setattr(
-            value_at(config, section), leaf, list(dict.fromkeys(v for run in runs for v in value_at(run.config, key)))
-        )
-    config.adapt.targets += [t for t in dict.fromkeys(s.target for s in sums) if t not in config.adapt.targets]
-    if any(run.config.adapt.train == "all" for run in runs):
-        config.adapt.train = "all"
-    return config
-
-
-def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
-    """How rows came about, or were asked, otherwise than the merged configuration says. Without paths: it goes into
-    results and model cards.
-    """
-    kept = flat(
-        {k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "lr_sweep", "evaluate")}
-    )
-    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
-    rates = _rates(runs)
-    out = []
+def _source_disagreements(runs: Sequence[Run]) -> list[str]:
+    """Rows of one part that were adapted from different distillations."""
+    first_with: dict[str, Run] = {}
+    differing: dict[str, list[Run]] = {}
     for run in runs:
-        own = flat(asdict(run.config))
-        out += [
-            f"{run.name}: {k} is {own[k]!r} there, {v!r} in the merged configuration"
-            for k, v in kept.items()
-            if k not in skipped and own[k] != v
-        ]
-        chosen = run.found.state["hashes"].get("rates", {})
-        for k, v in chosen.items():
-            if v != rates[k]:
-                out.append(
-                    f"{run.name}: the learning rate of {k} is {Rate.of(v)} there, {Rate.of(rates[k])} in an earlier run"
-                )
-        if own["data.root"] != kept["data.root"]:
-            out.append(
-                f"{run.name}: another data.root than {runs[0].name}; give evaluate a --data.root that holds all corpora"
-            )
-    return out
+        for part in run.sources:
+            first = first_with.setdefault(part, run)
+            others = differing.setdefault(part, [])
+            if run.sources[part] != first.sources[part]:
+                others.append(run)
+    problems = []
+    for part, others in differing.items():
+        for run in others:
+            both = f"{run.folder} and {first_with[part].folder}"
+            problems.append(f"--runs: {both}: rows of {part} adapted from different distillations")
+    return problems
 
 
-def _rates(runs: Sequence[Run]) -> dict[str, Any]:
-    """What sweeps chose, by method and shots; of several runs the first's."""
-    return {k: v for run in reversed(runs) for k, v in run.found.state["hashes"].get("rates", {}).items()}
-
-
-def _hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
-    """Of the first run, with what was joined. ``merged``, which no adaptation has, keeps one from going on training
-    from here.
-    """
-    all_hashes = [run.found.state["hashes"] for run in runs]
-    out = copy.deepcopy(all_hashes[0])
-    for key in (*JOINED, "adapt.train"):
-        section, _, leaf = key.partition(".")
-        out["config"][section][leaf] = value_at(config, key)
-    data = list(dict.fromkeys(h["data"] for h in all_hashes))
-    out["data"] = data[0] if len(data) == 1 else hashlib.sha256(json.dumps(data).encode()).hexdigest()
-    out |= {
-        "sources": {part: identity for run in runs for part, identity in run.sources.items()},
-        "rates": _rates(runs),
-    }
-    return out | {"merged": [run.found.identity for run in runs]}
-
-
-def _source_tasks(runs: Sequence[Run]) -> dict[str, Any]:
-    """What any of the runs knows of the distillations behind their rows: for a method the same one in all runs."""
-    noted: dict[str, Any] = {}
+def _tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks that have rows, in the order of the runs."""
+    found: dict[str, None] = {}
     for run in runs:
-        noted |= {method: record for method, record in sources_of(run.found.state, run.config).items() if record}
-    return {"source_tasks": noted} if noted else {}
+        found.update((row["task"], None) for row in run.rows)
+    return list(found)
 
 
-def _with_sums(
-    merged: Checkpoint,
-    order: Sequence[str],
-    runs: Sequence[Run],
-    sums: Sequence[PromptSum],
-    sum_of: str,
-    config: RunConfig,
-) -> Checkpoint:
-    """The merged run with a row more for each sum and seed.
-
-    Raises:
-        UserError: a task is unknown or has no such row, or the rows have no start in common.
-    """
-    method, _, shots = sum_of.partition("/")
-    problems = (
-        []
-        if method in ("metaprompt", "prompt_tuning") and shots
-        else [f"--sum_of: {sum_of!r}: expected metaprompt/SHOTS or prompt_tuning/SHOTS"]
-    )
-    cards = load_cards(config.data)
-    problems += [f"--sum: {s.text!r}: {unknown_task(s.target, cards)}" for s in sums if s.target not in cards]
-    numbers = {tuple(row[key] for key in LABELS): k for k, row in enumerate(merged.state["rows"])}
-    bank = bank_of(merged.prompts | {n: t for tensors in merged.kept.values() for n, t in tensors.items()}, order)
-    start_LD = _start(method, runs, any(s.needs_start for s in sums), problems) if not problems else None
-    rows: list[dict[str, Any]] = []
-    prompts: list[Tensor] = []
-    for s in () if problems else sums:
-        seeds = [
-            row["seed"]
-            for row in merged.state["rows"]
-            if (row["task"], row["method"], row["shots"]) == (s.tasks[0], method, shots)
-        ]
-        seeds = [seed for seed in seeds if all((task, method, shots, seed) in numbers for task in s.tasks)]
-        problems += (
-            []
-            if seeds
-            else [f"--sum: {s.text!r}: no seed of which {', '.join(s.tasks)} each have a row {sum_of}; see --sum_of"]
-        )
-        for seed in seeds:
-            label = (s.target, prompt_sums.METHOD, "0", seed)
-            problems += (
-                [f"--sum: {s.text!r}: a second sum for {s.target}; a run holds one"]
-                if label in numbers and seed == seeds[0]
-                else []
-            )
-            numbers[label] = len(numbers)
-            with torch.no_grad():
-                own = {task: bank.prompts(torch.tensor([numbers[task, method, shots, seed]]))[0] for task in s.tasks}
-            rows.append(dict(zip(LABELS, label, strict=True)))
-            prompts.append(s.prompt(own, start_LD))
-    if problems:
-        raise UserError(problems)
-    return append_sums(merged, rows, torch.stack(prompts))
+def _earlier_changes(runs: Sequence[Run]) -> list[str]:
+    """Changes that were accepted while the runs were trained."""
+    lines = []
+    for run in runs:
+        lines += [f"{run.name}: {line}" for line in run.found.state.get("changes", [])]
+    return lines
 
 
-def _start(method: str, runs: Sequence[Run], needed: bool, problems: list[str]) -> Tensor | None:
-    """(L, D) that the rows of a method began at; None where it is not needed."""
-    if method == "prompt_tuning":
-        starts = {
-            (run.config.prompt.init, run.config.prompt.init_text)
-            for run in runs
-            if any(row["method"] == method for row in run.rows)
-        }
-        if len(starts) > 1 or any(init != "text" for init, _ in starts):
-            problems.append(
-                "--sum_of: each row of prompt_tuning began at a draw of its own; they can be summed only under "
-                "one prompt.init: text"
-            )
-        zero_shot = (
-            [
-                (run, k)
-                for run in runs
-                for k, row in enumerate(run.rows)
-                if (row["method"], row["shots"]) == (method, "0")
-            ]
-            if needed
-            else []
-        )
-        if needed and not zero_shot:
-            problems.append(
-                '--sum: weights that do not sum to 1 need the start of the prompts: adapt with shots "0" too, '
-                "which is it"
-            )
-        return zero_shot[0][0].row(zero_shot[0][1])["best.prompts_KLD"] if zero_shot else None
-    if not needed:
-        return None
-    for run in (run for run in runs if method in run.sources):
-        if "shared_SLD" in run.frozen(method):
-            return run.tensors(method)["shared_SLD"][0]
-        folder = expand(run.config.adapt.source_run)  # each row trained a P* of its own
-        source = checkpoints.load(folder) if folder.is_dir() else None
-        if source is not None and source.identity == run.sources[method]:
-            return source.prompts["best.parts.metaprompt.shared_SLD"][0]
-    problems.append(
-        "--sum: weights that do not sum to 1 need P*; under adapt.train: all it is in adapt.source_run alone, "
-        "which is not there as it was"
-    )
-    return None
+def _sweep_tables(runs: Sequence[Run]) -> list[str]:
+    """The different tables of learning rates that sweeps left in the runs; one that has none counts as empty text."""
+    found: dict[str, None] = {}
+    for run in runs:
+        table = run.folder / TUNING
+        found[table.read_text() if table.is_file() else ""] = None
+    return list(found)
 
 
-def _write(output: Path, merged: Checkpoint, config: RunConfig, overlap: dict[str, Any] | None, tuning: str) -> None:
+def _write(output: Path, merged: Checkpoint, *, config: RunConfig, overlap: dict[str, Any] | None, tuning: str) -> None:
     """All of it, or nothing."""
     output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))  # its owner's alone

@@ -60,17 +60,25 @@ def read_sums(text: str, tasks: Sequence[str], problems: list[str]) -> list[Prom
     names = "|".join(re.escape(t) for t in sorted(tasks, key=len, reverse=True))
     term = re.compile(rf"\s*([+-]?)\s*(?:(\d+(?:\.\d*)?|\.\d+)\s*\*\s*)?({names})\s*")
     out = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    for part in text.split(","):
+        part = part.strip()
+        if not part:
+            continue
         target, _, rest = part.partition("=")
         terms: list[tuple[float, str]] = []
         at = 0
         while (found := term.match(rest, at)) and (found[1] or not terms):
-            terms.append((float(found[2] or 1) * (-1 if found[1] == "-" else 1), found[3]))
+            weight = float(found[2] or 1)
+            if found[1] == "-":
+                weight = -weight
+            terms.append((weight, found[3]))
             at = found.end()
         if terms and at == len(rest) and target.strip():
             out.append(PromptSum(part, target.strip(), tuple(terms)))
         else:
-            where = f"cannot be read from {rest[at:].strip()!r} on; " if rest[at:].strip() and target.strip() else ""
+            where = ""
+            if rest[at:].strip() and target.strip():
+                where = f"cannot be read from {rest[at:].strip()!r} on; "
             problems.append(
                 f"--sum: {part!r}: {where}write NAME=0.5*task1+0.5*task2 with tasks of these runs ({', '.join(tasks)})"
             )

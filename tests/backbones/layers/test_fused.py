@@ -11,7 +11,7 @@ import torch
 from backbones import BackboneCard, build_backbone
 from backbones.layers.fused import fuse, is_fused, unfuse, unfused
 from backbones.layers.mxfp4_experts import Mxfp4Experts
-from backbones.loading.frozen import recompute_first
+from backbones.loading.recomputation import recompute_first
 
 SIZES = {
     "vocab_size": 64,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backbones import BackboneCard, BackboneError, load_backbone_card, load_tokenizer
-from backbones.loading.frozen import backbone_config
+from backbones.loading.family_config import backbone_config
 
 CODE = """
 from pathlib import Path

@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard, BackboneError
 from backbones.loading import digests
-from backbones.loading.digests import folder_fingerprint
-from backbones.loading.frozen import backbone_fingerprint
+from backbones.loading.digests import backbone_fingerprint, folder_fingerprint
 
 SIZES = {
     "vocab_size": 64,

@@ -16,8 +16,8 @@ from backbones import (
     load_backbone_card,
     parameter_count,
 )
-from backbones.loading.frozen import backbone_fingerprint
-from backbones.loading.sources import SafetensorsSource
+from backbones.loading.digests import backbone_fingerprint
+from backbones.loading.safetensors_source import SafetensorsSource
 
 SIZES = {
     "vocab_size": 64,

@@ -9,8 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from backbones import BackboneCard, backbone_checksum, build_backbone
 from backbones.layers.mxfp4_experts import dequantise, quantise
 from backbones.loading import from_files, staging
-from backbones.loading.sources import DummySource, Stored, WidenedExperts
+from backbones.loading.sources import DummySource, WidenedExperts
 from backbones.loading.staging import Staging
+from backbones.loading.weight_source import Stored
 
 CPU = torch.device("cpu")
 

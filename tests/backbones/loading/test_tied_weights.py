@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from backbones import BackboneCard, BackboneError, backbone_checksum, build_backbone, parameter_count
 from backbones.loading import tying
-from backbones.loading.frozen import backbone_config
+from backbones.loading.family_config import backbone_config
 from backbones.tracing.module_trace import trace, twin_card
 from backbones.tracing.sizes import measure_footprint
 
@@ -142,7 +142,7 @@ def test_a_pair_that_transformers_alone_finds_apart_is_refused(tmp_path: Path, m
     """A family whose files call the embedding otherwise than its model does."""
     card = released(tmp_path, "mixtral", num_local_experts=3, num_experts_per_tok=2)
     rewrite(tmp_path, lambda w: w.update({HEAD: torch.randn(64, 16)}))
-    monkeypatch.setattr("backbones.loading.frozen.kept_apart", lambda *_: [])
+    monkeypatch.setattr("backbones.loading.family_config.kept_apart", lambda *_: [])
     with pytest.raises(BackboneError, match=f"{HEAD} differs from {TABLE}.* set tie_word_embeddings: false"):
         build_backbone(card, None)
 

@@ -12,16 +12,14 @@ from backbones import load_backbone_card
 from backbones.tracing.sizes import ModelFootprint, measure_footprint
 from engine.config.schema import RunConfig
 from engine.core.errors import UserError
+from engine.distributed.machine import Machine, free_host_bytes, machine_here
 from engine.distributed.placement import (
     FILES,
     USABLE,
-    Machine,
     MicroBatchShape,
     choose_sharding,
     deepspeed_file_of,
     estimate_memory,
-    free_host_bytes,
-    machine_here,
     possible_shardings,
     sharding_of_file,
 )

@@ -12,8 +12,8 @@ from backbones.tracing.sizes import ModelFootprint, measure_footprint
 from engine.config.loader import resolve
 from engine.config.schema import RunConfig
 from engine.distributed.hardware import OVERLAPPED, DeviceKind, read_kind
+from engine.distributed.machine import Machine
 from engine.distributed.placement import (
-    Machine,
     MicroBatchShape,
     choose_sharding,
     deepspeed_file_of,

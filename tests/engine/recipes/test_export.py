@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from backbones import load_backbone_card, load_tokenizer
-from backbones.loading.frozen import backbone_config
+from backbones.loading.family_config import backbone_config
 from engine.checkpoints import checkpoint
 from engine.checkpoints.bank_io import load_bank
 from engine.checkpoints.checkpoint import Checkpoint

@@ -18,7 +18,8 @@ from engine.config.schema import RunConfig
 from engine.core.errors import UserError
 from engine.data.decontamination import join_overlap_records, read_overlap_record, write_overlap_record
 from engine.recipes.merging.merge import merge_runs
-from engine.recipes.merging.rows import Run, entries, join
+from engine.recipes.merging.rows import entries, join
+from engine.recipes.merging.run import Run
 from tests.engine.merged_runs import A, B, rows_of, silent
 
 

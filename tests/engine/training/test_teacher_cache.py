@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from engine.core.errors import UserError
-from engine.training import teacher_cache, teacher_files
+from engine.training import teacher_cache, teacher_cache_setup, teacher_files
 from engine.training.forward_backward import ForwardBackward
 from engine.training.stage import Stage
-from engine.training.teacher_cache import TaughtRow, TeacherCache, sample_visits
+from engine.training.teacher_cache import TaughtRow, TeacherCache
+from engine.training.teacher_cache_setup import sample_visits
 from prompt_modules import SoftPromptBank
 from tests.engine.kept_teachers import cut, files, gradients, trained
 
@@ -97,7 +98,7 @@ def test_auto_keeps_nothing_that_is_read_once(cached, tmp_path) -> None:
 
 
 def test_auto_leaves_room_on_the_disk(cached, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(teacher_cache, "DISK_SHARE", 0.0)
+    monkeypatch.setattr(teacher_cache_setup, "DISK_SHARE", 0.0)
     trainer, said = cached()
     assert trainer.stage.cached_teachers is None and "that are free" in said[0] and not files(tmp_path / "cache")
 
