@@ -153,7 +153,8 @@ def main() -> None:
     allowed = total / a.ranks + 0.1 * largest
     print(
         f"{total / 1e9:.2f} GB on {a.ranks} ranks: ours {statistics.median(seconds['ours']):.1f} s, from_pretrained "
-        f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+        f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x "
+        f"({min(ratios):.1f}-{max(ratios):.1f})"
     )
     print(
         f"peak of a rank above what it held: ours {peak['ours'] / 1e9:.3f} GB, from_pretrained "

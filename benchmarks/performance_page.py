@@ -194,7 +194,8 @@ def roofline(content: Content) -> Section:
         "operator takes as long as its bytes "
         f"({on['memory_bytes_per_s'] / 1e12:.2f} TB/s), its matrix products "
         f"({on['matrix_operations_per_s'] / 1e12:.0f} TFLOP/s) or a launch "
-        f"({1e6 * on['launch_s']:.0f} us), whichever is longest. What is not matrix products is what joining operators could save."
+        f"({1e6 * on['launch_s']:.0f} us), whichever is longest. What is not matrix products is what joining "
+        "operators could save."
     )
     head = ["", "operators", "moved", "TFLOP", "ms", "share of matrix products", "longest, ms"]
     command = "python -m benchmarks.roofline --output benchmarks/results/roofline_modelled.json"

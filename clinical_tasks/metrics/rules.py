@@ -17,7 +17,8 @@ _RULES = {
 _FIXED = {
     "text_set_f1": "micro over labels: sets of (document, type, lower-cased text)",
     "accuracy": "share of right answers",
-    "macro_f1": "mean F1 over the labels that occur in gold or prediction; an unreadable answer is a miss of its gold label",
+    "macro_f1": "mean F1 over the labels that occur in gold or prediction; an unreadable answer is a miss of its "
+    "gold label",
     "exact_match": "SQuAD: equal to a reference after normalisation",
     "token_f1": "SQuAD: best bag-of-words F1 over the references",
     "rouge1": "mean F-measure of words",
@@ -27,7 +28,8 @@ _FIXED = {
 }
 _SDOH = {
     "ner": "triggers by overlap and type, each matched once (brat_scoring); all other types by exact span (n2c2-2022)",
-    "re": "heads are triggers, paired by overlap and type (brat_scoring); an argument by its role and exact span under its trigger (n2c2-2022)",
+    "re": "heads are triggers, paired by overlap and type (brat_scoring); an argument by its role and exact span "
+    "under its trigger (n2c2-2022)",
 }
 
 

@@ -144,7 +144,8 @@ def _bioc_document(document: Document) -> str:
         annotations = "".join(
             f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon><infon '
             f'key="MESH">{"|".join(m.ids) or "-1"}</infon>'
-            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n'
+            f'<location offset="{m.start}" '
+            f'length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n'
             for m in inner
         )
         passages += (

@@ -412,7 +412,8 @@ def weigh_all(loop: Trainer, step: int) -> list[Any]:
     from engine.data.sampling import plan_step
 
     picks = plan_step(loop.stage.sampler.counts(step, [True] * TASKS), loop.streams, list(loop.cursors))
-    return weigh([p.row for p in picks], [loop.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+    samples = [loop.stage.rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
+    return weigh([p.row for p in picks], samples)
 
 
 def traffic(

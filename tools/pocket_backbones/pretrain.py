@@ -1,8 +1,9 @@
 """Pre-train a pocket backbone: a small language model that follows written instructions on invented notes.
 
     python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/llama
-    python -m tools.pocket_backbones.pretrain --family gpt_oss --from runs/pocket/llama --output runs/pocket/gpt_oss --steps 1000
-    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/big --hidden 512     (a bigger one, on a GPU)
+    python -m tools.pocket_backbones.pretrain --family gpt_oss --from runs/pocket/llama --steps 1000 \\
+        --output runs/pocket/gpt_oss
+    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/big --hidden 512  (bigger, on a GPU)
 
 A soft prompt can only elicit what the frozen model can do, so the model is told all 31 skills by their written
 instructions, those of the target tasks included. Each sample is [instruction ; BOS ; note ; separator ; answer ; EOS],

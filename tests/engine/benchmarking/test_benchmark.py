@@ -147,7 +147,8 @@ def test_tokens_are_counted_as_they_are_computed(
         outcome = loop.gradients(0)
     finally:
         del session.backbone().root.forward
-    real = sum(len(loop.stage.rows[p.row].train.sample(p.index)) for p in loop.last_step_picks)  # type: ignore[union-attr]
+    splits = [row.train for row in loop.stage.rows]  # type: ignore[union-attr]
+    real = sum(len(splits[p.row].sample(p.index)) for p in loop.last_step_picks)
     assert int(outcome["real_tokens"]) == real
     assert int(outcome["computed_tokens"]) == sum(seen) > real
 

@@ -264,7 +264,8 @@ def test_a_request_in_the_last_step_stops_the_next_loop(
 
 def test_where_the_time_went_is_told_once_at_the_first_step() -> None:
     script = (
-        "from engine.telemetry import startup_timer as startup; startup.mark_startup('imports'); startup.mark_startup('data'); print(startup.report_first_step()); "
+        "from engine.telemetry import startup_timer as startup; startup.mark_startup('imports'); "
+        "startup.mark_startup('data'); print(startup.report_first_step()); "
         "print(startup.report_first_step())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -279,7 +280,8 @@ def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_
     code = tmp_path / "code"
     for leave, said in ((False, True), (True, False)):
         script = (
-            f"import os, signal; from engine.telemetry import startup_timer as startup; startup.defer_early_signal(signal.SIGUSR1, {leave}); "
+            "import os, signal; from engine.telemetry import startup_timer as startup; "
+            f"startup.defer_early_signal(signal.SIGUSR1, {leave}); "
             "os.kill(os.getpid(), 10); print(startup.take_stop_request())"
         )
         done = subprocess.run(
