@@ -15,12 +15,10 @@ from clinical_tasks.schema import Document, Mention, Relation, mention_order
 Link = tuple[str, str, str, str]
 
 # Invented concept identifiers; the surface forms of one thing share theirs.
-_CONCEPTS = {
-    form: f"{letter}{first + number:06d}"
-    for pool, letter, first in (("drug", "C", 1), ("problem", "D", 1), ("class", "D", 1001))
-    for number, entry in enumerate(POOLS[pool])
-    for form in entry.split("/")
-}
+_CONCEPTS: dict[str, str] = {}
+for _pool, _letter, _first in (("drug", "C", 1), ("problem", "D", 1), ("class", "D", 1001)):
+    for _number, _entry in enumerate(POOLS[_pool], start=_first):
+        _CONCEPTS |= dict.fromkeys(_entry.split("/"), f"{_letter}{_number:06d}")
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,16 @@ def annotate(corpus: Corpus, note: Note, key: str) -> Document:
                 keys[number, slot] = f"T{len(mentions) + 1}"
                 mentions.append(Mention(keys[number, slot], corpus.labels[slot], start, end, ids=ids))
     named = {mention.key: mention.ids[0] if mention.ids else mention.key for mention in mentions}
-    relations = [
-        Relation(kind, named[keys[number, head]], named[keys[number, tail]])
-        for number, fact in enumerate(note.facts)
-        for sentence, kind, head, tail in corpus.links
-        if fact.kind == sentence and head in fact.spans and tail in fact.spans
-    ]
+    relations = []
+    for number, fact in enumerate(note.facts):
+        for sentence, kind, head, tail in corpus.links:
+            if fact.kind == sentence and head in fact.spans and tail in fact.spans:
+                relations.append(Relation(kind, named[keys[number, head]], named[keys[number, tail]]))
     # An abstract has a title and one paragraph; a space for a line break moves no offset.
-    title, *rest = note.text.split("\n") if corpus.format == "pubtator" else [note.text]
-    text = "\n".join([title, " ".join(rest)]) if rest else title
+    text = note.text
+    if corpus.format == "pubtator":
+        title, line_end, abstract = text.partition("\n")
+        text = title + line_end + abstract.replace("\n", " ")
     return Document(key, text, tuple(sorted(mentions, key=mention_order)), tuple(dict.fromkeys(relations)))
 
 
@@ -103,7 +102,10 @@ def _abstract(draft: Draft) -> None:
     kind = draft.choose(("adverse", "adverse", "treats", "harmless"))
     drug, problem = draft.pick("drug"), draft.pick("problem")
     draft.add("topic", drug=drug, problem=problem)
-    draft.add(kind, drug=drug, **{"ade" if kind == "adverse" else "problem": problem})
+    if kind == "adverse":
+        draft.add(kind, drug=drug, ade=problem)
+    else:
+        draft.add(kind, drug=drug, problem=problem)
     for _ in range(draft.rng.randint(1, 2)):
         draft.add(draft.choose(("adverse", "treats", "harmless")))
     draft.scatter(1)
