@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,7 +76,8 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
     if packed and cache and stage == "distill":
         rows = []
         for k, split in enumerate(work.splits):
-            rows.append(TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], split, split.kept))  # type: ignore[arg-type]
+            stands_for: Any = split
+            rows.append(TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], stands_for, split.kept))
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
         store.fill(list(range(len(store.parts))), formulation, work.teachers, print)
