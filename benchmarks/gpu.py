@@ -103,7 +103,9 @@ def run_part(part: Part, folder: Path, results: Path, device: str, limit: float)
         found["last_lines"] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-TOLD:]
     if (made / "benchmark.json").is_file():  # written after each case: also of a part that was ended
         measured = json.loads((made / "benchmark.json").read_text())
-        found["cases"] = [{key: case.get(key) for key in KEPT} for case in measured["cases"]]
+        found["cases"] = []
+        for case in measured["cases"]:
+            found["cases"].append({key: case.get(key) for key in KEPT})
     return found
 
 
