@@ -84,11 +84,13 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     lengths = torch.randint(*size.lengths, (size.samples,), generator=g).tolist()
     prefix = share_prefix(lengths, sorted(b % size.tasks for b in range(size.samples)), size.tasks, size.prompt, device)
     tokens, scale = size.tasks * size.prompt + sum(lengths), size.width**-0.5
-    q, k, v = (
-        torch.randn(tokens, h, size.width, generator=g).to(device, dtype).requires_grad_()
-        for h in (size.heads, size.groups, size.groups)
-    )
-    sinks = torch.randn(size.heads, generator=g).to(device, dtype) if size.sink else None
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g).to(device, dtype)
+
+    q = draw(tokens, size.heads, size.width).requires_grad_()
+    k, v = (draw(tokens, size.groups, size.width).requires_grad_() for _ in range(2))
+    sinks = draw(size.heads) if size.sink else None
     grad = torch.ones_like(q)
 
     def both_ways(attend: Callable[[], Tensor]) -> Callable[[], object]:

@@ -33,20 +33,15 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     if isinstance(size, tuple):
         m, k, n = size
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        a, b = (torch.randn(*shape, generator=g, device=device, dtype=dtype) for shape in ((m, k), (n, k)))
+        a = torch.randn(m, k, generator=g, device=device, dtype=dtype)
+        b = torch.randn(n, k, generator=g, device=device, dtype=dtype)
         call, amount, unit = (lambda: a @ b.T), 2 * m * k * n, "operations"
     else:
         there = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device, generator=g)
-        source = (
-            torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-            if name == "from the host"
-            else torch.empty_like(there)
-        )
-        call, amount, unit = (
-            (lambda: there.copy_(source, non_blocking=True)),
-            (1 if name == "from the host" else 2) * size,
-            "bytes",
-        )
+        source, amount, unit = torch.empty_like(there), 2 * size, "bytes"
+        if name == "from the host":
+            source, amount = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda"), size
+        call = lambda: there.copy_(source, non_blocking=True)  # noqa: E731
     seconds = alternate({"once": call}, repeats, device)
     return {"size": name, "seconds": seconds, "unit": unit, "per_second": amount / seconds["once"]}
 

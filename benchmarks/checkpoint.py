@@ -31,16 +31,21 @@ SIZES = {
 def checkpoint_of(rows: int, length: int, width: int, shared: bool, device: torch.device) -> tuple[Checkpoint, int]:
     """As the loop makes it in the middle of a run, and the bytes of the trained numbers."""
     g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g)
+
     bank = DecomposedBank(draw(1, length, width), draw(rows, length, 1), draw(rows, 1, width), shared).to(device)
-    parts = {"shared": {"shared_SLD": bank.shared_SLD}} if shared else {}
+    parts = {}
+    if shared:
+        parts["shared"] = {"shared_SLD": bank.shared_SLD}
     parts["task"] = {"cols_KLR": bank.cols_KLR, "rows_KRD": bank.rows_KRD}
     optimizer = RowwiseAdamW({n: RowGroup(p, 0.1, 100, 0, "constant", 1.0) for n, p in parts.items()})
     trained = {n: p for n, p in bank.named_parameters() if p.requires_grad}
     best = {f"best.{n}": p.detach().clone() for n, p in bank.named_parameters()}
-    kept = (
-        {} if shared else {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}
-    )  # a distillation is not validated
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    if not shared:  # a distillation is not validated
+        kept = {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}
     state = {
         "rows": [{"task": f"task {k}", "method": "metaprompt", "shots": "full", "seed": 0} for k in range(rows)],
         "progress": list(range(4 * rows)),
@@ -72,9 +77,8 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
             "on the step's path": sorted(on_path)[repeats // 2],
             **alternate({"written": whole}, repeats, torch.device("cpu")),
         }
-        latest = (run_dir / "latest").resolve()
-        size = sum(f.stat().st_size for f in latest.iterdir())
-        beside = sum(f.stat().st_size for f in (run_dir / "checkpoints/kept").iterdir()) if content.kept else 0
+        size = _bytes_of((run_dir / "latest").resolve())
+        beside = _bytes_of(run_dir / "checkpoints/kept") if content.kept else 0
     seconds["processor"] = sorted(processor)[len(processor) // 2]
     out: dict[str, Any] = {
         "size": name,
@@ -99,6 +103,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         out["shortest_step_below_1_percent"] = cost
         print(f"{name}: below 1 % where a step takes {cost * 1e3:.0f} ms or more")
     return out
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _step(device: torch.device, repeats: int) -> float:

@@ -19,11 +19,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from backbones.layers import unfused
@@ -54,8 +56,11 @@ class Ending(Greedy):
 
     def pick(self, logits_NV: Tensor, chosen: Sequence[Answer]) -> list[int]:
         logits_NV[:, END] = -torch.inf
-        ids = logits_NV.argmax(-1).tolist()
-        return [END if len(s.ids) + 1 == self.lengths[s.index] else token for s, token in zip(chosen, ids, strict=True)]
+        ids: list[int] = logits_NV.argmax(-1).tolist()
+        for place, answer in enumerate(chosen):
+            if len(answer.ids) + 1 == self.lengths[answer.index]:
+                ids[place] = END
+        return ids
 
 
 def ours(
@@ -66,6 +71,17 @@ def ours(
     return [ids for _, ids in sorted(greedy(contexts))]
 
 
+def padded(table: nn.Module, prompt_LD: Tensor, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Samples behind the prompt, padded on the left: embeddings (B, T, D), and a mask (B, T) of what is no padding."""
+    width = len(prompt_LD) + max(map(len, ids))
+    embeds = prompt_LD.new_zeros(len(ids), width, prompt_LD.shape[1])
+    mask = torch.zeros(len(ids), width, dtype=torch.long, device=prompt_LD.device)
+    for b, own_ids in enumerate(ids):
+        own = torch.cat([prompt_LD, table(torch.tensor(own_ids, device=prompt_LD.device))])
+        embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
+    return embeds, mask
+
+
 @torch.no_grad()
 def peer(
     work: Workload, contexts: list[list[int]], lengths: list[int], prompt_LD: Tensor, width: int
@@ -73,19 +89,11 @@ def peer(
     model = work.backbone.model
     out: dict[int, list[int]] = {}
     table = model.get_input_embeddings()
-    order = sorted(
-        range(len(contexts)), key=lambda i: len(contexts[i])
-    )  # how long an answer will be is not known before
+    # how long an answer will be is not known before
+    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     for begin in range(0, len(order), width):
         group = order[begin : begin + width]
-        longest = max(len(contexts[i]) for i in group)
-        embeds = torch.zeros(
-            len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype
-        )
-        mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
-        for b, i in enumerate(group):
-            own = torch.cat([prompt_LD, table(torch.tensor(contexts[i], device=work.device))])
-            embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
+        embeds, mask = padded(table, prompt_LD, [contexts[i] for i in group])
         ends = LogitsProcessorList([EndsAt([lengths[i] for i in group])])
         with unfused(model):  # transformers' users have its own operators
             ids = model.generate(
@@ -97,7 +105,8 @@ def peer(
                 pad_token_id=END,
                 logits_processor=ends,
             )
-        out |= {i: row[: lengths[i]] for i, row in zip(group, ids.tolist(), strict=True)}
+        for i, row in zip(group, ids.tolist(), strict=True):
+            out[i] = row[: lengths[i]]
     return [out[i] for i in range(len(contexts))]
 
 
@@ -105,15 +114,22 @@ def choices_of(work: Workload) -> list[Choice]:
     """Two to five options of one to three tokens and the end token behind each context, as labels and letters have."""
     g = torch.Generator().manual_seed(2)
     vocabulary = work.shape.card["vocab_size"]
-    draw = lambda: [
-        *torch.randint(3, vocabulary, (int(torch.randint(1, 4, (), generator=g)),), generator=g).tolist(),
-        END,
-    ]  # noqa: E731
-    return [Choice(item.sample.context_ids, [draw() for _ in range(2 + n % 4)]) for n, item in enumerate(work.items)]
+
+    def draw() -> list[int]:
+        size = int(torch.randint(1, 4, (), generator=g))
+        return [*torch.randint(3, vocabulary, (size,), generator=g).tolist(), END]
+
+    choices = []
+    for n, item in enumerate(work.items):
+        choices.append(Choice(item.sample.context_ids, [draw() for _ in range(2 + n % 4)]))
+    return choices
 
 
 def best_options(choices: list[Choice], sums: Sequence[Sequence[float]]) -> list[list[int]]:
-    return [c.options[max(range(len(s)), key=s.__getitem__)] for c, s in zip(choices, sums, strict=True)]
+    best = []
+    for choice, found in zip(choices, sums, strict=True):
+        best.append(choice.options[found.index(max(found))])
+    return best
 
 
 @torch.no_grad()
@@ -122,29 +138,25 @@ def peer_choices(work: Workload, choices: list[Choice], prompt_LD: Tensor, width
     contexts.
     """
     model, table = work.backbone.model, work.backbone.model.get_input_embeddings()
-    asked = [(n, o) for n, c in enumerate(choices) for o in range(len(c.options))]
-    asked.sort(key=lambda pair: len(choices[pair[0]].context) + len(choices[pair[0]].options[pair[1]]))
-    sums = [[0.0] * len(c.options) for c in choices]
+    asked = []
+    for n, choice in enumerate(choices):
+        for o, option in enumerate(choice.options):
+            asked.append((n, o, choice.context, option))
+    asked.sort(key=lambda one: len(one[2]) + len(one[3]))
+    sums = [[0.0] * len(choice.options) for choice in choices]
     for begin in range(0, len(asked), width):
         group = asked[begin : begin + width]
-        ids = [choices[n].context + choices[n].options[o] for n, o in group]
-        longest, last = max(map(len, ids)), max(len(choices[n].options[o]) for n, o in group)
-        embeds = torch.zeros(
-            len(group), len(prompt_LD) + longest, prompt_LD.shape[1], device=work.device, dtype=prompt_LD.dtype
-        )
-        mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=work.device)
-        for b, own_ids in enumerate(ids):
-            own = torch.cat([prompt_LD, table(torch.tensor(own_ids, device=work.device))])
-            embeds[b, -len(own) :], mask[b, -len(own) :] = own, 1
+        last = max(len(option) for _, _, _, option in group)
+        embeds, mask = padded(table, prompt_LD, [context + option for _, _, context, option in group])
         places = (mask.cumsum(1) - 1).clamp(min=0)
         with unfused(model):
             logits = model(
                 inputs_embeds=embeds, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=last + 1
             ).logits
         logp = logits.log_softmax(-1)
-        for b, (n, o) in enumerate(group):
-            option = torch.tensor(choices[n].options[o], device=work.device)
-            sums[n][o] = float(logp[b, -1 - len(option) : -1].gather(1, option[:, None]).double().sum())
+        for b, (n, o, _, option) in enumerate(group):
+            option_N = torch.tensor(option, device=work.device)
+            sums[n][o] = float(logp[b, -1 - len(option) : -1].gather(1, option_N[:, None]).double().sum())
     return sums
 
 
@@ -156,22 +168,26 @@ def generation_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Si
     lengths = [len(i.sample.answer_ids) + 1 for i in work.items]  # and the end token
     sides: Sides = {}
     for width in WIDTHS:
-        sides[f"ours, {width} at once"] = lambda width=width: ours(work, contexts, lengths, prompt_LD, width, budget)  # type: ignore[misc]
-        sides[f"transformers, batches of {width}"] = lambda width=width: peer(work, contexts, lengths, prompt_LD, width)  # type: ignore[misc]
+        sides[f"ours, {width} at once"] = partial(ours, work, contexts, lengths, prompt_LD, width, budget)
+        sides[f"transformers, batches of {width}"] = partial(peer, work, contexts, lengths, prompt_LD, width)
     return sides, sum(lengths)
 
 
 def choice_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides, int]:
     choices, sides = choices_of(work), Sides()
+
+    def our_choices(tokens: int) -> list[list[int]]:
+        return best_options(choices, option_likelihoods(work.backbone, prompt_LD, choices, tokens, 0, 1))
+
+    def their_choices(width: int) -> list[list[int]]:
+        return best_options(choices, peer_choices(work, choices, prompt_LD, width))
+
     for tokens in (budget // 4, budget // 2, budget):
-        sides[f"ours, rows of {tokens}"] = lambda tokens=tokens: best_options(  # type: ignore[misc]
-            choices, option_likelihoods(work.backbone, prompt_LD, choices, tokens, 0, 1)
-        )
+        sides[f"ours, rows of {tokens}"] = partial(our_choices, tokens)
     for width in WIDTHS:
-        sides[f"transformers, batches of {width}"] = lambda width=width: best_options(
-            choices, peer_choices(work, choices, prompt_LD, width)
-        )  # type: ignore[misc]
-    return sides, sum(len(o) for c in choices for o in c.options)
+        sides[f"transformers, batches of {width}"] = partial(their_choices, width)
+    options = chain.from_iterable(choice.options for choice in choices)
+    return sides, sum(map(len, options))
 
 
 def token_ratio(work: Workload, kind: str) -> float:
@@ -179,11 +195,20 @@ def token_ratio(work: Workload, kind: str) -> float:
     context; we compute contexts once.
     """
     length = work.shape.length
-    asked = [(len(i.sample.context_ids), [len(i.sample.answer_ids) + 1]) for i in work.items]
+    theirs = own = 0
+
+    def count(context: int, sizes: list[int]) -> None:
+        nonlocal theirs, own
+        own += context + sum(sizes)
+        theirs += (length + context) * len(sizes) + sum(sizes)
+
     if kind == "choices":
-        asked = [(len(c.context), [len(o) for o in c.options]) for c in choices_of(work)]
-    own = sum(context + sum(sizes) for context, sizes in asked)
-    return sum((length + context) * len(sizes) + sum(sizes) for context, sizes in asked) / own
+        for choice in choices_of(work):
+            count(len(choice.context), [len(option) for option in choice.options])
+    else:
+        for item in work.items:
+            count(len(item.sample.context_ids), [len(item.sample.answer_ids) + 1])
+    return theirs / own
 
 
 KINDS = {"generation": generation_sides, "choices": choice_sides}
@@ -204,12 +229,13 @@ def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget:
             if repeat:
                 seconds[side].append(time.perf_counter() - begin)
     medians = {side: statistics.median(s) for side, s in seconds.items()}
-    best = {
-        who: min((side for side in sides if side.startswith(who)), key=lambda side: medians[side])
-        for who in ("ours", "transformers")
-    }
-    ratios = sorted(p / o for p, o in zip(seconds[best["transformers"]], seconds[best["ours"]], strict=True))
-    same = [a == b for a, b in zip(answers[best["ours"]], answers[best["transformers"]], strict=True)]
+    best = {}
+    for who in ("ours", "transformers"):
+        own_sides = [side for side in sides if side.startswith(who)]
+        best[who] = min(own_sides, key=lambda side: medians[side])
+    own, theirs = best["ours"], best["transformers"]
+    ratios = sorted(p / o for p, o in zip(seconds[theirs], seconds[own], strict=True))
+    same = sum(a == b for a, b in zip(answers[own], answers[theirs], strict=True))
     out = {
         "shape": name,
         "regime": regime,
@@ -223,15 +249,14 @@ def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget:
         "ratio": statistics.median(ratios),
         "ratios": ratios,
         "token_ratio": token_ratio(work, kind),
-        "same_answers": sum(same),
+        "same_answers": same,
         "answers_per_s": {who: samples / medians[side] for who, side in best.items()},
         "answer_tokens_per_s": {who: tokens / medians[side] for who, side in best.items()},
     }
     spread = f"{ratios[0]:.2f}-{ratios[-1]:.2f}"
     print(
-        f"{name} {regime} {kind}: {medians[best['ours']]:.2f} s ({best['ours']}) against "
-        f"{medians[best['transformers']]:.2f} s ({best['transformers']}): "
-        f"{out['ratio']:.2f}x ({spread}), by tokens {out['token_ratio']:.2f}x; same answers {sum(same)} of {samples}",
+        f"{name} {regime} {kind}: {medians[own]:.2f} s ({own}) against {medians[theirs]:.2f} s ({theirs}): "
+        f"{out['ratio']:.2f}x ({spread}), by tokens {out['token_ratio']:.2f}x; same answers {same} of {samples}",
         flush=True,
     )
     return out
@@ -241,9 +266,12 @@ def whole(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each shape, and of all: the peer's seconds over ours, summed over the cases, each side at its best width."""
     out = {}
     for shape in [*dict.fromkeys(c["shape"] for c in cases), "all"]:
-        own = [c for c in cases if shape in ("all", c["shape"])]
-        total = {who: sum(c["seconds"][c["best"][who]] for c in own) for who in ("ours", "transformers")}
-        out[shape] = {**total, "ratio": total["transformers"] / total["ours"]}
+        own = theirs = 0.0
+        for c in cases:
+            if shape in ("all", c["shape"]):
+                own += c["seconds"][c["best"]["ours"]]
+                theirs += c["seconds"][c["best"]["transformers"]]
+        out[shape] = {"ours": own, "transformers": theirs, "ratio": theirs / own}
     return out
 
 
@@ -260,12 +288,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON; cases of earlier calls are kept, the same ones replaced")
     a = parser.parse_args()
-    cases = [
-        measure(shape, regime, kind, a.samples, a.pairs, a.max_tokens_per_micro_batch)
-        for shape in a.shapes
-        for regime in a.regimes
-        for kind in a.kinds
-    ]
+    cases = []
+    for shape, regime, kind in product(a.shapes, a.regimes, a.kinds):
+        cases.append(measure(shape, regime, kind, a.samples, a.pairs, a.max_tokens_per_micro_batch))
     for shape, total in whole(cases).items():
         print(
             f"{shape}, whole: {total['ours']:.2f} s against {total['transformers']:.2f} s: {total['ratio']:.2f}x",
@@ -277,10 +302,10 @@ def main() -> None:
 
 def _keep(file: Path, cases: Sequence[dict[str, Any]]) -> None:
     made = {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
-    name = lambda c: [c[k] for k in ("shape", "regime", "kind")]  # noqa: E731
-    new = [name(c) for c in cases]
+    new = [(c["shape"], c["regime"], c["kind"]) for c in cases]
     earlier = json.loads(file.read_text())["cases"] if file.exists() else []
-    every = [c for c in earlier if name(c) not in new] + [{**c, **made} for c in cases]
+    every = [c for c in earlier if (c["shape"], c["regime"], c["kind"]) not in new]
+    every += [{**c, **made} for c in cases]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"cases": every, "whole": whole(every)}, indent=1) + "\n")
 

@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.gpu_parts import Part, parts
 from engine.core import library_versions, machine_info, protect, source_commit
 from engine.distributed import peak_here
 
@@ -49,125 +49,15 @@ KEPT = (
     "h2d_bytes_per_step",
     "load_seconds",
 )
-STEPS = [
-    "--activation_checkpointing=none",
-    "--distill.batch_size=128",
-    "--max_tokens_per_micro_batch=16384",
-    "--invented",
-    "90,10",
-]
-RESIDENT = ["--sharding=replicated", "--steps", "4", "--warmup", "2", "--sweep", "distill.teacher_cache=auto,off"]
-OFFLOADED = ["--sharding=zero3_offload", "--steps", "2", "--warmup", "1", "--distill.teacher_cache=off"]
-SMALL = [
-    "--sharding=replicated",
-    "--distill.batch_size=8",
-    "--max_tokens_per_micro_batch=1024",
-    "--invented",
-    "20,5,8",
-    "--steps",
-    "1",
-    "--warmup",
-    "1",
-    "--prompt.num_virtual_tokens=8",
-    "--sweep",
-    "distill.teacher_cache=auto,off",
-]
-
-
-@dataclass(frozen=True)
-class Part:
-    """command: after the interpreter. seconds: that it takes on an H100; at twice that it is ended. gb: free on the
-    device that it needs.
-
-    steps: it is ``train.py benchmark``; result: the name, before the device, of a file that the command writes.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    seconds: int
-    gb: float
-    steps: bool = False
-    result: str = ""
-
-
-def _steps(name: str, backbone: str, seconds: int, gb: float, more: list[str]) -> Part:
-    files = ["--config", f"configs/{backbone}/distill.yaml", f"--backbone=configs/{backbone}/shape.yaml"]
-    return Part(name, ("train.py", "benchmark", *files, *STEPS, *more), seconds, gb, steps=True)
-
-
-def _small(name: str, backbone: str) -> Part:
-    files = ["--config", "configs/pocket/distill.yaml", f"--backbone=configs/tiny/{backbone}.yaml"]
-    return Part(name, ("train.py", "benchmark", *files, *SMALL), 60, 0, steps=True)
-
-
-def _component(module: str, *arguments: str, seconds: int, gb: float = 8, name: str = "") -> Part:
-    return Part(name or module, ("-m", f"benchmarks.{module}", *arguments), seconds, gb, result=module)
-
-
-def parts(small: bool) -> list[Part]:
-    """In the order in which they run: what the time must hold comes first."""
-    command = ("-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider")
-    tests = Part("tests", command, 70, 0 if small else 8)
-    if small:
-        return [
-            tests,
-            _component("ceilings", "--repeats", "2", seconds=30, gb=0),
-            _small("llama", "llama"),
-            _small("gpt-oss", "gpt_oss"),
-            _component(
-                "vs_peft",
-                "--shape",
-                "pocket",
-                "--regimes",
-                "short",
-                "--stages",
-                "teach",
-                "--pairs",
-                "1",
-                "--no_memory",
-                seconds=90,
-                gb=0,
-            ),
-        ]
-    beside = [
-        "--regimes",
-        "short",
-        "--stages",
-        "teach",
-        "--pairs",
-        "3",
-        "--no_memory",
-        "--samples",
-        "128",
-        "--tasks",
-        "8",
-    ]
-    llama, gpt_oss = (
-        ["--shape", "llama_8b", "--max_tokens_per_micro_batch", "16384"],
-        ["--shape", "gpt_oss_20b", "--max_tokens_per_micro_batch", "8192", "--methods", "peft,packed"],
-    )
-    return [
-        tests,
-        _component("ceilings", seconds=20, gb=16),
-        _steps("llama", "llama31_8b", 60, 72, RESIDENT),
-        _steps("gpt-oss", "gpt_oss_20b", 60, 50, RESIDENT),
-        _component("vs_peft", *beside, *llama, seconds=55, gb=72),
-        _component("vs_peft", *beside, *gpt_oss, seconds=55, gb=60, name="vs_peft-gpt-oss"),
-        _steps("llama-offloaded", "llama31_8b", 60, 66, OFFLOADED),
-        _component("attention", "--repeats", "8", seconds=25),
-        _component("loss", "--repeats", "5", seconds=25, gb=20),
-        _component("projection", "--repeats", "20", seconds=35),
-    ]
 
 
 def device_name() -> str:
     """Short, for names of files: of an "NVIDIA H100 80GB HBM3" h100."""
     if not torch.cuda.is_available():
         return "cpu"
-    words = [
-        w for w in re.split(r"[^a-z0-9]+", torch.cuda.get_device_name().lower()) if re.fullmatch(r"[a-z]+\d+[a-z]*", w)
-    ]
-    return words[0] if words else "gpu"
+    words = re.split(r"[^a-z0-9]+", torch.cuda.get_device_name().lower())
+    models = [word for word in words if re.fullmatch(r"[a-z]+\d+[a-z]*", word)]
+    return models[0] if models else "gpu"
 
 
 def refusal(part: Part, left: float, free: float) -> str:
@@ -213,7 +103,9 @@ def run_part(part: Part, folder: Path, results: Path, device: str, limit: float)
         found["last_lines"] = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-TOLD:]
     if (made / "benchmark.json").is_file():  # written after each case: also of a part that was ended
         measured = json.loads((made / "benchmark.json").read_text())
-        found["cases"] = [{key: case.get(key) for key in KEPT} for case in measured["cases"]]
+        found["cases"] = []
+        for case in measured["cases"]:
+            found["cases"].append({key: case.get(key) for key in KEPT})
     return found
 
 
@@ -222,13 +114,10 @@ def told(part: dict[str, Any]) -> list[str]:
     if "left_out" in part:
         return [f"{part['name']}: left out, it {part['left_out']}"]
     code = part["exit_code"]
-    lines = [
-        (
-            f"{part['name']}: "
-            f"{'ended at its limit' if code is None else 'done' if code == 0 else f'exit code {code}'}, "
-            f"{part['seconds']:.0f} s"
-        )
-    ]
+    end = "done" if code == 0 else f"exit code {code}"
+    if code is None:
+        end = "ended at its limit"
+    lines = [f"{part['name']}: {end}, {part['seconds']:.0f} s"]
     for case in part.get("cases", []):
         share = "" if case["mfu"] is None else f", MFU {case['mfu']:.1%}"
         held = "" if case["peak_gpu_bytes"] is None else f", {case['peak_gpu_bytes'] / GB:.1f} GB"
@@ -256,10 +145,10 @@ class Results:
             self.content["parts"] = [p for p in before["parts"] if same and p["name"] in self.order]
 
     def add(self, done: dict[str, Any]) -> None:
-        before = next((p for p in self.content["parts"] if p["name"] == done["name"]), None)
-        if before is not None and "left_out" in done:
+        others = [p for p in self.content["parts"] if p["name"] != done["name"]]
+        ran_before = len(others) < len(self.content["parts"])
+        if ran_before and "left_out" in done:
             return
-        others = [p for p in self.content["parts"] if p is not before]
         self.content["parts"] = sorted([*others, done | self._here], key=lambda p: self.order.index(p["name"]))
         # after each part: whoever ends this command keeps what is done
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -329,10 +218,10 @@ def main(arguments: list[str] | None = None) -> int:
             "there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work "
             "on pocket models"
         )
-    output = a.output or ROOT / ("runs/gpu-small" if a.small else "benchmarks/results") / f"gpu_{device_name()}.json"
-    return int(
-        run_all([every[name] for name in every if name in names], Results(output, a.small), a.minutes, a.logs) > 0
-    )
+    folder = ROOT / ("runs/gpu-small" if a.small else "benchmarks/results")
+    output = a.output or folder / f"gpu_{device_name()}.json"
+    chosen = [every[name] for name in every if name in names]
+    return int(run_all(chosen, Results(output, a.small), a.minutes, a.logs) > 0)
 
 
 if __name__ == "__main__":

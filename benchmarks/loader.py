@@ -14,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 from backbones import BackboneCard, build_backbone
 from backbones.loading import DummySource, Stored
 from backbones.tracing import measure_footprint
+from benchmarks.common.process_memory import forget_peak, memory_of
 from engine import distributed
 from engine.core import library_versions, machine_info, protect, source_commit
 from engine.distributed import deepspeed_file_of, zero_config
@@ -48,10 +51,8 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.for_model(**LLAMA)
     with torch.device("meta"):
-        shapes = {
-            n: Stored(tuple(p.shape), torch.bfloat16)
-            for n, p in AutoModelForCausalLM.from_config(config).named_parameters()
-        }
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {name: Stored(tuple(p.shape), torch.bfloat16) for name, p in model.named_parameters()}
     source, parts, size = DummySource(shapes, 0), [{}], 0  # type: ignore[var-annotated]
     for name, stored in shapes.items():
         weight = torch.empty(stored.shape, dtype=torch.bfloat16)
@@ -72,14 +73,6 @@ def write(folder: Path) -> None:
     )
 
 
-def _memory(field: str) -> int:
-    return next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(field)
-    )
-
-
 def child(method: str, folder: Path) -> None:
     """One rank: load, and say how long it took and how much memory."""
     from transformers import AutoModelForCausalLM
@@ -90,16 +83,16 @@ def child(method: str, folder: Path) -> None:
     zero = zero_config(deepspeed_file_of("zero3_offload"), card, measure_footprint(card))
     keep = HfDeepSpeedConfig(zero) if method == "from_pretrained" else None
     distributed.barrier()
-    Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    held, begin = _memory("VmRSS"), time.perf_counter()
-    model = (
-        build_backbone(card, zero, device=device)
-        if keep is None
-        else AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    )
+    forget_peak()
+    held, begin = memory_of("VmRSS"), time.perf_counter()
+    model: Any
+    if keep is None:
+        model = build_backbone(card, zero, device=device)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     seconds = time.perf_counter() - begin
-    peak = _memory("VmHWM") - held
-    shards = sum(p.ds_tensor.numel() * p.ds_tensor.element_size() for p in model.parameters())  # type: ignore[attr-defined]
+    peak = memory_of("VmHWM") - held
+    shards = sum(p.ds_tensor.numel() * p.ds_tensor.element_size() for p in model.parameters())
     every = distributed.gather_objects(
         {"seconds": seconds, "peak_bytes": peak, "shard_bytes": shards, "held_before": held}
     )
@@ -146,14 +139,18 @@ def main() -> None:
             if not lines:
                 sys.exit(f"{method} failed:\n{done.stderr[-3000:]}")
             found[method].append(json.loads(lines[0][7:]))
-    seconds = {m: [max(r["seconds"] for r in run) for run in runs] for m, runs in found.items()}
-    peak = {m: max(r["peak_bytes"] for run in runs for r in run) for m, runs in found.items()}
+    seconds: dict[str, list[float]] = {}
+    peak: dict[str, float] = {}
+    for method, runs in found.items():
+        seconds[method] = [max(rank["seconds"] for rank in run) for run in runs]
+        peak[method] = max(rank["peak_bytes"] for rank in chain.from_iterable(runs))
     ratios = [b / o for o, b in zip(seconds["ours"], seconds["from_pretrained"], strict=True)]
     largest = max(measure_footprint(BackboneCard(name="loader", path=str(a.folder), tokenizer="none")).tensors)
     allowed = total / a.ranks + 0.1 * largest
     print(
         f"{total / 1e9:.2f} GB on {a.ranks} ranks: ours {statistics.median(seconds['ours']):.1f} s, from_pretrained "
-        f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+        f"{statistics.median(seconds['from_pretrained']):.1f} s, {statistics.median(ratios):.1f}x "
+        f"({min(ratios):.1f}-{max(ratios):.1f})"
     )
     print(
         f"peak of a rank above what it held: ours {peak['ours'] / 1e9:.3f} GB, from_pretrained "

@@ -21,6 +21,7 @@ import torch
 
 from backbones import BackboneCard
 from backbones.tracing import measure_footprint
+from benchmarks.common.process_memory import forget_peak, memory_of
 from benchmarks.common.workload import MXFP4, SHAPES, Shape
 from engine.core import library_versions, machine_info, protect, source_commit
 from engine.data import Sample, weigh
@@ -58,9 +59,10 @@ def _card(shape: Shape) -> BackboneCard:
 
 
 def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.device) -> None:
-    held = _status("VmRSS") if device.type == "cpu" else torch.cuda.memory_allocated()
+    on_gpu = device.type == "cuda"
+    held = torch.cuda.memory_allocated() if on_gpu else memory_of("VmRSS")
     layers = shape.card["num_hidden_layers"] if recompute else 0
-    backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and device.type == "cuda")
+    backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and on_gpu)
     g = torch.Generator().manual_seed(0)
     ids = torch.randint(3, shape.card["vocab_size"], (length,), generator=g).tolist()
     items = weigh([0], [Sample(ids[:-ANSWER], ids[-ANSWER:])])
@@ -71,14 +73,14 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
         torch.ones(1, 1, hidden),
     ).to(device)
     forward_backward = ForwardBackward(backbone, True, length + shape.length, 0, 1)
-    if device.type == "cuda":
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # peak := now
+        forget_peak()
     for _ in range(steps):
         begin = time.perf_counter()
         forward_backward.train(items, bank, LossWeights(), None, None)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if on_gpu else memory_of("VmHWM")
     print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
 
 
@@ -94,14 +96,6 @@ def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> fl
         recompute and device == "cuda",
     ).parts
     return sum(d for d, _ in parts.values())
-
-
-def _status(field: str) -> int:
-    return next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(field)
-    )
 
 
 def main() -> None:
@@ -162,8 +156,9 @@ def main() -> None:
                     **found,
                 }
             )
+            layers = "recomputed" if recompute else "kept"
             print(
-                f"{a.shape}, {length} tokens, {'recomputed' if recompute else 'kept'}: "
+                f"{a.shape}, {length} tokens, {layers}: "
                 f"{found['peak_bytes'] / GB:.2f} GB, "
                 f"predicted {predicted / GB:.2f}, {found['seconds']:.1f} s",
                 flush=True,
@@ -173,11 +168,8 @@ def main() -> None:
         new = [(c["shape"], c["length"]) for c in cases]
         before = json.loads(a.output.read_text()) if a.output.exists() else {"cases": []}
         # cases of an earlier call keep what they were made on
-        earlier = [
-            {**{k: before[k] for k in made if k in before}, **c}
-            for c in before["cases"]
-            if (c["shape"], c["length"]) not in new
-        ]
+        made_then = {k: before[k] for k in made if k in before}
+        earlier = [made_then | c for c in before["cases"] if (c["shape"], c["length"]) not in new]
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(json.dumps({"cases": earlier + [{**c, **made} for c in cases]}, indent=1) + "\n")
 

@@ -65,8 +65,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
             for k in range(shape.tasks):
                 layers[f"base_model.model.{layer}"].lora_A[str(k)].weight.copy_(down[k])
                 layers[f"base_model.model.{layer}"].lora_B[str(k)].weight.copy_(up[k])
-    own = [[i for i in work.items if i.row == k] for k in range(shape.tasks)]
-    batches = [[padded_ids(g, device) for g in padded_groups(items, 0, BUDGET, 1)] for items in own]
+    batches = []
+    for k in range(shape.tasks):
+        own = [item for item in work.items if item.row == k]
+        batches.append([padded_ids(group, device) for group in padded_groups(own, 0, BUDGET, 1)])
     forward_backward = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
@@ -84,9 +86,8 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
             model.set_adapter(str(k))
             tokens = sum(int((b.labels_BT != -100).sum()) for b in of_task)
             for ids, mask, labels, _ in of_task:
-                loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss * (
-                    int((labels != -100).sum()) / tokens
-                )
+                share = int((labels != -100).sum()) / tokens
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss * share
                 loss.backward()
                 total += loss.item()
         return total / shape.tasks

@@ -51,10 +51,10 @@ def main() -> None:
     work = Workload(shape, a.regime, device, a.deepspeed)
     bank = work.student("teach")
     forward_backward = ForwardBackward(work.backbone, True, a.max_tokens_per_micro_batch, place.rank, place.world)
-    alone = [
-        weigh([i.row for i in own], [i.sample for i in own])
-        for own in ([i for i in work.items if i.row == k] for k in range(a.tasks))
-    ]
+    alone = []
+    for k in range(a.tasks):
+        samples = [item.sample for item in work.items if item.row == k]
+        alone.append(weigh([k] * len(samples), samples))
     seconds: dict[str, list[float]] = {"one pass": [], "one run each": []}
     gathers: dict[str, int] = {}
     for repeat in range(a.pairs + 1):  # the first is a warm-up

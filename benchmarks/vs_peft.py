@@ -16,131 +16,22 @@ machine slows all of them. Peak memory is that of a child process per method, le
 """
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from backbones.layers import is_fused, unfused
-from benchmarks.common.workload import REGIMES, SHAPES, WEIGHTS, Shape, Workload, operations
-from engine.benchmarking import PeftTrainer
+from backbones.layers import is_fused
+from benchmarks.common.process_memory import forget_peak, memory_of
+from benchmarks.common.steps import METHODS, Case, Step, bounds, build, changed, operators_of
+from benchmarks.common.workload import REGIMES, SHAPES, Workload
 from engine.core import library_versions, machine_info, protect, source_commit
-from engine.data import padded_groups
-from engine.training import ForwardBackward, LossWeights, TaughtRow, TeacherCache, TeacherCacheReader
-
-METHODS = ("peft", "plain", "packed")
-Step = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison. ``name``: of the shape in SHAPES, of which ``shape`` may differ in samples, tasks and layers."""
-
-    name: str
-    shape: Shape
-    regime: str
-    stage: str
-    budget: int
-    cache: bool
-
-    @property
-    def layers(self) -> int:
-        return int(self.shape.card["num_hidden_layers"])
-
-    @property
-    def keeps_teacher(self) -> bool:
-        return self.cache and self.stage == "distill"
-
-
-def changed(shape: Shape, samples: int | None, tasks: int | None, layers: int | None) -> Shape:
-    """The shape with these in place of its own, where they are given.
-
-    Raises:
-        ValueError: one is below 1; there are fewer samples than tasks.
-    """
-    for flag, value in (("--samples", samples), ("--tasks", tasks), ("--layers", layers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag}: {value} is below 1")
-    out = replace(shape, samples=samples or shape.samples, tasks=tasks or shape.tasks)
-    if layers:
-        out = replace(out, card={**shape.card, "num_hidden_layers": layers})
-    if out.samples < out.tasks:
-        few = f"{out.samples} samples for {out.tasks} tasks"
-        raise ValueError(f"{few}: each task needs one; set --samples {out.tasks} or more")
-    return out
-
-
-def peft_step(work: Workload, stage: str, budget: int) -> Step:
-    """Forward and backward of a step with PEFT; the mean loss of its batches."""
-    distils = stage == "distill"
-    weights, teachers = (WEIGHTS, work.teachers) if distils else (None, None)
-    trainer = PeftTrainer(work.backbone.model, work.start_LD, work.shape.tasks, weights, teachers)
-    batches = trainer.batches(work.items, budget)
-    return lambda: trainer.gradients(batches)
-
-
-def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool, folder: Path) -> Step:
-    forward_backward = ForwardBackward(work.backbone, packed, budget, 0, 1)
-    bank = work.student(stage)
-    weights = WEIGHTS if stage == "distill" else LossWeights()
-    teachers = work.teachers if stage == "distill" else None
-    kept = None
-    if packed and cache and stage == "distill":
-        rows = [TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], s, s.kept) for k, s in enumerate(work.splits)]  # type: ignore[arg-type]
-        hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
-        store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
-        store.fill(list(range(len(store.parts))), forward_backward, work.teachers, print)
-        kept = TeacherCacheReader(store, work.device)
-
-    def step() -> float:
-        bank.zero_grad()
-        total = 0.0
-        for group in forward_backward.micro_batches(work.items, bank):
-            terms = forward_backward.train(group, bank, weights, teachers, kept)
-            each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
-            total += float((each.double() * terms.weights_N).sum())
-        return total / work.shape.tasks
-
-    return step
-
-
-def build(method: str, work: Workload, case: Case, folder: Path) -> Step:
-    if method == "peft":
-        return peft_step(work, case.stage, case.budget)
-    return our_step(work, case.stage, case.budget, method == "packed", case.cache, folder)
-
-
-def operators_of(method: str, work: Workload) -> contextlib.AbstractContextManager[None]:
-    """Within, the model has the operators that the method's users have: PEFT's those of transformers."""
-    return unfused(work.backbone.model) if method == "peft" else contextlib.nullcontext()
-
-
-def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
-    """Operations of a step by method, and with the teacher kept."""
-    shape, distil = work.shape, stage == "distill"
-    batches = padded_groups(work.items, shape.length, budget, 1)
-    wide = [[max(len(i.sample) for i in g)] * len(g) for g in batches]
-    whole = ForwardBackward(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
-    prompts = sum(len({i.row for i in g}) for g in whole) / len(whole)
-    per_row = Shape(shape.card, shape.dtype, shape.length, shape.samples, round(prompts))
-    tight = [[len(i.sample) for i in g] for g in whole]
-    rows = sum(sum(w) + shape.length * len(w) for w in wide)
-    extra = 1.0 if distil else 0.0
-    return {
-        "peft": operations(shape, wide, False, rows, 2 + extra, 2 + extra),
-        "plain": operations(shape, wide, False, work.answer_tokens, 2 + extra, 2 + extra),
-        "packed": operations(per_row, tight, True, work.answer_tokens, 2 + extra, 2 + extra),
-        "packed, teacher kept": operations(per_row, tight, True, work.answer_tokens, 2, 2),
-    }
 
 
 def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) -> dict[str, Any]:
@@ -158,7 +49,9 @@ def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) ->
                 with operators_of(m, work):
                     seconds[m].append(_timed(step, device))
     ops = bounds(work, case.stage, case.budget)
-    ops_of = {**ops, "packed": ops["packed, teacher kept"]} if case.keeps_teacher else ops
+    ops_of = dict(ops)
+    if case.keeps_teacher:
+        ops_of["packed"] = ops["packed, teacher kept"]
     out: dict[str, Any] = {
         "shape": case.name,
         "regime": case.regime,
@@ -208,7 +101,8 @@ def peak_memory(case: Case, method: str) -> int:
     flags = ["--child", method, "--shape", case.name, "--regimes", case.regime, "--stages", case.stage]
     flags += ["--max_tokens_per_micro_batch", str(case.budget), "--layers", str(case.layers)]
     flags += ["--samples", str(case.shape.samples), "--tasks", str(case.shape.tasks)]
-    flags += [] if case.cache else ["--no_cache"]
+    if not case.cache:
+        flags.append("--no_cache")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.vs_peft", *flags], capture_output=True, text=True, check=True
     )
@@ -225,26 +119,16 @@ def _child(method: str, case: Case, device: torch.device) -> None:
             step()
             print(torch.cuda.max_memory_allocated() - before)
             return
-        # of the process now, not the peak of its start
-        held = next(
-            int(line.split()[1]) * 1024
-            for line in Path("/proc/self/status").read_text().splitlines()
-            if line.startswith("VmRSS")
-        )
-        Path("/proc/self/clear_refs").write_text("5")  # peak := now
+        held = memory_of("VmRSS")  # of the process now, not the peak of its start
+        forget_peak()
         step()
-        peak = next(
-            int(line.split()[1]) * 1024
-            for line in Path("/proc/self/status").read_text().splitlines()
-            if line.startswith("VmHWM")
-        )
-        print(max(0, peak - held))
+        print(max(0, memory_of("VmHWM") - held))
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    at = lambda share: ordered[min(len(ordered) - 1, int(share * len(ordered)))]  # noqa: E731
-    return {"median": statistics.median(values), "p10": at(0.1), "p90": at(0.9)}
+    ordered, n = sorted(values), len(values)
+    low, high = ordered[min(n - 1, int(0.1 * n))], ordered[min(n - 1, int(0.9 * n))]
+    return {"median": statistics.median(values), "p10": low, "p90": high}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -301,18 +185,18 @@ def _tell(case: dict[str, Any], methods: list[str]) -> None:
         spread = f"{r['ratio']['median']:.2f}x {m} ({r['ratio']['p10']:.2f}-{r['ratio']['p90']:.2f})"
         bound = f"operations allow {r['operation_bound']:.2f}x"
         print(f"{case['shape']} {case['regime']} {case['stage']}: packed {spread}, {bound}", flush=True)
-    each = [
-        f"{m} {v['step_seconds']['median']:.2f} s, {v['operations_per_s'] / 1e9:.0f} GFLOP/s, "
-        f"{v.get('peak_bytes', 0) / 1e6:.0f} MB"
-        for m, v in case["methods"].items()
-    ]
+    each = []
+    for m, v in case["methods"].items():
+        rate, peak = f"{v['operations_per_s'] / 1e9:.0f} GFLOP/s", f"{v.get('peak_bytes', 0) / 1e6:.0f} MB"
+        each.append(f"{m} {v['step_seconds']['median']:.2f} s, {rate}, {peak}")
     print("   " + ", ".join(each), flush=True)
 
 
 def _keep(file: Path, case: dict[str, Any]) -> None:
     cases = json.loads(file.read_text()) if file.exists() else []
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([c for c in cases if _name(c) != _name(case)] + [case], indent=1) + "\n")
+    others = [c for c in cases if _name(c) != _name(case)]
+    file.write_text(json.dumps([*others, case], indent=1) + "\n")
 
 
 def _name(case: dict[str, Any]) -> list[Any]:

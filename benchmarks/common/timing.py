@@ -60,7 +60,8 @@ def run(
     cases = []
     for name in sizes[device.type]:
         cases.append(measure(name, device, a.repeats))
-        print(f"{name}: " + ", ".join(f"{n} {1e3 * s:.3g} ms" for n, s in cases[-1]["seconds"].items()), flush=True)
+        calls = [f"{call} {1e3 * seconds:.3g} ms" for call, seconds in cases[-1]["seconds"].items()]
+        print(f"{name}: {', '.join(calls)}", flush=True)
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(

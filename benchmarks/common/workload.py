@@ -126,7 +126,10 @@ class Workload:
         g = torch.Generator().manual_seed(0)
         mean, answer = REGIMES[regime]
         vocabulary = shape.card["vocab_size"]
-        draw = lambda n: torch.randint(3, vocabulary, (n,), generator=g).tolist()  # noqa: E731
+
+        def draw(n: int) -> list[int]:
+            return torch.randint(3, vocabulary, (n,), generator=g).tolist()  # type: ignore[no-any-return]
+
         self.splits = [Invented(k, []) for k in range(shape.tasks)]
         for b in range(shape.samples):
             size = int(torch.randint(mean // 2, mean + mean // 2, (1,), generator=g))
@@ -134,10 +137,14 @@ class Workload:
             self.splits[b % shape.tasks].samples.append(Sample(draw(size - own), draw(own)))
         for split in self.splits:
             split.kept = list(range(len(split.samples)))
-        places = [(k, i) for k, split in enumerate(self.splits) for i in split.kept]
-        self.items: list[Item] = weigh(
-            [k for k, _ in places], [self.splits[k].sample(i) for k, i in places], [i for _, i in places]
-        )
+        rows: list[int] = []
+        samples: list[Sample] = []
+        indices: list[int] = []
+        for k, split in enumerate(self.splits):
+            rows += [k] * len(split.samples)
+            samples += split.samples
+            indices += split.kept
+        self.items: list[Item] = weigh(rows, samples, indices)
         self.answer_tokens = sum(len(i.sample.answer_ids) for i in self.items)
         self.real_tokens = sum(len(i.sample) for i in self.items)
         card = BackboneCard(
@@ -181,11 +188,10 @@ def operations(
     linear = 2 * (2 * d * inner + 2 * d * kv + 3 * d * c["intermediate_size"] * experts)
     tokens = attention = 0.0
     for sizes in rows:
-        tokens += sum(sizes) + length * (shape.tasks if prefixed else len(sizes))
+        prompts = shape.tasks if prefixed else len(sizes)
+        tokens += sum(sizes) + length * prompts
         # what a causal kernel computes: a query sees its prompt and on average half of its sample
-        attention += (
-            sum(n * (length + n / 2) for n in sizes) + (shape.tasks if prefixed else len(sizes)) * length * length / 2
-        )
+        attention += sum(n * (length + n / 2) for n in sizes) + prompts * length * length / 2
     # the backward pass of attention does five products where the forward pass does two
     attention_passes = (passes - 1) + 2.5
     return (

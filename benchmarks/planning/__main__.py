@@ -63,27 +63,22 @@ def places(case: Case) -> Iterator[list[Launch]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(case.world), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    if case.nodes == 1:
-        yield [
-            Launch((), {**common, "MASTER_ADDR": "127.0.0.1", "RANK": str(r), "LOCAL_RANK": str(r)})
-            for r in range(case.world)
-        ]
-        return
+    common["MASTER_ADDR"] = "127.0.0.1" if case.nodes == 1 else "10.213.7.1"
     names = [f"plan{n}" for n in range(2)]
+    launches = []
+    for rank in range(case.world):
+        node, local_rank = divmod(rank, case.ranks_per_node)
+        own = common | {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
+        if case.nodes == 1:
+            launches.append(Launch((), own))
+        else:
+            own["GLOO_SOCKET_IFNAME"] = f"{LINK}{node}"
+            launches.append(Launch(("ip", "netns", "exec", names[node]), own))
+    if case.nodes == 1:
+        yield launches
+        return
     with _link(names, case.gbit):
-        yield [
-            Launch(
-                ("ip", "netns", "exec", names[r // case.ranks_per_node]),
-                {
-                    **common,
-                    "MASTER_ADDR": "10.213.7.1",
-                    "RANK": str(r),
-                    "LOCAL_RANK": str(r % case.ranks_per_node),
-                    "GLOO_SOCKET_IFNAME": f"{LINK}{r // case.ranks_per_node}",
-                },
-            )
-            for r in range(case.world)
-        ]
+        yield launches
 
 
 @contextlib.contextmanager
@@ -156,10 +151,10 @@ def launched(case: Case, what: str, steps: int, folder: Path) -> dict[str, Any]:
         ]
         with contextlib.ExitStack() as stack:
             logs = [stack.enter_context((folder / f"{what}{r}.log").open("w")) for r in range(len(ranks))]
-            workers = [
-                subprocess.Popen([*p.prefix, *command], env={**os.environ, **p.environment}, stdout=log, stderr=log)
-                for p, log in zip(ranks, logs, strict=True)
-            ]
+            workers = []
+            for p, log in zip(ranks, logs, strict=True):
+                environment = {**os.environ, **p.environment}
+                workers.append(subprocess.Popen([*p.prefix, *command], env=environment, stdout=log, stderr=log))
             codes = [w.wait() for w in workers]
     if any(codes):
         failed = codes.index(next(filter(None, codes)))

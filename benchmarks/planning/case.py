@@ -15,6 +15,7 @@ import torch
 from backbones import BackboneCard, Gathered
 from backbones.loading import backbone_config
 from backbones.tracing import measure_footprint, trace
+from benchmarks.common.process_memory import memory_of
 from engine import distributed
 from engine.data import Item, Sample, packed_groups, weigh
 from engine.distributed import (
@@ -85,15 +86,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        where = (
-            f"{self.nodes} nodes, {self.gbit:g} Gbit/s"
-            if self.nodes > 1
-            else f"{self.world} rank{'s' * (self.world > 1)}"
-        )
-        more = [f"{self.recompute} layers recomputed"] * bool(self.recompute) + ["with the teacher"] * (
-            self.stage == "distill"
-        )
-        return ", ".join([self.shape, self.sharding, where, *more, *[f"{self.tokens} tokens"] * (self.tokens != 1024)])
+        words = [self.shape, self.sharding]
+        if self.nodes > 1:
+            words.append(f"{self.nodes} nodes, {self.gbit:g} Gbit/s")
+        else:
+            words.append("1 rank" if self.world == 1 else f"{self.world} ranks")
+        if self.recompute:
+            words.append(f"{self.recompute} layers recomputed")
+        if self.stage == "distill":
+            words.append("with the teacher")
+        if self.tokens != 1024:
+            words.append(f"{self.tokens} tokens")
+        return ", ".join(words)
 
     @property
     def card(self) -> BackboneCard:
@@ -104,13 +108,8 @@ class Case:
     @property
     def file(self) -> str:
         """On CPUs ``zero3_offload`` is cpu.json: there is no memory to pin."""
-        return (
-            str(DS_CONFIGS / "cpu.json")
-            if self.sharding == "zero3_offload"
-            else str(DS_CONFIGS / FILES[self.sharding])
-            if FILES[self.sharding]
-            else ""
-        )
+        name = "cpu.json" if self.sharding == "zero3_offload" else FILES[self.sharding]
+        return str(DS_CONFIGS / name) if name else ""
 
     @property
     def kind(self) -> str:
@@ -120,7 +119,11 @@ class Case:
         """A step's samples: each rank's micro-batch is nearly full."""
         each = (self.tokens - TASKS * LENGTH) // SAMPLE
         g = torch.Generator().manual_seed(0)
-        draw = lambda n: torch.randint(3, CARDS[self.shape]["vocab_size"], (n,), generator=g).tolist()  # type: ignore[call-overload]  # noqa: E731
+        vocabulary: Any = CARDS[self.shape]["vocab_size"]
+
+        def draw(n: int) -> list[int]:
+            return torch.randint(3, vocabulary, (n,), generator=g).tolist()  # type: ignore[no-any-return]
+
         samples = [Sample(draw(SAMPLE - ANSWER), draw(ANSWER)) for _ in range(each * self.world)]
         return weigh([i % TASKS for i in range(len(samples))], samples)
 
@@ -132,11 +135,9 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     groups = packed_groups(case.items(), LENGTH, case.tokens, case.world)
     batches = [micro_batch_of(g, LENGTH, True) for g in groups]
     most = max(batches, key=lambda b: b.tokens)
-    bank = (
-        TASKS * LENGTH * sizes.hidden
-        if case.stage == "teach"
-        else LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
-    )
+    bank = LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
+    if case.stage == "teach":
+        bank = TASKS * LENGTH * sizes.hidden
     wanted = estimate_memory(
         sizes, case.sharding, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
     )
@@ -167,15 +168,6 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     }
 
 
-def peak() -> int:
-    """Most memory that this process has had, bytes."""
-    return next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    )
-
-
 def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
     backbone = ShardedBackbone(case.card, case.file, device, case.recompute, ranks_per_node=case.ranks_per_node)
     hidden = backbone.model.config.hidden_size
@@ -187,14 +179,16 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
         )
     where = distributed.dist_env()
     forward_backward = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
-    items, weights = case.items(), LossWeights(0.9, 0.9) if case.stage == "distill" else LossWeights()
+    items, weights, asked = case.items(), LossWeights(), None
+    if case.stage == "distill":
+        weights, asked = LossWeights(0.9, 0.9), teachers
     seconds, brought = [], Gathered()
     for _ in range(steps + 3):  # two to record and follow DeepSpeed's trace, one to warm up
         distributed.barrier()
         begin = time.perf_counter()
         student.zero_grad()
         for group in forward_backward.micro_batches(items, student):
-            forward_backward.train(group, student, weights, teachers if case.stage == "distill" else None, None)
+            forward_backward.train(group, student, weights, asked, None)
         distributed.sum_gradients(student)
         seconds.append(distributed.gather_objects(time.perf_counter() - begin))
         brought = backbone.gathers.take()
@@ -221,7 +215,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = distributed.start_process_group(distributed.dist_env())
     found = WHAT[what](Case(**json.loads(case)), int(steps), device)
-    found["peaks"] = distributed.gather_objects(peak())
+    found["peaks"] = distributed.gather_objects(memory_of("VmHWM"))
     if distributed.dist_env().rank == 0:
         Path(output).write_text(json.dumps(found))
     distributed.barrier()

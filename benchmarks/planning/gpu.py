@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.performance_page import table
+from benchmarks.page.section import table
 from engine.core import protect
 from engine.data import ROWS
 

@@ -58,7 +58,9 @@ class TaskCheck:
     @property
     def status(self) -> str:
         """One word for the table."""
-        return "problems" if self.problems else "ok" if self.found else "absent"
+        if self.problems:
+            return "problems"
+        return "ok" if self.found else "absent"
 
 
 def check_tasks(
@@ -99,10 +101,12 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
     except ReadError as error:
         check.problems.append(str(error))
         return check
-    check.found = sorted(
-        {path.relative_to(folder).as_posix() for resolved in files.values() for path in resolved.found}
-    )
-    check.missing = sorted({name for resolved in files.values() for name in resolved.missing})
+    found: set[str] = set()
+    missing: set[str] = set()
+    for resolved in files.values():
+        found.update(path.relative_to(folder).as_posix() for path in resolved.found)
+        missing.update(resolved.missing)
+    check.found, check.missing = sorted(found), sorted(missing)
     if check.missing and (check.found or required):
         check.problems.append(
             f"not found in {folder}: {', '.join(check.missing)}. Fix: put the released files there under these names"
@@ -110,12 +114,13 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
     if not check.found:
         return check
     tokens = TokenCounts(card, limits) if limits else None
+    summaries = card.type == "summarization"
     kept: list[Example] = []
     seen = 0
     for split, resolved in files.items():
         if not resolved.missing:
             # A summary always comes back as itself; the first split's are enough.
-            sample = _Sample(max(0, _SUMMARY_SAMPLE - len(kept)) if card.type == "summarization" else 2**63)
+            sample = _Sample(max(0, _SUMMARY_SAMPLE - len(kept)) if summaries else 2**63)
             try:
                 _check_split(check, card, root, split, sample, tokens)
             except ReadError as error:
@@ -132,7 +137,7 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
         check.fates = {split: dict(fates) for split, fates in tokens.fates.items()}
     if kept:
         check.ceiling = round_trip(card, kept)[card.metric]
-        if len(kept) < seen and card.type != "summarization":
+        if len(kept) < seen and not summaries:
             check.notes.append(f"round trip on {len(kept)} of {seen} examples, the first of each split")
         if check.ceiling < CEILING:
             check.notes.append(f"round trip {check.ceiling:.4f} is below {CEILING}: explain it in the card's protocol")
@@ -177,14 +182,16 @@ def _check_split(
         check.problems.append(f"split {split} is empty. Fix: correct splits.{split} in {card.path}")
     for label, count in labels.items():
         # The official label is in the files and the card, so it may be shown; texts may not.
-        into = check.labels if card.type not in ("ner", "re") or card.keeps(label) else check.ignored_labels
+        ignored = card.type in ("ner", "re") and not card.keeps(label)
+        into = check.ignored_labels if ignored else check.labels
         into[label] = into.get(label, 0) + count
 
 
 def _tell_mismatches(check: TaskCheck) -> None:
     """Where offsets do not hold the quoted words: a note, or a problem if that is most of a task's annotations."""
-    more = ["…"] if check.offset_mismatches > len(check.mismatch_places) else []
-    places = ", ".join([*check.mismatch_places, *more])
+    places = ", ".join(check.mismatch_places)
+    if check.offset_mismatches > len(check.mismatch_places):
+        places += ", …"
     counts = f"{check.offset_mismatches} of {check.mentions} annotations"
     told = f"offsets and quoted words disagree, or no words are quoted: {counts} ({places})"
     if 2 * check.offset_mismatches > check.mentions:
@@ -195,7 +202,9 @@ def _tell_mismatches(check: TaskCheck) -> None:
 
 
 def _no_counts(card: TaskCard) -> dict[str, int]:
-    return dict.fromkeys(("documents", "mentions", "relations") if card.type in ("ner", "re") else ("documents",), 0)
+    if card.type in ("ner", "re"):
+        return {"documents": 0, "mentions": 0, "relations": 0}
+    return {"documents": 0}
 
 
 def _count_released(card: TaskCard, document: Document, counts: dict[str, int]) -> None:

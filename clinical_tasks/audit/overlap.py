@@ -64,11 +64,8 @@ class Overlap:
 
     def line(self) -> str:
         """For people."""
-        ways = ", ".join(
-            f"{count} {way}"
-            for way, count in (("by id", self.by_id), ("same text", self.same_text), ("near", self.near))
-            if count
-        )
+        counts = {"by id": self.by_id, "same text": self.same_text, "near": self.near}
+        ways = ", ".join(f"{count} {way}" for way, count in counts.items() if count)
         test = f"{self.affected} of {self.test_documents} test documents of {self.target}"
         return f"{test} are in {self.train_examples} training examples of {self.source} ({ways})"
 
@@ -109,13 +106,17 @@ def find_overlaps(targets: Sequence[TaskCard], sources: Sequence[TaskCard], data
             if by_target.keys() - {source.name}:
                 ids.add(document.doc_id)
         for name, ways in found.items():
-            everything = set().union(*ways.values())
-            by_id, same_text, near = (len(ways[way]) for way in ("id", "text", "near"))
-            result.pairs.append(
-                Overlap(
-                    name, source.name, index.documents[name], by_id, same_text, near, len(everything), examples[name]
-                )
+            overlap = Overlap(
+                target=name,
+                source=source.name,
+                test_documents=index.documents[name],
+                by_id=len(ways["id"]),
+                same_text=len(ways["text"]),
+                near=len(ways["near"]),
+                affected=len(set().union(*ways.values())),
+                train_examples=examples[name],
             )
+            result.pairs.append(overlap)
         if ids:
             result.sources[source.name] = ids
     return result

@@ -10,6 +10,9 @@ from clinical_tasks.audit.overlap import Overlap
 if TYPE_CHECKING:
     from clinical_tasks.audit.check import TaskCheck
 
+# The first of the columns that are empty where no tokens were counted.
+_TOKEN_COLUMNS = 9
+
 
 def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None = None) -> str:
     """The whole text; `overlaps` None: they were not looked for."""
@@ -26,25 +29,44 @@ def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | Non
         "tokens p50/p90/p99/max",
         "dropped",
     )
-    rows = [header, *(_row(check) for check in checks)]
-    used = [column for column in range(len(header)) if column < 9 or any(row[column] != "-" for row in rows[1:])]
-    widths = {column: max(len(row[column]) for row in rows) for column in used}
-    lines = ["  ".join(row[column].ljust(widths[column]) for column in used).rstrip() for row in rows]
+    lines = _aligned(header, [_row(check) for check in checks])
     for check in checks:
         if check.status != "absent":
-            lines += ["", f"{check.name}: {len(check.found)} files", *(f"  {line}" for line in _particulars(check))]
+            lines += ["", f"{check.name}: {len(check.found)} files", *_indented(_particulars(check))]
     if overlaps is not None:
         lines += ["", "overlap of test with training documents (docs/data.md says how it is found):"]
-        lines += [f"  {overlap.line()}" for overlap in overlaps] or ["  none"]
+        lines += _indented([overlap.line() for overlap in overlaps]) or ["  none"]
     return "\n".join(lines)
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of equally wide columns. The columns of tokens are left out where no task has any."""
+    lines = [""] * (len(rows) + 1)
+    for column, name in enumerate(header):
+        cells = [row[column] for row in rows]
+        if column >= _TOKEN_COLUMNS and set(cells) <= {"-"}:
+            continue
+        width = max(map(len, [name, *cells]))
+        for number, cell in enumerate([name, *cells]):
+            lines[number] += cell.ljust(width) + "  "
+    return [line.rstrip() for line in lines]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _row(check: TaskCheck) -> tuple[str, ...]:
     counts = [str(check.counts.get(split, "-")) for split in ("train", "validation", "test")]
-    ceiling = f"{check.ceiling:.4f}" if check.ceiling is not None else "-"
-    mismatches = str(check.offset_mismatches) if check.found and check.type in ("ner", "re") else "-"
-    tokens = "/".join(map(str, check.tokens["input"].values())) if check.tokens else "-"
-    dropped = str(sum(fate["dropped"] for fate in check.fates.values())) if check.fates else "-"
+    mismatches = ceiling = tokens = dropped = "-"
+    if check.found and check.type in ("ner", "re"):
+        mismatches = str(check.offset_mismatches)
+    if check.ceiling is not None:
+        ceiling = f"{check.ceiling:.4f}"
+    if check.tokens:
+        tokens = "/".join(map(str, check.tokens["input"].values()))
+    if check.fates:
+        dropped = str(sum(fate["dropped"] for fate in check.fates.values()))
     return check.name, check.type, check.status, *counts, mismatches, check.metric, ceiling, tokens, dropped
 
 
@@ -53,8 +75,9 @@ def _particulars(check: TaskCheck) -> list[str]:
     if check.missing:
         lines.append("missing: " + ", ".join(check.missing))
     for split, units in check.published.items():
-        pairs = [(unit, check.released.get(split, {}).get(unit), number) for unit, number in units.items()]
-        lines += [f"{split}: {found} {unit}, as published" for unit, found, number in pairs if found == number]
+        for unit, number in units.items():
+            if check.released.get(split, {}).get(unit) == number:
+                lines.append(f"{split}: {number} {unit}, as published")
     if check.labels:
         lines.append("labels: " + _balance(check.labels))
     if check.ignored_labels:
@@ -74,6 +97,5 @@ def _particulars(check: TaskCheck) -> list[str]:
 
 def _balance(labels: dict[str, int]) -> str:
     total = sum(labels.values())
-    return ", ".join(
-        f"{label} {count} ({count / total:.0%})" for label, count in sorted(labels.items(), key=lambda item: -item[1])
-    )
+    ordered = sorted(labels.items(), key=lambda item: -item[1])
+    return ", ".join(f"{label} {count} ({count / total:.0%})" for label, count in ordered)

@@ -11,6 +11,7 @@ from clinical_tasks.schema import Example, TaskCard
 from clinical_tasks.text_pairs import split_long
 
 PERCENTILES = (50, 90, 99)
+_FATES = ("divided", "pieces", "dropped", "relations cut", "answers cut")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,8 @@ class TokenCounts:
 
     def add(self, split: str, example: Example) -> None:
         """Measure a whole example, then what the longest sample makes of it."""
-        limits, fates = (
-            self._limits,
-            self.fates.setdefault(
-                split, Counter(dict.fromkeys(("divided", "pieces", "dropped", "relations cut", "answers cut"), 0))
-            ),
-        )
+        limits = self._limits
+        fates = self.fates.setdefault(split, Counter(dict.fromkeys(_FATES, 0)))
         length, answer = limits.input_tokens(example.input_text), limits.answer_tokens(example.answer_text)
         self._lengths["input"].append(length)
         self._lengths["answer"].append(answer)
@@ -63,9 +60,8 @@ class TokenCounts:
         fates["answers cut"] += sum(count > limits.max_new_tokens for count in answers)
 
     def _fits(self, input_text: str, answer_text: str) -> bool:
-        return (
-            self._limits.input_tokens(input_text) + self._limits.answer_tokens(answer_text) <= self._limits.max_length
-        )
+        tokens = self._limits.input_tokens(input_text) + self._limits.answer_tokens(answer_text)
+        return tokens <= self._limits.max_length
 
     def percentiles(self) -> dict[str, dict[str, int]]:
         """`{"input": {"p50": ..., "max": ...}, "answer": ...}`, nearest rank."""
@@ -73,7 +69,6 @@ class TokenCounts:
         for name, lengths in self._lengths.items():
             ranked = sorted(lengths)
             if ranked:
-                out[name] = {f"p{p}": ranked[max(0, -(-len(ranked) * p // 100) - 1)] for p in PERCENTILES} | {
-                    "max": ranked[-1]
-                }
+                out[name] = {f"p{p}": ranked[max(0, -(-len(ranked) * p // 100) - 1)] for p in PERCENTILES}
+                out[name]["max"] = ranked[-1]
         return out

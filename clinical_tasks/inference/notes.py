@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from clinical_tasks.readers import read_text
 from clinical_tasks.schema import Document, Example, Mention, ReadError, TaskCard, as_text, mention_order, read_error
@@ -49,19 +51,16 @@ def _records(path: Path, card: TaskCard) -> Iterator[tuple[str, Callable[[], Exa
     """Where each record stands, and what reads it."""
     if path.is_dir():
         for file in sorted(p for p in path.iterdir() if p.suffix == ".txt"):
-            yield str(file), lambda file=file: _text_file(file, card)  # type: ignore[misc]
+            yield str(file), partial(_text_file, file, card)
     elif path.suffix == ".txt":
-        yield str(path), lambda: _text_file(path, card)
+        yield str(path), partial(_text_file, path, card)
     elif path.suffix == ".jsonl":
         for number, line in enumerate(_content(path).split("\n"), start=1):
             if line.strip():
-                yield f"{path}:{number}", lambda line=line, number=number: _line(path, number, line, card)  # type: ignore[misc]
+                yield f"{path}:{number}", partial(_line, path, number, line, card)
     else:
-        raise read_error(
-            path,
-            "is neither .txt, nor .jsonl, nor a folder" if path.exists() else "does not exist",
-            fix="name one of them",
-        )
+        reason = "is neither .txt, nor .jsonl, nor a folder" if path.exists() else "does not exist"
+        raise read_error(path, reason, fix="name one of them")
 
 
 def _content(path: Path, *, skip_bom: bool = True) -> str:
@@ -91,12 +90,16 @@ def note_example(card: TaskCard, record: Mapping[str, Any], where: str) -> Examp
     """The example of one record, without gold. Raises `ReadError`."""
     if card.type in ("ner", "re"):
         text = _field(record, "text", where, card)
-        mentions = _mentions(record, text, where, card) if card.type == "re" else ()
+        mentions: tuple[Mention, ...] = ()
+        if card.type == "re":
+            mentions = _mentions(record, text, where, card)
         return make_example(card, Document(record["id"], text, mentions, source=where))
     names = [name for name in dict.fromkeys(re.findall(r"\{(\w+)\}", card.input)) if name != "options"]
     fields: dict[str, Any] = {}
     for name in names:
-        key = "text" if len(names) == 1 and name not in record and "text" in record else name
+        key = name
+        if len(names) == 1 and name not in record and "text" in record:
+            key = "text"
         fields[name] = _field(record, key, where, card)
     if card.options is not None:
         fields["options"] = _options(record, where, card)
@@ -110,7 +113,7 @@ def _field(record: Mapping[str, Any], key: str, where: str, card: TaskCard) -> s
             "docs/running.md says"
         )
     value = record[key]
-    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(part, str) for part in value)):
+    if not isinstance(value, str) and not _are_texts(value):
         raise ReadError(f"{where}: '{key}' is no text. Fix: write a text, or a list of texts")
     if card.type in ("ner", "re"):
         if not isinstance(value, str):
@@ -119,16 +122,22 @@ def _field(record: Mapping[str, Any], key: str, where: str, card: TaskCard) -> s
     return as_text(value)
 
 
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
 def _options(record: Mapping[str, Any], where: str, card: TaskCard) -> list[Any]:
     """As the card's reader gives them."""
     assert card.options is not None
     value = record.get("options")
     texts = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+    if not _are_texts(texts) or not all(text.strip() for text in texts):
         raise ReadError(f"{where}: has no 'options', a list of texts. Fix: give what the question lets one choose from")
     if len(card.options.columns) > 1:
         return texts
-    return [[{card.options.text: text} for text in texts] if card.options.text else texts]
+    if card.options.text:
+        return [[{card.options.text: text} for text in texts]]
+    return [texts]
 
 
 def _mentions(record: Mapping[str, Any], text: str, where: str, card: TaskCard) -> tuple[Mention, ...]:
@@ -146,11 +155,7 @@ def _mentions(record: Mapping[str, Any], text: str, where: str, card: TaskCard) 
                 "characters from 0, the end excluded"
             )
         ids = item.get("ids", [])
-        if (
-            not isinstance(ids, list)
-            or not all(isinstance(one, str) and one for one in ids)
-            or (card.relations.level == "entity" and not ids)
-        ):
+        if not _are_texts(ids) or not all(ids) or (card.relations.level == "entity" and not ids):
             raise ReadError(
                 f"{where}: entity {number} has no 'ids', concept identifiers. Fix: list them, relations of "
                 f"{card.name} are between concepts"
@@ -181,27 +186,41 @@ def note_result(card: TaskCard, pieces: Sequence[Example], answers: Sequence[str
     lines = [answer for answer in answers if answer.strip().casefold() != NONE and answer.strip()]
     result: dict[str, Any] = {"answer": "\n".join(lines) or (answers[0] if answers else "")}
     if card.type == "ner":
-        spans: dict[tuple[int, int, str], str] = {}
-        for piece, one in zip(pieces, parsed, strict=True):
-            text, offset = document_of(piece).text, piece.gold["offset"]
-            spans |= {
-                (s["start"], s["end"], s["type"]): text[s["start"] - offset : s["end"] - offset] for s in one["spans"]
-            }
-        ordered = sorted(spans.items(), key=lambda item: (item[0][0], -item[0][1], item[0][2]))
-        result["spans"] = [
-            {"type": kind, "start": start, "end": end, "text": text} for (start, end, kind), text in ordered
-        ]
+        result["spans"] = _spans(pieces, parsed)
     elif card.type == "re":
-        triples = dict.fromkeys((r["type"], r["head"], r["tail"]) for one in parsed for r in one["relations"])
-        result["relations"] = [dict(zip(("type", "head", "tail"), triple, strict=True)) for triple in triples]
+        result["relations"] = _relations(parsed)
     else:
         result |= parsed[0]
         choices = pieces[0].gold.get("choices")
         if choices and result["label"] is not None:
             result["choice"] = choices[pieces[0].gold["options"].index(result["label"])]
     if card.type in ("ner", "re"):
-        result["unaligned"] = [line for one in parsed for line in one["unaligned"]]
+        result["unaligned"] = list(chain.from_iterable(one["unaligned"] for one in parsed))
     return result
+
+
+def _spans(pieces: Sequence[Example], parsed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The spans of all pieces, each once, in text order, with the text that the note has there."""
+    texts: dict[tuple[int, int, str], str] = {}
+    for piece, one in zip(pieces, parsed, strict=True):
+        text, offset = document_of(piece).text, piece.gold["offset"]
+        for span in one["spans"]:
+            start, end = span["start"], span["end"]
+            texts[start, end, span["type"]] = text[start - offset : end - offset]
+    spans = []
+    for start, end, kind in sorted(texts, key=lambda key: (key[0], -key[1], key[2])):
+        spans.append({"type": kind, "start": start, "end": end, "text": texts[start, end, kind]})
+    return spans
+
+
+def _relations(parsed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The relations of all pieces, each once."""
+    unique: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for one in parsed:
+        for item in one["relations"]:
+            triple = {"type": item["type"], "head": item["head"], "tail": item["tail"]}
+            unique.setdefault((item["type"], item["head"], item["tail"]), triple)
+    return list(unique.values())
 
 
 def brat_lines(result: Mapping[str, Any]) -> str:
@@ -210,10 +229,8 @@ def brat_lines(result: Mapping[str, Any]) -> str:
     """
     out = []
     for number, span in enumerate(result["spans"], start=1):
-        fragments = [
-            (span["start"] + m.start(), span["start"] + m.end()) for m in re.finditer(r"[^\r\n]+", span["text"])
-        ]
-        places = ";".join(f"{start} {end}" for start, end in fragments)
-        text = " ".join(part for part in re.split(r"[\r\n]+", span["text"]) if part)
+        lines = list(re.finditer(r"[^\r\n]+", span["text"]))
+        places = ";".join(f"{span['start'] + line.start()} {span['start'] + line.end()}" for line in lines)
+        text = " ".join(line[0] for line in lines)
         out.append(f"T{number}\t{'_'.join(span['type'].split())} {places}\t{text}\n")
     return "".join(out)

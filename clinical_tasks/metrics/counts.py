@@ -27,7 +27,8 @@ def precision_recall_f1(counts: Counts) -> tuple[float, float, float]:
     tp, fp, fn = counts
     precision = tp / (tp + fp) if tp + fp else float(fn == 0)
     recall = tp / (tp + fn) if tp + fn else float(fp == 0)
-    return precision, recall, 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+    f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+    return precision, recall, f1
 
 
 def macro_f1(gold: Sequence[str], predicted: Sequence[str | None]) -> float:

@@ -22,7 +22,9 @@ DUPLICATES = {"discard": "n2c2_2018", "penalise": "brat_scoring", "set": "exact_
 
 def lenient(gold: Sequence[Item], predicted: Sequence[Item], touch: Callable[[Item, Item], bool]) -> dict[str, Counts]:
     """Counts under every rule, of annotations in text order."""
-    hits = [[number for number, other in enumerate(gold) if touch(one, other)] for one in predicted]
+    hits = []
+    for one in predicted:
+        hits.append([number for number, other in enumerate(gold) if touch(one, other)])
     places = {item: number for number, item in enumerate(gold)}
     return {
         "n2c2_2018": n2c2_2018(hits, len(gold)),
@@ -57,9 +59,10 @@ def brat_scoring(hits: Hits, n_gold: int) -> Counts:
             by_gold[index].append(number)
     taken: set[int] = set()
     for candidates in by_gold:
-        first = next((number for number in candidates if number not in taken), None)
-        if first is not None:
-            taken.add(first)
+        for number in candidates:
+            if number not in taken:
+                taken.add(number)
+                break
     return Counts(len(taken), len(hits) - len(taken), n_gold - len(taken))
 
 

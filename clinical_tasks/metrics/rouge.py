@@ -32,5 +32,8 @@ class _Words(Tokenizer):  # type: ignore[misc]
 def rouge_scores(references: Sequence[str], predictions: Sequence[str], *, stemmer: bool) -> list[tuple[float, ...]]:
     """For each pair the F-measures in the order of `ROUGE_TYPES`. Lines are the sentences of rougeLsum."""
     scorer = RougeScorer(list(ROUGE_TYPES), tokenizer=_Words(stemmer))
-    found = (scorer.score(one, other) for one, other in zip(references, predictions, strict=True))
-    return [tuple(float(scores[name].fmeasure) for name in ROUGE_TYPES) for scores in found]
+    found = []
+    for reference, prediction in zip(references, predictions, strict=True):
+        scores = scorer.score(reference, prediction)
+        found.append(tuple(float(scores[name].fmeasure) for name in ROUGE_TYPES))
+    return found

@@ -17,7 +17,8 @@ _RULES = {
 _FIXED = {
     "text_set_f1": "micro over labels: sets of (document, type, lower-cased text)",
     "accuracy": "share of right answers",
-    "macro_f1": "mean F1 over the labels that occur in gold or prediction; an unreadable answer is a miss of its gold label",
+    "macro_f1": "mean F1 over the labels that occur in gold or prediction; an unreadable answer is a miss of its "
+    "gold label",
     "exact_match": "SQuAD: equal to a reference after normalisation",
     "token_f1": "SQuAD: best bag-of-words F1 over the references",
     "rouge1": "mean F-measure of words",
@@ -27,34 +28,31 @@ _FIXED = {
 }
 _SDOH = {
     "ner": "triggers by overlap and type, each matched once (brat_scoring); all other types by exact span (n2c2-2022)",
-    "re": "heads are triggers, paired by overlap and type (brat_scoring); an argument by its role and exact span under its trigger (n2c2-2022)",
+    "re": "heads are triggers, paired by overlap and type (brat_scoring); an argument by its role and exact span "
+    "under its trigger (n2c2-2022)",
 }
 
 
 def rule(card: TaskCard, metric: str) -> str:
     """One line, without note text."""
+    if metric.startswith("rouge"):
+        return f"{_FIXED[metric]}; rouge-score, {'Porter stemmer' if card.rouge_stemmer else 'no stemmer'}"
     if metric in _FIXED:
-        stemmer = (
-            f"; rouge-score, {'Porter stemmer' if card.rouge_stemmer else 'no stemmer'}"
-            if metric.startswith("rouge")
-            else ""
-        )
-        return _FIXED[metric] + stemmer
-    for suffix in ("sdoh_2022", "n2c2_2018", "brat_scoring", "lenient"):
-        if metric.endswith(f"_{suffix}"):
-            name = DUPLICATES[card.duplicates] if suffix == "lenient" else suffix
-            return (
-                f"micro over {_labels(card)}: "
-                + (_SDOH[card.type] if suffix == "sdoh_2022" else f"{_TOUCH}; {_RULES[name]}")
-                + _order(card)
-            )
-    exact = _EXACT_SPANS if card.type == "ner" else _CONCEPTS if card.relations.level == "entity" else _EXACT_PAIRS
-    return f"micro over {_labels(card)}: {exact}{_order(card)}"
+        return _FIXED[metric]
+    labels = ", ".join(card.labels) or "all labels"
+    order = "; ends in either order" if card.relations.symmetric else ""
+    return f"micro over {labels}: {_matching(card, metric)}{order}"
 
 
-def _labels(card: TaskCard) -> str:
-    return ", ".join(card.labels) if card.labels else "all labels"
-
-
-def _order(card: TaskCard) -> str:
-    return "; ends in either order" if card.relations.symmetric else ""
+def _matching(card: TaskCard, metric: str) -> str:
+    """When a predicted annotation counts as a gold one."""
+    if metric.endswith("_sdoh_2022"):
+        return _SDOH[card.type]
+    if metric.endswith("_lenient"):
+        return f"{_TOUCH}; {_RULES[DUPLICATES[card.duplicates]]}"
+    for name in ("n2c2_2018", "brat_scoring"):
+        if metric.endswith(f"_{name}"):
+            return f"{_TOUCH}; {_RULES[name]}"
+    if card.type == "ner":
+        return _EXACT_SPANS
+    return _CONCEPTS if card.relations.level == "entity" else _EXACT_PAIRS

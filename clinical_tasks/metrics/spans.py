@@ -66,17 +66,17 @@ def _by_type(document: Document) -> dict[str, set[Span]]:
 
 
 def _mention_set(documents: Iterable[Document], types: Collection[str] | None) -> set[object]:
-    return {
-        (document.doc_id, mention.type, mention.start, mention.end)
-        for document in documents
-        for mention in document.mentions
-        if types is None or mention.type in types
-    }
+    found: set[object] = set()
+    for document in documents:
+        for mention in document.mentions:
+            if types is None or mention.type in types:
+                found.add((document.doc_id, mention.type, mention.start, mention.end))
+    return found
 
 
 def _relation_set(documents: Iterable[Document]) -> set[object]:
-    return {
-        (document.doc_id, relation.type, strip_mesh(relation.head), strip_mesh(relation.tail))
-        for document in documents
-        for relation in document.relations
-    }
+    found: set[object] = set()
+    for document in documents:
+        for relation in document.relations:
+            found.add((document.doc_id, relation.type, strip_mesh(relation.head), strip_mesh(relation.tail)))
+    return found

@@ -18,7 +18,9 @@ def rouge(references: Sequence[str], predictions: Sequence[str], *, stemmer: boo
     (Porter).
     """
     pairs = rouge_scores(references, predictions, stemmer=stemmer)
-    means = {name: sum(pair[index] for pair in pairs) / max(1, len(pairs)) for index, name in enumerate(ROUGE_TYPES)}
+    means = {}
+    for index, name in enumerate(ROUGE_TYPES):
+        means[name] = sum(pair[index] for pair in pairs) / max(1, len(pairs))
     return means | {"rouge_stemmer": float(stemmer)}
 
 
@@ -30,7 +32,7 @@ def normalise_answer(text: str) -> str:
 
 def exact_match(references: Sequence[str], prediction: str) -> float:
     """1 if the prediction equals one of the references after normalisation."""
-    return float(any(normalise_answer(reference) == normalise_answer(prediction) for reference in references))
+    return float(normalise_answer(prediction) in [normalise_answer(reference) for reference in references])
 
 
 def token_f1(references: Sequence[str], prediction: str) -> float:

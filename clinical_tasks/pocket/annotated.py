@@ -15,12 +15,10 @@ from clinical_tasks.schema import Document, Mention, Relation, mention_order
 Link = tuple[str, str, str, str]
 
 # Invented concept identifiers; the surface forms of one thing share theirs.
-_CONCEPTS = {
-    form: f"{letter}{first + number:06d}"
-    for pool, letter, first in (("drug", "C", 1), ("problem", "D", 1), ("class", "D", 1001))
-    for number, entry in enumerate(POOLS[pool])
-    for form in entry.split("/")
-}
+_CONCEPTS: dict[str, str] = {}
+for _pool, _letter, _first in (("drug", "C", 1), ("problem", "D", 1), ("class", "D", 1001)):
+    for _number, _entry in enumerate(POOLS[_pool], start=_first):
+        _CONCEPTS |= dict.fromkeys(_entry.split("/"), f"{_letter}{_number:06d}")
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,18 @@ def annotate(corpus: Corpus, note: Note, key: str) -> Document:
                 ids = (_CONCEPTS[fact.words[slot]],) if corpus.concepts else ()
                 keys[number, slot] = f"T{len(mentions) + 1}"
                 mentions.append(Mention(keys[number, slot], corpus.labels[slot], start, end, ids=ids))
-    named = {mention.key: mention.ids[0] if mention.ids else mention.key for mention in mentions}
-    relations = [
-        Relation(kind, named[keys[number, head]], named[keys[number, tail]])
-        for number, fact in enumerate(note.facts)
-        for sentence, kind, head, tail in corpus.links
-        if fact.kind == sentence and head in fact.spans and tail in fact.spans
-    ]
+    # What a relation calls a mention: its concept where it has one.
+    named = {mention.key: (*mention.ids, mention.key)[0] for mention in mentions}
+    relations = []
+    for number, fact in enumerate(note.facts):
+        for sentence, kind, head, tail in corpus.links:
+            if fact.kind == sentence and head in fact.spans and tail in fact.spans:
+                relations.append(Relation(kind, named[keys[number, head]], named[keys[number, tail]]))
     # An abstract has a title and one paragraph; a space for a line break moves no offset.
-    title, *rest = note.text.split("\n") if corpus.format == "pubtator" else [note.text]
-    text = "\n".join([title, " ".join(rest)]) if rest else title
+    text = note.text
+    if corpus.format == "pubtator":
+        title, line_end, abstract = text.partition("\n")
+        text = title + line_end + abstract.replace("\n", " ")
     return Document(key, text, tuple(sorted(mentions, key=mention_order)), tuple(dict.fromkeys(relations)))
 
 
@@ -103,7 +103,10 @@ def _abstract(draft: Draft) -> None:
     kind = draft.choose(("adverse", "adverse", "treats", "harmless"))
     drug, problem = draft.pick("drug"), draft.pick("problem")
     draft.add("topic", drug=drug, problem=problem)
-    draft.add(kind, drug=drug, **{"ade" if kind == "adverse" else "problem": problem})
+    if kind == "adverse":
+        draft.add(kind, drug=drug, ade=problem)
+    else:
+        draft.add(kind, drug=drug, problem=problem)
     for _ in range(draft.rng.randint(1, 2)):
         draft.add(draft.choose(("adverse", "treats", "harmless")))
     draft.scatter(1)
@@ -150,142 +153,141 @@ def _opioids(draft: Draft) -> None:
     draft.scatter(1)
 
 
-_DRUG_LINKS = tuple(
-    (sentence, f"{kind}-Drug", kind.lower(), "drug")
-    for sentence in ("medication", "dispensed")
-    for kind in ("Strength", "Form", "Dosage", "Route", "Frequency", "Duration", "Reason")
+_DRUG_SLOTS = ("Strength", "Form", "Dosage", "Route", "Frequency", "Duration", "Reason")
+_DRUG_LINKS = (
+    *(("medication", f"{kind}-Drug", kind.lower(), "drug") for kind in _DRUG_SLOTS),
+    *(("dispensed", f"{kind}-Drug", kind.lower(), "drug") for kind in _DRUG_SLOTS),
 )
 _MEDICATION_FIELDS = (("do", "strength"), ("mo", "route"), ("f", "frequency"), ("du", "duration"), ("r", "reason"))
 _SUBSTANCES = (("tobacco", "pack"), ("alcohol", "drink"), ("illicit", ""))
 
-CORPORA: dict[str, Corpus] = {
-    corpus.folder: corpus
-    for corpus in (
-        Corpus(
-            "pocket_i2b2_2009",
-            "i2b2_2009",
-            _medications,
-            {"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"},
-            tuple(("medication", kind, "drug", slot) for kind, slot in _MEDICATION_FIELDS),
+_EVERY = (
+    Corpus(
+        folder="pocket_i2b2_2009",
+        format="i2b2_2009",
+        compose=_medications,
+        labels={"drug": "m", "strength": "do", "route": "mo", "frequency": "f", "duration": "du", "reason": "r"},
+        links=tuple(("medication", kind, "drug", slot) for kind, slot in _MEDICATION_FIELDS),
+    ),
+    Corpus(
+        folder="pocket_i2b2_2010",
+        format="i2b2",
+        compose=_concepts,
+        labels={"problem": "problem", "ade": "problem", "test": "test", "procedure": "treatment", "drug": "treatment"},
+        links=(
+            ("reveals", "TeRP", "test", "problem"),
+            ("procedure", "TrAP", "procedure", "problem"),
+            ("treats", "TrAP", "drug", "problem"),
+            ("harms", "TrCP", "procedure", "problem"),
+            ("adverse", "TrCP", "drug", "ade"),
         ),
-        Corpus(
-            "pocket_i2b2_2010",
-            "i2b2",
-            _concepts,
-            {"problem": "problem", "ade": "problem", "test": "test", "procedure": "treatment", "drug": "treatment"},
-            (
-                ("reveals", "TeRP", "test", "problem"),
-                ("procedure", "TrAP", "procedure", "problem"),
-                ("treats", "TrAP", "drug", "problem"),
-                ("harms", "TrCP", "procedure", "problem"),
-                ("adverse", "TrCP", "drug", "ade"),
-            ),
+    ),
+    Corpus(
+        folder="pocket_i2b2_2012",
+        format="i2b2_2012",
+        compose=_events,
+        labels={
+            "occurrence": "OCCURRENCE",
+            "department": "CLINICAL_DEPT",
+            "test": "TEST",
+            "date": "DATE",
+            "duration": "DURATION",
+        },
+    ),
+    Corpus(
+        folder="pocket_n2c2_2018",
+        format="brat",
+        compose=_dispensed,
+        labels={
+            "drug": "Drug",
+            "strength": "Strength",
+            "form": "Form",
+            "dosage": "Dosage",
+            "route": "Route",
+            "frequency": "Frequency",
+            "duration": "Duration",
+            "reason": "Reason",
+            "ade": "ADE",
+        },
+        links=(*_DRUG_LINKS, ("adverse", "ADE-Drug", "ade", "drug")),
+    ),
+    Corpus(
+        folder="pocket_bc5cdr",
+        format="pubtator",
+        compose=_abstract,
+        labels={"drug": "Chemical", "problem": "Disease", "ade": "Disease"},
+        links=(("adverse", "CID", "drug", "ade"),),
+        concepts=True,
+    ),
+    Corpus(
+        folder="pocket_ncbi_disease",
+        format="pubtator",
+        compose=_diseases,
+        labels={"problem": "SpecificDisease", "class": "DiseaseClass"},
+        concepts=True,
+    ),
+    Corpus(
+        folder="pocket_chemprot",
+        format="chemprot",
+        compose=_chemicals,
+        labels={"drug": "CHEMICAL", "gene": "GENE-Y"},
+        links=(
+            ("activates", "CPR:3", "drug", "gene"),
+            ("inhibits", "CPR:4", "drug", "gene"),
+            ("agonist", "CPR:5", "drug", "gene"),
+            ("antagonist", "CPR:6", "drug", "gene"),
+            ("substrate", "CPR:9", "drug", "gene"),
         ),
-        Corpus(
-            "pocket_i2b2_2012",
-            "i2b2_2012",
-            _events,
-            {
-                "occurrence": "OCCURRENCE",
-                "department": "CLINICAL_DEPT",
-                "test": "TEST",
-                "date": "DATE",
-                "duration": "DURATION",
-            },
+    ),
+    Corpus(
+        folder="pocket_ddi_2013",
+        format="ddi",
+        compose=_interactions,
+        labels={"drug": "drug", "other_drug": "drug"},
+        links=(
+            ("mechanism", "mechanism", "drug", "other_drug"),
+            ("joint_effect", "effect", "drug", "other_drug"),
+            ("advice", "advise", "drug", "other_drug"),
+            ("interaction", "int", "drug", "other_drug"),
         ),
-        Corpus(
-            "pocket_n2c2_2018",
-            "brat",
-            _dispensed,
-            {
-                "drug": "Drug",
-                "strength": "Strength",
-                "form": "Form",
-                "dosage": "Dosage",
-                "route": "Route",
-                "frequency": "Frequency",
-                "duration": "Duration",
-                "reason": "Reason",
-                "ade": "ADE",
-            },
-            (*_DRUG_LINKS, ("adverse", "ADE-Drug", "ade", "drug")),
+    ),
+    Corpus(
+        folder="pocket_n2c2_2022_sdoh",
+        format="brat",
+        compose=_social,
+        labels={
+            "tobacco": "Tobacco",
+            "alcohol": "Alcohol",
+            "illicit": "Drug",
+            "employment": "Employment",
+            "living": "LivingStatus",
+            "status": "StatusTime",
+            "pack": "Amount",
+            "drink": "Amount",
+            "job": "Type",
+            "residence": "TypeLiving",
+        },
+        links=(
+            *((slot, "StatusTime", slot, "status") for slot, _ in _SUBSTANCES),
+            *((slot, "Amount", slot, amount) for slot, amount in _SUBSTANCES if amount),
+            ("employment", "Type", "employment", "job"),
+            ("living", "TypeLiving", "living", "residence"),
         ),
-        Corpus(
-            "pocket_bc5cdr",
-            "pubtator",
-            _abstract,
-            {"drug": "Chemical", "problem": "Disease", "ade": "Disease"},
-            (("adverse", "CID", "drug", "ade"),),
-            concepts=True,
+        events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"),
+        roles=(("StatusTime", "Status"), ("TypeLiving", "Type")),
+        attributes=(("StatusTime", "StatusTimeVal"),),
+    ),
+    Corpus(
+        folder="pocket_uf_opioid",
+        format="brat",
+        compose=_opioids,
+        labels={"opioid": "Opioid", "use": "Use", "harm": "Harm", "rescue": "Rescue"},
+        links=(
+            ("opioid_use", "Use-Opioid", "use", "opioid"),
+            ("opioid_harm", "Harm-Opioid", "harm", "opioid"),
+            ("opioid_rescue", "Rescue-Harm", "rescue", "harm"),
         ),
-        Corpus(
-            "pocket_ncbi_disease",
-            "pubtator",
-            _diseases,
-            {"problem": "SpecificDisease", "class": "DiseaseClass"},
-            concepts=True,
-        ),
-        Corpus(
-            "pocket_chemprot",
-            "chemprot",
-            _chemicals,
-            {"drug": "CHEMICAL", "gene": "GENE-Y"},
-            (
-                ("activates", "CPR:3", "drug", "gene"),
-                ("inhibits", "CPR:4", "drug", "gene"),
-                ("agonist", "CPR:5", "drug", "gene"),
-                ("antagonist", "CPR:6", "drug", "gene"),
-                ("substrate", "CPR:9", "drug", "gene"),
-            ),
-        ),
-        Corpus(
-            "pocket_ddi_2013",
-            "ddi",
-            _interactions,
-            {"drug": "drug", "other_drug": "drug"},
-            (
-                ("mechanism", "mechanism", "drug", "other_drug"),
-                ("joint_effect", "effect", "drug", "other_drug"),
-                ("advice", "advise", "drug", "other_drug"),
-                ("interaction", "int", "drug", "other_drug"),
-            ),
-        ),
-        Corpus(
-            "pocket_n2c2_2022_sdoh",
-            "brat",
-            _social,
-            {
-                "tobacco": "Tobacco",
-                "alcohol": "Alcohol",
-                "illicit": "Drug",
-                "employment": "Employment",
-                "living": "LivingStatus",
-                "status": "StatusTime",
-                "pack": "Amount",
-                "drink": "Amount",
-                "job": "Type",
-                "residence": "TypeLiving",
-            },
-            (
-                *((slot, "StatusTime", slot, "status") for slot, _ in _SUBSTANCES),
-                *((slot, "Amount", slot, amount) for slot, amount in _SUBSTANCES if amount),
-                ("employment", "Type", "employment", "job"),
-                ("living", "TypeLiving", "living", "residence"),
-            ),
-            events=("Tobacco", "Alcohol", "Drug", "Employment", "LivingStatus"),
-            roles=(("StatusTime", "Status"), ("TypeLiving", "Type")),
-            attributes=(("StatusTime", "StatusTimeVal"),),
-        ),
-        Corpus(
-            "pocket_uf_opioid",
-            "brat",
-            _opioids,
-            {"opioid": "Opioid", "use": "Use", "harm": "Harm", "rescue": "Rescue"},
-            (
-                ("opioid_use", "Use-Opioid", "use", "opioid"),
-                ("opioid_harm", "Harm-Opioid", "harm", "opioid"),
-                ("opioid_rescue", "Rescue-Harm", "rescue", "harm"),
-            ),
-        ),
-    )
-}
+    ),
+)
+
+CORPORA: dict[str, Corpus] = {corpus.folder: corpus for corpus in _EVERY}

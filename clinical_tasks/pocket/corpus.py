@@ -78,10 +78,9 @@ def write_pocket_corpus(output: Path | str, seed: int = 0, sizes: Mapping[str, i
     for name, table in TABLES.items():
         card = pocket_card(name)
         keys = _keys(card)
-        parts = {
-            split: [table.record(next(keys[split]), row) for _, row in _draws(name, seed, split, size)]
-            for split, size in sizes.items()
-        }
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for split, size in sizes.items():
+            parts[split] = [table.record(next(keys[split]), row) for _, row in _draws(name, seed, split, size)]
         write_rows(card, root / name, parts)
     return dict.fromkeys(TASKS, sum(sizes.values()))
 

@@ -26,7 +26,8 @@ _RELEASES = {
 def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequence[Document]) -> None:
     """A split of an annotated corpus below its folder."""
     if corpus.format == "pubtator":
-        _write(folder / f"{split}.PubTator.txt", "".join(f"{_pubtator(document)}\n" for document in documents))
+        abstracts = [_pubtator(document) for document in documents]
+        _write(folder / f"{split}.PubTator.txt", _lines(abstracts))
         _write(folder / f"{split}.BioC.xml", releases.bioc(documents))
         return
     if corpus.format in _RELEASES:
@@ -39,12 +40,9 @@ def write_annotated(folder: Path, corpus: Corpus, split: str, documents: Sequenc
             _write(folder / split / f"{number:05d}.ann", _standoff(corpus, document))
         else:
             concepts, relations = _i2b2(document)
-            for kind, suffix, text in (
-                ("txt", "txt", document.text),
-                ("concept", "con", concepts),
-                ("rel", "rel", relations),
-            ):
-                _write(folder / split / kind / f"{number:05d}.{suffix}", text)
+            _write(folder / split / "txt" / f"{number:05d}.txt", document.text)
+            _write(folder / split / "concept" / f"{number:05d}.con", concepts)
+            _write(folder / split / "rel" / f"{number:05d}.rel", relations)
 
 
 def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any]]]) -> None:
@@ -56,7 +54,8 @@ def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any
         spec = card.splits[card.splits[split].hold_out_from or split]
         files.setdefault(spec.files[0], []).extend(rows)
         if spec.ids_from:
-            _write(folder / spec.ids_from, _json({row["$key"]: row["final_decision"] for row in rows}))
+            decisions = {row["$key"]: row["final_decision"] for row in rows}
+            _write(folder / spec.ids_from, _json(decisions))
     for name, rows in files.items():
         if card.reader in ("csv", "tsv"):
             _write_table(folder / name, card, rows)
@@ -64,7 +63,7 @@ def write_rows(card: TaskCard, folder: Path, parts: dict[str, list[dict[str, Any
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(workbook(rows))
         elif card.reader == "jsonl":
-            _write(folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+            _write(folder / name, _lines([json.dumps(row) for row in rows]))
         else:
             _write(folder / name, _json(_nested(card, rows)))
 
@@ -74,32 +73,42 @@ def _write(path: Path, text: str) -> None:
     path.write_bytes(text.encode())
 
 
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _json(content: Any) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
 def _nested(card: TaskCard, rows: list[dict[str, Any]]) -> Any:
     """Rows at the place where the card's reader looks for records; what begins with $ is the place, not the row."""
-    bare = [{name: value for name, value in row.items() if not name.startswith("$")} for row in rows]
+    bare = [_without_place(row) for row in rows]
     if card.reader == "squad":
-        paragraphs = [
-            {"note_id": row["$parent"]["note_id"], "context": own.pop("context"), "qas": [own]}
-            for row, own in zip(rows, bare, strict=True)
-        ]
+        paragraphs = []
+        for row, own in zip(rows, bare, strict=True):
+            paragraphs.append({"note_id": row["$parent"]["note_id"], "context": own.pop("context"), "qas": [own]})
         return {"data": [{"title": card.reader_options["titles"][0], "paragraphs": paragraphs}]}
     if card.columns.get("id") == ("$key",):
         return {row["$key"]: own for row, own in zip(rows, bare, strict=True)}
     if card.reader_options.get("orient") == "columns":
-        return {name: {str(number): row[name] for number, row in enumerate(bare)} for name in bare[0]}
+        columns: dict[str, dict[str, Any]] = {name: {} for name in bare[0]}
+        for number, own in enumerate(bare):
+            for name, column in columns.items():
+                column[str(number)] = own[name]
+        return columns
     if card.reader_options.get("records") == "exams.*.data":
         exams: dict[str, dict[str, Any]] = {}
         for row, own in zip(rows, bare, strict=True):
             name = row["$parent"]["$key"]
-            exams.setdefault(name, {"name": name, "year": "2026", "category": "medicine", "data": []})["data"].append(
-                own
-            )
+            exam = exams.setdefault(name, {"name": name, "year": "2026", "category": "medicine", "data": []})
+            exam["data"].append(own)
         return {"version": "1.0", "language": "en", "exams": exams}
     return bare
+
+
+def _without_place(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith("$")}
 
 
 def _write_table(path: Path, card: TaskCard, rows: list[dict[str, Any]]) -> None:
@@ -114,37 +123,39 @@ def _write_table(path: Path, card: TaskCard, rows: list[dict[str, Any]]) -> None
 
 
 def _standoff(corpus: Corpus, document: Document) -> str:
-    mentions = {mention.key: mention for mention in document.mentions}
-    lines = [f"{m.key}\t{m.type} {m.start} {m.end}\t{releases.quoted(document.text, m)}" for m in document.mentions]
+    lines = []
+    for m in document.mentions:
+        lines.append(f"{m.key}\t{m.type} {m.start} {m.end}\t{releases.quoted(document.text, m)}")
     if corpus.events:
-        triggers = [mention for mention in document.mentions if mention.type in corpus.events]
-        for number, trigger in enumerate(triggers, start=1):
-            roles = "".join(
-                f" {dict(corpus.roles).get(item.type, item.type)}:{item.tail}"
-                for item in document.relations
-                if item.head == trigger.key
-            )
-            lines.append(f"E{number}\t{trigger.type}:{trigger.key}{roles}")
+        lines += _event_lines(corpus, document)
     else:
-        lines += [
-            f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}"
-            for number, item in enumerate(document.relations, start=1)
-        ]
+        for number, item in enumerate(document.relations, start=1):
+            lines.append(f"R{number}\t{item.type} Arg1:{item.head} Arg2:{item.tail}")
     names = dict(corpus.attributes)
-    marked = [mention for mention in mentions.values() if mention.type in names]
-    lines += [
-        f"A{number}\t{names[m.type]} {m.key} {document.text[m.start : m.end]}"
-        for number, m in enumerate(marked, start=1)
-    ]
-    return "".join(f"{line}\n" for line in lines)
+    marked = [mention for mention in document.mentions if mention.type in names]
+    for number, m in enumerate(marked, start=1):
+        lines.append(f"A{number}\t{names[m.type]} {m.key} {document.text[m.start : m.end]}")
+    return _lines(lines)
+
+
+def _event_lines(corpus: Corpus, document: Document) -> Iterable[str]:
+    """An event for each trigger, with all that the trigger relates to as its arguments."""
+    roles = dict(corpus.roles)
+    triggers = [mention for mention in document.mentions if mention.type in corpus.events]
+    for number, trigger in enumerate(triggers, start=1):
+        line = f"E{number}\t{trigger.type}:{trigger.key}"
+        for item in document.relations:
+            if item.head == trigger.key:
+                line += f" {roles.get(item.type, item.type)}:{item.tail}"
+        yield line
 
 
 def _i2b2(document: Document) -> tuple[str, str]:
     """The contents of `.con` and `.rel`."""
     named = {mention.key: _concept(document.text, mention) for mention in document.mentions}
-    concepts = (f'{named[mention.key]}||t="{mention.type}"\n' for mention in document.mentions)
-    relations = (f'{named[item.head]}||r="{item.type}"||{named[item.tail]}\n' for item in document.relations)
-    return "".join(concepts), "".join(relations)
+    concepts = [f'{named[mention.key]}||t="{mention.type}"' for mention in document.mentions]
+    relations = [f'{named[item.head]}||r="{item.type}"||{named[item.tail]}' for item in document.relations]
+    return _lines(concepts), _lines(relations)
 
 
 def _concept(text: str, mention: Mention) -> str:
@@ -153,10 +164,8 @@ def _concept(text: str, mention: Mention) -> str:
 
 def _pubtator(document: Document) -> str:
     title, _, abstract = document.text.partition("\n")
-    return "".join(
-        f"{line}\n"
-        for line in (f"{document.doc_id}|t|{title}", f"{document.doc_id}|a|{abstract}", *_pubtator_rows(document))
-    )
+    texts = (f"{document.doc_id}|t|{title}", f"{document.doc_id}|a|{abstract}")
+    return _lines([*texts, *_pubtator_rows(document)])
 
 
 def _pubtator_rows(document: Document) -> Iterable[str]:

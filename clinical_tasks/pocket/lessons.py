@@ -13,8 +13,8 @@ from itertools import count
 from typing import NamedTuple
 
 from clinical_tasks.pocket.corpus import FIRST_PRETRAINING_INDEX, TASKS, draw, example_of, pocket_card, share_of
+from clinical_tasks.pocket.inquiries import INQUIRIES
 from clinical_tasks.pocket.notes import Draft, Fact, Note, generator
-from clinical_tasks.pocket.questions import INQUIRIES
 from clinical_tasks.schema import Example
 
 # Where a further question about the same note begins in a task's input text.
@@ -50,11 +50,13 @@ def _questions_in_words(draft: Draft) -> tuple[str, Asks]:
 def _sentences(draft: Draft) -> tuple[str, Asks]:
     """The same notes; asked for by a word, a whole sentence is the answer."""
     note = _full_note(draft)
+    places = []
+    for fact in note.facts[1:]:
+        for slot, span in fact.spans.items():
+            places.append((fact.words[slot], span))
 
     def ask() -> tuple[str, str]:
-        words, (start, _) = draft.rng.choice(
-            [(fact.words[slot], span) for fact in note.facts[1:] for slot, span in fact.spans.items()]
-        )
+        words, (start, _) = draft.rng.choice(places)
         begin = note.text.rfind("\n", 0, start) + 1
         return f"what is in the note with {words} ?", note.text[begin:].partition("\n")[0]
 
@@ -109,17 +111,17 @@ def _mentions(draft: Draft) -> tuple[str, Asks]:
         draft.add(kind)
     draft.scatter(1)
     note = draft.note()
-    named = [
-        (slot, words)
-        for fact in note.facts
-        for slot, words in fact.words.items()
-        if slot not in ("age", "sex", "size", "side", "value")
-    ]
+    named = []
+    for fact in note.facts:
+        for slot, words in fact.words.items():
+            if slot not in ("age", "sex", "size", "side", "value"):
+                named.append((slot, words))
 
     def ask() -> tuple[str, str]:
         slot, words = draft.rng.choice(named)
-        there = draft.rng.random() < 0.5
-        return f"is {words if there else draft.unused(slot)} in the note ?", "yes" if there else "no"
+        if draft.rng.random() < 0.5:
+            return f"is {words} in the note ?", "yes"
+        return f"is {draft.unused(slot)} in the note ?", "no"
 
     return note.text, ask
 

@@ -108,7 +108,10 @@ class Draft:
         sectioned = sections and self.rng.random() < _SECTIONED
         text, facts = "", []
         for kind, template, words in self._plan:
-            text += ("\n" if text else "") + (f"{HEADERS[kind]} : " if sectioned and kind in HEADERS else "")
+            if text:
+                text += "\n"
+            if sectioned and kind in HEADERS:
+                text += f"{HEADERS[kind]} : "
             spans = {}
             for literal, slot in _parts(template):
                 text += literal

@@ -34,17 +34,21 @@ def i2b2_2009(documents: Sequence[Document]) -> Iterator[File]:
         by_key = {entry[0].key: entry for entry in entries}
         for item in document.relations:
             by_key[item.head].append(mentions[item.tail])
-        related = {mention.key for entry in entries for mention in entry}
+        related: set[str] = set()
+        for entry in entries:
+            related.update(mention.key for mention in entry)
         entries += [[mention] for mention in document.mentions if mention.key not in related]
+        lines = [_entry(document.text, entry) for entry in entries]
         yield f"notes/{number:05d}", document.text
-        yield f"entries/{number:05d}.i2b2.entries", "".join(f"{_entry(document.text, entry)}\n" for entry in entries)
+        yield f"entries/{number:05d}.i2b2.entries", "".join(f"{line}\n" for line in lines)
 
 
 def _entry(text: str, entry: list[Mention]) -> str:
-    fields = {
-        mention.type: f'{mention.type}="{quoted(text, mention).lower()}" {places(text, mention)}' for mention in entry
-    }
-    return "||".join([*(fields.get(name, f'{name}="nm"') for name in _MEDICATION_FIELDS), 'ln="narrative"'])
+    """Fields that the medication does not have are "nm", not mentioned."""
+    fields = {name: f'{name}="nm"' for name in _MEDICATION_FIELDS}
+    for mention in entry:
+        fields[mention.type] = f'{mention.type}="{quoted(text, mention).lower()}" {places(text, mention)}'
+    return "||".join([*fields.values(), 'ln="narrative"'])
 
 
 def quoted(text: str, mention: Mention) -> str:
@@ -57,7 +61,9 @@ def i2b2_2012(documents: Sequence[Document]) -> Iterator[File]:
     CDATA section.
     """
     for number, document in enumerate(documents):
-        tags = "".join(f"{_tag(document.text, order, mention)}\n" for order, mention in enumerate(document.mentions))
+        tags = ""
+        for order, mention in enumerate(document.mentions):
+            tags += _tag(document.text, order, mention) + "\n"
         note = document.text.replace("]]>", "]]]]><![CDATA[>")
         yield (
             f"{number:05d}.xml",
@@ -83,14 +89,11 @@ def chemprot(documents: Sequence[Document]) -> Iterator[File]:
     for document in documents:
         title, _, abstract = document.text.partition("\n")
         tables["abstracts"].append("\t".join((document.doc_id, title, abstract.replace("\n", " "))))
-        tables["entities"] += [
-            "\t".join((document.doc_id, m.key, m.type, str(m.start), str(m.end), quoted(document.text, m)))
-            for m in document.mentions
-        ]
-        tables["gold_standard"] += [
-            "\t".join((document.doc_id, item.type, f"Arg1:{item.head}", f"Arg2:{item.tail}"))
-            for item in document.relations
-        ]
+        for m in document.mentions:
+            cells = (document.doc_id, m.key, m.type, str(m.start), str(m.end), quoted(document.text, m))
+            tables["entities"].append("\t".join(cells))
+        for item in document.relations:
+            tables["gold_standard"].append(f"{document.doc_id}\t{item.type}\tArg1:{item.head}\tArg2:{item.tail}")
     for name, lines in tables.items():
         yield f"chemprot_{name}.tsv", "".join(f"{line}\n" for line in lines)
 
@@ -108,8 +111,14 @@ def ddi(documents: Sequence[Document]) -> Iterator[File]:
         )
 
 
+def _within(document: Document, base: int, words: str) -> list[Mention]:
+    """The mentions that begin in a stretch of the text: these words, from `base` on."""
+    end = base + len(words)
+    return [mention for mention in document.mentions if base <= mention.start < end]
+
+
 def _sentence(document: Document, name: str, words: str, base: int) -> str:
-    inner = [mention for mention in document.mentions if base <= mention.start < base + len(words)]
+    inner = _within(document, base, words)
     names = {mention.key: f"{name}.e{order}" for order, mention in enumerate(inner)}
     kinds = {(item.head, item.tail): item.type for item in document.relations}
     lines = [f"    <sentence id={quoteattr(name)} text={quoteattr(words)}>"]
@@ -140,20 +149,22 @@ def _bioc_document(document: Document) -> str:
     order = {mention.key: number for number, mention in enumerate(document.mentions)}
     passages = ""
     for kind, base, words in (("title", 0, title), ("abstract", len(title) + 1, abstract)):
-        inner = [mention for mention in document.mentions if base <= mention.start < base + len(words)]
-        annotations = "".join(
-            f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon><infon '
-            f'key="MESH">{"|".join(m.ids) or "-1"}</infon>'
-            f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{escape(quoted(document.text, m))}</text></annotation>\n'
-            for m in inner
-        )
+        annotations = ""
+        for m in _within(document, base, words):
+            concepts, text = "|".join(m.ids) or "-1", escape(quoted(document.text, m))
+            annotations += (
+                f'<annotation id="{order[m.key]}"><infon key="type">{m.type}</infon>'
+                f'<infon key="MESH">{concepts}</infon>'
+                f'<location offset="{m.start}" length="{m.end - m.start}"/><text>{text}</text></annotation>\n'
+            )
         passages += (
-            "<passage><infon "
-            f'key="type">{kind}</infon><offset>{base}</offset><text>{escape(words)}</text>\n{annotations}</passage>\n'
+            f'<passage><infon key="type">{kind}</infon><offset>{base}</offset>'
+            f"<text>{escape(words)}</text>\n{annotations}</passage>\n"
         )
-    relations = "".join(
-        f'<relation id="R{number}"><infon key="relation">{item.type}</infon><infon key="Chemical">{item.head}</infon>'
-        f'<infon key="Disease">{item.tail}</infon></relation>\n'
-        for number, item in enumerate(document.relations)
-    )
+    relations = ""
+    for number, item in enumerate(document.relations):
+        relations += (
+            f'<relation id="R{number}"><infon key="relation">{item.type}</infon>'
+            f'<infon key="Chemical">{item.head}</infon><infon key="Disease">{item.tail}</infon></relation>\n'
+        )
     return f"<document><id>{escape(document.doc_id)}</id>\n{passages}{relations}</document>\n"

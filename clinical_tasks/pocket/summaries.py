@@ -19,11 +19,10 @@ def _impression(draft: Draft) -> Row:
         draft.add(kind)
     draft.scatter()
     note = draft.note()
-    abnormal = [
-        " ".join(fact.words[slot] for slot in ("size", "side", "finding"))
-        for fact in note.facts
-        if fact.kind == "finding"
-    ]
+    abnormal = []
+    for fact in note.facts:
+        if fact.kind == "finding":
+            abnormal.append(f"{fact.words['size']} {fact.words['side']} {fact.words['finding']}")
     impression = " and ".join(abnormal) or "no acute findings"
     return note.text, {"background": background, "impression": f"{impression} ."}
 

@@ -195,7 +195,9 @@ def _from_inside(path: Path, place: tuple[Path, str], mtime: int, size: int) -> 
 
 def _opened(path: Path, file: BinaryIO, size: int) -> Archive:
     with refusing_damage(path):
-        return (_Zip if path.name.lower().endswith(".zip") else _Tar)(path, file, size)
+        if path.name.lower().endswith(".zip"):
+            return _Zip(path, file, size)
+        return _Tar(path, file, size)
 
 
 def open_member(archive: Path, name: str) -> BinaryIO:
@@ -220,29 +222,18 @@ def locate(path: Path) -> tuple[Path, str] | None:
     """
     if not any(is_archive_name(part) for part in path.parts[:-1]) or path.exists():
         return None
-    start = next(
-        (
-            i
-            for i in range(1, len(path.parts))
-            if is_archive_name(path.parts[i - 1]) and Path(*path.parts[:i]).is_file()
-        ),
-        None,
-    )
-    if start is None:
-        return None
-    archive, rest = Path(*path.parts[:start]), path.parts[start:]
-    while True:
-        inner = next(
-            (
-                i
-                for i in range(1, len(rest))
-                if is_archive_name(rest[i - 1]) and "/".join(rest[:i]) in open_archive(archive).names
-            ),
-            None,
-        )
-        if inner is None:
-            return archive, "/".join(rest)
-        archive, rest = archive.joinpath(*rest[:inner]), rest[inner:]
+    for start in range(1, len(path.parts)):
+        if is_archive_name(path.parts[start - 1]) and Path(*path.parts[:start]).is_file():
+            return _innermost(Path(*path.parts[:start]), path.parts[start:])
+    return None
+
+
+def _innermost(archive: Path, rest: tuple[str, ...]) -> tuple[Path, str]:
+    """The last of the archives that lie one inside the other on the way of `rest`, and the name inside that one."""
+    for inner in range(1, len(rest)):
+        if is_archive_name(rest[inner - 1]) and "/".join(rest[:inner]) in open_archive(archive).names:
+            return _innermost(archive.joinpath(*rest[:inner]), rest[inner:])
+    return archive, "/".join(rest)
 
 
 def _on_disk(path: Path) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clinical_tasks.readers.files import read_text
@@ -43,9 +43,12 @@ def read_bioc(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
 
 def _document(path: Path, element: Element) -> Document:
     draft = _Draft(path)
-    blocks = [block for passage in element.find("passage") for block in ([*passage.find("sentence")] or [passage])]
+    blocks: list[Element] = []
+    for passage in element.find("passage"):
+        blocks += [*passage.find("sentence")] or [passage]
     for number, block in enumerate(blocks):
-        draft.text += _JOINT if number else ""
+        if number:
+            draft.text += _JOINT
         _add_block(draft, block)
     holders = [element, *element.find("passage"), *blocks]
     # A passage without sentences is its own block.
@@ -54,14 +57,16 @@ def _document(path: Path, element: Element) -> Document:
         known = ("id", "offset", "infon", "text", "passage", "sentence", "relation")
         count_others(holder, (*known, "annotation") if holder in blocks else known, draft.left_out)
     relations: dict[Relation, None] = {}
-    for item in (item for holder in unique for item in holder.find("relation")):
-        relation = _relation(draft, item)
-        draft.left_out["relations repeated"] += relation in relations
-        relations[relation] = None
+    for holder in unique:
+        for item in holder.find("relation"):
+            relation = _relation(draft, item)
+            draft.left_out["relations repeated"] += relation in relations
+            relations[relation] = None
+    mentions = [_with_parts(draft, mention) for mention in draft.mentions.values()]
     return Document(
         doc_id=_text(path, element, "id"),
         text=draft.text,
-        mentions=tuple(sorted((_with_parts(draft, mention) for mention in draft.mentions.values()), key=mention_order)),
+        mentions=tuple(sorted(mentions, key=mention_order)),
         relations=tuple(relations),
         source=f"{path}:{element.line}",
         mismatches=tuple(draft.mismatches),
@@ -87,7 +92,8 @@ def _add_block(draft: _Draft, block: Element) -> None:
     path, base = draft.path, len(draft.text)
     begin = whole_number(path, block.line, "offset", _text(path, block, "offset"))
     words = block.first("text")
-    draft.text += words.text if words else ""
+    if words:
+        draft.text += words.text
     for item in block.find("annotation"):
         infons = _infons(path, item)
         spans = sorted(_location(draft, place, begin, base) for place in item.find("location"))
@@ -97,12 +103,11 @@ def _add_block(draft: _Draft, block: Element) -> None:
             )
         start, end = spans[0][0], max(stop for _, stop in spans)
         quoted = one_line(_text(path, item, "text"))
-        if quoted not in (
-            one_line(" ".join(draft.text[one:other] for one, other in spans)),
-            one_line(draft.text[start:end]),
-        ):
+        fragments = " ".join(draft.text[one:other] for one, other in spans)
+        if quoted not in (one_line(fragments), one_line(draft.text[start:end])):
             draft.mismatches.append(f"{path}:{item.line}")
-        ids = concept_ids(next((infons[name] for name in _IDENTIFIERS if name in infons), ""))
+        identifiers = [infons[name] for name in _IDENTIFIERS if name in infons]
+        ids = concept_ids(identifiers[0]) if identifiers else ()
         if infons.get("CompositeRole") == "IndividualMention":
             draft.left_out["single mentions of a composite one"] += 1
             draft.singles.append((ids, start, end, quoted))
@@ -116,9 +121,8 @@ def _add_block(draft: _Draft, block: Element) -> None:
 
 
 def _location(draft: _Draft, place: Element, begin: int, base: int) -> tuple[int, int]:
-    offset, length = (
-        whole_number(draft.path, place.line, name, attribute(draft.path, place, name)) for name in ("offset", "length")
-    )
+    offset = whole_number(draft.path, place.line, "offset", attribute(draft.path, place, "offset"))
+    length = whole_number(draft.path, place.line, "length", attribute(draft.path, place, "length"))
     start = offset - begin + base
     if not base <= start < start + length <= len(draft.text):
         reason = f"a location of {length} characters at {offset} is empty or outside its passage"
@@ -130,12 +134,14 @@ def _location(draft: _Draft, place: Element, begin: int, base: int) -> tuple[int
 
 def _with_parts(draft: _Draft, mention: Mention) -> Mention:
     """A composite mention with the words of each of its concepts, where there is one single mention for each."""
-    words = {ids: text for ids, start, end, text in draft.singles if mention.start <= start and end <= mention.end}
+    words = {}
+    for ids, start, end, text in draft.singles:
+        if mention.start <= start and end <= mention.end:
+            words[ids] = text
     parts = tuple(words[(identifier,)] for identifier in mention.ids if (identifier,) in words)
-    whole = len(mention.ids) > 1 and len(parts) == len(mention.ids)
-    return Mention(
-        mention.key, mention.type, mention.start, mention.end, mention.fragments, mention.ids, parts if whole else ()
-    )
+    if len(mention.ids) < 2 or len(parts) < len(mention.ids):
+        parts = ()
+    return replace(mention, parts=parts)
 
 
 def _relation(draft: _Draft, item: Element) -> Relation:

@@ -54,9 +54,9 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     mismatches = [f"{ann_path}:{quote.line}" for quote in quotes if not quote.agrees(text)]
     triggers = _triggers(ann_path, rows["E"], mentions)
     relations = [_relation(ann_path, line, fields, mentions, triggers) for line, _, fields in rows["R"]]
-    arguments = [
-        relation for row in rows["E"] for relation in _event_relations(ann_path, row, mentions, triggers, events)
-    ]
+    arguments: list[Relation] = []
+    for row in rows["E"]:
+        arguments += _event_relations(ann_path, row, mentions, triggers, events)
     _check_targets(ann_path, rows, mentions, triggers)
     _check_ends(ann_path, rows)
     if events != "ignore":
@@ -64,7 +64,8 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     unique = tuple(dict.fromkeys(relations))
     left_out = Counter({f"{kind} lines": len(rows[kind]) for kind in "AM*#N"})
     left_out["relations repeated"] = len(relations) - len(unique)
-    left_out["E lines"] = len(rows["E"]) if events == "ignore" else 0
+    if events == "ignore":
+        left_out["E lines"] = len(rows["E"])
     return Document(
         doc_id=name_in(text_path.with_suffix(""), folder),
         text=text,
@@ -101,15 +102,17 @@ def _rows(path: Path) -> dict[str, list[Row]]:
 def _mention(path: Path, line: int, key: str, fields: list[str]) -> Mention:
     """`Type start end[;start end...]`; a discontinuous mention keeps its fragments and covers all of them."""
     kind, _, offsets = fields[0].strip().partition(" ")
+    spans = []
     try:
-        fragments = tuple(
-            sorted((_number(start), _number(end)) for start, end in (part.split() for part in offsets.split(";")))
-        )
+        for part in offsets.split(";"):
+            first, last = part.split()
+            spans.append((_number(first), _number(last)))
     except ValueError:
         raise read_error(
             path, "offsets are not numbers", line=line, fix="write 'Type START END' or 'Type S E;S E'"
         ) from None
-    start, end = fragments[0][0], max(fragment[1] for fragment in fragments)
+    fragments = tuple(sorted(spans))
+    start, end = fragments[0][0], max(stop for _, stop in fragments)
     if start < 0 or any(begin >= stop for begin, stop in fragments):
         raise read_error(
             path, "a span is empty or negative", line=line, fix="ends are exclusive and lie after their start"
@@ -181,7 +184,9 @@ def _event_relations(
                 path, "an event names an argument that is not in the file", line=line, fix="add the T line or remove it"
             )
         # Repeated roles are numbered by brat (Status, Status2): one role.
-        kind = mentions[target].type if events == "argument_types" else role.rstrip("0123456789")
+        kind = role.rstrip("0123456789")
+        if events == "argument_types":
+            kind = mentions[target].type
         relations.append(Relation(kind, triggers[key], target))
     return relations
 

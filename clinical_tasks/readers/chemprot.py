@@ -32,12 +32,12 @@ def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[D
     """
     files: dict[str, list[Path]] = {kind: [] for kind in _KINDS}
     for path in paths:
-        kind = next((kind for kind in _KINDS if kind in path.name), None)
-        if kind is None:
+        kinds = [kind for kind in _KINDS if kind in path.name]
+        if not kinds:
             raise read_error(
                 path, "its name says nothing of what it holds", fix=f"it has one of {', '.join(_KINDS)} in it"
             )
-        files[kind].append(path)
+        files[kinds[0]].append(path)
     entities = _by_document(files["entities"])
     relations = _by_document(files["gold_standard"] + files["relations"])
     for path in files["abstracts"]:
@@ -50,7 +50,8 @@ def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[D
                 card.reader_options.get("sentence_lines") is True,
             )
     for rest in (entities, relations):
-        for path, line, _ in (rows[0] for rows in rest.values()):
+        for rows in rest.values():
+            path, line, _ = rows[0]
             raise read_error(
                 path, "a document that no file of abstracts holds", line=line, fix="list the files of one set together"
             )
@@ -93,6 +94,7 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
             mismatches.append(f"{entity_path}:{line}")
     found = [_relation(relation_path, line, cells, mentions) for relation_path, line, cells in relations]
     unique = tuple(dict.fromkeys(found))
+    repeated = len(found) - len(unique)
     return Document(
         doc_id=key,
         text=text,
@@ -100,7 +102,7 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
         relations=unique,
         source=f"{path}:{number}",
         mismatches=tuple(mismatches),
-        left_out={"relations repeated": len(found) - len(unique)} if len(found) > len(unique) else {},
+        left_out={"relations repeated": repeated} if repeated else {},
     )
 
 
@@ -110,7 +112,7 @@ def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mentio
             path, f"{len(cells) + 1} columns", line=line, fix="an entity has 6: PMID, id, type, start, end, text"
         )
     key, kind, *places, quoted = cells
-    start, end = (whole_number(path, line, name, place) for name, place in zip(("start", "end"), places, strict=True))
+    start, end = whole_number(path, line, "start", places[0]), whole_number(path, line, "end", places[1])
     if not start < end <= len(text):
         reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
         raise read_error(path, reason, line=line, fix="offsets count characters over title, one character, abstract")

@@ -33,7 +33,8 @@ def _document(path: Path, element: Element) -> Document:
     left_out: Counter[str] = Counter()
     count_others(element, ("sentence",), left_out)
     for number, sentence in enumerate(element.find("sentence")):
-        text += "\n" if number else ""
+        if number:
+            text += "\n"
         base, words = len(text), attribute(path, sentence, "text")
         count_others(sentence, ("entity", "pair"), left_out)
         text += words
@@ -42,13 +43,13 @@ def _document(path: Path, element: Element) -> Document:
             if mention.key in mentions:
                 raise read_error(path, "an id is used twice", line=entity.line, fix="give each entity its own id")
             mentions[mention.key] = mention
-            if not _agrees(
-                [text[start:end] for start, end in mention.fragments or ((mention.start, mention.end),)],
-                attribute(path, entity, "text"),
-            ):
+            spans = mention.fragments or ((mention.start, mention.end),)
+            pieces = [text[start:end] for start, end in spans]
+            if not _agrees(pieces, attribute(path, entity, "text")):
                 mismatches.append(f"{path}:{entity.line}")
-    for pair in (pair for sentence in element.find("sentence") for pair in sentence.find("pair")):
-        _add_pair(path, pair, mentions, relations, left_out)
+    for sentence in element.find("sentence"):
+        for pair in sentence.find("pair"):
+            _add_pair(path, pair, mentions, relations, left_out)
     return Document(
         doc_id=attribute(path, element, "id"),
         text=text,
@@ -64,18 +65,17 @@ def _agrees(pieces: list[str], quoted: str) -> bool:
     """The same words, and no space at an end that is not quoted: with exclusive ends every entity before a space
     would seem to agree.
     """
-    return one_line(" ".join(pieces)) == one_line(quoted) and (
-        all(piece == piece.strip() for piece in pieces) or quoted != quoted.strip()
-    )
+    if one_line(" ".join(pieces)) != one_line(quoted):
+        return False
+    return quoted != quoted.strip() or all(piece == piece.strip() for piece in pieces)
 
 
 def _mention(path: Path, entity: Element, words: str, base: int) -> Mention:
     spans = []
     for part in attribute(path, entity, "charOffset").split(";"):
         first, dash, last = part.partition("-")
-        start, end = (
-            whole_number(path, entity.line, "charOffset", number) for number in (first, last if dash else first)
-        )
+        start = whole_number(path, entity.line, "charOffset", first)
+        end = whole_number(path, entity.line, "charOffset", last if dash else first)
         if not start <= end < len(words):
             reason = f"characters {start}-{end} are none or beyond the sentence's {len(words)}"
             raise read_error(
@@ -84,7 +84,8 @@ def _mention(path: Path, entity: Element, words: str, base: int) -> Mention:
         spans.append((base + start, base + end + 1))
     spans.sort()
     key, kind = attribute(path, entity, "id"), attribute(path, entity, "type")
-    return Mention(key, kind, spans[0][0], max(end for _, end in spans), tuple(spans) if len(spans) > 1 else ())
+    fragments = tuple(spans) if len(spans) > 1 else ()
+    return Mention(key, kind, spans[0][0], max(end for _, end in spans), fragments)
 
 
 def _add_pair(

@@ -7,6 +7,7 @@ system.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def read_text(path: Path, *, skip_bom: bool = True) -> str:
         return data.decode("utf-8-sig" if skip_bom else "utf-8")
     except UnicodeDecodeError as error:
         # `from None`: the original holds the file's bytes.
-        position = error.start + (3 if skip_bom and data.startswith(b"\xef\xbb\xbf") else 0)
+        position = error.start
+        if skip_bom and data.startswith(codecs.BOM_UTF8):
+            position += len(codecs.BOM_UTF8)
         raise _not_utf8(path, position) from None
 
 
@@ -114,12 +117,12 @@ def find_files(folder: Path, name: str) -> list[Path]:
     for number, part in enumerate(parts[:-1], start=1):
         if is_archive_name(part):
             archives = [path for path in sorted(folder.glob("/".join(parts[:number]))) if path.is_file()]
-            return [path for archive in archives for path in _inside(archive, "/".join(parts[number:]), anywhere=False)]
+            return _inside_all(archives, "/".join(parts[number:]), anywhere=False)
     found = [path for path in sorted(folder.glob(name)) if path.is_file()]
     if found or is_archive_name(name):
         return found
     archives = sorted(path for path in folder.glob("*") if is_archive_name(path.name) and path.is_file())
-    found = [path for archive in archives for path in _inside(archive, name, anywhere=True)]
+    found = _inside_all(archives, name, anywhere=True)
     if len(found) > 1 and not set(name) & set("*?["):
         where = " and ".join(path.relative_to(folder).as_posix() for path in found[:2])
         raise read_error(
@@ -130,8 +133,16 @@ def find_files(folder: Path, name: str) -> list[Path]:
     return found
 
 
+def _inside_all(archives: list[Path], pattern: str, anywhere: bool) -> list[Path]:
+    found = []
+    for archive in archives:
+        found += _inside(archive, pattern, anywhere)
+    return found
+
+
 def _inside(archive: Path, pattern: str, anywhere: bool) -> list[Path]:
-    names = re.compile(f"({'(?:.*?/)?' if anywhere else ''}){_expression(pattern)}")
+    folders = "((?:.*?/)?)" if anywhere else "()"
+    names = re.compile(folders + _expression(pattern))
     found = {name: match[1] for name in members(archive) if (match := names.fullmatch(name))}
     below = sorted(set(found.values()))
     if len(below) > 1 and set(pattern) & set("*?["):
@@ -152,7 +163,11 @@ def _expression(pattern: str) -> str:
             out.append("[^/]")
         elif token[0] == "[" and len(token) > 1:
             inner = token[1:-1].replace("\\", "\\\\")
-            out.append("[" + ("^" + inner[1:] if inner.startswith("!") else re.sub(r"^\^", r"\\^", inner)) + "]")
+            if inner.startswith("!"):
+                inner = "^" + inner[1:]
+            elif inner.startswith("^"):
+                inner = "\\" + inner
+            out.append(f"[{inner}]")
         else:
             out.append(re.escape(token))
     return "".join(out)
@@ -162,6 +177,7 @@ def name_in(path: Path, folder: Path) -> str:
     """A file's path inside the task's folder without the names of archives on the way: the same packed and unpacked
     there.
     """
-    parts = path.relative_to(folder).parts
-    kept = [part for part in parts[:-1] if not is_archive_name(part)] if locate(path) else list(parts[:-1])
-    return "/".join([*kept, parts[-1]])
+    *folders, name = path.relative_to(folder).parts
+    if locate(path):
+        folders = [part for part in folders if not is_archive_name(part)]
+    return "/".join([*folders, name])

@@ -49,10 +49,10 @@ def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
     asserted = card.reader_options.get("types") == "assertion"
     needed = {".con": True, ".ast": asserted, ".rel": card.type == "re"}
     for found in others.values():
-        for path in (path for name, path in found.items() if name not in notes):
-            raise read_error(
-                path, "no .txt of this name among the split's files", fix="name the notes of the split in splits too"
-            )
+        for name, path in found.items():
+            if name not in notes:
+                fix = "name the notes of the split in splits too"
+                raise read_error(path, "no .txt of this name among the split's files", fix=fix)
     for name, path in notes.items():
         for suffix, found in others.items():
             if name not in found and needed[suffix]:
@@ -60,9 +60,8 @@ def read_i2b2(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
                     f"put it into one of the split's folders and name those files in splits, as in 'train/*/*{suffix}'"
                 )
                 raise read_error(path, f"no {suffix} of this name among the split's files", fix=fix)
-        yield _read_note(
-            path, {suffix: found[name] for suffix, found in others.items() if name in found}, folder, asserted
-        )
+        files = {suffix: found[name] for suffix, found in others.items() if name in found}
+        yield _read_note(path, files, folder, asserted)
 
 
 def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
@@ -82,7 +81,11 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
     text = read_text(text_path, skip_bom=False)
     con_path = files[".con"]
     concepts = list(_matches(con_path, _CON_LINE, 'c="text" LINE:TOKEN LINE:TOKEN||t="type"'))
-    lines = max(ways_of_lines(text), key=lambda way: sum(_fits(con_path, text, way, concept) for concept in concepts))
+
+    def agreeing(way: TokenSpans) -> int:
+        return sum(_fits(con_path, text, way, concept) for concept in concepts)
+
+    lines = max(ways_of_lines(text), key=agreeing)
     assertions = dict(_assertions(files[".ast"])) if ".ast" in files else {}
     mismatches: list[str] = []
     mentions: dict[Place, Mention] = {}
@@ -120,8 +123,11 @@ def _read_note(text_path: Path, files: dict[str, Path], folder: Path, asserted: 
 
 def ways_of_lines(text: str) -> list[TokenSpans]:
     """Tokens of lines that end in "\\n" only. Where the note has lone "\\r", a second way ends lines there too."""
+    ways = [token_spans(text)]
     lone = _LONE_RETURN.sub("\n", text)
-    return [token_spans(text)] if lone == text else [token_spans(text), token_spans(lone)]
+    if lone != text:
+        ways.append(token_spans(lone))
+    return ways
 
 
 def _fits(path: Path, text: str, lines: TokenSpans, concept: tuple[int, re.Match[str]]) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from clinical_tasks.readers.files import lines_of, name_in, read_text
@@ -74,9 +75,9 @@ def read_i2b2_2009(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[
 def _by_name(paths: Iterator[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        name = (
-            path.stem.removesuffix(".i2b2").removesuffix("_gold") if path.suffix in (*_SUFFIXES, ".txt") else path.name
-        )
+        name = path.name
+        if path.suffix in (*_SUFFIXES, ".txt"):
+            name = path.stem.removesuffix(".i2b2").removesuffix("_gold")
         if found.setdefault(name, path) != path:
             raise read_error(
                 path,
@@ -100,13 +101,10 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
             if not _agrees(text, spans, item.quoted):
                 mismatches.append(f"{entries_path}:{item.line}")
             fragments = tuple(sorted(set(spans)))
-            mention = Mention(
-                f"line{item.line}.{item.name}",
-                item.name,
-                fragments[0][0],
-                max(end for _, end in fragments),
-                fragments if len(fragments) > 1 else (),
-            )
+            begin, stop = fragments[0][0], max(end for _, end in fragments)
+            mention = Mention(f"line{item.line}.{item.name}", item.name, begin, stop)
+            if len(fragments) > 1:
+                mention = replace(mention, fragments=fragments)
             first = mentions.setdefault((item.name, fragments), mention)
             # A drug with two dosages has two entries and is one mention.
             left_out["fields annotated before"] += first is not mention
@@ -114,8 +112,9 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
         for name, key in keys.items():
             if name != "m" and "m" in keys:
                 relations[Relation(name, keys["m"], key)] = None
+    named = text_path.with_suffix("") if text_path.suffix == ".txt" else text_path
     return Document(
-        doc_id=name_in(text_path.with_suffix("") if text_path.suffix == ".txt" else text_path, folder),
+        doc_id=name_in(named, folder),
         text=text,
         mentions=tuple(sorted(mentions.values(), key=mention_order)),
         relations=tuple(relations),
@@ -145,7 +144,8 @@ def _read_entry(found: _Annotations, number: int, line: str) -> Iterator[_Field]
         name, quoted, places = match.groups()
         seen.add(name)
         if places and name in _FIELDS:
-            yield _Field(number, name, quoted, [place_of(re.findall(r"\d+", part)) for part in places.split(",")])
+            every = [place_of(re.findall(r"\d+", part)) for part in places.split(",")]
+            yield _Field(number, name, quoted, every)
         elif name in _REMARKS:
             found.left_out[f"{name} fields"] += 1
         elif quoted != _NOT_MENTIONED:
@@ -160,8 +160,12 @@ def _tokens(text: str, annotations: _Annotations) -> TokenSpans:
     """
     first, *others = ways_of_lines(text)
     ways = [first, _whitespace_tokens(text), *others]
-    items = [item for entry in annotations.entries for item in entry]
-    return max(ways, key=lambda way: sum(_fits(annotations.path, text, way, item) for item in items))
+    items = list(chain.from_iterable(annotations.entries))
+
+    def agreeing(way: TokenSpans) -> int:
+        return sum(_fits(annotations.path, text, way, item) for item in items)
+
+    return max(ways, key=agreeing)
 
 
 def _fits(path: Path, text: str, tokens: TokenSpans, item: _Field) -> bool:
@@ -172,11 +176,13 @@ def _fits(path: Path, text: str, tokens: TokenSpans, item: _Field) -> bool:
 
 
 def _whitespace_tokens(text: str) -> TokenSpans:
-    spans, position = [], 0
+    lines: TokenSpans = []
+    position = 0
     for line in text.split("\n"):
-        spans.append([(position + match.start(), position + match.end()) for match in re.finditer(r"\S+", line)])
+        words = re.finditer(r"\S+", line)
+        lines.append([(position + word.start(), position + word.end()) for word in words])
         position += len(line) + 1
-    return spans
+    return lines
 
 
 def _agrees(text: str, spans: list[tuple[int, int]], quoted: str) -> bool:

@@ -60,15 +60,11 @@ def _read_note(path: Path, folder: Path) -> Document:
         mentions[key] = Mention(key, attribute(path, span.element, "type"), start, end)
     relations = _relations(path, tags, mentions, left_out)
     text, dropped = _without_frame(text, mentions)
+    moved = [Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()]
     return Document(
         doc_id=name_in(path.with_suffix(""), folder),
         text=text,
-        mentions=tuple(
-            sorted(
-                (Mention(m.key, m.type, m.start - dropped, m.end - dropped) for m in mentions.values()),
-                key=mention_order,
-            )
-        ),
+        mentions=tuple(sorted(moved, key=mention_order)),
         relations=relations,
         source=str(path),
         mismatches=tuple(mismatches),
@@ -82,9 +78,8 @@ def _spans(path: Path, tags: Element, left_out: Counter[str]) -> Iterator[_Span]
             # How the annotation tool writes a tag that stands for no words.
             left_out[f"{element.tag} elements without a place"] += 1
         elif element.tag in _MENTIONS:
-            start, end = (
-                whole_number(path, element.line, name, attribute(path, element, name)) for name in ("start", "end")
-            )
+            start = whole_number(path, element.line, "start", attribute(path, element, "start"))
+            end = whole_number(path, element.line, "end", attribute(path, element, "end"))
             yield _Span(element, start, end, attribute(path, element, "text"))
 
 
@@ -95,11 +90,15 @@ def _convention(text: str, spans: list[_Span]) -> tuple[str, int, int]:
     The line ends may have been CR LF for whoever counted, or already LF, as an XML parser shows them.
     """
     from_0, from_1, from_1_inclusive = (0, 0), (-1, -1), (-1, 0)
-    shifts = [from_0, from_1, from_1_inclusive] if text[:1] in ("\n", "\r") else [from_1, from_0, from_1_inclusive]
+    shifts = [from_1, from_0, from_1_inclusive]
+    if text[:1] in ("\n", "\r"):
+        shifts = [from_0, from_1, from_1_inclusive]
     ways = [(text.replace("\r\n", "\n"), first, last) for first, last in shifts]
     if "\r\n" in text:
         # From 1 after a line break of two characters.
-        stored = [(1, 1), *shifts] if text.startswith("\r\n") else shifts
+        stored = shifts
+        if text.startswith("\r\n"):
+            stored = [(1, 1), *shifts]
         ways += [(text, first, last) for first, last in stored]
     return max(ways, key=lambda way: sum(_agrees(way, span) for span in spans))
 
@@ -138,6 +137,8 @@ def _without_frame(text: str, mentions: dict[str, Mention]) -> tuple[str, int]:
     """
     begin = re.match(r"\r?\n|", text)
     end = re.search(r"(\r?\n|)\Z", text)
-    front = begin.end() if begin and all(mention.start >= begin.end() for mention in mentions.values()) else 0
-    back = end.start() if end and all(mention.end <= end.start() for mention in mentions.values()) else len(text)
+    first = min((mention.start for mention in mentions.values()), default=len(text))
+    last = max((mention.end for mention in mentions.values()), default=0)
+    front = begin.end() if begin and begin.end() <= first else 0
+    back = end.start() if end and last <= end.start() else len(text)
     return text[front : max(front, back)], front

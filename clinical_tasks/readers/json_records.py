@@ -46,8 +46,9 @@ def _load(path: Path) -> Any:
 
 def _json_rows(path: Path, options: dict[str, Any]) -> Iterator[Row]:
     place = str(options.get("records", ""))
+    steps = place.split(".") if place else []
     number = 0
-    for node, parent in _walk(path, _load(path), place.split(".") if place else [], place, {}):
+    for node, parent in _walk(path, _load(path), steps, place, {}):
         around = {PARENT_COLUMN: parent} if parent else {}
         for key, values in _entries(path, node, options.get("orient", "")):
             number += 1
@@ -68,11 +69,14 @@ def _walk(
         if not isinstance(node, (list, dict)):
             reason = f"'*' of records '{place}' meets something that is neither a list nor a mapping"
             raise read_error(path, reason, fix="correct reader_options.records")
-        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+        children = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, child in children:
             yield from _walk(path, child, steps[1:], place, parent, str(name))
     elif isinstance(node, dict) and steps[0] in node:
-        around = {KEY_COLUMN: key, **({PARENT_COLUMN: parent} if parent else {}), **node}
-        yield from _walk(path, node[steps[0]], steps[1:], place, around)
+        around: dict[str, Any] = {KEY_COLUMN: key}
+        if parent:
+            around[PARENT_COLUMN] = parent
+        yield from _walk(path, node[steps[0]], steps[1:], place, around | node)
     else:
         hint = did_you_mean(steps[0], node if isinstance(node, dict) else ())
         raise read_error(
@@ -97,19 +101,24 @@ def _entries(path: Path, node: Any, orient: str) -> Iterable[tuple[str, Any]]:
 
 
 def _column_entries(path: Path, node: Any) -> Iterable[tuple[str, Any]]:
-    if not isinstance(node, dict) or not node or not all(isinstance(column, (list, dict)) for column in node.values()):
+    columns: dict[str, dict[str, Any]] = {}
+    for name, column in node.items() if isinstance(node, dict) else ():
+        if isinstance(column, dict):
+            columns[name] = column
+        elif isinstance(column, list):
+            columns[name] = {str(number): value for number, value in enumerate(column)}
+    if not columns or len(columns) < len(node):
         raise read_error(
             path, "not a mapping of columns", fix="drop reader_options.orient or correct reader_options.records"
         )
-    columns = {
-        name: column if isinstance(column, dict) else {str(n): value for n, value in enumerate(column)}
-        for name, column in node.items()
-    }
     keys = list(next(iter(columns.values())))
     for number, column in enumerate(columns.values(), start=1):
         if column.keys() != set(keys):
             raise read_error(path, f"columns 1 and {number} do not have the same rows", fix="take the file as released")
-    return [(key, {name: column[key] for name, column in columns.items()}) for key in keys]
+    records = []
+    for key in keys:
+        records.append((key, {name: column[key] for name, column in columns.items()}))
+    return records
 
 
 def _squad_rows(path: Path, options: dict[str, Any]) -> tuple[list[Row], dict[str, int]]:
@@ -132,7 +141,8 @@ def _squad_rows(path: Path, options: dict[str, Any]) -> tuple[list[Row], dict[st
                 asked = question.get("question")
                 if asked == []:
                     raise read_error(path, "a question without words", record=number, fix="take the file as released")
-                for words in (asked if every else asked[:1]) if isinstance(asked, list) else [asked]:
+                paraphrases = asked if isinstance(asked, list) else [asked]
+                for words in paraphrases if every else paraphrases[:1]:
                     rows.append(Row(path, {**around, **question, "question": words}, record=number))
     for title in titles:
         if title not in known:
@@ -141,14 +151,18 @@ def _squad_rows(path: Path, options: dict[str, Any]) -> tuple[list[Row], dict[st
                 f"no part has the title '{title}'{did_you_mean(title, known)}",
                 fix="correct reader_options.titles",
             )
-    return rows, {"questions under titles that the card does not name": left_out} if left_out else {}
+    if not left_out:
+        return rows, {}
+    return rows, {"questions under titles that the card does not name": left_out}
 
 
 def _parts(path: Path, content: Any) -> Iterable[dict[str, Any]]:
     """The parts below `data`, in a bare list, or the one part that the file is: emrQA writes all three."""
-    if isinstance(content, dict) and "paragraphs" in content:
+    if not isinstance(content, dict):
+        return _objects(path, {"data": content}, "data")
+    if "paragraphs" in content:
         return [content]
-    return _objects(path, content if isinstance(content, dict) else {"data": content}, "data")
+    return _objects(path, content, "data")
 
 
 def _objects(path: Path, holder: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -27,6 +27,11 @@ class Quote:
     spans: tuple[tuple[int, int], ...]
     words: str
 
+    @property
+    def end(self) -> int:
+        """Of its last fragment."""
+        return max((end for _, end in self.spans), default=0)
+
     def agrees(self, text: str) -> bool:
         """Whether they stand there, runs of whitespace taken as one space."""
         return one_line(self.words) == one_line(" ".join(text[start:end] for start, end in self.spans))
@@ -48,7 +53,9 @@ class LineEndFault:
 
     def remedy(self, target: str) -> str:
         """What mends this note, or the notes that a glob of the shell leads to."""
-        return f"{self.fix}: sed -i '{self.expression}' {target}" if self.expression else self.fix
+        if not self.expression:
+            return self.fix
+        return f"{self.fix}: sed -i '{self.expression}' {target}"
 
 
 class LineEndError(ReadError):
@@ -65,10 +72,12 @@ class LineEndError(ReadError):
         reason, fix = first.reason, first.remedy(target)
         if others:
             names = [f"{fault.annotations}:{fault.line}" for fault in others[:_NAMED]]
-            names += ["…"] if len(others) > _NAMED else []
+            if len(others) > _NAMED:
+                names.append("…")
             files = "1 more file" if len(others) == 1 else f"{len(others)} more files"
             reason += f"; the line ends of {files} do not agree either ({', '.join(names)})"
-            fix += "" if whole_folder else ", and mend the other notes as a further check says of each"
+            if not whole_folder:
+                fix += ", and mend the other notes as a further check says of each"
         super().__init__(str(read_error(first.annotations, reason, line=first.line, fix=fix)))
 
     def __reduce__(self) -> tuple[type[LineEndError], tuple[list[LineEndFault], bool]]:
@@ -87,11 +96,13 @@ def check_line_ends(note: Path, annotations: Path, text: str, quotes: Iterable[Q
             file; or the note has CR LF, and both counts fit equally few.
     """
     crlf = "\r\n" in text
-    other = text.replace("\r\n", "\n") if crlf else text.replace("\n", "\r\n")
-    first_end = text.find("\r\n" if crlf else "\n")
+    if crlf:
+        first_end, other = text.find("\r\n"), text.replace("\r\n", "\n")
+    else:
+        first_end, other = text.find("\n"), text.replace("\n", "\r\n")
     if first_end < 0:
         return
-    telling = [quote for quote in quotes if quote.words.strip() and any(end > first_end for _, end in quote.spans)]
+    telling = [quote for quote in quotes if quote.words.strip() and quote.end > first_end]
     astray = [quote for quote in telling if not quote.agrees(text)]
     if not astray:
         return
@@ -114,7 +125,10 @@ class _Counts(NamedTuple):
 
 
 def _fault(note: Path, annotations: Path, *, line: int, crlf: bool, counts: _Counts) -> LineEndFault:
-    has, here, there = ("CR LF", "two characters", "one") if crlf else ("LF", "one character", "two")
+    if crlf:
+        has, here, there, wanted, expression = "CR LF", "two characters", "one", "LF", "s/\\r$//"
+    else:
+        has, here, there, wanted, expression = "LF", "one character", "two", "CR LF", "s/$/\\r/"
     told = (
         f"of {counts.total} annotations after the first line end, {counts.there} hold the words that they quote "
         f"if it counts as {there}, {counts.here} if it counts as {here}"
@@ -124,7 +138,6 @@ def _fault(note: Path, annotations: Path, *, line: int, crlf: bool, counts: _Cou
         fix = "correct the offsets: they count characters of the .txt as it is, CR LF as two"
         return LineEndFault(note, annotations, line, reason, fix)
     reason = f"offsets count a line end as {there}, and in {note.name} it is {has}, {here}: {told}"
-    wanted, expression = ("LF", "s/\\r$//") if crlf else ("CR LF", "s/$/\\r/")
     if locate(note):
         return LineEndFault(note, annotations, line, reason, f"unpack the archive and give the note {wanted} line ends")
     return LineEndFault(note, annotations, line, reason, f"give the note {wanted} line ends", expression)
@@ -151,6 +164,7 @@ def refused_together(notes: Iterable[Path], read: Callable[[Path], Document]) ->
             if not faults:
                 yield document
     if faults:
-        alike = {fault.note for fault in faults if fault.expression and fault.expression == faults[0].expression}
-        beside = [note for note in every if note.parent == faults[0].note.parent]
+        first = faults[0]
+        alike = {fault.note for fault in faults if fault.expression == first.expression != ""}
+        beside = [note for note in every if note.parent == first.note.parent]
         raise LineEndError(faults, whole_folder=len(beside) > 1 and alike.issuperset(beside))

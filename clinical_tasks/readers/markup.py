@@ -80,11 +80,17 @@ def elements(path: Path, text: str, tag: str = "") -> Iterator[Element]:
             path, "holds characters of the private area U+10F000", fix="replace them; they have no meaning of their own"
         )
     builder = _Builder(path, tag)
-    text = _PIECE.sub(_hide_returns, text).translate(_MARKUP) if "\r" in text else text.translate(_HIDDEN)
+    text = _hidden(text)
     for begin in range(0, max(len(text), 1), _SLICE):
         builder.feed(text[begin : begin + _SLICE], last=begin + _SLICE >= len(text))
         yield from builder.done
         builder.done.clear()
+
+
+def _hidden(text: str) -> str:
+    if "\r" not in text:
+        return text.translate(_HIDDEN)
+    return _PIECE.sub(_hide_returns, text).translate(_MARKUP)
 
 
 def _hide_returns(piece: re.Match[str]) -> str:
@@ -107,7 +113,8 @@ def by_quoted_words(path: Path, text: str, tag: str, build: Callable[[Path, Elem
     """
     shown = elements(path, text.replace("\r\n", "\n"), tag)
     if "\r\n" not in text:
-        yield from (build(path, element) for element in shown)
+        for element in shown:
+            yield build(path, element)
         return
     for element, as_stored in zip(shown, elements(path, text, tag), strict=True):
         yield _better(path, [element, as_stored], build)
@@ -219,4 +226,8 @@ def _escaped(tags: str) -> str:
             value = pattern.sub(replacement, value)
         return f'{match[1]}"{value}"'
 
-    return "\n".join(_ATTRIBUTE.sub(escape, line) if _TAG_LINE.fullmatch(line) else line for line in tags.split("\n"))
+    lines = tags.split("\n")
+    for number, line in enumerate(lines):
+        if _TAG_LINE.fullmatch(line):
+            lines[number] = _ATTRIBUTE.sub(escape, line)
+    return "\n".join(lines)

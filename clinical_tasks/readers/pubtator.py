@@ -62,12 +62,13 @@ def read_pubtator(path: Path | str) -> list[Document]:
 
 def _add_text(path: Path, number: int, drafts: dict[str, _Draft], key: str, part: str, text: str) -> None:
     draft = drafts.setdefault(key, _Draft(number))
+    name = "title" if part == "t" else "abstract"
     known = draft.title if part == "t" else draft.abstract
     if known == text:
         draft.repeated = True
         draft.left_out["text lines repeated"] += 1
     elif known is not None:
-        reason = f"a second {'title' if part == 't' else 'abstract'} for the same document"
+        reason = f"a second {name} for the same document"
         raise read_error(path, reason, line=number, fix="each document occurs once in a file")
     if part == "t":
         draft.title = text
@@ -108,7 +109,9 @@ def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns:
 def _document(path: Path, key: str, draft: _Draft) -> Document:
     if draft.title is None:
         raise read_error(path, "a document without a title line", line=draft.line, fix="add 'ID|t|...'")
-    text = draft.title + (_JOINT + draft.abstract if draft.abstract is not None else "")
+    text = draft.title
+    if draft.abstract is not None:
+        text += _JOINT + draft.abstract
     mentions, mismatches = [], []
     for number, columns in draft.mentions:
         start, end = int(columns[1]), int(columns[2])
@@ -121,10 +124,10 @@ def _document(path: Path, key: str, draft: _Draft) -> Document:
             mismatches.append(f"{path}:{number}")
         ids = concept_ids(columns[5])
         # Column 7 is the single texts of a composite mention in a corpus, but a score in a file of predictions.
-        parts = tuple(columns[6].split("|")) if len(columns) > 6 and len(ids) > 1 else ()
-        mentions.append(
-            Mention(f"line{number}", columns[4], start, end, ids=ids, parts=parts if len(parts) == len(ids) else ())
-        )
+        parts = tuple(columns[6].split("|")) if len(columns) > 6 else ()
+        if len(ids) < 2 or len(parts) != len(ids):
+            parts = ()
+        mentions.append(Mention(f"line{number}", columns[4], start, end, ids=ids, parts=parts))
     relations = tuple(dict.fromkeys(draft.relations))
     draft.left_out["relations repeated"] += len(draft.relations) - len(relations)
     return Document(

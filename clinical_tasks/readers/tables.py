@@ -49,7 +49,9 @@ class Row:
 
     @property
     def place(self) -> str:
-        return f"{self.path}:{self.line}" if self.line is not None else f"{self.path}: record {self.record}"
+        if self.line is not None:
+            return f"{self.path}:{self.line}"
+        return f"{self.path}: record {self.record}"
 
 
 def read_jsonl(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Document]:
@@ -73,7 +75,8 @@ def read_tsv(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docume
 def documents_of_rows(rows: Iterable[dict[str, Any]], card: TaskCard) -> list[Document]:
     """The documents of records in memory, as the reader of a file that holds them would give them."""
     place = Path("rows")
-    return list(documents_of(place, (Row(place, row, record=number) for number, row in enumerate(rows, start=1)), card))
+    numbered = [Row(place, row, record=number) for number, row in enumerate(rows, start=1)]
+    return list(documents_of(place, numbered, card))
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -171,14 +174,18 @@ def documents_of(
     """
     made = _picked(path, rows, card)
     if left_out or notes:
-        made = (
-            replace(document, notes=tuple(notes), left_out=dict(left_out or {}) if n == 0 else {})
-            for n, document in enumerate(made)
-        )
-    # Whether answers count from 0 or from 1 is decided over the whole file.
-    yield from (
-        counted_answers(path, list(made), card) if card.options is not None and card.options.gold == "index" else made
-    )
+        made = _told(made, dict(left_out or {}), tuple(notes))
+    if card.options is not None and card.options.gold == "index":
+        # Whether answers count from 0 or from 1 is decided over the whole file.
+        made = counted_answers(path, list(made), card)
+    yield from made
+
+
+def _told(documents: Iterable[Document], left_out: dict[str, int], notes: tuple[str, ...]) -> Iterator[Document]:
+    """The documents of a file with the notes about it; the first one also with what was passed over in it."""
+    for document in documents:
+        yield replace(document, notes=notes, left_out=left_out)
+        left_out = {}
 
 
 def _picked(path: Path, rows: Iterable[Row], card: TaskCard) -> Iterator[Document]:
@@ -198,7 +205,9 @@ def _picked(path: Path, rows: Iterable[Row], card: TaskCard) -> Iterator[Documen
             # Kept apart from the named columns; a trailing option may be absent (4- and 5-option questions in one
             # file).
             named["options"] = [lookup(row.values, source) for source in card.options.columns]
-        row_id = as_text(named.pop("id", "")).replace("\n", "/") if "id" in card.columns else f"{path.stem}:{ordinal}"
+        row_id = f"{path.stem}:{ordinal}"
+        if "id" in card.columns:
+            row_id = as_text(named.pop("id", "")).replace("\n", "/")
         if not row_id:
             raise row.error("the id is empty", fix="correct columns.id, or drop it to number the rows")
         group = as_text(named.pop("document", "")) or row_id

@@ -20,13 +20,13 @@ from xml.parsers import expat
 
 from clinical_tasks.readers.files import read_bytes
 from clinical_tasks.readers.tables import Row, checked_header, documents_of
+from clinical_tasks.readers.xlsx_sheet import Sheet, Text
 from clinical_tasks.schema import Document, ReadError, TaskCard, did_you_mean, read_error
 
 # What a part of the archive may come to when unpacked: a small file must not fill the memory.
 _LARGEST_PART = 1 << 28
 _CHUNK = 1 << 16
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
-_REFERENCE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
 # Built-in number formats that show dates or times; others do where an unquoted part of theirs names a unit. Elapsed
 # time, [h]:mm, is a number.
 _DATE_FORMATS = {*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)}
@@ -98,18 +98,17 @@ class _Workbook:
             raise read_error(
                 self._path, f"no sheet '{wanted}' among its {len(titles)}{did_you_mean(wanted, titles)}", fix=fix
             )
-        number = titles.index(wanted) if wanted else 0
+        if wanted:
+            return self._sheets[titles.index(wanted)][1], []
         # Which of several is meant is said in a note unless the card states it.
-        notes = (
-            [f"{self._path.name}: sheet 1 of {len(titles)} is read (reader_options.sheet names another)"]
-            if len(titles) > 1 and not wanted
-            else []
-        )
-        return self._sheets[number][1], notes
+        notes = []
+        if len(titles) > 1:
+            notes.append(f"{self._path.name}: sheet 1 of {len(titles)} is read (reader_options.sheet names another)")
+        return self._sheets[0][1], notes
 
     def cells(self, part: str) -> Iterator[tuple[int, dict[int, Any]]]:
         """Every row of a sheet with its number, as column (from 0) to value; text, number or None."""
-        sheet = _Sheet(self)
+        sheet = Sheet(self)
         for _ in self._parse(part, sheet.start, sheet.end):
             yield from sheet.done
             sheet.done.clear()
@@ -142,13 +141,16 @@ class _Workbook:
         if not 0 <= serial < 2_958_466:
             return None
         days, seconds = int(serial), round(serial % 1 * 86_400)
-        if not self._from_1904 and days < 61:
-            days += 1
-        moment = datetime.datetime(1904, 1, 1) if self._from_1904 else datetime.datetime(1899, 12, 30)
-        moment += datetime.timedelta(days=days, seconds=seconds)
+        first_day = datetime.datetime(1904, 1, 1)
+        if not self._from_1904:
+            first_day = datetime.datetime(1899, 12, 30)
+            days += days < 61
+        moment = first_day + datetime.timedelta(days=days, seconds=seconds)
         if serial < 1:
             return moment.time().isoformat()
-        return moment.date().isoformat() if seconds == 0 else moment.isoformat(sep=" ")
+        if seconds == 0:
+            return moment.date().isoformat()
+        return moment.isoformat(sep=" ")
 
     def _unescaped(self, text: str, row: int | None = None) -> str:
         if "_x" not in text:
@@ -193,7 +195,7 @@ class _Workbook:
 
     def _read_strings(self) -> list[str]:
         strings: list[str] = []
-        reader = _Text()
+        reader = Text()
 
         def end(tag: str, text: str) -> None:
             reader.end(tag, text)
@@ -228,8 +230,9 @@ class _Workbook:
             list(self._parse(self._parts["styles"], start, end))
         for number, code in custom.items():
             if number.isdecimal():
-                shows_date = _DATE_UNIT.search(_NO_UNIT.sub("", code)) and not _ELAPSED.search(code)
-                (dates.add if shows_date else dates.discard)(int(number))
+                dates.discard(int(number))
+                if _DATE_UNIT.search(_NO_UNIT.sub("", code)) and not _ELAPSED.search(code):
+                    dates.add(int(number))
         return {style for style, number in enumerate(styles) if number.isdecimal() and int(number) in dates}
 
     def _parse(self, part: str, start: OnStart, end: OnEnd) -> Iterator[None]:
@@ -255,11 +258,9 @@ class _Workbook:
         def refuse(*_: object) -> None:
             raise self.damaged(f"{part} declares a document type, which no spreadsheet program writes")
 
-        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = (
-            started,
-            ended,
-            pieces.append,
-        )
+        parser.StartElementHandler = started
+        parser.EndElementHandler = ended
+        parser.CharacterDataHandler = pieces.append
         # Without a document type there are no entities that a small file could grow by.
         parser.StartDoctypeDeclHandler = refuse
         try:
@@ -275,77 +276,3 @@ class _Workbook:
             if isinstance(error, ReadError):
                 raise
             raise self.damaged(f"{part} cannot be unpacked") from None
-
-
-class _Text:
-    """Collects the text of a string item or an inline string: all its runs, without phonetic guides."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._phonetic = 0
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self._phonetic += tag == "rPh"
-
-    def end(self, tag: str, text: str) -> None:
-        self._phonetic -= tag == "rPh"
-        if tag == "t" and not self._phonetic:
-            self._pieces.append(text)
-
-    def take(self) -> str:
-        """What was collected since the last time."""
-        text = "".join(self._pieces)
-        self._pieces.clear()
-        return text
-
-
-class _Sheet:
-    """Builds rows from the elements of a sheet; `done` holds the finished ones."""
-
-    def __init__(self, book: _Workbook) -> None:
-        self.done: list[tuple[int, dict[int, Any]]] = []
-        self._book = book
-        self._row, self._column = 0, -1
-        self._cells: dict[int, Any] = {}
-        self._kind = self._style = self._stored = ""
-        self._inline = _Text()
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self._inline.start(tag, attributes)
-        if tag == "row":
-            number = attributes.get("r", str(self._row + 1))
-            if not number.isdecimal() or int(number) <= self._row:
-                raise self._book.damaged("its rows are not in order", self._row)
-            self._row, self._column, self._cells = int(number), -1, {}
-        elif tag == "c":
-            column = self._column + 1
-            if "r" in attributes:
-                match = _REFERENCE.fullmatch(attributes["r"])
-                column = _column_number(match[1]) if match and int(match[2]) == self._row else -1
-            if column <= self._column:
-                raise self._book.damaged("its cells are not in order", self._row)
-            self._column, self._kind, self._style, self._stored = (
-                column,
-                attributes.get("t", "n"),
-                attributes.get("s", ""),
-                "",
-            )
-            self._inline.take()
-
-    def end(self, tag: str, text: str) -> None:
-        self._inline.end(tag, text)
-        if tag == "v":
-            self._stored = text
-        elif tag == "c":
-            stored = self._inline.take() if self._kind == "inlineStr" else self._stored
-            self._cells[self._column] = self._book.value(self._kind, self._style, stored, self._row)
-        elif tag == "row":
-            self.done.append((self._row, self._cells))
-
-
-def _column_number(letters: str) -> int:
-    """A is 0, Z 25, AA 26."""
-    number = 0
-    for letter in letters:
-        number = number * 26 + ord(letter) - 64
-    return number - 1

@@ -18,7 +18,7 @@ def lookup(values: Any, source: str) -> Any:
     first, dot, rest = source.partition(".")
     if isinstance(values, list):
         found = [lookup(value, source) for value in values]
-        return ABSENT if any(value is ABSENT for value in found) else found
+        return ABSENT if ABSENT in found else found
     if dot and isinstance(values, dict) and first in values:
         return lookup(values[first], rest)
     return ABSENT

@@ -82,7 +82,10 @@ class Example:
 
 def reader_notes(documents: Iterable[Document]) -> list[str]:
     """What the readers of these documents noted, each note once."""
-    return list(dict.fromkeys(note for document in documents for note in document.notes))
+    notes: dict[str, None] = {}
+    for document in documents:
+        notes |= dict.fromkeys(document.notes)
+    return list(notes)
 
 
 def one_line(text: str) -> str:

@@ -32,49 +32,53 @@ def choices(spec: OptionsSpec, document: Document) -> list[Choice]:
     pairs: list[tuple[Any, Any]]
     if len(spec.columns) == 1 and isinstance(values[0], dict):
         pairs = list(values[0].items())
-    elif len(spec.columns) == 1 and isinstance(values[0], list):
+    elif len(spec.columns) == 1 and isinstance(values[0], list) and spec.text:
         items = values[0]
-        if spec.text and not all(isinstance(item, dict) and spec.text in item for item in items):
+        if not all(isinstance(item, dict) and spec.text in item for item in items):
             raise row_error(document, f"an option has no field '{spec.text}'", "correct options.text in the card")
-        pairs = [(item.get(spec.key, ""), item[spec.text]) if spec.text else ("", item) for item in items]
+        pairs = [(item.get(spec.key, ""), item[spec.text]) for item in items]
+    elif len(spec.columns) == 1 and isinstance(values[0], list):
+        pairs = [("", item) for item in values[0]]
     else:
         pairs = [("", value) for value in values]
     if any(holds_object(text) for _, text in pairs):
         raise row_error(document, "an option is an object, not a text", "name its field in options.text in the card")
-    return [
-        Choice(place, as_text(key), one_line(as_text(text)))
-        for place, (key, text) in enumerate(pairs)
-        if not is_absent(text)
-    ]
+    found = []
+    for place, (key, text) in enumerate(pairs):
+        if not is_absent(text):
+            found.append(Choice(place, as_text(key), one_line(as_text(text))))
+    return found
 
 
 def gold_index(spec: OptionsSpec, document: Document, found: Sequence[Choice]) -> int:
     """Which of the options the row's answer names. Raises `ReadError` where it names none of them, or more than one."""
     gold = one_line(as_text(document.fields["answer"]))
     if spec.gold == "text":
-        named = [choice.text == gold for choice in found]
+        names = [choice.text for choice in found]
     elif spec.gold == "key":
-        named = [choice.key == gold for choice in found]
+        names = [choice.key for choice in found]
     elif spec.gold == "letter":
-        # An official mapping by letter may not be in order: its own keys decide.
-        keyed = all(choice.key.isalpha() for choice in found)
-        named = [
-            (choice.key if keyed else string.ascii_uppercase[choice.place]).upper() == gold.upper() for choice in found
-        ]
+        names, gold = _letters(found), gold.upper()
     else:
-        number = _number(gold)
         # `counted_answers` has made an `index` count from 0.
-        named = [number is not None and choice.place == number - (spec.gold == "index1") for choice in found]
-    if named.count(True) != 1:
-        hint = (
-            "the corpus may count from the other end: index0 or index1"
-            if spec.gold.startswith("index")
-            else "correct columns.answer"
-        )
+        first, number = 1 if spec.gold == "index1" else 0, _number(gold)
+        names = [str(choice.place + first) for choice in found]
+        gold = "no number" if number is None else str(number)
+    if names.count(gold) != 1:
+        hint = "correct columns.answer"
+        if spec.gold.startswith("index"):
+            hint = "the corpus may count from the other end: index0 or index1"
         raise row_error(
             document, f"the answer names none of the {len(found)} options (or more than one) as '{spec.gold}'", hint
         )
-    return named.index(True)
+    return names.index(gold)
+
+
+def _letters(found: Sequence[Choice]) -> list[str]:
+    """The capital letter of each option. An official mapping by letter may not be in order: its own keys decide."""
+    if all(choice.key.isalpha() for choice in found):
+        return [choice.key.upper() for choice in found]
+    return [string.ascii_uppercase[choice.place] for choice in found]
 
 
 def counted_answers(path: Path, documents: list[Document], card: TaskCard) -> Iterator[Document]:
@@ -94,7 +98,9 @@ def counted_answers(path: Path, documents: list[Document], card: TaskCard) -> It
             continue
         places = {choice.place for choice in choices(card.options, document)}
         number = numbers[-1]
-        fitting = [base for base in (0, 1) if number is not None and number - base in places]
+        fitting = []
+        if number is not None:
+            fitting = [base for base in (0, 1) if number - base in places]
         if not fitting:
             reason = "the answer is the number of no option, counted from 0 or from 1"
             raise row_error(
@@ -117,8 +123,10 @@ def counted_answers(path: Path, documents: list[Document], card: TaskCard) -> It
         "index)"
     )
     for document, number in zip(documents, numbers, strict=True):
-        ignored = one_line(as_text(document.fields["answer"])) in card.ignore_labels
-        fields = document.fields if ignored or number is None else {**document.fields, "answer": str(number - base)}
+        fields = document.fields
+        ignored = one_line(as_text(fields["answer"])) in card.ignore_labels
+        if number is not None and not ignored:
+            fields = {**fields, "answer": str(number - base)}
         yield replace(document, fields=fields, notes=(*document.notes, note))
 
 

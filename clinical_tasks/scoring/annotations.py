@@ -58,7 +58,9 @@ def merge_mentions(
             whole.unaligned[label] += 1
             # What names no span was still predicted: by its text it belongs to the text set, where repeats do not
             # count.
-            text = line.removeprefix(f"{card.written(label)}: ") if label != NO_LABEL else line
+            text = line
+            if label != NO_LABEL:
+                text = line.removeprefix(f"{card.written(label)}: ")
             whole.predicted_texts[label].add(text.casefold())
     return dict(merged)
 
@@ -87,18 +89,25 @@ def _ends(card: TaskCard, document: Document, offset: int) -> Mapping[str, Any]:
     without `MESH:`.
     """
     if card.relations.level == "entity":
-        names = {name for relation in document.relations for name in (relation.head, relation.tail)}
-        names.update(name for mention in document.mentions for name in mention.ids)
+        names: set[str] = set()
+        for relation in document.relations:
+            names.update((relation.head, relation.tail))
+        for mention in document.mentions:
+            names.update(mention.ids)
         return {name: strip_mesh(name) for name in names}
-    return {mention.key: (mention.start + offset, mention.end + offset, mention.type) for mention in document.mentions}
+    return {m.key: (m.start + offset, m.end + offset, m.type) for m in document.mentions}
 
 
 def rules_of(card: TaskCard) -> tuple[str, ...]:
     """The matching rules under which a task's annotations are counted."""
     if card.type == "re" and card.relations.level == "entity":
         return ("strict",)
-    events = ("sdoh_2022",) if card.type == "re" or card.triggers else ()
-    return ("strict", "lenient", "n2c2_2018", "brat_scoring", *events, *(() if card.type == "re" else ("text_set",)))
+    rules = ["strict", "lenient", "n2c2_2018", "brat_scoring"]
+    if card.type == "re" or card.triggers:
+        rules.append("sdoh_2022")
+    if card.type != "re":
+        rules.append("text_set")
+    return tuple(rules)
 
 
 def annotation_counts(card: TaskCard, document: Annotated) -> dict[tuple[str, str], Counts]:
@@ -123,31 +132,28 @@ def _matched(card: TaskCard, document: Annotated) -> Iterator[tuple[tuple[str, s
         yield ("strict", label), strict
         if relations and card.relations.level == "entity":
             continue
-        for rule, counts in _lenient(card, gold, predicted).items():
+        lenient_counts = _lenient(card, gold, predicted)
+        for rule, counts in lenient_counts.items():
             yield (rule, label), counts
         if not relations and card.triggers:
-            yield (
-                ("sdoh_2022", label),
-                _lenient(card, gold, predicted)["brat_scoring"] if label in card.triggers else strict,
-            )
+            yield ("sdoh_2022", label), lenient_counts["brat_scoring"] if label in card.triggers else strict
     if relations and card.relations.level == "mention":
-        yield from (
-            (("sdoh_2022", label), counts) for label, counts in _event_arguments(document, sorted(labels)).items()
-        )
+        for label, counts in _event_arguments(document, sorted(labels)).items():
+            yield ("sdoh_2022", label), counts
     if not relations:
         for label in sorted({*document.gold_texts, *document.predicted_texts}):
-            yield (
-                ("text_set", label),
-                set_counts(document.gold_texts.get(label, set()), document.predicted_texts.get(label, set())),
-            )
+            gold, predicted = document.gold_texts.get(label, set()), document.predicted_texts.get(label, set())
+            yield ("text_set", label), set_counts(gold, predicted)
 
 
 def _lenient(card: TaskCard, gold: set[Any], predicted: set[Any]) -> dict[str, Counts]:
     """Overlap of at least one character and the same type (of a relation: at both ends), under each rule for
     duplicates.
     """
-    order, touch = (_relation_order, _relations_touch) if card.type == "re" else (text_order, overlap)
-    found = lenient(sorted(gold, key=order), sorted(predicted, key=order), touch)
+    if card.type == "re":
+        found = lenient(sorted(gold, key=_relation_order), sorted(predicted, key=_relation_order), _relations_touch)
+    else:
+        found = lenient(sorted(gold, key=text_order), sorted(predicted, key=text_order), overlap)
     found["lenient"] = found[DUPLICATES[card.duplicates]]
     del found["exact_first"]
     return found
@@ -157,24 +163,29 @@ def _event_arguments(document: Annotated, labels: Sequence[str]) -> dict[str, Co
     """n2c2-2022: heads are triggers, paired one to one by overlap and type; an argument is right if its trigger's
     pair has it exactly.
     """
-    gold, predicted = (
-        sorted({pair[0] for pairs in side.values() for pair in pairs}, key=_end_order)
-        for side in (document.gold, document.predicted)
-    )
+    predicted = _heads(document.predicted)
     paired: dict[End, End] = {}
-    for one in gold:
-        partner = next((other for other in predicted if other not in paired and _ends_touch(one, other)), None)
-        if partner is not None:
-            paired[partner] = one
+    for one in _heads(document.gold):
+        for other in predicted:
+            if other not in paired and _ends_touch(one, other):
+                paired[other] = one
+                break
     counts = {}
     for label in labels:
-        # A prediction under a trigger without a pair equals no gold relation.
-        named = {
-            (paired.get(head), tail) if head in paired else (None, head, tail)
-            for head, tail in document.predicted.get(label, ())
-        }
+        named: set[Any] = set()
+        for head, tail in document.predicted.get(label, ()):
+            # A prediction under a trigger without a pair equals no gold relation.
+            named.add((paired[head], tail) if head in paired else (None, head, tail))
         counts[label] = set_counts(set(document.gold.get(label, ())), named)
     return counts
+
+
+def _heads(side: ByLabel) -> list[End]:
+    """The heads of all relations, each once, in text order."""
+    heads: set[End] = set()
+    for pairs in side.values():
+        heads.update(head for head, _ in pairs)
+    return sorted(heads, key=_end_order)
 
 
 def _end_order(end: End) -> tuple[int, int, str]:

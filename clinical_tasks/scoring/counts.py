@@ -51,8 +51,11 @@ class Tally:
 
     def scores(self) -> dict[str, float]:
         """Every metric of the card's type on all documents, and the counts."""
-        totals = {name: block.sum(axis=0, keepdims=True) for name, block in self.columns.items()}
-        return {name: float(one.of_totals(totals[one.block])[0]) for name, one in self.statistics.items()} | self.counts
+        found: dict[str, float] = {}
+        for name, statistic in self.statistics.items():
+            totals = self.columns[statistic.block].sum(axis=0, keepdims=True)
+            found[name] = float(statistic.of_totals(totals)[0])
+        return found | self.counts
 
     def label_table(self, metric: str) -> dict[str, dict[str, float]]:
         """Precision, recall, F1, support (gold annotations or examples) and number of predictions of each label, as
@@ -92,23 +95,17 @@ def _annotations(
     predictions: Sequence[dict[str, Any]],
     counts: dict[str, float],
 ) -> Tally:
-    known = set(card.labels).union(*(one.gold for one in merged.values()), *(one.missed for one in merged.values()))
+    known = set(card.labels)
+    for document in merged.values():
+        known.update(document.gold, document.missed)
     rows = {rule: np.zeros((len(merged), 3)) for rule in rules_of(card)}
-    labels = {rule: {label: np.zeros(3) for label in sorted(known)} for rule in rows}
+    labels = {rule: _no_counts(sorted(known)) for rule in rows}
     for number, doc_id in enumerate(sorted(merged)):
         for (block, label), found in annotation_counts(card, merged[doc_id]).items():
             rows[block][number] += found
-            labels[block].setdefault(label if label in known else OTHER, np.zeros(3))
-            labels[block][label if label in known else OTHER] += found
-    statistics = {}
-    for block in rows:
-        if block == "text_set":
-            statistics["text_set_f1"] = Statistic(block, f1_of)
-            continue
-        # The plain name of a relation score is the strict one.
-        suffix = "" if (kind, block) == ("relation", "strict") else f"_{block}"
-        for name, of_totals in (("f1", f1_of), ("precision", precision_of), ("recall", recall_of)):
-            statistics[f"{kind}_{name}{suffix}"] = Statistic(block, of_totals)
+            row = label if label in known else OTHER
+            labels[block].setdefault(row, np.zeros(3))
+            labels[block][row] += found
     tp, fp, fn = rows["strict"].sum(axis=0)
     unaligned = float(sum(len(prediction["unaligned"]) for prediction in predictions))
     counts = {
@@ -117,8 +114,21 @@ def _annotations(
         "n_unaligned": unaligned,
         "n_pieces": float(len(predictions)),
     } | counts
-    tables = {block: {label: _as_counts(found) for label, found in table.items()} for block, table in labels.items()}
-    return Tally(len(merged), rows, statistics, counts, tables)
+    tables = {block: _as_counts(table) for block, table in labels.items()}
+    return Tally(len(merged), rows, _annotation_statistics(kind, rows), counts, tables)
+
+
+def _annotation_statistics(kind: str, blocks: Iterable[str]) -> dict[str, Statistic]:
+    statistics = {}
+    for block in blocks:
+        if block == "text_set":
+            statistics["text_set_f1"] = Statistic(block, f1_of)
+            continue
+        # The plain name of a relation score is the strict one.
+        suffix = "" if (kind, block) == ("relation", "strict") else f"_{block}"
+        for name, of_totals in (("f1", f1_of), ("precision", precision_of), ("recall", recall_of)):
+            statistics[f"{kind}_{name}{suffix}"] = Statistic(block, of_totals)
+    return statistics
 
 
 def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[str | None]) -> Tally:
@@ -132,7 +142,7 @@ def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[st
     # For each label: true positives, and false ones of either kind. A wrong answer is wrong for both labels, no answer
     # for the gold one.
     confusion = np.zeros((n_documents, 2 * len(labels)))
-    table = {label: np.zeros(3) for label in [*card.labels.values(), *labels]}
+    table = _no_counts([*card.labels.values(), *labels])
     for row, one, other in zip(place, gold, predicted, strict=True):
         if one == other:
             confusion[row, 2 * number[one]] += 1
@@ -143,41 +153,44 @@ def _choices(card: TaskCard, examples: Sequence[Example], predicted: Sequence[st
         if other is not None:
             confusion[row, 2 * number[other] + 1] += 1
             table[other][1] += 1
-    counts = {"n_examples": float(len(gold)), "n_unparsed": float(sum(label is None for label in predicted))}
+    counts = {"n_examples": float(len(gold)), "n_unparsed": float(predicted.count(None))}
     statistics = {"accuracy": Statistic("right", mean_of(0)), "macro_f1": Statistic("confusion", macro_f1_of)}
-    rows = {label: _as_counts(found) for label, found in table.items()}
-    return Tally(
-        n_documents, {"right": right, "confusion": confusion}, statistics, counts, {"right": rows, "confusion": rows}
-    )
+    columns, rows = {"right": right, "confusion": confusion}, _as_counts(table)
+    return Tally(n_documents, columns, statistics, counts, {"right": rows, "confusion": rows})
 
 
 def _texts(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -> Tally:
     references = [example.gold["references"] for example in examples]
-    counts = {"n_examples": float(len(answers)), "n_empty": float(sum(not answer for answer in answers))}
+    counts = {"n_examples": float(len(answers)), "n_empty": float(answers.count(""))}
     found = {"exact_match": [exact_match(one, answer) for one, answer in zip(references, answers, strict=True)]}
     if card.type == "summarization":
         pairs = rouge_scores([one[0] for one in references], answers, stemmer=card.rouge_stemmer)
-        found |= {name: [pair[index] for pair in pairs] for index, name in enumerate(ROUGE_TYPES)}
+        for index, name in enumerate(ROUGE_TYPES):
+            found[name] = [pair[index] for pair in pairs]
         counts["rouge_stemmer"] = float(card.rouge_stemmer)
     else:
         found["token_f1"] = [token_f1(one, answer) for one, answer in zip(references, answers, strict=True)]
     place, n_documents = _places(examples)
     sums = np.zeros((n_documents, len(found) + 1))
     np.add.at(sums, place, np.array([*found.values(), [1.0] * len(answers)]).T)
-    return Tally(
-        n_documents,
-        {"text": sums},
-        {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)},
-        counts,
-    )
+    statistics = {name: Statistic("text", mean_of(index)) for index, name in enumerate(found)}
+    return Tally(n_documents, {"text": sums}, statistics, counts)
 
 
 def _places(examples: Sequence[Example]) -> tuple[NDArray[np.int64], int]:
     """For each example the row of its document, and the number of documents."""
-    order = {doc_id: row for row, doc_id in enumerate(sorted({example.document for example in examples}))}
-    return np.array([order[example.document] for example in examples], dtype=np.int64), len(order)
+    documents = [example.document for example in examples]
+    order = {doc_id: row for row, doc_id in enumerate(sorted(set(documents)))}
+    return np.array([order[doc_id] for doc_id in documents], dtype=np.int64), len(order)
 
 
-def _as_counts(found: Iterable[float]) -> Counts:
-    tp, fp, fn = (int(value) for value in found)
-    return Counts(tp, fp, fn)
+def _no_counts(labels: Iterable[str]) -> dict[str, Array]:
+    """Label -> (true positives, false positives, false negatives), all 0."""
+    return {label: np.zeros(3) for label in labels}
+
+
+def _as_counts(table: dict[str, Array]) -> dict[str, Counts]:
+    counts = {}
+    for label, (tp, fp, fn) in table.items():
+        counts[label] = Counts(int(tp), int(fp), int(fn))
+    return counts

@@ -70,9 +70,13 @@ class _Occurrences:
             return []
         if any_case and (self._lower is None or not body.isascii()):
             pattern = r"\s+".join(re.escape(word) for word in words)
-            pattern = rf"(?=((?<!\w){pattern}(?!\w)))" if whole else f"(?=({pattern}))"
+            if whole:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            pattern = f"(?=({pattern}))"
             return [match.span(1) for match in re.finditer(pattern, self._text, re.IGNORECASE)]
-        flat, body = (self._lower, body.lower()) if any_case and self._lower is not None else (self._flat, body)
+        flat = self._flat
+        if any_case and self._lower is not None:
+            flat, body = self._lower, body.lower()
         spans = []
         begin = flat.find(body)
         while begin >= 0:

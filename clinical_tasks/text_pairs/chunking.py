@@ -6,7 +6,7 @@ import dataclasses
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from clinical_tasks.schema import Document, Example, Mention, Relation, TaskCard
 from clinical_tasks.text_pairs.serialise import document_of, make_example
@@ -101,8 +101,10 @@ def _next_end(
     if low < first:
         return borders[first][0]
     longest = borders[low][0]
+    if longest == len(document.text):
+        return longest
     tail = [border for border in borders[first : low + 1] if border[0] - start > (longest - start) / 2]
-    return longest if longest == len(document.text) else min(tail, key=lambda border: (border[1], -border[0]))[0]
+    return min(tail, key=lambda border: (border[1], -border[0]))[0]
 
 
 def _fits(card: TaskCard, document: Document, start: int, end: int, fits: Fits) -> bool:
@@ -118,25 +120,30 @@ def _piece(document: Document, start: int, end: int) -> tuple[Document, int]:
     inner = [mention for mention in document.mentions if start <= mention.start and mention.end <= end]
     text = document.text[start:end]
     # A mention may begin or end in whitespace: never trim into one.
-    begin = min([start + len(text) - len(text.lstrip())] + [mention.start for mention in inner])
-    stop = max([start + len(text.rstrip()), begin] + [mention.end for mention in inner])
-    mentions = tuple(
-        dataclasses.replace(mention, start=mention.start - begin, end=mention.end - begin, fragments=())
-        for mention in inner
-    )
+    begin = min([start + len(text) - len(text.lstrip()), *(mention.start for mention in inner)])
+    stop = max([start + len(text.rstrip()), begin, *(mention.end for mention in inner)])
+    mentions = []
+    for mention in inner:
+        moved = dataclasses.replace(mention, start=mention.start - begin, end=mention.end - begin, fragments=())
+        mentions.append(moved)
     known = _names(mentions)
-    relations = tuple(relation for relation in document.relations if relation.head in known and relation.tail in known)
-    return Document(document.doc_id, document.text[begin:stop], mentions, relations), begin
+    relations = tuple(item for item in document.relations if item.head in known and item.tail in known)
+    return Document(document.doc_id, document.text[begin:stop], tuple(mentions), relations), begin
 
 
-def _names(mentions: tuple[Mention, ...]) -> set[str]:
+def _names(mentions: Iterable[Mention]) -> set[str]:
     """What a relation's end may be called: a mention's key or one of its concepts."""
-    return {name for mention in mentions for name in (mention.key, *mention.ids)}
+    names: set[str] = set()
+    for mention in mentions:
+        names.update((mention.key, *mention.ids))
+    return names
 
 
 def _cut_relations(card: TaskCard, document: Document, pieces: list[Document]) -> list[Counter[str]]:
     """How many relations of each label no piece holds whole, each counted where its head (else the document) begins."""
-    kept = {relation for piece in pieces for relation in piece.relations}
+    kept: set[Relation] = set()
+    for piece in pieces:
+        kept.update(piece.relations)
     names = [_names(piece.mentions) for piece in pieces]
     counts: list[Counter[str]] = [Counter() for _ in pieces]
     for relation in document.relations:
@@ -146,4 +153,7 @@ def _cut_relations(card: TaskCard, document: Document, pieces: list[Document]) -
 
 
 def _home(relation: Relation, names: list[set[str]]) -> int:
-    return next((number for number, known in enumerate(names) if relation.head in known), 0)
+    for number, known in enumerate(names):
+        if relation.head in known:
+            return number
+    return 0

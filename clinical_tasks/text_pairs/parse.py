@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from clinical_tasks.schema import Document, Example, Mention, TaskCard, one_line
@@ -57,11 +58,13 @@ def _parse_mentions(card: TaskCard, example: Example, answer_text: str) -> dict[
 def _typed_mention(card: TaskCard, line: str) -> tuple[str, str] | None:
     """Split `type: text` at the colon after a known word: a word, and a mention, may hold colons themselves."""
     if not card.labels:
-        kind, colon, text = line.partition(": ")
-        return (kind.strip(), text) if colon and kind.strip() and text else None
+        kind, _, text = line.partition(": ")
+        return (kind.strip(), text) if kind.strip() and text else None
     for label, word in sorted(card.labels.items(), key=lambda item: -len(item[1])):
-        if line[: len(word)].casefold() == word.casefold() and (rest := line[len(word) :].lstrip()).startswith(":"):
-            return (label, rest[1:].strip()) if rest[1:].strip() else None
+        rest = line[len(word) :].lstrip()
+        if line[: len(word)].casefold() == word.casefold() and rest.startswith(":"):
+            text = rest[1:].strip()
+            return (label, text) if text else None
     return None
 
 
@@ -71,13 +74,23 @@ def _parse_relations(card: TaskCard, example: Example, answer_text: str) -> dict
     unaligned, types = [], []
     for line in _lines(answer_text):
         triples = list(_triples(card, line))
-        found = next((pairs for triple in triples if (pairs := resolver.pairs(*triple))), None)
-        if found is None:
+        found = _first_pairs(resolver, triples)
+        relations += found
+        if not found:
             unaligned.append(line)
             types.append(triples[0][1] if triples else "")
-        else:
-            relations += found
     return {"relations": relations, "unaligned": unaligned, "unaligned_types": types}
+
+
+def _first_pairs(
+    resolver: _EntityResolver | _MentionResolver, triples: Sequence[tuple[str, str, str]]
+) -> list[dict[str, str]]:
+    """What the first reading of a line stands for that stands for anything."""
+    for head, label, tail in triples:
+        pairs = resolver.pairs(head, label, tail)
+        if pairs:
+            return pairs
+    return []
 
 
 def _triples(card: TaskCard, line: str) -> Iterator[tuple[str, str, str]]:
@@ -100,11 +113,8 @@ class _EntityResolver:
 
     def pairs(self, head: str, label: str, tail: str) -> list[dict[str, str]]:
         """Every pair of concepts that the two texts may stand for; none if either text is no entity of the document."""
-        return [
-            {"type": label, "head": one, "tail": other}
-            for one in self._names.head_ids(head)
-            for other in self._names.tail_ids(tail)
-        ]
+        pairs = product(self._names.head_ids(head), self._names.tail_ids(tail))
+        return [{"type": label, "head": one, "tail": other} for one, other in pairs]
 
 
 _BORDER = re.compile(r"[.!?]?[ \t\r]*\n|[.!?]\s")
@@ -128,12 +138,10 @@ class _MentionResolver:
         """The one pair that a line stands for, or none. A line repeated for repeated mentions gets the next closest
         pair.
         """
-        candidates = [
-            (*self._distance(one, other), one.start, other.start, one.key, other.key)
-            for one in self._heads.get(head.casefold(), ())
-            for other in self._tails.get(tail.casefold(), ())
-            if one.key != other.key and (label, one.key, other.key) not in self._used
-        ]
+        candidates = []
+        for one, other in product(self._heads.get(head.casefold(), ()), self._tails.get(tail.casefold(), ())):
+            if one.key != other.key and (label, one.key, other.key) not in self._used:
+                candidates.append((*self._distance(one, other), one.start, other.start, one.key, other.key))
         if not candidates:
             return []
         *_, head_key, tail_key = min(candidates)
@@ -175,7 +183,9 @@ def _parse_choice(options: Sequence[str], choices: Sequence[str], answer_text: s
 
 def _word(option: str) -> str:
     """The option as a whole word; an 'A' or 'I' before a lower-case word is English, not an option."""
-    return re.escape(option) + (r"(?!\w|\s+[a-z])" if option in ("A", "I") else r"(?!\w)")
+    if option in ("A", "I"):
+        return re.escape(option) + r"(?!\w|\s+[a-z])"
+    return re.escape(option) + r"(?!\w)"
 
 
 def _case(option: str) -> re.RegexFlag:

@@ -65,23 +65,23 @@ def document_of(example: Example) -> Document:
     """The annotated document (or piece) that a NER or RE example was made from."""
     begin, end = example.gold["text_range"]
     spans = example.gold.get("mentions", example.gold.get("spans", []))
+    mentions = []
+    for number, span in enumerate(spans):
+        mention = Mention(
+            span.get("key", str(number)),
+            span["type"],
+            span["start"],
+            span["end"],
+            ids=tuple(span.get("ids", ())),
+            parts=tuple(span.get("parts", ())),
+        )
+        mentions.append(mention)
+    items = example.gold.get("relations", [])
     return Document(
         doc_id=example.document,
         text=example.input_text[begin:end],
-        mentions=tuple(
-            Mention(
-                span.get("key", str(number)),
-                span["type"],
-                span["start"],
-                span["end"],
-                ids=tuple(span.get("ids", ())),
-                parts=tuple(span.get("parts", ())),
-            )
-            for number, span in enumerate(spans)
-        ),
-        relations=tuple(
-            Relation(item["type"], item["head"], item["tail"]) for item in example.gold.get("relations", [])
-        ),
+        mentions=tuple(mentions),
+        relations=tuple(Relation(item["type"], item["head"], item["tail"]) for item in items),
     )
 
 
@@ -92,35 +92,33 @@ Parts = tuple[dict[str, str], str, tuple[str, ...], dict[str, Any]]
 def _ner(card: TaskCard, document: Document) -> Parts:
     spans = [mention for mention in document.mentions if card.keeps(mention.type)]
     # Two annotations of one span and type are one mention: every metric here works on sets of gold spans.
-    unique = {(span.type, span.start, span.end): span for span in spans}
-    lines = [f"{card.written(span.type)}: {one_line(document.text[span.start : span.end])}" for span in unique.values()]
-    gold = {"spans": [{"type": span.type, "start": span.start, "end": span.end} for span in unique.values()]}
+    unique = dict.fromkeys((span.type, span.start, span.end) for span in spans)
+    lines = [f"{card.written(kind)}: {one_line(document.text[start:end])}" for kind, start, end in unique]
+    gold = {"spans": [{"type": kind, "start": start, "end": end} for kind, start, end in unique]}
     return {"text": document.text}, "\n".join(lines) or NONE, (), gold
 
 
 def _re(card: TaskCard, document: Document) -> Parts:
-    relations = [relation for relation in document.relations if card.keeps(relation.type)]
-    if card.relations.level == "entity":
-        names = EntityNames(document, card.relations)
-        written = [
-            (names.position(item.head), names.position(item.tail), names.head(item.head), item, names.tail(item.tail))
-            for item in relations
-        ]
-    else:
-        mentions = {mention.key: mention for mention in document.mentions}
-        texts = {key: one_line(document.text[mention.start : mention.end]) for key, mention in mentions.items()}
-        written = [
-            (mentions[item.head].start, mentions[item.tail].start, texts[item.head], item, texts[item.tail])
-            for item in relations
-        ]
+    texts = {mention.key: one_line(document.text[mention.start : mention.end]) for mention in document.mentions}
+    entity_names = EntityNames(document, card.relations) if card.relations.level == "entity" else None
+    starts = {mention.key: mention.start for mention in document.mentions}
+    # (start of the head, start of the tail, text of the head, relation, text of the tail)
+    written: list[tuple[int, int, str, Relation, str]] = []
+    for relation in document.relations:
+        head, tail = relation.head, relation.tail
+        if not card.keeps(relation.type):
+            continue
+        if entity_names is None:
+            written.append((starts[head], starts[tail], texts[head], relation, texts[tail]))
+        else:
+            places = entity_names.position(head), entity_names.position(tail)
+            written.append((*places, entity_names.head(head), relation, entity_names.tail(tail)))
     written.sort(key=lambda row: (row[0], row[1], row[3].type))
     lines = [SEPARATOR.join((head, card.written(item.type), tail)) for _, _, head, item, tail in written]
     if card.relations.level == "entity":
         # Two ids that only share one mention text are one line, which means both.
         lines = list(dict.fromkeys(lines))
-    entities = [
-        f"{mention.type}: {one_line(document.text[mention.start : mention.end])}" for mention in document.mentions
-    ]
+    entities = [f"{mention.type}: {texts[mention.key]}" for mention in document.mentions]
     gold = {
         "mentions": [_mention_json(mention) for mention in document.mentions],
         "relations": [{"type": item.type, "head": item.head, "tail": item.tail} for _, _, _, item, _ in written],
@@ -149,12 +147,12 @@ def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> P
         raise row_error(document, f"{len(found)} options", "correct options.columns in the card")
     letters = tuple(string.ascii_uppercase[: len(found)])
     answer = letters[gold_index(spec, document, found)] if "answer" in document.fields else ""
-    layout = "\n".join(
-        _fill(spec.layout, {"letter": letter, "text": choice.text})[0]
-        for letter, choice in zip(letters, found, strict=True)
-    )
+    lines = []
+    for letter, choice in zip(letters, found, strict=True):
+        line, _ = _fill(spec.layout, {"letter": letter, "text": choice.text})
+        lines.append(line)
     gold = {"label": answer, "options": list(letters), "choices": [choice.text for choice in found]}
-    return {**_texts(document), "options": layout}, answer, letters, gold
+    return {**_texts(document), "options": "\n".join(lines)}, answer, letters, gold
 
 
 def _labelled(card: TaskCard, document: Document) -> Parts:
@@ -175,9 +173,10 @@ def _free_text(card: TaskCard, document: Document) -> Parts:
         return _texts(document), "", (), {"references": []}
     value = document.fields["answer"]
     # A list of references is what extractive QA releases; the first is learnt, the best match is scored.
-    references = [text for text in map(as_text, value if isinstance(value, list) else [value]) if text]
-    if card.type == "summarization":
-        references = ["\n".join(references)] if references else []
+    values = value if isinstance(value, list) else [value]
+    references = [text for text in map(as_text, values) if text]
+    if card.type == "summarization" and references:
+        references = ["\n".join(references)]
     if not references:
         raise row_error(document, "the answer is empty", "correct columns.answer in the card, or remove the row")
     return _texts(document), references[0], (), {"references": references}

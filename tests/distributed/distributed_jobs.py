@@ -412,7 +412,8 @@ def weigh_all(trainer: Trainer, step: int) -> list[Any]:
     from engine.data.sampling import plan_step
 
     picks = plan_step(trainer.stage.sampler.counts(step, [True] * TASKS), trainer.streams, list(trainer.cursors))
-    return weigh([p.row for p in picks], [trainer.stage.rows[p.row].train.sample(p.index) for p in picks])  # type: ignore[union-attr]
+    samples = [trainer.stage.rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
+    return weigh([p.row for p in picks], samples)
 
 
 def traffic(

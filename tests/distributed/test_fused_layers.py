@@ -19,15 +19,18 @@ from engine.training.forward_backward import ForwardBackward, LossWeights
 from engine.distributed.zero3 import ShardedBackbone
 from prompt_modules import DecomposedBank
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4, "max_position_embeddings": 131072}
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
+OSS |= {"sliding_window": 4, "max_position_embeddings": 131072}
 FAMILIES = {"llama": {}, "gpt_oss": {**OSS, "quantization_config": {"quant_method": "mxfp4"}}}
 distributed.start_process_group(distributed.dist_env())
 items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(6)]
 for family, more in FAMILIES.items():
     grads = []
     for fused in (False, True):
-        card = BackboneCard(name="t", random={"model_type": family, **SIZES, **more}, seed=3, tokenizer="t", dtype="float32")
+        keys = {"model_type": family, **SIZES, **more}
+        card = BackboneCard(name="t", random=keys, seed=3, tokenizer="t", dtype="float32")
         backbone = ShardedBackbone(card, sys.argv[1], torch.device("cpu"), recompute=1)
         assert fuse(backbone.model) == 9 if fused else True
         start = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))

@@ -26,7 +26,7 @@ from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
-from tests.engine import asked_task, kept_teachers, merged_runs
+from tests.engine import asked_task, exported_runs, interrupted_runs, kept_teachers, merged_runs
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 5  # of a prompt
@@ -37,6 +37,9 @@ TIMING = ("tokens_per_s", "mem", "mfu", "device_seconds")  # what no two launche
 bank, task = asked_task.bank, asked_task.task  # fixtures of several files
 cached = kept_teachers.cached
 source, adapted, cards = merged_runs.source, merged_runs.adapted, merged_runs.cards
+models = exported_runs.models
+build = interrupted_runs.build
+nothing_asked_for, ctrl_c_is_not_ignored = interrupted_runs.nothing_asked_for, interrupted_runs.ctrl_c_is_not_ignored
 
 
 @pytest.fixture(scope="session")

@@ -47,8 +47,11 @@ def adapted(make_run_context, make_loop, tasks: dict[str, TaskData], source: Joi
 def rows_of(run: Path) -> dict[Row, Tensor]:
     """Label -> its best prompt."""
     bank, found = load_bank(run, "run")
+    prompts: dict[Row, Tensor] = {}
     with torch.no_grad():
-        return {tuple(row.values()): bank.prompts(torch.tensor([k]))[0] for k, row in enumerate(found.state["rows"])}  # type: ignore[misc]
+        for k, row in enumerate(found.state["rows"]):
+            prompts[tuple(row.values())] = bank.prompts(torch.tensor([k]))[0]  # type: ignore[index]
+    return prompts
 
 
 def silent(_: str) -> None:

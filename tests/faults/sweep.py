@@ -27,23 +27,30 @@ from tests.faults.jobs import EVERY, ROOT, STEPS, TEACH, Jobs, can_mount
 
 HEAD = f"""# Faults
 
-Real runs of `train.py distill` (`configs/demo` on the tiny backbone, fp32 on CPUs: {TEACH} steps of teaching, {STEPS} of distilling),
-each broken once, then started again with the same command. Written by `make test-faults`; a short form of it is in `make test`.
+Real runs of `train.py distill` (`configs/demo` on the tiny backbone, fp32 on CPUs: {TEACH} steps of teaching, \
+{STEPS} of distilling),
+each broken once, then started again with the same command. Written by `make test-faults`; a short form of it \
+is in `make test`.
 
-- **Survived**: the broken run ended by itself (unless it was killed whole), left no process behind, and the next launch reached the end. Where
+- **Survived**: the broken run ended by itself (unless it was killed whole), left no process behind, and the \
+next launch reached the end. Where
   it must refuse: it ended with exit code 2, said why, and changed no file.
 - **Lost**: the most steps that were logged and had to be trained again; in brackets the interval of checkpoints.
-- **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and metrics (bit for bit; timings aside), a step that
+- **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and \
+metrics (bit for bit; timings aside), a step that
   `metrics.jsonl` has twice or not at all, a file left over. Runs on GPUs are
   equal to the bit with `deterministic: true` alone (docs/fast_path.md), and are not tried here.
   On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
   of a tensor's largest number, which is what sums in another order may cost; steps of `metrics.jsonl` as above.
 
-An instant is drawn at random (seeded): one in four in a run's start-up, the others within a random step of either stage. A try in which the run was
+An instant is drawn at random (seeded): one in four in a run's start-up, the others within a random step of \
+either stage. A try in which the run was
 over before the fault came is drawn again.
 
-How it is driven: a server imports torch, DeepSpeed and the engine once and forks ranks from there; several ranks are started, watched and ended by
-torchrun's own agent, one rank is `train.py` itself. Everything else is as a user's run: process group, gloo, files, exit codes.
+How it is driven: a server imports torch, DeepSpeed and the engine once and forks ranks from there; several \
+ranks are started, watched and ended by
+torchrun's own agent, one rank is `train.py` itself. Everything else is as a user's run: process group, gloo, \
+files, exit codes.
 """
 
 

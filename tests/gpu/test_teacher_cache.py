@@ -44,7 +44,8 @@ def test_states_leave_the_gpu_unchanged_while_it_works_on() -> None:
 def test_rows_that_are_read_ahead_reach_the_gpu_unchanged() -> None:
     groups = [[Item(0, Sample([1], [2]), 1.0, index)] for index in range(6)]
     whole = {index: states_of(500, index) for index in range(6)}
-    kept = TeacherCacheReader(SimpleNamespace(read=lambda group: whole[group[0].index]), torch.device("cuda"))  # type: ignore[arg-type]
+    store = SimpleNamespace(read=lambda group: whole[group[0].index])
+    kept = TeacherCacheReader(store, torch.device("cuda"))  # type: ignore[arg-type]
     assert kept._read(groups[0]).hidden_ND.is_pinned()
     kept.expect(groups)
     for index, group in enumerate(groups):

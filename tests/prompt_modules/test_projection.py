@@ -11,7 +11,8 @@ from prompt_modules.projection import available, packed_row, packed_row_referenc
 
 assert available(torch.zeros(1)), "the interpreter does not run"
 projection.ROWS, projection.WIDTH = 4, 8
-for case, (k, length, rank, width, tokens, own) in enumerate([(1, 5, 1, 8, 3, False), (3, 4, 2, 11, 6, False), (4, 7, 3, 16, 1, True), (2, 9, 1, 5, 0, True)]):
+cases = [(1, 5, 1, 8, 3, False), (3, 4, 2, 11, 6, False), (4, 7, 3, 16, 1, True), (2, 9, 1, 5, 0, True)]
+for case, (k, length, rank, width, tokens, own) in enumerate(cases):
     g = torch.Generator().manual_seed(case)
     draw = lambda *shape: torch.randn(*shape, generator=g, requires_grad=True)
     shared, cols, rows = draw(k if own else 1, length, width), draw(k, length, rank), draw(k, rank, width)

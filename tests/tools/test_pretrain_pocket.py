@@ -15,16 +15,8 @@ from clinical_tasks.pocket import BUILDS_ON, DRILLS, SOURCES, TARGETS, TASKS, in
 from tools.pocket_backbones.gate import verdict
 from tools.pocket_backbones.model import build, look_back, train_tokenizer, upcycle
 from tools.pocket_backbones.muon import Muon, orthogonalised
-from tools.pocket_backbones.pretrain import (
-    EARLY_SHARE,
-    LM_WEIGHT,
-    MASTERED_SHARE,
-    READY,
-    SEPARATOR,
-    Samples,
-    optimizers,
-    train_step,
-)
+from tools.pocket_backbones.pretrain import LM_WEIGHT, optimizers, train_step
+from tools.pocket_backbones.samples import EARLY_SHARE, MASTERED_SHARE, READY, SEPARATOR, Samples
 
 SIZES = {"batch": 6, "hidden": 32, "layers": 1, "every": 2, "threads": 1}
 

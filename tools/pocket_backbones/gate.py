@@ -52,10 +52,10 @@ def verdict(scores: dict[str, float]) -> dict[str, Any]:
     """How many instructions are mastered, and whether that is enough."""
     from clinical_tasks.pocket import SOURCES, TARGETS
 
-    counts = {
-        role: sum(scores[t] >= MASTERED for t in tasks) for role, tasks in (("sources", SOURCES), ("targets", TARGETS))
-    }
-    return {**counts, "passed": counts["sources"] >= SOURCES_NEEDED and counts["targets"] >= TARGETS_NEEDED}
+    sources = sum(scores[task] >= MASTERED for task in SOURCES)
+    targets = sum(scores[task] >= MASTERED for task in TARGETS)
+    passed = sources >= SOURCES_NEEDED and targets >= TARGETS_NEEDED
+    return {"sources": sources, "targets": targets, "passed": passed}
 
 
 def main() -> None:

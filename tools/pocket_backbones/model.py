@@ -65,8 +65,10 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> Path:
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2 as protobuf
 
-    words = {f"\u2581{word}" for text in texts for word in text.split()}
-    letters = sorted({letter for word in words for letter in word})
+    words: set[str] = set()
+    for text in texts:
+        words.update(f"\u2581{word}" for word in text.split())
+    letters = sorted(set().union(*words))
     model = io.BytesIO()
     with tempfile.TemporaryDirectory() as rules:
         for name, rule in (
@@ -181,7 +183,9 @@ def upcycle(llama: nn.Module, gpt_oss: nn.Module, sink: float = NO_SINK) -> None
     dense, target = llama.state_dict(), gpt_oss.state_dict()
     for name, value in target.items():
         layer = name.split(".mlp.")[0]
-        mlp = {part: dense[f"{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up", "down") if ".mlp." in name}
+        mlp = {}
+        if ".mlp." in name:
+            mlp = {part: dense[f"{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up", "down")}
         if name.endswith("experts.gate_up_proj"):  # (E, d, 2f), gate and up in turn
             value[..., ::2], value[..., 1::2] = mlp["gate"].T / GPT_OSS_GATE, mlp["up"].T
         elif name.endswith("experts.gate_up_proj_bias"):

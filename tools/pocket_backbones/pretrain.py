@@ -1,8 +1,9 @@
 """Pre-train a pocket backbone: a small language model that follows written instructions on invented notes.
 
     python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/llama
-    python -m tools.pocket_backbones.pretrain --family gpt_oss --from runs/pocket/llama --output runs/pocket/gpt_oss --steps 1000
-    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/big --hidden 512     (a bigger one, on a GPU)
+    python -m tools.pocket_backbones.pretrain --family gpt_oss --from runs/pocket/llama --steps 1000 \\
+        --output runs/pocket/gpt_oss
+    python -m tools.pocket_backbones.pretrain --family llama --output runs/pocket/big --hidden 512  (bigger, on a GPU)
 
 A soft prompt can only elicit what the frozen model can do, so the model is told all 31 skills by their written
 instructions, those of the target tasks included. Each sample is [instruction ; BOS ; note ; separator ; answer ; EOS],
@@ -14,42 +15,26 @@ learning rate falls over the last third.
 
 import argparse
 import json
-import random
 import shutil
 import time
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from backbones import BackboneCard, Layout, load_tokenizer
 from engine.core import protect
 from tools.pocket_backbones.model import HEAD, build, look_back, model_config, train_tokenizer, upcycle
 from tools.pocket_backbones.muon import Muon
+from tools.pocket_backbones.samples import SEPARATOR, Packet, Samples
 
 LM_WEIGHT = 0.2  # of the tokens that are no answer
 MUON_LR, ADAM_LR, WARMUP, DECAY, CLIP = 6e-3, 2e-3, 100, 0.35, 1.0
-MASTERED_SHARE = 0.1  # how often a mastered task is drawn, an unlearnt one being 1
-EARLY_SHARE, READY = 0.02, 0.8  # how often one is drawn that builds on others, before so much of their answers is right
 SINK = 0.0  # a gpt-oss's sinks at its start: as strong as one indifferent word
-SEPARATOR = "\n"
-
-
-class Packet(NamedTuple):
-    """Samples of like length with A answers in all. ``tasks`` (A,): the task of each answer. The rest (B, T): ids
-    padded with EOS, each token's weight as an answer and as text, and the number of the answer it belongs to, A for the
-    tokens of none.
-    """
-
-    tasks: Tensor
-    ids: Tensor
-    answer: Tensor
-    rest: Tensor
-    number: Tensor
 
 
 def arguments() -> argparse.Namespace:
@@ -94,77 +79,14 @@ def arguments() -> argparse.Namespace:
     return a
 
 
-class Samples(Dataset[list[Packet]]):
-    """Step ``n``'s samples depend on the seed, n and ``exact`` (task -> share of answers right of late) alone,
-    however one got there.
-    """
-
-    def __init__(self, seed: int, size: int, packets: int, layout: Layout) -> None:
-        from clinical_tasks.pocket import LESSONS
-
-        self.seed, self.size, self.packets, self.layout, self.tasks = seed, size, packets, layout, LESSONS
-        self.exact = dict.fromkeys(LESSONS, 0.0)
-
-    def shares(self) -> list[float]:
-        """How often each task is drawn, by how much of its answers was right of late."""
-        from clinical_tasks.pocket import BUILDS_ON
-
-        ready = {task: all(self.exact[other] >= READY for other in BUILDS_ON.get(task, ())) for task in self.tasks}
-        return [max(1 - self.exact[task], MASTERED_SHARE) if ready[task] else EARLY_SHARE for task in self.tasks]
-
-    def __getitem__(self, number: int) -> list[Packet]:
-        from clinical_tasks.pocket import lessons
-
-        rng = random.Random(f"{self.seed} {number}")
-        drawn = Counter(rng.choices(self.tasks, self.shares(), k=self.size))
-        rows = [
-            self._row(lesson) for task, n in sorted(drawn.items()) for lesson in lessons(self.seed + number, n, (task,))
-        ]
-        rows.sort(key=lambda row: sum(map(len, row[1])))
-        parts = min(self.packets, len(rows))
-        return [self._packet(rows[i * len(rows) // parts : (i + 1) * len(rows) // parts]) for i in range(parts)]
-
-    def _row(self, lesson: Any) -> tuple[int, list[list[int]]]:
-        """The task, and tokens by turns: what is read, what is answered, what is read, ..."""
-        spans = []
-        for turn, (text, answer) in enumerate(lesson.turns):
-            read = (
-                self.layout.tokenizer.encode(text + SEPARATOR)
-                if turn
-                else self.layout.instructed_ids(lesson.instruction, text)
-            )
-            spans += [read, self.layout.answer_ids(answer)]
-        return self.tasks.index(lesson.name), spans
-
-    def _packet(self, rows: list[tuple[int, list[list[int]]]]) -> Packet:
-        wide = -(-max(sum(map(len, spans)) for _, spans in rows) // 8) * 8
-        ids = torch.full((len(rows), wide), self.layout.end_id)
-        answer, rest = torch.zeros(len(rows), wide), torch.zeros(len(rows), wide)
-        number = torch.full((len(rows), wide), -1)
-        tasks: list[int] = []
-        for row, (task, spans) in enumerate(rows):
-            begin = 0
-            for turn, span in enumerate(spans):
-                here = slice(begin, begin + len(span))
-                ids[row, here] = torch.tensor(span)
-                if turn % 2:
-                    # between a weight a token, by which one-word answers hardly count, and a weight an answer
-                    answer[row, here], number[row, here] = len(span) ** -0.5, len(tasks)
-                    tasks.append(task)
-                else:
-                    rest[row, here] = 1.0
-                begin += len(span)
-            rest[row, 0] = 0.0  # nothing predicts the first token
-        return Packet(torch.tensor(tasks), ids, answer, rest, torch.where(number < 0, len(tasks), number))
-
-
 def train_step(
     model: Any, packets: list[Packet], device: torch.device, bf16: bool = False
 ) -> tuple[float, Tensor, Tensor]:
     """Gradients of one step; (answer cross-entropy, task of each answer, whether each answer was right, every token
     of it).
     """
-    answers, others = (torch.stack([p[i].sum() for p in packets]).sum().item() for i in (2, 3))
+    answers = torch.stack([packet.answer.sum() for packet in packets]).sum().item()
+    others = torch.stack([packet.rest.sum() for packet in packets]).sum().item()
     total, right = 0.0, []
     for packet in packets:
         ids = packet.ids.to(device)
@@ -184,14 +106,15 @@ def optimizers(model: nn.Module, scale: float) -> list[torch.optim.Optimizer]:
     """Muon for what is a matrix or a stack of them inside a layer, AdamW for embeddings, norms, biases, sinks and
     routers.
     """
-    inner = {
-        n: p
-        for n, p in model.named_parameters()
-        if ".layers." in n and n.endswith((".weight", "_proj")) and p.ndim > 1 and "router" not in n
-    }
-    outer = [p for n, p in model.named_parameters() if n not in inner]
+    inner, outer = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = name.endswith((".weight", "_proj")) and parameter.ndim > 1
+        if ".layers." in name and is_matrix and "router" not in name:
+            inner.append(parameter)
+        else:
+            outer.append(parameter)
     return [
-        Muon(inner.values(), MUON_LR * scale),
+        Muon(inner, MUON_LR * scale),
         torch.optim.AdamW(outer, ADAM_LR * scale, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -215,6 +138,13 @@ def start(a: argparse.Namespace, layout: Layout) -> nn.Module:
     return model
 
 
+def texts_of(lessons: Iterable[Any]) -> Iterator[str]:
+    """Instruction, input and answer of every turn."""
+    for lesson in lessons:
+        for text, answer in lesson.turns:
+            yield f"{lesson.instruction}\n{text}\n{answer}"
+
+
 def main() -> None:
     """Train to the last step, from the last checkpoint if there is one, and write weights, tokenizer and loss curve."""
     protect()
@@ -230,9 +160,7 @@ def main() -> None:
         shutil.copyfile(a.source / "tokenizer.model", tokenizer_file)
     elif not tokenizer_file.exists():
         written = lessons(a.seed + 10_000_000, 20_000)
-        train_tokenizer(
-            (f"{lesson.instruction}\n{text}\n{answer}" for lesson in written for text, answer in lesson.turns), a.output
-        )
+        train_tokenizer(texts_of(written), a.output)
     tokenizer = load_tokenizer(tokenizer_file)
     keys = model_config(a.family, a.hidden, a.layers, -(-tokenizer.vocab_size // 64) * 64)
     layout = Layout(
@@ -251,13 +179,8 @@ def main() -> None:
             optimizer.load_state_dict(state)
         step = saved["step"]
         samples.exact.update(saved["exact"])
-    print(
-        (
-            f"{a.family}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, from step {step} of "
-            f"{a.steps}"
-        ),
-        flush=True,
-    )
+    numbers = sum(p.numel() for p in model.parameters())
+    print(f"{a.family}: {numbers:,} parameters on {device}, from step {step} of {a.steps}", flush=True)
     forward: Any = torch.compile(model, dynamic=True) if a.compile else model
     started, first = time.monotonic(), step
     losses: list[float] = []
@@ -279,7 +202,10 @@ def main() -> None:
             losses.append(loss)
             seen += torch.bincount(tasks, minlength=len(samples.tasks))
             right += torch.bincount(tasks[correct], minlength=len(samples.tasks))
-        exact = {task: round(float(r / s), 3) for task, r, s in zip(samples.tasks, right, seen, strict=True) if s}
+        exact = {}
+        for task, right_answers, answers in zip(samples.tasks, right, seen, strict=True):
+            if answers:
+                exact[task] = round(float(right_answers / answers), 3)
         line = {
             "step": step,
             "answer_ce": sum(losses) / len(losses),
@@ -293,15 +219,9 @@ def main() -> None:
             file.write(json.dumps(line) + "\n")
         print(json.dumps({k: v for k, v in line.items() if k != "exact"}), flush=True)
         losses, seen, right = [], torch.zeros_like(seen), torch.zeros_like(right)
-        _save(
-            state_file,
-            {
-                "model": model.state_dict(),
-                "optimizers": [o.state_dict() for o in both],
-                "exact": samples.exact,
-                "step": step,
-            },
-        )
+        optimizer_states = [optimizer.state_dict() for optimizer in both]
+        state = {"model": model.state_dict(), "optimizers": optimizer_states, "exact": samples.exact, "step": step}
+        _save(state_file, state)
     model.to(torch.bfloat16).save_pretrained(a.output)
     state_file.unlink()
     print(f"weights in {a.output}")

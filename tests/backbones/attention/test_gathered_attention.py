@@ -92,7 +92,9 @@ from backbones.attention import collect_kernel, share_prefix
 from backbones.attention.gathered import collected
 g = torch.Generator().manual_seed(0)
 for slots, prompts, length, window, dtype in (
-    ([0, 1, 0, 3], 4, 5, None, torch.float32), ([2, 0, 0, 1], 3, 7, 4, torch.bfloat16), ([0, 0, 0, 0], 1, 3, 9, torch.float16)
+    ([0, 1, 0, 3], 4, 5, None, torch.float32),
+    ([2, 0, 0, 1], 3, 7, 4, torch.bfloat16),
+    ([0, 0, 0, 0], 1, 3, 9, torch.float16),
 ):
     prefix = share_prefix([4, 1, 9, 2], slots, prompts, length)
     keys = prefix.gathered(window)

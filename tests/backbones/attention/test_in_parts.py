@@ -247,12 +247,17 @@ from backbones.attention import merge_kernel
 from backbones.attention.in_parts import merged
 g = torch.Generator().manual_seed(0)
 assert merge_kernel.available(torch.zeros(1)) and not merge_kernel.available(torch.zeros(1, dtype=torch.float64))
-for tokens, heads, width, first, dtype in ((37, 3, 8, 12, torch.float32), (16, 2, 80, 0, torch.bfloat16), (5, 1, 64, 4, torch.float16)):
+for tokens, heads, width, first, dtype in (
+    (37, 3, 8, 12, torch.float32),
+    (16, 2, 80, 0, torch.bfloat16),
+    (5, 1, 64, 4, torch.float16),
+):
     for sink in (False, True):
         for follows in (True, False) if sink else (True,):
             own = torch.randn(heads, tokens, width, generator=g).to(dtype).transpose(0, 1)  # as transformers lays it
             lse = 3 * torch.randn(heads, tokens, generator=g)
-            prompt = torch.randn(tokens - first, heads, width, generator=g).to(dtype), 3 * torch.randn(heads, tokens - first, generator=g)
+            prompt_out = torch.randn(tokens - first, heads, width, generator=g).to(dtype)
+            prompt = prompt_out, 3 * torch.randn(heads, tokens - first, generator=g)
             sinks = torch.randn(heads, generator=g).to(dtype) if sink else None
             asked = (own, lse, prompt if follows else None, sinks, first if follows else 0)
             found = merged(*asked)

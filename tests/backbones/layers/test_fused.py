@@ -149,7 +149,8 @@ for dtype, at in ((torch.float32, 2e-6), (torch.bfloat16, 1e-2)):
         for a, b in both(ours, lambda x: plain(x, x, cos, sin)[0], [q], draw(1, 11, 6, width).to(dtype)):
             assert a.dtype == dtype and close(a, b, at)
 
-sizes = {"hidden_size": 64, "intermediate_size": 96, "num_local_experts": 6, "num_experts_per_tok": 2, "num_attention_heads": 4}
+sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+sizes |= {"num_local_experts": 6, "num_experts_per_tok": 2}
 packed = mxfp4.Mxfp4Experts(AutoConfig.for_model("gpt_oss", **sizes, num_key_value_heads=2))
 for name, rows, width in (("gate_up_proj", 192, 64), ("down_proj", 64, 96)):
     blocks, scales = mxfp4.quantise(0.3 * draw(6, rows, width))
@@ -183,7 +184,8 @@ for family in FAMILIES:
             fused.fuse(model)
         prompts = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(2), requires_grad=True)
         rows = prompts[batch.rows_K].flatten(0, 1)
-        hidden_ND, _ = FrozenRoot(model).forward_packed(batch, lambda tokens, rows=rows: torch.cat([rows, tokens]), lambda *_: None)
+        fill = lambda tokens, rows=rows: torch.cat([rows, tokens])
+        hidden_ND, _ = FrozenRoot(model).forward_packed(batch, fill, lambda *_: None)
         # not their squares: the last norm makes the sum of those a constant
         (hidden_ND * torch.linspace(-1, 1, hidden_ND.numel()).view_as(hidden_ND)).sum().backward()
         grads.append(prompts.grad)

@@ -50,7 +50,8 @@ def test_every_byte_under_every_scale_is_what_transformers_makes_of_it(dtype):
 
 def test_the_kernel_in_the_interpreter(interpreted):
     code = (
-        "import sys, torch; from backbones.kernels import mxfp4 as mxfp4_kernel; from backbones.layers import mxfp4_experts as mxfp4\n"
+        "import sys, torch; from backbones.kernels import mxfp4 as mxfp4_kernel; from backbones.layers import "
+        "mxfp4_experts as mxfp4\n"
         "g = torch.Generator().manual_seed(0)\n"
         "blocks = torch.randint(0, 256, (3, 25, 16), dtype=torch.uint8, generator=g)\n"
         "scales = torch.randint(0, 255, (3, 25), dtype=torch.uint8, generator=g); scales[0, :4] = "

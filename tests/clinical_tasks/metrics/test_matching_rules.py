@@ -137,7 +137,8 @@ def test_social_history_relations_hang_on_their_trigger(card, brat, tmp_path):
         "a",
         "heavy smoker daily, smoker once",
         "T1\tTobacco 0 12\theavy smoker\nT2\tTobacco 6 12\tsmoker\nT3\tAmount 13 18\tdaily\n"
-        "T4\tTobacco 20 26\tsmoker\nT5\tAmount 27 31\tonce\nE1\tTobacco:T1 Amount:T3\nE2\tTobacco:T4 Amount:T5\nE3\tTobacco:T2\n",
+        "T4\tTobacco 20 26\tsmoker\nT5\tAmount 27 31\tonce\nE1\tTobacco:T1 Amount:T3\nE2\tTobacco:T4 "
+        "Amount:T5\nE3\tTobacco:T2\n",
     )
     mine = card(
         "re", labels={"Amount": "amount"}, reader_options={"events": "relations"}, metric="relation_f1_sdoh_2022"

@@ -208,7 +208,8 @@ ENTRY = Document(
 BRAT = (
     "T1\tDrug 0 7\tZebulon\nT2\tDATE 24 32\txanthoma\nT3\tDrug 35 42\tmelaena\nT4\tDrug 8 11;16 19\tQua "
     "ush\nR1\tTreats Arg1:T2 Arg2:T3\t\n"
-    "E1\tDrug:T1 When:T2\nA1\tNegated T3\nM1\tCertain E1 high\nN1\tReference T1 RxNorm:1191\tZebulon\n*\tEquiv T1 T3\n#1\tAnnotatorNotes T1\tobtunded\n"
+    "E1\tDrug:T1 When:T2\nA1\tNegated T3\nM1\tCertain E1 high\nN1\tReference T1 RxNorm:1191\tZebulon\n*\tEquiv T1 "
+    "T3\n#1\tAnnotatorNotes T1\tobtunded\n"
 )
 
 

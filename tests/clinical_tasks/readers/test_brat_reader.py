@@ -63,7 +63,8 @@ def test_a_social_history_as_released(card, brat, tmp_path):
         "T2\tTobacco 0 6\tsmoker\nT3\tStatusTime 0 6\tsmoker\nT4\tAmount 7 13\t1 pack\nT5\tFrequency 14 19\tdaily\n"
         "T6\tLivingStatus 22 27\tlives\nT7\tTypeLiving 28 33\talone\nT8\tStatusTime 22 27\tlives\nE1\tTobacco:T2 "
         "Status:T3 Amount:T4 Amount2:T5 \n"
-        "E2\tLivingStatus:T6 Type:T7 Status:T8\nA1\tStatusTimeVal T3 current\nA2\tTypeLivingVal T7 alone\nA3\tStatusTimeVal T8 current\n",
+        "E2\tLivingStatus:T6 Type:T7 Status:T8\nA1\tStatusTimeVal T3 current\nA2\tTypeLivingVal T7 "
+        "alone\nA3\tStatusTimeVal T8 current\n",
     )
     found = {}
     for events in ("relations", "argument_types", "ignore"):

@@ -40,7 +40,8 @@ def test_fields_are_mentions_and_relate_to_their_medication(mine, write, tmp_pat
         "Aspirin 81 mg daily\nor as needed for Chest\npain , aspirin 325 mg .\n",
         'm="aspirin" 1:0 1:0||do="81 mg" 1:1 1:2||mo="nm"||f="daily ... as needed" 1:3 1:3,2:1 '
         '2:2||du="nm"||r="chest pain" 2:4 3:0||ln="list"\n'
-        'm="aspirin" 3:2 3:2||do="325 mg" 3:3 3:4||mo="nm"||f="nm"||du="nm"||r="chest pain" 2:4 3:0||e="x"||t="y"||c="z"||ln="narrative"\n\n',
+        'm="aspirin" 3:2 3:2||do="325 mg" 3:3 3:4||mo="nm"||f="nm"||du="nm"||r="chest pain" 2:4 '
+        '3:0||e="x"||t="y"||c="z"||ln="narrative"\n\n',
     )
     (document,) = read_documents(mine, tmp_path, "test")
     assert document.doc_id == "notes/11" and document.mismatches == ()

@@ -29,17 +29,19 @@ def archive(rows, strings="", styles="", book="", sheets=("Sheet1",), **parts):
         "xl/workbook.xml": f"<workbook {MAIN} {LINKS}>{book}<sheets>"
         + "".join(f'<sheet name="{name}" sheetId="{n}" r:id="r{n}"/>' for n, name in enumerate(sheets))
         + "</sheets></workbook>",
-        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+        "xl/_rels/workbook.xml.rels": "<Relationships "
+        'xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
         + "".join(
             f'<Relationship Id="r{n}" Type="worksheet" Target="/xl/worksheets/sheet{n}.xml"/>'
             for n in range(len(sheets))
         )
-        + '<Relationship Id="s" Type="http://x/sharedStrings" Target="sharedStrings.xml"/><Relationship Id="t" Type="http://x/styles" Target="styles.xml"/>'
-        + "</Relationships>",
+        + '<Relationship Id="s" Type="http://x/sharedStrings" Target="sharedStrings.xml"/><Relationship Id="t" '
+        'Type="http://x/styles" Target="styles.xml"/>' + "</Relationships>",
         "xl/sharedStrings.xml": f"<sst {MAIN}>{strings}</sst>",
         "xl/styles.xml": f"<styleSheet {MAIN}>{styles}</styleSheet>",
         **{
-            f"xl/worksheets/sheet{n}.xml": f"<worksheet {MAIN}><sheetData>{rows if n == 0 else HEADER}</sheetData></worksheet>"
+            f"xl/worksheets/sheet{n}.xml": "<worksheet "
+            f"{MAIN}><sheetData>{rows if n == 0 else HEADER}</sheetData></worksheet>"
             for n in range(len(sheets))
         },
         **{name.replace("__", "/"): content for name, content in parts.items()},
@@ -74,7 +76,8 @@ def cells(number, *contents):
 
 def test_shared_and_inline_strings_runs_escapes_and_line_ends(sheet):
     strings = (
-        "<si><t>note</t></si><si><t>summary</t></si><si><r><t>a_x000D_\nb</t></r><r><rPr/><t xml:space='preserve'> c\n</t></r>"
+        "<si><t>note</t></si><si><t>summary</t></si><si><r><t>a_x000D_\nb</t></r><r><rPr/><t xml:space='preserve'> "
+        "c\n</t></r>"
         "<rPh sb='0' eb='1'><t>KANA</t></rPh></si><si><t>_x005F_x000D_ \u2028 &#233; _xD83D__xDE00_</t></si>"
     )
     rows = (
@@ -87,8 +90,10 @@ def test_shared_and_inline_strings_runs_escapes_and_line_ends(sheet):
 
 def test_numbers_booleans_dates_and_errors(sheet):
     styles = (
-        '<numFmts><numFmt numFmtId="170" formatCode="[Red]&quot;day&quot; yyyy/mm"/><numFmt numFmtId="171" formatCode="0.0 &quot;mg/day&quot;"/>'
-        '</numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs><cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="22"/>'
+        '<numFmts><numFmt numFmtId="170" formatCode="[Red]&quot;day&quot; yyyy/mm"/><numFmt numFmtId="171" '
+        'formatCode="0.0 &quot;mg/day&quot;"/>'
+        '</numFmts><cellStyleXfs><xf numFmtId="14"/></cellStyleXfs><cellXfs><xf numFmtId="0"/><xf '
+        'numFmtId="14"/><xf numFmtId="22"/>'
         '<xf numFmtId="170"/><xf numFmtId="171"/><xf numFmtId="20"/>'
         '<xf numFmtId="46"/></cellXfs>'
     )
@@ -121,7 +126,8 @@ def test_numbers_booleans_dates_and_errors(sheet):
 
 def test_empty_cells_and_rows_unnamed_columns_and_cells_without_references(sheet):
     rows = (
-        '<row/><row><c t="inlineStr"><is><t></t></is></c><c t="inlineStr"><is><t>note</t></is></c><c t="inlineStr"><is><t>summary</t></is></c></row>'
+        '<row/><row><c t="inlineStr"><is><t></t></is></c><c t="inlineStr"><is><t>note</t></is></c><c '
+        't="inlineStr"><is><t>summary</t></is></c></row>'
         '<row><c><v>0</v></c><c/><c><v>7</v></c></row><row><c/><c/></row><row r="9"><c r="C9"><v>8</v></c></row>'
     )
     assert sheet(rows) == [("", "7"), ("", "8")]

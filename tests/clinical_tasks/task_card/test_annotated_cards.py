@@ -14,7 +14,8 @@ XML = (
     '<?xml version="1.0" encoding="UTF-8" ?>\n<ClinicalNarrativeTemporalAnnotation>\n<TEXT><![CDATA[\nPain on '
     "Monday .\n]]></TEXT>\n<TAGS>\n"
     '<EVENT id="E0" start="1" end="5" text="Pain" modality="FACTUAL" polarity="POS" type="PROBLEM" />\n'
-    '<TIMEX3 id="T0" start="9" end="15" text="Monday" type="DATE" val="" mod="NA" />\n</TAGS>\n</ClinicalNarrativeTemporalAnnotation>\n'
+    '<TIMEX3 id="T0" start="9" end="15" text="Monday" type="DATE" val="" mod="NA" '
+    "/>\n</TAGS>\n</ClinicalNarrativeTemporalAnnotation>\n"
 )
 ENTRY = (
     'm="aspirin" 1:0 1:0||do="81 mg" 1:1 1:2||mo="nm"||f="daily" 1:3 1:3||du="nm"||r="pain" 1:5 1:5||ln="narrative"\n'
@@ -29,7 +30,8 @@ DRUGS = (
 SOCIAL = (
     "T1\tTobacco 0 6\tsmoker\nT2\tStatusTime 0 6\tsmoker\nT3\tAmount 7 13\t1 pack\nT4\tLivingStatus 15 "
     "20\tlives\nT5\tTypeLiving 21 26\talone\n"
-    "E1\tTobacco:T1 Status:T2 Amount:T3\nE2\tLivingStatus:T4 Type:T5\nA1\tStatusTimeVal T2 current\nA2\tTypeLivingVal T5 alone\n"
+    "E1\tTobacco:T1 Status:T2 Amount:T3\nE2\tLivingStatus:T4 Type:T5\nA1\tStatusTimeVal T2 "
+    "current\nA2\tTypeLivingVal T5 alone\n"
 )
 PUBTATOR = (
     "{}|t|Colorectal cancer\n{}|a|Cancers of the colon.\n"

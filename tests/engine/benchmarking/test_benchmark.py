@@ -151,7 +151,8 @@ def test_tokens_are_counted_as_they_are_computed(
         outcome = trainer.gradients(0)
     finally:
         del run_context.backbone().root.forward
-    real = sum(len(trainer.stage.rows[p.row].train.sample(p.index)) for p in trainer.last_step_picks)  # type: ignore[union-attr]
+    splits = [row.train for row in trainer.stage.rows]  # type: ignore[union-attr]
+    real = sum(len(splits[p.row].sample(p.index)) for p in trainer.last_step_picks)
     assert int(outcome["real_tokens"]) == real
     assert int(outcome["computed_tokens"]) == sum(seen) > real
 

@@ -246,7 +246,8 @@ def test_rank_0_speaks_first_and_all_end_alike(rank: int, command: Command, conf
     ("error", "told"), [("ValueError", False), ("KeyError", False), ("RuntimeError", True), ("OSError", True)]
 )
 def test_a_fault_is_1_and_does_not_quote_data(error: str, told: bool, project: Path, config: Path) -> None:
-    script = f"import sys, train\nfrom engine.cli import main as cli\ndef broken(config): raise {error}('Mrs. Example, 82')\n"
+    script = "import sys, train\nfrom engine.cli import main as cli\n"
+    script += f"def broken(config): raise {error}('Mrs. Example, 82')\n"
     script += (
         "cli.MODES['distill'] = cli.Mode('', cli.CONFIG, cli._with_config(broken), ('config',), "
         "True)\ntrain.main(sys.argv[1:])"

@@ -65,9 +65,11 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(
         "prompt_tuning": {0.375 * rms},
         "lora": {0.01},
     }
-    assert set(teach_stage(run_context, tasks, 0.2).optimizer.groups["teacher"].lr.tolist()) == {0.2 * rms}  # type: ignore[union-attr]
+    taught = teach_stage(run_context, tasks, 0.2).optimizer.groups["teacher"]
+    assert set(taught.lr.tolist()) == {0.2 * rms}  # type: ignore[union-attr]
     sweep = teach_sweep(run_context, tasks)
-    assert [row.rate.own * rms for row in sweep.rows] == sweep.optimizer.groups["teacher"].lr.tolist()  # type: ignore[union-attr]
+    swept = sweep.optimizer.groups["teacher"]
+    assert [row.rate.own * rms for row in sweep.rows] == swept.lr.tolist()  # type: ignore[union-attr]
     assert [(row.task, row.label) for row in sweep.rows[:2]] == [
         ("alpha", "teacher@lr=0.1"),
         ("alpha", "teacher@lr=0.2"),

@@ -92,7 +92,8 @@ def test_alone_there_is_nothing_to_gather() -> None:
 def test_protection(project: Path, tmp_path: Path) -> None:
     script = (
         "import json, os, pathlib; from engine.core.privacy import protect; protect()\n"
-        f"pathlib.Path({str(tmp_path / 'file')!r}).write_text('x'); os.mkdir({str(tmp_path / 'folder')!r}); print(json.dumps(dict(os.environ)))"
+        f"pathlib.Path({str(tmp_path / 'file')!r}).write_text('x'); os.mkdir({str(tmp_path / 'folder')!r}); "
+        "print(json.dumps(dict(os.environ)))"
     )
     clean = {"PATH": os.environ["PATH"], "TRITON_CACHE_DIR": "/mine", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
@@ -245,7 +246,8 @@ def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_alone_listens_nowhere(project: Path) -> None:
     script = (
-        "import os, pathlib; from engine.distributed.process_group import DistEnv, start_process_group; start_process_group(DistEnv(0, 1, 0))\n"
+        "import os, pathlib; from engine.distributed.process_group import DistEnv, start_process_group; "
+        "start_process_group(DistEnv(0, 1, 0))\n"
         "own = {os.readlink(f) for f in pathlib.Path('/proc/self/fd').iterdir() if f.exists() or f.is_symlink()}\n"
         "rows = [l.split() for kind in ('tcp', 'tcp6') for l in "
         "pathlib.Path(f'/proc/net/{kind}').read_text().splitlines()[1:]]\n"

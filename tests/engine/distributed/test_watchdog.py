@@ -51,7 +51,8 @@ def test_the_watch_speaks_before_a_collective_times_out(minutes: float, monkeypa
 
 def test_a_rank_that_goes_on_is_left_alone(project: Path) -> None:
     code = (
-        "import time; from engine.distributed import watchdog as watch\nwatch.start_watchdog(0.02, 0)\nfor _ in range(8):\n    time.sleep(0.4); "
+        "import time; from engine.distributed import watchdog as watch\nwatch.start_watchdog(0.02, 0)\nfor _ in "
+        "range(8):\n    time.sleep(0.4); "
         "watch.note_progress('x')\nprint('done')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=30)

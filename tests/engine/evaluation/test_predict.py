@@ -21,7 +21,8 @@ CANARY = "Zebulon"
 CARD = {
     "ner": "type: ner\nreader: brat\ninput: |\n  {text}\n  Mentions:\nmetric: span_f1_strict\nsplits: {test: "
     "'*.txt'}\nlabels: {Drug: drug}\n",
-    "nli": "type: nli\nreader: jsonl\ninput: |\n  {premise}\n  {hypothesis}\nmetric: accuracy\nsplits: {test: a.jsonl}\n"
+    "nli": "type: nli\nreader: jsonl\ninput: |\n  {premise}\n  {hypothesis}\nmetric: accuracy\nsplits: {test: "
+    "a.jsonl}\n"
     "columns: {premise: p, hypothesis: h, answer: a}\nlabels: {e: entails, c: contradicts}\nanswer: likelihood\n",
 }
 

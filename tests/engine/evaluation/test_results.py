@@ -264,11 +264,16 @@ RESULT = {
 }
 
 TABLE = """\
-| task               | role   | metric   | n  | dropped | metaprompt 0 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
-|--------------------|--------|----------|----|---------|--------------|--------------|---------------|-----------------|-----------|
-| alpha              | target | accuracy | 18 | 2       | 0.125        | 0.250        | 0.300         | 0.500 ± 0.125   | 0.750     |
-| be                 | target | f1       | 7  | 0       |              |              |               | 1.000           |           |
-| average of targets |        |          |    |         |              |              |               | 0.750           |           |
+| task               | role   | metric   | n  | dropped | metaprompt 0 \
+| metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
+|--------------------|--------|----------|----|---------|--------------\
+|--------------|---------------|-----------------|-----------|
+| alpha              | target | accuracy | 18 | 2       | 0.125        \
+| 0.250        | 0.300         | 0.500 ± 0.125   | 0.750     |
+| be                 | target | f1       | 7  | 0       |              \
+|              |               | 1.000           |           |
+| average of targets |        |          |    |         |              \
+|              |               | 0.750           |           |
 """
 
 SHORT = """\

@@ -68,7 +68,8 @@ def test_a_newcomer_s_command_says_what_binds(
         {"strong", "weak"} <= set(p) for p in found["sweep"]["points"]
     )
     with Image.open(picture) as image:
-        assert image.width == chart_png.WIDTH and len(image.convert("RGB").getcolors(1 << 20)) > 5  # type: ignore[arg-type]
+        colours = image.convert("RGB").getcolors(1 << 20)
+        assert image.width == chart_png.WIDTH and len(colours) > 5  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("asked", ["auto", "replicated", "zero3_offload"])

@@ -88,7 +88,10 @@ def test_what_a_forward_and_a_backward_pass_touch(name: str, dtype: str) -> None
     backbone = ShardedBackbone(card, "", torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     bank = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, sizes.hidden, generator=generator))
-    draw = lambda n: torch.randint(3, 500, (n,), generator=generator).tolist()  # type: ignore[call-overload]  # noqa: E731
+
+    def draw(n: int) -> list[int]:
+        return torch.randint(3, 500, (n,), generator=generator).tolist()  # type: ignore[no-any-return]
+
     items = weigh([i % TASKS for i in range(SAMPLES)], [Sample(draw(CONTEXT), draw(ANSWER)) for _ in range(SAMPLES)])
     forward_backward = ForwardBackward(backbone, True, 2000, 0, 1)
     (group,) = forward_backward.micro_batches(items, bank)

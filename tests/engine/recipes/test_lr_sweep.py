@@ -137,7 +137,8 @@ def test_p_star_is_swept_with_every_rate_of_the_factors(make_run_context, tasks:
     groups = adapt_stage(run_context, tasks, sources(), tuning=True).optimizer.groups
     rows = [r for r in swept if r.method == "metaprompt"]
     assert groups["metaprompt"].lr.tolist() == [r.rate.own for r in rows]  # type: ignore[union-attr]
-    assert groups["metaprompt.shared"].lr.tolist() == [r.rate.shared * run_context.embedding_rms for r in rows]  # type: ignore[union-attr, operator]
+    shared = [r.rate.shared * run_context.embedding_rms for r in rows]  # type: ignore[operator]
+    assert groups["metaprompt.shared"].lr.tolist() == shared  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

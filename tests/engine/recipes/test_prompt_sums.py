@@ -114,7 +114,8 @@ def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
     every = {**A, "adapt.train": "all", "adapt.shots": ["full"], "adapt.source_run": str(folder)}
     run = adapted("a", found.identity, **every)
     merge_runs([run], tmp_path / "out", "gamma=2*alpha", print_rank0=silent)
-    start, alpha = source.parts["metaprompt"].shared_SLD[0], rows_of(run)["alpha", "metaprompt", "full", 1]  # type: ignore[index, union-attr]
+    start = source.parts["metaprompt"].shared_SLD[0]  # type: ignore[index, union-attr]
+    alpha = rows_of(run)["alpha", "metaprompt", "full", 1]
     assert (rows_of(tmp_path / "out")["gamma", "sum", "0", 1] - (2 * alpha - start)).abs().max() < 1e-12
     merge_runs(
         [adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", print_rank0=silent

@@ -145,15 +145,18 @@ addEventListener("load", () => {
       for (const fold of page.querySelectorAll("details")) fold.open = state == "open";
       const free = [...page.querySelectorAll("body *")].filter(e => !e.closest(".wide *, .box *, pre *"));
       const beyond = free.filter(e => e.getBoundingClientRect().right > root.clientWidth + 1);
-      found[frame.id + " " + state] = {width: root.clientWidth, scroll: root.scrollWidth, beyond: beyond.map(e => e.tagName + "." + e.className).slice(0, 5)};
+      const names = beyond.map(e => e.tagName + "." + e.className).slice(0, 5);
+      found[frame.id + " " + state] = {width: root.clientWidth, scroll: root.scrollWidth, beyond: names};
     }
     const boxes = [...page.querySelectorAll(".wide, .box, pre")];
+    const scrolls = e => ["auto", "scroll"].includes(frame.contentWindow.getComputedStyle(e).overflowX);
     found[frame.id] = {
-      fetched: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name), charts: page.querySelectorAll(".chart").length,
+      fetched: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name),
+      charts: page.querySelectorAll(".chart").length,
       flat: [...page.querySelectorAll(".chart")].filter(e => e.getBoundingClientRect().height < 50).length,
       tallest: Math.max(...[...page.querySelectorAll("tbody th")].map(e => e.getBoundingClientRect().height)),
       scrolling: boxes.filter(e => e.scrollWidth > e.clientWidth).length,
-      stuck: boxes.filter(e => e.scrollWidth > e.clientWidth && !["auto", "scroll"].includes(frame.contentWindow.getComputedStyle(e).overflowX)).length,
+      stuck: boxes.filter(e => e.scrollWidth > e.clientWidth && !scrolls(e)).length,
     };
   }
   document.getElementById("found").textContent = JSON.stringify(found);
@@ -168,7 +171,9 @@ def test_it_fits_a_desk_and_a_phone_without_a_network(page: Path, tmp_path: Path
     )
     (tmp_path / "measure.html").write_text(MEASURE % frames)
     done = browse(tmp_path, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "measure.html").as_uri())
-    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))  # type: ignore[index]
+    shown = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert shown is not None
+    found = json.loads(html.unescape(shown[1]))
     for name in WIDTHS:
         for state in ("closed", "open"):
             measured = found[f"{name} {state}"]

@@ -1,0 +1,1 @@
+"""Operators, bytes and operations of the CUDA path, counted on torch's meta device."""
