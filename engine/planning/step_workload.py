@@ -302,7 +302,7 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
 
 
 def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
-    """None where a distillation asks its teachers every time. As engine.training.teacher_cache decides, the disk apart."""
+    """None where a distillation asks its teachers every time. As engine.training.teachers.cache decides, the disk apart."""
     if c.distill.teacher_cache == "off" or c.batching != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)

@@ -11,20 +11,20 @@ from .adapt import (
 )
 from .context import RunContext as RunContext
 from .forward_backward import ForwardBackward as ForwardBackward, LossWeights as LossWeights
-from .peft_teachers import check_adapters as check_adapters
 from .stage import Adapter as Adapter, Stage as Stage
 from .teach_and_distill import distill_stage as distill_stage, teach_stage as teach_stage, teach_sweep as teach_sweep
-from .teacher_cache import (
+from .teachers import (
+    WORTH as WORTH,
     TaughtRow as TaughtRow,
     TeacherCache as TeacherCache,
     TeacherCacheReader as TeacherCacheReader,
-)
-from .teacher_cache_setup import WORTH as WORTH, cache_teachers as cache_teachers, sample_visits as sample_visits
-from .teacher_parts import (
     assign_blocks as assign_blocks,
+    cache_teachers as cache_teachers,
+    check_adapters as check_adapters,
     cut_files as cut_files,
     placeholder_item as placeholder_item,
     plan_blocks as plan_blocks,
+    sample_visits as sample_visits,
 )
 from .trainer import Trainer as Trainer
 from .validation_loss import validation_losses as validation_losses

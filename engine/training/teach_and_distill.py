@@ -12,8 +12,8 @@ from engine.data import EveryRow, TaskData, TaskMixture, data_fingerprint, seed_
 from engine.training.adapt import factor_generator
 from engine.training.context import RunContext
 from engine.training.forward_backward import LossWeights
-from engine.training.peft_teachers import read_adapters
 from engine.training.stage import Adapter, Stage
+from engine.training.teachers import read_adapters
 from prompt_modules import DecomposedBank, JoinedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.training import teacher_parts
 from engine.training.teach_and_distill import distill_stage
-from engine.training.teacher_cache_setup import cache_teachers
+from engine.training.teachers import parts as teacher_parts
+from engine.training.teachers.cache_setup import cache_teachers
 from engine.training.trainer import Trainer
 
 

@@ -34,7 +34,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 import engine.evaluation.evaluate  # noqa: E402, F401
 import engine.recipes.commands  # noqa: E402, F401
 import engine.training.teach_and_distill  # noqa: E402, F401
-import engine.training.teacher_cache  # noqa: E402, F401
+import engine.training.teachers.cache  # noqa: E402, F401
 import train  # noqa: E402
 
 

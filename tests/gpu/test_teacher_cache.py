@@ -7,8 +7,8 @@ import torch
 
 from engine.data.dataset import Sample
 from engine.data.packing import Item
-from engine.training.teacher_cache import TeacherCacheReader
-from engine.training.teacher_files import Said
+from engine.training.teachers.cache import TeacherCacheReader
+from engine.training.teachers.files import Said
 from prompt_modules import TeacherStates
 
 pytestmark = pytest.mark.skipif(

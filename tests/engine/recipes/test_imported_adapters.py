@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.checkpoints.bank_io import load_bank
 from engine.core.errors import UserError
-from engine.training.peft_teachers import read_adapters
+from engine.training.teachers.peft import read_adapters
 
 
 def test_exported_prompts_come_back_as_teachers(

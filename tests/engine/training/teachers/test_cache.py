@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from engine.core.errors import UserError
-from engine.training import teacher_cache, teacher_cache_setup, teacher_files
 from engine.training.forward_backward import ForwardBackward
 from engine.training.stage import Stage
-from engine.training.teacher_cache import TaughtRow, TeacherCache
-from engine.training.teacher_cache_setup import sample_visits
+from engine.training.teachers import cache as teacher_cache, cache_setup as teacher_cache_setup, files as teacher_files
+from engine.training.teachers.cache import TaughtRow, TeacherCache
+from engine.training.teachers.cache_setup import sample_visits
 from prompt_modules import SoftPromptBank
 from tests.engine.kept_teachers import cut, files, gradients, trained
 

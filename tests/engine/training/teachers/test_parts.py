@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.training import teacher_parts
-from engine.training.teacher_parts import assign_blocks, cut_files, placeholder_item, plan_blocks
+from engine.training.teachers import parts as teacher_parts
+from engine.training.teachers.parts import assign_blocks, cut_files, placeholder_item, plan_blocks
 
 
 def test_a_file_ends_with_its_answer_tokens_or_its_samples(monkeypatch) -> None:

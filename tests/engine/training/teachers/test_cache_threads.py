@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from engine.core.errors import UserError
-from engine.training import teacher_cache, teacher_files
 from engine.training.forward_backward import ForwardBackward
 from engine.training.teach_and_distill import distill_stage
-from engine.training.teacher_cache_setup import cache_teachers, sample_visits
+from engine.training.teachers import cache as teacher_cache, files as teacher_files
+from engine.training.teachers.cache_setup import cache_teachers, sample_visits
 from tests.engine.kept_teachers import cut, files, gradients, trained
 
 PATIENCE = 30.0  # seconds after which a thread that does not come is a failure

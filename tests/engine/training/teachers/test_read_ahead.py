@@ -6,7 +6,7 @@ import pytest
 
 from engine.data.dataset import Sample
 from engine.data.packing import Item
-from engine.training.read_ahead import DEPTH, ReadAhead
+from engine.training.teachers.read_ahead import DEPTH, ReadAhead
 
 PATIENCE = 30.0  # seconds after which a thread that does not come is a failure
 

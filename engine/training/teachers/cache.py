@@ -31,11 +31,11 @@ from engine import distributed
 from engine.core import UserError, damage
 from engine.data import Item, Split
 from engine.distributed import barrier, gather_objects
-from engine.training import teacher_parts
 from engine.training.forward_backward import ForwardBackward
-from engine.training.read_ahead import ReadAhead
-from engine.training.teacher_files import Part, Said, Writer
-from engine.training.teacher_parts import TeacherBlock
+from engine.training.teachers import parts as teacher_parts
+from engine.training.teachers.files import Part, Said, Writer
+from engine.training.teachers.parts import TeacherBlock
+from engine.training.teachers.read_ahead import ReadAhead
 from prompt_modules import PromptBank, TeacherStates
 
 FORMAT = "3"

@@ -14,7 +14,7 @@ from engine.data import Stream, plan_step
 from engine.distributed import gather_objects
 from engine.training.context import RunContext
 from engine.training.stage import Stage
-from engine.training.teacher_cache import TaughtRow, TeacherCache, TeacherCacheReader
+from engine.training.teachers.cache import TaughtRow, TeacherCache, TeacherCacheReader
 from prompt_modules import JoinedBank
 
 WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
