@@ -6,10 +6,11 @@ from .aggregate import (
     paired_over_targets as paired_over_targets,
     student as student,
 )
-from .evaluate import Predictor as Predictor, evaluate_run as evaluate_run
+from .evaluate import evaluate_run as evaluate_run
 from .generation import Answer as Answer, Greedy as Greedy
 from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
 from .predict_notes import Wanted as Wanted, predict_notes as predict_notes
+from .predictor import Predictor as Predictor
 from .run_summary import TUNING as TUNING
 
 __all__ = [

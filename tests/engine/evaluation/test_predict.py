@@ -1,5 +1,6 @@
 """A user's notes through a row of a run: which row, what is refused, what is written, what a kill costs."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ def make(make_session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         ScoredRow(labels(shots=s, seed=n), bank, k, 5, "sha")
         for k, (s, n) in enumerate([("16", 0), ("full", 3), ("full", 1)])
     ]
-    monkeypatch.setattr("engine.evaluation.predict_notes.rows_of_run", lambda session: (rows, bank, SimpleNamespace()))
+    module = importlib.import_module("engine.evaluation.predict_notes")  # the package gives the function of this name
+    monkeypatch.setattr(module, "rows_of_run", lambda session: (rows, bank, SimpleNamespace()))
 
     def session(kind: str, **changes: Any) -> Any:
         (tmp_path / "cards").mkdir(exist_ok=True)
