@@ -56,7 +56,7 @@ def summarise(
 
 def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     """One method at one number of shots, over its seeds."""
-    values = [r["scores"][metric] for r in rows]
+    values = _scores(rows, metric)
     mean, half = student(values)
     return {
         "mean": mean,
@@ -65,13 +65,17 @@ def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
         "seeds": _column(rows, "seed"),
         "values": values,
         "steps": _column(rows, "best_step"),
-        "scores": _means([r["scores"] for r in rows]),
+        "scores": _means(_column(rows, "scores")),
         "n_dropped": rows[0]["n_dropped"],
         "n_truncated": _column(rows, "n_truncated"),
         **_examples(rows),
         **_intervals(rows),
         **_labels(rows),
     }
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    return [row["scores"][metric] for row in rows]
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
@@ -136,10 +140,8 @@ def _paired_cell(
     if not ours or not theirs or len({len(drawn) for drawn in (*ours, *theirs)}) != 1:
         return None
     differences = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
-    our_mean = statistics.fmean(row["scores"][metric] for row in our_rows)
-    their_mean = statistics.fmean(row["scores"][metric] for row in their_rows)
     return {
-        "difference": our_mean - their_mean,
+        "difference": statistics.fmean(_scores(our_rows, metric)) - statistics.fmean(_scores(their_rows, metric)),
         "interval": list(interval(differences)),
         "p": two_sided(differences),
     }
@@ -205,17 +207,15 @@ def by_seed(tasks: Mapping[str, Any], method: str, shots: str) -> dict[int, floa
     """Seed -> mean over target tasks, of the seeds that every target was scored with; empty where a target lacks
     the cell.
     """
-    values: list[dict[int, float]] = []
-    for task in _of_role(tasks, "target"):
+    values: dict[int, list[float]] = {}
+    targets = _of_role(tasks, "target")
+    for task in targets:
         cell = task["methods"].get(method, {}).get(shots)
         if cell is None or "values" not in cell:
             return {}
-        values.append(dict(zip(cell["seeds"], cell["values"], strict=True)))
-    out: dict[int, float] = {}
-    for seed in values[0] if values else ():
-        if all(seed in by for by in values):
-            out[seed] = statistics.fmean(by[seed] for by in values)
-    return out
+        for seed, value in zip(cell["seeds"], cell["values"], strict=True):
+            values.setdefault(seed, []).append(value)
+    return {seed: statistics.fmean(found) for seed, found in values.items() if len(found) == len(targets)}
 
 
 def student(values: Sequence[float]) -> tuple[float, float | None]:
@@ -235,10 +235,10 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
     ours, theirs = by_seed(tasks, OUR_METHOD, shots), by_seed(tasks, other, shots)
     if other == "instruction" and len(theirs) == 1:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    seeds = [s for s in ours if s in theirs]
-    if not seeds:
+    differences = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+    if not differences:
         return None
-    mean, half = student([ours[s] - theirs[s] for s in seeds])
+    mean, half = student(list(differences.values()))
     gains = []
     for task in _of_role(tasks, "target"):
         methods = task["methods"]
@@ -246,7 +246,7 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
     return {
         "difference": mean,
         "interval": interval_around(mean, half),
-        "seeds": seeds,
+        "seeds": list(differences),
         "won": gains.count(1),
         "lost": gains.count(-1),
         "tied": gains.count(0),
@@ -257,10 +257,15 @@ def identities(hashes: Mapping[str, Any]) -> dict[str, str]:
     """Of a checkpoint's hashes those that name something (data, backbone, layout, teachers, sources.METHOD), not
     the settings.
     """
-    out = {k: v for k, v in hashes.items() if isinstance(v, str) and v}
+    out = {}
+    for name, value in hashes.items():
+        if isinstance(value, str) and value:
+            out[name] = value
     sources = hashes.get("sources")
     if isinstance(sources, dict):
-        out |= {f"sources.{k}": v for k, v in sources.items() if isinstance(v, str)}
+        for method, value in sources.items():
+            if isinstance(value, str):
+                out[f"sources.{method}"] = value
     return out
 
 

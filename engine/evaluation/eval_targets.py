@@ -42,7 +42,7 @@ def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Check
     # teachers of teach.run are scored in that run, and there may be none here
     if not adapted and (run_dir / "teachers").exists():
         rows += _of_bank(*checkpoints.load_bank(run_dir / "teachers", "teachers"))
-    untrained = [m for m in UNTRAINED if adapted and m in config.adapt.methods]
+    untrained = set(config.adapt.methods).intersection(UNTRAINED) if adapted else set()
     names = list(dict.fromkeys(row.labels["task"] for row in rows))
     if config.evaluate.instruction or "instruction" in untrained:
         rows += [_untrained(task, "instruction") for task in names]
@@ -58,7 +58,8 @@ def rows_of_run(session: RunContext) -> tuple[list[ScoredRow], JoinedBank, Check
 def shown_examples(train: Split, labels: dict[str, Any], seed: int) -> list[tuple[str, str]]:
     """The solved examples of an in-context row: the few-shot set that a trained row of these labels gets."""
     chosen = train_indices(train, {}, labels["task"], labels["shots"], labels["seed"], seed)
-    return [(e.input_text, e.answer_text) for e in map(train.example, chosen)]
+    examples = map(train.example, chosen)
+    return [(example.input_text, example.answer_text) for example in examples]
 
 
 def _of_bank(bank: JoinedBank, found: Checkpoint) -> list[ScoredRow]:

@@ -44,9 +44,11 @@ class _Request:
     every_task: list[str]
     tasks: list[str]
 
-    def covers(self, tasks: Mapping[str, Any]) -> bool:
-        """Whether these are all tasks of the run: a mean over some of them would not compare with one over all."""
-        return set(self.every_task) <= tasks.keys()
+    def average(self, tasks: Mapping[str, Any], role: str) -> dict[str, dict[str, float]]:
+        """Over the run's tasks of a role; empty where not all are there: a mean over some of them would not compare
+        with one over all.
+        """
+        return average(tasks, role) if set(self.every_task) <= tasks.keys() else {}
 
 
 @dataclass
@@ -92,7 +94,7 @@ def _request(session: RunContext, only: Sequence[str]) -> _Request:
     unknown = [t for t in only if t not in every_task]
     if unknown:
         raise UserError([f"--tasks: {t!r} is not in {run_dir}; it has {', '.join(every_task)}" for t in unknown])
-    tasks = [name for name in every_task if name in only] if only else every_task
+    tasks = [name for name in every_task if not only or name in only]
     file = run_dir / f"results{suffix}.json"
     return _Request(split, suffix, file, rows, bank, checkpoint, role, every_task, tasks)
 
@@ -102,7 +104,7 @@ def _data(session: RunContext, request: _Request) -> dict[str, TaskData]:
     splits = [request.split]
     if any(row.labels["method"] == "in_context" for row in request.rows):
         splits.append("train")
-    return session.data({name: splits for name in request.tasks})
+    return session.data(dict.fromkeys(request.tasks, splits))
 
 
 # ---- one row
@@ -188,14 +190,17 @@ def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
         results = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return {}
-    return results["tasks"] if results.get("checkpoint") == checkpoint else {}
+    if results.get("checkpoint") != checkpoint:
+        return {}
+    tasks: dict[str, Any] = results["tasks"]
+    return tasks
 
 
 def _results(session: RunContext, request: _Request, tasks: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json."""
     run_dir, state = session.run_dir, request.checkpoint.state
     results: dict[str, Any] = {"checkpoint": request.checkpoint.identity, "tasks": tasks}
-    results["average"] = average(tasks) if request.covers(tasks) else {}
+    results["average"] = request.average(tasks, "target")
     results["backbone"] = session.card.name
     results |= made_with() | {"hashes": identities(state["hashes"])}
     adapted = request.role == "target"
@@ -216,7 +221,6 @@ def _write(session: RunContext, request: _Request, results: dict[str, Any]) -> N
     if not request.suffix:
         said += f"; next: python train.py report --runs {session.run_dir}"
         if session.config.log.tensorboard:
-            tasks = results["tasks"]
-            whole = average(tasks, request.role) if request.covers(tasks) else {}
+            whole = request.average(results["tasks"], request.role)
             write_hparams(session.run_dir, session.config, whole, results.get("tuning", {}))
     session.say(said)

@@ -96,9 +96,11 @@ class Greedy:
         return bool(waiting) and free >= min(len(waiting), max(1, width // REFILL))
 
     def _agree(self, waiting: list[Answer], running: list[Answer], width: int) -> int:
-        own = STEP if running else DONE
+        own = DONE
         if self._wants(waiting, running, width):
             own = ENTER
+        elif running:
+            own = STEP
         return max_over_ranks(own) if self.synced else own
 
     def _next_group(self, waiting: list[Answer], free: int) -> list[Answer]:

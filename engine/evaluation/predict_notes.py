@@ -18,7 +18,7 @@ from engine.data import Sample, load_cards, unknown_task
 from engine.distributed import barrier
 from engine.evaluation.eval_targets import ScoredRow, rows_of_run
 from engine.evaluation.prediction_store import Prediction, PredictionStore
-from engine.evaluation.predictor import Predictor
+from engine.evaluation.predictor import EMPTY, Predictor
 from engine.evaluation.vllm import announce
 from engine.training import RunContext
 
@@ -128,10 +128,12 @@ def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> Scor
     if not of_task:
         there = ", ".join(dict.fromkeys(row.labels["task"] for row in usable))
         raise UserError(f"--task: {wanted.task!r} is not in {run_dir}; it has {there}")
-    methods = [row.labels["method"] for row in of_task]
     method = wanted.method
     if not method:
-        method = "metaprompt" if "metaprompt" in methods else methods[0]
+        methods = [row.labels["method"] for row in of_task]
+        method = "metaprompt"
+        if method not in methods:
+            method = methods[0]
     asked = replace(wanted, method=method)
     fitting = [row for row in of_task if _fits(row, asked)]
     if not fitting:
@@ -175,15 +177,18 @@ def _results(card: TaskCard, notes: Notes, answers: dict[int, Prediction]) -> li
         of_note.setdefault(piece.document, []).append(index)
     out = []
     for identifier, indices in of_note.items():
-        pieces = [notes.examples[i] for i in indices]
-        found = [answers[i] for i in indices if i in answers]
-        texts = [answers[i].text if i in answers else "" for i in indices]
+        pieces, texts, not_asked, truncated = [], [], 0, 0
+        for index in indices:
+            answer = answers.get(index, EMPTY)
+            pieces.append(notes.examples[index])
+            texts.append(answer.text)
+            not_asked += index not in answers
+            truncated += not answer.ended
         result = {"id": identifier, **clinical_tasks.note_result(card, pieces, texts)}
         if len(indices) > 1:
             result["n_pieces"] = len(indices)
-        if len(found) < len(indices):
-            result["n_not_asked"] = len(indices) - len(found)
-        truncated = sum(not answer.ended for answer in found)
+        if not_asked:
+            result["n_not_asked"] = not_asked
         if truncated:
             result["n_truncated"] = truncated
         out.append(result)

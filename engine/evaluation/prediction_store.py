@@ -129,9 +129,11 @@ class PredictionStore:
         try:
             line = json.loads(text)
             index, found = line["index"], Prediction(line["answer"], line["ended"], line["tokens"])
-            return (index, found) if line["check"] == self._line(index, found)["check"] else None
+            if line["check"] == self._line(index, found)["check"]:
+                return index, found
         except (ValueError, KeyError, TypeError):
-            return None
+            pass
+        return None
 
     def _parts(self) -> list[Path]:
         stem = self._part.name.rpartition(".rank")[0] + ".rank"

@@ -74,12 +74,12 @@ class Predictor:
         if self.nothing_fits:
             self.work = InferenceStats()
             return {}
-        begin = time.perf_counter()
+        begin, seconds = time.perf_counter(), 0.0
         new: dict[int, Prediction] = {}
         if contexts:  # alike on every rank
             with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
                 new = self._choose(split, contexts, row, kept) if likelihood else self._generate(contexts, row, kept)
-        seconds = time.perf_counter() - begin if new else 0.0
+            seconds = time.perf_counter() - begin
         self.work = InferenceStats(seconds, len(new), sum(a.tokens for a in new.values()), len(earlier))
         found = earlier | new
         self.n_truncated = sum(not a.ended for a in found.values())
@@ -161,10 +161,10 @@ class Predictor:
     ) -> dict[int, Prediction]:
         layout, config = self.session.layout, self.session.config
         prompt_LD, contexts = self._begun(row, contexts)
-        options = {index: split.example(index).options for index in contexts}
-        choices: dict[int, Choice] = {}
+        options, choices = {}, {}
         for index, ids in contexts.items():
-            choices[index] = Choice(ids, [layout.answer_ids(option) for option in options[index]])
+            options[index] = split.example(index).options
+            choices[index] = Choice(ids, list(map(layout.answer_ids, options[index])))
         best: dict[int, Prediction] = {}
         for chunk in _chunks(choices, CHUNK * world_size() * config.token_budget):
             asked = [choices[index] for index in chunk]
@@ -199,7 +199,8 @@ class Predictor:
             terms = formulation.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
-        return [part.tolist() for part in logp[1:].split([len(choice.options) for choice in choices])]
+        n_options = [len(choice.options) for choice in choices]
+        return [part.tolist() for part in logp[1:].split(n_options)]
 
     # ---- generation
 
@@ -285,8 +286,9 @@ def _best_option(choice: Choice, likelihoods: Sequence[float], per_token: bool) 
     """Number of the option with the largest log-likelihood. One that is NaN is the least likely."""
     scores = []
     for likelihood, ids in zip(likelihoods, choice.options, strict=True):
-        score = likelihood / len(ids) if per_token else likelihood
-        scores.append(-math.inf if math.isnan(score) else score)
+        if math.isnan(likelihood):
+            likelihood = -math.inf
+        scores.append(likelihood / len(ids) if per_token else likelihood)
     return scores.index(max(scores))
 
 

@@ -105,8 +105,8 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
                 where = block.title
             yield from _written(block.blocks, folded, block.level + 1, where)
         elif isinstance(block, Fold):
-            behind = f" ({where})" if where else ""
-            folded.append(f"### {block.title}{behind}\n")
+            title = f"{block.title} ({where})" if where else block.title
+            folded.append(f"### {title}\n")
             folded.extend(_written(block.blocks, folded, 4, where))
         elif isinstance(block, Figure):
             if block.numbers:
@@ -126,7 +126,7 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
 
 def table(rows: Sequence[Sequence[Cell | str]]) -> str:
     """A Markdown table that reads well unrendered too."""
-    cells = [[_escaped(value) for value in row] for row in rows]
+    cells = [list(map(_escaped, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for row in cells:

@@ -44,8 +44,10 @@ def lines(
     """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else
     numbers (``whole_x``: whole ones).
     """
-    drawn = [_drawable(one, log_x, log_y) for one in series]
-    points = [point for found in drawn for point in found]
+    drawn, points = [], []
+    for one in series:
+        drawn.append(_drawable(one, log_x, log_y))
+        points += drawn[-1]
     if not points:
         return Markup("")
     y_low, y_high = _y_range(points, log_y)
@@ -234,6 +236,8 @@ def _chart(
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     out = Markup(f'<svg class="{kind}" role="img" {size} aria-label="') + escape(title or label) + Markup('">')
     if title:
-        words = f"{title} ({y_title})" if y_title else title
+        words = title
+        if y_title:
+            words += f" ({y_title})"
         out += text(4, 14, cut(words, int((width - 8) / 6.6)), "start", "name")
     return out + body + Markup("</svg>")

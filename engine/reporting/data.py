@@ -85,6 +85,12 @@ def cell_of(task: Mapping[str, Any], method: str, shots: str) -> dict[str, Any] 
     return found
 
 
+def mean_of(task: Mapping[str, Any], method: str, shots: str) -> float | None:
+    """The mean score of a task; None where nothing was scored."""
+    mean: float | None = (cell_of(task, method, shots) or {}).get("mean")
+    return mean
+
+
 def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
     """Read every run.
 
@@ -139,7 +145,9 @@ def scrubbed(value: Any) -> Any:
         return {k: scrubbed(v) for k, v in value.items()}
     if isinstance(value, list):
         return [scrubbed(v) for v in value]
-    return _ABSOLUTE.sub(r"…/\1", value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _ABSOLUTE.sub(r"…/\1", value)
+    return value
 
 
 def method_order(method: str) -> tuple[int, str]:
@@ -177,7 +185,9 @@ def _step(line: str) -> dict[str, Any] | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+    if isinstance(found, dict) and isinstance(found.get("step"), int):
+        return found
+    return None
 
 
 def reference_rows(tasks: Mapping[str, Any]) -> list[tuple[str, str, float]]:

@@ -7,6 +7,7 @@ asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,9 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
         if shared is not None and len(shared) == 1:
             labels.insert(0, {"task": "P*", "method": name, "shots": "", "seed": 0})
             prompts.insert(0, shared.detach()[0].float())
-    same = [k for k, p in enumerate(prompts) if p.shape == prompts[0].shape]
-    left_out["of another length"] = len(prompts) - len(same)
-    labels = [labels[k] for k in same]
-    prompts = [prompts[k] for k in same]
+    alike = [prompt.shape == prompts[0].shape for prompt in prompts]
+    left_out["of another length"] = alike.count(False)
+    labels, prompts = list(compress(labels, alike)), list(compress(prompts, alike))
     if len(prompts) < 2:
         raise UserError(f"{run_dir}: has fewer than two prompts; there is nothing to compare")
     stacked_KLD = torch.stack(prompts)
@@ -110,7 +110,7 @@ def components(flat: np.ndarray) -> tuple[np.ndarray, list[float]]:
     values, vectors = np.maximum(values[::-1][:2], 0), vectors[:, ::-1][:, :2]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
     total = float((centred**2).sum()) or 1.0
-    return vectors * np.sqrt(values), [float(v) / total for v in values]
+    return vectors * np.sqrt(values), (values / total).tolist()
 
 
 def cosines(flat: np.ndarray) -> np.ndarray:
@@ -159,7 +159,9 @@ def nearest_vocabulary(prompts_KLD: Tensor, card_path: str) -> list[list[tuple[s
 
 def _readable(word: str, number: int) -> str:
     """A piece of a character, or none at all, is named by its number."""
-    return word if word and word.isprintable() and "\ufffd" not in word else f"#{number}"
+    if word and word.isprintable() and "\ufffd" not in word:
+        return word
+    return f"#{number}"
 
 
 def nearest(vectors_ND: Tensor, table_VD: Tensor) -> tuple[list[int], list[float]]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.evaluation import made_with
 from engine.reporting.blocks import Block, Section, Text, markdown, table
-from engine.reporting.data import Run, cell_of, gather
+from engine.reporting.data import Run, gather, mean_of
 from engine.reporting.sections import LEGEND, averages_table, of_run, overview, warnings
 from engine.reporting.words import score
 
@@ -87,11 +87,8 @@ def terminal(runs: Sequence[Run]) -> str:
         columns = run.columns()
         rows = [["task", "metric", *map(" ".join, columns)]]
         for name, task in run.tasks.items():
-            row = [name, task["metric"]]
-            for method, shots in columns:
-                cell = cell_of(task, method, shots)
-                row.append(score(cell and cell["mean"]))
-            rows.append(row)
+            means = [mean_of(task, method, shots) for method, shots in columns]
+            rows.append([name, task["metric"], *map(score, means)])
         text = table(rows)
         if run.tasks and text.index("\n") <= WIDE:
             out.append(f"{run.name}\n{text}")

@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from engine.evaluation import interval_around
 from engine.reporting.blocks import Block, Figure, Table
-from engine.reporting.charts import forest, heat, lines
-from engine.reporting.data import Run, cell_of, shots_value, source_of
+from engine.reporting.charts import WIDTH, forest, heat, lines
+from engine.reporting.data import Run, mean_of, shots_value, source_of
 from engine.reporting.marks import Point, Series, Style, key, style_of
 from engine.reporting.words import examples, score, with_spread
 
@@ -46,18 +47,18 @@ def few_shot(run: Run) -> list[Block]:
     return [Figure("Scores over training examples", charts, caption, colours, keys_of(methods), numbers)]
 
 
-def _curves(title: str, series: Sequence[Series], shots: Sequence[str], y_title: str, **size: int) -> Markup:
+def _curves(title: str, series: Sequence[Series], shots: Sequence[str], y_title: str, width: int = WIDTH) -> Markup:
     shown = [one for one in series if one.points]
-    return lines(title, shown, shots, "training examples", y_title, **size)
+    return lines(title, shown, shots, "training examples", y_title, width=width)
 
 
 def _spreads(run: Run, method: str, shots: Sequence[str]) -> list[str]:
     """Of every number of shots the average and half its interval; empty where there is none."""
-    out = []
-    averages = run.averages().get(method, {})
-    for s in shots:
-        out.append(with_spread(averages[s], run.half_interval(method, s)) if s in averages else "")
-    return out
+    out = dict.fromkeys(shots, "")
+    for s, value in run.averages().get(method, {}).items():
+        if s in out:
+            out[s] = with_spread(value, run.half_interval(method, s))
+    return list(out.values())
 
 
 def _series(method: str, methods: Sequence[str], shots: Sequence[str], points: Mapping[str, Point]) -> Series:
@@ -70,7 +71,7 @@ def _in_order(points: Mapping[str, Point], shots: Sequence[str]) -> list[Point]:
 
 def _average_point(run: Run, method: str, shots: str, value: float) -> Point:
     half = run.half_interval(method, shots)
-    low, high = _within_scores(None if half is None else (value - half, value + half))
+    low, high = _within_scores(interval_around(value, half))
     return Point(0, value, low, high, f"{method}, {shots} examples: {with_spread(value, half)}")
 
 
@@ -92,7 +93,8 @@ def keys_of(methods: Sequence[str], line: bool = True) -> list[tuple[Markup, str
 
 def by_run(runs: Sequence[Run]) -> list[Block]:
     """The metaprompt's averages of several runs, a line each."""
-    found, every_shots = [], set()
+    found: list[Run] = []
+    every_shots: set[str] = set()
     for run in runs:
         averages = run.averages().get("metaprompt", {})
         every_shots |= averages.keys()
@@ -157,11 +159,7 @@ def transfer(run: Run) -> list[Block]:
 
 
 def _over_tasks(run: Run, method: str, shots: str) -> list[float | None]:
-    out = []
-    for task in run.tasks.values():
-        cell = cell_of(task, method, shots)
-        out.append(cell["mean"] if cell else None)
-    return out
+    return [mean_of(task, method, shots) for task in run.tasks.values()]
 
 
 def _matrix(
@@ -172,17 +170,14 @@ def _matrix(
     for name, row in zip(names, values, strict=True):
         row_gains, row_told = [], []
         for target, value, base in zip(targets, row, values[-1], strict=True):
-            row_gains.append(0.0 if value is None or base is None else value - base)
-            row_told.append(_heat_words(name, target, value, base))
+            told_gain, gain = "", 0.0
+            if value is not None and base is not None:
+                gain = value - base
+                told_gain = f" ({gain:+.3f} to all sources)"
+            row_gains.append(gain)
+            row_told.append(f"{name} to {target}: {score(value) or 'not scored'}{told_gain}")
         gains.append(row_gains)
         told.append(row_told)
     strongest = max(0.02, *(abs(gain) for row in gains for gain in row))
     tints = [[gain / strongest for gain in row] for row in gains]
     return heat(title, names, targets, values, tints, told)
-
-
-def _heat_words(source: str, target: str, value: float | None, base: float | None) -> str:
-    if value is None:
-        return f"{source} to {target}: not scored"
-    against = "" if base is None else f" ({value - base:+.3f} to all sources)"
-    return f"{source} to {target}: {value:.3f}{against}"

@@ -126,8 +126,12 @@ def of_run(run: Run, vocabulary: bool) -> Section:
 def warnings(run: Run) -> list[str]:
     """Test documents that were trained on, and settings that changed on the way."""
     record = run.results.get("overlap")
-    found = [f"{line}." for line in overlap_lines(record)] if record else []
-    return found + [f"Changed on the way: {scrubbed(line)}." for line in run.results.get("changes", [])]
+    out = []
+    if record:
+        out += [f"{line}." for line in overlap_lines(record)]
+    for line in run.results.get("changes", []):
+        out.append(f"Changed on the way: {scrubbed(line)}.")
+    return out
 
 
 def notes(run: Run) -> list[str]:
@@ -209,7 +213,9 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
         out.append(f"{name}: {task['metric']}, {task['rules'][task['metric']]}; answers {task['answers']}.")
     if "resampling" in task:
         drawn = task["resampling"]
-        how = f"{drawn['resamples']} resamples, seed {drawn['seed']}" if drawn["resamples"] else "not resampled"
+        how = "not resampled"
+        if drawn["resamples"]:
+            how = f"{drawn['resamples']} resamples, seed {drawn['seed']}"
         out.append(f"{name}: {drawn['n_documents']} documents, {how}.")
     for shots, cell in task["methods"].get("in_context", {}).items():
         if any(cell.get("n_examples_left_out", ())):

@@ -19,7 +19,7 @@ from engine.config import UNTRAINED, Rate
 from engine.core import protect
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.reporting.comparisons import comparisons
-from engine.reporting.data import Run, cell_of, gather, shots_value, source_of
+from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
 from engine.reporting.score_figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
 from engine.reporting.words import score, with_spread
@@ -49,9 +49,15 @@ def write_page(study: Path, output: Path) -> None:
     """
     names = _evaluated(study)
     runs = gather([study / name for name in names], names)
-    curves = [run for run in runs if few_shot(run) and len(run.methods()) > 2]
-    matrices = [run for run in runs if run.columns(transfer=True)]
-    others = [run for run in runs if run not in curves and run not in matrices]
+    curves, matrices, others = [], [], []
+    for run in runs:
+        compares, transfers = few_shot(run) and len(run.methods()) > 2, run.columns(transfer=True)
+        if compares:
+            curves.append(run)
+        if transfers:
+            matrices.append(run)
+        if not compares and not transfers:
+            others.append(run)
     output.parent.mkdir(parents=True, exist_ok=True)
     parts = [_head((curves or runs)[0])]
     for run in curves:
@@ -82,7 +88,9 @@ def _head(run: Run) -> str:
         sizes.add(task["n_test"])
         for by_shots in task["methods"].values():
             seeds = max(seeds, *(len(cell["seeds"]) for cell in by_shots.values()))
-    n_test = f"{min(sizes)} to {max(sizes)} a task" if len(sizes) > 1 else f"{min(sizes)} a task"
+    n_test = f"{min(sizes)} a task"
+    if len(sizes) > 1:
+        n_test = f"{min(sizes)} to {max(sizes)} a task"
     return HEAD.format(backbone=run.results["backbone"], seeds=seeds, n_test=n_test)
 
 
@@ -129,7 +137,9 @@ def _rates(run: Run) -> Table:
             for rate, value in zip(tried["rates"], tried["scores"], strict=True):
                 shown.append(f"{Rate.of(rate)}: {value:.3f}")
             at_the_edge = len(shown) > 1 and tried["best"] in (0, len(shown) - 1)  # there may be a better one beyond
-            shown[tried["best"]] += " * (edge)" if at_the_edge else " *"
+            shown[tried["best"]] += " *"
+            if at_the_edge:
+                shown[tried["best"]] += " (edge)"
             rows.append([method, shots, ", ".join(shown)])
     return Table(["method", "shots", "rate: score"], rows, 3)
 
@@ -175,8 +185,7 @@ def _best_sources(run: Run) -> Iterator[Block]:
         both = [f"{best} {found[best]:.3f}", f"{worst} {found[worst]:.3f}"]
         if found[best] == found[worst]:
             both = ["all alike", f"{found[best]:.3f}"]
-        every = cell_of(task, "metaprompt", shots)
-        rows.append([name.removeprefix("pocket_"), *both, score(every and every["mean"])])
+        rows.append([name.removeprefix("pocket_"), *both, score(mean_of(task, "metaprompt", shots))])
     yield Text(f"Of each target the best and the worst source at {shots} examples, and all sources together.")
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 

@@ -47,10 +47,13 @@ def cost(run: Run) -> list[Block]:
     costs, methods = _costs(run), run.methods()
     charts = []
     for field, title in AXES.items():
-        series = [Series(m, style_of(m, methods), _cost_points(costs, m, field)) for m in methods]
-        shown = [one for one in series if one.points]
-        if shown:
-            charts.append(lines(f"score against {title}", shown, (), title, log_x=True, joined=False))
+        series = []
+        for method in methods:
+            points = _cost_points(costs, method, field)
+            if points:
+                series.append(Series(method, style_of(method, methods), points))
+        if series:
+            charts.append(lines(f"score against {title}", series, (), title, log_x=True, joined=False))
     if not charts:
         return []
     head = ["method", "shots", "average score", "trainable numbers", "tokens of a row", "device hours of a row"]
@@ -58,8 +61,8 @@ def cost(run: Run) -> list[Block]:
         "Average over the tasks. Numbers trained for one adapted task; a row's own tokens, and its share (by tokens) "
         "of the devices' time in the shared pass. The distillation before it is not in it."
     )
-    colours, with_costs = "Small words: numbers of examples.", {one.method for one in costs}
-    keys = keys_of([m for m in methods if m in with_costs], False)
+    colours = "Small words: numbers of examples."
+    keys = keys_of(list(dict.fromkeys(one.method for one in costs)), False)
     numbers = Table(head, [_cost_row(one) for one in costs], 2)
     return [Figure("Score against what it took", charts, caption, colours, keys, numbers)]
 
@@ -136,9 +139,10 @@ def _tried_points(method: str, tried: Mapping[str, Any]) -> list[Point]:
     """By learning rate; of several rates the first counts."""
     out = []
     for number, (rate, value) in enumerate(zip(tried["rates"], tried["scores"], strict=True)):
-        x = float(next(iter(rate.values())) if isinstance(rate, dict) else rate)
         told = f"{method}, rate {learning_rate(rate)}: {score(value)}"
-        out.append(Point(x, value, told=told, ringed=number == tried["best"]))
+        if isinstance(rate, dict):
+            rate = next(iter(rate.values()))
+        out.append(Point(float(rate), value, told=told, ringed=number == tried["best"]))
     return sorted(out, key=lambda point: point.x)
 
 
@@ -151,7 +155,9 @@ def training(run: Run) -> list[Block]:
         where = name or "this run"
         series = _losses(steps)
         drawn |= {one.name for one in series}
-        charts.append(_loss_chart(where, series))
+        chart = _loss_chart(where, series)
+        if chart:
+            charts.append(chart)
         rows += [_step_row(where, step) for step in _some(steps)]
     if not rows:
         return []
@@ -161,7 +167,7 @@ def training(run: Run) -> list[Block]:
             keys.append((key(_loss_style(colour)), LOSS_WORDS[term]))
     caption = f"From metrics.jsonl; of each curve at most {MOST_STEPS + 1} steps are written out."
     numbers = Table(["of", "step", *LOSSES, "learning rate", "tokens a second"], rows, 1)
-    return [Figure("Losses as they were logged", [c for c in charts if c], caption, "", keys, numbers)]
+    return [Figure("Losses as they were logged", charts, caption, "", keys, numbers)]
 
 
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Series]:
