@@ -55,33 +55,32 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     """
     problems: list[str] = []
     steps, warmup = _count(own, "steps", 0, 1, problems), _count(own, "warmup", 2, 0, problems)
-    switches = {
-        name: _switch(own, name, default, problems)
-        for name, default in (("profile", False), ("alternate", True), ("compare_anyway", False))
-    }
+    profile = _switch(own, "profile", False, problems)
+    alternate = _switch(own, "alternate", True, problems)
+    compare_anyway = _switch(own, "compare_anyway", False, problems)
     axes = _axes(own, overrides, problems)
     try:
         base = resolve(file, overrides)
     except UserError as error:
         raise UserError([*problems, *error.problems]) from None
     mode, invented = "", None
-    for check in ("mode", "invented"):
-        try:
-            if check == "mode":
-                mode = mode_of(own.get("mode", ""), base)
-            elif "invented" in own:
-                invented = invention_of(own["invented"], base.data.max_length)
-        except UserError as error:
-            problems += error.problems
-    old = expand(own["compare"]) if own.get("compare") else None
-    if old is not None and not old.is_file():
-        problems.append(f"command line: --compare: {old} is no file; name an earlier benchmark.json")
-    run_dir = expand(base.run_dir)
-    output = expand(own["output"]) if own.get("output") else run_dir.with_name(run_dir.name + "-benchmark")
-    problems += room_for("command line: --output", output, ROOM)
-    cases = [] if problems else _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
+    try:
+        mode = mode_of(own.get("mode", ""), base)
+    except UserError as error:
+        problems += error.problems
+    try:
+        if "invented" in own:
+            invented = invention_of(own["invented"], base.data.max_length)
+    except UserError as error:
+        problems += error.problems
+    compare, output = _files(own, expand(base.run_dir), problems)
+    cases: list[Case] = []
+    if not problems:
+        cases = _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
     if "beside" in own:
-        configs = [case.config for case in cases] or ([] if "sharding" in axes else [base])
+        configs = [case.config for case in cases]
+        if not cases and "sharding" not in axes:
+            configs = [base]
         problems += peft_beside.problems_of(own["beside"], mode, configs)
     if problems:
         raise UserError(problems)
@@ -91,13 +90,27 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
         warmup,
         output,
         cases,
-        invented,
-        switches["profile"],
-        switches["alternate"],
-        old,
-        switches["compare_anyway"],
-        own.get("beside", ""),
+        invented=invented,
+        profile=profile,
+        alternate=alternate,
+        compare=compare,
+        compare_anyway=compare_anyway,
+        beside=own.get("beside", ""),
     )
+
+
+def _files(own: dict[str, str], run_dir: Path, problems: list[str]) -> tuple[Path | None, Path]:
+    """An earlier benchmark.json to compare with, if one is named, and the output folder."""
+    compare = None
+    if own.get("compare"):
+        compare = expand(own["compare"])
+        if not compare.is_file():
+            problems.append(f"command line: --compare: {compare} is no file; name an earlier benchmark.json")
+    output = run_dir.with_name(run_dir.name + "-benchmark")
+    if own.get("output"):
+        output = expand(own["output"])
+    problems += room_for("command line: --output", output, ROOM)
+    return compare, output
 
 
 def _cases(
@@ -106,13 +119,16 @@ def _cases(
     cases = []
     for values in itertools.product(*axes.values()):
         changed = dict(zip(axes, values, strict=True))
-        base = {k: v for k, v in overrides.items() if not (k == "deepspeed" and "sharding" in changed)}
+        settings = overrides | changed
+        if "sharding" in changed:  # no DeepSpeed file decides it
+            settings["deepspeed"] = ""
         try:
-            config = resolve(file, base | changed | ({"deepspeed": ""} if "sharding" in changed else {}))
+            config = resolve(file, settings)
         except UserError as error:
             problems += error.problems
             continue
-        cases.append(Case(" ".join(f"{k}={v}" for k, v in changed.items()), for_steps(replace(config), steps), changed))
+        label = " ".join(f"{key}={value}" for key, value in changed.items())
+        cases.append(Case(label, for_steps(replace(config), steps), changed))
     problems[:] = dict.fromkeys(problems)
     return cases
 
@@ -120,14 +136,13 @@ def _cases(
 def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     if own.get("shardings"):
-        axes["sharding"] = [p.strip() for p in own["shardings"].split(",")]
-        problems += [
-            f"command line: --shardings: {p!r} is none of {', '.join(SHARDINGS)}"
-            for p in axes["sharding"]
-            if p not in SHARDINGS
-        ]
+        axes["sharding"] = _listed(own["shardings"])
+        for sharding in axes["sharding"]:
+            if sharding not in SHARDINGS:
+                problems.append(f"command line: --shardings: {sharding!r} is none of {', '.join(SHARDINGS)}")
     for axis in filter(None, own.get("sweep", "").split(";")):
-        key, _, values = (part.strip() for part in axis.partition("="))
+        key, _, values = axis.partition("=")
+        key, values = key.strip(), values.strip()
         if key not in known_keys():
             problems.append(f"command line: --sweep: {unknown_key(key, known_keys())}")
         elif key in axes or key in overrides:
@@ -135,11 +150,15 @@ def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -
         elif not values:
             problems.append(f"command line: --sweep: {axis.strip()!r} is no KEY=VALUE,VALUE")
         else:
-            axes[key] = [v.strip() for v in values.split(",")]
+            axes[key] = _listed(values)
     for key, tried in axes.items():
         if len(set(tried)) < len(tried):
             problems.append(f"command line: {key}: a value stands twice in {','.join(tried)}")
     return axes
+
+
+def _listed(text: str) -> list[str]:
+    return [value.strip() for value in text.split(",")]
 
 
 def _count(own: dict[str, str], name: str, default: int, least: int, problems: list[str]) -> int:

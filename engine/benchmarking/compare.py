@@ -58,12 +58,13 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        worst = max((line for line in self.lines if line.metric == "step_seconds"), key=lambda line: line.ratio)
+        steps = [line for line in self.lines if line.metric == "step_seconds"]
+        worst = max(steps, key=lambda line: line.ratio)
         low, high = worst.interval or (worst.ratio, worst.ratio)
-        return (
-            f"a step takes {worst.ratio:.3f} times ({low:.3f}-{high:.3f}) as long as "
-            f"before{f' with {worst.case}' if worst.case else ''}: {worst.says}"
-        )
+        out = f"a step takes {worst.ratio:.3f} times ({low:.3f}-{high:.3f}) as long as before"
+        if worst.case:
+            out += f" with {worst.case}"
+        return f"{out}: {worst.says}"
 
 
 class Old:
@@ -80,37 +81,43 @@ class Old:
         Raises:
             UserError: what differs, all of it, unless ``anyway``; a case that is not there.
         """
-        there = {c["label"]: c["identity"] for c in self.content["cases"]}
-        missing = [i["case"] for i in identities if i["case"] not in there]
-        if missing:
-            held = ", ".join(repr(label) for label in there)
-            raise UserError([f"--compare: {self.path}: has no case {label!r}; it has {held}" for label in missing])
-        problems = [p for i in identities for p in _differences(there[i["case"]], i)]
-        problems += (
-            [] if self.content["world_size"] == world else [f"ranks: {self.content['world_size']} there, {world} here"]
-        )
+        there = {case["label"]: case["identity"] for case in self.content["cases"]}
+        problems: list[str] = []
+        for identity in identities:
+            if identity["case"] not in there:
+                held = ", ".join(map(repr, there))
+                problems.append(f"--compare: {self.path}: has no case {identity['case']!r}; it has {held}")
+        if problems:
+            raise UserError(problems)
+        for identity in identities:
+            problems += _differences(there[identity["case"]], identity)
+        if self.content["world_size"] != world:
+            problems.append(f"ranks: {self.content['world_size']} there, {world} here")
         then, now = self.content["machine"], machine_info() if here is None else here
-        problems += [
-            f"machine: {k}: {then.get(k)} there, {now.get(k)} here" for k in HARDWARE if then.get(k) != now.get(k)
-        ]
+        for key in HARDWARE:
+            if then.get(key) != now.get(key):
+                problems.append(f"machine: {key}: {then.get(key)} there, {now.get(key)} here")
         self._refuse(problems, anyway)
 
     def check_nodes(self, nodes: int, anyway: bool) -> None:
         found = self.content["machine"].get("nodes")
-        self._refuse([] if found == nodes else [f"nodes: {found} there, {nodes} here"], anyway)
+        if found != nodes:
+            self._refuse([f"nodes: {found} there, {nodes} here"], anyway)
 
     def _refuse(self, problems: Sequence[str], anyway: bool) -> None:
         if problems and not anyway:
             raise UserError([f"--compare: {self.path}: {p}; {REMEDY}" for p in dict.fromkeys(problems)])
 
     def verdict(self, new: dict[str, Any]) -> Verdict:
-        old = {c["label"]: c for c in self.content["cases"]}
-        lines = [line for case in new["cases"] for line in _lines(old[case["label"]], case)]
-        notes = [
-            f"{k}: {self.content['versions'].get(k)} then, {v} now"
-            for k, v in new["versions"].items()
-            if self.content["versions"].get(k) != v
-        ]
+        old = {case["label"]: case for case in self.content["cases"]}
+        lines: list[Line] = []
+        for case in new["cases"]:
+            lines += _lines(old[case["label"]], case)
+        notes = []
+        for library, now in new["versions"].items():
+            then = self.content["versions"].get(library)
+            if then != now:
+                notes.append(f"{library}: {then} then, {now} now")
         if self.content.get("commit") != new.get("commit"):
             notes.append(f"commit: {self.content.get('commit')} then, {new.get('commit')} now")
         return Verdict(lines, notes)
@@ -123,13 +130,8 @@ def read_old(path: Path) -> Old:
     """
     try:
         content = json.loads(path.read_text())
-        whole = all(
-            c["steps"]["seconds"] and c["steps"]["probe"] and c["identity"]["config"] and c["label"] is not None
-            for c in content["cases"]
-        )
-        whole = whole and bool(
-            content["cases"] and content["world_size"] and content["machine"] and content["versions"]
-        )
+        whole = bool(content["cases"] and content["world_size"] and content["machine"] and content["versions"])
+        whole = whole and all(map(_is_whole, content["cases"]))
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
@@ -140,22 +142,31 @@ def read_old(path: Path) -> Old:
     return Old(path, content)
 
 
+def _is_whole(case: dict[str, Any]) -> bool:
+    steps = case["steps"]
+    return bool(steps["seconds"] and steps["probe"] and case["identity"]["config"] and case["label"] is not None)
+
+
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    out = [
-        f"{k}: {there.get(k)} there, {here[k]} here"
-        for k in ("mode", "backbone", "weights", "rows")
-        if there.get(k) != here[k]
-    ]
-    # a key that came after a measurement had its default's effect there
-    a, b = (SINCE | json.loads(json.dumps(identity["config"])) for identity in (there, here))
-    return out + [
-        f"{k}: {a.get(k)!r} there, {b.get(k)!r} here" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)
-    ]
+    out = []
+    for key in ("mode", "backbone", "weights", "rows"):
+        if there.get(key) != here[key]:
+            out.append(f"{key}: {there.get(key)} there, {here[key]} here")
+    old, new = _settings(there), _settings(here)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            out.append(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here")
+    return out
+
+
+def _settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has them. A key that came after a measurement had its default's effect there."""
+    return SINCE | json.loads(json.dumps(identity["config"]))  # type: ignore[no-any-return]
 
 
 def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
     case, before, now = new["label"], old["steps"], new["steps"]
-    paired = all(before[k] == now[k] for k in ("real_tokens", "computed_tokens"))
+    paired = before["real_tokens"] == now["real_tokens"] and before["computed_tokens"] == now["computed_tokens"]
     probe = _timed(case, "the machine (a fixed product)", before["probe"], now["probe"], False)
     step = _timed(case, "step_seconds", before["seconds"], now["seconds"], paired)
     assert probe.interval is not None and step.interval is not None
@@ -169,12 +180,13 @@ def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
     for name, values in now["phases"].items():
         if name in before["phases"] and max(old["phases"][name]["share"], new["phases"][name]["share"]) >= 0.02:
             out.append(_timed(case, f"phase: {name}", before["phases"][name], values, paired))
-    singles = {k: (old.get(k), new.get(k)) for k in SINGLE}
-    singles |= {
-        f"gathered, {way}": (old["gather_bytes_per_step"][way], new["gather_bytes_per_step"][way])
-        for way in ("intra", "inter")
-    }
-    return out + [Line(case, k, a, b, b / a, None, "one number each") for k, (a, b) in singles.items() if a and b]
+    singles = {key: (old.get(key), new.get(key)) for key in SINGLE}
+    for way in ("intra", "inter"):
+        singles[f"gathered, {way}"] = (old["gather_bytes_per_step"][way], new["gather_bytes_per_step"][way])
+    for metric, (a, b) in singles.items():
+        if a and b:
+            out.append(Line(case, metric, a, b, b / a, None, "one number each"))
+    return out
 
 
 def _timed(case: str, metric: str, old: Sequence[float], new: Sequence[float], paired: bool) -> Line:
@@ -217,7 +229,9 @@ def says(ratio: float, low: float, high: float, steps: int) -> str:
         return FEW
     if _beyond(ratio, low):
         return SLOWER
-    return FASTER if high < 1 and ratio <= 1 / (1 + TOLERANCE) else SAME
+    if high < 1 and ratio <= 1 / (1 + TOLERANCE):
+        return FASTER
+    return SAME
 
 
 def _beyond(ratio: float, low: float) -> bool:

@@ -21,10 +21,10 @@ class HostPeak:
 
     def peak(self) -> int | None:
         """Bytes; None where the kernel does not say."""
-        with contextlib.suppress(OSError, StopIteration):
-            return next(
-                int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")
-            )
+        with contextlib.suppress(OSError):
+            for line in STATUS.read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
         return None
 
 
@@ -47,14 +47,9 @@ class Probe:
     """
 
     def __init__(self, device: torch.device):
-        on_gpu = device.type == "cuda"
-        self.a = torch.ones(
-            8192 if on_gpu else 512,
-            8192 if on_gpu else 512,
-            device=device,
-            dtype=torch.bfloat16 if on_gpu else torch.float32,
-        )
-        self.on_gpu = on_gpu
+        self.on_gpu = device.type == "cuda"
+        size, dtype = (8192, torch.bfloat16) if self.on_gpu else (512, torch.float32)
+        self.a = torch.ones(size, size, device=device, dtype=dtype)
 
     def seconds(self) -> float:
         """Of the faster of two."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,42 @@ def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, 
     table, beside = case_table(content["cases"]), peft_table(content["cases"])
     if beside:
         table += ["", *beside]
-    compared = verdict_table(verdict) if verdict is not None else []
+    compared: list[str] = []
+    if verdict is not None:
+        compared = verdict_table(verdict)
     write_atomic(folder / "benchmark.md", "\n".join(_page(content, table, compared, profiled)) + "\n")
     chart(folder / "benchmark.png", content)
-    return [
-        *table,
-        "",
-        *([*compared, ""] if compared else []),
-        f"written to {folder}: benchmark.json, benchmark.md, benchmark.png",
-    ]
+    out = [*table, ""]
+    if compared:
+        out += [*compared, ""]
+    return [*out, f"written to {folder}: benchmark.json, benchmark.md, benchmark.png"]
 
 
 def _page(content: dict[str, Any], table: list[str], compared: list[str], profiled: bool) -> list[str]:
-    m, c = content["machine"], content["cases"][0]
+    m, c, versions = content["machine"], content["cases"][0], content["versions"]
     device = m["gpu"] or m["cpu"] or "unknown processor"
     where = f"{content['world_size']} ranks on {m['nodes']} node{'s' * (m['nodes'] > 1)}, {device}"
     out = [
         f"# {content['mode']} of {content['backbone']}",
         "",
         f"{where}. {len(c['steps']['seconds'])} steps after {c['warmup']} of warm-up; medians (10th to 90th "
-        "percentile). "
-        f"torch {content['versions'].get('torch')}, DeepSpeed {content['versions'].get('deepspeed')}, commit {content['commit'] or 'unknown'}. Made by:",
+        f"percentile). torch {versions.get('torch')}, DeepSpeed {versions.get('deepspeed')}, "
+        f"commit {content['commit'] or 'unknown'}. Made by:",
         "",
         "    python train.py " + " ".join(sys.argv[1:]),
         "",
         *table,
         "",
         "Real tokens are those of samples; computed ones have prompts, padding and fillers besides. MFU counts 4 "
-        "N operations a real token (N: numbers of the "
-        "layers that a token meets; a frozen backbone has no gradient of weights) against the peak that the "
-        "device's maker states; - where that is not known. "
-        "Bytes are of a rank and a step.",
+        "N operations a real token (N: numbers of the layers that a token meets; a frozen backbone has no gradient "
+        "of weights) against the peak that the device's maker states; - where that is not known. Bytes are of a rank "
+        "and a step.",
         "",
         "![phases](benchmark.png)",
         "",
         *phase_table(content["cases"]),
         "",
-        *(f"- {name}: {MEANINGS[name]}" for name in PHASES),
+        *bullets(f"{name}: {MEANINGS[name]}" for name in PHASES),
         "",
         "A phase is the mean of the ranks, the step that of the slowest: they need not add up to the last digit.",
     ]
@@ -78,9 +78,16 @@ def _page(content: dict[str, Any], table: list[str], compared: list[str], profil
             ),
         ]
     if content.get("left_out"):
-        out += ["", "Left out, for memory would not hold them:", "", *(f"- {line}" for line in content["left_out"])]
-    out += ["", "## Against an earlier run", "", *compared] if compared else []
-    return [*out, "", "Traces: profile.md"] if profiled else out
+        out += ["", "Left out, for memory would not hold them:", "", *bullets(content["left_out"])]
+    if compared:
+        out += ["", "## Against an earlier run", "", *compared]
+    if profiled:
+        out += ["", "Traces: profile.md"]
+    return out
+
+
+def bullets(lines: Iterable[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
 
 
 def case_table(cases: list[dict[str, Any]]) -> list[str]:
@@ -101,16 +108,18 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
     ]
     rows = []
     for c in cases:
-        s, g = c["step_seconds"], c["gather_bytes_per_step"]
+        g, sharding = c["gather_bytes_per_step"], c["sharding"]
+        if c["recomputed_layers"]:
+            sharding += f", {c['recomputed_layers']} layers recomputed"
         rows.append(
             [
                 c["label"] or "-",
-                c["sharding"] + (f", {c['recomputed_layers']} layers recomputed" if c["recomputed_layers"] else ""),
-                f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})",
+                sharding,
+                with_range(c["step_seconds"]),
                 f"{c['tokens_per_s']:,.0f}",
                 f"{c['computed_tokens_per_s']:,.0f}",
                 f"{c['samples_per_s']:.3g}",
-                "-" if c["mfu"] is None else f"{c['mfu']:.1%}",
+                mfu_text(c),
                 f"{g['intra'] / 1e6:,.1f}, {g['inter'] / 1e6:,.1f}",
                 f"{c['h2d_bytes_per_step'] / 1e6:,.1f}",
                 _gb(c["peak_gpu_bytes"]),
@@ -120,6 +129,15 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
             ]
         )
     return markdown(head, rows)
+
+
+def with_range(seconds: dict[str, float]) -> str:
+    """Median, and 10th to 90th percentile."""
+    return f"{seconds['median']:.3g} ({seconds['p10']:.3g}-{seconds['p90']:.3g})"
+
+
+def mfu_text(case: dict[str, Any]) -> str:
+    return "-" if case["mfu"] is None else f"{case['mfu']:.1%}"
 
 
 def peft_table(cases: list[dict[str, Any]]) -> list[str]:
@@ -132,7 +150,7 @@ def peft_table(cases: list[dict[str, Any]]) -> list[str]:
                 [
                     c["label"] or "-",
                     f"{ours['median']:.3g}",
-                    f"{theirs['median']:.3g} ({theirs['p10']:.3g}-{theirs['p90']:.3g})",
+                    with_range(theirs),
                     f"{c['tokens_per_s']:,.0f}",
                     f"{c['peft']['tokens_per_s']:,.0f}",
                     f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})",
@@ -140,22 +158,38 @@ def peft_table(cases: list[dict[str, Any]]) -> list[str]:
             )
     head = ["beside PEFT", "ours, step s", "PEFT, step s", "ours, real tokens/s", "PEFT, real tokens/s"]
     head.append("PEFT's seconds / ours")
-    return markdown(head, rows) if rows else []
+    if not rows:
+        return []
+    return markdown(head, rows)
 
 
 def phase_table(cases: list[dict[str, Any]]) -> list[str]:
-    shown = [name for name in PHASES if any(c["phases"][name]["share"] >= 0.0005 for c in cases)]
-    rows = [
-        [c["label"] or "-", *(f"{c['phases'][n]['median']:.3g} ({c['phases'][n]['share']:.0%})" for n in shown)]
-        for c in cases
-    ]
+    shown = _phases_above(0.0005, cases)
+    rows = []
+    for case in cases:
+        row = [case["label"] or "-"]
+        for name in shown:
+            phase = case["phases"][name]
+            row.append(f"{phase['median']:.3g} ({phase['share']:.0%})")
+        rows.append(row)
     return markdown(["seconds (share of the step)", *shown], rows)
+
+
+def _phases_above(share: float, cases: list[dict[str, Any]]) -> list[str]:
+    """Phases with at least this share of a step of any case."""
+    out = []
+    for name in PHASES:
+        if any(case["phases"][name]["share"] >= share for case in cases):
+            out.append(name)
+    return out
 
 
 def verdict_table(verdict: Verdict) -> list[str]:
     rows = []
     for line in verdict.lines:
-        interval = "-" if line.interval is None else f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
+        interval = "-"
+        if line.interval is not None:
+            interval = f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
         rows.append(
             [
                 line.case or "-",
@@ -168,36 +202,45 @@ def verdict_table(verdict: Verdict) -> list[str]:
             ]
         )
     out = markdown(["case", "metric", "before", "now", "now / before", "95 % interval", "says"], rows)
-    return [*out, *([""] if verdict.notes else []), *(f"- {note}" for note in verdict.notes)]
+    if verdict.notes:
+        out += ["", *bullets(verdict.notes)]
+    return out
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     """A table that can be read as text too."""
     cells = [[cell.replace("|", "/") for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        line = " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append(f"| {line} |")
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
 
 
 def chart(file: Path, content: dict[str, Any]) -> None:
     """Phases of every case; of a sweep over one number its tokens a second instead."""
     cases = content["cases"]
     (key, *more) = cases[0]["changed"] or [""]
-    numbers = [_number(c["changed"].get(key)) for c in cases]
     title = f"{content['mode']} of {content['backbone']}, {content['world_size']} ranks"
-    if key and not more and len(cases) > 2 and None not in numbers:
-        points = [(float(n), c["tokens_per_s"]) for n, c in zip(numbers, cases, strict=True) if n is not None]
-        computed = [
-            (float(n), c["computed_tokens_per_s"]) for n, c in zip(numbers, cases, strict=True) if n is not None
-        ]
-        core.line_chart(file, title, key, "tokens/s", {"real": sorted(points), "computed": sorted(computed)})
+    real, computed = [], []
+    for case in cases:
+        number = _number(case["changed"].get(key))
+        if number is not None:
+            real.append((number, case["tokens_per_s"]))
+            computed.append((number, case["computed_tokens_per_s"]))
+    if key and not more and len(cases) > 2 and len(real) == len(cases):
+        core.line_chart(file, title, key, "tokens/s", {"real": sorted(real), "computed": sorted(computed)})
         return
-    labels = [c["label"] or c["sharding"] for c in cases]
-    notes = [f"{c['tokens_per_s']:,.0f} real tokens/s" for c in cases]
-    shown = [n for n in PHASES if any(c["phases"][n]["share"] >= 0.002 for c in cases)]
-    core.stacked_bar_chart(
-        file, title, "seconds of a step", labels, {n: [c["phases"][n]["median"] for c in cases] for n in shown}, notes
-    )
+    labels, notes = [], []
+    for case in cases:
+        labels.append(case["label"] or case["sharding"])
+        notes.append(f"{case['tokens_per_s']:,.0f} real tokens/s")
+    parts = {}
+    for name in _phases_above(0.002, cases):
+        parts[name] = [case["phases"][name]["median"] for case in cases]
+    core.stacked_bar_chart(file, title, "seconds of a step", labels, parts, notes)
 
 
 def _number(text: Any) -> float | None:

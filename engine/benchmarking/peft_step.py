@@ -119,11 +119,13 @@ class PeftTrainer:
         at = F.pad(batch.labels_BT != IGNORED, (self.length - 1, 1))
         loss, heat = out.loss, self.weights.temperature
         if self.weights.kl:
-            student, target = ((logits[at].float() / heat).log_softmax(-1) for logits in (out.logits, taught.logits))
+            student = (out.logits[at].float() / heat).log_softmax(-1)
+            target = (taught.logits[at].float() / heat).log_softmax(-1)
             kl = F.kl_div(student, target, reduction="batchmean", log_target=True)
             loss = loss + self.weights.kl * heat**2 * kl
         if self.weights.hidden:
-            student, target = (states[-1][at].float() for states in (out.hidden_states, taught.hidden_states))
+            student = out.hidden_states[-1][at].float()
+            target = taught.hidden_states[-1][at].float()
             loss = loss + self.weights.hidden * F.mse_loss(student, target)
         return loss  # type: ignore[no-any-return]
 

@@ -10,6 +10,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,48 +54,44 @@ def profiled(folder: Path, name: str, label: str, is_main_process: bool, device:
     finally:
         plain.unlink(missing_ok=True)
     page = folder / PAGE
-    begun = page.read_text().splitlines() if page.exists() else ["# Where a step's time goes", "", CONTENT]
+    begun = ["# Where a step's time goes", "", CONTENT]
+    if page.exists():
+        begun = page.read_text().splitlines()
     averages = found.key_averages()
-    write_atomic(
-        page,
-        "\n".join(
-            [
-                *begun,
-                "",
-                f"## {label or 'The case'} ({packed.name})",
-                "",
-                *summary(averages, events, device.type == "cuda"),
-            ]
-        )
-        + "\n",
-    )
+    told = summary(averages, events, device.type == "cuda")
+    lines = [*begun, "", f"## {label or 'The case'} ({packed.name})", "", *told]
+    write_atomic(page, "\n".join(lines) + "\n")
 
 
 def summary(averages: Iterable[Any], events: Sequence[dict[str, Any]], on_gpu: bool) -> list[str]:
     """The part of a page on one trace, rank 0's."""
-    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    ordered = sorted((a for a in averages if getattr(a, own, 0) > 0), key=lambda a: -getattr(a, own))
-    total = sum(getattr(a, own) for a in ordered) or 1.0
-    out = [f"| operator | calls | self {'GPU' if on_gpu else 'CPU'} ms | share |", "|---|---|---|---|"]
-    out += [
-        f"| `{a.key[:80]}` | {a.count} | {getattr(a, own) / 1e3:.1f} | {getattr(a, own) / total:.1%} |"
-        for a in ordered[:SHOWN]
-    ]
-    spans = [
-        (e["name"], e["ts"], e["ts"] + e["dur"])
-        for e in events
-        if e.get("ph") == "X" and e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
-    ]
+    device, own = ("GPU", "self_device_time_total") if on_gpu else ("CPU", "self_cpu_time_total")
+    timed, total = [], 0.0
+    for average in averages:
+        time = getattr(average, own, 0)
+        if time > 0:
+            timed.append((time, average))
+            total += time
+    timed.sort(key=lambda pair: -pair[0])
+    out = [f"| operator | calls | self {device} ms | share |", "|---|---|---|---|"]
+    for time, average in timed[:SHOWN]:
+        out.append(f"| `{average.key[:80]}` | {average.count} | {time / 1e3:.1f} | {time / total:.1%} |")
+    spans = _kernels(events)
     if on_gpu and spans:
-        out += ["", *gaps(spans)]
-    else:
-        out += [
-            "",
-            (
-                "No GPU: there are no launches to leave gaps. The time blocked on gathers is the phase `gather wait` "
-                "of benchmark.md."
-            ),
-        ]
+        return [*out, "", *gaps(spans)]
+    without = (
+        "No GPU: there are no launches to leave gaps. The time blocked on gathers is the phase `gather wait` of "
+        "benchmark.md."
+    )
+    return [*out, "", without]
+
+
+def _kernels(events: Sequence[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """Name, begin and end, in microseconds, of what a GPU did."""
+    out = []
+    for event in events:
+        if event.get("ph") == "X" and event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
+            out.append((event["name"], event["ts"], event["ts"] + event["dur"]))
     return out
 
 
@@ -102,17 +99,21 @@ def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
     """Idle time of a GPU between its kernels, and the time of collectives that no other kernel covers; times in
     microseconds.
     """
-    every = merged((begin, end) for _, begin, end in kernels)
+    collectives: list[Span] = []
+    others: list[Span] = []
+    for name, begin, end in kernels:
+        if _collective(name):
+            collectives.append((begin, end))
+        else:
+            others.append((begin, end))
+    every, gathering, computing = merged([*collectives, *others]), merged(collectives), merged(others)
     whole = every[-1][1] - every[0][0]
-    between = [b[0] - a[1] for a, b in zip(every, every[1:], strict=False)]
-    gathering = merged((b, e) for name, b, e in kernels if _collective(name))
-    computing = merged((b, e) for name, b, e in kernels if not _collective(name))
+    between = [after[0] - before[1] for before, after in pairwise(every)]
     exposed = length(gathering) - overlap(gathering, computing)
     idle = sum(between)
     return [
         f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in "
-        f"{len(between)} gaps, "
-        f"the longest {max(between, default=0.0) / 1e3:.2f} ms",
+        f"{len(between)} gaps, the longest {max(between, default=0.0) / 1e3:.2f} ms",
         (
             f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms "
             f"({exposed / whole:.1%} of the whole) exposed: nothing else ran"

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -95,7 +96,9 @@ def flat(case: Case) -> dict[str, Any]:
                 out |= {f"{key}.{leaf}": v for leaf, v in value.items()}
         else:
             out[key] = value
-    return {k: v for k, v in out.items() if k not in ELSEWHERE}
+    for key in ELSEWHERE:
+        out.pop(key, None)
+    return out
 
 
 def assemble(
@@ -108,39 +111,55 @@ def assemble(
     return {**head, "machine": made_on, "versions": library_versions(), "commit": source_commit(), "cases": cases}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The steps of all ranks. seconds: of the slowest rank, for a step is over when that is through. real, samples: of
+    all ranks. computed: tokens of all ranks. phases: the mean of the ranks. probe: of the slowest rank.
+    """
+
+    seconds: list[float]
+    real: list[int]
+    computed: list[int]
+    samples: list[int]
+    phases: dict[str, list[float]]
+    probe: list[float]
+
+
+def _steps(ranks: Sequence[Sequence[StepRecord]]) -> _Steps:
+    out = _Steps([], [], [], [], {name: [] for name in PHASES}, [])
+    for step in zip(*ranks, strict=True):  # what every rank says of it
+        out.seconds.append(max(record.seconds for record in step))
+        out.real.append(step[0].real_tokens)
+        out.computed.append(sum(record.computed_tokens for record in step))
+        out.samples.append(step[0].samples)
+        for name, values in out.phases.items():
+            values.append(statistics.fmean(record.phases[name] for record in step))
+        out.probe.append(max(record.probe for record in step))
+    return out
+
+
 def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
+    """A case's entry in benchmark.json. A collective."""
     ranks: list[list[StepRecord]] = distributed.gather_objects(m.records)
-    steps = list(zip(*ranks, strict=True))  # of each step, what every rank says
     assert m.trainer is None and m.chosen is not None
-    seconds = [max(r.seconds for r in step) for step in steps]  # a step is over when the slowest rank is through
-    real, computed = [step[0].real_tokens for step in steps], [sum(r.computed_tokens for r in step) for step in steps]
-    of_phase = {name: [statistics.fmean(r.phases[name] for r in step) for step in steps] for name in PHASES}
-    total, world, sizes, everyone = sum(seconds), len(ranks), m.run_context.sizes, [r for step in steps for r in step]
-    peak = distributed.gather_objects(m.peak)
-    hosts, gpus = distributed.gather_objects(m.peak_host), [r.peak_gpu for r in everyone if r.peak_gpu is not None]
-    tokens_per_s = sum(real) / total
-    beside = {}
-    if m.peft is not None:
-        beside["peft"] = peft_content(m.peft, seconds, real, [step[0].samples for step in steps])
-    return {
+    steps, sizes, world = _steps(ranks), m.run_context.sizes, len(ranks)
+    peaks, hosts = distributed.gather_objects(m.peak), distributed.gather_objects(m.peak_host)
+    total, records = sum(steps.seconds), list(chain.from_iterable(ranks))
+    tokens_per_s = sum(steps.real) / total
+    out = {
         "mode": mode,
         "backbone": m.run_context.card.name,
         "sharding": m.chosen.sharding,
         "world_size": world,
-        "samples_per_s": sum(step[0].samples for step in steps) / total,
+        "samples_per_s": sum(steps.samples) / total,
         "tokens_per_s": tokens_per_s,
-        "computed_tokens_per_s": sum(computed) / total,
-        "step_seconds": spread(seconds),
-        "mfu": utilisation(sizes, tokens_per_s, min(peak) if all(peak) else None, world),
-        "flops_per_step": model_operations(sizes, statistics.fmean(real)),
-        "peak_gpu_bytes": max(gpus) if gpus else None,
-        "peak_host_bytes": None if None in hosts else max(hosts),
-        "gather_bytes_per_step": {
-            way: statistics.fmean(getattr(r.gathered, way) for r in everyone) for way in ("intra", "inter")
-        },
-        "h2d_bytes_per_step": statistics.fmean(r.gathered.uploaded for r in everyone),
+        "computed_tokens_per_s": sum(steps.computed) / total,
+        "step_seconds": spread(steps.seconds),
+        "mfu": utilisation(sizes, tokens_per_s, min(peaks) if all(peaks) else None, world),
+        "flops_per_step": model_operations(sizes, statistics.fmean(steps.real)),
+        **_memory_and_traffic(records, hosts),
         "load_seconds": m.load_seconds,
-        "kernel_share": sum(of_phase[PROJECT]) / total,
+        "kernel_share": sum(steps.phases[PROJECT]) / total,
         "label": m.case.label,
         "changed": m.case.swept,
         "recomputed_layers": m.chosen.recompute,
@@ -148,18 +167,39 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
         "teacher": m.teacher,
         "beside": m.beside,
         "warmup": warmup,
-        "gathers_per_step": statistics.fmean(r.gathered.calls for r in everyone),
-        "phases": {name: {**spread(values), "share": sum(values) / total} for name, values in of_phase.items()},
+        "gathers_per_step": statistics.fmean(record.gathered.calls for record in records),
+        "phases": {name: {**spread(values), "share": sum(values) / total} for name, values in steps.phases.items()},
         "steps": {
-            "seconds": seconds,
-            "real_tokens": real,
-            "computed_tokens": computed,
-            "samples": [step[0].samples for step in steps],
-            "phases": of_phase,
-            "probe": [max(r.probe for r in step) for step in steps],
+            "seconds": steps.seconds,
+            "real_tokens": steps.real,
+            "computed_tokens": steps.computed,
+            "samples": steps.samples,
+            "phases": steps.phases,
+            "probe": steps.probe,
         },
         "identity": m.identity,
-        **beside,
+    }
+    if m.peft is not None:
+        out["peft"] = peft_content(m.peft, steps.seconds, steps.real, steps.samples)
+    return out
+
+
+def _memory_and_traffic(records: Sequence[StepRecord], hosts: Sequence[int | None]) -> dict[str, Any]:
+    """Peaks over all ranks and steps; bytes of a rank and a step.
+
+    Args:
+        hosts: each rank's peak of host memory.
+    """
+    gpus = [record.peak_gpu for record in records if record.peak_gpu is not None]
+    gathered = [record.gathered for record in records]
+    return {
+        "peak_gpu_bytes": max(gpus, default=None),
+        "peak_host_bytes": None if None in hosts else max(hosts),  # type: ignore[type-var]
+        "gather_bytes_per_step": {
+            "intra": statistics.fmean(one.intra for one in gathered),
+            "inter": statistics.fmean(one.inter for one in gathered),
+        },
+        "h2d_bytes_per_step": statistics.fmean(one.uploaded for one in gathered),
     }
 
 

@@ -30,7 +30,7 @@ from engine.benchmarking.stage import data_of, stage_of
 from engine.core import Slower, UserError, deterministic
 from engine.data import TaskData, data_fingerprint
 from engine.distributed import Machine, MemoryEstimate, ShardedBackbone
-from engine.training import RunContext, Trainer
+from engine.training import RunContext, Stage, Trainer
 
 
 @dataclass
@@ -69,56 +69,55 @@ def run_benchmark(request: Request) -> None:
         UserError: what a run would be refused with; another measurement than the one to compare with. Slower: beyond
             the spread.
     """
-    every = []
-    for case in request.cases:
-        run_context = RunContext(case.config, writes=() if request.invented else ("data.cache",))
-        data = data_of(run_context, request.mode, request.invented)
-        every.append(
-            Measured(
-                case, run_context, data, identity=identity_of(request.mode, case, run_context, data_fingerprint(data))
-            )
-        )
+    every = [_prepared(case, request) for case in request.cases]
     first = every[0].run_context
     if request.beside:
         check_ranks(first.place.world)
-    old: Old | None = read_old(request.compare) if request.compare else None
-    if old is not None:  # what can differ before a node is held for it
+    old: Old | None = None
+    if request.compare:
+        old = read_old(request.compare)
+        # what can differ before a node is held for it
         old.check([m.identity for m in every], first.place.world, request.compare_anyway)
     device = first.join()
     machine = distributed.machine_here(device)
     if old is not None:
         old.check_nodes(machine.nodes, request.compare_anyway)
     for m in every:
-        work = distributed.micro_batch_shape(m.case.config, m.run_context.sizes)
-        m.chosen = distributed.choose_sharding(
-            m.run_context.sizes,
-            distributed.requested_sharding(m.case.config),
-            m.case.config.activation_checkpointing,
-            work,
-            machine,
-        )
+        sizes, config = m.run_context.sizes, m.case.config
+        work = distributed.micro_batch_shape(config, sizes)
+        asked = distributed.requested_sharding(config)
+        m.chosen = distributed.choose_sharding(sizes, asked, config.activation_checkpointing, work, machine)
     every, left_out = _that_fit(every, machine)
     for line in left_out:
         first.print_rank0(f"WARNING left out: {line}")
     groups = _groups(every, machine, request.alternate)
     first.print_rank0(_told(every, groups, request))
     content: dict[str, Any] = {}
+    done: list[Measured] = []
     for n, group in enumerate(groups):
         _measure(group, request, device, machine, n)
-        done = [m for g in groups[: n + 1] for m in g]
-        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device) | {
-            "left_out": left_out
-        }
+        done += group
+        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device)
+        content["left_out"] = left_out
         if first.is_main_process and n + 1 < len(groups):  # if a later case ends the process, these are measured
             write_files(request.output, content, None, False)
     verdict = None
     if first.is_main_process:
-        verdict = old.verdict(content) if old is not None else None
+        if old is not None:
+            verdict = old.verdict(content)
         for line in write_files(request.output, content, verdict, request.profile):
             first.print_rank0(line)
     verdict = distributed.gather_objects(verdict)[0]
     if verdict is not None and verdict.slower:
         raise Slower(verdict.headline)
+
+
+def _prepared(case: Case, request: Request) -> Measured:
+    """What is known of a case before a backbone stands."""
+    run_context = RunContext(case.config, writes=() if request.invented else ("data.cache",))
+    data = data_of(run_context, request.mode, request.invented)
+    identity = identity_of(request.mode, case, run_context, data_fingerprint(data))
+    return Measured(case, run_context, data, identity=identity)
 
 
 def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[str]]:
@@ -131,12 +130,16 @@ def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[s
         if case.chosen.fits(m):
             fit.append(case)
         else:
-            needed = case.chosen.device + (case.chosen.host if m.device == "cpu" else 0)
+            needed = case.chosen.device
+            if m.device == "cpu":
+                needed += case.chosen.host
             out.append(
                 f"{case.case.label}: {case.chosen.sharding} needs {needed / distributed.GB:.1f} GB a rank, there "
                 f"are {distributed.free_memory_text(m)}"
             )
-    return (fit, out) if fit and len(every) > 1 else (every, [])
+    if fit and len(every) > 1:
+        return fit, out
+    return every, []
 
 
 def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Measured]]:
@@ -151,30 +154,39 @@ def _groups(every: list[Measured], m: Machine, alternate: bool) -> list[list[Mea
         by_backbone.setdefault(case.lives, []).append(case)
     if not alternate:
         return [[case] for case in every]
-    parts = {f"{name} {i}": size for i, n in enumerate(needs.values()) for name, size in n.parts.items()}
+    parts: dict[str, tuple[float, float]] = {}
+    for i, need in enumerate(needs.values()):
+        parts |= {f"{name} {i}": size for name, size in need.parts.items()}
     if len(needs) > 1 and not MemoryEstimate("all", 0, False, parts).fits(m):
         return list(by_backbone.values())
     return [every]
 
 
 def _told(every: list[Measured], groups: list[list[Measured]], request: Request) -> str:
-    turns = ""
+    rows = "the run's own data"
+    if request.invented:
+        rows = f"invented rows of {request.invented.context} + {request.invented.answer} tokens"
+    out = f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}"
+    out += f", {request.warmup} + {request.steps} steps on {rows}"
     if len(every) > 1:
-        turns = (
-            "; they take turns"
-            if len(groups) == 1
-            else "; one after another"
-            if len(groups) == len(every)
-            else "; in turns by backbone"
-        )
-    rows = (
-        f"invented rows of {request.invented.context} + {request.invented.answer} tokens"
-        if request.invented
-        else "the run's own data"
-    )
-    steps = f"{request.warmup} + {request.steps} steps on {rows}"
-    beside = "; after each step one of PEFT's" if request.beside else ""
-    return f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}, {steps}{turns}{beside}"
+        if len(groups) == 1:
+            out += "; they take turns"
+        elif len(groups) == len(every):
+            out += "; one after another"
+        else:
+            out += "; in turns by backbone"
+    if request.beside:
+        out += "; after each step one of PEFT's"
+    return out
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """A backbone that stands. bytes: on the GPU."""
+
+    backbone: ShardedBackbone
+    load_seconds: float
+    bytes: int
 
 
 def _measure(group: list[Measured], request: Request, device: torch.device, machine: Machine, number: int) -> None:
@@ -188,22 +200,14 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
         for m in group:
             if m.lives not in standing:
                 standing[m.lives] = _built(m, device, machine)
-            there = standing[m.lives]
-            m.backbone, m.load_seconds = there.backbone, there.load_seconds
-            m.run_context.lend(m.backbone)
-            before = gpu_held()
-            with deterministic(m.case.config.deterministic):
-                stage = stage_of(m.run_context, request.mode, m.data, request.all_steps, cache)
-            m.trainer, m.peak = Trainer(stage, m.backbone, m.run_context.loop_settings()), m.backbone.peak
+            stage = _start(m, standing[m.lives], request, cache)
+            assert m.trainer is not None and m.backbone is not None
             after.callback(m.trainer.close)
-            m.teacher = None if stage.teachers is None else "asked" if stage.cached_teachers is None else "kept"
             m.beside = len(group) - 1
-            m.own_bytes = there.bytes + gpu_held() - before
             if request.beside:
                 start_LD, config = m.run_context.start_prompt("metaprompt"), m.case.config
-                m.peft = PeftBeside(
-                    stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=config.deterministic
-                )
+                fixed = config.deterministic
+                m.peft = PeftBeside(stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=fixed)
         for step in range(request.warmup + request.steps):
             for m in group:
                 record = _step(m, clock, device, probe)
@@ -215,7 +219,8 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             if step + 1 == request.warmup:
                 group[0].run_context.print_rank0(f"warm-up done: {request.warmup} steps")
         for m in group:
-            m.peak_host = None if m.beside or m.peft is not None else host.peak()
+            if not m.beside and m.peft is None:
+                m.peak_host = host.peak()
         if request.profile:
             for i, m in enumerate(group):
                 with profiled(request.output, f"{number}-{i}", m.case.label, m.run_context.is_main_process, device):
@@ -223,11 +228,18 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                         _step(m, clock, device, None)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    backbone: ShardedBackbone
-    load_seconds: float
-    bytes: int
+def _start(m: Measured, there: _Standing, request: Request, cache: Path) -> Stage:
+    """Give a case its loop, on a backbone that stands. -> the loop's stage."""
+    m.backbone, m.load_seconds = there.backbone, there.load_seconds
+    m.run_context.lend(m.backbone)
+    before = gpu_held()
+    with deterministic(m.case.config.deterministic):
+        stage = stage_of(m.run_context, request.mode, m.data, request.all_steps, cache)
+    m.trainer, m.peak = Trainer(stage, m.backbone, m.run_context.loop_settings()), m.backbone.peak
+    if stage.teachers is not None:
+        m.teacher = "asked" if stage.cached_teachers is None else "kept"
+    m.own_bytes = there.bytes + gpu_held() - before
+    return stage
 
 
 def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
@@ -261,15 +273,18 @@ def _step(m: Measured, clock: telemetry.PhaseTimer, device: torch.device, probe:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
     gathered = m.backbone.gathers.take()
+    peak = None
+    if device.type == "cuda":
+        peak = m.own_bytes + gpu_peak() - held
     return StepRecord(
-        seconds,
-        clock.take(),
-        int(outcome["examples"].sum()),
-        int(outcome["real_tokens"]),
-        int(outcome["computed_tokens"]),
-        gathered,
-        m.own_bytes + gpu_peak() - held if device.type == "cuda" else None,
-        probed,
+        seconds=seconds,
+        phases=clock.take(),
+        samples=int(outcome["examples"].sum()),
+        real_tokens=int(outcome["real_tokens"]),
+        computed_tokens=int(outcome["computed_tokens"]),
+        gathered=gathered,
+        peak_gpu=peak,
+        probe=probed,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.benchmarking.output import markdown
+from engine.benchmarking.output import markdown, mfu_text, with_range
 from engine.core import protect, write_atomic
 
 
@@ -22,7 +22,7 @@ def table(contents: Sequence[dict[str, Any]]) -> list[str]:
     for content, case in _cases(contents):
         base = _fewest(contents, case)
         per_rank, of_base = case["tokens_per_s"] / case["world_size"], base["tokens_per_s"] / base["world_size"]
-        s, g = case["step_seconds"], case["gather_bytes_per_step"]
+        gathered = case["gather_bytes_per_step"]
         rows.append(
             [
                 str(content["machine"].get("nodes")),
@@ -31,13 +31,13 @@ def table(contents: Sequence[dict[str, Any]]) -> list[str]:
                 case["backbone"],
                 case["label"] or "-",
                 case["sharding"],
-                f"{s['median']:.3g} ({s['p10']:.3g}-{s['p90']:.3g})",
+                with_range(case["step_seconds"]),
                 f"{case['tokens_per_s']:,.0f}",
                 f"{per_rank:,.0f}",
                 f"{per_rank / of_base:.0%}",
-                "-" if case["mfu"] is None else f"{case['mfu']:.1%}",
-                f"{g['intra'] / 1e6:,.1f}",
-                f"{g['inter'] / 1e6:,.1f}",
+                mfu_text(case),
+                f"{gathered['intra'] / 1e6:,.1f}",
+                f"{gathered['inter'] / 1e6:,.1f}",
                 f"{case['phases']['gather wait']['share']:.0%}",
                 f"{case['phases']['reduce']['share']:.0%}",
                 content["commit"] or "-",
@@ -65,10 +65,10 @@ def table(contents: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _cases(contents: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    every = [(content, case) for content in contents for case in content["cases"]]
-    return sorted(
-        every, key=lambda pair: (pair[1]["mode"], pair[1]["backbone"], pair[1]["label"], pair[1]["world_size"])
-    )
+    every = []
+    for content in contents:
+        every += [(content, case) for case in content["cases"]]
+    return sorted(every, key=lambda pair: (*_key(pair[1]), pair[1]["world_size"]))
 
 
 def _key(case: dict[str, Any]) -> tuple[Any, ...]:
@@ -77,7 +77,7 @@ def _key(case: dict[str, Any]) -> tuple[Any, ...]:
 
 def _fewest(contents: Sequence[dict[str, Any]], case: dict[str, Any]) -> dict[str, Any]:
     """The same case on the fewest ranks."""
-    return min((c for _, c in _cases(contents) if _key(c) == _key(case)), key=lambda c: c["world_size"])  # type: ignore[no-any-return]
+    return next(other for _, other in _cases(contents) if _key(other) == _key(case))  # they are in order of ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,15 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(lines))
     if a.output:
         a.output.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(
-            a.output / "scaling.md",
-            "\n".join(["# benchmark: " + ", ".join(sorted({c["mode"] for c in contents})), "", *lines, ""]),
-        )
+        modes = ", ".join(sorted({content["mode"] for content in contents}))
+        write_atomic(a.output / "scaling.md", "\n".join([f"# benchmark: {modes}", "", *lines, ""]))
         series: dict[str, list[tuple[float, float]]] = {}
         for _, case in _cases(contents):
-            series.setdefault(" ".join(filter(None, (case["mode"], case["backbone"], case["label"]))), []).append(
-                (case["world_size"], case["tokens_per_s"])
-            )
+            name = " ".join(filter(None, _key(case)))
+            series.setdefault(name, []).append((case["world_size"], case["tokens_per_s"]))
         core.line_chart(a.output / "scaling.png", "real tokens a second by ranks", "ranks", "tokens/s", series)
 
 

@@ -34,7 +34,9 @@ def mode_of(asked: str, config: RunConfig) -> str:
     Raises:
         UserError: there is no such stage, or the configuration names no task for it.
     """
-    mode = asked or ("adapt" if config.adapt.targets and not config.distill.sources else "distill")
+    mode = asked
+    if not mode:
+        mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
     if mode not in MODES:
         raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
     tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
@@ -58,10 +60,12 @@ def data_of(run_context: RunContext, mode: str, invented: Invention | None) -> d
     c = run_context.config
     tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
     if invented is not None:
-        shots = [int(s) for s in c.adapt.shots if s != "full"] if mode == "adapt" else []
+        rows = invented.rows
+        if mode == "adapt":
+            rows = max([rows, *(int(s) for s in c.adapt.shots if s != "full")])
         vocabulary = min(run_context.tokenizer.vocab_size, run_context.model_config.vocab_size)
-        return invented_data(tasks, replace(invented, rows=max([invented.rows, *shots])), vocabulary, c.seed)
-    data = run_context.data({task: ["train"] for task in tasks})
+        return invented_data(tasks, replace(invented, rows=rows), vocabulary, c.seed)
+    data = run_context.data(dict.fromkeys(tasks, ["train"]))
     if mode == "adapt":
         adapt_rows(c, data)  # its errors before the process group starts
     return data
@@ -78,17 +82,16 @@ def stage_of(run_context: RunContext, mode: str, data: dict[str, TaskData], step
     if mode == "teach":
         return teach_stage(run_context, data)
     if mode == "adapt":
-        return adapt_stage(run_context, data, {m: _untrained(run_context) for m in c.adapt.methods if m in DECOMPOSED})
+        sources: dict[str, Source] = {}
+        for method in c.adapt.methods:
+            if method in DECOMPOSED:
+                sources[method] = _untrained(run_context)
+        return adapt_stage(run_context, data, sources)
     teachers = None
     if c.distill.lambda_kl or c.distill.lambda_hidden:
-        prompts_KLD = torch.stack(
-            [run_context.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
-        )
-        teachers = (
-            JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(prompts_KLD)})
-            .to(run_context.backbone().device)
-            .requires_grad_(False)
-        )
+        prompts = [run_context.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
+        teachers = JoinedBank({"teacher": SoftPromptBank(torch.stack(prompts))}, {"teacher": len(prompts)})
+        teachers = teachers.to(run_context.backbone().device).requires_grad_(False)
     stage = distill_stage(run_context, data, teachers, "")
     if teachers is not None:
         run_context.config = replace(c, data=replace(c.data, cache=str(cache)))
@@ -99,8 +102,10 @@ def stage_of(run_context: RunContext, mode: str, data: dict[str, TaskData], step
 def _untrained(run_context: RunContext) -> Source:
     """A distillation's outcome as far as its shapes go, with the source tasks that the configuration starts from."""
     c = run_context.config
-    named = [c.adapt.init.removeprefix("task:")] if c.adapt.init.startswith("task:") else []
-    tasks = list(dict.fromkeys([*named, *c.adapt.transfer])) or ["source"]
+    named = list(c.adapt.transfer)
+    if c.adapt.init.startswith("task:"):
+        named.insert(0, c.adapt.init.removeprefix("task:"))
+    tasks = list(dict.fromkeys(named)) or ["source"]
     start_LD = run_context.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         len(tasks), c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)

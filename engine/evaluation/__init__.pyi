@@ -2,14 +2,17 @@ from .aggregate import (
     OUR_METHOD as OUR_METHOD,
     average as average,
     by_seed as by_seed,
+    cells_of as cells_of,
+    interval_around as interval_around,
     made_with as made_with,
     paired_over_targets as paired_over_targets,
     student as student,
 )
-from .evaluate import Predictor as Predictor, evaluate_run as evaluate_run
+from .evaluate import evaluate_run as evaluate_run
 from .generation import Answer as Answer, Greedy as Greedy
 from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
 from .notes import Wanted as Wanted, predict_notes as predict_notes
+from .predictor import Predictor as Predictor
 from .run_summary import TUNING as TUNING
 
 __all__ = [
@@ -22,7 +25,9 @@ __all__ = [
     "Wanted",
     "average",
     "by_seed",
+    "cells_of",
     "evaluate_run",
+    "interval_around",
     "made_with",
     "option_likelihoods",
     "paired_over_targets",

@@ -5,7 +5,7 @@ Scores are fractions 0-1.
 import datetime
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -13,44 +13,15 @@ import numpy as np
 
 from clinical_tasks import interval
 
-# two-sided 95 % quantiles of Student's t by degrees of freedom
-T95 = dict(
-    enumerate(
-        (
-            12.706,
-            4.303,
-            3.182,
-            2.776,
-            2.571,
-            2.447,
-            2.365,
-            2.306,
-            2.262,
-            2.228,
-            2.201,
-            2.179,
-            2.160,
-            2.145,
-            2.131,
-            2.120,
-            2.110,
-            2.101,
-            2.093,
-            2.086,
-            2.080,
-            2.074,
-            2.069,
-            2.064,
-            2.060,
-            2.056,
-            2.052,
-            2.048,
-            2.045,
-            2.042,
-        ),
-        1,
-    )
+# two-sided 95 % quantiles of Student's t, of 1 to 30 degrees of freedom
+# fmt: off
+T95_VALUES = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )
+# fmt: on
+T95 = dict(enumerate(T95_VALUES, 1))
 T95_LARGE = 1.96
 
 OUR_METHOD = "metaprompt"  # every other method is compared with it
@@ -84,33 +55,49 @@ def summarise(
 
 
 def _cell(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
-    values = [r["scores"][metric] for r in rows]
-    mean, n = statistics.fmean(values), len(values)
-    std = statistics.stdev(values) if n > 1 else None
-    half = T95.get(n - 1, T95_LARGE) * std / n**0.5 if std is not None else None
+    """One method at one number of shots, over its seeds."""
+    values = _scores(rows, metric)
+    mean, half = student(values)
     return {
         "mean": mean,
-        "std": std,
-        "ci95": None if half is None else [mean - half, mean + half],
-        "seeds": [r["seed"] for r in rows],
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "ci95": interval_around(mean, half),
+        "seeds": _column(rows, "seed"),
         "values": values,
-        "steps": [r["best_step"] for r in rows],
-        "scores": {m: statistics.fmean(r["scores"][m] for r in rows) for m in rows[0]["scores"]},
+        "steps": _column(rows, "best_step"),
+        "scores": _means(_column(rows, "scores")),
         "n_dropped": rows[0]["n_dropped"],
-        "n_truncated": [r["n_truncated"] for r in rows],
+        "n_truncated": _column(rows, "n_truncated"),
         **_examples(rows),
         **_intervals(rows),
         **_labels(rows),
     }
 
 
+def _scores(rows: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    return [row["scores"][metric] for row in rows]
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    return [row[key] for row in rows]
+
+
+def _means(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each key of the first table, the mean over all tables."""
+    return {key: statistics.fmean(_column(tables, key)) for key in tables[0]}
+
+
+def interval_around(mean: float, half: float | None) -> list[float] | None:
+    """Both ends; None without a half width."""
+    return None if half is None else [mean - half, mean + half]
+
+
 def _examples(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of in-context rows, by seed: solved examples that did not fit, over all contexts; the most and fewest that a
     context holds.
     """
-    return {
-        k: [r[k] for r in rows] for k in ("n_examples_left_out", "n_examples_most", "n_examples_fewest") if k in rows[0]
-    }
+    keys = ("n_examples_left_out", "n_examples_most", "n_examples_fewest")
+    return {key: _column(rows, key) for key in keys if key in rows[0]}
 
 
 def _intervals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -120,7 +107,11 @@ def _intervals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     drawn: list[dict[str, Any]] = [r.get("replicates", {}) for r in rows]
     if not all(drawn):
         return {}
-    return {"intervals": {m: list(interval(np.mean([d[m] for d in drawn], axis=0))) for m in drawn[0]}}
+    intervals = {}
+    for metric in drawn[0]:
+        means = np.mean(_column(drawn, metric), axis=0)
+        intervals[metric] = list(interval(means))
+    return {"intervals": intervals}
 
 
 def _paired(methods: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], metric: str) -> dict[str, Any]:
@@ -131,20 +122,39 @@ def _paired(methods: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], metri
     drops out. Absent where a side has no resamples.
     """
     out: dict[str, Any] = {}
-    for other, by in methods.items():
-        for shots in by if other != OUR_METHOD else ():
-            sides = [methods.get(OUR_METHOD, {}).get(shots, []), by[shots]]
-            drawn = [[r["replicates"][metric] for r in rows if metric in r.get("replicates", {})] for rows in sides]
-            if (
-                not all(rows and len(d) == len(rows) for rows, d in zip(sides, drawn, strict=True))
-                or len({len(d) for side in drawn for d in side}) != 1
-            ):
-                continue
-            ours, theirs = (statistics.fmean(r["scores"][metric] for r in rows) for rows in sides)
-            differences = np.mean(drawn[0], axis=0) - np.mean(drawn[1], axis=0)
-            cell = {"difference": ours - theirs, "interval": list(interval(differences)), "p": two_sided(differences)}
-            out.setdefault(f"{OUR_METHOD}-{other}", {})[shots] = cell
+    for other, by_shots in methods.items():
+        if other == OUR_METHOD:
+            continue
+        for shots, rows in by_shots.items():
+            cell = _paired_cell(methods.get(OUR_METHOD, {}).get(shots, []), rows, metric)
+            if cell is not None:
+                out.setdefault(f"{OUR_METHOD}-{other}", {})[shots] = cell
     return out
+
+
+def _paired_cell(
+    our_rows: Sequence[dict[str, Any]], their_rows: Sequence[dict[str, Any]], metric: str
+) -> dict[str, Any] | None:
+    """None where a row of either side has no resamples, or another number of them than the others."""
+    ours, theirs = _replicates(our_rows, metric), _replicates(their_rows, metric)
+    if not ours or not theirs or len({len(drawn) for drawn in (*ours, *theirs)}) != 1:
+        return None
+    differences = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
+    return {
+        "difference": statistics.fmean(_scores(our_rows, metric)) - statistics.fmean(_scores(their_rows, metric)),
+        "interval": list(interval(differences)),
+        "p": two_sided(differences),
+    }
+
+
+def _replicates(rows: Sequence[dict[str, Any]], metric: str) -> list[Any]:
+    """Each row's resampled scores; empty where a row has none."""
+    found = []
+    for row in rows:
+        if metric not in row.get("replicates", {}):
+            return []
+        found.append(row["replicates"][metric])
+    return found
 
 
 def two_sided(differences: np.ndarray) -> float:
@@ -157,47 +167,63 @@ def two_sided(differences: np.ndarray) -> float:
 
 def _labels(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Each label's numbers, mean over the seeds that have the label."""
-    tables = [r.get("labels") or {} for r in rows]
-    names = dict.fromkeys(name for table in tables for name in table)
-    found = {name: [table[name] for table in tables if name in table] for name in names}
-    return (
-        {"labels": {n: {k: statistics.fmean(v[k] for v in each) for k in each[0]} for n, each in found.items()}}
-        if names
-        else {}
-    )
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        for name, numbers in (row.get("labels") or {}).items():
+            found.setdefault(name, []).append(numbers)
+    if not found:
+        return {}
+    return {"labels": {name: _means(each) for name, each in found.items()}}
 
 
 def average(tasks: Mapping[str, Any], role: str = "target") -> dict[str, dict[str, float]]:
     """METHOD -> SHOTS -> mean over target tasks, only where every target task has the cell: a mean over others
     would not compare.
     """
-    targets = [t for t in tasks.values() if t["role"] == role]
+    targets = _of_role(tasks, role)
     out: dict[str, dict[str, float]] = {}
-    cells = {(m, s) for t in targets for m, by in t["methods"].items() for s in by}
-    for method, shots in sorted(cells):
-        means = [t["methods"].get(method, {}).get(shots, {}).get("mean") for t in targets]
-        if all(m is not None for m in means):
+    for method, shots in sorted(cells_of(targets)):
+        means = [task["methods"].get(method, {}).get(shots, {}).get("mean") for task in targets]
+        if None not in means:
             out.setdefault(method, {})[shots] = statistics.fmean(means)
     return out
+
+
+def _of_role(tasks: Mapping[str, Any], role: str) -> list[Any]:
+    return [task for task in tasks.values() if task["role"] == role]
+
+
+def cells_of(tasks: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """Every (method, shots) that any of the tasks has."""
+    found = set()
+    for task in tasks:
+        for method, by_shots in task["methods"].items():
+            for shots in by_shots:
+                found.add((method, shots))
+    return found
 
 
 def by_seed(tasks: Mapping[str, Any], method: str, shots: str) -> dict[int, float]:
     """Seed -> mean over target tasks, of the seeds that every target was scored with; empty where a target lacks
     the cell.
     """
-    cells = [t["methods"].get(method, {}).get(shots) for t in tasks.values() if t["role"] == "target"]
-    if not cells or any(c is None or "values" not in c for c in cells):
-        return {}
-    values = [dict(zip(c["seeds"], c["values"], strict=True)) for c in cells if c]
-    return {seed: statistics.fmean(v[seed] for v in values) for seed in values[0] if all(seed in v for v in values)}
+    values: dict[int, list[float]] = {}
+    targets = _of_role(tasks, "target")
+    for task in targets:
+        cell = task["methods"].get(method, {}).get(shots)
+        if cell is None or "values" not in cell:
+            return {}
+        for seed, value in zip(cell["seeds"], cell["values"], strict=True):
+            values.setdefault(seed, []).append(value)
+    return {seed: statistics.fmean(found) for seed, found in values.items() if len(found) == len(targets)}
 
 
 def student(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and half its 95 % interval by Student's t; None of one value."""
-    half = (
-        T95.get(len(values) - 1, T95_LARGE) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    )
-    return statistics.fmean(values), half
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return mean, None
+    return mean, T95.get(n - 1, T95_LARGE) * statistics.stdev(values) / n**0.5
 
 
 def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dict[str, Any] | None:
@@ -209,22 +235,21 @@ def paired_over_targets(tasks: Mapping[str, Any], other: str, shots: str) -> dic
     ours, theirs = by_seed(tasks, OUR_METHOD, shots), by_seed(tasks, other, shots)
     if other == "instruction" and len(theirs) == 1:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    seeds = [s for s in ours if s in theirs]
-    if not seeds:
+    differences = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+    if not differences:
         return None
-    mean, half = student([ours[s] - theirs[s] for s in seeds])
-    cells = [
-        (t["methods"][OUR_METHOD][shots]["mean"], t["methods"][other][shots]["mean"])
-        for t in tasks.values()
-        if t["role"] == "target"
-    ]
+    mean, half = student(list(differences.values()))
+    gains = []
+    for task in _of_role(tasks, "target"):
+        methods = task["methods"]
+        gains.append(np.sign(methods[OUR_METHOD][shots]["mean"] - methods[other][shots]["mean"]))
     return {
         "difference": mean,
-        "interval": None if half is None else [mean - half, mean + half],
-        "seeds": seeds,
-        "won": sum(a > b for a, b in cells),
-        "lost": sum(a < b for a, b in cells),
-        "tied": sum(a == b for a, b in cells),
+        "interval": interval_around(mean, half),
+        "seeds": list(differences),
+        "won": gains.count(1),
+        "lost": gains.count(-1),
+        "tied": gains.count(0),
     }
 
 
@@ -232,11 +257,16 @@ def identities(hashes: Mapping[str, Any]) -> dict[str, str]:
     """Of a checkpoint's hashes those that name something (data, backbone, layout, teachers, sources.METHOD), not
     the settings.
     """
-    out = {k: v for k, v in hashes.items() if isinstance(v, str) and v}
+    out = {}
+    for name, value in hashes.items():
+        if isinstance(value, str) and value:
+            out[name] = value
     sources = hashes.get("sources")
-    return out | (
-        {f"sources.{k}": v for k, v in sources.items() if isinstance(v, str)} if isinstance(sources, dict) else {}
-    )
+    if isinstance(sources, dict):
+        for method, value in sources.items():
+            if isinstance(value, str):
+                out[f"sources.{method}"] = value
+    return out
 
 
 def made_with() -> dict[str, Any]:

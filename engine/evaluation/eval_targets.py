@@ -26,7 +26,7 @@ class ScoredRow:
 
     @property
     def name(self) -> str:
-        return ".".join(str(self.labels[k]) for k in ("task", "method", "shots", "seed"))
+        return "{task}.{method}.{shots}.{seed}".format(**self.labels)
 
 
 def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
@@ -38,22 +38,19 @@ def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, C
     run_dir, config = run_context.run_dir, run_context.config
     bank, found = checkpoints.load_bank(run_dir, "run")
     rows = _of_bank(bank, found)
-    if (
-        found.state["stage"] != "adapt" and (run_dir / "teachers").exists()
-    ):  # those of teach.run are scored there, and there may be none
+    adapted = found.state["stage"] == "adapt"
+    # teachers of teach.run are scored in that run, and there may be none here
+    if not adapted and (run_dir / "teachers").exists():
         rows += _of_bank(*checkpoints.load_bank(run_dir / "teachers", "teachers"))
-    untrained = [m for m in UNTRAINED if found.state["stage"] == "adapt" and m in config.adapt.methods]
+    untrained = set(config.adapt.methods).intersection(UNTRAINED) if adapted else set()
     names = list(dict.fromkeys(row.labels["task"] for row in rows))
     if config.evaluate.instruction or "instruction" in untrained:
-        rows += [ScoredRow({"task": n, "method": "instruction", "shots": "0", "seed": 0}) for n in names]
+        rows += [_untrained(task, "instruction") for task in names]
     if "in_context" in untrained:
-        numbers = [s for s in config.adapt.shots if s not in ("0", "full")]
-        rows += [
-            ScoredRow({"task": n, "method": "in_context", "shots": k, "seed": s})
-            for n in names
-            for k in numbers
-            for s in config.adapt.seeds
-        ]
+        for task in names:
+            for shots in config.adapt.shots:
+                if shots not in ("0", "full"):
+                    rows += [_untrained(task, "in_context", shots, seed) for seed in config.adapt.seeds]
     _check_backbone(run_context, found.state["hashes"], run_dir)
     return rows, bank, found
 
@@ -61,12 +58,17 @@ def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, C
 def shown_examples(train: Split, labels: dict[str, Any], seed: int) -> list[tuple[str, str]]:
     """The solved examples of an in-context row: the few-shot set that a trained row of these labels gets."""
     chosen = train_indices(train, {}, labels["task"], labels["shots"], labels["seed"], seed)
-    return [(e.input_text, e.answer_text) for e in map(train.example, chosen)]
+    examples = map(train.example, chosen)
+    return [(example.input_text, example.answer_text) for example in examples]
 
 
 def _of_bank(bank: JoinedBank, found: Checkpoint) -> list[ScoredRow]:
     best: Sequence[int] = found.state["progress"]["best_step"]
     return [ScoredRow(labels, bank, k, best[k], found.identity) for k, labels in enumerate(found.state["rows"])]
+
+
+def _untrained(task: str, method: str, shots: str = "0", seed: int = 0) -> ScoredRow:
+    return ScoredRow({"task": task, "method": method, "shots": shots, "seed": seed})
 
 
 def _check_backbone(run_context: RunContext, saved: dict[str, Any], run_dir: Path) -> None:

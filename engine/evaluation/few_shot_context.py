@@ -27,15 +27,17 @@ class Shown:
     """Of every context made: how many examples it holds."""
 
     def __post_init__(self) -> None:
-        sizes = [len(self.layout.tokenizer.encode(self.layout.solved_text(e))) for e in self.examples]
+        texts = [self.layout.solved_text(example) for example in self.examples]
+        sizes = [len(self.layout.tokenizer.encode(text)) for text in texts]
         self._before = [0, *accumulate(sizes)]  # about: what is tokenised apart may differ at its borders
 
     def context(self, input_text: str, answer_tokens: int) -> list[int]:
         """Token ids; ``answer_tokens`` is the room that the answer needs."""
-        limit, make = (
-            self.limit - answer_tokens,
-            lambda n: self.layout.instructed_ids(self.instruction, input_text, self.examples[:n]),
-        )
+
+        def make(n: int) -> list[int]:
+            return self.layout.instructed_ids(self.instruction, input_text, self.examples[:n])
+
+        limit = self.limit - answer_tokens
         ids = make(0)
         n = sum(before + len(ids) <= limit for before in self._before[1:])
         if n:
@@ -64,6 +66,7 @@ def common_start(contexts: Sequence[list[int]]) -> int:
     """How many tokens all contexts begin with alike; every one keeps a token of its own."""
     shortest, longest = min(contexts), max(contexts)  # in the order of their tokens: what these two share, all share
     most = min(map(len, contexts)) - 1
-    return next(
-        (n for n, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b or n >= most), max(0, most)
-    )
+    for n, (a, b) in enumerate(zip(shortest, longest, strict=False)):
+        if a != b or n >= most:
+            return n
+    return max(0, most)

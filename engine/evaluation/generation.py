@@ -50,14 +50,11 @@ class Greedy:
         """Number of the context, ids of its answer (the end token included, where it came), as they end. A
         collective.
         """
-        waiting = [
-            Answer(i, c, []) for i, c in sorted(enumerate(contexts), key=lambda pair: len(pair[1]))
-        ]  # the longest enter first
-        longest = (
-            max_over_ranks(max((len(c) for c in contexts), default=1))
-            if self.synced
-            else max((len(c) for c in contexts), default=1)
-        )
+        waiting = [Answer(index, context, []) for index, context in enumerate(contexts)]
+        waiting.sort(key=lambda answer: len(answer.context))  # the longest enter first
+        longest = len(waiting[-1].context) if waiting else 1
+        if self.synced:
+            longest = max_over_ranks(longest)
         width = max(1, min(self.width, len(waiting)))
         slots = self._slots(width, len(self.prompt_LD), longest + self.max_new_tokens)
         running: list[Answer] = []
@@ -66,21 +63,21 @@ class Greedy:
             if todo == DONE:
                 return
             if todo == ENTER:
-                chosen = self._next_group(waiting, width - len(running)) if self._wants(waiting, running, width) else []
+                chosen = []
+                if self._wants(waiting, running, width):
+                    chosen = self._next_group(waiting, width - len(running))
                 logits = self._enter([s.context for s in chosen], slots)
                 started = len(running)
                 running += chosen
             else:
                 chosen, started = running, 0
                 logits = self._step([s.ids[-1] for s in running], slots)
-            for sequence, token in zip(chosen, self.pick(logits, chosen) if chosen else [], strict=True):
-                sequence.ids.append(token)
-            ended = [
-                i
-                for i in range(started, len(running))
-                if running[i].ids[-1] == self.end_id or len(running[i].ids) == self.max_new_tokens
-            ]
-            for slot in reversed(ended):
+            if chosen:
+                for sequence, token in zip(chosen, self.pick(logits, chosen), strict=True):
+                    sequence.ids.append(token)
+            for slot in reversed(range(started, len(running))):
+                if not self._ended(running[slot]):
+                    continue
                 yield running[slot].index, running[slot].ids
                 moved = slots.leave(slot)
                 if moved is not None:
@@ -91,12 +88,19 @@ class Greedy:
         """The next token of each."""
         return logits_NV.argmax(-1).tolist()  # type: ignore[no-any-return]
 
+    def _ended(self, answer: Answer) -> bool:
+        return answer.ids[-1] == self.end_id or len(answer.ids) == self.max_new_tokens
+
     def _wants(self, waiting: list[Answer], running: list[Answer], width: int) -> bool:
         free = width - len(running)
         return bool(waiting) and free >= min(len(waiting), max(1, width // REFILL))
 
     def _agree(self, waiting: list[Answer], running: list[Answer], width: int) -> int:
-        own = ENTER if self._wants(waiting, running, width) else STEP if running else DONE
+        own = DONE
+        if self._wants(waiting, running, width):
+            own = ENTER
+        elif running:
+            own = STEP
         return max_over_ranks(own) if self.synced else own
 
     def _next_group(self, waiting: list[Answer], free: int) -> list[Answer]:
@@ -113,7 +117,9 @@ class Greedy:
         return out
 
     def _enter(self, contexts: list[list[int]], slots: Slots) -> Tensor:
-        fill = lambda tokens_TD: torch.cat([self.prompt_LD.to(tokens_TD.dtype), tokens_TD])  # noqa: E731
+        def fill(tokens_TD: Tensor) -> Tensor:
+            return torch.cat([self.prompt_LD.to(tokens_TD.dtype), tokens_TD])
+
         logits = self.backbone.prefill(contexts, fill, slots) if contexts else self._idle()
         self.backbone.release()
         return logits

@@ -7,6 +7,7 @@ it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Choice:
 
     @property
     def tokens(self) -> int:
-        return len(self.context) + len(self.options) * max(len(o) for o in self.options)
+        return len(self.context) + len(self.options) * max(map(len, self.options))
 
 
 def option_likelihoods(
@@ -50,10 +51,12 @@ def option_likelihoods(
         real = group or [0]  # the first one again, for the other ranks' sake; it is not counted
         found = _ask(backbone, prompt_LD, [choices[i] for i in real])
         if group:
-            owners = torch.tensor([starts[i] + o for i in group for o in range(len(choices[i].options))])
-            logp[owners] = found
+            owners: list[int] = []
+            for i in group:
+                owners += range(starts[i], starts[i + 1])
+            logp[torch.tensor(owners)] = found
     sum_over_ranks(logp)
-    return [logp[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+    return [logp[begin:end].tolist() for begin, end in pairwise(starts)]
 
 
 def _groups(choices: Sequence[Choice], length: int, max_tokens_per_micro_batch: int, world: int) -> list[list[int]]:
@@ -81,15 +84,19 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
         device,
         model.get_output_embeddings().weight.dtype,
     )
-    of_N = torch.tensor([b for b, c in enumerate(choices) for _ in c.options], device=device)
-    first = torch.tensor([option[0] for c in choices for option in c.options], device=device)
-    fill = lambda tokens_TD: torch.cat([prompt_LD.to(tokens_TD.dtype), tokens_TD])  # noqa: E731
+    options = [option for choice in choices for option in choice.options]
+    n_options = torch.tensor([len(choice.options) for choice in choices])
+    of_N = torch.arange(len(choices)).repeat_interleave(n_options).to(device)
+    first = torch.tensor([option[0] for option in options], device=device)
+
+    def fill(tokens_TD: Tensor) -> Tensor:
+        return torch.cat([prompt_LD.to(tokens_TD.dtype), tokens_TD])
+
     logp = -backbone.prefill(contexts, fill, slots, _loss(first), of_N).ce_N.double().cpu()
     backbone.release()
-    branches, tokens = max(len(c.options) for c in choices), max(len(o) for c in choices for o in c.options) - 1
-    ids = torch.zeros(
-        len(choices), branches, max(tokens, 1), dtype=torch.long
-    )  # every rank branches, if only for the others' sake
+    branches, tokens = int(n_options.max()), max(map(len, options)) - 1
+    # every rank branches, if only for the others' sake
+    ids = torch.zeros(len(choices), branches, max(tokens, 1), dtype=torch.long)
     at: list[int] = []
     labels: list[int] = []
     owner: list[int] = []

@@ -5,9 +5,8 @@ on where it was.
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from engine.core import UserError, write_atomic
 from engine.data import Sample, load_cards, unknown_task
 from engine.distributed import barrier
 from engine.evaluation.eval_targets import ScoredRow, rows_of_run
-from engine.evaluation.evaluate import Predictor
-from engine.evaluation.prediction_store import PredictionStore
+from engine.evaluation.prediction_store import Prediction, PredictionStore
+from engine.evaluation.predictor import EMPTY, Predictor
 from engine.evaluation.vllm import announce
 from engine.training import RunContext
 
@@ -40,8 +39,11 @@ class Notes:
     def __init__(self, examples: Sequence[Example], layout: Layout, max_length: int):
         self.examples = list(examples)
         self._contexts = [layout.context_ids(e.input_text) for e in self.examples]
-        longest = [max((len(layout.answer_ids(o)) for o in e.options), default=0) for e in self.examples]
-        self.kept = [i for i, ids in enumerate(self._contexts) if len(ids) + longest[i] <= max_length]
+        self.kept: list[int] = []
+        for index, example in enumerate(self.examples):
+            longest = max((len(layout.answer_ids(option)) for option in example.options), default=0)
+            if len(self._contexts[index]) + longest <= max_length:
+                self.kept.append(index)
         self.key = hashlib.sha256(json.dumps([asdict(e) for e in self.examples]).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -60,49 +62,58 @@ def predict_notes(run_context: RunContext, wanted: Wanted, source: Path, output:
     Raises:
         UserError: no such row, notes that cannot be read, an output that is there: all at once where possible.
     """
+    config = run_context.config
     row = choose_row(rows_of_run(run_context)[0], wanted, run_context.run_dir)
-    cards = load_cards(run_context.config.data)
+    cards = load_cards(config.data)
     if wanted.task not in cards:
         raise UserError(unknown_task(wanted.task, cards))
     card = cards[wanted.task]
-    whole, problems = clinical_tasks.read_notes(source, card)
-    problems = [f"--input: {p}" for p in problems] + _output_problems(
-        output, into_folder, card, run_context.config.overwrite
-    )
-    if into_folder:
-        odd = [str(n) for n, e in enumerate(whole, 1) if not _names_a_file(e.document)]
-        problems += [
-            f"--input: {source}: note {n}: its id cannot name a file. Fix: give it another, or name a .jsonl as output"
-            for n in odd
-        ]
-    if problems:
-        raise UserError(problems)
-    notes = Notes(
-        [piece for example in whole for piece in _pieces(run_context, card, example)],
-        run_context.layout,
-        run_context.config.data.max_length,
-    )
+    notes = Notes(_read(run_context, card, source, output, into_folder), run_context.layout, config.data.max_length)
     announce(run_context)
     backbone = run_context.backbone()
-    asker = Predictor(run_context, None if row.bank is None else row.bank.to(backbone.device))
-    kept = PredictionStore(
-        output.parent, f"{output.name}.answers", [asker.key(card, notes, row), source.name], run_context.place.rank
-    )
-    found = asker.ask(card, notes, row.number, kept)
-    results = _results(card, notes, {i: a.text for i, a in found.items()}, {i for i, a in found.items() if not a.ended})
+    predictor = Predictor(run_context, None if row.bank is None else row.bank.to(backbone.device))
+    key = [predictor.key(card, notes, row), source.name]
+    store = PredictionStore(output.parent, f"{output.name}.answers", key, run_context.place.rank)
+    results = _results(card, notes, predictor.ask(card, notes, row.number, store))
     if run_context.is_main_process:
-        if into_folder:
-            output.mkdir(exist_ok=True, mode=0o700)
-            for result in results:
-                write_atomic(output / f"{result['id']}.ann", clinical_tasks.brat_lines(result))
-        else:
-            write_atomic(output, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results))
-        kept.forget()
-        run_context.print_rank0(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {asker.work.line()}")
-        for line in _warnings(results, run_context.config.data.max_length, run_context.config.evaluate.max_new_tokens):
+        _write(results, output, into_folder)
+        store.forget()
+        run_context.print_rank0(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {predictor.work.line()}")
+        for line in _warnings(results, config.data.max_length, config.evaluate.max_new_tokens):
             run_context.print_rank0(f"WARNING {line}")
         run_context.print_rank0(f"answers in {output}")
     barrier()
+
+
+def _read(run_context: RunContext, card: TaskCard, source: Path, output: Path, into_folder: bool) -> list[Example]:
+    """The notes of ``source``, the long ones in pieces.
+
+    Raises:
+        UserError: they cannot be read, or ``output`` cannot be written: all at once.
+    """
+    whole, unreadable = clinical_tasks.read_notes(source, card)
+    problems = [f"--input: {problem}" for problem in unreadable]
+    problems += _output_problems(output, into_folder, card, run_context.config.overwrite)
+    if into_folder:
+        fix = "Fix: give it another, or name a .jsonl as output"
+        for number, example in enumerate(whole, 1):
+            if not _names_a_file(example.document):
+                problems.append(f"--input: {source}: note {number}: its id cannot name a file. {fix}")
+    if problems:
+        raise UserError(problems)
+    pieces: list[Example] = []
+    for example in whole:
+        pieces += _pieces(run_context, card, example)
+    return pieces
+
+
+def _write(results: Sequence[dict[str, Any]], output: Path, into_folder: bool) -> None:
+    if into_folder:
+        output.mkdir(exist_ok=True, mode=0o700)
+        for result in results:
+            write_atomic(output / f"{result['id']}.ann", clinical_tasks.brat_lines(result))
+    else:
+        write_atomic(output, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results))
 
 
 def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> ScoredRow:
@@ -111,40 +122,53 @@ def choose_row(rows: Sequence[ScoredRow], wanted: Wanted, run_dir: Path) -> Scor
     Raises:
         UserError: none does; says which there are.
     """
-    usable = [
-        r for r in rows if r.labels["method"] != "in_context"
-    ]  # its examples are the corpus's, which may be elsewhere
-    of_task = [r for r in usable if r.labels["task"] == wanted.task]
+    # an in-context row's examples are the corpus's, which may be elsewhere
+    usable = [row for row in rows if row.labels["method"] != "in_context"]
+    of_task = [row for row in usable if row.labels["task"] == wanted.task]
     if not of_task:
-        raise UserError(
-            f"--task: {wanted.task!r} is not in {run_dir}; it has "
-            f"{', '.join(dict.fromkeys(r.labels['task'] for r in usable))}"
-        )
-    method = wanted.method or (
-        "metaprompt" if any(r.labels["method"] == "metaprompt" for r in of_task) else of_task[0].labels["method"]
-    )
-    fitting = [r for r in of_task if r.labels["method"] == method]
-    fitting = [
-        r for r in fitting if wanted.shots in ("", r.labels["shots"]) and wanted.seed in ("", str(r.labels["seed"]))
-    ]
+        there = ", ".join(dict.fromkeys(row.labels["task"] for row in usable))
+        raise UserError(f"--task: {wanted.task!r} is not in {run_dir}; it has {there}")
+    method = wanted.method
+    if not method:
+        methods = [row.labels["method"] for row in of_task]
+        method = "metaprompt"
+        if method not in methods:
+            method = methods[0]
+    asked = replace(wanted, method=method)
+    fitting = [row for row in of_task if _fits(row, asked)]
     if not fitting:
-        there = ", ".join(" ".join(str(r.labels[k]) for k in ("method", "shots", "seed")) for r in of_task)
-        asked = " ".join(w or "*" for w in (method, wanted.shots, wanted.seed))
-        raise UserError(f"--method, --shots, --seed: {run_dir} has no row {asked} of {wanted.task}; it has {there}")
-    most = max(fitting, key=lambda r: float("inf") if r.labels["shots"] == "full" else float(r.labels["shots"]))
-    return next(r for r in fitting if r.labels["shots"] == most.labels["shots"])
+        missing = " ".join([method, wanted.shots or "*", wanted.seed or "*"])
+        there = ", ".join("{method} {shots} {seed}".format(**row.labels) for row in of_task)
+        raise UserError(f"--method, --shots, --seed: {run_dir} has no row {missing} of {wanted.task}; it has {there}")
+    return max(fitting, key=_shots)  # of several the first: the first seed
+
+
+def _fits(row: ScoredRow, wanted: Wanted) -> bool:
+    labels = row.labels
+    return (
+        labels["method"] == wanted.method
+        and wanted.shots in ("", labels["shots"])
+        and wanted.seed in ("", str(labels["seed"]))
+    )
+
+
+def _shots(row: ScoredRow) -> float:
+    shots = row.labels["shots"]
+    return float("inf") if shots == "full" else float(shots)
 
 
 def _pieces(run_context: RunContext, card: TaskCard, example: Example) -> list[Example]:
     """A long note is split as in training; the answer, not known yet, is given room."""
     c, layout = run_context.config, run_context.layout
     room = min(c.evaluate.max_new_tokens, c.data.max_length // 2)
-    return clinical_tasks.split_long(
-        example, card, lambda text, _: len(layout.context_ids(text)) + room <= c.data.max_length
-    )
+
+    def fits(text: str, _: str) -> bool:
+        return len(layout.context_ids(text)) + room <= c.data.max_length
+
+    return clinical_tasks.split_long(example, card, fits)
 
 
-def _results(card: TaskCard, notes: Notes, answers: dict[int, str], truncated: set[int]) -> list[dict[str, Any]]:
+def _results(card: TaskCard, notes: Notes, answers: dict[int, Prediction]) -> list[dict[str, Any]]:
     """One a note, in the input's order. ``n_not_asked`` pieces were too long; the answers of ``n_truncated`` did
     not end by themselves.
     """
@@ -153,28 +177,36 @@ def _results(card: TaskCard, notes: Notes, answers: dict[int, str], truncated: s
         of_note.setdefault(piece.document, []).append(index)
     out = []
     for identifier, indices in of_note.items():
-        result = clinical_tasks.note_result(
-            card, [notes.examples[i] for i in indices], [answers.get(i, "") for i in indices]
-        )
-        counts = {
-            "n_pieces": len(indices),
-            "n_not_asked": sum(i not in answers for i in indices),
-            "n_truncated": sum(i in truncated for i in indices),
-        }
-        out.append({"id": identifier, **result, **{k: v for k, v in counts.items() if v > (k == "n_pieces")}})
+        pieces, texts, not_asked, truncated = [], [], 0, 0
+        for index in indices:
+            answer = answers.get(index, EMPTY)
+            pieces.append(notes.examples[index])
+            texts.append(answer.text)
+            not_asked += index not in answers
+            truncated += not answer.ended
+        result = {"id": identifier, **clinical_tasks.note_result(card, pieces, texts)}
+        if len(indices) > 1:
+            result["n_pieces"] = len(indices)
+        if not_asked:
+            result["n_not_asked"] = not_asked
+        if truncated:
+            result["n_truncated"] = truncated
+        out.append(result)
     return out
 
 
 def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens: int) -> list[str]:
-    total: Counter[str] = Counter()
-    for result in results:
-        total.update({k: int(bool(result.get(k))) for k in ("n_not_asked", "n_truncated", "unaligned")})
     said = {
         "n_not_asked": f"have a part longer than data.max_length={max_length} that was not asked (n_not_asked)",
         "n_truncated": f"have an answer cut at evaluate.max_new_tokens={max_new_tokens} (n_truncated)",
         "unaligned": "have lines in their answer that name nothing of the note (unaligned)",
     }
-    return [f"{total[key]} of {len(results)} notes {text}" for key, text in said.items() if total[key]]
+    out = []
+    for key, text in said.items():
+        count = sum(bool(result.get(key)) for result in results)
+        if count:
+            out.append(f"{count} of {len(results)} notes {text}")
+    return out
 
 
 def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite: bool) -> list[str]:
@@ -185,12 +217,11 @@ def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite:
         return [f"--output: {parent} cannot be written to by this user"]
     if into_folder and card.type != "ner":
         return [f"--output: a folder of .ann files is for NER; {card.name} is {card.type}: name a .jsonl file"]
-    there = (
-        any(output.iterdir())
-        if into_folder and output.is_dir()
-        else output.exists() and not (into_folder and output.is_dir())
-    )
-    if there and (not overwrite or (into_folder and not output.is_dir())):
+    if into_folder and output.is_dir():
+        refused = any(output.iterdir()) and not overwrite
+    else:  # a folder cannot be written over a file
+        refused = output.exists() and (into_folder or not overwrite)
+    if refused:
         return [f"--output: {output} is there already; name another, or give --overwrite=true to write over it"]
     return []
 

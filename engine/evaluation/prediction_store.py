@@ -89,8 +89,11 @@ class PredictionStore:
         found: dict[int, Prediction] = {}
         for path in (self.file, *self._parts()):
             if path.exists():
-                lines = path.read_bytes().split(b"\n")
-                found |= dict(pair for line in lines if (pair := self._read_line(line)) is not None)
+                for line in path.read_bytes().split(b"\n"):
+                    whole = self._read_line(line)
+                    if whole is not None:
+                        index, answered = whole
+                        found[index] = answered
         return found
 
     def add(self, index: int, answered: Prediction) -> None:
@@ -110,8 +113,11 @@ class PredictionStore:
 
     def finish(self, questions: PredictionInputs, answered: Sequence[Prediction]) -> None:
         """Write the row's file, one line an example. For one rank, when all have closed."""
-        lines = [{"example_id": questions.example(i).example_id, **self._line(i, a)} for i, a in enumerate(answered)]
-        write_atomic(self.file, "".join(json.dumps(line) + "\n" for line in lines))
+        lines = []
+        for index, one in enumerate(answered):
+            line = {"example_id": questions.example(index).example_id, **self._line(index, one)}
+            lines.append(json.dumps(line) + "\n")
+        write_atomic(self.file, "".join(lines))
         self.forget()
 
     def _line(self, index: int, a: Prediction) -> dict[str, Any]:
@@ -123,9 +129,11 @@ class PredictionStore:
         try:
             line = json.loads(text)
             index, found = line["index"], Prediction(line["answer"], line["ended"], line["tokens"])
-            return (index, found) if line["check"] == self._line(index, found)["check"] else None
+            if line["check"] == self._line(index, found)["check"]:
+                return index, found
         except (ValueError, KeyError, TypeError):
-            return None
+            pass
+        return None
 
     def _parts(self) -> list[Path]:
         stem = self._part.name.rpartition(".rank")[0] + ".rank"

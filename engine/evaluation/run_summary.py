@@ -17,8 +17,12 @@ def trainable_counts(bank: JoinedBank, with_shared: bool, total: int) -> dict[st
     """Numbers that one adapted task trains, by method; ``count`` is the metaprompt's, where there is one."""
     counts = {}
     for method, part in bank.parts.items():
-        if method != "sum":  # sums of prompts train nothing
-            counts[method] = sum(p[0].numel() for n, p in part.named_parameters() if n != "shared_SLD" or with_shared)
+        if method == "sum":  # sums of prompts train nothing
+            continue
+        counts[method] = 0
+        for name, parameter in part.named_parameters():
+            if name != "shared_SLD" or with_shared:
+                counts[method] += parameter[0].numel()
     methods = {m: {"count": n, "percent": 100 * n / total} for m, n in counts.items()}
     first = methods.get("metaprompt") or next(iter(methods.values()), {"count": 0, "percent": 0.0})
     return {**first, "methods": methods}

@@ -43,66 +43,74 @@ def calibrate(
             many there are; 0: by host names.
     """
     sizes = sizes or measure_footprint(card)
-    world, rank = distributed.world_size(), distributed.dist_env().rank
+    world = distributed.world_size()
     nodes = nodes or len(Counter(distributed.gather_objects(socket.gethostname())))
     per_node, cuda = world // nodes, device.type == "cuda"
-    rate = {name: _slowest(_products(sizes, tokens, getattr(torch, name), device)) for name in ("bfloat16", "float32")}
-    memory = _slowest(_copy(device, device))
-    pcie = _slowest(_copy(torch.device("cpu"), device)) if cuda else memory
+    flops = {}
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        flops[name] = _slowest(_products(sizes, tokens, dtype, device))
+    memory = pcie = _slowest(_copy(device, device))
+    if cuda:
+        pcie = _slowest(_copy(torch.device("cpu"), device))
     latency = _gather_seconds(SMALL, None, device) if world > 1 else 1e-6
     bucket = max(1 << 22, min(1 << 28, max(sizes.layers)) // world)  # of a rank, in the gather of a layer
-    intra = network = memory
-    if per_node > 1:
-        groups = [dist.new_group(range(n * per_node, (n + 1) * per_node)) for n in range(nodes)]
-        intra = (per_node - 1) * bucket / max(1e-9, _gather_seconds(bucket, groups[rank // per_node], device) - latency)
-    if nodes > 1:
-        network = (world - per_node) * bucket / max(1e-9, _gather_seconds(bucket, None, device) - latency)
-        intra = intra if per_node > 1 else network
-    else:
-        network = intra
+    intra, network = _link_rates(nodes, bucket, latency, device)
     entering = _slowest(_entering(card, device), most=True)
-    overlap = dict.fromkeys(
-        OVERLAPPED, 1.0 if cuda else 0.0
-    )  # CPU ranks wait for each gather, and their cores do one thing at a time
-    memory_bytes = float(torch.cuda.mem_get_info(device)[1]) if cuda else free_host_bytes() / per_node
-    name = torch.cuda.get_device_name(device) if cuda else "CPU rank"
+    name, memory_bytes, matches = "CPU rank", free_host_bytes() / per_node, []
+    if cuda:
+        name, memory_bytes = torch.cuda.get_device_name(device), float(torch.cuda.mem_get_info(device)[1])
+        matches = [name]
     return DeviceKind(
         f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}",
-        rate,
-        memory,
-        memory_bytes,
-        pcie,
-        intra,
-        network,
-        dict.fromkeys(REACHED, 1.0),
-        overlap,
-        latency,
-        entering,
-        [torch.cuda.get_device_name(device)] if cuda else [],
-        (
+        flops=flops,
+        memory=memory,
+        memory_bytes=memory_bytes,
+        pcie=pcie,
+        intra=intra or network or memory,
+        network=network or intra or memory,
+        reach=dict.fromkeys(REACHED, 1.0),
+        # CPU ranks wait for each gather, and their cores do one thing at a time
+        overlap=dict.fromkeys(OVERLAPPED, float(cuda)),
+        latency=latency,
+        entering=entering,
+        matches=matches,
+        source=(
             "engine.planning.calibration: medians, the slowest rank. On one rank a node `intra`, on one node "
             "`network` is the other's: nothing to measure"
         ),
     )
 
 
+def _link_rates(nodes: int, bucket: int, latency: float, device: torch.device) -> tuple[float, float]:
+    """Bytes a second that a rank receives within its node and from others; 0 where there is no link to measure.
+
+    Args:
+        bucket: bytes that each rank gives to an all-gather.
+    """
+    world, rank = distributed.world_size(), distributed.dist_env().rank
+    per_node, intra, network = world // nodes, 0.0, 0.0
+    if per_node > 1:
+        groups = [dist.new_group(range(n * per_node, (n + 1) * per_node)) for n in range(nodes)]
+        seconds = _gather_seconds(bucket, groups[rank // per_node], device)
+        intra = (per_node - 1) * bucket / max(1e-9, seconds - latency)
+    if nodes > 1:
+        seconds = _gather_seconds(bucket, None, device)
+        network = (world - per_node) * bucket / max(1e-9, seconds - latency)
+    return intra, network
+
+
 def write_kind(kind: DeviceKind, file: Path) -> None:
     """A file for ``--gpu``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rounded = {
-        k: float(f"{v:.4g}")
-        if isinstance(v, float)
-        else {n: float(f"{x:.4g}") for n, x in v.items()}
-        if isinstance(v, dict)
-        else v
-        for k, v in asdict(kind).items()
-    }
-    file.write_text(
-        "# python train.py plan --config … --gpu "
-        + str(file)
-        + "\n"
-        + yaml.safe_dump(rounded, sort_keys=False, width=150)
-    )
+    head = f"# python train.py plan --config … --gpu {file}\n"
+    file.write_text(head + yaml.safe_dump(_rounded(asdict(kind)), sort_keys=False, width=150))
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four digits, those in a table too."""
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _seconds(action: Callable[[], Any], device: torch.device, at_least: float = 0.0) -> float:
@@ -131,14 +139,16 @@ def _products(sizes: ModelFootprint, tokens: int, dtype: torch.dtype, device: to
     one as wide as the inner layer.
     """
     experts, chosen = sizes.experts
-    rows = (
-        max(1, tokens * chosen // experts) if device.type == "cpu" else tokens * chosen
-    )  # CPUs take the experts one after another
+    rows = tokens * chosen
+    if device.type == "cpu":  # CPUs take the experts one after another
+        rows = max(1, rows // experts)
     inner = max(sizes.hidden, sizes.active // len(sizes.layers) // (4 * sizes.hidden))
     shapes = [(tokens, sizes.hidden, sizes.queries), (rows, sizes.hidden, inner), (rows, inner, sizes.hidden)]
     seconds = operations = 0.0
     for t, width, out in shapes:
-        x, w, g = (torch.randn(a, b, device=device).to(dtype) for a, b in ((t, width), (out, width), (t, out)))
+        x = torch.randn(t, width, device=device).to(dtype)
+        w = torch.randn(out, width, device=device).to(dtype)
+        g = torch.randn(t, out, device=device).to(dtype)
         seconds += _seconds(lambda x=x, w=w, g=g: (x @ w.T, g @ w), device, AT_LEAST)  # type: ignore[misc]
         operations += 2 * 2 * t * width * out
     return operations / seconds
@@ -147,11 +157,10 @@ def _products(sizes: ModelFootprint, tokens: int, dtype: torch.dtype, device: to
 def _copy(source: torch.device, to: torch.device) -> float:
     """Bytes a second: within a memory those read and those written, from a host to its GPU those sent."""
     pinned = source.type == "cpu" and to.type == "cuda"
-    a, b = (
-        torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned),
-        torch.empty(COPIED, dtype=torch.uint8, device=to),
-    )
-    return (1 if pinned else 2) * COPIED / _seconds(lambda: b.copy_(a, non_blocking=True), to, AT_LEAST)
+    a = torch.ones(COPIED, dtype=torch.uint8, device=source, pin_memory=pinned)
+    b = torch.empty(COPIED, dtype=torch.uint8, device=to)
+    seconds = _seconds(lambda: b.copy_(a, non_blocking=True), to, AT_LEAST)
+    return COPIED / seconds if pinned else 2 * COPIED / seconds
 
 
 def _gather_seconds(each: int, group: Any, device: torch.device) -> float:

@@ -6,6 +6,7 @@ and writes (memory), run one after another. The others hide behind them as far a
 a GPU DeepSpeed fetches a layer ahead of the one that computes, on CPU ranks nothing runs beside anything.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,13 @@ class Attention:
 
 def attention_of(config: Any) -> Attention:
     """Of transformers' configuration."""
-    layers, window = config.num_hidden_layers, getattr(config, "sliding_window", None) or 0
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
-    if window and getattr(config, "use_sliding_window", True) is False:
+    window = getattr(config, "sliding_window", None) or 0
+    if getattr(config, "use_sliding_window", True) is False:
         window = 0
-    if window and not getattr(config, "layer_types", None):  # mistral's: every layer
-        kinds = ["sliding_attention"] * layers
-    return Attention(tuple(window if kind == "sliding_attention" else 0 for kind in kinds))
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:  # mistral's: every layer
+        return Attention((window,) * config.num_hidden_layers)
+    return Attention(tuple(window * (kind == "sliding_attention") for kind in kinds))
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,8 @@ class Seconds:
         return max(self.terms, key=lambda t: self.terms[t])
 
     def plus(self, other: "Seconds") -> "Seconds":
-        return Seconds(
-            {t: self.terms[t] + other.terms[t] for t in TERMS}, self.first + other.first, self.total + other.total
-        )
+        terms = {term: self.terms[term] + other.terms[term] for term in TERMS}
+        return Seconds(terms, self.first + other.first, self.total + other.total)
 
     def times(self, factor: float) -> "Seconds":
         return Seconds({t: v * factor for t, v in self.terms.items()}, self.first * factor, self.total * factor)
@@ -95,24 +95,22 @@ class Model:
 
     def rate(self, what: str) -> float:
         """Bytes or operations a second that are reached."""
-        peak = (
-            self.device.flops[self.dtype]
-            if what == "compute"
-            else {
-                "memory": self.device.memory,
-                "pcie": self.device.pcie,
-                "intra": self.device.intra,
-                "network": self.device.network,
-            }[what]
-        )
-        return peak * self.device.reach[what]
+        device = self.device
+        peaks = {
+            "compute": device.flops[self.dtype],
+            "memory": device.memory,
+            "pcie": device.pcie,
+            "intra": device.intra,
+            "network": device.network,
+        }
+        return peaks[what] * device.reach[what]
 
     def operations(self, kind: str, b: MicroBatch) -> float:
         """Multiply-adds x 2 of a micro-batch on one rank: linears, attention, head."""
         s, n = self.sizes, len(self.sizes.layers)
         forward, backward = passes(kind, self.need.recompute / n)
         linears = 2 * s.active * b.tokens
-        pairs = sum(min(b.pairs, b.tokens * w) if w else b.pairs for w in self.attention.windows)
+        pairs = sum(min(b.pairs, b.tokens * (window or math.inf)) for window in self.attention.windows)
         attention = 4 * s.queries * pairs
         head = 2 * s.vocabulary * s.hidden * b.answers * {"forward": 1, "train": 2, "train_with_teacher": 4}[kind]
         return linears * (forward + backward) + attention * (forward + FLASH_BACKWARD * backward) + head
@@ -130,20 +128,14 @@ class Model:
         forward, backward = passes(kind, self.need.recompute / n)
         gathered = self.gathered[kind]
         # all-gathered into one memory, then copied from there, parameter by parameter (AllGatherCoalescedHandle.wait)
-        copied = 3 * (gathered.bytes + gathered.uploaded) if self.need.sharding != "replicated" else 0
+        copied = 0
+        if self.need.sharding != "replicated":
+            copied = 3 * (gathered.bytes + gathered.uploaded)
         experts, chosen = s.experts
-        wide = (
-            (
-                s.widened[1]
-                if self.machine.device == "cuda"
-                else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))
-            )
-            * n
-            * 2
-            * (forward + backward)
-        )
-        fused = self.fused and self.machine.device == "cuda"
-        per_kept = TOUCHED_FUSED if fused else TOUCHED
+        cuda = self.machine.device == "cuda"
+        widened = s.widened[1] if cuda else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))
+        wide = widened * n * 2 * (forward + backward)
+        per_kept = TOUCHED_FUSED if self.fused and cuda else TOUCHED
         kept = activation_bytes_per_token(s, self.machine.device, self.fused) * b.tokens * n
         touched = kept * (per_kept[0] * forward + per_kept[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
@@ -178,9 +170,12 @@ class Model:
 
 def passes(kind: str, recomputed: float) -> tuple[float, float]:
     """Forward and backward passes of a micro-batch through the layers; a recomputed layer goes forward once more."""
-    return {"forward": (1.0, 0.0), "train": (1.0 + recomputed, 1.0), "train_with_teacher": (2.0 + recomputed, 1.0)}[
-        kind
-    ]
+    by_kind = {
+        "forward": (1.0, 0.0),
+        "train": (1.0 + recomputed, 1.0),
+        "train_with_teacher": (2.0 + recomputed, 1.0),
+    }
+    return by_kind[kind]
 
 
 def gather_seconds(g: Gathered, m: Machine, intra: float, network: float) -> float:
@@ -196,9 +191,12 @@ def combined(terms: dict[str, float], first: float, overlap: dict[str, float]) -
     the others, if that takes longer.
     """
     device = terms["compute"] + terms["memory"]
-    exposed = sum((1 - overlap.get(t, 0.0)) * terms[t] for t in TERMS[2:])
-    hidden = overlap.get("gather", 0.0)
-    return Seconds(terms, first * hidden, max(device + exposed, *(terms[t] for t in TERMS[2:])) + first * hidden)
+    others, exposed = [], 0.0
+    for term in TERMS[2:]:
+        others.append(terms[term])
+        exposed += (1 - overlap.get(term, 0.0)) * terms[term]
+    hidden = first * overlap.get("gather", 0.0)
+    return Seconds(terms, hidden, max(device + exposed, *others) + hidden)
 
 
 def step_seconds(model: Model, kind: str, steps: Sequence[Sequence[MicroBatch]], numbers: int) -> Seconds:

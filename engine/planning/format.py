@@ -1,6 +1,6 @@
 """A plan in words: aligned tables for a terminal. Every number has its unit, every decision its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.distributed import GB
@@ -18,13 +18,17 @@ IN_WORDS = {
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Cells under one another; the first column left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in rows
-    ]
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, others, strict=True)]
+        lines.append("  ".join([name.ljust(first), *aligned]).rstrip())
+    return lines
+
+
+def side_by_side(tables: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Rows of columns that map a row's name to its cell."""
+    return [[name, *(table[name] for table in tables)] for name in tables[0]]
 
 
 def duration(seconds: float) -> str:
@@ -33,57 +37,79 @@ def duration(seconds: float) -> str:
         return f"{seconds / 3600:.1f} h"
     if seconds >= 120:
         return f"{seconds / 60:.1f} min"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms" if seconds else "0"
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds else "0"
 
 
 def size(count: float) -> str:
-    return f"{count / GB:.2f} GB" if count >= 1e7 else f"{count / 1e6:.3g} MB" if count else "0"
+    """In GB or MB."""
+    if count >= 1e7:
+        return f"{count / GB:.2f} GB"
+    return f"{count / 1e6:.3g} MB" if count else "0"
 
 
 def hours(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
+def yes_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """0.257 -> 26%; a dash where it is not known."""
+    return "-" if share is None else f"{share:.{digits}%}"
+
+
+def percents(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+
+
 def time_lines(case: Case, told: str, knobs: Sequence[dict[str, Any]]) -> list[str]:
     """Steps, speed and hours of the stages, what binds, and what other settings would give."""
-    d, m = case.device, case.machine
-    reach = ", ".join(f"{k} {v:.0%}" for k, v in d.reach.items())
-    out = [
-        f"Time on {d.name} ({case.need.sharding}; {told})",
-        f"counted on, of the makers' peaks: {reach}; hidden behind the device's kernels: "
-        + ", ".join(f"{k} {v:.0%}" for k, v in d.overlap.items()),
+    device, nodes = case.device, case.machine.nodes
+    with_forward = any(stage.forward.total for stage in case.stages)
+    table = columns(side_by_side([_stage_cells(stage, with_forward) for stage in case.stages]))
+    seconds = case.node_hours * 3600 / nodes
+    return [
+        f"Time on {device.name} ({case.need.sharding}; {told})",
+        f"counted on, of the makers' peaks: {percents(device.reach)}; hidden behind the device's kernels: "
+        f"{percents(device.overlap)}",
         "",
-    ]
-    heads = ["", *(s.work.name for s in case.stages)]
-    rows = [heads]
-    rows.append(["steps", *(f"{s.work.steps:,}" for s in case.stages)])
-    rows.append(["real tokens a step, all ranks", *(f"{s.work.real_tokens:,.0f}" for s in case.stages)])
-    rows.append(["micro-batches a step, each rank", *(f"{s.work.rounds:.3g}" for s in case.stages)])
-    rows.append(["tokens of one, prompts counted", *(f"{s.work.tokens:,.0f}" for s in case.stages)])
-    rows += [
-        [f"received a step from the {where}", *(size(getattr(s.gathered, part)) for s in case.stages)]
-        for part, where in (("intra", "own node"), ("inter", "other nodes"))
-    ]
-    rows.append(["uploaded a step over PCIe", *(size(s.gathered.uploaded) for s in case.stages)])
-    rows += [[f"a step's {term} alone", *(duration(s.step.terms[term]) for s in case.stages)] for term in IN_WORDS]
-    rows.append(["a step", *(duration(s.step.total) for s in case.stages)])
-    rows.append(["bound by", *(s.step.binding for s in case.stages)])
-    rows.append(["real tokens/s, all ranks", *(f"{s.tokens_per_s:,.0f}" for s in case.stages)])
-    rows.append(["MFU (4 N a real token)", *("-" if s.mfu is None else f"{s.mfu:.1%}" for s in case.stages)])
-    if any(s.forward.total for s in case.stages):
-        rows.append(["validation, teachers' answers", *(duration(s.forward.total) for s in case.stages)])
-    rows.append(["the stage", *(duration(s.seconds) for s in case.stages)])
-    rows.append(["node-hours", *(hours(s.node_hours) for s in case.stages)])
-    out += columns(rows)
-    out += [
+        *table,
         "",
-        f"in all {hours(case.node_hours)} node-hours ({duration(case.node_hours * 3600 / m.nodes)} on {m.nodes} "
-        f"node{'s' * (m.nodes > 1)});"
+        f"in all {hours(case.node_hours)} node-hours ({duration(seconds)} on {nodes} node{'s' * (nodes > 1)});"
         " starting up and evaluation are not in it",
         "",
         *advice(case, knobs),
     ]
-    return out
+
+
+def _stage_cells(stage: StageTime, with_forward: bool) -> dict[str, str]:
+    """A column of the table of times: row -> cell."""
+    work, step = stage.work, stage.step
+    out = {
+        "": work.name,
+        "steps": f"{work.steps:,}",
+        "real tokens a step, all ranks": f"{work.real_tokens:,.0f}",
+        "micro-batches a step, each rank": f"{work.rounds:.3g}",
+        "tokens of one, prompts counted": f"{work.tokens:,.0f}",
+        "received a step from the own node": size(stage.gathered.intra),
+        "received a step from the other nodes": size(stage.gathered.inter),
+        "uploaded a step over PCIe": size(stage.gathered.uploaded),
+    }
+    for term in IN_WORDS:
+        out[f"a step's {term} alone"] = duration(step.terms[term])
+    out |= {
+        "a step": duration(step.total),
+        "bound by": step.binding,
+        "real tokens/s, all ranks": f"{stage.tokens_per_s:,.0f}",
+        "MFU (4 N a real token)": percent(stage.mfu, 1),
+    }
+    if with_forward:
+        out["validation, teachers' answers"] = duration(stage.forward.total)
+    return out | {"the stage": duration(stage.seconds), "node-hours": hours(stage.node_hours)}
 
 
 def advice(case: Case, knobs: Sequence[dict[str, Any]]) -> list[str]:
@@ -92,45 +118,41 @@ def advice(case: Case, knobs: Sequence[dict[str, Any]]) -> list[str]:
     term, step = stage.step.binding, stage.step
     out = [
         f"{stage.work.name}, the longest stage, is bound by {term}: {IN_WORDS[term]} takes "
-        f"{duration(step.terms[term])} of a step's"
-        f" {duration(step.total)} ({step.terms[term] / step.total:.0%})."
+        f"{duration(step.terms[term])} of a step's {duration(step.total)} ({step.terms[term] / step.total:.0%})."
     ]
-    better = [k for k in knobs if k["times"] >= WORTH_TELLING]
-    if better:
+    better = [knob for knob in knobs if knob["times"] >= WORTH_TELLING]
+    if not better:
+        out.append("Nothing that was tried gives 2 % more.")
+    else:
         first = better[0]
         out.append(
             f"What moves it most: {_setting(first)} would give {first['tokens_per_s']:,.0f} real tokens/s, "
-            f"{first['times']:.2f} times as many"
-            f"{_besides(first)}; it would then be bound by {first['binding']}."
+            f"{first['times']:.2f} times as many{_besides(first)}; it would then be bound by {first['binding']}."
         )
         if _besides(first):
-            same = next((k for k in better if not _besides(k)), None)
-            told = (
-                f"{_setting(same)} would give {same['times']:.2f} times as many"
-                if same
-                else "nothing that was tried gives 2 % more"
-            )
+            told = "nothing that was tried gives 2 % more"
+            alike = [knob for knob in better if not _besides(knob)]
+            if alike:
+                told = f"{_setting(alike[0])} would give {alike[0]['times']:.2f} times as many"
             out.append(f"With the optimisation as it is, {told}.")
-    else:
-        out.append("Nothing that was tried gives 2 % more.")
     if knobs:
         out += ["", "If one thing were changed", ""]
         rows = [["", "real tokens/s", "times", "node-hours", "then bound by"]]
-        rows += [
-            [_setting(k), f"{k['tokens_per_s']:,.0f}", f"{k['times']:.2f}", hours(k["node_hours"]), k["binding"]]
-            for k in knobs
-        ]
+        for knob in knobs:
+            speed, times = f"{knob['tokens_per_s']:,.0f}", f"{knob['times']:.2f}"
+            rows.append([_setting(knob), speed, times, hours(knob["node_hours"]), knob["binding"]])
         out += columns(rows)
     return out
 
 
 def _setting(knob: dict[str, Any]) -> str:
-    value = f"{knob['value']:,.0f}" if isinstance(knob["value"], float) else str(knob["value"])
-    return (
-        f"{knob['key']} {value}"
-        if knob["key"].startswith("--") or knob["key"] == "nodes"
-        else f"{knob['key']}: {value}"
-    )
+    """As it is typed or written in a configuration."""
+    key, value = knob["key"], str(knob["value"])
+    if isinstance(knob["value"], float):
+        value = f"{knob['value']:,.0f}"
+    if key.startswith("--") or key == "nodes":
+        return f"{key} {value}"
+    return f"{key}: {value}"
 
 
 def _besides(knob: dict[str, Any]) -> str:

@@ -116,10 +116,9 @@ class Planner:
         if need.sharding == "replicated":
             return Gathered()
         packed = config.batching == "packed"
-        own_file = (
-            config.deepspeed if config.deepspeed and need.sharding == distributed.requested_sharding(config) else ""
-        )
-        file = own_file or distributed.deepspeed_file_of(need.sharding)
+        file = distributed.deepspeed_file_of(need.sharding)
+        if config.deepspeed and need.sharding == distributed.requested_sharding(config):
+            file = config.deepspeed
         key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
         if key not in self._steady:
             rules = rules_of(zero_config(file, self.run_context.card, self.sizes, machine.ranks_per_node), machine)
@@ -133,35 +132,37 @@ class Planner:
         work, asked = distributed.micro_batch_shape(config, self.sizes), asked or distributed.requested_sharding(config)
 
         def fits(tokens: int) -> bool:
-            return distributed.choose_sharding(
-                self.sizes,
-                asked,
-                config.activation_checkpointing,
-                replace(work, tokens=tokens, answers=tokens),
-                machine,
-            ).fits(machine)
+            larger = replace(work, tokens=tokens, answers=tokens)
+            need = distributed.choose_sharding(self.sizes, asked, config.activation_checkpointing, larger, machine)
+            return need.fits(machine)
 
         low, high = 0, 1
         while high <= LARGEST and fits(high):
             low, high = high, 2 * high
         while high - low > max(1, low >> 10):
             middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
+            if fits(middle):
+                low = middle
+            else:
+                high = middle
         return low
 
     def model(self, config: RunConfig, machine: Machine, need: MemoryEstimate) -> Model:
         assert self.device is not None
         packed = config.batching == "packed"
-        kinds = ("train", "train_with_teacher", "forward")
         visits = self.trace(need.recompute, packed).visits
+        gathered, entered = {}, {}
+        for kind in ("train", "train_with_teacher", "forward"):
+            gathered[kind] = self.gathered(config, machine, need, kind)
+            entered[kind] = sum(visit.enters for visit in visits[kind])
         return Model(
             self.sizes,
             attention_of(self.run_context.model_config),
             need,
             machine,
             self.device,
-            {k: self.gathered(config, machine, need, k) for k in kinds},
-            {k: sum(v.enters for v in visits[k]) for k in kinds},
+            gathered,
+            entered,
             self.run_context.card.dtype,
             config.fused == "auto",
         )
@@ -170,7 +171,8 @@ class Planner:
         need = self.need(config, machine, asked)
         model = self.model(config, machine, need)
         stages = stages_of(config, self.mode, self._data[0], machine.world, self._decided)
-        return Case(config, machine, model.device, need, tuple(self._time(config, model, work) for work in stages))
+        times = [self._time(config, model, work) for work in stages]
+        return Case(config, machine, model.device, need, tuple(times))
 
     def _time(self, config: RunConfig, model: Model, work: StageWork) -> StageTime:
         m = model.machine
@@ -198,7 +200,6 @@ class Planner:
         return distributed.bank_numbers(config, hidden, self.sizes.linear_sides)
 
     # ---- other settings
-    # ----------------------------------------------------------------------------------------------------
 
     def knobs(self, case: Case) -> list[dict[str, Any]]:
         """What other settings would make of the longest stage's real tokens a second, the best first: each
@@ -213,8 +214,9 @@ class Planner:
                 self.device = kept
             if not other.need.fits(machine):
                 continue
-            same = next((s for s in other.stages if s.work.name == stage.work.name), None)
-            if same is not None:
+            by_name = {one.work.name: one for one in other.stages}
+            if stage.work.name in by_name:
+                same = by_name[stage.work.name]
                 out.append(
                     {
                         "key": key,

@@ -14,7 +14,7 @@ from engine import core
 from engine.config import RunConfig
 from engine.core import UserError
 from engine.distributed import Machine
-from engine.planning.format import bound, columns, duration, hours
+from engine.planning.format import bound, columns, duration, hours, percent, yes_no
 from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 
 KEYS = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
@@ -72,11 +72,10 @@ def read_sweep(text: str) -> Sweep | None:
     if not text:
         return None
     key, equals, listed = text.partition("=")
-    problems = (
-        []
-        if key in KEYS and equals
-        else [f"command line: --sweep: {text!r}: expected {' or '.join(f'{k}=1,2,4' for k in KEYS)}"]
-    )
+    problems = []
+    if key not in KEYS or not equals:
+        expected = " or ".join(f"{name}=1,2,4" for name in KEYS)
+        problems.append(f"command line: --sweep: {text!r}: expected {expected}")
     values = []
     for part in listed.split(","):
         if part.strip().isdigit() and int(part) > 0:
@@ -117,9 +116,11 @@ def scaling(planner: Planner, config: RunConfig, machine: Machine, sweep: Sweep)
         strong = planner.case(settings, here)
         stage = stage or strong.main.work.name
         weak = None
-        if sweep.key in DEVICES:
-            first = points[0].strong.machine.world if points else here.world
-            weak = planner.case(grown(config, here.world / first), here) if points else strong
+        if sweep.key in DEVICES and points:
+            first = points[0].strong.machine.world
+            weak = planner.case(grown(config, here.world / first), here)
+        elif sweep.key in DEVICES:
+            weak = strong
         points.append(Point(value, strong, weak, stage))
     return points
 
@@ -135,63 +136,60 @@ def grown(config: RunConfig, times: float) -> RunConfig:
 
 def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
     """Tables and bars."""
-    out = []
-    curves = [
-        (
-            "Strong scaling: the step as configured" if sweep.key in DEVICES else f"By {sweep.key}",
-            [(p, p.strong) for p in points],
-        )
-    ]
-    if sweep.key in DEVICES:
-        curves.append(
-            ("Weak scaling: examples a step grow with the devices", [(p, p.weak) for p in points if p.weak is not None])
-        )
-    for title, cases in curves:
-        first, case0 = cases[0][0].of(cases[0][1]), cases[0][1]
-        rows = [
-            [
-                sweep.key,
-                "sharding",
-                "a step",
-                "real tokens/s",
-                "times",
-                "efficiency",
-                "MFU",
-                "node-hours",
-                "bound by",
-                "fits",
-            ]
-        ]
-        bars = []
-        for point, case in cases:
-            stage = point.of(case)
-            times = stage.tokens_per_s / first.tokens_per_s
-            efficiency = times / (case.machine.world / case0.machine.world)
-            rows.append(
-                [
-                    str(point.value),
-                    case.need.sharding,
-                    duration(stage.step.total),
-                    f"{stage.tokens_per_s:,.0f}",
-                    f"{times:.2f}",
-                    f"{efficiency:.0%}",
-                    "-" if stage.mfu is None else f"{stage.mfu:.1%}",
-                    hours(case.node_hours),
-                    bound(stage.step),
-                    "yes" if case.need.fits(case.machine) else "no",
-                ]
-            )
-            bars.append((str(point.value), stage.tokens_per_s))
+    strong = [(point, point.strong) for point in points]
+    if sweep.key not in DEVICES:
+        curves = {f"By {sweep.key}": strong}
+    else:
+        curves = {
+            "Strong scaling: the step as configured": strong,
+            "Weak scaling: examples a step grow with the devices": weak_cases(points),
+        }
+    out: list[str] = []
+    for title, cases in curves.items():
+        rows = _rows(sweep.key, cases)
+        bars = [(str(point.value), point.of(case).tokens_per_s) for point, case in cases]
         out += [f"{title} ({points[0].stage})", "", *columns(rows), "", *_bars(sweep.key, bars), ""]
     return out[:-1]
 
 
+def weak_cases(points: Sequence[Point]) -> list[tuple[Point, Case]]:
+    return [(point, point.weak) for point in points if point.weak is not None]
+
+
+def _rows(key: str, cases: Sequence[tuple[Point, Case]]) -> list[list[str]]:
+    """A table of a curve; times and efficiency against its first point."""
+    head = f"{key},sharding,a step,real tokens/s,times,efficiency,MFU,node-hours,bound by,fits"
+    rows = [head.split(",")]
+    first, base = cases[0]
+    for point, case in cases:
+        stage = point.of(case)
+        times = stage.tokens_per_s / first.of(base).tokens_per_s
+        efficiency = times / (case.machine.world / base.machine.world)
+        rows.append(
+            [
+                str(point.value),
+                case.need.sharding,
+                duration(stage.step.total),
+                f"{stage.tokens_per_s:,.0f}",
+                f"{times:.2f}",
+                f"{efficiency:.0%}",
+                percent(stage.mfu, 1),
+                hours(case.node_hours),
+                bound(stage.step),
+                yes_no(case.need.fits(case.machine)),
+            ]
+        )
+    return rows
+
+
 def _bars(key: str, bars: Sequence[tuple[str, float]]) -> list[str]:
-    most, wide = max(v for _, v in bars), max(len(n) for n, _ in bars)
-    return [
-        f"{key} {name.rjust(wide)} {'#' * max(1, round(BAR * value / most))} {value:,.0f} real tokens/s"
-        for name, value in bars
-    ]
+    names, values = zip(*bars, strict=True)
+    most, wide = max(values), max(map(len, names))
+    out = []
+    for name, value in bars:
+        bar = "#" * max(1, round(BAR * value / most))
+        out.append(f"{key} {name.rjust(wide)} {bar} {value:,.0f} real tokens/s")
+    return out
 
 
 def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None:
@@ -199,7 +197,7 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
     strong = [(float(p.value), p.of(p.strong).tokens_per_s) for p in points]
     series = {"predicted": strong}
     if sweep.key in DEVICES:
-        weak = [(float(p.value), p.of(p.weak).tokens_per_s) for p in points if p.weak is not None]
+        weak = [(float(point.value), point.of(case).tokens_per_s) for point, case in weak_cases(points)]
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
         series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
     core.line_chart(

@@ -69,12 +69,10 @@ class Coordinator:
 
     def __init__(self, sizes: ModelFootprint, trace: Trace, rules: ZeroRules, machine: Machine):
         self.rules, self.visits = rules, trace.visits
-        self.parameters = {
-            name: _Parameter(
-                elements, itemsize, elements <= rules.persistence, _brought(elements, itemsize, rules, machine)
-            )
-            for name, elements, itemsize in sizes.parameters
-        }
+        self.parameters: dict[str, _Parameter] = {}
+        for name, elements, itemsize in sizes.parameters:
+            brings = _brought(elements, itemsize, rules, machine)
+            self.parameters[name] = _Parameter(elements, itemsize, elements <= rules.persistence, brings)
         self.of_module: Sequence[tuple[str, ...]] = trace.modules
         self.recording, self.complete = False, False
         self.order: list[int] = []  # modules as they were entered
@@ -87,15 +85,15 @@ class Coordinator:
         self.numbers = itertools.count()
         self.backward: dict[int, None] = {}  # modules whose backward pass is on, in order
         self.recomputed: dict[int, set[str]] = {}
-        self.to_release: dict[
-            tuple[int, int], frozenset[str]
-        ] = {}  # DeepSpeed keeps its answers, even when the trace is another
+        # DeepSpeed keeps its answers, even when the trace is another
+        self.to_release: dict[tuple[int, int], frozenset[str]] = {}
         self.counted = Gathered()
         self.whole = self.most_whole = 0  # bytes of parameters that are not partitioned now, and at their most
 
     def micro_batch(self, kind: str) -> Gathered:
-        """What a micro-batch of a kind of ``backbones.tracing.module_trace.KINDS`` brings to this rank. Resident backbones
-        gather nothing: do not ask.
+        """What a micro-batch of a kind of ``backbones.tracing.module_trace.KINDS`` brings to this rank.
+
+        Resident backbones gather nothing: do not ask.
         """
         self.counted = Gathered()
         self._start()
@@ -118,13 +116,14 @@ class Coordinator:
         return now
 
     # ---- the trace
-    # -------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """reset_step"""
         self._drain()
         if self.recording:
-            self.uses = [(name, step) for step, module in enumerate(self.order) for name in self.of_module[module]]
+            self.uses = []
+            for step, module in enumerate(self.order):
+                self.uses += [(name, step) for name in self.of_module[module]]
             self.recording, self.complete = False, True
         elif not self.complete:
             self.recording = True
@@ -150,7 +149,6 @@ class Coordinator:
         self.coming.clear()
 
     # ---- fetching
-    # --------------------------------------------------------------------------------------------------------
 
     def _enter(self, visit: Visit) -> None:
         """fetch_sub_module"""
@@ -213,13 +211,14 @@ class Coordinator:
             self.parameters[other].status = HERE
 
     # ---- releasing
-    # -------------------------------------------------------------------------------------------------------
 
     def _leave(self, visit: Visit) -> None:
         """release_sub_module"""
         module = visit.module
         names = set(self.of_module[module])
-        going = set(self._unused_soon(module)) if self.complete else set(names)
+        going = set(names)
+        if self.complete:
+            going = set(self._unused_soon(module))
         if not visit.forward:
             again = self.recomputed.pop(module, set())
             going |= {name for name in again if not self.parameters[name].persists}
@@ -241,14 +240,11 @@ class Coordinator:
         """__params_to_release: all but what the prefetch counts on, and what a module within reach uses again."""
         key = module, self.step
         if key not in self.to_release:
-            going = {
-                n
-                for n in self.of_module[module]
-                if not self.parameters[n].persists and self.fetched_for.get(n, NEVER) <= self.step
-            }
-            for name in self._within_reach():
-                going.discard(name)
-            self.to_release[key] = frozenset(going)
+            going = set()
+            for name in self.of_module[module]:
+                if not self.parameters[name].persists and self.fetched_for.get(name, NEVER) <= self.step:
+                    going.add(name)
+            self.to_release[key] = frozenset(going.difference(self._within_reach()))
         return self.to_release[key]
 
     def _within_reach(self) -> Iterator[str]:

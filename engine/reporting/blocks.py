@@ -91,17 +91,22 @@ Block = Text | Items | Table | Figure | Code | Fold | Section
 def markdown(blocks: Sequence[Block]) -> str:
     """Headings, tables that read well unrendered, code; what is folded in HTML stands at the end."""
     folded: list[str] = []
-    main = list(_written(blocks, folded))
-    return "\n".join([*main, *(["## At length\n", *folded] if folded else [])])
+    written = list(_written(blocks, folded))
+    if folded:
+        written += ["## At length\n", *folded]
+    return "\n".join(written)
 
 
 def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: str = "") -> Iterator[str]:
     for block in blocks:
         if isinstance(block, Section):
             yield f"{'#' * block.level} {block.title}\n"
-            yield from _written(block.blocks, folded, block.level + 1, block.title if block.level == 2 else where)
+            if block.level == 2:
+                where = block.title
+            yield from _written(block.blocks, folded, block.level + 1, where)
         elif isinstance(block, Fold):
-            folded.append(f"### {block.title}{f' ({where})' if where else ''}\n")
+            title = f"{block.title} ({where})" if where else block.title
+            folded.append(f"### {title}\n")
             folded.extend(_written(block.blocks, folded, 4, where))
         elif isinstance(block, Figure):
             if block.numbers:
@@ -116,13 +121,20 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
         elif isinstance(block, Code):
             yield f"```{block.language}\n{block.text.rstrip()}\n```\n"
         else:
-            yield f"{'> ' if block.kind != 'plain' else ''}{block.text}\n"
+            yield f"{block.text}\n" if block.kind == "plain" else f"> {block.text}\n"
 
 
 def table(rows: Sequence[Sequence[Cell | str]]) -> str:
     """A Markdown table that reads well unrendered too."""
-    cells = [[str(v).replace("|", "\\|").replace("\n", " ") for v in row] for row in rows]
-    widths = [max(len(r[i]) for r in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    cells = [list(map(_escaped, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        line = " | ".join(value.ljust(width) for value, width in zip(row, widths, strict=True))
+        lines.append(f"| {line} |")
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
+
+
+def _escaped(value: Cell | str) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from engine.core import UserError
-from engine.evaluation import average
+from engine.evaluation import average, by_seed, cells_of, student
 
 ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
 """Of methods in tables and legends; variants stand behind their method, others last."""
@@ -54,19 +54,41 @@ class Run:
     @property
     def role(self) -> str:
         """target, or source where nothing is a target."""
-        return "target" if any(t["role"] == "target" for t in self.tasks.values()) else "source"
+        roles = {task["role"] for task in self.tasks.values()}
+        return "target" if "target" in roles else "source"
 
     def averages(self) -> dict[str, dict[str, float]]:
         """METHOD -> SHOTS -> mean over the targets as evaluated; of a distillation over its sources."""
-        found: dict[str, dict[str, float]] = (
-            self.results["average"] if self.role == "target" else average(self.tasks, "source")
-        )
+        found: dict[str, dict[str, float]] = self.results["average"]
+        if self.role == "source":
+            found = average(self.tasks, "source")
         return {m: found[m] for m in sorted(found, key=method_order)}
 
     def columns(self, transfer: bool = False) -> list[tuple[str, str]]:
         """Every (method, shots) that is there, in order; those of the transfer matrix, or all others."""
-        found = {(m, s) for t in self.tasks.values() for m, by in t["methods"].items() for s in by}
-        return sorted((c for c in found if bool(source_of(c[0])) == transfer), key=_order)
+        found = [c for c in cells_of(self.tasks.values()) if bool(source_of(c[0])) == transfer]
+        return sorted(found, key=_order)
+
+    def methods(self) -> list[str]:
+        """Those of the columns, in order."""
+        return list(dict.fromkeys(method for method, _ in self.columns()))
+
+    def half_interval(self, method: str, shots: str) -> float | None:
+        """Half the 95 % interval over seeds of an average over the targets; None of one seed or none."""
+        seeds = by_seed(self.tasks, method, shots)
+        return student(list(seeds.values()))[1] if seeds else None
+
+
+def cell_of(task: Mapping[str, Any], method: str, shots: str) -> dict[str, Any] | None:
+    """What was scored of a task; None where nothing was."""
+    found: dict[str, Any] | None = task["methods"].get(method, {}).get(shots)
+    return found
+
+
+def mean_of(task: Mapping[str, Any], method: str, shots: str) -> float | None:
+    """The mean score of a task; None where nothing was scored."""
+    mean: float | None = (cell_of(task, method, shots) or {}).get("mean")
+    return mean
 
 
 def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
@@ -79,7 +101,7 @@ def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
         UserError: a run has no results.json, or it cannot be read; all at once.
     """
     problems, found = [], []
-    for run, name in zip(runs, names or [str(r) for r in runs], strict=True):
+    for run, name in zip(runs, names or list(map(str, runs)), strict=True):
         try:
             results = json.loads((run / "results.json").read_text())
             if isinstance(results, dict) and {"tasks", "average", "trainable", "backbone"} <= results.keys():
@@ -123,7 +145,9 @@ def scrubbed(value: Any) -> Any:
         return {k: scrubbed(v) for k, v in value.items()}
     if isinstance(value, list):
         return [scrubbed(v) for v in value]
-    return _ABSOLUTE.sub(r"…/\1", value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _ABSOLUTE.sub(r"…/\1", value)
+    return value
 
 
 def method_order(method: str) -> tuple[int, str]:
@@ -148,8 +172,8 @@ def _curves(run: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for folder in (run, run / "teachers", run / "lr_sweep", *sorted((run / "lr_sweep").glob("*/"))):
         if (folder / "metrics.jsonl").is_file():
-            lines = [_step(line) for line in (folder / "metrics.jsonl").read_text(errors="replace").splitlines()]
-            steps = [line for line in lines if line]
+            lines = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+            steps = [step for step in map(_step, lines) if step]
             if steps:
                 found["" if folder == run else str(folder.relative_to(run))] = steps
     return found
@@ -161,7 +185,9 @@ def _step(line: str) -> dict[str, Any] | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
+    if isinstance(found, dict) and isinstance(found.get("step"), int):
+        return found
+    return None
 
 
 def reference_rows(tasks: Mapping[str, Any]) -> list[tuple[str, str, float]]:

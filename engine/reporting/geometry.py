@@ -7,6 +7,7 @@ asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,17 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
     bank, found = load_bank(run_dir, "run")
     rows = found.state["rows"]
     chosen = _representatives(rows)
-    single = sum(bool(source_of(row["method"])) for row in rows)
+    single = len([row for row in rows if source_of(row["method"])])
     left_out = {
         "of other shots and seeds": len(rows) - len(chosen) - single,
         "of the transfer matrix": single,
         f"beyond {most}": max(len(chosen) - most, 0),
     }
-    labels, prompts = [], []
+    labels: list[dict[str, Any]] = []
+    prompts: list[Tensor] = []
     for name, span in bank.spans().items():
         part: Any = bank.parts[name]
-        for k in (k for k in chosen[:most] if k in span):
+        for k in sorted(set(chosen[:most]) & set(span)):
             with torch.no_grad():
                 prompt_LD = part.prompts(torch.tensor([k - span.start]))[0].float()
             if prompt_LD.numel():
@@ -74,15 +76,16 @@ def geometry(run_dir: Path, most: int = 32) -> Geometry:
         if shared is not None and len(shared) == 1:
             labels.insert(0, {"task": "P*", "method": name, "shots": "", "seed": 0})
             prompts.insert(0, shared.detach()[0].float())
-    same = [k for k, p in enumerate(prompts) if p.shape == prompts[0].shape]
-    left_out["of another length"] = len(prompts) - len(same)
-    labels, prompts = [labels[k] for k in same], [prompts[k] for k in same]
+    alike = [prompt.shape == prompts[0].shape for prompt in prompts]
+    left_out["of another length"] = alike.count(False)
+    labels, prompts = list(compress(labels, alike)), list(compress(prompts, alike))
     if len(prompts) < 2:
         raise UserError(f"{run_dir}: has fewer than two prompts; there is nothing to compare")
     stacked_KLD = torch.stack(prompts)
     flat = stacked_KLD.flatten(1).double().numpy()
     places, shares = components(flat)
-    return Geometry(labels, stacked_KLD, places, shares, cosines(flat), {why: n for why, n in left_out.items() if n})
+    left_out = {why: n for why, n in left_out.items() if n}
+    return Geometry(labels, stacked_KLD, places, shares, cosines(flat), left_out)
 
 
 def _representatives(rows: Sequence[dict[str, Any]]) -> list[int]:
@@ -107,7 +110,7 @@ def components(flat: np.ndarray) -> tuple[np.ndarray, list[float]]:
     values, vectors = np.maximum(values[::-1][:2], 0), vectors[:, ::-1][:, :2]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
     total = float((centred**2).sum()) or 1.0
-    return vectors * np.sqrt(values), [float(v) / total for v in values]
+    return vectors * np.sqrt(values), (values / total).tolist()
 
 
 def cosines(flat: np.ndarray) -> np.ndarray:
@@ -137,10 +140,8 @@ def nearest_vocabulary(prompts_KLD: Tensor, card_path: str) -> list[list[tuple[s
                 f"--vocabulary: {card.name}: none of its tensors ends in {', '.join(TABLES)}; its vocabulary "
                 "cannot be compared"
             )
-        table_VD, tokenizer = (
-            source.mapped(names[0]),
-            load_tokenizer(card.tokenizer or card.path, card.trust_remote_code),
-        )
+        table_VD = source.mapped(names[0])
+        tokenizer = load_tokenizer(card.tokenizer or card.path, card.trust_remote_code)
     except BackboneError as error:
         raise UserError([f"--vocabulary: {problem}" for problem in error.problems]) from None
     if table_VD.shape[1] != prompts_KLD.shape[2]:
@@ -150,13 +151,17 @@ def nearest_vocabulary(prompts_KLD: Tensor, card_path: str) -> list[list[tuple[s
         )
     ids, best = nearest(prompts_KLD.flatten(0, 1), table_VD)
     length = prompts_KLD.shape[1]
-    words = [(_readable(tokenizer.decode([i]).strip(), i), value) for i, value in zip(ids, best, strict=True)]
+    words = []
+    for number, value in zip(ids, best, strict=True):
+        words.append((_readable(tokenizer.decode([number]).strip(), number), value))
     return [words[start : start + length] for start in range(0, len(words), length)]
 
 
 def _readable(word: str, number: int) -> str:
     """A piece of a character, or none at all, is named by its number."""
-    return word if word and word.isprintable() and "\ufffd" not in word else f"#{number}"
+    if word and word.isprintable() and "\ufffd" not in word:
+        return word
+    return f"#{number}"
 
 
 def nearest(vectors_ND: Tensor, table_VD: Tensor) -> tuple[list[int], list[float]]:

@@ -9,8 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.evaluation import made_with
 from engine.reporting.blocks import Block, Section, Text, markdown, table
-from engine.reporting.data import Run, gather
+from engine.reporting.data import Run, gather, mean_of
 from engine.reporting.sections import LEGEND, averages_table, of_run, overview, warnings
+from engine.reporting.words import score
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE = 120  # columns of a terminal that a table may take
@@ -34,11 +35,10 @@ def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), 
     found = gather(runs, names)
     made = made_with()
     glance = Section("At a glance", overview(found), level=2)
-    blocks: list[Block] = [
-        Text(LEGEND),
-        *([glance] if glance.blocks else []),
-        *(of_run(run, vocabulary) for run in found),
-    ]
+    blocks: list[Block] = [Text(LEGEND)]
+    if glance.blocks:
+        blocks.append(glance)
+    blocks += [of_run(run, vocabulary) for run in found]
     text = "# Results\n\n" + markdown([*blocks[:1], Text(f"Made {made['date']}."), *blocks[1:]])
     output.mkdir(parents=True, exist_ok=True, mode=0o700)
     (output / "report.html").write_text(page(blocks, made["date"]))
@@ -66,25 +66,29 @@ def page(blocks: Sequence[Block], date: str) -> str:
 def numbered(blocks: Sequence[Block]) -> list[Block]:
     """Top sections with an anchor each, for the contents."""
     out: list[Block] = []
+    number = 0
     for block in blocks:
         if isinstance(block, Section):
-            block = Section(block.title, block.blocks, f"s{sum(isinstance(b, Section) for b in out)}", block.level)
+            block = Section(block.title, block.blocks, f"s{number}", block.level)
+            number += 1
         out.append(block)
     return out
 
 
 def terminal(runs: Sequence[Run]) -> str:
     """Warnings, averages, and each task's scores where they are few enough to be read on a terminal."""
-    out = [f"{run.name}: {line}" for run in runs for line in warnings(run)]
+    out = []
+    for run in runs:
+        out += [f"{run.name}: {line}" for line in warnings(run)]
     averages = averages_table(runs)
     if averages.rows:
         out.append(table([averages.head, *averages.rows]))
     for run in runs:
         columns = run.columns()
-        rows = [["task", "metric", *(f"{m} {s}" for m, s in columns)]]
+        rows = [["task", "metric", *map(" ".join, columns)]]
         for name, task in run.tasks.items():
-            cells = [task["methods"].get(m, {}).get(s) for m, s in columns]
-            rows.append([name, task["metric"], *("" if c is None else f"{c['mean']:.3f}" for c in cells)])
+            means = [mean_of(task, method, shots) for method, shots in columns]
+            rows.append([name, task["metric"], *map(score, means)])
         text = table(rows)
         if run.tasks and text.index("\n") <= WIDE:
             out.append(f"{run.name}\n{text}")

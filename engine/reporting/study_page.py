@@ -18,9 +18,11 @@ from markupsafe import Markup
 from engine.config import UNTRAINED, Rate
 from engine.core import protect
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
-from engine.reporting.data import Run, gather, shots_value, source_of
-from engine.reporting.figures import few_shot, transfer
-from engine.reporting.sections import comparisons, mean_cell
+from engine.reporting.comparisons import comparisons
+from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
+from engine.reporting.score_figures import few_shot, transfer
+from engine.reporting.sections import mean_cell, shots_of
+from engine.reporting.words import score, with_spread
 
 HEAD = """# What the methods reach on invented notes
 
@@ -28,9 +30,12 @@ HEAD = """# What the methods reach on invented notes
 make study        # few-shot curves of every method, each tuned; make study-full adds ablations and matrices
 ```
 
-Invented notes (`clinical_tasks/pocket`), backbone {backbone}, frozen. Metaprompts are distilled from 21 source tasks; then every method trains on the same
-examples of each of ten unseen tasks, as many steps, with {seeds} seeds, its learning rate chosen on validation data with a seed that is not reported
-([how](studies.md)). Test examples: {n_test}. These tasks are small and alike; what holds here need not hold on clinical notes.
+Invented notes (`clinical_tasks/pocket`), backbone {backbone}, frozen. Metaprompts are distilled from 21 source tasks; \
+then every method trains on the same
+examples of each of ten unseen tasks, as many steps, with {seeds} seeds, its learning rate chosen on validation data \
+with a seed that is not reported
+([how](studies.md)). Test examples: {n_test}. These tasks are small and alike; what holds here need not hold on \
+clinical notes.
 """
 BASE, GAP, ACROSS = 20, 18, 3  # points
 STYLE = (Path(__file__).parent / "templates/report.css").read_text()
@@ -42,23 +47,19 @@ def write_page(study: Path, output: Path) -> None:
     Raises:
         UserError: the study has no evaluated cell.
     """
-    cells = [
-        c
-        for c in json.loads((study / "study.json").read_text())["cells"]
-        if c["mode"] == "adapt" and (study / c["run"] / "results.json").exists()
-    ]
-    runs = gather([study / c["run"] for c in cells], [c["run"] for c in cells])
-    curves = [r for r in runs if few_shot(r) and len({m for m, _ in r.columns()}) > 2]
-    matrices = [r for r in runs if r.columns(transfer=True)]
-    others = [r for r in runs if r not in curves and r not in matrices]
+    names = _evaluated(study)
+    runs = gather([study / name for name in names], names)
+    curves, matrices, others = [], [], []
+    for run in runs:
+        compares, transfers = few_shot(run) and len(run.methods()) > 2, run.columns(transfer=True)
+        if compares:
+            curves.append(run)
+        if transfers:
+            matrices.append(run)
+        if not compares and not transfers:
+            others.append(run)
     output.parent.mkdir(parents=True, exist_ok=True)
-    first = (curves or runs)[0]
-    seeds = max(
-        len(cell["seeds"]) for t in first.tasks.values() for by in t["methods"].values() for cell in by.values()
-    )
-    sizes = sorted({t["n_test"] for t in first.tasks.values()})
-    n_test = f"{sizes[0]} a task" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} a task"
-    parts = [HEAD.format(backbone=first.results["backbone"], seeds=seeds, n_test=n_test)]
+    parts = [_head((curves or runs)[0])]
     for run in curves:
         drawn = _drawn(few_shot(run)[0], output, run.name)  # type: ignore[arg-type]
         parts.append(markdown(list(_curve_blocks(run))).replace("@@", drawn))
@@ -72,6 +73,27 @@ def write_page(study: Path, output: Path) -> None:
     output.write_text("\n".join(part.rstrip() + "\n" for part in parts))
 
 
+def _evaluated(study: Path) -> list[str]:
+    """Folders of the study's adaptations that have results."""
+    out = []
+    for cell in json.loads((study / "study.json").read_text())["cells"]:
+        if cell["mode"] == "adapt" and (study / cell["run"] / "results.json").exists():
+            out.append(cell["run"])
+    return out
+
+
+def _head(run: Run) -> str:
+    seeds, sizes = 0, set()
+    for task in run.tasks.values():
+        sizes.add(task["n_test"])
+        for by_shots in task["methods"].values():
+            seeds = max(seeds, *(len(cell["seeds"]) for cell in by_shots.values()))
+    n_test = f"{min(sizes)} a task"
+    if len(sizes) > 1:
+        n_test = f"{min(sizes)} to {max(sizes)} a task"
+    return HEAD.format(backbone=run.results["backbone"], seeds=seeds, n_test=n_test)
+
+
 _ABLATIONS = (
     "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in "
     "`configs/pocket/study_full.yaml`. Learning rates are those of the base "
@@ -83,27 +105,23 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     numbers = few_shot(run)[0].numbers  # type: ignore[union-attr]
     assert numbers is not None
     verdict, compared = comparisons(run)
+    paired = (
+        "Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the "
+        "seeds."
+    )
     blocks: list[Block] = [
         Text("@@"),
         Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."),
         numbers,
-    ]
-    blocks += [
-        Text(
-            verdict
-            + (
-                " Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t "
-                "over the seeds."
-            )
-        ),
+        Text(f"{verdict} {paired}"),
         compared,
+        Text("By task, all examples or the most there are, ± the standard deviation over seeds."),
+        _by_task(run),
     ]
-    blocks += [Text("By task, all examples or the most there are, ± the standard deviation over seeds."), _by_task(run)]
     if run.results.get("tuning"):
         told = (
             "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes "
-            "that were not tried, the nearest "
-            "size's); beyond an edge there may be a better one."
+            "that were not tried, the nearest size's); beyond an edge there may be a better one."
         )
         blocks += [Text(told), _rates(run)]
     counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
@@ -115,40 +133,41 @@ def _rates(run: Run) -> Table:
     rows = []
     for method, by_shots in run.results["tuning"].items():
         for shots, tried in by_shots.items():
-            shown = [
-                f"{Rate.of(rate)}: {score:.3f}" for rate, score in zip(tried["rates"], tried["scores"], strict=True)
-            ]
+            shown = []
+            for rate, value in zip(tried["rates"], tried["scores"], strict=True):
+                shown.append(f"{Rate.of(rate)}: {value:.3f}")
             at_the_edge = len(shown) > 1 and tried["best"] in (0, len(shown) - 1)  # there may be a better one beyond
-            shown[tried["best"]] += " * (edge)" if at_the_edge else " *"
+            shown[tried["best"]] += " *"
+            if at_the_edge:
+                shown[tried["best"]] += " (edge)"
             rows.append([method, shots, ", ".join(shown)])
     return Table(["method", "shots", "rate: score"], rows, 3)
 
 
 def _by_task(run: Run) -> Table:
-    methods = list(dict.fromkeys(m for m, _ in run.columns()))
+    methods = run.methods()
     rows = []
     for name, task in run.tasks.items():
-        cells: list[Cell | str] = []
+        row = [name.removeprefix("pocket_"), task["metric"]]
         for method in methods:
-            by = task["methods"].get(method, {})
-            best = max(by, key=shots_value, default="")
-            cells.append(
-                ""
-                if not by
-                else f"{by[best]['mean']:.3f}" + (f" ± {by[best]['std']:.3f}" if by[best]["std"] is not None else "")
-            )
-        rows.append([name.removeprefix("pocket_"), task["metric"], *cells])
+            by_shots = task["methods"].get(method)
+            if by_shots:
+                cell = by_shots[max(by_shots, key=shots_value)]
+                row.append(with_spread(cell["mean"], cell["std"]))
+            else:
+                row.append("")
+        rows.append(row)
     return Table(["task", "metric", *methods], rows, 2)
 
 
 def _by_cell(runs: Sequence[Run]) -> Table:
-    shots = sorted({s for r in runs for by in r.averages().values() for s in by}, key=shots_value)
-    rows = [
-        [r.name, str(len(r.tasks)), method, *(mean_cell(r, method, s) if s in by else "" for s in shots)]
-        for r in runs
-        for method, by in r.averages().items()
-        if not source_of(method) and method not in UNTRAINED
-    ]
+    shots = shots_of(runs)
+    rows: list[list[Cell | str]] = []
+    for run in runs:
+        for method in run.averages():
+            if not source_of(method) and method not in UNTRAINED:
+                cells = [mean_cell(run, method, s) for s in shots]
+                rows.append([run.name, str(len(run.tasks)), method, *cells])
     return Table(["cell", "targets", "method", *shots], rows, 3)
 
 
@@ -158,17 +177,15 @@ def _best_sources(run: Run) -> Iterator[Block]:
     shots = min((s for _, s in columns), key=shots_value)
     rows = []
     for name, task in run.tasks.items():
-        found = {
-            source_of(m): task["methods"][m][shots]["mean"] for m, s in columns if s == shots and m in task["methods"]
-        }
+        found = {}
+        for method, s in columns:
+            if s == shots and method in task["methods"]:
+                found[source_of(method).removeprefix("pocket_")] = task["methods"][method][shots]["mean"]
         best, worst = max(found, key=lambda s: found[s]), min(found, key=lambda s: found[s])
-        every = task["methods"].get("metaprompt", {}).get(shots)
-        both = (
-            ["all alike", f"{found[best]:.3f}"]
-            if found[best] == found[worst]
-            else [f"{s.removeprefix('pocket_')} {found[s]:.3f}" for s in (best, worst)]
-        )
-        rows.append([name.removeprefix("pocket_"), *both, "" if every is None else f"{every['mean']:.3f}"])
+        both = [f"{best} {found[best]:.3f}", f"{worst} {found[worst]:.3f}"]
+        if found[best] == found[worst]:
+            both = ["all alike", f"{found[best]:.3f}"]
+        rows.append([name.removeprefix("pocket_"), *both, score(mean_of(task, "metaprompt", shots))])
     yield Text(f"Of each target the best and the worst source at {shots} examples, and all sources together.")
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 
@@ -189,7 +206,7 @@ def sheet(figure: Figure) -> str:
         widest = max(widest, x)
     x = 0.0
     for number, chart in enumerate(figure.charts):
-        width, height = (float(re.search(rf'{side}="([\d.]+)"', chart)[1]) for side in ("width", "height"))  # type: ignore[index]
+        width, height = _side(chart, "width"), _side(chart, "height")
         if number and number % ACROSS == 0:
             x, y, tall = 0.0, y + tall + GAP, 0.0
         parts.append(_placed(chart, x, y))
@@ -202,6 +219,13 @@ def sheet(figure: Figure) -> str:
         f'font-size="11"><style>{STYLE}</style>'
         f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _side(chart: Markup, name: str) -> float:
+    """width or height, as the chart's own first attribute of this name says."""
+    found = re.search(rf'{name}="([\d.]+)"', chart)
+    assert found is not None
+    return float(found[1])
 
 
 def _placed(svg: Markup, x: float, y: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -50,11 +51,10 @@ def served_answers(
         for begin in range(0, most, e.batch_size):
             group = list(contexts[begin : begin + e.batch_size])
             asked = group or [[end_id]]  # for the other ranks' sake
-            rows = backbone.embed(torch.tensor([i for ids in asked for i in ids], dtype=torch.long))
-            texts = rows.split([len(ids) for ids in asked])[: len(group)]
-            bodies = [
-                request_body(model, prompt_LD.cpu(), text, e.max_new_tokens) | {"stop_token_ids": [end_id]}
-                for text in texts
-            ]
+            rows = backbone.embed(torch.tensor(list(chain.from_iterable(asked)), dtype=torch.long))
+            bodies = []
+            for text_TD in rows.split([len(ids) for ids in asked])[: len(group)]:
+                body = request_body(model, prompt_LD.cpu(), text_TD, e.max_new_tokens)
+                bodies.append(body | {"stop_token_ids": [end_id]})
             for number, found in enumerate(pool.map(lambda body: ask_server(e.server, body), bodies), begin):
                 yield number, Prediction(*found)

@@ -40,9 +40,11 @@ class Table:
 
     def __init__(self, folder: Path):
         index = folder / "model.safetensors.index.json"
-        places = json.loads(index.read_text())["weight_map"] if index.exists() else None
+        files = dict.fromkeys(TABLES, "model.safetensors")
+        if index.exists():
+            files = json.loads(index.read_text())["weight_map"]
         for name in TABLES:
-            file = folder / (places.get(name, "") if places is not None else "model.safetensors")
+            file = folder / files.get(name, "")
             if file.is_file():
                 self.slices = safe_open(file, "pt")
                 if name in self.slices.keys():  # noqa: SIM118  no dictionary

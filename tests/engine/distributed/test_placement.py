@@ -24,7 +24,7 @@ from engine.distributed.placement import (
     sharding_of_file,
 )
 from engine.distributed.zero3 import zero_config
-from engine.planning.plan import machine_of
+from engine.planning.flags import machine_of
 
 GB = 10**9
 ONE, NODE, CLUSTER = (

@@ -12,9 +12,10 @@ import torch
 from clinical_tasks import Example
 from engine.data.dataset import Sample, Split, TaskData
 from engine.evaluation.eval_targets import ScoredRow, shown_examples
-from engine.evaluation.evaluate import Predictor, _said_of_examples
+from engine.evaluation.evaluate import _said_of_examples
 from engine.evaluation.few_shot_context import Shown, common_start
 from engine.evaluation.prediction_store import Prediction, PredictionStore
+from engine.evaluation.predictor import Predictor
 from engine.training.adapt import adapt_rows
 from prompt_modules.bank import JoinedBank
 from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
@@ -268,7 +269,7 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     answer: str, make_run_context, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s = make_run_context(max_tokens_per_micro_batch=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch_size": 2})
-    monkeypatch.setattr("engine.evaluation.evaluate.CHUNK", 1)
+    monkeypatch.setattr("engine.evaluation.predictor.CHUNK", 1)
     mine, row = (
         task(answer),
         ScoredRow({"task": "mine", "method": "teacher", "shots": "full", "seed": 0}, bank, 1, 5, "sha"),

@@ -12,7 +12,7 @@ import torch
 
 from engine.core.errors import UserError
 from engine.evaluation.eval_targets import ScoredRow
-from engine.evaluation.evaluate import Predictor
+from engine.evaluation.predictor import Predictor
 from engine.evaluation.vllm.backend import announce
 from prompt_modules.bank import JoinedBank
 from tests.engine.asked_task import SOLVED

@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from engine.core.errors import UserError
 from engine.evaluation.aggregate import by_seed, paired_over_targets, student, summarise, two_sided
 from engine.recipes import commands
+from engine.reporting.axes import short, ticks
 from engine.reporting.blocks import Cell, table
-from engine.reporting.charts import _ticks, lines, short, style_of
+from engine.reporting.charts import lines
+from engine.reporting.comparisons import holm
 from engine.reporting.data import gather, scrubbed, without_home
 from engine.reporting.geometry import components, cosines, geometry, nearest, nearest_vocabulary
+from engine.reporting.marks import style_of
 from engine.reporting.report import write_report
-from engine.reporting.sections import holm
 from tests.engine.reported_run import GAIN, TARGETS, results, scored, write_run
 
 
@@ -378,8 +380,8 @@ def test_a_bar_in_a_cell_does_not_part_it() -> None:
 
 
 def test_axes_have_round_numbers() -> None:
-    assert _ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and _ticks(10, 12, False, 6, True) == [10, 11, 12]
-    assert _ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and _ticks(0.9e-2, 6e-2, True) == [
+    assert ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and ticks(10, 12, False, 6, True) == [10, 11, 12]
+    assert ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and ticks(0.9e-2, 6e-2, True) == [
         0.01,
         0.02,
         0.05,

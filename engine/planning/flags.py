@@ -1,0 +1,103 @@
+"""Flags of ``plan`` as typed, checked: lengths to count with, a kind of device, a machine."""
+
+from dataclasses import replace
+
+from engine.config import RunConfig
+from engine.core import UserError
+from engine.distributed import GB, DeviceKind, Machine, read_kind
+from engine.planning.step_workload import Assumed
+
+LINKS = {"pcie_gbs": "pcie", "nvlink_gbs": "intra", "network_gbs": "network"}  # flag -> key of a DeviceKind
+
+
+def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = "", examples: str = "") -> Assumed:
+    """Lengths to count with where no corpus can be read; by default a quarter of the longest sample, a sixteenth of
+    that the answer.
+
+    Raises:
+        UserError: every flag that is no whole number above zero, and lengths that do not go together.
+    """
+    longest = config.data.max_length
+    problems: list[str] = []
+    sample = _whole("sample_tokens", sample_tokens, max(2, longest // 4), problems)
+    answer = _whole("answer_tokens", answer_tokens, max(1, sample // 16), problems)
+    n_examples = _whole("task_examples", examples, 10_000, problems)
+    if not problems and sample > longest:
+        problems.append(f"command line: --sample_tokens: {sample} is above data.max_length, {longest}")
+    if not problems and answer >= sample:
+        problems.append(f"command line: --answer_tokens: {answer} leaves nothing of --sample_tokens {sample}")
+    if problems:
+        raise UserError(problems)
+    return Assumed(sample, answer, n_examples)
+
+
+def _whole(name: str, text: str, default: int, problems: list[str]) -> int:
+    """The number of a flag, or its default; what is wrong with it goes to ``problems``."""
+    if not text:
+        return default
+    if text.isdigit() and int(text):
+        return int(text)
+    problems.append(f"command line: --{name}: {text!r} is no whole number above 0")
+    return default
+
+
+def device_of(gpu: str, links: dict[str, str]) -> DeviceKind | None:
+    """A kind by its name or file, with links of one's own. ``links``: pcie_gbs, nvlink_gbs, network_gbs, in GB/s.
+
+    Raises:
+        UserError: every flag that is wrong; links without a kind.
+    """
+    given = {name: text for name, text in links.items() if text}
+    if not gpu:
+        if given:
+            raise UserError([f"command line: --{name}: name the kind of GPU too (--gpu)" for name in given])
+        return None
+    problems: list[str] = []
+    rates: dict[str, float] = {}
+    for name, text in given.items():
+        rate = _number(text) * GB
+        if 0 < rate < float("inf"):
+            rates[LINKS[name]] = rate
+        else:
+            problems.append(f"command line: --{name}: {text!r} is no number of GB/s above 0")
+    try:
+        kind = read_kind(gpu)
+    except UserError as error:
+        raise UserError([*error.problems, *problems]) from None
+    if problems:
+        raise UserError(problems)
+    return replace(kind, **rates)  # type: ignore[arg-type]
+
+
+def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Machine:
+    """A machine from flags; ``gpus_per_node: 0`` is one CPU rank a node.
+
+    Raises:
+        UserError: every flag that is no number above zero.
+    """
+    problems: list[str] = []
+    n_nodes = int(_at_least("nodes", nodes, 1, True, problems))
+    gpus = int(_at_least("gpus_per_node", gpus_per_node, 0, True, problems))
+    device_bytes = int(_at_least("gpu_gb", gpu_gb, 1e-3, False, problems) * GB)
+    host_bytes = int(_at_least("host_gb", host_gb, 1e-3, False, problems) * GB)
+    if problems:
+        raise UserError(problems)
+    return Machine(n_nodes, gpus or 1, "cuda" if gpus else "cpu", device_bytes, host_bytes)
+
+
+def _at_least(name: str, text: str, least: float, whole: bool, problems: list[str]) -> float:
+    """The number of a flag, or ``least``; what is wrong with it goes to ``problems``."""
+    value = _number(text)
+    if value >= least and value < float("inf") and (not whole or value == int(value)):
+        return value
+    kind = "whole number" if whole else "number"
+    problems.append(f"command line: --{name}: {text!r} is no {kind} from {least:g} up")
+    return least
+
+
+def _number(text: str) -> float:
+    """-1 for a text that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
