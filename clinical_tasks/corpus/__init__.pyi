@@ -1,4 +1,5 @@
 from .splits import (
+    code_versions as code_versions,
     holder as holder,
     is_labelled as is_labelled,
     read_split as read_split,
@@ -8,6 +9,7 @@ from .splits import (
 )
 
 __all__ = [
+    "code_versions",
     "holder",
     "is_labelled",
     "read_split",

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clinical_tasks.readers import READERS, find_files, read_text
+from clinical_tasks.readers import READER_VERSIONS, READERS, find_files, read_text
 from clinical_tasks.schema import Document, Example, ReadError, SplitSpec, TaskCard, did_you_mean, read_error
-from clinical_tasks.text_pairs import make_example
+from clinical_tasks.text_pairs import TEXT_PAIRS_VERSION, make_example
+
+# Of which documents a split holds, and in what order. Token rows are cached under it: raise it whenever that may change.
+SPLITS_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ def split_files(card: TaskCard, data_root: Path | str, split: str) -> SplitFiles
             missing.append(name)
     missing += [name for name in (spec.ids_from, spec.ids_not_in) if name and not find_files(folder, name)]
     return SplitFiles(tuple(found), tuple(missing))
+
+
+def code_versions(card: TaskCard) -> str:
+    """The versions of the code that turns a card's files into text pairs.
+
+    Two runs with the same versions, card and files have the same examples.
+    """
+    reader = READER_VERSIONS[card.reader]
+    return f"{card.reader} {reader}, splits {SPLITS_VERSION}, text pairs {TEXT_PAIRS_VERSION}"
 
 
 def read_split(card: TaskCard, data_root: Path | str, split: str) -> list[Example]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from clinical_tasks.corpus import split_files as files_of, stream_split
+from clinical_tasks.corpus import code_versions, split_files as files_of, stream_split
 from clinical_tasks.readers import find_files, is_file, open_bytes
 from engine.config import DataConfig, expand
 from engine.core import UserError, new_partial, publish, remove
@@ -23,7 +23,7 @@ from engine.data.token_cache import ROWS, build_once, damage_of_rows, note_check
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
 
-CACHE_FORMAT = "2"
+CACHE_FORMAT = "3"  # of the rows: which there are of an example, and how they are written
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
 WRITE_ROWS, WRITE_BYTES = 1000, 1 << 21
 
@@ -294,7 +294,7 @@ def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
 
 
 def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_length: int, limit: int) -> str:
-    """Hash of all that the rows depend on: files, card, readers' code, tokenizer, template, lengths."""
+    """Hash of all that the rows depend on: files, card, versions of the code, tokenizer, template, lengths."""
     digest = hashlib.sha256(
         f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode()
     )
@@ -303,10 +303,8 @@ def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_leng
 
 
 def code_and_files(card: TaskCard, split: str, root: Path) -> bytes:
-    """Hash of the readers' code and of the released files that decide a split's examples."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(clinical_tasks.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+    """Hash of the versions of the code and of the released files that decide a split's examples."""
+    digest = hashlib.sha256(code_versions(card).encode())
     for path in source_files(card, split, root):
         with open_bytes(path) as stream:
             digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]

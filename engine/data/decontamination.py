@@ -24,6 +24,7 @@ from engine.data.dataset import TaskData, code_and_files, load_cards, unknown_ta
 from engine.data.token_cache import build_once
 
 FILE = "overlap.json"
+COMPARISON_VERSION = 1  # of what ``find_overlaps`` finds: comparisons are cached under it
 
 
 def decontaminate(
@@ -135,7 +136,8 @@ def _found(
     token rows.
     """
     root, cache = expand(config.root), expand(config.cache)
-    digest = hashlib.sha256(json.dumps([[c.name for c in targets], [c.name for c in sources]]).encode())
+    names = [[card.name for card in cards] for cards in (targets, sources)]
+    digest = hashlib.sha256(json.dumps([COMPARISON_VERSION, *names]).encode())
     for card, split in [*((c, "test") for c in targets), *((c, "train") for c in sources)]:
         digest.update(card.fingerprint().encode() + code_and_files(card, split, root))
     final = cache / f"overlap-{digest.hexdigest()[:24]}.json"

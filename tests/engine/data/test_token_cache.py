@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import hashlib
+import json
 import os
 import shutil
 import stat
@@ -84,6 +86,16 @@ def test_rows_are_the_tokens_of_the_text_pairs(run: Prepare, layout: Layout) -> 
                 assert layout.answer_text(sample.answer_ids) == example.answer_text.strip()
     assert found["demo_qa"].splits["test"].example(0).options == ("yes", "no", "maybe")
     assert run.said == []  # type: ignore[attr-defined]
+
+
+def test_other_rows_have_another_format(run: Prepare) -> None:
+    """Where this fails, raise ``CACHE_FORMAT`` and record the rows that are made now beside it.
+
+    The versions of the readers, of the splits and of the text pairs are held in tests/clinical_tasks/corpus.
+    """
+    rows = rows_of(run({**ALL, "demo_summary": ["test"]}, max_length=200))
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    assert (dataset.CACHE_FORMAT, digest) == ("3", "29e12851845a72f5")
 
 
 def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
