@@ -4,8 +4,10 @@ from .splits import (
     is_labelled as is_labelled,
     read_split as read_split,
     split_files as split_files,
+    splits_by_files as splits_by_files,
     stream_documents as stream_documents,
     stream_split as stream_split,
+    stream_splits as stream_splits,
 )
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "is_labelled",
     "read_split",
     "split_files",
+    "splits_by_files",
     "stream_documents",
     "stream_split",
+    "stream_splits",
 ]

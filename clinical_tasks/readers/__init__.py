@@ -14,7 +14,7 @@ from clinical_tasks.readers.bioc import read_bioc
 from clinical_tasks.readers.brat import read_brat
 from clinical_tasks.readers.chemprot import read_chemprot
 from clinical_tasks.readers.ddi import read_ddi
-from clinical_tasks.readers.files import find_files, is_file, open_bytes, read_text
+from clinical_tasks.readers.files import find_files, is_file, open_bytes, read_text, watching_files
 from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
 from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
@@ -96,4 +96,5 @@ __all__ = [
     "read_pubtator",
     "read_text",
     "strip_mesh",
+    "watching_files",
 ]

@@ -1,31 +1,44 @@
 """Released files -> examples -> token rows, once, in an Arrow cache of the run's own.
 
-Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the
-others wait (token_cache.py).
+Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 reads the
+corpora and writes, the others wait (token_cache.py). The first time a file is read, it is hashed as it is read, and all
+splits of a task are made from one reading.
 """
 
+import contextlib
 import hashlib
-import heapq
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from clinical_tasks.corpus import code_versions, split_files as files_of, stream_split
-from clinical_tasks.readers import find_files, is_file, open_bytes
+from clinical_tasks.corpus import splits_by_files, stream_splits
+from clinical_tasks.readers import watching_files
 from engine.config import DataConfig, expand
-from engine.core import UserError, new_partial, publish, remove
-from engine.data.token_cache import ROWS, build_once, damage_of_rows, note_checksum
+from engine.core import UserError
+from engine.data.cache_keys import cache_key, source_files
+from engine.data.file_digests import FileDigests
+from engine.data.row_writer import RowWriter, TokenisedTexts
+from engine.data.token_cache import (
+    FAILED,
+    ROWS,
+    Keys,
+    await_build,
+    building,
+    damage_of_rows,
+    is_whole,
+    mark_failed,
+    raise_if_refused,
+    shared_keys,
+)
 
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
 
-CACHE_FORMAT = "3"  # of the rows: which there are of an example, and how they are written
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
-WRITE_ROWS, WRITE_BYTES = 1000, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -154,13 +167,20 @@ def prepare(
     cache = expand(config.cache)
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache: {cache} is a file; name a folder")
+    source = _Corpora(cards, root, cache, config, layout, FileDigests(cache), say)
+    failed: dict[str, list[str]] = {}
+    make = source.build if rank == 0 else source.key
+    try:
+        keys = shared_keys(cache, source.request(tasks), rank, lambda: _each_task(tasks, make, failed))
+    finally:
+        if rank == 0:
+            source.digests.save()
     out: dict[str, TaskData] = {}
     for task, splits in tasks.items():
         try:
-            found = {s: _split(cards[task], s, root, cache, config, layout, rank, say) for s in splits}
-            out[task] = TaskData(cards[task], found)
-        except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
-            problems += [f"task {task}: {line}" for line in (getattr(error, "problems", None) or [str(error)])]
+            if task in failed:
+                raise UserError(failed[task])
+            out[task] = TaskData(cards[task], {s: source.open(task, s, keys[task].get(s), rank) for s in splits})
         except UserError as error:
             problems += error.problems
     for task, data in out.items():
@@ -200,130 +220,159 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
                 )
 
 
-def _split(
-    card: TaskCard,
-    split: str,
-    root: Path,
-    cache: Path,
-    config: DataConfig,
-    layout: "Layout",
-    rank: int,
-    say: Callable[[str], None],
-) -> Split:
-    from datasets import Dataset
-
-    if split not in card.splits:
-        raise UserError(f"task {card.name}: its card names no split {split!r} ({card.path})")
-    limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
-    final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
-    build_once(
-        final,
-        rank,
-        what=f"task {card.name}: split {split}",
-        damage=damage_of_rows,
-        say=say,
-        build=lambda: _build(card, split, root, config, limit, layout, final),
-    )
-    return Split(Dataset.from_file(str(final / ROWS)), final.name)
-
-
-def _build(
-    card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path
-) -> None:
-    from datasets import Features, Sequence, Value
-    from datasets.arrow_writer import ArrowWriter
-
-    def fits(input_text: str, answer_text: str) -> bool:
-        return len(layout.context_ids(input_text)) + len(layout.answer_ids(answer_text)) <= config.max_length
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for whole in _subset(stream_split(card, root, split), limit):
-            for example in clinical_tasks.split_long(whole, card, fits):
-                context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
-                longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
-                kept = len(context) + longest <= config.max_length
-                yield {
-                    "context_ids": context,
-                    "answer_ids": answer,
-                    "example": json.dumps(asdict(example)),
-                    "kept": kept,
-                }
-
-    features = Features(
-        {
-            "context_ids": Sequence(Value("int32")),
-            "answer_ids": Sequence(Value("int32")),
-            "example": Value("string"),
-            "kept": Value("bool"),
-        }
-    )
-    partial = new_partial(final, folder=True)
-    try:
-        # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a
-        # question
-        (partial / ROWS).touch(0o600)
-        with ArrowWriter(path=str(partial / ROWS), features=features, writer_batch_size=WRITE_ROWS) as writer:
-            waiting = 0
-            for row in rows():
-                writer.write(row)
-                waiting += len(row["example"]) + 36 * (
-                    len(row["context_ids"]) + len(row["answer_ids"])
-                )  # a list's ints
-                if waiting > WRITE_BYTES:
-                    writer.write_examples_on_file()
-                    waiting = 0
-            writer.finalize()
-        note_checksum(partial, final.name)
+def _each_task(
+    tasks: Mapping[str, Sequence[str]],
+    find: Callable[[str, Sequence[str], dict[str, str]], None],
+    failed: dict[str, list[str]],
+) -> Keys:
+    """The keys of every task's splits, as far as they can be found; what stands in the way goes into ``failed``."""
+    keys: Keys = {}
+    for task, splits in tasks.items():
+        keys[task] = {}
         try:
-            publish(partial, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        remove(partial)
+            find(task, splits, keys[task])
+        except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
+            told = getattr(error, "problems", None) or [str(error)]
+            failed[task] = [f"task {task}: {line}" for line in told]
+        except UserError as error:
+            failed[task] = list(error.problems)
+    return keys
 
 
-def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
-    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order. Holds no more than
-    these.
+@dataclass(frozen=True)
+class _Corpora:
+    """Released files on one side, a cache of their rows on the other."""
+
+    cards: dict[str, TaskCard]
+    root: Path
+    cache: Path
+    config: DataConfig
+    layout: "Layout"
+    digests: FileDigests
+    say: Callable[[str], None]
+
+    def request(self, tasks: Mapping[str, Sequence[str]]) -> str:
+        """What is asked for, alike on every rank."""
+        c = self.config
+        limits = (c.max_length, c.max_train, c.max_validation, c.max_test)
+        wanted = [(task, self.cards[task].fingerprint(), list(splits)) for task, splits in tasks.items()]
+        return json.dumps([str(self.root), self.layout.fingerprint(), limits, wanted])
+
+    def limit(self, split: str) -> int:
+        c = self.config
+        return {"train": c.max_train, "validation": c.max_validation, "test": c.max_test}[split]
+
+    def place(self, task: str, split: str) -> Path:
+        """The folder of the split's rows, but for the key at the end of its name."""
+        return self.cache / f"{task}-{split}"
+
+    def folder(self, task: str, split: str, key: str) -> Path:
+        return self.cache / f"{task}-{split}-{key}"
+
+    def was_built(self, task: str, split: str) -> bool:
+        """Whether any rows of the split are in the cache, of whatever files and lengths."""
+        return next(self.cache.glob(f"{task}-{split}-*"), None) is not None
+
+    def key_of(self, task: str, split: str) -> str:
+        card = self.cards[task]
+        length, limit = self.config.max_length, self.limit(split)
+        return cache_key(card, split, self.root, self.layout, length, limit, self.digests)
+
+    def key(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
+        """Add the keys of a task's splits. Files are read where their digests are not known."""
+        for split in splits:
+            self.check_split(task, split)
+            keys[split] = self.key_of(task, split)
+
+    def check_split(self, task: str, split: str) -> None:
+        card = self.cards[task]
+        if split not in card.splits:
+            raise UserError(f"task {task}: its card names no split {split!r} ({card.path})")
+
+    def build(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
+        """Make a task's splits as far as they are missing or damaged, and add their keys.
+
+        Where a split was never built and its files were never hashed, its key is found while they are read.
+        """
+        card, missing = self.cards[task], []
+        for split in splits:
+            self.check_split(task, split)
+            files = source_files(card, split, self.root)
+            if self.was_built(task, split) or None not in map(self.digests.known, files):
+                key = self.key_of(task, split)
+                if is_whole(self.folder(task, split, key), f"task {task}: split {split}", damage_of_rows, self.say):
+                    keys[split] = key
+                    continue
+                missing.append((split, key))
+            else:
+                missing.append((split, ""))
+        known = {split: key for split, key in missing if key}
+        try:
+            for group in splits_by_files(card, self.root, [split for split, _ in missing]):
+                finals = [self.folder(task, split, known[split]) for split in group if split in known]
+                with building(finals):
+                    keys.update(_build(card, group, self, known))
+        except Exception as error:
+            self.mark_failed(task, [split for split, _ in missing if split not in keys])
+            if isinstance(error, OSError):
+                raise_if_refused(error, [self.cache])
+            raise
+
+    def mark_failed(self, task: str, splits: Sequence[str]) -> None:
+        """Tell ranks that find keys themselves and wait for these rows."""
+        for split in splits:
+            with contextlib.suppress(Exception):  # they cannot find the key either
+                mark_failed(self.folder(task, split, self.key_of(task, split)))
+
+    def open(self, task: str, split: str, key: str | None, rank: int) -> Split:
+        """The rows of a split; ranks other than 0 wait for them."""
+        from datasets import Dataset
+
+        what = f"task {task}: split {split}"
+        if key is None:
+            raise UserError(f"{what}: {FAILED}")
+        final = self.folder(task, split, key)
+        if rank != 0:
+            await_build(final, rank, what, damage_of_rows)
+        return Split(Dataset.from_file(str(final / ROWS)), final.name)
+
+
+def _build(card: TaskCard, splits: Sequence[str], corpora: _Corpora, known: Mapping[str, str]) -> dict[str, str]:
+    """Write the rows of splits that are read from the same files. -> their keys, of which some were known."""
+    texts, keys = TokenisedTexts(corpora.layout), {}
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, RowWriter] = {}
+        for split in splits:
+            corpora.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            place, limit = corpora.place(card.name, split), corpora.limit(split)
+            writers[split] = RowWriter(place, card, texts, corpora.config.max_length, limit)
+            stack.callback(writers[split].close)
+        with watching_files(corpora.digests.watch):
+            for split, example in stream_splits(card, corpora.root, splits):
+                writers[split].add(example)
+        for split, writer in writers.items():
+            writer.finish()
+            keys[split] = known.get(split) or corpora.key_of(card.name, split)
+            writer.publish(corpora.folder(card.name, split, keys[split]))
+    return keys
+
+
+def is_tokenised(tasks: Mapping[str, Sequence[str]], config: DataConfig, layout: "Layout") -> bool:
+    """Whether all splits are in the cache already. Nothing is written; files are read only where rows of their split
+    are there and their digests are not.
+
+    Raises:
+        UserError, ReadError, CardError, KeyError, OSError: the corpora, or the tasks' cards, are not there.
     """
-    if not limit:
-        return examples
-    numbered = ((hashlib.sha256(f"{e.task}|{e.example_id}".encode()).digest(), i, e) for i, e in enumerate(examples))
-    return [e for _, _, e in sorted(heapq.nsmallest(limit, numbered, key=lambda row: row[:2]), key=lambda row: row[1])]
-
-
-def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_length: int, limit: int) -> str:
-    """Hash of all that the rows depend on: files, card, versions of the code, tokenizer, template, lengths."""
-    digest = hashlib.sha256(
-        f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode()
-    )
-    digest.update(code_and_files(card, split, root))
-    return digest.hexdigest()[:24]
-
-
-def code_and_files(card: TaskCard, split: str, root: Path) -> bytes:
-    """Hash of the versions of the code and of the released files that decide a split's examples."""
-    digest = hashlib.sha256(code_versions(card).encode())
-    for path in source_files(card, split, root):
-        with open_bytes(path) as stream:
-            digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]
-    return digest.digest()
-
-
-def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
-    """The released files that decide a split's examples, those it is held out of or loses its hold-outs to included."""
-    related = [
-        name
-        for name, spec in card.splits.items()
-        if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split
-    ]
-    found = {path for name in related for path in files_of(card, root, name).found}
-    ids = {ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
-    found |= {path for name in ids for path in find_files(root / card.folder, name)}
-    if card.reader == "brat":  # either half of a pair may be the one the card names
-        found |= {half for path in found for half in (path.with_suffix(".txt"), path.with_suffix(".ann"))}
-    return sorted(path for path in found if is_file(path))
+    cards, root, cache = load_cards(config), expand(config.root), expand(config.cache)
+    corpora = _Corpora(cards, root, cache, config, layout, FileDigests(cache), print)
+    for task, splits in tasks.items():
+        for split in splits:
+            if not corpora.was_built(task, split):
+                return False
+            if not corpora.folder(task, split, corpora.key_of(task, split)).is_dir():
+                return False
+    return True
 
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import clinical_tasks
 from engine import training
-from engine.config import RunConfig, expand
+from engine.config import RunConfig
 from engine.core import UserError
 from engine.data import (
     EveryRow,
@@ -24,8 +24,7 @@ from engine.data import (
     Stream,
     TaskData,
     TaskMixture,
-    cache_key,
-    load_cards,
+    is_tokenised,
     packed_groups,
     padded_groups,
     plan_step,
@@ -82,9 +81,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StageWork:
-    """A stage of a run. sampled: of each step looked at, the micro-batches of the slowest rank. kind: of
-    backbones.tracing.module_trace.KINDS. forward: micro-batches without a backward pass of the whole stage (validations,
-        teachers' answers kept on disk). real_tokens, examples: of a step, all ranks.
+    """A stage of a run.
+
+    sampled: of each step looked at, the micro-batches of the slowest rank.
+    kind: one of backbones.tracing.module_trace.KINDS.
+    forward: micro-batches without a backward pass of the whole stage (validations, teachers' answers kept on disk).
+    real_tokens, examples: of a step, all ranks.
     """
 
     name: str
@@ -159,13 +161,10 @@ def data_for(session: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str
 def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
     c = session.config
+    wanted: dict[str, Sequence[str]] = {task: ("train", "validation") for task in tasks}
     try:
-        cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
-        for task in tasks:
-            for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
-                key = cache_key(cards[task], split, root, session.layout, c.data.max_length, limit)
-                if not (cache / f"{task}-{split}-{key}").is_dir():
-                    return None
+        if not is_tokenised(wanted, c.data, session.layout):
+            return None
     except (
         UserError,
         KeyError,
@@ -174,7 +173,7 @@ def _cached(session: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | 
         clinical_tasks.CardError,
     ):  # no corpora here, or others
         return None
-    return session.data({task: ["train", "validation"] for task in tasks})
+    return session.data(wanted)
 
 
 def stages_of(
@@ -294,7 +293,10 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
 
 
 def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
-    """None where a distillation asks its teachers every time. As engine.training.teacher_cache decides, the disk apart."""
+    """None where a distillation asks its teachers every time.
+
+    Decided as engine.training.teacher_cache decides, the disk apart.
+    """
     if c.distill.teacher_cache == "off" or c.formulation != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)

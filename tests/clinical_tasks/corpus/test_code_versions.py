@@ -1,7 +1,7 @@
 """Whatever token rows are cached under says which code made them: other output needs another version.
 
-``RECORDED`` holds, for each version, a digest of what went in and of what came out. What goes in is the pocket corpus in
-the release format of each reader, and a few files that are less tidy than it.
+``RECORDED`` holds, for each version, a digest of what went in and of what came out. What goes in is the pocket corpus
+in the release format of each reader, and a few files that are less tidy than it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ RECORDED = {
 UNTIDY: dict[str, dict[str, bytes]] = {
     "brat": {
         "train/a.txt": b"No pain\r\nor fever,\xc2\xa0no aspirin.\r\n",
-        "train/a.ann": b"T1\tProblem 3 7;12 17\tpain fever\nT2\tDrug 22 29\taspirin\nE1\tUse:T2 Why:T1\n#1\tNote E1\tx\n",
+        "train/a.ann": b"T1\tProblem 3 7;12 17\tpain fever\nT2\tDrug 22 29\taspirin\nE1\tUse:T2 Why:T1\n"
+        b"#1\tNote E1\tx\n",
     },
     "pubtator": {"train/a.txt": b"7|t|Pain.\n7|a|\n7\t0\t4\tPain\tDisease\tMESH:D1|-1\n\n8|t|None\n8|a|At all.\n"},
     "jsonl": {

@@ -18,8 +18,10 @@ import pytest
 from backbones import BackboneCard, Layout, load_tokenizer
 from engine.config.schema import DataConfig
 from engine.core.errors import UserError
-from engine.data import dataset, token_cache
-from engine.data.dataset import TaskData, cache_key, data_fingerprint, load_cards, prepare
+from engine.data import cache_keys, dataset, file_digests, token_cache
+from engine.data.cache_keys import cache_key
+from engine.data.dataset import TaskData, data_fingerprint, load_cards, prepare
+from engine.data.file_digests import FileDigests
 
 Prepare = Callable[..., dict[str, TaskData]]
 ALL = {"demo_qa": ["train", "validation", "test"], "demo_entities": ["train"]}
@@ -95,7 +97,7 @@ def test_other_rows_have_another_format(run: Prepare) -> None:
     """
     rows = rows_of(run({**ALL, "demo_summary": ["test"]}, max_length=200))
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-    assert (dataset.CACHE_FORMAT, digest) == ("3", "29e12851845a72f5")
+    assert (cache_keys.CACHE_FORMAT, digest) == ("3", "29e12851845a72f5")
 
 
 def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,11 +114,13 @@ def test_a_split_is_built_once_whoever_asks(run: Prepare, monkeypatch: pytest.Mo
     built = []
     build = dataset._build
     monkeypatch.setattr(
-        dataset, "_build", lambda card, split, *rest: (built.append((card.name, split)), build(card, split, *rest))
+        dataset,
+        "_build",
+        lambda card, splits, *rest: (built.append((card.name, splits)), build(card, splits, *rest))[1],
     )
     run({"demo_qa": ["train"]})
     run(ALL)
-    assert built == [("demo_qa", "train"), ("demo_qa", "validation"), ("demo_qa", "test"), ("demo_entities", "train")]
+    assert built == [("demo_qa", ["train"]), ("demo_qa", ["validation", "test"]), ("demo_entities", ["train"])]
 
 
 def test_the_fingerprint_of_data_does_not_depend_on_where_the_cache_lies(run: Prepare, tmp_path: Path) -> None:
@@ -151,7 +155,8 @@ def key(
     **card: Any,
 ) -> str:
     found = load_cards(config)[task]
-    return cache_key(dataclasses.replace(found, **card), split, Path(config.root), layout, max_length, limit)
+    digests = FileDigests(Path(config.cache))
+    return cache_key(dataclasses.replace(found, **card), split, Path(config.root), layout, max_length, limit, digests)
 
 
 def test_the_key_changes_with_everything_the_rows_depend_on(
@@ -353,14 +358,14 @@ def test_two_launches_may_build_the_same_split(
     """The second one to finish finds the first one's folder in its place, and uses it."""
     build, first = dataset._build, iter([True])
 
-    def overtaken(card: Any, split: str, *rest: Any) -> None:
+    def overtaken(card: Any, splits: list[str], *rest: Any) -> dict[str, str]:
         if next(first, False):
-            build(card, split, *rest)  # the other launch, in the meantime
-        build(card, split, *rest)
+            build(card, splits, *rest)  # the other launch, in the meantime
+        return build(card, splits, *rest)
 
     monkeypatch.setattr(dataset, "_build", overtaken)
     assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
-    assert len(list(Path(config.cache).iterdir())) == 1
+    assert len(folders(config)) == 1
 
 
 def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
@@ -376,6 +381,10 @@ def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
 
 # ---- what kills and bad disks leave
 # ------------------------------------------------------------------------------------
+
+
+def folders(config: DataConfig) -> list[Path]:
+    return [path for path in Path(config.cache).iterdir() if path.is_dir()]
 
 
 def rows_of(found: dict[str, TaskData]) -> list[Any]:
@@ -421,7 +430,7 @@ def test_damaged_rows_are_named_and_tokenised_again(run: Prepare, config: DataCo
     assert all(line.startswith("WARNING task demo_qa: split t") and "made again" in line for line in said)
     said.clear()
     assert rows_of(run(ALL)) == wanted and said == []
-    assert len(list(cache.iterdir())) == 4
+    assert len(folders(config)) == 4
 
 
 def test_other_ranks_wait_until_damage_is_mended(
@@ -429,7 +438,7 @@ def test_other_ranks_wait_until_damage_is_mended(
 ) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
     wanted = rows_of(run({"demo_qa": ["train"]}))
-    (folder,) = Path(config.cache).iterdir()
+    (folder,) = folders(config)
     flip(folder / "rows.arrow", 900)
     found: dict[str, TaskData] = {}
     waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
@@ -442,14 +451,14 @@ def test_other_ranks_wait_until_damage_is_mended(
     assert capfd.readouterr().err.count("rank 1: task demo_qa: split train: ") == 1
 
 
-def test_what_a_killed_start_left_is_in_nobodys_way(run: Prepare, config: DataConfig, layout: Layout) -> None:
+def test_what_a_killed_start_left_is_in_nobodys_way(run: Prepare, config: DataConfig) -> None:
     """In a container every start has the same process id."""
     cache = Path(config.cache)
-    left = cache / f"demo_qa-train-{key(config, layout)}.{os.getpid()}.partial"
+    left = cache / f".demo_qa-train.{os.getpid()}.partial"
     left.mkdir(parents=True)
     assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
     assert left.exists()  # it may be of another host's live process
-    shutil.rmtree(next(p for p in cache.iterdir() if p != left))
+    shutil.rmtree(next(p for p in folders(config) if p != left))
     os.utime(left, (1, 1))
     run({"demo_qa": ["train"]})
     assert not left.exists()
