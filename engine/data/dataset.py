@@ -5,35 +5,19 @@ corpora and writes, the others wait (token_cache.py). The first time a file is r
 splits of a task are made from one reading.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from clinical_tasks.corpus import splits_by_files, stream_splits
-from clinical_tasks.readers import watching_files
 from engine.config import DataConfig, expand
 from engine.core import UserError
-from engine.data.cache_keys import cache_key, source_files
+from engine.data.corpora import Corpora, each_task
 from engine.data.file_digests import FileDigests
-from engine.data.row_writer import RowWriter, TokenisedTexts
-from engine.data.token_cache import (
-    FAILED,
-    ROWS,
-    Keys,
-    await_build,
-    building,
-    damage_of_rows,
-    is_whole,
-    mark_failed,
-    raise_if_refused,
-    shared_keys,
-)
+from engine.data.token_cache import FAILED, ROWS, await_build, damage_of_rows, shared_keys
 
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
@@ -100,15 +84,17 @@ class Split:
 
     def answer_lengths(self) -> list[int]:
         """Answer tokens of every row."""
-        import pyarrow.compute
-
-        return pyarrow.compute.list_value_length(self.rows.data.column("answer_ids")).to_pylist()  # type: ignore[no-any-return]
+        return self._lengths("answer_ids")
 
     def context_lengths(self) -> list[int]:
         """Context tokens of every row."""
+        return self._lengths("context_ids")
+
+    def _lengths(self, column: str) -> list[int]:
         import pyarrow.compute
 
-        return pyarrow.compute.list_value_length(self.rows.data.column("context_ids")).to_pylist()  # type: ignore[no-any-return]
+        lengths: list[int] = pyarrow.compute.list_value_length(self.rows.data.column(column)).to_pylist()
+        return lengths
 
     def example(self, index: int) -> Example:
         fields = json.loads(self.rows[index]["example"])
@@ -167,11 +153,11 @@ def prepare(
     cache = expand(config.cache)
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache: {cache} is a file; name a folder")
-    source = _Corpora(cards, root, cache, config, layout, FileDigests(cache), say)
+    source = Corpora(cards, root, cache, config, layout, FileDigests(cache), say)
     failed: dict[str, list[str]] = {}
     make = source.build if rank == 0 else source.key
     try:
-        keys = shared_keys(cache, source.request(tasks), rank, lambda: _each_task(tasks, make, failed))
+        keys = shared_keys(cache, source.request(tasks), rank, lambda: each_task(tasks, make, failed))
     finally:
         if rank == 0:
             source.digests.save()
@@ -180,7 +166,7 @@ def prepare(
         try:
             if task in failed:
                 raise UserError(failed[task])
-            out[task] = TaskData(cards[task], {s: source.open(task, s, keys[task].get(s), rank) for s in splits})
+            out[task] = TaskData(cards[task], {s: _open(source, task, s, keys[task].get(s), rank) for s in splits})
         except UserError as error:
             problems += error.problems
     for task, data in out.items():
@@ -220,141 +206,17 @@ def _report(tasks: dict[str, TaskData], max_length: int, say) -> None:
                 )
 
 
-def _each_task(
-    tasks: Mapping[str, Sequence[str]],
-    find: Callable[[str, Sequence[str], dict[str, str]], None],
-    failed: dict[str, list[str]],
-) -> Keys:
-    """The keys of every task's splits, as far as they can be found; what stands in the way goes into ``failed``."""
-    keys: Keys = {}
-    for task, splits in tasks.items():
-        keys[task] = {}
-        try:
-            find(task, splits, keys[task])
-        except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
-            told = getattr(error, "problems", None) or [str(error)]
-            failed[task] = [f"task {task}: {line}" for line in told]
-        except UserError as error:
-            failed[task] = list(error.problems)
-    return keys
+def _open(corpora: Corpora, task: str, split: str, key: str | None, rank: int) -> Split:
+    """The rows of a split; ranks other than 0 wait for them."""
+    from datasets import Dataset
 
-
-@dataclass(frozen=True)
-class _Corpora:
-    """Released files on one side, a cache of their rows on the other."""
-
-    cards: dict[str, TaskCard]
-    root: Path
-    cache: Path
-    config: DataConfig
-    layout: "Layout"
-    digests: FileDigests
-    say: Callable[[str], None]
-
-    def request(self, tasks: Mapping[str, Sequence[str]]) -> str:
-        """What is asked for, alike on every rank."""
-        c = self.config
-        limits = (c.max_length, c.max_train, c.max_validation, c.max_test)
-        wanted = [(task, self.cards[task].fingerprint(), list(splits)) for task, splits in tasks.items()]
-        return json.dumps([str(self.root), self.layout.fingerprint(), limits, wanted])
-
-    def limit(self, split: str) -> int:
-        c = self.config
-        return {"train": c.max_train, "validation": c.max_validation, "test": c.max_test}[split]
-
-    def place(self, task: str, split: str) -> Path:
-        """The folder of the split's rows, but for the key at the end of its name."""
-        return self.cache / f"{task}-{split}"
-
-    def folder(self, task: str, split: str, key: str) -> Path:
-        return self.cache / f"{task}-{split}-{key}"
-
-    def was_built(self, task: str, split: str) -> bool:
-        """Whether any rows of the split are in the cache, of whatever files and lengths."""
-        return next(self.cache.glob(f"{task}-{split}-*"), None) is not None
-
-    def key_of(self, task: str, split: str) -> str:
-        card = self.cards[task]
-        length, limit = self.config.max_length, self.limit(split)
-        return cache_key(card, split, self.root, self.layout, length, limit, self.digests)
-
-    def key(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
-        """Add the keys of a task's splits. Files are read where their digests are not known."""
-        for split in splits:
-            self.check_split(task, split)
-            keys[split] = self.key_of(task, split)
-
-    def check_split(self, task: str, split: str) -> None:
-        card = self.cards[task]
-        if split not in card.splits:
-            raise UserError(f"task {task}: its card names no split {split!r} ({card.path})")
-
-    def build(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
-        """Make a task's splits as far as they are missing or damaged, and add their keys.
-
-        Where a split was never built and its files were never hashed, its key is found while they are read.
-        """
-        card, missing = self.cards[task], []
-        for split in splits:
-            self.check_split(task, split)
-            files = source_files(card, split, self.root)
-            if self.was_built(task, split) or None not in map(self.digests.known, files):
-                key = self.key_of(task, split)
-                if is_whole(self.folder(task, split, key), f"task {task}: split {split}", damage_of_rows, self.say):
-                    keys[split] = key
-                    continue
-                missing.append((split, key))
-            else:
-                missing.append((split, ""))
-        known = {split: key for split, key in missing if key}
-        try:
-            for group in splits_by_files(card, self.root, [split for split, _ in missing]):
-                finals = [self.folder(task, split, known[split]) for split in group if split in known]
-                with building(finals):
-                    keys.update(_build(card, group, self, known))
-        except Exception as error:
-            self.mark_failed(task, [split for split, _ in missing if split not in keys])
-            if isinstance(error, OSError):
-                raise_if_refused(error, [self.cache])
-            raise
-
-    def mark_failed(self, task: str, splits: Sequence[str]) -> None:
-        """Tell ranks that find keys themselves and wait for these rows."""
-        for split in splits:
-            with contextlib.suppress(Exception):  # they cannot find the key either
-                mark_failed(self.folder(task, split, self.key_of(task, split)))
-
-    def open(self, task: str, split: str, key: str | None, rank: int) -> Split:
-        """The rows of a split; ranks other than 0 wait for them."""
-        from datasets import Dataset
-
-        what = f"task {task}: split {split}"
-        if key is None:
-            raise UserError(f"{what}: {FAILED}")
-        final = self.folder(task, split, key)
-        if rank != 0:
-            await_build(final, rank, what, damage_of_rows)
-        return Split(Dataset.from_file(str(final / ROWS)), final.name)
-
-
-def _build(card: TaskCard, splits: Sequence[str], corpora: _Corpora, known: Mapping[str, str]) -> dict[str, str]:
-    """Write the rows of splits that are read from the same files. -> their keys, of which some were known."""
-    texts, keys = TokenisedTexts(corpora.layout), {}
-    with contextlib.ExitStack() as stack:
-        writers: dict[str, RowWriter] = {}
-        for split in splits:
-            corpora.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            place, limit = corpora.place(card.name, split), corpora.limit(split)
-            writers[split] = RowWriter(place, card, texts, corpora.config.max_length, limit)
-            stack.callback(writers[split].close)
-        with watching_files(corpora.digests.watch):
-            for split, example in stream_splits(card, corpora.root, splits):
-                writers[split].add(example)
-        for split, writer in writers.items():
-            writer.finish()
-            keys[split] = known.get(split) or corpora.key_of(card.name, split)
-            writer.publish(corpora.folder(card.name, split, keys[split]))
-    return keys
+    what = f"task {task}: split {split}"
+    if key is None:
+        raise UserError(f"{what}: {FAILED}")
+    final = corpora.folder(task, split, key)
+    if rank != 0:
+        await_build(final, rank, what, damage_of_rows)
+    return Split(Dataset.from_file(str(final / ROWS)), final.name)
 
 
 def is_tokenised(tasks: Mapping[str, Sequence[str]], config: DataConfig, layout: "Layout") -> bool:
@@ -365,7 +227,7 @@ def is_tokenised(tasks: Mapping[str, Sequence[str]], config: DataConfig, layout:
         UserError, ReadError, CardError, KeyError, OSError: the corpora, or the tasks' cards, are not there.
     """
     cards, root, cache = load_cards(config), expand(config.root), expand(config.cache)
-    corpora = _Corpora(cards, root, cache, config, layout, FileDigests(cache), print)
+    corpora = Corpora(cards, root, cache, config, layout, FileDigests(cache), print)
     for task, splits in tasks.items():
         for split in splits:
             if not corpora.was_built(task, split):

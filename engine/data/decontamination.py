@@ -40,8 +40,12 @@ def decontaminate(
     if not config.keep_unseen:
         return data, None
     cards, root = load_cards(config), expand(config.root)
-    problems = [f"data.keep_unseen: {unknown_task(t, cards)}" for t in config.keep_unseen if t not in cards]
-    for target in (cards[t] for t in config.keep_unseen if t in cards):
+    problems = []
+    for name in config.keep_unseen:
+        if name not in cards:
+            problems.append(f"data.keep_unseen: {unknown_task(name, cards)}")
+            continue
+        target = cards[name]
         missing = split_files(target, root, "test").missing
         if missing:
             problems.append(

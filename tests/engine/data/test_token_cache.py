@@ -18,7 +18,7 @@ import pytest
 from backbones import BackboneCard, Layout, load_tokenizer
 from engine.config.schema import DataConfig
 from engine.core.errors import UserError
-from engine.data import cache_keys, dataset, file_digests, token_cache
+from engine.data import cache_keys, corpora as corpora_module, dataset, token_cache
 from engine.data.cache_keys import cache_key
 from engine.data.dataset import TaskData, data_fingerprint, load_cards, prepare
 from engine.data.file_digests import FileDigests
@@ -102,7 +102,7 @@ def test_other_rows_have_another_format(run: Prepare) -> None:
 
 def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(ALL)
-    monkeypatch.setattr(dataset, "_build", lambda *_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(corpora_module, "_build", lambda *_: pytest.fail("the cache was not used"))
     second = run(ALL)
     assert data_fingerprint(first) == data_fingerprint(second)
     assert [r.sample(0) for d in first.values() for r in d.splits.values()] == [
@@ -112,9 +112,9 @@ def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPa
 
 def test_a_split_is_built_once_whoever_asks(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    build = dataset._build
+    build = corpora_module._build
     monkeypatch.setattr(
-        dataset,
+        corpora_module,
         "_build",
         lambda card, splits, *rest: (built.append((card.name, splits)), build(card, splits, *rest))[1],
     )
@@ -356,14 +356,14 @@ def test_two_launches_may_build_the_same_split(
     run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one to finish finds the first one's folder in its place, and uses it."""
-    build, first = dataset._build, iter([True])
+    build, first = corpora_module._build, iter([True])
 
     def overtaken(card: Any, splits: list[str], *rest: Any) -> dict[str, str]:
         if next(first, False):
             build(card, splits, *rest)  # the other launch, in the meantime
         return build(card, splits, *rest)
 
-    monkeypatch.setattr(dataset, "_build", overtaken)
+    monkeypatch.setattr(corpora_module, "_build", overtaken)
     assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
     assert len(folders(config)) == 1
 
