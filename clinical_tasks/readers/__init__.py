@@ -1,7 +1,8 @@
 """One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or
 yields documents.
 
-To add one: write the function, name it in `READERS`, and state which `reader_options` it knows in `READER_OPTIONS`.
+To add one: write the function, name it in `READERS`, give it a version in `READER_VERSIONS`, and state which
+`reader_options` it knows in `READER_OPTIONS`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from clinical_tasks.readers.bioc import read_bioc
 from clinical_tasks.readers.brat import read_brat
 from clinical_tasks.readers.chemprot import read_chemprot
 from clinical_tasks.readers.ddi import read_ddi
-from clinical_tasks.readers.files import find_files, is_file, open_bytes, read_text
+from clinical_tasks.readers.files import find_files, is_file, open_bytes, read_text, watching_files
 from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
 from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
@@ -42,6 +43,25 @@ READERS: dict[str, Reader] = {
     "xlsx": read_xlsx,
 }
 
+# Versions of the readers' output. Token rows are cached under them: raise a reader's number whenever it may read other
+# documents from the same files, also through a change of what it shares with others (files.py, markup.py, tables.py …).
+READER_VERSIONS: dict[str, int] = {
+    "brat": 1,
+    "pubtator": 1,
+    "i2b2": 1,
+    "i2b2_2009": 1,
+    "i2b2_2012": 1,
+    "bioc": 1,
+    "chemprot": 1,
+    "ddi": 1,
+    "jsonl": 1,
+    "json": 1,
+    "csv": 1,
+    "tsv": 1,
+    "squad": 1,
+    "xlsx": 1,
+}
+
 # Readers of table rows, for question answering, inference and summarization; the others read annotated notes.
 ROW_READERS = ("jsonl", "json", "csv", "tsv", "squad", "xlsx")
 
@@ -66,6 +86,7 @@ READER_OPTIONS: dict[str, dict[str, type]] = {
 __all__ = [
     "READERS",
     "READER_OPTIONS",
+    "READER_VERSIONS",
     "ROW_READERS",
     "Reader",
     "documents_of_rows",
@@ -75,4 +96,5 @@ __all__ = [
     "read_pubtator",
     "read_text",
     "strip_mesh",
+    "watching_files",
 ]

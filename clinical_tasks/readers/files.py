@@ -8,13 +8,31 @@ system.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from clinical_tasks.readers.archives import is_archive_name, locate, members, open_archive, open_member, refusing_damage
 from clinical_tasks.schema import ReadError, read_error
+
+OnOpen = Callable[[Path, BinaryIO], BinaryIO]
+_on_open: ContextVar[OnOpen | None] = ContextVar("on_open", default=None)
+
+
+@contextlib.contextmanager
+def watching_files(on_open: OnOpen) -> Iterator[None]:
+    """Meanwhile readers read `on_open(path, stream)` in place of each stream that they open in this thread.
+
+    So a file can be hashed while it is read, and need not be opened again for that.
+    """
+    token = _on_open.set(on_open)
+    try:
+        yield
+    finally:
+        _on_open.reset(token)
 
 
 def is_file(path: Path) -> bool:
@@ -27,6 +45,11 @@ def is_file(path: Path) -> bool:
 
 def open_bytes(path: Path) -> BinaryIO:
     """The file as a stream of bytes. Raises `ReadError`."""
+    stream, on_open = _open(path), _on_open.get()
+    return stream if on_open is None else on_open(path, stream)
+
+
+def _open(path: Path) -> BinaryIO:
     place = locate(path)
     if place is not None:
         return open_member(*place)

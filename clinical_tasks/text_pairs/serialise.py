@@ -29,6 +29,10 @@ from clinical_tasks.schema import (
 )
 from clinical_tasks.text_pairs.entities import EntityNames
 
+# Of what a document becomes, here and in `chunking.py`. Token rows are cached under it: raise it whenever a document
+# may become other text pairs, or other pieces.
+TEXT_PAIRS_VERSION = 1
+
 NONE = "none"
 SEPARATOR = " | "
 _FIELD = re.compile(r"\{(\w+)\}")

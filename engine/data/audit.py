@@ -49,12 +49,11 @@ def check_data(
     """
     found = load_cards(DataConfig(cards=list(cards)))
     named = {"tasks": tasks, "targets": overlap.targets, "sources": overlap.sources}
-    problems = [
-        f"--{flag}: {unknown_key(t, found).replace('key', 'task', 1)}"
-        for flag, names in named.items()
-        for t in names
-        if t not in found
-    ]
+    problems = []
+    for flag, names in named.items():
+        for task in names:
+            if task not in found:
+                problems.append(f"--{flag}: {unknown_key(task, found).replace('key', 'task', 1)}")
     root = expand(data_root)
     if not root.is_dir():
         problems.append(f"--data_root: {root} is no folder")
@@ -104,12 +103,12 @@ def _overlaps(
 ) -> list[Overlap]:
     """Of the tasks whose splits could be read; a named one that could not has its problem already."""
     readable = {check.name: check.counts for check in checks}
-    targets = [
-        cards[n] for n, counts in readable.items() if counts.get("test") and (not asked.targets or n in asked.targets)
-    ]
-    sources = [
-        cards[n] for n, counts in readable.items() if counts.get("train") and (not asked.sources or n in asked.sources)
-    ]
+    targets, sources = [], []
+    for name, counts in readable.items():
+        if counts.get("test") and (not asked.targets or name in asked.targets):
+            targets.append(cards[name])
+        if counts.get("train") and (not asked.sources or name in asked.sources):
+            sources.append(cards[name])
     try:
         return find_overlaps(targets, sources, root).pairs
     except clinical_tasks.ReadError as error:

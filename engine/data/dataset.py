@@ -1,31 +1,28 @@
 """Released files -> examples -> token rows, once, in an Arrow cache of the run's own.
 
-Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 writes, the
-others wait (token_cache.py).
+Happens before the process group starts: a long tokenisation must not run into the group's timeout. Rank 0 reads the
+corpora and writes, the others wait (token_cache.py). The first time a file is read, it is hashed as it is read, and all
+splits of a task are made from one reading.
 """
 
 import hashlib
-import heapq
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from clinical_tasks.corpus import split_files as files_of, stream_split
-from clinical_tasks.readers import find_files, is_file, open_bytes
 from engine.config import DataConfig, expand
-from engine.core import UserError, new_partial, publish, remove
-from engine.data.token_cache import ROWS, build_once, damage_of_rows, note_checksum
+from engine.core import UserError
+from engine.data.corpora import Corpora, each_task
+from engine.data.file_digests import FileDigests
+from engine.data.token_cache import FAILED, ROWS, await_build, damage_of_rows, shared_keys
 
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
 
-CACHE_FORMAT = "2"
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
-WRITE_ROWS, WRITE_BYTES = 1000, 1 << 21
 
 
 @dataclass(frozen=True)
@@ -87,15 +84,17 @@ class Split:
 
     def answer_lengths(self) -> list[int]:
         """Answer tokens of every row."""
-        import pyarrow.compute
-
-        return pyarrow.compute.list_value_length(self.rows.data.column("answer_ids")).to_pylist()  # type: ignore[no-any-return]
+        return self._lengths("answer_ids")
 
     def context_lengths(self) -> list[int]:
         """Context tokens of every row."""
+        return self._lengths("context_ids")
+
+    def _lengths(self, column: str) -> list[int]:
         import pyarrow.compute
 
-        return pyarrow.compute.list_value_length(self.rows.data.column("context_ids")).to_pylist()  # type: ignore[no-any-return]
+        lengths: list[int] = pyarrow.compute.list_value_length(self.rows.data.column(column)).to_pylist()
+        return lengths
 
     def example(self, index: int) -> Example:
         fields = json.loads(self.rows[index]["example"])
@@ -154,13 +153,20 @@ def prepare(
     cache = expand(config.cache)
     if cache.exists() and not cache.is_dir():
         raise UserError(f"data.cache: {cache} is a file; name a folder")
+    source = Corpora(cards, root, cache, config, layout, FileDigests(cache), print_rank0)
+    failed: dict[str, list[str]] = {}
+    make = source.build if rank == 0 else source.key
+    try:
+        keys = shared_keys(cache, source.request(tasks), rank, lambda: each_task(tasks, make, failed))
+    finally:
+        if rank == 0:
+            source.digests.save()
     out: dict[str, TaskData] = {}
     for task, splits in tasks.items():
         try:
-            found = {s: _split(cards[task], s, root, cache, config, layout, rank, print_rank0) for s in splits}
-            out[task] = TaskData(cards[task], found)
-        except (clinical_tasks.ReadError, clinical_tasks.CardError) as error:
-            problems += [f"task {task}: {line}" for line in (getattr(error, "problems", None) or [str(error)])]
+            if task in failed:
+                raise UserError(failed[task])
+            out[task] = TaskData(cards[task], {s: _open(source, task, s, keys[task].get(s), rank) for s in splits})
         except UserError as error:
             problems += error.problems
     for task, data in out.items():
@@ -200,132 +206,35 @@ def _report(tasks: dict[str, TaskData], max_length: int, print_rank0) -> None:
                 )
 
 
-def _split(
-    card: TaskCard,
-    split: str,
-    root: Path,
-    cache: Path,
-    config: DataConfig,
-    layout: "Layout",
-    rank: int,
-    print_rank0: Callable[[str], None],
-) -> Split:
+def _open(corpora: Corpora, task: str, split: str, key: str | None, rank: int) -> Split:
+    """The rows of a split; ranks other than 0 wait for them."""
     from datasets import Dataset
 
-    if split not in card.splits:
-        raise UserError(f"task {card.name}: its card names no split {split!r} ({card.path})")
-    limit = {"train": config.max_train, "validation": config.max_validation, "test": config.max_test}[split]
-    final = cache / f"{card.name}-{split}-{cache_key(card, split, root, layout, config.max_length, limit)}"
-    build_once(
-        final,
-        rank,
-        what=f"task {card.name}: split {split}",
-        damage=damage_of_rows,
-        print_rank0=print_rank0,
-        build=lambda: _build(card, split, root, config, limit, layout, final),
-    )
+    what = f"task {task}: split {split}"
+    if key is None:
+        raise UserError(f"{what}: {FAILED}")
+    final = corpora.folder(task, split, key)
+    if rank != 0:
+        await_build(final, rank, what, damage_of_rows)
     return Split(Dataset.from_file(str(final / ROWS)), final.name)
 
 
-def _build(
-    card: TaskCard, split: str, root: Path, config: DataConfig, limit: int, layout: "Layout", final: Path
-) -> None:
-    from datasets import Features, Sequence, Value
-    from datasets.arrow_writer import ArrowWriter
+def is_tokenised(tasks: Mapping[str, Sequence[str]], config: DataConfig, layout: "Layout") -> bool:
+    """Whether all splits are in the cache already. Nothing is written; files are read only where rows of their split
+    are there and their digests are not.
 
-    def fits(input_text: str, answer_text: str) -> bool:
-        return len(layout.context_ids(input_text)) + len(layout.answer_ids(answer_text)) <= config.max_length
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for whole in _subset(stream_split(card, root, split), limit):
-            for example in clinical_tasks.split_long(whole, card, fits):
-                context, answer = layout.context_ids(example.input_text), layout.answer_ids(example.answer_text)
-                longest = max([len(answer), *(len(layout.answer_ids(o)) for o in example.options)])
-                kept = len(context) + longest <= config.max_length
-                yield {
-                    "context_ids": context,
-                    "answer_ids": answer,
-                    "example": json.dumps(asdict(example)),
-                    "kept": kept,
-                }
-
-    features = Features(
-        {
-            "context_ids": Sequence(Value("int32")),
-            "answer_ids": Sequence(Value("int32")),
-            "example": Value("string"),
-            "kept": Value("bool"),
-        }
-    )
-    partial = new_partial(final, folder=True)
-    try:
-        # row by row to the disk: what waits in memory is bounded in bytes, since a row may be a whole record or a
-        # question
-        (partial / ROWS).touch(0o600)
-        with ArrowWriter(path=str(partial / ROWS), features=features, writer_batch_size=WRITE_ROWS) as writer:
-            waiting = 0
-            for row in rows():
-                writer.write(row)
-                waiting += len(row["example"]) + 36 * (
-                    len(row["context_ids"]) + len(row["answer_ids"])
-                )  # a list's ints
-                if waiting > WRITE_BYTES:
-                    writer.write_examples_on_file()
-                    waiting = 0
-            writer.finalize()
-        note_checksum(partial, final.name)
-        try:
-            publish(partial, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        remove(partial)
-
-
-def _subset(examples: Iterable[Example], limit: int) -> Iterable[Example]:
-    """At most ``limit`` examples, the same ones for every model: chosen by hash, kept in order. Holds no more than
-    these.
+    Raises:
+        UserError, ReadError, CardError, KeyError, OSError: the corpora, or the tasks' cards, are not there.
     """
-    if not limit:
-        return examples
-    numbered = ((hashlib.sha256(f"{e.task}|{e.example_id}".encode()).digest(), i, e) for i, e in enumerate(examples))
-    return [e for _, _, e in sorted(heapq.nsmallest(limit, numbered, key=lambda row: row[:2]), key=lambda row: row[1])]
-
-
-def cache_key(card: TaskCard, split: str, root: Path, layout: "Layout", max_length: int, limit: int) -> str:
-    """Hash of all that the rows depend on: files, card, readers' code, tokenizer, template, lengths."""
-    digest = hashlib.sha256(
-        f"{CACHE_FORMAT}|{card.fingerprint()}|{split}|{layout.fingerprint()}|{max_length}|{limit}".encode()
-    )
-    digest.update(code_and_files(card, split, root))
-    return digest.hexdigest()[:24]
-
-
-def code_and_files(card: TaskCard, split: str, root: Path) -> bytes:
-    """Hash of the readers' code and of the released files that decide a split's examples."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(clinical_tasks.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
-    for path in source_files(card, split, root):
-        with open_bytes(path) as stream:
-            digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())  # type: ignore[arg-type]
-    return digest.digest()
-
-
-def source_files(card: TaskCard, split: str, root: Path) -> list[Path]:
-    """The released files that decide a split's examples, those it is held out of or loses its hold-outs to included."""
-    related = [
-        name
-        for name, spec in card.splits.items()
-        if name in (split, card.splits[split].hold_out_from) or spec.hold_out_from == split
-    ]
-    found = {path for name in related for path in files_of(card, root, name).found}
-    ids = {ids for name in related for ids in (card.splits[name].ids_from, card.splits[name].ids_not_in) if ids}
-    found |= {path for name in ids for path in find_files(root / card.folder, name)}
-    if card.reader == "brat":  # either half of a pair may be the one the card names
-        found |= {half for path in found for half in (path.with_suffix(".txt"), path.with_suffix(".ann"))}
-    return sorted(path for path in found if is_file(path))
+    cards, root, cache = load_cards(config), expand(config.root), expand(config.cache)
+    corpora = Corpora(cards, root, cache, config, layout, FileDigests(cache), print)
+    for task, splits in tasks.items():
+        for split in splits:
+            if not corpora.was_built(task, split):
+                return False
+            if not corpora.folder(task, split, corpora.key_of(task, split)).is_dir():
+                return False
+    return True
 
 
 def data_fingerprint(tasks: dict[str, TaskData]) -> str:

@@ -20,10 +20,13 @@ from clinical_tasks.audit import Overlap, find_overlaps
 from clinical_tasks.corpus import split_files
 from engine.config import DataConfig, expand
 from engine.core import UserError, new_partial, publish, remove
-from engine.data.dataset import TaskData, code_and_files, load_cards, unknown_task
-from engine.data.token_cache import build_once
+from engine.data.cache_keys import examples_key
+from engine.data.dataset import TaskData, load_cards, unknown_task
+from engine.data.file_digests import FileDigests
+from engine.data.token_cache import Keys, build_once, shared_keys
 
 FILE = "overlap.json"
+COMPARISON_VERSION = 1  # of what ``find_overlaps`` finds: comparisons are cached under it
 
 
 def decontaminate(
@@ -37,10 +40,12 @@ def decontaminate(
     if not config.decontaminate_against:
         return data, None
     cards, root = load_cards(config), expand(config.root)
-    problems = [
-        f"data.decontaminate_against: {unknown_task(t, cards)}" for t in config.decontaminate_against if t not in cards
-    ]
-    for target in (cards[t] for t in config.decontaminate_against if t in cards):
+    problems = []
+    for name in config.decontaminate_against:
+        if name not in cards:
+            problems.append(f"data.decontaminate_against: {unknown_task(name, cards)}")
+            continue
+        target = cards[name]
         missing = split_files(target, root, "test").missing
         if missing:
             problems.append(
@@ -139,10 +144,19 @@ def _found(
     token rows.
     """
     root, cache = expand(config.root), expand(config.cache)
-    digest = hashlib.sha256(json.dumps([[c.name for c in targets], [c.name for c in sources]]).encode())
-    for card, split in [*((c, "test") for c in targets), *((c, "train") for c in sources)]:
-        digest.update(card.fingerprint().encode() + code_and_files(card, split, root))
-    final = cache / f"overlap-{digest.hexdigest()[:24]}.json"
+    compared = [(card, "test") for card in targets] + [(card, "train") for card in sources]
+    asked = json.dumps([COMPARISON_VERSION, *((card.name, split, card.fingerprint()) for card, split in compared)])
+
+    def key() -> Keys:
+        digests, digest = FileDigests(cache), hashlib.sha256(asked.encode())
+        for card, split in compared:
+            digest.update(examples_key(card, split, root, digests))
+        if rank == 0:
+            digests.save()
+        return {"overlap": {"": digest.hexdigest()[:24]}}
+
+    keys = shared_keys(cache, f"{root}|overlap|{asked}", rank, key)
+    final = cache / f"overlap-{keys['overlap']['']}.json"
 
     def build() -> None:
         try:

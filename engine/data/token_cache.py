@@ -2,23 +2,30 @@
 damaged; the others wait.
 
 A split's rows are a folder of two files: the Arrow table, and its checksum with the name that the folder was given.
+That name holds a hash of all the files that the rows were made from. Rank 0 finds it and publishes it in a small file,
+so that the other ranks need not read a corpus.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from engine.core import UserError, new_partial, remove, sha256_of
+from engine.core import UserError, is_creatable, new_partial, publish, remove, sha256_of
 
 ROWS, CHECKSUM = "rows.arrow", "checksum.json"
 POLL_SECONDS = 0.2
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+OUTDATED = 24 * 3600.0  # seconds after which no rank of a launch can be waiting for its keys
 
+FAILED = "rank 0 could not prepare it; its message says why"
+
+Keys = dict[str, dict[str, str]]  # task -> split -> key; what rank 0 could not make has none
 Damage = Callable[[Path], str]  # what is wrong with a file or folder that is there, or nothing
 
 
@@ -34,31 +41,58 @@ def build_once(
         UserError: rank 0 failed, or the cache's folder cannot be written to.
     """
     if rank != 0:
-        return _await(final, rank, what, damage)
-    if final.exists():
-        problem = damage(final)
-        if not problem:
-            return
+        await_build(final, rank, what, damage)
+    elif not is_whole(final, what, damage, print_rank0):
+        with building([final]):
+            build()
+
+
+def is_whole(final: Path, what: str, damage: Damage, print_rank0: Callable[[str], None]) -> bool:
+    """Whether it is there and undamaged. Damage is told; ``building`` then frees the name."""
+    if not final.exists():
+        return False
+    problem = damage(final)
+    if problem:
         print_rank0(f"WARNING {what}: {final} {problem}; it is made again")
-    failed = _marker(final)
+    return not problem
+
+
+@contextlib.contextmanager
+def building(finals: Sequence[Path]) -> Iterator[None]:
+    """Meanwhile rank 0 makes what is missing or damaged. Ranks that wait for it learn of a failure.
+
+    Raises:
+        UserError: the cache's folder cannot be written to.
+    """
     try:
-        if final.exists():
-            _set_aside(final)
-        final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        failed.unlink(missing_ok=True)
-        build()
-    except OSError as error:
-        _mark(failed)
-        if error.errno in REFUSED and _concerns(error.filename, final.parent):
+        for final in finals:
+            if final.exists():
+                _set_aside(final)
+            final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _marker(final).unlink(missing_ok=True)
+        yield
+    except BaseException as error:
+        for final in finals:
+            mark_failed(final)
+        if isinstance(error, OSError):
+            raise_if_refused(error, [final.parent for final in finals])
+        raise
+
+
+def raise_if_refused(error: OSError, folders: Sequence[Path]) -> None:
+    """A cache that cannot be written to is its user's error, and is told as one."""
+    for folder in folders:
+        if error.errno in REFUSED and _concerns(error.filename, folder):
             fix = "name another folder (--data.cache=FOLDER), or have it opened"
-            raise UserError(f"data.cache: {final.parent} cannot be written to ({error.strerror}); {fix}") from None
-        raise
-    except BaseException:
-        _mark(failed)
-        raise
+            raise UserError(f"data.cache: {folder} cannot be written to ({error.strerror}); {fix}") from None
 
 
-def _await(final: Path, rank: int, what: str, damage: Damage) -> None:
+def await_build(final: Path, rank: int, what: str, damage: Damage) -> None:
+    """Wait for rank 0 to make it.
+
+    Raises:
+        UserError: rank 0 failed.
+    """
     seen: tuple[int, int] | None = None
     while True:
         version = _version(final)
@@ -72,8 +106,77 @@ def _await(final: Path, rank: int, what: str, damage: Damage) -> None:
         # a marker of another launch says nothing about this one, whichever rank came first
         failed = _marker(final)
         if failed.exists() and failed.read_text() == launch_id():
-            raise UserError(f"{what}: rank 0 could not prepare it; its message says why")
+            raise UserError(f"{what}: {FAILED}")
         time.sleep(POLL_SECONDS)
+
+
+# ---- keys ----------------------------------------------------------------------------------------------
+
+
+def shared_keys(cache: Path, request: str, rank: int, find: Callable[[], Keys]) -> Keys:
+    """Have rank 0 find the keys of what the ranks ask for; the others take them from it.
+
+    Where nothing tells this launch from another, or the cache cannot be written to, each rank finds them itself.
+
+    Args:
+        request: what is asked for, alike on all ranks. find: reads the corpora's files, or asks for their state.
+
+    Raises:
+        UserError: rank 0 failed.
+    """
+    launch = unique_launch()
+    if not launch or not is_creatable(cache):
+        return find()
+    name = hashlib.sha256(f"{launch}|{request}".encode()).hexdigest()[:24]
+    published = cache / f"keys-{name}.json"
+    if rank != 0:
+        return _await_keys(published)
+    try:
+        keys = find()
+    except BaseException:
+        with contextlib.suppress(OSError):  # the launcher ends the ranks that wait
+            _publish_keys(published, None)
+        raise
+    _publish_keys(published, keys)
+    return keys
+
+
+def _await_keys(published: Path) -> Keys:
+    while not published.exists():
+        time.sleep(POLL_SECONDS)
+    keys: Keys | None = json.loads(published.read_text())
+    if keys is None:
+        raise UserError(f"data: {FAILED}")
+    return keys
+
+
+def _publish_keys(published: Path, keys: Keys | None) -> None:
+    cache = published.parent
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in cache.glob("keys-*.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > OUTDATED:
+                old.unlink()
+    partial = new_partial(published)
+    try:
+        partial.write_text(json.dumps(keys))
+        publish(partial, published)
+    finally:
+        remove(partial)
+
+
+def unique_launch() -> str:
+    """The same on all ranks of one launch, and of no other; nothing where the environment has nothing such.
+
+    torchrun names its logs after each launch and attempt, alike for the ranks of one node. srun numbers its steps.
+    """
+    env = os.environ
+    log = env.get("TORCHELASTIC_ERROR_FILE", "")
+    if log and env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):
+        return f"torchrun {Path(log).parent.parent}"
+    if env.get("SLURM_JOB_ID") and env.get("SLURM_STEP_ID"):
+        return " ".join(env.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"))
+    return ""
 
 
 def launch_id() -> str:
@@ -130,9 +233,10 @@ def _marker(final: Path) -> Path:
     return final.with_suffix(".failed")
 
 
-def _mark(failed: Path) -> None:
+def mark_failed(final: Path) -> None:
+    """Tell ranks that wait for it that it will not be made."""
     with contextlib.suppress(OSError):  # where it cannot be written, the launcher ends the ranks that wait
-        failed.write_text(launch_id())
+        _marker(final).write_text(launch_id())
 
 
 def _concerns(filename: object, folder: Path) -> bool:

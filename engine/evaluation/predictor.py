@@ -248,7 +248,7 @@ class Predictor:
                 prompt_LD,
                 max_new_tokens=settings.max_new_tokens,
                 end_id=end_id,
-                width=settings.batch,
+                width=settings.batch_size,
                 max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
                 synced=world_size() > 1,
             )
@@ -278,8 +278,8 @@ class Predictor:
             self.run_context.layout.end_id,
             self.run_context.tokenizer.eos_id,
         )
-        for begin in range(0, most, settings.batch):
-            group = contexts[begin : begin + settings.batch]
+        for begin in range(0, most, settings.batch_size):
+            group = contexts[begin : begin + settings.batch_size]
             asked = group or [[end]]  # for the other ranks' sake
             prompts_BLD = prompt_LD.expand(len(asked), -1, -1)
             synced = world_size() > 1

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import clinical_tasks
 from engine import training
-from engine.config import RunConfig, expand
+from engine.config import RunConfig
 from engine.core import UserError
 from engine.data import (
     EveryRow,
@@ -24,8 +24,7 @@ from engine.data import (
     Stream,
     TaskData,
     TaskMixture,
-    cache_key,
-    load_cards,
+    is_tokenised,
     packed_groups,
     padded_groups,
     plan_step,
@@ -82,9 +81,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StageWork:
-    """A stage of a run. sampled: of each step looked at, the micro-batches of the slowest rank. kind: of
-    backbones.tracing.module_trace.KINDS. forward: micro-batches without a backward pass of the whole stage (validations,
-        teachers' answers kept on disk). real_tokens, examples: of a step, all ranks.
+    """A stage of a run.
+
+    sampled: of each step looked at, the micro-batches of the slowest rank.
+    kind: one of backbones.tracing.module_trace.KINDS.
+    forward: micro-batches without a backward pass of the whole stage (validations, teachers' answers kept on disk).
+    real_tokens, examples: of a step, all ranks.
     """
 
     name: str
@@ -159,13 +161,10 @@ def data_for(run_context: RunContext, mode: str, assumed: Assumed) -> tuple[dict
 def _cached(run_context: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
     c = run_context.config
+    wanted: dict[str, Sequence[str]] = {task: ("train", "validation") for task in tasks}
     try:
-        cards, root, cache = load_cards(c.data), expand(c.data.root), expand(c.data.cache)
-        for task in tasks:
-            for split, limit in (("train", c.data.max_train), ("validation", c.data.max_validation)):
-                key = cache_key(cards[task], split, root, run_context.layout, c.data.max_length, limit)
-                if not (cache / f"{task}-{split}-{key}").is_dir():
-                    return None
+        if not is_tokenised(wanted, c.data, run_context.layout):
+            return None
     except (
         UserError,
         KeyError,
@@ -174,7 +173,7 @@ def _cached(run_context: RunContext, tasks: Sequence[str]) -> dict[str, TaskData
         clinical_tasks.CardError,
     ):  # no corpora here, or others
         return None
-    return run_context.data({task: ["train", "validation"] for task in tasks})
+    return run_context.data(wanted)
 
 
 def stages_of(
@@ -302,7 +301,10 @@ def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBat
 
 
 def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
-    """None where a distillation asks its teachers every time. As engine.training.teachers.cache decides, the disk apart."""
+    """None where a distillation asks its teachers every time.
+
+    Decided as engine.training.teachers decides, the disk apart.
+    """
     if c.distill.teacher_cache == "off" or c.batching != "packed":
         return None
     stage = SimpleNamespace(rows=rows, sampler=sampler, total_steps=c.distill.steps)

@@ -5,6 +5,7 @@ split.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 import stat
@@ -16,11 +17,12 @@ import pytest
 import yaml
 
 from backbones import BackboneCard, Layout, load_tokenizer
+from clinical_tasks.audit import find_overlaps
 from engine.config.loader import resolve
 from engine.config.schema import DataConfig
 from engine.core.errors import UserError
 from engine.data import decontamination, token_cache
-from engine.data.dataset import TaskData, data_fingerprint, prepare
+from engine.data.dataset import TaskData, data_fingerprint, load_cards, prepare
 from engine.data.decontamination import decontaminate, read_overlap_record, target_overlap_record, write_overlap_record
 from engine.reporting.report import write_report
 
@@ -126,6 +128,15 @@ def test_the_comparison_is_made_once_and_anew_when_a_file_changes(
         "dropped": {},
     }
     assert len(calls) == 2
+
+
+def test_another_way_to_compare_has_another_version(config: DataConfig) -> None:
+    """Where this fails, raise ``COMPARISON_VERSION`` and record what is found now beside it."""
+    cards = load_cards(config)
+    found = find_overlaps([cards["target"]], [cards["source"], cards["clean"]], config.root)
+    content = [[dataclasses.asdict(pair) for pair in found.pairs], sorted(found.sources["source"])]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    assert (decontamination.COMPARISON_VERSION, digest) == (1, "890bc17141faae57")
 
 
 @pytest.mark.parametrize("how", ["a number", "cut", "empty"])

@@ -77,7 +77,7 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored(tmp_path: Path) -> None:
 # distill's own process: "building" is said in the middle of tokenising, which then takes for ever
 TOKENISING = """
 import time, train
-from engine.data import dataset as data
+from engine.data import corpora as data
 def build(*_):
     print("building", flush=True)
     {how}
