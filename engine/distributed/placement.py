@@ -18,13 +18,14 @@ import torch
 
 from backbones.tracing import ModelFootprint
 from engine.config import RunConfig, tried_rates
+from engine.core import resource_folder
 from engine.distributed.process_group import gather_objects
 from engine.distributed.zero3 import read_deepspeed
 from prompt_modules import CHUNK_BYTES
 
 SHARDINGS = ("resident", "sharded_hpz", "sharded", "offload")
 FILES = {"resident": "", "sharded_hpz": "zero3_hpz.json", "sharded": "zero3.json", "offload": "zero3_offload.json"}
-DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
+DS_CONFIGS = resource_folder("ds_configs")
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 GB = 1e9
 REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
