@@ -58,12 +58,18 @@ def locked(folder: Path) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def problems(wanted: Iterable[Requirement], lock: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
-    """Where requirements, lock and environment disagree, each with its fix."""
+def against_requirements(lock: Mapping[str, str], wanted: Iterable[Requirement]) -> Iterator[str]:
+    """Where lock and requirements files disagree, each with its fix."""
     for requirement in wanted:
         version = lock.get(canonicalize_name(requirement.name))
-        if version is not None and not requirement.specifier.contains(version, prereleases=True):
+        if version is None:
+            yield f"{requirement} is required and not locked: make lock"
+        elif not requirement.specifier.contains(version, prereleases=True):
             yield f"{requirement} is required and {version} is locked: make lock"
+
+
+def against_environment(lock: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
+    """Where lock and environment disagree, each with its fix."""
     for name, version in here.items():
         if name not in lock:
             yield f"{name} {version} is installed and not locked: make lock"
@@ -88,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not check:
         (folder / LOCK).write_text(HEAD + "".join(f"{name}=={version}\n" for name, version in here.items()))
         return 0
-    found = sorted(problems(wanted, locked(folder), here))
+    lock = locked(folder)
+    found = sorted({*against_requirements(lock, wanted), *against_environment(lock, here)})
     for problem in found:
         print(f"error: {LOCK}: {problem}", file=sys.stderr)
     return int(bool(found))

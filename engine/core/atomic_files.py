@@ -96,7 +96,7 @@ def is_creatable(folder: Path) -> bool:
 def _abandoned(partial: Path) -> bool:
     """Whether nothing of a file or folder has changed for so long."""
     try:
-        newest = max(p.lstat().st_mtime for p in (partial, *(partial.iterdir() if partial.is_dir() else ())))
+        newest: float = max(p.lstat().st_mtime for p in (partial, *(partial.iterdir() if partial.is_dir() else ())))
     except OSError:  # its writer is done with it
         return False
     return time.time() - newest > ABANDONED

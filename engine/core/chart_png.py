@@ -109,14 +109,22 @@ def line_chart(
     points = [p for own in series.values() for p in own]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     across_by_log = by_logs or (x_low > 0 and x_high / x_low > 8)
-    place = (lambda x: math.log(x)) if across_by_log else (lambda x: x)
+
+    def place(x: float) -> float:
+        return math.log(x) if across_by_log else x
+
     y_low, y_high = min(y for _, y in points), max(y for _, y in points)
     ticks = log_ticks(y_low, y_high) if by_logs else ticks_to(max(y_high, 1e-12))
     left, right, top, bottom = 40 + max(canvas.wide(_number(t), 13) for t in ticks), WIDTH - 40, 96, 490
     spread = place(x_high) - place(x_low)
-    at_x = lambda x: left + 20 + (right - left - 40) * ((place(x) - place(x_low)) / spread if spread else 0.5)  # noqa: E731
-    rise = lambda y: math.log(y / ticks[0]) / math.log(ticks[-1] / ticks[0]) if by_logs else y / ticks[-1]  # noqa: E731
-    at_y = lambda y: bottom - (bottom - top) * rise(y)  # noqa: E731
+
+    def at_x(x: float) -> float:
+        return left + 20 + (right - left - 40) * ((place(x) - place(x_low)) / spread if spread else 0.5)
+
+    def at_y(y: float) -> float:
+        rise = math.log(y / ticks[0]) / math.log(ticks[-1] / ticks[0]) if by_logs else y / ticks[-1]
+        return bottom - (bottom - top) * rise
+
     canvas.text(20, 28, title, 19)
     canvas.legend([f"{name} {upwards}" if upwards not in title else name for name in series], 20, 64)
     for tick in ticks:
