@@ -9,12 +9,13 @@ BACKBONE ?= llama
 WORKERS ?= 2
 # a folder of wheels, for machines that reach no package registry: make wheelhouse on one that does, then make setup WHEELHOUSE=wheelhouse
 PIP_FROM := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
+LOCKED := --constraint constraints.txt
 TORCHRUN := torchrun --nproc_per_node 2 -- train.py
 DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve wheelhouse check clean
+.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve lock wheel wheelhouse check clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -22,11 +23,29 @@ toolchain:
 	@command -v g++ >/dev/null || { echo "g++ is missing; DeepSpeed builds its CPU collectives with it. Fix: apt-get install -y g++" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; fix: make PYTHON=python3.11" >&2; exit 1; }
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt
-	$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; fix: apt-get install -y python3-venv" >&2; exit 1; }
-	$(VENV)/bin/pip install -q --disable-pip-version-check $(PIP_FROM) setuptools wheel "$$(grep '^torch==' requirements.txt)"
-	$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation $(PIP_FROM) -r requirements-dev.txt
+# DeepSpeed is built against torch, in this environment, and compiles nothing yet
+export DS_BUILD_OPS ?= 0
+INSTALL = $(VENV)/bin/pip install -q --disable-pip-version-check $(PIP_FROM)
+MAKE_VENV = $(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; fix: apt-get install -y python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
+	$(MAKE_VENV)
+	$(INSTALL) $(LOCKED) setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(INSTALL) $(LOCKED) --no-build-isolation -r requirements-dev.txt
 	@touch $@
+
+# constraints.txt again, after a change of requirements: what they ask for is installed, and the rest stays as it is (UPGRADE=1: the newest of all)
+lock: INSTALL += $(if $(UPGRADE),--upgrade --upgrade-strategy eager)
+lock: toolchain
+	$(MAKE_VENV)
+	$(INSTALL) setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(INSTALL) --no-build-isolation -r requirements-dev.txt
+	python -m tools.lock
+	@touch $(VENV)/.ready
+
+# the program as one file, for a machine without the clone: pip install dist/*.whl, then clinical-metaprompt --help
+wheel: setup
+	python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 
 # DeepSpeed's CPU collectives are compiled once (about a minute), not inside the first run
 .cache/.ops-built: $(VENV)/.ready
@@ -84,12 +103,12 @@ gpu: $(if $(WHEELS),,setup)
 # what a machine with torch, transformers, peft, safetensors, sentencepiece, tensorboard and pytest lacks besides; DeepSpeed has no wheel and is packed here
 gpu-wheels: setup
 	@mkdir -p gpu-wheels
-	DS_BUILD_OPS=0 python -m pip wheel -q --no-deps --no-build-isolation -w gpu-wheels "$$(grep '^deepspeed==' requirements.txt)"
-	python -m pip wheel -q --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
-	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+	python -m pip wheel -q $(LOCKED) --no-deps --no-build-isolation -w gpu-wheels "$$(grep '^deepspeed==' requirements.txt)"
+	python -m pip wheel -q $(LOCKED) --no-deps -w gpu-wheels "$$(grep '^fire==' requirements.txt)" "$$(grep '^rouge-score==' requirements.txt)"
+	python -m pip download -q $(LOCKED) --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"$$(grep '^datasets==' requirements.txt)" hjson pydantic annotated-types typing-inspection termcolor dill multiprocess nltk lazy-loader
-	python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+	python -m pip download -q $(LOCKED) --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
@@ -129,16 +148,18 @@ test-faults: setup
 TARGET ?= $(VENV)/resolve
 resolve:
 	$(PYTHON) -m pip install -q --disable-pip-version-check --dry-run --ignore-installed --target $(TARGET) --no-build-isolation \
-		-r requirements-dev.txt "$$(sed -n 's/^torch==/torch===/p' requirements.txt)"
+		$(LOCKED) -r requirements-dev.txt "$$(sed -n 's/^torch==/torch===/p' requirements.txt)"
 
 wheelhouse:
-	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse setuptools wheel "$$(grep '^torch==' requirements.txt)"
-	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse --no-build-isolation -r requirements-dev.txt
+	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse $(LOCKED) setuptools wheel "$$(grep '^torch==' requirements.txt)"
+	$(PYTHON) -m pip download -q --disable-pip-version-check -d wheelhouse $(LOCKED) --no-build-isolation -r requirements-dev.txt
 
 check: setup
+	python -m tools.lock --check
 	ruff check .
+	ruff format --check .
 	mypy
 	lint-imports
 
 clean:
-	rm -rf .venv .venv-floor .cache runs gpu-wheels
+	rm -rf .venv .venv-floor .cache runs gpu-wheels build dist *.egg-info

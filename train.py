@@ -50,6 +50,11 @@ def enter(arguments: list[str]) -> None:
     fire.Fire({name: door(name) for name in MODES}, command=arguments, name="train.py")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The installed command, `clinical-metaprompt`."""
     protect()
     main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    console()

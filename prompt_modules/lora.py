@@ -55,11 +55,11 @@ class LoraBank(nn.Module):
                 return out
             down, up = self.down[key], self.up[key]
             if len(stretches) > 1 and _grouped(x, down, up):
-                return _GroupedUpdate.apply(x, out, down, up, together)  # type: ignore[no-any-return]
+                return _GroupedUpdate.apply(x, out, down, up, together)  # type: ignore[no-any-return, no-untyped-call]
             places = stretches
             if len(stretches) == 1:
                 places = [(stretches[0][0], 0, x.shape[:-1].numel())]
-            return _Update.apply(x, out, down, up, places)  # type: ignore[no-any-return]
+            return _Update.apply(x, out, down, up, places)  # type: ignore[no-any-return, no-untyped-call]
 
         return update
 

@@ -22,6 +22,7 @@ from .privacy import (
     library_folder as library_folder,
     protect as protect,
 )
+from .resources import resource_folder as resource_folder, source_tree as source_tree
 
 __all__ = [
     "CODE_CACHES",
@@ -41,9 +42,11 @@ __all__ = [
     "protect",
     "publish",
     "remove",
+    "resource_folder",
     "seal",
     "sha256_of",
     "source_commit",
+    "source_tree",
     "stacked_bar_chart",
     "sync",
     "unsealed",

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from engine.core.resources import source_tree
+
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "liger-kernel", "triton")
 
 
@@ -42,8 +44,10 @@ def library_versions() -> dict[str, str | None]:
 
 
 def source_commit() -> str | None:
-    """The measured commit, with a + where the work tree differs from it."""
-    here = Path(__file__).resolve().parents[2]
+    """The measured commit, with a + where the work tree differs from it; None outside a clone."""
+    here = source_tree()
+    if here is None:  # an environment may lie in a clone of something else
+        return None
     try:
         head = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True

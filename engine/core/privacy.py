@@ -1,7 +1,8 @@
 """Set before any other import of consequence: nothing goes out, and nothing is readable by others.
 
-What libraries compile lies beside the project. Where the project cannot be written to, such as a clone that several
-users share, it lies in the user's own cache folder. Never text of a note: that folder is for code and settings.
+What libraries compile lies in the clone. It lies in the user's own cache folder where there is no clone (an installed
+wheel), or where the clone cannot be written to, as when several users share one. Never text of a note: that folder is
+for code and settings.
 """
 
 import os
@@ -11,8 +12,10 @@ import sys
 from pathlib import Path
 
 from engine.core.atomic_files import is_creatable
+from engine.core.resources import source_tree
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache"
+TREE = source_tree()
+CACHE = None if TREE is None else TREE / ".cache"
 CODE_CACHES = {
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
     "TRITON_CACHE_DIR": "triton",
@@ -59,7 +62,7 @@ def protect() -> None:
     problems = []
     for name in CODE_CACHES:
         there = Path(os.environ[name])
-        if CACHE in there.parents:
+        if CACHE is not None and CACHE in there.parents:
             continue
         reason = foreign(there)
         if reason:
@@ -72,12 +75,11 @@ def protect() -> None:
 
 
 def library_folder(name: str) -> Path:
-    """Where a library caches: beside the project, else in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache).
+    """Where a library caches: in the clone, else in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache).
     Writes nothing.
     """
-    own = CACHE / name
-    if is_creatable(own):
-        return own
+    if CACHE is not None and is_creatable(CACHE / name):
+        return CACHE / name
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # the standard says to ignore a relative one
         base = os.path.expanduser("~/.cache")

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from engine.config import read_yaml, unknown_key
-from engine.core import UserError
+from engine.core import UserError, resource_folder
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "machines"
+FOLDER = resource_folder("machines")
 REACHED = ("compute", "memory", "pcie", "intra", "network")
 OVERLAPPED = ("gather", "transfer", "host")
 RATES = ("memory", "memory_bytes", "pcie", "intra", "network")

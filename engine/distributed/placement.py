@@ -9,18 +9,18 @@ time more, less than a sharding further down.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from backbones.tracing import ModelFootprint
 from engine.config import RunConfig, tried_rates
+from engine.core import resource_folder
 from engine.distributed.machine import GB, Machine
 from engine.distributed.zero3 import read_deepspeed
 from prompt_modules import CHUNK_BYTES
 
 SHARDINGS = ("replicated", "zero3_hpz", "zero3", "zero3_offload")
 FILES = {"replicated": "", "zero3_hpz": "zero3_hpz.json", "zero3": "zero3.json", "zero3_offload": "zero3_offload.json"}
-DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
+DS_CONFIGS = resource_folder("ds_configs")
 USABLE = 0.92  # of the memory that is free; the rest is fragments, libraries' workspaces and what a prediction misses
 REUSE = 10**9  # elements: DeepSpeed's stage3_max_reuse_distance, up to which it keeps whole what is used again
 # on CPUs, measured whole and under ZeRO-3: glibc keeps freed blocks up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD), and

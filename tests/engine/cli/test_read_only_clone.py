@@ -13,7 +13,7 @@ import pytest
 
 CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
-MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "$1" && shift && exec "$@"'
+MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "${AWAY:-$1}" && shift && exec "$@"'
 SMALL = (
     "--teach.steps=1",
     "--teach.eval_interval=0",
@@ -36,7 +36,9 @@ def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(clone: Path, home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Python in the clone, mounted read-only for this process alone; skips where that cannot be had."""
+    """Python in the clone, or in the folder AWAY. The clone is mounted read-only for this process alone; skips where
+    that cannot be had.
+    """
     own = {k: v for k, v in os.environ.items() if k not in FREE}
     own |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | env
     command = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone), sys.executable, *arguments]
@@ -93,6 +95,18 @@ def test_everything_that_cannot_be_written_is_named_at_once(run: Run, clone: Pat
 
 def test_a_run_that_names_its_folders_ends(finished: Path) -> None:
     assert (finished / "COMPLETED").exists()
+
+
+def test_a_run_from_another_folder_need_not_name_any(run: Run, clone: Path, tmp_path: Path) -> None:
+    away, built = tmp_path / "away", os.environ["TORCH_EXTENSIONS_DIR"]
+    away.mkdir()
+    inputs = {"data.root": "demo/data", "data.cards": "demo/cards", "config": "demo/distill.yaml"}
+    inputs["backbone"] = "tiny/llama.yaml"
+    flags = [f"--{key}={clone / 'configs' / path}" for key, path in inputs.items()]
+    command = (str(clone / "train.py"), "distill", *flags, *SMALL)
+    done = run(*command, AWAY=str(away), TORCH_EXTENSIONS_DIR=built)
+    assert done.returncode == 0, done.stderr
+    assert (away / "runs/demo/distill/COMPLETED").exists() and (away / ".cache/tokens").is_dir()
 
 
 def test_answers_and_exports_of_a_run_that_cannot_be_written_to(run: Run, finished: Path, tmp_path: Path) -> None:
