@@ -69,19 +69,17 @@ def shown(value: Any) -> str:
 
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], leaf: Leaf) -> str:
     """A value of the wrong type, or beyond its bounds."""
-    if of_type == "list_type":
-        return f"expected a list, found {shown(value)}"
-    if of_type.endswith("dict_type") or of_type == "dict_type":
+    if of_type == "dict_type":
         return "expected keys and values"
     if of_type == "less_than_equal":
         return f"{value} is above {limits['le']:g}"
+    if of_type in _EXPECTED:
+        return f"expected {_EXPECTED[of_type]}, found {shown(value)}"
     if leaf.metadata.get("wrong"):
         return f"{shown(value)} {leaf.metadata['wrong']}"
     bounds = [f"{BOUNDS[name]} {limit:g}" for name, limit in leaf.metadata.get("bounds", {}).items()]
     if of_type == "finite_number":
         return f"{value} is not {' and '.join([*bounds, 'finite'])}"
-    if of_type in _EXPECTED:
-        return f"expected {_EXPECTED[of_type]}, found {shown(value)}"
     return f"{value} is not {' and '.join(bounds)}"
 
 

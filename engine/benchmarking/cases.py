@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.benchmarking import peft_beside
 from engine.benchmarking.stage import for_steps, mode_of
-from engine.config import RunConfig, expand, known_keys, resolve, unknown_key
+from engine.config import RunConfig, expand, known_keys, read_switch, resolve, unknown_key
 from engine.core import UserError
 from engine.data import Invention, invention_of
 from engine.distributed import ROOM, SHARDINGS, room_for
@@ -56,7 +56,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     problems: list[str] = []
     steps, warmup = _count(own, "steps", 0, 1, problems), _count(own, "warmup", 2, 0, problems)
     switches = {
-        name: _switch(own, name, default, problems)
+        name: read_switch(own.get(name, str(default)), f"command line: --{name}", problems)
         for name, default in (("profile", False), ("alternate", True), ("compare_anyway", False))
     }
     axes = _axes(own, overrides, problems)
@@ -148,10 +148,3 @@ def _count(own: dict[str, str], name: str, default: int, least: int, problems: l
         problems.append(f"command line: --{name}: {text!r} is no whole number from {least} up")
         return max(default, least)
     return int(text)
-
-
-def _switch(own: dict[str, str], name: str, default: bool, problems: list[str]) -> bool:
-    text = own.get(name, str(default)).lower()
-    if text not in ("true", "false"):
-        problems.append(f"command line: --{name}: {text!r} is neither true nor false")
-    return text == "true"

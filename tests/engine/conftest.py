@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from backbones import BackboneCard, load_backbone_card
-from engine.config.loader import known_keys
+from engine.config.schema import known_keys
 from engine.config.schema import RunConfig
 from engine.data.dataset import Sample, Split, TaskData
 from engine.distributed.zero3 import ShardedBackbone

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine import checkpoints
 from engine.checkpoints import Checkpoint, bank_of, load_bank
-from engine.config import FREE_ON_RESUME, Rate, RunConfig, expand, flat, resolve, to_yaml, value_at
+from engine.config import FREE_ON_RESUME, JOINED_BY_MERGE, Rate, RunConfig, expand, flat, resolve, to_yaml, value_at
 from engine.core import UserError, write_atomic
 from engine.data import join_overlap_records, load_cards, read_overlap_record, unknown_task, write_overlap_record
 from engine.recipes.merging import prompt_sums
@@ -25,14 +25,7 @@ from engine.recipes.merging.prompt_sums import PromptSum
 from engine.recipes.merging.rows import LABELS, Run, append_sums, entries, join, shape_problems
 from engine.recipes.source_terms import sources_of
 
-JOINED = (
-    "adapt.targets",
-    "adapt.methods",
-    "adapt.shots",
-    "adapt.seeds",
-    "adapt.transfer",
-    "data.cards",
-)  # of which the merged configuration has all runs'
+JOINED = JOINED_BY_MERGE  # of which the merged configuration has all runs'
 TUNING = Path("tune/tuning.json")  # what a sweep leaves in a run
 
 
@@ -174,7 +167,8 @@ def _differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
     kept = flat(
         {k: v for k, v in asdict(merged).items() if k in ("seed", "data", "prompt", "adapt", "tune", "evaluate")}
     )
-    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
+    skipped = {key for key in FREE_ON_RESUME if not key.startswith("evaluate.")}
+    skipped |= {*JOINED, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
     rates = _rates(runs)
     out = []
     for run in runs:

@@ -161,7 +161,7 @@ def test_no_mode_at_all_is_help_with_2(command: Command) -> None:
 def test_help_of_a_mode_lists_every_key_and_starts_nothing(
     help_flag: str, command: Command, config: Path, tmp_path: Path
 ) -> None:
-    from engine.config.loader import known_keys
+    from engine.config.schema import known_keys
 
     done = command("distill", f"--config={config}", help_flag)
     assert done.returncode == 0 and not done.stderr
@@ -223,7 +223,7 @@ def test_dotted_keys_and_dashes_reach_the_configuration(
         ]
     )
     (found,) = seen
-    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.fresh, found.data.max_train) == (
+    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.overwrite, found.data.max_train) == (
         "2024_01",
         0.001,
         ["a", "b"],
