@@ -71,7 +71,7 @@ def _schema(cls: type) -> CoreSchema:
 def _field(f: dataclasses.Field, kind: Any) -> cs.DataclassField:
     inner = _schema(kind) if dataclasses.is_dataclass(kind) else _leaf(kind, f.metadata)
     if "help" in f.metadata:
-        told = {"description": f.metadata["help"]}
+        told = {**inner.get("metadata", {}).get("pydantic_js_updates", {}), "description": f.metadata["help"]}
         if f.default_factory is not MISSING:
             told["default"] = f.default_factory()
         inner = typing.cast(CoreSchema, {**inner, "metadata": {"pydantic_js_updates": told}})
@@ -101,13 +101,14 @@ def _leaf(kind: Any, metadata: Mapping[str, Any]) -> CoreSchema:
         int: lambda: cs.int_schema(strict=True, **bounds),
         float: lambda: _before(_as_number, cs.float_schema(strict=True, allow_inf_nan=False, **bounds)),
         bool: lambda: _before(_as_switch, cs.bool_schema(strict=True)),
-        str: lambda: _before(_as_text, cs.str_schema(strict=True, **bounds)),
+        str: lambda: _before(_as_text, cs.str_schema(strict=True, **bounds), type=["string", "integer"]),
         Any: cs.any_schema,
     }[kind]()
 
 
-def _before(step: Callable[[Any], Any], schema: CoreSchema) -> CoreSchema:
-    return cs.no_info_before_validator_function(step, schema)
+def _before(step: Callable[[Any], Any], schema: CoreSchema, **in_json_schema: Any) -> CoreSchema:
+    """A step before a strict schema. ``in_json_schema``: what an editor must know of it."""
+    return cs.no_info_before_validator_function(step, schema, metadata={"pydantic_js_updates": in_json_schema})
 
 
 def _as_section(value: Any) -> Any:
