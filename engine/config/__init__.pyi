@@ -1,3 +1,4 @@
+from .keys import READERS as READERS
 from .learning_rates import (
     Rate as Rate,
     own_rate as own_rate,
@@ -37,6 +38,7 @@ __all__ = [
     "FREE_ON_RESUME",
     "JOINED_BY_MERGE",
     "NOT_IN_STEP",
+    "READERS",
     "TRAINED",
     "UNTRAINED",
     "CheckpointConfig",
