@@ -56,7 +56,7 @@ class DistillConfig:
 
     sources: list[str] = key([], "Source tasks, by the names of their cards.", distinct=True)
     without: list[str] = key([], "Source tasks to leave out, to see what each is worth to the others.")
-    steps: int = key(600, "Global steps.", above=0)
+    steps: int = key(600, "Steps of the distillation, over all tasks.", above=0)
     batch_size: int = key(32, "Examples in a step, over all tasks.", above=0)
     sampler: Literal["uniform", "proportional", "capped"] = key(
         "uniform", "How tasks are drawn: alike, by their number of examples, or by min(examples, cap)."
