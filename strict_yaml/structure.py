@@ -69,7 +69,8 @@ def _schema(cls: type) -> CoreSchema:
 
 
 def _field(f: dataclasses.Field, kind: Any) -> cs.DataclassField:
-    inner = _schema(kind) if dataclasses.is_dataclass(kind) else _leaf(kind, f.metadata)
+    section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    inner = _schema(kind) if section else _leaf(kind, f.metadata)
     if "help" in f.metadata:
         told = {**inner.get("metadata", {}).get("pydantic_js_updates", {}), "description": f.metadata["help"]}
         if f.default_factory is not MISSING:

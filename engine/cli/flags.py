@@ -51,7 +51,9 @@ def listed(text: str | None) -> list[str]:
 
 def separators_and_repetitions(arguments: Sequence[str]) -> list[str]:
     """What Fire would swallow: its separators, and a flag given twice."""
-    problems, seen, twice = [], set(), set()
+    problems: list[str] = []
+    seen: set[str] = set()
+    twice: set[str] = set()
     for argument in arguments:
         if argument in ("-", "--"):
             problems.append(f"command line: {argument!r} has no meaning here")

@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+import strict_yaml
 from engine.config.learning_rates import REPLACED, refusal, replaced_in, rms_of_card
 from engine.config.renamed import new_key, new_value
 from engine.config.schema import RunConfig, schema_keys
 from engine.config.validation import impossible
 from engine.core import UserError
-from strict_yaml import TYPES, Problem, UnreadableFile, build, nearest, parse, read_mapping
+from strict_yaml import TYPES, UnreadableFile, nearest, parse, read_mapping
 
 
 def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None) -> RunConfig:
@@ -32,7 +33,7 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
         if dotted not in REPLACED:
             told += _override(content, dotted, text)
     told += _absolute_rates(content, flags, str(config_file))
-    config, found = build(RunConfig, content)
+    config, found = strict_yaml.build(RunConfig, content)
     of_file = []
     for problem in found:
         if problem.key in flags:
@@ -134,14 +135,14 @@ def _typed(kind: Any, text: str) -> Any:
     return text if kind is str or get_origin(kind) is Literal else parse(text)
 
 
-def _text(problem: Problem) -> str:
+def _text(problem: strict_yaml.Problem) -> str:
     """What is wrong, without the key."""
     if problem.kind == "choice" and (renamed := new_value(problem.value, problem.known)):
         return f"{problem.value!r} is called {renamed!r} now"
     return problem.text
 
 
-def _line(problem: Problem) -> str:
+def _line(problem: strict_yaml.Problem) -> str:
     """What is wrong, with the key. An unknown one is looked for beside itself, then everywhere."""
     if problem.kind != "unknown":
         return f"{problem.key}: {_text(problem)}"

@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import strict_yaml
 from engine.config.schema import RunConfig, schema_keys, value_at
-from strict_yaml import build
 
 SECTIONS = ("data", "prompt", "teach", "distill", "adapt", "lr_sweep", "evaluate")
 
 
 def problems(config: RunConfig) -> list[str]:
     """Everything that is wrong with a configuration that code has made: types, bounds, and what lies between keys."""
-    _, found = build(RunConfig, dataclasses.asdict(config))
+    _, found = strict_yaml.build(RunConfig, dataclasses.asdict(config))
     return [f"{problem.key}: {problem.text}" for problem in found] + impossible(config)
 
 

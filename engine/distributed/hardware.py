@@ -5,7 +5,6 @@ them, and the part of each to count on.
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,10 +19,6 @@ OVERLAPPED = ("gather", "transfer", "host")
 _needed = partial(about, missing="see DeviceKind in engine/distributed/hardware.py")
 
 
-def _rate(meaning: str) -> Any:
-    return field(metadata=_needed(meaning, above=0))
-
-
 @dataclass(frozen=True)
 class DeviceKind:
     """A kind of GPU (or CPU rank) in its usual node. Rates are per second and device, in one direction; ``network`` is
@@ -34,11 +29,11 @@ class DeviceKind:
     flops: dict[str, float] = field(
         metadata=_needed("dtype -> multiply-adds x 2 of dense matrix products.", inner=("bfloat16", "float32"), above=0)
     )
-    memory: float = _rate("Bytes read or written in the device's own memory.")
-    memory_bytes: float = _rate("Bytes that its memory has.")
-    pcie: float = _rate("Bytes from host memory.")
-    intra: float = _rate("Bytes between devices of a node.")
-    network: float = _rate("Bytes into a node.")
+    memory: float = field(metadata=_needed("Bytes read or written in the device's own memory.", above=0))
+    memory_bytes: float = field(metadata=_needed("Bytes that its memory has.", above=0))
+    pcie: float = field(metadata=_needed("Bytes from host memory.", above=0))
+    intra: float = field(metadata=_needed("Bytes between devices of a node.", above=0))
+    network: float = field(metadata=_needed("Bytes into a node.", above=0))
     reach: dict[str, float] = field(
         metadata=_needed("Of each the part of the peak that a step gets.", inner=REACHED, above=0, at_most=1)
     )

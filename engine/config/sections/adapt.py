@@ -9,9 +9,9 @@ from engine.config import keys
 DECOMPOSED = ("metaprompt", "multitask_prompt")  # methods of an adaptation that start from a distillation
 TRAINED = (*DECOMPOSED, "prompt_tuning", "lora")
 UNTRAINED = ("instruction", "in_context")  # methods of an adaptation that are scored and need no training
-SHOTS = {"pattern": "^(full|0|[1-9][0-9]*)$", "wrong": "is neither full nor a number"}
 
 key = partial(keys.key, modes=("adapt",))
+shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong="is neither full nor a number")
 
 
 @dataclass
@@ -44,13 +44,11 @@ class AdaptConfig:
         distinct=True,
         on_merge="union",
     )
-    shots: list[str] = key(
+    shots: list[str] = shots_key(
         ["full"],
         "Training set sizes: full, or a number of examples; 0 is zero-shot (of prompt tuning: its untrained start). "
         "Few-shot sets are fixed by seed, nested, and stratified by label where answers are labels.",
-        distinct=True,
         on_merge="union",
-        **SHOTS,
     )
     seeds: list[int] = key(
         [0], "Each draws its own few-shot set, data order and start.", distinct=True, on_merge="union"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.config import keys
-from engine.config.sections.adapt import SHOTS
+from engine.config.sections.adapt import shots_key
 
 key = partial(keys.key, modes=("adapt",), in_step=False)
 rates = partial(key, [], distinct=True, above=0)
@@ -34,11 +34,10 @@ class LrSweepConfig:
         "Peak learning rates of a distillation's teachers. Empty: teach.relative_lr is used.", modes=("distill",)
     )
     lora: list[float] = rates("Peak learning rates of LoRA. Empty: adapt.lr_lora is used.")
-    shots: list[str] = key(
+    shots: list[str] = shots_key(
         [],
         "Training set sizes to choose a rate for; the others take that of the nearest. Empty: all of adapt.shots.",
-        distinct=True,
-        **SHOTS,
+        in_step=False,
     )
     seed: int = key(100, "Draws their few-shot sets, data order and starts; none of adapt.seeds.", modes=keys.TRAINING)
 
