@@ -60,6 +60,8 @@ def leaves(cls: type, prefix: str = "") -> dict[str, Leaf]:
             out |= leaves(typing.cast(type, kind), f"{prefix}{f.name}.")
         else:
             name = prefix + f.name
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            default = f.default
+            if f.default_factory is not dataclasses.MISSING:
+                default = f.default_factory()
             out[name] = Leaf(name, kind, default, f.metadata)
     return out

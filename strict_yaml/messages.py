@@ -41,12 +41,12 @@ def problem_of(cls: type, detail: "ErrorDetails") -> Problem:
         known = _siblings(cls, path)
         return Problem(key, f"unknown key {key!r}" + did_you_mean(path[-1], known), "unknown", value, known)
     every = leaves(cls)
-    leaf = every.get(key) or every.get(path[0] if path else "")
-    if of_type.startswith("missing"):
-        hint = leaf.metadata.get("missing") if leaf else ""
-        return Problem(key, f"missing; {hint}" if hint else "missing")
+    leaf = every.get(key) or every.get(path[0])  # of a mapping's inner key the mapping
     if leaf is None:
         return Problem(key, "expected keys and values")
+    if of_type.startswith("missing"):
+        hint = leaf.metadata.get("missing")
+        return Problem(key, "; ".join(filter(None, ["missing", hint])))
     if of_type == "literal_error":
         choices = choices_of(leaf.type)
         text = f"{value!r} is none of {', '.join(map(str, choices))}" + did_you_mean(value, choices)
@@ -58,13 +58,17 @@ def choices_of(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, or of a list of them."""
     if get_origin(kind) is list:
         return choices_of(get_args(kind)[0])
-    return get_args(kind) if get_origin(kind) is Literal else ()
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return ()
 
 
 def shown(value: Any) -> str:
     """A value as a message quotes it: short ones as they are, others by their type."""
     short = isinstance(value, int | float | str | bool) and len(str(value)) < 60
-    return repr(value) if short else type(value).__name__
+    if short:
+        return repr(value)
+    return type(value).__name__
 
 
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], leaf: Leaf) -> str:

@@ -36,9 +36,13 @@ class UnreadableFile(ValueError):
         """
         out = []
         for problem in self.problems:
-            place = f"{path}, line {problem.line}" if problem.line else str(path)
-            fix = f"; {absent}" if problem.kind in ("absent", "encoding") else ""
-            out.append(f"{place}: {problem.text}{fix}")
+            line = str(path)
+            if problem.line:
+                line += f", line {problem.line}"
+            line += f": {problem.text}"
+            if problem.kind in ("absent", "encoding"):
+                line += f"; {absent}"
+            out.append(line)
         return out
 
 

@@ -115,7 +115,9 @@ def _before(step: Callable[[Any], Any], schema: CoreSchema, **in_json_schema: An
 def _as_section(value: Any) -> Any:
     if value is None:
         return {}
-    return {str(key): inner for key, inner in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {str(key): inner for key, inner in value.items()}
+    return value
 
 
 def _as_number(value: Any) -> Any:
@@ -130,12 +132,16 @@ def _as_number(value: Any) -> Any:
 
 def _as_switch(value: Any) -> Any:
     """The reader leaves yes, no, on and off as the words that they are elsewhere."""
-    return _YAML_1_1.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _YAML_1_1.get(value.lower(), value)
+    return value
 
 
 def _as_text(value: Any) -> Any:
     """A number of shots is a word."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 def _without(content: Mapping[str, Any], dotted: str) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 def nearest(word: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
     """The known word that is most like ``word``; None where none is."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], 1, cutoff)
-    return close[0] if close else None
+    close = difflib.get_close_matches(str(word), map(str, known), 1, cutoff)
+    return next(iter(close), None)
 
 
 def did_you_mean(word: object, known: Iterable[object], cutoff: float = 0.6) -> str:

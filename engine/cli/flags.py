@@ -46,7 +46,7 @@ class Mode:
 
 def listed(text: str | None) -> list[str]:
     """The parts of a comma-separated flag."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def separators_and_repetitions(arguments: Sequence[str]) -> list[str]:
@@ -59,7 +59,9 @@ def separators_and_repetitions(arguments: Sequence[str]) -> list[str]:
             problems.append(f"command line: {argument!r} has no meaning here")
         elif argument.startswith("-"):
             name = argument.split("=", 1)[0].lstrip("-").replace("-", "_")
-            (twice if name in seen else seen).add(name)
+            if name in seen:
+                twice.add(name)
+            seen.add(name)
     return problems + [f"command line: --{name} stands twice" for name in sorted(twice)]
 
 
@@ -73,7 +75,9 @@ def check(name: str, mode: Mode, words: Sequence[str], flags: dict[str, str]) ->
     Raises:
         UserError: everything that it cannot.
     """
-    known = [*mode.flags, *(known_keys() if mode.takes_config else ())]
+    known = list(mode.flags)
+    if mode.takes_config:
+        known += known_keys()
     problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
     if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
         of_config = {key: text for key, text in flags.items() if key in known and key not in mode.flags}
@@ -117,7 +121,9 @@ def _print_keys(readers: Sequence[str]) -> None:
             continue
         before, section = section, key.rpartition(".")[0]
         if section != before:
-            print("\n" + _wrapped(f"{section}: {_first_sentence(section)}") if section else "")
+            print()
+            if section:
+                print(_wrapped(f"{section}: {_first_sentence(section)}"))
         print(f"  --{key:30} {_type(leaf.type)}{_bounds(leaf)}; default: {_shown(leaf.default)}")
         print(_wrapped(leaf.help, "      "))
 
@@ -153,4 +159,4 @@ def _shown(default: Any) -> str:
         return str(default).lower()
     if isinstance(default, list):
         return ",".join(map(str, default)) or "none"
-    return "none" if default == "" else str(default)
+    return str(default) or "none"

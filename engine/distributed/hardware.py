@@ -101,4 +101,6 @@ def _line(problem: Problem) -> str:
     if problem.kind != "unknown":
         return f"{problem.key}: {problem.text}"
     table, _, name = problem.key.rpartition(".")
-    return (f"{problem.key}: " if table else "") + unknown_key(name, problem.known)
+    if table:
+        return f"{problem.key}: " + unknown_key(name, problem.known)
+    return unknown_key(name, problem.known)
