@@ -3,7 +3,7 @@ compute.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ class Shape:
     """A backbone, and L virtual tokens before K tasks' n samples a step."""
 
     card: dict[str, Any]
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     length: int
     samples: int
     tasks: int

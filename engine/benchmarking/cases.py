@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.benchmarking import peft_beside
 from engine.benchmarking.stage import for_steps, mode_of
-from engine.config import RunConfig, expand, known_keys, resolve, unknown_key
+from engine.config import RunConfig, expand, known_keys, read_switch, resolve, unknown_key
 from engine.core import UserError
 from engine.data import Invention, invention_of
 from engine.distributed import ROOM, SHARDINGS, room_for
@@ -55,9 +55,9 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     """
     problems: list[str] = []
     steps, warmup = _count(own, "steps", 0, 1, problems), _count(own, "warmup", 2, 0, problems)
-    profile = _switch(own, "profile", False, problems)
-    alternate = _switch(own, "alternate", True, problems)
-    compare_anyway = _switch(own, "compare_anyway", False, problems)
+    profile = read_switch(own.get("profile", "False"), "command line: --profile", problems)
+    alternate = read_switch(own.get("alternate", "True"), "command line: --alternate", problems)
+    compare_anyway = read_switch(own.get("compare_anyway", "False"), "command line: --compare_anyway", problems)
     axes = _axes(own, overrides, problems)
     try:
         base = resolve(file, overrides)
@@ -167,10 +167,3 @@ def _count(own: dict[str, str], name: str, default: int, least: int, problems: l
         problems.append(f"command line: --{name}: {text!r} is no whole number from {least} up")
         return max(default, least)
     return int(text)
-
-
-def _switch(own: dict[str, str], name: str, default: bool, problems: list[str]) -> bool:
-    text = own.get(name, str(default)).lower()
-    if text not in ("true", "false"):
-        problems.append(f"command line: --{name}: {text!r} is neither true nor false")
-    return text == "true"

@@ -11,6 +11,7 @@ import torch
 from backbones import Gathered
 from engine import distributed
 from engine.benchmarking.cases import Case
+from engine.config import NOT_IN_STEP
 from engine.core import library_versions, machine_info, source_commit
 from engine.distributed import Machine
 from engine.telemetry import PHASES, PROJECT, model_operations, utilisation
@@ -38,26 +39,6 @@ CONTRACT = (
     "load_seconds",
     "kernel_share",
 )
-# settings that say where things lie and what is written, not what a step computes
-ELSEWHERE = (
-    "run_dir",
-    "preempt_signal",
-    "hang_minutes",
-    "overwrite",
-    "accept_changes",
-    "max_nonfinite_steps",
-    "data.root",
-    "data.cache",
-    "data.cards",
-    "teach.run",
-    "teach.adapters",
-    "adapt.source_run",
-    "adapt.multitask_run",
-    "teach.eval_interval",
-    "adapt.eval_interval",
-    "backbone",
-)
-SECTIONS_ELSEWHERE = ("log", "checkpoint", "evaluate", "lr_sweep")
 
 
 class StepRecord(NamedTuple):
@@ -92,13 +73,10 @@ def flat(case: Case) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in dataclasses.asdict(case.config).items():
         if isinstance(value, dict):
-            if key not in SECTIONS_ELSEWHERE:
-                out |= {f"{key}.{leaf}": v for leaf, v in value.items()}
+            out |= {f"{key}.{leaf}": v for leaf, v in value.items()}
         else:
             out[key] = value
-    for key in ELSEWHERE:
-        out.pop(key, None)
-    return out
+    return {key: value for key, value in out.items() if key not in NOT_IN_STEP}
 
 
 def assemble(

@@ -1,3 +1,4 @@
+from .keys import READERS as READERS
 from .learning_rates import (
     Rate as Rate,
     own_rate as own_rate,
@@ -7,28 +8,37 @@ from .learning_rates import (
 )
 from .loader import (
     expand as expand,
-    known_keys as known_keys,
+    read_switch as read_switch,
     read_yaml as read_yaml,
     resolve as resolve,
     to_yaml as to_yaml,
     unknown_key as unknown_key,
-    value_at as value_at,
 )
 from .resume_check import check_hashes as check_hashes, flat as flat
 from .schema import (
     DECOMPOSED as DECOMPOSED,
+    FREE_IN_EVALUATION as FREE_IN_EVALUATION,
     FREE_ON_RESUME as FREE_ON_RESUME,
+    JOINED_BY_MERGE as JOINED_BY_MERGE,
+    NOT_IN_STEP as NOT_IN_STEP,
     TRAINED as TRAINED,
     UNTRAINED as UNTRAINED,
     CheckpointConfig as CheckpointConfig,
     DataConfig as DataConfig,
     EvaluateConfig as EvaluateConfig,
     RunConfig as RunConfig,
+    known_keys as known_keys,
+    schema_keys as schema_keys,
+    value_at as value_at,
 )
 
 __all__ = [
     "DECOMPOSED",
+    "FREE_IN_EVALUATION",
     "FREE_ON_RESUME",
+    "JOINED_BY_MERGE",
+    "NOT_IN_STEP",
+    "READERS",
     "TRAINED",
     "UNTRAINED",
     "CheckpointConfig",
@@ -41,9 +51,11 @@ __all__ = [
     "flat",
     "known_keys",
     "own_rate",
+    "read_switch",
     "read_yaml",
     "resolve",
     "rms_of",
+    "schema_keys",
     "shared_rate",
     "to_yaml",
     "tried_rates",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.config.loader import known_keys
+from engine.config.schema import known_keys
 from engine.core import UserError
 
 
@@ -15,10 +15,8 @@ def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, acce
         UserError: anything differs, and it is not.
     """
     flat_saved, flat_now = flat(saved), flat(now)
-    for key, (
-        _,
-        default,
-    ) in known_keys().items():  # of a release that did not know the key: it did what the default does
+    # of a release that did not know the key: it did what the default does
+    for key, (_, default) in known_keys().items():
         if f"config.{key}" in flat_now and f"config.{key}" not in flat_saved:
             flat_saved[f"config.{key}"] = json.loads(json.dumps(default))
     differing = [k for k in sorted(flat_saved.keys() | flat_now.keys()) if flat_saved.get(k) != flat_now.get(k)]

@@ -11,7 +11,7 @@ from typing import Any
 import clinical_tasks
 from clinical_tasks import TaskCard, TaskCheck
 from clinical_tasks.audit import Overlap, TokenLimits, find_overlaps
-from engine.config import DataConfig, EvaluateConfig, expand, unknown_key
+from engine.config import DataConfig, EvaluateConfig, expand, read_switch, unknown_key
 from engine.core import UserError
 from engine.data.dataset import load_cards
 
@@ -57,8 +57,7 @@ def check_data(
     root = expand(data_root)
     if not root.is_dir():
         problems.append(f"--data_root: {root} is no folder")
-    if overlap.wanted.lower() not in ("true", "false"):
-        problems.append(f"--overlap: {overlap.wanted!r} is neither true nor false")
+    compare = read_switch(overlap.wanted, "--overlap", problems)
     if output and expand(output).is_dir():
         problems.append(f"--output: {expand(output)} is a folder; name a file")
     limits = _limits(tokens, problems)
@@ -66,7 +65,7 @@ def check_data(
         raise UserError(problems)
     chosen = {n: c for n, c in found.items() if not tasks or n in {*tasks, *overlap.targets, *overlap.sources}}
     checks = clinical_tasks.check_tasks(chosen, root, [*tasks, *overlap.targets, *overlap.sources], limits)
-    overlaps = _overlaps(chosen, checks, root, overlap, problems) if overlap.wanted.lower() == "true" else None
+    overlaps = _overlaps(chosen, checks, root, overlap, problems) if compare else None
     print(clinical_tasks.format_checks(checks, overlaps))
     if output:
         _write(expand(output), checks, overlaps, limits)

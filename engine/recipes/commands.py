@@ -8,25 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.config import RunConfig, expand, resolve, value_at
+from engine.config import FREE_IN_EVALUATION, RunConfig, expand, read_switch, resolve, value_at
 from engine.core import UserError
 from engine.distributed import room_for
-
-FREE_IN_EVALUATION = (
-    "overwrite",
-    "data.root",
-    "data.cache",
-    "data.cards",
-    "data.max_test",
-    "sharding",
-    "deepspeed",
-    "max_tokens_per_micro_batch",
-    "batching",
-    "activation_checkpointing",
-    "fused",
-    "deterministic",
-    "backbone",
-)
 
 
 def _repeatable(command: Callable[[RunConfig], None]) -> Callable[[RunConfig], None]:
@@ -235,10 +219,9 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
     from engine.distributed import GB
     from engine.planning import Asked, assumed_of, check_png, device_of, machine_of, plan as print_plan, read_sweep
 
-    mode, prepare = flags.get("mode", ""), flags.get("prepare", "false").lower()
+    mode = flags.get("mode", "")
     problems = [] if mode in ("", "distill", "adapt") else [f"command line: --mode: {mode!r} is none of distill, adapt"]
-    if prepare not in ("true", "false"):
-        problems.append(f"command line: --prepare: {prepare!r} is neither true nor false")
+    prepare = read_switch(flags.get("prepare", "false"), "command line: --prepare", problems)
     found: dict[str, Any] = {}
 
     def keep(name: str, read: Callable[[], Any]) -> None:
@@ -275,7 +258,7 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
         raise UserError(problems)
     asked = Asked(
         mode,
-        prepare == "true",
+        prepare,
         found["device"],
         found["assumed"],
         found["sweep"],
@@ -337,14 +320,13 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> 
     from engine.reporting import write_report
 
     problems = [] if runs else ["--runs: names no run directory"]
-    if vocabulary.lower() not in ("true", "false"):
-        problems.append(f"command line: --vocabulary: {vocabulary!r} is neither true nor false")
+    with_vocabulary = read_switch(vocabulary, "command line: --vocabulary", problems)
     into = expand(output or runs[0]) if runs else None
     if into is not None and not output:  # a flag was looked at as the command was read
         problems += room_for("command line: --output", into, 0)
     if problems or into is None:
         raise UserError(problems)
-    write_report([expand(r) for r in runs], into, runs, vocabulary.lower() == "true")
+    write_report([expand(r) for r in runs], into, runs, with_vocabulary)
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

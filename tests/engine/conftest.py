@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from backbones import BackboneCard, load_backbone_card
-from engine.config.loader import known_keys
-from engine.config.schema import RunConfig
+from engine.config.schema import RunConfig, known_keys
 from engine.data.dataset import Sample, Split, TaskData
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.context import RunContext

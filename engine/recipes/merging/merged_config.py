@@ -8,19 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.config import FREE_ON_RESUME, Rate, RunConfig, flat, value_at
+from engine.config import FREE_ON_RESUME, JOINED_BY_MERGE, Rate, RunConfig, flat, value_at
 from engine.recipes.merging.prompt_sums import PromptSum
 from engine.recipes.merging.rows import Run
 from engine.recipes.source_terms import sources_of
 
-JOINED = (
-    "adapt.targets",
-    "adapt.methods",
-    "adapt.shots",
-    "adapt.seeds",
-    "adapt.transfer",
-    "data.cards",
-)  # of which the merged configuration has all runs'
 SECTIONS = (
     "seed",
     "data",
@@ -37,7 +29,7 @@ def merged_config(runs: Sequence[Run], output: Path, sums: Sequence[PromptSum]) 
     """
     config = copy.deepcopy(runs[0].config)
     config.run_dir = str(output)
-    for key in JOINED:
+    for key in JOINED_BY_MERGE:
         section, _, leaf = key.partition(".")
         setattr(value_at(config, section), leaf, _values_of_all(runs, key))
     for s in sums:
@@ -61,7 +53,8 @@ def differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
     results and model cards.
     """
     kept = flat({section: value for section, value in asdict(merged).items() if section in SECTIONS})
-    skipped = {*JOINED, *FREE_ON_RESUME, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
+    skipped = {key for key in FREE_ON_RESUME if not key.startswith("evaluate.")}
+    skipped |= {*JOINED_BY_MERGE, "adapt.source_run", "adapt.multitask_run", "evaluate.batch_size"}
     rates = _rates(runs)
     out = []
     for run in runs:
@@ -95,7 +88,7 @@ def merged_hashes(runs: Sequence[Run], config: RunConfig) -> dict[str, Any]:
     """
     all_hashes = [run.found.state["hashes"] for run in runs]
     out: dict[str, Any] = copy.deepcopy(all_hashes[0])
-    for key in (*JOINED, "adapt.train"):
+    for key in (*JOINED_BY_MERGE, "adapt.train"):
         section, _, leaf = key.partition(".")
         out["config"][section][leaf] = value_at(config, key)
     data = list(dict.fromkeys(h["data"] for h in all_hashes))

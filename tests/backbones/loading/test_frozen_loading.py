@@ -147,7 +147,7 @@ def test_card_problems_come_together(tmp_path):
     text = str(caught.value)
     for part in (
         "unknown key 'pth'; did you mean 'path'?",
-        "seed: expected int",
+        "seed: expected a whole number, found 'one'",
         "give exactly one of them",
         "'harmnoy' is none of",
         str(file),
@@ -156,6 +156,29 @@ def test_card_problems_come_together(tmp_path):
     file.write_text("name: x\npath: absent\n")
     with pytest.raises(BackboneError, match="absent does not exist"):
         load_backbone_card(file)
+
+
+def test_a_card_refuses_keys_that_stand_twice_and_types_that_are_not_its_own(tmp_path):
+    file = tmp_path / "card.yaml"
+    file.write_text("name: x\npath: a\nseed: 1\npath: b\nseed: 2\n")
+    with pytest.raises(BackboneError) as caught:
+        load_backbone_card(file)
+    assert caught.value.problems == [
+        f"backbone card {file}, line 4: key 'path' stands twice (first in line 2)",
+        f"backbone card {file}, line 5: key 'seed' stands twice (first in line 3)",
+    ]
+    file.write_text("name: 2.5\nrandom: llama\ndummy: 1\nattention: [a]\ntemplate: none\ndtype: float16\n")
+    with pytest.raises(BackboneError) as caught:
+        load_backbone_card(file)
+    told = "\n".join(caught.value.problems)
+    for part in (
+        "name: expected text, found 2.5",
+        "random: expected keys and values",
+        "dummy: expected true or false, found 1",
+        "attention: expected text, found list",
+        "dtype: 'float16' is none of float32, bfloat16; did you mean 'bfloat16'?",
+    ):
+        assert f"backbone card {file}: {part}" in told
 
 
 def test_dummy_weights_need_no_files_but_the_configuration(tmp_path):

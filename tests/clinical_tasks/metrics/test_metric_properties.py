@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from clinical_tasks import Document, Example, Mention, Relation, evaluate, round_trip, score
 from clinical_tasks.scoring.counts import OTHER
-from clinical_tasks.task_card.validate import _known_metrics
+from clinical_tasks.task_card.cross_checks import known_metrics
 from clinical_tasks.text_pairs.serialise import make_example
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -76,7 +76,7 @@ def pairs(spans):
 def test_gold_mentions_score_one_by_every_metric(card, notes, duplicates):
     mine = card("ner", duplicates=duplicates, triggers=["Drug"])
     result = round_trip(mine, [make_example(mine, note(n, exact(spans))) for n, spans in enumerate(notes)])
-    assert {name: result[name] for name in _known_metrics(mine)} == dict.fromkeys(_known_metrics(mine), 1.0)
+    assert {name: result[name] for name in known_metrics(mine)} == dict.fromkeys(known_metrics(mine), 1.0)
 
 
 @QUICK
@@ -87,7 +87,7 @@ def test_gold_relations_score_one_where_their_texts_are_unique(card, notes):
         [(span, kind) for span, kind in one if NOTE[slice(*span)].lower() not in ("pain", "aspirin")] for one in notes
     ]
     result = round_trip(mine, [make_example(mine, note(n, one, pairs(one))) for n, one in enumerate(spans)])
-    assert {name: result[name] for name in _known_metrics(mine)} == dict.fromkeys(_known_metrics(mine), 1.0)
+    assert {name: result[name] for name in known_metrics(mine)} == dict.fromkeys(known_metrics(mine), 1.0)
 
 
 @pytest.mark.parametrize("kind", ["qa", "summarization", "free"])
@@ -103,7 +103,7 @@ def test_gold_choices_and_texts_score_one(card, kind):
         for n, one in enumerate(gold)
     ]
     result = round_trip(mine, examples)
-    assert {name: result[name] for name in _known_metrics(mine)} == dict.fromkeys(_known_metrics(mine), 1.0)
+    assert {name: result[name] for name in known_metrics(mine)} == dict.fromkeys(known_metrics(mine), 1.0)
 
 
 @QUICK
@@ -117,7 +117,7 @@ def test_a_wrong_mention_never_raises_precision_nor_any_f1(card, spans, answer, 
     mine = card("ner", duplicates=duplicates, triggers=["Drug"])
     examples = [make_example(mine, note(0, spans))]
     before, after = (score(mine, examples, [text]) for text in (answer, f"{answer}\n{wrong}"))
-    for name in _known_metrics(mine):
+    for name in known_metrics(mine):
         assert after[name] == before[name] if "recall" in name and before["n_gold"] else after[name] <= before[name], (
             name
         )
@@ -134,7 +134,7 @@ def test_a_wrong_relation_never_raises_precision_nor_any_f1(card, spans, answer,
     mine = card("re")
     examples = [make_example(mine, note(0, spans, pairs(spans)))]
     before, after = (score(mine, examples, [text]) for text in (answer, f"{answer}\n{wrong}"))
-    for name in _known_metrics(mine):
+    for name in known_metrics(mine):
         assert after[name] == before[name] if "recall" in name and before["n_gold"] else after[name] <= before[name], (
             name
         )
@@ -154,7 +154,7 @@ def test_scores_lie_between_zero_and_one_and_no_order_of_documents_matters(card,
     ]
     rows = list(zip(examples, [answer for _, answer in notes], strict=True))
     found = evaluate(mine, *zip(*rows, strict=True), resamples=20)
-    assert all(0 <= found.scores[name] <= 1 for name in _known_metrics(mine))
+    assert all(0 <= found.scores[name] <= 1 for name in known_metrics(mine))
     assert all(((values >= 0) & (values <= 1)).all() for values in found.replicates.values())
     # What is gold and what is predicted is what the table of labels sums up to.
     assert sum(row["support"] for row in found.labels.values()) == found.scores["n_gold"]

@@ -134,9 +134,9 @@ def test_the_primary_metric_is_always_there(card, brat, folder, tmp_path):
     brat("a", "x", "")
     (folder / "test.jsonl").write_text('{"q": "Q", "a": "y"}')
     (folder / "test.csv").write_text("note,summary\nx,y\n")
-    from clinical_tasks.task_card.validate import METRICS, _known_metrics
+    from clinical_tasks.task_card.cross_checks import METRICS, known_metrics
 
     for kind in ("ner", "re", "qa", "summarization"):
         mine = card(kind)
         result = score(mine, read_split(mine, tmp_path, "test"), [""])
-        assert set(_known_metrics(mine)) <= set(result) and mine.metric in METRICS[kind]
+        assert set(known_metrics(mine)) <= set(result) and mine.metric in METRICS[kind]

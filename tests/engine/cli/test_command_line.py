@@ -13,7 +13,8 @@ import yaml
 
 import train
 from engine.cli import main
-from engine.cli.main import LET_RANK_0_SPEAK
+from engine.cli.exit_codes import LET_RANK_0_SPEAK
+from engine.config.schema import schema_keys
 from engine.core.errors import UserError
 from engine.data.audit import check_data
 from engine.recipes import commands
@@ -158,15 +159,31 @@ def test_no_mode_at_all_is_help_with_2(command: Command) -> None:
 
 
 @pytest.mark.parametrize("help_flag", ["--help", "-h", "help"])
-def test_help_of_a_mode_lists_every_key_and_starts_nothing(
+def test_help_of_a_mode_explains_every_key_that_it_reads_and_starts_nothing(
     help_flag: str, command: Command, config: Path, tmp_path: Path
 ) -> None:
-    from engine.config.loader import known_keys
-
     done = command("distill", f"--config={config}", help_flag)
     assert done.returncode == 0 and not done.stderr
-    assert all(f"--{key} " in done.stdout for key in known_keys())
+    told = " ".join(done.stdout.split())
+    for key, leaf in schema_keys().items():
+        read = "distill" in leaf.metadata["modes"]
+        assert (f"--{key} " in done.stdout) == read, key
+        assert leaf.help in told or not read, key
+    assert "--teach.steps whole number, above 0; default: 300 Steps of each teacher's own optimizer rows." in told
+    assert "--teach.schedule constant | linear | cosine; default: linear" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "reader"), [("adapt", "adapt"), ("evaluate", "evaluate"), ("predict", "evaluate"), ("study", None)]
+)
+def test_help_lists_the_keys_of_its_own_mode(mode: str, reader: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main([mode, "--help"])
+    told = capsys.readouterr().out
+    for key, leaf in schema_keys().items():
+        own = key in main.MODES[mode].flags  # predict's seed is a row's
+        assert (f"--{key} " in told) == (own or reader is None or reader in leaf.metadata["modes"]), key
+    assert all(len(line) <= 120 or line.startswith(("  --", "python")) for line in told.splitlines())
 
 
 def test_a_refusal_imports_nothing_heavy(project: Path, config: Path) -> None:
@@ -223,7 +240,7 @@ def test_dotted_keys_and_dashes_reach_the_configuration(
         ]
     )
     (found,) = seen
-    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.fresh, found.data.max_train) == (
+    assert (found.run_dir, found.teach.relative_lr, found.distill.sources, found.overwrite, found.data.max_train) == (
         "2024_01",
         0.001,
         ["a", "b"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "configs", "ds_configs")
+CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "strict_yaml", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
 MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "${AWAY:-$1}" && shift && exec "$@"'
 SMALL = (

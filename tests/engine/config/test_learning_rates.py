@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from engine.config.learning_rates import REPLACED, SAMPLED, Rate, rms_of, rms_of_card
-from engine.config.loader import known_keys, resolve
+from engine.config.loader import resolve
+from engine.config.schema import known_keys
 from engine.core.errors import UserError
 from engine.data.dataset import TaskData
 from engine.training.adapt import Source, adapt_stage

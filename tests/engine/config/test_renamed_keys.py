@@ -2,8 +2,9 @@
 
 import pytest
 
-from engine.config.loader import known_keys, resolve
+from engine.config.loader import resolve
 from engine.config.renamed import RENAMED_KEYS, RENAMED_VALUES
+from engine.config.schema import known_keys
 from engine.core.errors import UserError
 
 

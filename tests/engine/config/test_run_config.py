@@ -1,7 +1,7 @@
 """The strict resolver: YAML and flags to a RunConfig, or every problem at once."""
 
-import ast
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.config import schema as config_module
-from engine.config.loader import expand, known_keys, resolve, to_yaml, value_at
-from engine.config.schema import FREE_ON_RESUME, RunConfig
+from engine.config import json_schema
+from engine.config.keys import READERS
+from engine.config.loader import expand, resolve, to_yaml
+from engine.config.schema import (
+    FREE_IN_EVALUATION,
+    FREE_ON_RESUME,
+    JOINED_BY_MERGE,
+    NOT_IN_STEP,
+    RunConfig,
+    known_keys,
+    schema_keys,
+    value_at,
+)
 from engine.core.errors import UserError
 
 BASE = {"run_dir": "runs/x", "backbone": "b.yaml"}
@@ -277,23 +287,12 @@ def test_a_resolved_configuration_survives_its_own_yaml(write, tmp_path: Path) -
     assert set(yaml.safe_load(to_yaml(found))) == {f.name for f in dataclasses.fields(RunConfig)}
 
 
-def test_every_key_is_explained_beneath_it() -> None:
-    source = ast.parse(Path(config_module.__file__).read_text())
-    explained = 0
-    for node in source.body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
-            if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.annotation).endswith("Config"):
-                continue
-            text = (
-                following.value.value
-                if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-                else ""
-            )
-            assert isinstance(text, str) and text.strip(), f"{node.name}.{ast.unparse(statement.target)}"
-            explained += 1
-    assert explained == len(known_keys()) > 50
+def test_every_key_is_explained_and_says_who_reads_it() -> None:
+    keys = schema_keys()
+    for name, leaf in keys.items():
+        assert len(leaf.help) > 15 and leaf.help.endswith(".") and "  " not in leaf.help, name
+        assert leaf.metadata["modes"] and set(leaf.metadata["modes"]) <= set(READERS), name
+    assert len(keys) == len(known_keys()) > 50
 
 
 def test_keys_that_are_free_on_resume_exist() -> None:
@@ -327,6 +326,46 @@ def test_every_run_configuration_resolves_and_says_how_to_run_it(
     assert len(demo) >= 2 and all(
         Path(resolve(p).backbone).is_file() and Path(resolve(p).data.root).is_dir() for p in demo
     )
+
+
+def test_the_json_schema_is_up_to_date_and_every_run_configuration_names_it(project: Path) -> None:
+    assert project / "configs" / "run.schema.json" == json_schema.FILE
+    assert json_schema.FILE.read_text() == json_schema.text(), "run: python -m engine.config.json_schema"
+    prefix = "# yaml-language-server: $schema="
+    for path in run_configs(project):
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith(prefix)]
+        assert (path.parent / line.removeprefix(prefix)).resolve() == json_schema.FILE, path
+
+
+def test_the_json_schema_names_every_key_with_its_meaning() -> None:
+    properties = json.loads(json_schema.text())["properties"]
+    for key, leaf in schema_keys().items():
+        section, _, name = key.rpartition(".")
+        of_key = (properties[section]["properties"] if section else properties)[name]
+        assert of_key["description"] == leaf.help and of_key["default"] == leaf.default, key
+
+
+def test_what_metadata_say_of_keys_is_asked_for_by_name() -> None:
+    assert {"evaluate.server", "log.interval", "sharding", "teach.run"} <= set(FREE_ON_RESUME)
+    assert not {"seed", "backbone", "teach.steps", "data.max_length"} & set(FREE_ON_RESUME)
+    assert {"backbone", "data.root", "sharding"} <= set(FREE_IN_EVALUATION) and "seed" not in FREE_IN_EVALUATION
+    assert {"run_dir", "lr_sweep.lora", "evaluate.split"} <= set(NOT_IN_STEP) and "teach.batch_size" not in NOT_IN_STEP
+    assert set(JOINED_BY_MERGE) == {
+        "data.cards",
+        *(f"adapt.{name}" for name in ("targets", "methods", "shots", "seeds", "transfer")),
+    }
+
+
+def test_words_stay_words_in_text_and_switches_read_them(write) -> None:
+    text = "run_dir: 2020-01-01\nbackbone: no\noverwrite: yes\ndistill: {sources: [on, off, 1e3], teacher_cache: off}\n"
+    found = resolve(write(text))
+    assert (found.run_dir, found.backbone, found.overwrite) == ("2020-01-01", "no", True)
+    assert (found.distill.sources, found.distill.teacher_cache) == (["on", "off", "1e3"], "off")
+
+
+def test_a_flag_out_of_bounds_is_told_as_the_flag_s(write) -> None:
+    (problem,) = problems(write({}), teach__steps="0")
+    assert problem == "command line: --teach.steps: 0 is not above 0"
 
 
 def test_paths_are_expanded_and_an_unset_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,14 +132,14 @@ def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None
     for wanted in (
         "unknown key 'netwrok'",
         "network: missing",
-        "flops.bfloat16: 'fast'",
+        "flops.bfloat16: expected a number, found 'fast'",
         "flops.float32: missing",
         "flops.fp8: unknown",
-        "memory: -1",
-        "pcie: True",
+        "memory: -1.0 is not above 0",
+        "pcie: expected a number, found True",
         "reach.compute: 1.6 is above 1",
-        "reach.network: 0",
-        "latency: 0",
+        "reach.network: 0.0 is not above 0",
+        "latency: 0.0 is not above 0",
     ):
         assert wanted in told, (wanted, told)
     with pytest.raises(UserError, match="none of a100, h100, h200, l40s"):

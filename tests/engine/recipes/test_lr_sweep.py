@@ -175,12 +175,12 @@ def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -
 
 
 def test_tuning_seed_and_shots_are_checked(make_run_context) -> None:
-    from engine.config.loader import _impossible
+    from engine.config.validation import problems
 
     config = make_run_context(
         **SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}
     ).config
-    told = " ".join(_impossible(config))
+    told = " ".join(problems(config))
     for wanted in (
         "lr_sweep.seed: 1 stands in adapt.seeds",
         "lr_sweep.shots: 0 trains nothing",
@@ -193,7 +193,7 @@ def test_tuning_seed_and_shots_are_checked(make_run_context) -> None:
         **SWEEP,
         **{"lr_sweep.relative_lr_shared": [0.1], "lr_sweep.relative_lr_teach": [0.1], "teach.run": "runs/other"},
     ).config
-    told = " ".join(_impossible(config))
+    told = " ".join(problems(config))
     assert (
         "lr_sweep.relative_lr_shared: is of adapt.train: all" in told
         and "lr_sweep.relative_lr_teach: the teachers are given" in told

@@ -1,0 +1,106 @@
+"""Adaptation: targets x methods x shots x seeds in one pass."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from engine.config import keys
+
+DECOMPOSED = ("metaprompt", "multitask_prompt")  # methods of an adaptation that start from a distillation
+TRAINED = (*DECOMPOSED, "prompt_tuning", "lora")
+UNTRAINED = ("instruction", "in_context")  # methods of an adaptation that are scored and need no training
+
+key = partial(keys.key, modes=("adapt",))
+shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong="is neither full nor a number")
+
+
+@dataclass
+class AdaptConfig:
+    """What is adapted to which targets, from how many examples, and how."""
+
+    source_run: str = key("", "Run directory of the distillation.", in_step=False)
+    targets: list[str] = key([], "Target tasks, by the names of their cards.", distinct=True, on_merge="union")
+    multitask_run: str = key(
+        "",
+        "Of method multitask_prompt: run directory of a distillation without teachers (distill.lambda_kl and "
+        "lambda_hidden 0).",
+        in_step=False,
+    )
+    methods: list[Literal["metaprompt", "prompt_tuning", "multitask_prompt", "lora", "instruction", "in_context"]] = (
+        key(
+            ["metaprompt", "prompt_tuning"],
+            "What to hold against one another on each target: multitask_prompt is a metaprompt that was trained "
+            "without teachers, lora low-rank updates of every linear layer. Two train nothing: instruction, the card's "
+            "written instruction (at shots 0), and in_context, the instruction and solved examples: of every number in "
+            "shots and every seed, the very few-shot set that is trained on.",
+            distinct=True,
+            on_merge="union",
+        )
+    )
+    transfer: list[str] = key(
+        [],
+        "Source tasks: the metaprompt is adapted from the factors of each one alone too, as metaprompt@task:NAME (a "
+        "transfer matrix).",
+        distinct=True,
+        on_merge="union",
+    )
+    shots: list[str] = shots_key(
+        ["full"],
+        "Training set sizes: full, or a number of examples; 0 is zero-shot (of prompt tuning: its untrained start). "
+        "Few-shot sets are fixed by seed, nested, and stratified by label where answers are labels.",
+        on_merge="union",
+    )
+    seeds: list[int] = key(
+        [0], "Each draws its own few-shot set, data order and start.", distinct=True, on_merge="union"
+    )
+    steps: int = key(150, "Steps of each row.", above=0)
+    batch_size: int = key(8, "Examples of each row in a step.", above=0)
+    init: str = key(
+        "auto",
+        "Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product "
+        "above.",
+        pattern="^(auto|mean_factors|mean_product|ones|task:.*)$",
+        wrong="is none of auto, mean_factors, mean_product, ones, task:NAME",
+    )
+    train: Literal["factors", "all"] = key("factors", "Train U and V, or P* too (one copy per row).")
+    relative_lr_shared: float = key(
+        0.3,
+        "Peak learning rate of P* under train: all, in multiples of the RMS of the backbone's input embeddings.",
+        at_least=0,
+    )
+    lr_task: float = key(0.1, "Peak learning rate of the factors.", at_least=0)
+    relative_lr_prompt: float = key(
+        0.3,
+        "Peak learning rate of prompt tuning, in multiples of the RMS of the backbone's input embeddings.",
+        at_least=0,
+    )
+    lr_lora: float = key(1e-3, "Peak learning rate of LoRA.", at_least=0)
+    lora_rank: int = key(16, "r of LoRA; its alpha is r.", above=0)
+    warmup_steps: int = key(10, "Steps of linear warm-up, in a row's own steps.", at_least=0)
+    schedule: Literal["constant", "linear", "cosine"] = key("linear", "Decay of the learning rate after the warm-up.")
+    max_grad_norm: float = key(1.0, "Largest gradient norm of a row; 0 is off.", at_least=0)
+    eval_interval: int = key(
+        50,
+        "Steps between validations of full-data rows, which keep their best. 0 keeps the last step.",
+        at_least=0,
+        in_step=False,
+    )
+    patience: int = key(0, "A row stops after this many validations without a better one; 0 never.", at_least=0)
+    few_shot_validation: bool = key(False, "Let few-shot rows choose their best step on the validation split too.")
+
+    def problems(self) -> list[str]:
+        """What is impossible between the keys of this section."""
+        problems = []
+        if self.transfer and "metaprompt" not in self.methods:
+            problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
+        if self.methods and set(self.methods) <= set(UNTRAINED):
+            problems.append(
+                f"adapt.methods: {', '.join(self.methods)}: nothing to train, so no run to score; name a trained "
+                "method beside it, or score the written instruction with any finished run (python train.py evaluate "
+                "--run DIR --evaluate.instruction=true)"
+            )
+        if "in_context" in self.methods and not set(self.shots) - {"0", "full"}:
+            problems.append(
+                "adapt.shots: in_context takes its numbers of examples from here, and there is none above 0"
+            )
+        return problems

@@ -1,0 +1,111 @@
+"""Distillation: one teacher prompt per source task, then one metaprompt for all of them."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from engine.config import keys
+
+key = partial(keys.key, modes=("distill",))
+
+
+@dataclass
+class TeachConfig:
+    """The teachers: a prompt of its own for each source task."""
+
+    steps: int = key(300, "Steps of each teacher's own optimizer rows.", above=0)
+    batch_size: int = key(8, "Examples of each task in a step.", above=0)
+    relative_lr: float = key(
+        0.3, "Peak learning rate, in multiples of the RMS of the backbone's input embeddings.", at_least=0
+    )
+    warmup_steps: int = key(10, "Steps of linear warm-up, in a row's own steps.", at_least=0)
+    schedule: Literal["constant", "linear", "cosine"] = key("linear", "Decay of the learning rate after the warm-up.")
+    max_grad_norm: float = key(1.0, "Largest gradient norm of a row; 0 is off.", at_least=0)
+    eval_interval: int = key(
+        50,
+        "Steps between validations; each row keeps its best. 0 keeps the last step.",
+        at_least=0,
+        in_step=False,
+    )
+    patience: int = key(0, "A row stops after this many validations without a better one; 0 never.", at_least=0)
+    adapters: str = key(
+        "",
+        "A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching "
+        "them.",
+        on_resume="free",
+        in_step=False,
+    )
+    run: str = key(
+        "",
+        "Run directory of a distillation whose teachers are taken, in place of teaching the same ones again; it may "
+        "have more source tasks.",
+        on_resume="free",
+        in_step=False,
+    )
+
+    def problems(self) -> list[str]:
+        """What is impossible between the keys of this section."""
+        if self.run and self.adapters:
+            return ["teach.run: and teach.adapters both say where teachers come from; take one away"]
+        return []
+
+
+@dataclass
+class DistillConfig:
+    """The metaprompt and the factors of each source task."""
+
+    sources: list[str] = key([], "Source tasks, by the names of their cards.", distinct=True)
+    without: list[str] = key([], "Source tasks to leave out, to see what each is worth to the others.")
+    steps: int = key(600, "Steps of the distillation, over all tasks.", above=0)
+    batch_size: int = key(32, "Examples in a step, over all tasks.", above=0)
+    sampler: Literal["uniform", "proportional", "capped"] = key(
+        "uniform", "How tasks are drawn: alike, by their number of examples, or by min(examples, cap)."
+    )
+    cap: int = key(10000, "Most examples of a task that the sampler capped counts.", above=0)
+    task_subsets: bool = key(True, "Per step draw a number of tasks from 2..K, then that many tasks (MPT).")
+    relative_lr_shared: float = key(
+        0.3,
+        "Peak learning rate of the metaprompt, in multiples of the RMS of the backbone's input embeddings.",
+        at_least=0,
+    )
+    lr_task: float = key(0.1, "Peak learning rate of the factors.", at_least=0)
+    warmup_steps: int = key(10, "Steps of linear warm-up, in a row's own steps.", at_least=0)
+    schedule: Literal["constant", "linear", "cosine"] = key("linear", "Decay of the learning rate after the warm-up.")
+    max_grad_norm: float = key(
+        1.0, "Largest gradient norm, of the metaprompt and of each task's factors; 0 is off.", at_least=0
+    )
+    lambda_kl: float = key(0.9, "Weight of T^2 KL(teacher || student).", at_least=0)
+    lambda_hidden: float = key(0.9, "Weight of the MSE of last hidden states.", at_least=0)
+    temperature: float = key(1.0, "T, the temperature of the KL divergence.", above=0)
+    teacher_cache: str = key(
+        "auto",
+        "Keep what teachers say of each answer token on disk, beside data.cache: auto where samples are read again "
+        "and there is room, off, or the most GB it may take.",
+        on_resume="free",
+    )
+
+    @property
+    def tasks(self) -> list[str]:
+        """The source tasks that are left."""
+        return [task for task in self.sources if task not in self.without]
+
+    @property
+    def limits_teacher_cache(self) -> bool:
+        """Whether ``teacher_cache`` is a number of GB, right or not."""
+        return self.teacher_cache not in ("auto", "off")
+
+    def problems(self) -> list[str]:
+        """What is impossible between the keys of this section."""
+        problems = []
+        for name in self.without:
+            if name not in self.sources:
+                problems.append(f"distill.without: {name!r} is not in distill.sources")
+        if self.sources and not self.tasks:
+            problems.append("distill.without: leaves no source task")
+        if self.limits_teacher_cache and not _is_size(self.teacher_cache):
+            problems.append(f"distill.teacher_cache: {self.teacher_cache!r} is none of auto, off, a number of GB")
+        return problems
+
+
+def _is_size(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal() and float(text) > 0

@@ -1,0 +1,83 @@
+"""How a run is scored. Notes go to ``server``, so another machine has to be allowed by name."""
+
+import ipaddress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+from urllib.parse import urlsplit
+
+from engine.config import keys
+
+key = partial(keys.key, modes=keys.READERS, on_resume="free", in_step=False)
+
+
+@dataclass
+class EvaluateConfig:
+    """Answers and scores. A run keeps these keys for the evaluation that comes after it."""
+
+    max_new_tokens: int = key(64, "Longest generated answer in tokens.", above=0)
+    batch_size: int = key(
+        32, "Sequences generated at once on a rank; decides memory and speed, never the result.", above=0
+    )
+    max_context: int = key(
+        8192,
+        "Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. "
+        "Never more than the backbone's positions. A row of which no context holds an example gets no score.",
+        above=0,
+    )
+    split: Literal["test", "validation"] = key(
+        "test",
+        "What to score on. validation, for choosing settings, leaves results.json alone: see results_validation.json.",
+    )
+    likelihood: Literal["sum", "mean"] = key(
+        "sum",
+        "Compare options by the log-likelihood of their tokens, end token included, or by its mean per token "
+        "(length-normalised).",
+    )
+    resamples: int = key(
+        1000, "Bootstrap resamples of the documents for the intervals in results; 0 is off.", at_least=0
+    )
+    instruction: bool = key(
+        False,
+        "Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run, "
+        "whatever its adapt.methods.",
+    )
+    server: str = key(
+        "",
+        "Have a vLLM server (vllm serve MODEL --enable-prompt-embeds), such as http://localhost:8000, generate the "
+        "answers; choices are compared here. What is sent are embeddings of the notes' tokens, which can be turned "
+        "back into text.",
+    )
+    server_model: str = key("", "The model's name on the server; default: the card's path.")
+    server_remote: bool = key(False, "Let the server be another machine.")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the server's address."""
+        if not self.server:
+            return []
+        host = _host(self.server)
+        if host is None:
+            return [f"evaluate.server: {self.server!r} is no address such as http://localhost:8000"]
+        if not _is_here(host) and not self.server_remote:
+            return [
+                f"evaluate.server: {host} may be another machine, and notes would go there; "
+                "evaluate.server_remote=true allows it"
+            ]
+        return []
+
+
+def _host(address: str) -> str | None:
+    """The host of an address; None where it is none."""
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and (parts.port or True)
+    except ValueError:
+        return None
+    return parts.hostname or None if good else None
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

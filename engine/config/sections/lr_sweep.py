@@ -1,0 +1,54 @@
+"""The sweep of learning rates before training for good."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from engine.config import keys
+from engine.config.sections.adapt import shots_key
+
+key = partial(keys.key, modes=("adapt",), in_step=False)
+rates = partial(key, [], distinct=True, above=0)
+
+
+@dataclass
+class LrSweepConfig:
+    """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a
+    distillation's teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are
+    told apart by cross-entropy.
+    """
+
+    metaprompt: list[float] = rates(
+        "Peak learning rates of the factors of method metaprompt. Empty: adapt.lr_task is used."
+    )
+    multitask_prompt: list[float] = rates(
+        "Peak learning rates of the factors of method multitask_prompt. Empty: adapt.lr_task is used."
+    )
+    relative_lr_shared: list[float] = rates(
+        "Peak learning rates of P* under adapt.train: all, each with every rate of the factors. Empty: it keeps its "
+        "ratio to them (adapt.relative_lr_shared to adapt.lr_task)."
+    )
+    relative_lr_prompt: list[float] = rates(
+        "Peak learning rates of prompt tuning. Empty: adapt.relative_lr_prompt is used."
+    )
+    relative_lr_teach: list[float] = rates(
+        "Peak learning rates of a distillation's teachers. Empty: teach.relative_lr is used.", modes=("distill",)
+    )
+    lora: list[float] = rates("Peak learning rates of LoRA. Empty: adapt.lr_lora is used.")
+    shots: list[str] = shots_key(
+        [],
+        "Training set sizes to choose a rate for; the others take that of the nearest. Empty: all of adapt.shots.",
+        in_step=False,
+    )
+    seed: int = key(100, "Draws their few-shot sets, data order and starts; none of adapt.seeds.", modes=keys.TRAINING)
+
+    def any(self) -> bool:
+        """Whether an adaptation has anything to choose from."""
+        return bool(
+            self.metaprompt or self.multitask_prompt or self.relative_lr_shared or self.relative_lr_prompt or self.lora
+        )
+
+    def problems(self) -> list[str]:
+        """What is impossible between the keys of this section."""
+        if "0" in self.shots:
+            return ["lr_sweep.shots: 0 trains nothing, so no rate is better than another"]
+        return []

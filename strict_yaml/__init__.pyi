@@ -1,0 +1,29 @@
+from .keys import Leaf as Leaf, about as about, leaves as leaves
+from .messages import BOUNDS as BOUNDS, TYPES as TYPES, Problem as Problem, choices_of as choices_of, shown as shown
+from .reader import (
+    FileProblem as FileProblem,
+    UnreadableFile as UnreadableFile,
+    parse as parse,
+    read_mapping as read_mapping,
+)
+from .structure import build as build, json_schema as json_schema
+from .suggestions import did_you_mean as did_you_mean, nearest as nearest
+
+__all__ = [
+    "BOUNDS",
+    "TYPES",
+    "FileProblem",
+    "Leaf",
+    "Problem",
+    "UnreadableFile",
+    "about",
+    "build",
+    "choices_of",
+    "did_you_mean",
+    "json_schema",
+    "leaves",
+    "nearest",
+    "parse",
+    "read_mapping",
+    "shown",
+]

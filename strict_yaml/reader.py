@@ -1,0 +1,121 @@
+"""YAML with unique keys and without YAML 1.1's surprises: only ``true`` and ``false`` are booleans, and a date is text.
+
+YAML 1.1 reads ``no``, ``off`` and ``2020-01-01`` as something else than the words that a card's author meant.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+_BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+
+
+class FileProblem(NamedTuple):
+    """What is wrong with a file. ``line`` counts from 1; 0 where there is none. ``key``: the one that is repeated."""
+
+    kind: Literal["absent", "encoding", "syntax", "key", "repeated", "content"]
+    line: int
+    text: str
+    key: str = ""
+
+
+class UnreadableFile(ValueError):
+    """A file that holds no mapping of unique keys. The reader's caller names the file and the fix."""
+
+    def __init__(self, problems: list[FileProblem]):
+        self.problems = problems
+        super().__init__("; ".join(p.text for p in problems))
+
+    def told(self, path: str | Path, absent: str) -> list[str]:
+        """A line a problem, with file and line.
+
+        Args:
+            absent: what to do about a file that is not there, or is none of text.
+        """
+        out = []
+        for problem in self.problems:
+            line = str(path)
+            if problem.line:
+                line += f", line {problem.line}"
+            line += f": {problem.text}"
+            if problem.kind in ("absent", "encoding"):
+                line += f"; {absent}"
+            out.append(line)
+        return out
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with words left as words. It notes keys that stand twice, of which YAML would keep the last."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.problems: list[FileProblem] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):  # such as `run_dir: {{ name }}`, a placeholder left in
+                self.problems.append(FileProblem("key", line, "a key must be a word"))
+                return {}
+            key = key_node.value
+            if key in first:
+                text = f"key {key!r} stands twice (first in line {first[key]})"
+                self.problems.append(FileProblem("repeated", line, text, key))
+            first.setdefault(key, line)
+        return super().construct_mapping(node, deep=True)
+
+
+def _words_stay_words() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """SafeLoader's resolvers of plain scalars, without those of booleans and dates."""
+    kept = {}
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        kept[first] = [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _TIMESTAMP)]
+    return kept
+
+
+_Loader.yaml_implicit_resolvers = _words_stay_words()
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping that a file holds.
+
+    Raises:
+        UnreadableFile: it cannot be opened, is no UTF-8 or no YAML, repeats keys (all of them), or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UnreadableFile([FileProblem("absent", 0, str(error.strerror))]) from None
+    except UnicodeDecodeError as error:
+        raise UnreadableFile([FileProblem("encoding", 0, f"no text file: not UTF-8 at byte {error.start}")]) from None
+    content = _parsed(text)
+    if not isinstance(content, dict):
+        raise UnreadableFile([FileProblem("content", 0, "expected keys and values")])
+    return {str(key): value for key, value in content.items()}
+
+
+def parse(text: str) -> Any:
+    """A value as a flag gives it.
+
+    Raises:
+        UnreadableFile: it is no YAML.
+    """
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        loader = _Loader(text)
+        content = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 0
+        problem = getattr(error, "problem", None) or "malformed"
+        raise UnreadableFile([FileProblem("syntax", line, f"not valid YAML ({problem})")]) from None
+    if loader.problems:
+        raise UnreadableFile(loader.problems)
+    return content

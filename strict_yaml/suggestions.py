@@ -1,0 +1,16 @@
+"""The nearest known word to a mistyped one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
+    """The known word that is most like ``word``; None where none is."""
+    close = difflib.get_close_matches(str(word), map(str, known), 1, cutoff)
+    return next(iter(close), None)
+
+
+def did_you_mean(word: object, known: Iterable[object], cutoff: float = 0.6) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    close = nearest(word, known, cutoff)
+    return f"; did you mean {close!r}?" if close else ""

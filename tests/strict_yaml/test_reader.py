@@ -1,0 +1,62 @@
+"""The reader of files: keys stand once, words stay words, and every problem has its line."""
+
+from pathlib import Path
+
+import pytest
+
+from strict_yaml.reader import UnreadableFile, parse, read_mapping
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "x.yaml"
+
+
+def test_only_true_and_false_are_booleans_and_dates_are_text(file: Path) -> None:
+    file.write_text("a: [yes, no, on, off, true, False, 2020-01-01, 1e-3, 12, 0.5, null]\nno: yes\n")
+    expected = ["yes", "no", "on", "off", True, False, "2020-01-01", "1e-3", 12, 0.5, None]
+    assert read_mapping(file) == {"a": expected, "no": "yes"}
+    assert parse("[off, 3]") == ["off", 3]
+
+
+def test_a_byte_order_mark_and_merged_keys_are_read(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfbase: &b {x: 1, y: 2}\nother: {<<: *b, y: 3}\n")
+    assert read_mapping(file)["other"] == {"x": 1, "y": 3}
+
+
+def test_every_key_that_stands_twice_is_told_with_both_lines(file: Path) -> None:
+    file.write_text("a: 1\nb:\n  c: 1\n  c: 2\na: 3\nd: [{e: 1, e: 2}]\n")
+    with pytest.raises(UnreadableFile) as error:
+        read_mapping(file)
+    assert sorted(error.value.told(file, "fix")) == [
+        f"{file}, line 4: key 'c' stands twice (first in line 3)",
+        f"{file}, line 5: key 'a' stands twice (first in line 1)",
+        f"{file}, line 6: key 'e' stands twice (first in line 6)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "wanted"),
+    [
+        (b"a: [1\n", "syntax", "not valid YAML"),
+        (b"a: 1\n  b: 2\n", "syntax", ", line 2: not valid YAML"),
+        (b"a: \x01\n", "syntax", "not valid YAML (malformed)"),
+        (b"a: {{ name }}\n", "key", ", line 1: a key must be a word"),
+        (b"- a\n", "content", ": expected keys and values"),
+        (b"", "content", ": expected keys and values"),
+        (b"a: \x80\n", "encoding", ": no text file: not UTF-8 at byte 3; fix"),
+    ],
+)
+def test_what_is_no_mapping(content: bytes, kind: str, wanted: str, file: Path) -> None:
+    file.write_bytes(content)
+    with pytest.raises(UnreadableFile) as error:
+        read_mapping(file)
+    assert [problem.kind for problem in error.value.problems] == [kind]
+    (line,) = error.value.told(file, "fix")
+    assert line.startswith(str(file)) and wanted in line
+
+
+def test_a_file_that_is_not_there(file: Path) -> None:
+    with pytest.raises(UnreadableFile) as error:
+        read_mapping(file)
+    assert error.value.told(file, "name one") == [f"{file}: No such file or directory; name one"]
