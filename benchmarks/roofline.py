@@ -92,8 +92,8 @@ def count(
     """One micro-batch, forward and backward.
 
     Args:
-        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too. activation_checkpointing: all
-            layers.
+        row: about so many tokens, of prompts of ``tasks`` tasks and samples. teacher: ask one too.
+            activation_checkpointing: all layers.
         fused: as the key of the configuration.
     """
     root, batch, counter = model_of(shape, fused), batch_of(row, tasks), Counter()

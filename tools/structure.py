@@ -51,7 +51,7 @@ def measure(root: Path = ROOT) -> Structure:
         largest_folder=folders.most_common(1)[0],
         largest_package=(largest, size / total),
         past_faces=sorted(_past_faces(root, trees)),
-        run_context_importers=sorted(_importers(root, trees, "RunContext")),
+        run_context_importers=sorted(_importers(root, trees, "BackboneHolder")),
     )
 
 

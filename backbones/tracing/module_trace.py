@@ -165,8 +165,8 @@ def _narrow(card: BackboneCard) -> Any:
 def _twin(card: BackboneCard, rows_from_file: bool) -> tuple[Any, dict[int, str]]:
     """The narrow model, and the name of each parameter by its id.
 
-    A head that shares the embedding's weight is called by the embedding's name, as in ``ModelFootprint.parameters``, whether
-    the embedding itself is looked up in the file or not.
+    A head that shares the embedding's weight is called by the embedding's name, as in ``ModelFootprint.parameters``,
+    whether the embedding itself is looked up in the file or not.
     """
     config = _narrow(card)
     with no_init_weights(), experts_as_released(config):

@@ -15,7 +15,7 @@ from engine.config import NOT_IN_STEP
 from engine.core import library_versions, machine_info, source_commit
 from engine.distributed import Machine
 from engine.telemetry import PHASES, PROJECT, model_operations, utilisation
-from engine.training import RunContext
+from engine.training import BackboneHolder
 
 if TYPE_CHECKING:
     from engine.benchmarking.peft_beside import PeftBeside
@@ -56,13 +56,13 @@ class StepRecord(NamedTuple):
     probe: float
 
 
-def identity_of(mode: str, case: Case, run_context: RunContext, rows: str) -> dict[str, Any]:
+def identity_of(mode: str, case: Case, holder: BackboneHolder, rows: str) -> dict[str, Any]:
     """What two measurements must share to be comparable, as far as a process knows before it joins the others."""
     return {
         "mode": mode,
         "case": case.label,
-        "backbone": run_context.card.name,
-        "weights": run_context.backbone_hash[:16],
+        "backbone": holder.context.card.name,
+        "weights": holder.context.backbone_hash[:16],
         "rows": rows[:16],
         "config": flat(case),
     }
@@ -120,13 +120,13 @@ def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.d
     """A case's entry in benchmark.json. A collective."""
     ranks: list[list[StepRecord]] = distributed.gather_objects(m.records)
     assert m.trainer is None and m.chosen is not None
-    steps, sizes, world = _steps(ranks), m.run_context.sizes, len(ranks)
+    steps, sizes, world = _steps(ranks), m.holder.context.sizes, len(ranks)
     peaks, hosts = distributed.gather_objects(m.peak), distributed.gather_objects(m.peak_host)
     total, records = sum(steps.seconds), list(chain.from_iterable(ranks))
     tokens_per_s = sum(steps.real) / total
     out = {
         "mode": mode,
-        "backbone": m.run_context.card.name,
+        "backbone": m.holder.context.card.name,
         "sharding": m.chosen.sharding,
         "world_size": world,
         "samples_per_s": sum(steps.samples) / total,

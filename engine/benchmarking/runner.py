@@ -30,7 +30,7 @@ from engine.benchmarking.stage import data_of, stage_of
 from engine.core import Slower, UserError, deterministic
 from engine.data import TaskData, data_fingerprint
 from engine.distributed import Machine, MemoryEstimate, ShardedBackbone
-from engine.training import RunContext, Stage, Trainer
+from engine.training import BackboneHolder, Stage, Trainer, trainer_config
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Measured:
     """A case on its way: what is known of it before a backbone stands, what it runs on, what its steps took."""
 
     case: Case
-    run_context: RunContext
+    holder: BackboneHolder
     data: dict[str, TaskData]
     chosen: MemoryEstimate | None = None
     load_seconds: float = 0.0
@@ -59,7 +59,7 @@ class Measured:
         assert self.chosen is not None
         config, chosen = self.case.config, self.chosen
         place = (chosen.sharding, chosen.recompute, chosen.offloaded)
-        return repr(self.run_context.card), config.deepspeed, config.fused, *place
+        return repr(self.holder.context.card), config.deepspeed, config.fused, *place
 
 
 def run_benchmark(request: Request) -> None:
@@ -70,20 +70,20 @@ def run_benchmark(request: Request) -> None:
             the spread.
     """
     every = [_prepared(case, request) for case in request.cases]
-    first = every[0].run_context
+    first = every[0].holder.context
     if request.beside:
-        check_ranks(first.place.world)
+        check_ranks(first.env.world)
     old: Old | None = None
     if request.compare:
         old = read_old(request.compare)
         # what can differ before a node is held for it
-        old.check([m.identity for m in every], first.place.world, request.compare_anyway)
-    device = first.join()
+        old.check([m.identity for m in every], first.env.world, request.compare_anyway)
+    device = every[0].holder.join()
     machine = distributed.machine_here(device)
     if old is not None:
         old.check_nodes(machine.nodes, request.compare_anyway)
     for m in every:
-        sizes, config = m.run_context.sizes, m.case.config
+        sizes, config = m.holder.context.sizes, m.case.config
         work = distributed.micro_batch_shape(config, sizes)
         asked = distributed.requested_sharding(config)
         m.chosen = distributed.choose_sharding(sizes, asked, config.activation_checkpointing, work, machine)
@@ -114,10 +114,10 @@ def run_benchmark(request: Request) -> None:
 
 def _prepared(case: Case, request: Request) -> Measured:
     """What is known of a case before a backbone stands."""
-    run_context = RunContext(case.config, writes=() if request.invented else ("data.cache",))
-    data = data_of(run_context, request.mode, request.invented)
-    identity = identity_of(request.mode, case, run_context, data_fingerprint(data))
-    return Measured(case, run_context, data, identity=identity)
+    holder = BackboneHolder.of(case.config, writes=() if request.invented else ("data.cache",))
+    data = data_of(holder, request.mode, request.invented)
+    identity = identity_of(request.mode, case, holder, data_fingerprint(data))
+    return Measured(case, holder, data, identity=identity)
 
 
 def _that_fit(every: list[Measured], m: Machine) -> tuple[list[Measured], list[str]]:
@@ -193,7 +193,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
     """Build a group's backbones, run all of its steps, and give the memory back. A collective."""
     cache = request.output / f".teachers-{number}"
     with telemetry.measure_phases(device) as clock, contextlib.ExitStack() as after:
-        after.callback(_remove, cache, group[0].run_context)
+        after.callback(_remove, cache, group[0].holder)
         host, probe = HostPeak(), Probe(device)
         standing: dict[tuple[Any, ...], _Standing] = {}
         after.callback(_destroy, group, standing)
@@ -205,7 +205,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             after.callback(m.trainer.close)
             m.beside = len(group) - 1
             if request.beside:
-                start_LD, config = m.run_context.start_prompt("metaprompt"), m.case.config
+                start_LD, config = m.holder.start_prompt("metaprompt"), m.case.config
                 fixed = config.deterministic
                 m.peft = PeftBeside(stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=fixed)
         for step in range(request.warmup + request.steps):
@@ -217,13 +217,13 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                     assert m.trainer is not None
                     m.peft.step(m.trainer, step >= request.warmup)
             if step + 1 == request.warmup:
-                group[0].run_context.print_rank0(f"warm-up done: {request.warmup} steps")
+                group[0].holder.context.print_rank0(f"warm-up done: {request.warmup} steps")
         for m in group:
             if not m.beside and m.peft is None:
                 m.peak_host = host.peak()
         if request.profile:
             for i, m in enumerate(group):
-                with profiled(request.output, f"{number}-{i}", m.case.label, m.run_context.is_main_process, device):
+                with profiled(request.output, f"{number}-{i}", m.case.label, m.holder.context.is_main_process, device):
                     for _ in range(PROFILED):
                         _step(m, clock, device, None)
 
@@ -231,11 +231,11 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
 def _start(m: Measured, there: _Standing, request: Request, cache: Path) -> Stage:
     """Give a case its loop, on a backbone that stands. -> the loop's stage."""
     m.backbone, m.load_seconds = there.backbone, there.load_seconds
-    m.run_context.lend(m.backbone)
+    m.holder.lend(m.backbone)
     before = gpu_held()
     with deterministic(m.case.config.deterministic):
-        stage = stage_of(m.run_context, request.mode, m.data, request.all_steps, cache)
-    m.trainer, m.peak = Trainer(stage, m.backbone, m.run_context.loop_settings()), m.backbone.peak
+        stage = stage_of(m.holder, request.mode, m.data, request.all_steps, cache)
+    m.trainer, m.peak = Trainer(stage, m.backbone, trainer_config(m.holder.context)), m.backbone.peak
     if stage.teachers is not None:
         m.teacher = "asked" if stage.cached_teachers is None else "kept"
     m.own_bytes = there.bytes + gpu_held() - before
@@ -244,14 +244,14 @@ def _start(m: Measured, there: _Standing, request: Request, cache: Path) -> Stag
 
 def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     assert m.chosen is not None
-    m.run_context.print_rank0(m.chosen.line())
+    m.holder.context.print_rank0(m.chosen.line())
     if not m.chosen.fits(machine):
-        m.run_context.print_rank0(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
+        m.holder.context.print_rank0(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
     distributed.barrier()
     before, begin = gpu_held(), time.perf_counter()
     torch.manual_seed(m.case.config.seed)
     try:
-        backbone = m.run_context.build(device, m.chosen, machine.ranks_per_node)
+        backbone = m.holder.build(device, m.chosen, machine.ranks_per_node)
     except BackboneError as error:
         raise UserError(error.problems) from None
     return _Standing(backbone, max(distributed.gather_objects(time.perf_counter() - begin)), gpu_held() - before)
@@ -293,11 +293,11 @@ def _destroy(group: list[Measured], standing: dict[tuple[Any, ...], _Standing]) 
         m.trainer = m.backbone = None
         if m.peft is not None:
             m.peft.release()
-        m.run_context._backbone = None
+        m.holder._backbone = None
     while standing:
         standing.popitem()[1].backbone.destroy()
 
 
-def _remove(cache: Path, run_context: RunContext) -> None:
-    if run_context.is_main_process:
+def _remove(cache: Path, holder: BackboneHolder) -> None:
+    if holder.context.is_main_process:
         shutil.rmtree(cache, ignore_errors=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from engine.config import RunConfig
+from engine.config import DECOMPOSED, RunConfig
 from engine.core import UserError
 from engine.data import Invention, TaskData, invented_data
 from engine.training import (
-    DECOMPOSED,
-    RunContext,
+    BackboneHolder,
     Source,
     Stage,
     adapt_rows,
@@ -55,58 +54,58 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
     )
 
 
-def data_of(run_context: RunContext, mode: str, invented: Invention | None) -> dict[str, TaskData]:
+def data_of(holder: BackboneHolder, mode: str, invented: Invention | None) -> dict[str, TaskData]:
     """Training splits; before the process group starts."""
-    c = run_context.config
+    c = holder.context.config
     tasks = c.adapt.targets if mode == "adapt" else c.distill.tasks
     if invented is not None:
         rows = invented.rows
         if mode == "adapt":
             rows = max([rows, *(int(s) for s in c.adapt.shots if s != "full")])
-        vocabulary = min(run_context.tokenizer.vocab_size, run_context.model_config.vocab_size)
+        vocabulary = min(holder.context.tokenizer.vocab_size, holder.context.model_config.vocab_size)
         return invented_data(tasks, replace(invented, rows=rows), vocabulary, c.seed)
-    data = run_context.data(dict.fromkeys(tasks, ["train"]))
+    data = holder.context.data(dict.fromkeys(tasks, ["train"]))
     if mode == "adapt":
         adapt_rows(c, data)  # its errors before the process group starts
     return data
 
 
-def stage_of(run_context: RunContext, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
+def stage_of(holder: BackboneHolder, mode: str, data: dict[str, TaskData], steps: int, cache: Path) -> Stage:
     """A stage, ready for a loop. A collective.
 
     Args:
         steps: how many will be run. cache: where a distillation keeps what its teachers say, if it does
             (``distill.teacher_cache``).
     """
-    c = run_context.config
+    c = holder.context.config
     if mode == "teach":
-        return teach_stage(run_context, data)
+        return teach_stage(holder, data)
     if mode == "adapt":
         sources: dict[str, Source] = {}
         for method in c.adapt.methods:
             if method in DECOMPOSED:
-                sources[method] = _untrained(run_context)
-        return adapt_stage(run_context, data, sources)
+                sources[method] = _untrained(holder)
+        return adapt_stage(holder, data, sources)
     teachers = None
     if c.distill.lambda_kl or c.distill.lambda_hidden:
-        prompts = [run_context.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
+        prompts = [holder.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
         teachers = JoinedBank({"teacher": SoftPromptBank(torch.stack(prompts))}, {"teacher": len(prompts)})
-        teachers = teachers.to(run_context.backbone().device).requires_grad_(False)
-    stage = distill_stage(run_context, data, teachers, "")
+        teachers = teachers.to(holder.backbone().device).requires_grad_(False)
+    stage = distill_stage(holder, data, teachers, "")
     if teachers is not None:
-        run_context.config = replace(c, data=replace(c.data, cache=str(cache)))
-        cache_teachers(run_context, stage, teachers, steps)
+        holder.context.config = replace(c, data=replace(c.data, cache=str(cache)))
+        cache_teachers(holder, stage, teachers, steps)
     return stage
 
 
-def _untrained(run_context: RunContext) -> Source:
+def _untrained(holder: BackboneHolder) -> Source:
     """A distillation's outcome as far as its shapes go, with the source tasks that the configuration starts from."""
-    c = run_context.config
+    c = holder.context.config
     named = list(c.adapt.transfer)
     if c.adapt.init.startswith("task:"):
         named.insert(0, c.adapt.init.removeprefix("task:"))
     tasks = list(dict.fromkeys(named)) or ["source"]
-    start_LD = run_context.start_prompt("metaprompt")
+    start_LD = holder.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         len(tasks), c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )

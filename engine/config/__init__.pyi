@@ -14,15 +14,19 @@ from .loader import (
     to_yaml as to_yaml,
     unknown_key as unknown_key,
 )
+from .methods import (
+    DECOMPOSED as DECOMPOSED,
+    METHODS as METHODS,
+    SOURCES as SOURCES,
+    TRAINED as TRAINED,
+    UNTRAINED as UNTRAINED,
+)
 from .resume_check import check_hashes as check_hashes, flat as flat
 from .schema import (
-    DECOMPOSED as DECOMPOSED,
     FREE_IN_EVALUATION as FREE_IN_EVALUATION,
     FREE_ON_RESUME as FREE_ON_RESUME,
     JOINED_BY_MERGE as JOINED_BY_MERGE,
     NOT_IN_STEP as NOT_IN_STEP,
-    TRAINED as TRAINED,
-    UNTRAINED as UNTRAINED,
     CheckpointConfig as CheckpointConfig,
     DataConfig as DataConfig,
     EvaluateConfig as EvaluateConfig,
@@ -37,8 +41,10 @@ __all__ = [
     "FREE_IN_EVALUATION",
     "FREE_ON_RESUME",
     "JOINED_BY_MERGE",
+    "METHODS",
     "NOT_IN_STEP",
     "READERS",
+    "SOURCES",
     "TRAINED",
     "UNTRAINED",
     "CheckpointConfig",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config.schema import DECOMPOSED, AdaptConfig, RunConfig
+from engine.config.methods import DECOMPOSED, METHODS
+from engine.config.schema import AdaptConfig, RunConfig
 
 if TYPE_CHECKING:  # configurations are read without torch
     from torch import Tensor
@@ -59,7 +60,7 @@ class Rate:
 def tried_rates(c: RunConfig, method: str) -> list[Rate]:
     """The rates that a sweep tries of a method."""
     t = c.lr_sweep
-    own: list[float] = getattr(t, "relative_lr_prompt" if method == "prompt_tuning" else method)
+    own: list[float] = getattr(t, METHODS[method].sweep)
     shared = t.relative_lr_shared if method in DECOMPOSED and c.adapt.train == "all" else []
     if not shared:
         return [Rate(rate) for rate in own]
@@ -68,7 +69,7 @@ def tried_rates(c: RunConfig, method: str) -> list[Rate]:
 
 def own_rate(c: RunConfig, method: str) -> float:
     """The configuration's rate of a method's own numbers."""
-    return {"prompt_tuning": c.adapt.relative_lr_prompt, "lora": c.adapt.lr_lora}.get(method, c.adapt.lr_task)
+    return float(getattr(c.adapt, METHODS[method].rate))
 
 
 def shared_rate(a: AdaptConfig, rate: Rate) -> float:

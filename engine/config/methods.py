@@ -4,6 +4,7 @@ A new method is an entry here, a builder of its rows in ``engine/training/adapt.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ METHODS: dict[str, Method] = {
     "instruction": Method("the card's written instruction, at shots 0", trained=False),
     "in_context": Method("the instruction and solved examples in front of each text", trained=False),
 }
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 
 USABLE = tuple(name for name, method in METHODS.items() if not method.missing)
 TRAINED = tuple(name for name in USABLE if METHODS[name].trained)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from engine.config import keys
-from engine.config.sections.adapt import DECOMPOSED, TRAINED, UNTRAINED, AdaptConfig
+from engine.config.sections.adapt import AdaptConfig
 from engine.config.sections.data import DataConfig, PromptConfig
 from engine.config.sections.distill import DistillConfig, TeachConfig
 from engine.config.sections.evaluate import EvaluateConfig
@@ -18,13 +18,10 @@ from engine.config.sections.records import CheckpointConfig, LogConfig
 from strict_yaml import Leaf, leaves
 
 __all__ = [
-    "DECOMPOSED",
     "FREE_IN_EVALUATION",
     "FREE_ON_RESUME",
     "JOINED_BY_MERGE",
     "NOT_IN_STEP",
-    "TRAINED",
-    "UNTRAINED",
     "AdaptConfig",
     "CheckpointConfig",
     "DataConfig",

@@ -3,8 +3,8 @@ distillation.
 
 A distillation does not know its targets, so ``data.decontaminate_against`` names them. What is found is told, kept in
 run_dir/overlap.json (counts only) and goes with the metaprompt into the results of its adaptations. Under
-``data.drop_contaminated`` the sources' training samples of these documents are left out: never anything of a test split,
-or scores of one run could not be compared with another's.
+``data.drop_contaminated`` the sources' training samples of these documents are left out: never anything of a test
+split, or scores of one run could not be compared with another's.
 """
 
 import hashlib
@@ -49,7 +49,10 @@ def decontaminate(
         missing = split_files(target, root, "test").missing
         if missing:
             problems.append(
-                f"data.decontaminate_against: task {target.name}: not found in {root / target.folder}: {', '.join(missing)}"
+                (
+                    f"data.decontaminate_against: task {target.name}: not found in {root / target.folder}: "
+                    f"{', '.join(missing)}"
+                )
             )
     if problems:
         raise UserError(problems)

@@ -47,8 +47,8 @@ class MicroBatchShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes a rank, by part: (on its device, on its host). ``activation_checkpointing``: layers whose activations are made again;
-    ``offloaded``: and the inputs of all of them wait on the host.
+    """Bytes a rank, by part: (on its device, on its host). ``activation_checkpointing``: layers whose activations are
+    made again; ``offloaded``: and the inputs of all of them wait on the host.
     """
 
     sharding: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config import RunConfig, expand
-from engine.core import LIBRARIES, is_creatable, library_folder, nearest_existing
+from engine.core import LIBRARIES, UserError, is_creatable, library_folder, nearest_existing
 
 # oldest release that this project was run on; before deepspeed's, faults are known
 OLDEST = {
@@ -110,3 +110,26 @@ def library_problems(with_gpu: bool) -> list[str]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+
+
+def check_toolchain() -> None:
+    """DeepSpeed builds its CPU collectives at start: say what is missing, and how to get it, before it fails in the
+    middle.
+    """
+    import torch  # checks of flags must not wait for it
+
+    if torch.cuda.is_available():
+        return
+    problems = []
+    if not shutil.which("g++"):
+        problems.append(
+            "g++ is missing; DeepSpeed builds its CPU collectives with it: `apt-get install -y g++` (or load "
+            "your site's gcc module)"
+        )
+    if not shutil.which("ninja"):
+        problems.append(
+            "ninja is not on PATH; `pip install ninja` and put the environment's bin folder on PATH (`. "
+            ".venv/bin/activate`)"
+        )
+    if problems:
+        raise UserError(problems)

@@ -10,7 +10,7 @@ from engine.checkpoints import Checkpoint
 from engine.config import UNTRAINED
 from engine.core import UserError
 from engine.data import Split
-from engine.training import RunContext, train_indices
+from engine.training import BackboneHolder, train_indices
 from prompt_modules import JoinedBank
 
 
@@ -29,13 +29,13 @@ class ScoredRow:
         return "{task}.{method}.{shots}.{seed}".format(**self.labels)
 
 
-def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
+def rows_of_run(holder: BackboneHolder) -> tuple[list[ScoredRow], JoinedBank, Checkpoint]:
     """Every row of a finished run, its bank and its checkpoint.
 
     Raises:
         UserError: the run is not finished, or belongs to another backbone.
     """
-    run_dir, config = run_context.run_dir, run_context.config
+    run_dir, config = holder.context.run_dir, holder.context.config
     bank, found = checkpoints.load_bank(run_dir, "run")
     rows = _of_bank(bank, found)
     adapted = found.state["stage"] == "adapt"
@@ -51,7 +51,7 @@ def rows_of_run(run_context: RunContext) -> tuple[list[ScoredRow], JoinedBank, C
             for shots in config.adapt.shots:
                 if shots not in ("0", "full"):
                     rows += [_untrained(task, "in_context", shots, seed) for seed in config.adapt.seeds]
-    _check_backbone(run_context, found.state["hashes"], run_dir)
+    _check_backbone(holder, found.state["hashes"], run_dir)
     return rows, bank, found
 
 
@@ -71,11 +71,11 @@ def _untrained(task: str, method: str, shots: str = "0", seed: int = 0) -> Score
     return ScoredRow({"task": task, "method": method, "shots": shots, "seed": seed})
 
 
-def _check_backbone(run_context: RunContext, saved: dict[str, Any], run_dir: Path) -> None:
-    hashes = {"backbone": run_context.backbone_hash, "layout": run_context.layout.fingerprint()}
+def _check_backbone(holder: BackboneHolder, saved: dict[str, Any], run_dir: Path) -> None:
+    hashes = {"backbone": holder.context.backbone_hash, "layout": holder.context.layout.fingerprint()}
     differing = [k for k, v in hashes.items() if saved[k] != v]
     if differing:
         raise UserError(
-            f"backbone: {run_context.config.backbone} is not the one that {run_dir} was trained with "
+            f"backbone: {holder.context.config.backbone} is not the one that {run_dir} was trained with "
             f"({', '.join(differing)} differ)"
         )

@@ -22,7 +22,7 @@ from engine.evaluation.predictor import Predictor
 from engine.evaluation.run_summary import cost_and_tuning, trainable_counts
 from engine.evaluation.vllm import announce
 from engine.telemetry import write_hparams
-from engine.training import RunContext
+from engine.training import BackboneHolder
 from prompt_modules import JoinedBank
 
 
@@ -63,32 +63,32 @@ class _Scored:
     work: dict[str, InferenceStats] = field(default_factory=dict)
 
 
-def evaluate_run(run_context: RunContext, only: Sequence[str]) -> dict[str, Any]:
+def evaluate_run(holder: BackboneHolder, only: Sequence[str]) -> dict[str, Any]:
     """Score every row of a run (and, of a distillation, its teachers); write results.json and predictions/ (or
     results_validation.json, ...).
 
     Raises:
         UserError: the run is not finished, or ``only`` names tasks it does not have.
     """
-    request = _request(run_context, only)
-    data = _data(run_context, request)
-    announce(run_context)
+    request = _request(holder, only)
+    data = _data(holder, request)
+    announce(holder)
     scored = _Scored(work={name: InferenceStats() for name in request.tasks})
     for name in request.tasks:
         for row in request.rows:
             if row.labels["task"] == name:
-                _score(run_context, request, data[name], row, scored)
-        run_context.print_rank0(f"{name}: {scored.work[name].line()}")
-    results = _results(run_context, request, _tasks(run_context, request, data, scored))
-    if run_context.is_main_process:
-        _write(run_context, request, results)
+                _score(holder, request, data[name], row, scored)
+        holder.context.print_rank0(f"{name}: {scored.work[name].line()}")
+    results = _results(holder, request, _tasks(holder, request, data, scored))
+    if holder.context.is_main_process:
+        _write(holder, request, results)
     return results
 
 
-def _request(run_context: RunContext, only: Sequence[str]) -> _Request:
-    run_dir, split = run_context.run_dir, run_context.config.evaluate.split
+def _request(holder: BackboneHolder, only: Sequence[str]) -> _Request:
+    run_dir, split = holder.context.run_dir, holder.context.config.evaluate.split
     suffix = "" if split == "test" else f"_{split}"
-    rows, bank, checkpoint = rows_of_run(run_context)
+    rows, bank, checkpoint = rows_of_run(holder)
     role = "target" if checkpoint.state["stage"] == "adapt" else "source"
     every_task = list(dict.fromkeys(row.labels["task"] for row in rows))
     unknown = [t for t in only if t not in every_task]
@@ -99,27 +99,29 @@ def _request(run_context: RunContext, only: Sequence[str]) -> _Request:
     return _Request(split, suffix, file, rows, bank, checkpoint, role, every_task, tasks)
 
 
-def _data(run_context: RunContext, request: _Request) -> dict[str, TaskData]:
+def _data(holder: BackboneHolder, request: _Request) -> dict[str, TaskData]:
     """The split of every task, and its training examples where contexts show solved ones."""
     splits = [request.split]
     if any(row.labels["method"] == "in_context" for row in request.rows):
         splits.append("train")
-    return run_context.data(dict.fromkeys(request.tasks, splits))
+    return holder.context.data(dict.fromkeys(request.tasks, splits))
 
 
 # ---- one row
 
 
-def _score(run_context: RunContext, request: _Request, data: TaskData, row: ScoredRow, scored: _Scored) -> None:
+def _score(holder: BackboneHolder, request: _Request, data: TaskData, row: ScoredRow, scored: _Scored) -> None:
     """Predict and score one row of a task, into ``scored``."""
-    card, split, settings = data.card, data.splits[request.split], run_context.config.evaluate
+    card, split, settings = data.card, data.splits[request.split], holder.context.config.evaluate
     name, method, shots = row.labels["task"], row.labels["method"], row.labels["shots"]
-    predictor = _predictor(run_context, data, row)
+    predictor = _predictor(holder, data, row)
     key = predictor.key(card, split, row)
-    store = PredictionStore(run_context.run_dir / f"predictions{request.suffix}", row.name, key, run_context.place.rank)
+    store = PredictionStore(
+        holder.context.run_dir / f"predictions{request.suffix}", row.name, key, holder.context.env.rank
+    )
     answers = predictor.answers(data, row.number, store)
     for line in _said_of_examples(predictor, row.labels, settings.max_context):
-        run_context.print_rank0(line)
+        holder.context.print_rank0(line)
     if predictor.nothing_fits:
         reason = f"no solved example fits evaluate.max_context={settings.max_context}"
         scored.unfilled.setdefault(name, {}).setdefault(method, {})[shots] = reason
@@ -132,15 +134,15 @@ def _score(run_context: RunContext, request: _Request, data: TaskData, row: Scor
     scored.work[name].add(predictor.work)
     back = f" ({predictor.work.read_back} answers read back)" if predictor.work.read_back else ""
     value = f"{outcome.scores[card.metric]:.3f}"
-    run_context.print_rank0(f"{name} {method} {shots} seed {row.labels['seed']}: {card.metric} {value}{back}")
+    holder.context.print_rank0(f"{name} {method} {shots} seed {row.labels['seed']}: {card.metric} {value}{back}")
 
 
-def _predictor(run_context: RunContext, data: TaskData, row: ScoredRow) -> Predictor:
+def _predictor(holder: BackboneHolder, data: TaskData, row: ScoredRow) -> Predictor:
     solved: list[tuple[str, str]] = []
     if row.labels["method"] == "in_context":
-        solved = shown_examples(data.splits["train"], row.labels, run_context.config.seed)
-    bank = None if row.bank is None else row.bank.to(run_context.backbone().device)
-    return Predictor(run_context, bank, solved)
+        solved = shown_examples(data.splits["train"], row.labels, holder.context.config.seed)
+    bank = None if row.bank is None else row.bank.to(holder.backbone().device)
+    return Predictor(holder, bank, solved)
 
 
 def _said_of_examples(predictor: Predictor, labels: Mapping[str, Any], most: int) -> list[str]:
@@ -160,7 +162,7 @@ def _said_of_examples(predictor: Predictor, labels: Mapping[str, Any], most: int
 # ---- results.json
 
 
-def _tasks(run_context: RunContext, request: _Request, data: Mapping[str, TaskData], scored: _Scored) -> dict[str, Any]:
+def _tasks(holder: BackboneHolder, request: _Request, data: Mapping[str, TaskData], scored: _Scored) -> dict[str, Any]:
     """``tasks`` of results.json: those of this call, and what earlier calls scored of the same checkpoint."""
     cards = {name: task.card for name, task in data.items()}
     n_test = {name: len(task.splits[request.split]) for name, task in data.items()}
@@ -171,17 +173,17 @@ def _tasks(run_context: RunContext, request: _Request, data: Mapping[str, TaskDa
         if name in scored.unfilled:
             task["unfilled"] = scored.unfilled[name]
         task["rules"] = {metric: clinical_tasks.rule(card, metric) for metric in (card.metric, *card.extra_metrics)}
-        task["answers"] = _how_answered(run_context, card)
+        task["answers"] = _how_answered(holder, card)
         task["answering"] = vars(work)
         if not work.answers:  # where nothing was asked, what was measured when it was
             task["answering"] = earlier.get(name, {}).get("answering", vars(work))
     return earlier | tasks
 
 
-def _how_answered(run_context: RunContext, card: TaskCard) -> str:
+def _how_answered(holder: BackboneHolder, card: TaskCard) -> str:
     if card.answer == "likelihood":
-        return f"options by likelihood ({run_context.config.evaluate.likelihood})"
-    return "generated by a server" if run_context.config.evaluate.server else "generated"
+        return f"options by likelihood ({holder.context.config.evaluate.likelihood})"
+    return "generated by a server" if holder.context.config.evaluate.server else "generated"
 
 
 def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
@@ -196,12 +198,12 @@ def _earlier(path: Path, checkpoint: str) -> dict[str, Any]:
     return tasks
 
 
-def _results(run_context: RunContext, request: _Request, tasks: dict[str, Any]) -> dict[str, Any]:
+def _results(holder: BackboneHolder, request: _Request, tasks: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json."""
-    run_dir, state = run_context.run_dir, request.checkpoint.state
+    run_dir, state = holder.context.run_dir, request.checkpoint.state
     results: dict[str, Any] = {"checkpoint": request.checkpoint.identity, "tasks": tasks}
     results["average"] = request.average(tasks, "target")
-    results["backbone"] = run_context.card.name
+    results["backbone"] = holder.context.card.name
     results |= made_with() | {"hashes": identities(state["hashes"])}
     adapted = request.role == "target"
     overlap = target_overlap_record(run_dir, list(tasks)) if adapted else read_overlap_record(run_dir)
@@ -209,18 +211,18 @@ def _results(run_context: RunContext, request: _Request, tasks: dict[str, Any]) 
         results["overlap"] = overlap
     if state.get("changes"):
         results["changes"] = state["changes"]
-    with_shared = adapted and run_context.config.adapt.train == "all"
-    results["trainable"] = trainable_counts(request.bank, with_shared, parameter_count(run_context.backbone().model))
+    with_shared = adapted and holder.context.config.adapt.train == "all"
+    results["trainable"] = trainable_counts(request.bank, with_shared, parameter_count(holder.backbone().model))
     results |= cost_and_tuning(run_dir, state["rows"], state["progress"])
     return results
 
 
-def _write(run_context: RunContext, request: _Request, results: dict[str, Any]) -> None:
+def _write(holder: BackboneHolder, request: _Request, results: dict[str, Any]) -> None:
     write_atomic(request.file, json.dumps(results, indent=1))
     said = f"results in {request.file}"
     if not request.suffix:
-        said += f"; next: python train.py report --runs {run_context.run_dir}"
-        if run_context.config.log.tensorboard:
+        said += f"; next: python train.py report --runs {holder.context.run_dir}"
+        if holder.context.config.log.tensorboard:
             whole = request.average(results["tasks"], request.role)
-            write_hparams(run_context.run_dir, run_context.config, whole, results.get("tuning", {}))
-    run_context.print_rank0(said)
+            write_hparams(holder.context.run_dir, holder.context.config, whole, results.get("tuning", {}))
+    holder.context.print_rank0(said)

@@ -30,7 +30,8 @@ class Greedy:
     """Generates for this rank's contexts.
 
     Args:
-        prompt_LD: fp32; L may be 0. width: slots. max_tokens_per_micro_batch: of a packed row. synced: several ranks generate.
+        prompt_LD: fp32; L may be 0. width: slots. max_tokens_per_micro_batch: of a packed row. synced: several ranks
+            generate.
     """
 
     def __init__(

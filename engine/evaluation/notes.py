@@ -20,7 +20,7 @@ from engine.evaluation.eval_targets import ScoredRow, rows_of_run
 from engine.evaluation.prediction_store import Prediction, PredictionStore
 from engine.evaluation.predictor import EMPTY, Predictor
 from engine.evaluation.vllm import announce
-from engine.training import RunContext
+from engine.training import BackboneHolder
 
 
 @dataclass(frozen=True)
@@ -56,36 +56,38 @@ class Notes:
         return Sample(self._contexts[index], [])
 
 
-def predict_notes(run_context: RunContext, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
+def predict_notes(holder: BackboneHolder, wanted: Wanted, source: Path, output: Path, into_folder: bool) -> None:
     """Answer every note of ``source``; write a .jsonl, or with ``into_folder`` a brat .ann for each.
 
     Raises:
         UserError: no such row, notes that cannot be read, an output that is there: all at once where possible.
     """
-    config = run_context.config
-    row = choose_row(rows_of_run(run_context)[0], wanted, run_context.run_dir)
+    config = holder.context.config
+    row = choose_row(rows_of_run(holder)[0], wanted, holder.context.run_dir)
     cards = load_cards(config.data)
     if wanted.task not in cards:
         raise UserError(unknown_task(wanted.task, cards))
     card = cards[wanted.task]
-    notes = Notes(_read(run_context, card, source, output, into_folder), run_context.layout, config.data.max_length)
-    announce(run_context)
-    backbone = run_context.backbone()
-    predictor = Predictor(run_context, None if row.bank is None else row.bank.to(backbone.device))
+    notes = Notes(_read(holder, card, source, output, into_folder), holder.context.layout, config.data.max_length)
+    announce(holder)
+    backbone = holder.backbone()
+    predictor = Predictor(holder, None if row.bank is None else row.bank.to(backbone.device))
     key = [predictor.key(card, notes, row), source.name]
-    store = PredictionStore(output.parent, f"{output.name}.answers", key, run_context.place.rank)
+    store = PredictionStore(output.parent, f"{output.name}.answers", key, holder.context.env.rank)
     results = _results(card, notes, predictor.ask(card, notes, row.number, store))
-    if run_context.is_main_process:
+    if holder.context.is_main_process:
         _write(results, output, into_folder)
         store.forget()
-        run_context.print_rank0(f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {predictor.work.line()}")
+        holder.context.print_rank0(
+            f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {predictor.work.line()}"
+        )
         for line in _warnings(results, config.data.max_length, config.evaluate.max_new_tokens):
-            run_context.print_rank0(f"WARNING {line}")
-        run_context.print_rank0(f"answers in {output}")
+            holder.context.print_rank0(f"WARNING {line}")
+        holder.context.print_rank0(f"answers in {output}")
     barrier()
 
 
-def _read(run_context: RunContext, card: TaskCard, source: Path, output: Path, into_folder: bool) -> list[Example]:
+def _read(holder: BackboneHolder, card: TaskCard, source: Path, output: Path, into_folder: bool) -> list[Example]:
     """The notes of ``source``, the long ones in pieces.
 
     Raises:
@@ -93,7 +95,7 @@ def _read(run_context: RunContext, card: TaskCard, source: Path, output: Path, i
     """
     whole, unreadable = clinical_tasks.read_notes(source, card)
     problems = [f"--input: {problem}" for problem in unreadable]
-    problems += _output_problems(output, into_folder, card, run_context.config.overwrite)
+    problems += _output_problems(output, into_folder, card, holder.context.config.overwrite)
     if into_folder:
         fix = "Fix: give it another, or name a .jsonl as output"
         for number, example in enumerate(whole, 1):
@@ -103,7 +105,7 @@ def _read(run_context: RunContext, card: TaskCard, source: Path, output: Path, i
         raise UserError(problems)
     pieces: list[Example] = []
     for example in whole:
-        pieces += _pieces(run_context, card, example)
+        pieces += _pieces(holder, card, example)
     return pieces
 
 
@@ -157,9 +159,9 @@ def _shots(row: ScoredRow) -> float:
     return float("inf") if shots == "full" else float(shots)
 
 
-def _pieces(run_context: RunContext, card: TaskCard, example: Example) -> list[Example]:
+def _pieces(holder: BackboneHolder, card: TaskCard, example: Example) -> list[Example]:
     """A long note is split as in training; the answer, not known yet, is given room."""
-    c, layout = run_context.config, run_context.layout
+    c, layout = holder.context.config, holder.context.layout
     room = min(c.evaluate.max_new_tokens, c.data.max_length // 2)
 
     def fits(text: str, _: str) -> bool:

@@ -21,7 +21,7 @@ from engine.evaluation.generation import Greedy
 from engine.evaluation.multiple_choice import Choice, option_likelihoods
 from engine.evaluation.prediction_store import InferenceStats, Prediction, PredictionInputs, PredictionStore
 from engine.evaluation.vllm import model_name, served_answers
-from engine.training import RunContext
+from engine.training import BackboneHolder
 from prompt_modules import JoinedBank, NoPrompts, PromptBank
 
 EMPTY = Prediction("")  # the answer of an example that could not be asked
@@ -38,9 +38,9 @@ class Predictor:
         solved: (input text, answer text) that stand in every context of an untrained backbone.
     """
 
-    def __init__(self, run_context: RunContext, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
-        self.run_context, self.bank, self.backbone, self.solved = run_context, bank, run_context.backbone(), solved
-        self._asked: PromptBank = NoPrompts(run_context.model_config.hidden_size) if bank is None else bank
+    def __init__(self, holder: BackboneHolder, bank: JoinedBank | None, solved: Sequence[tuple[str, str]] = ()):
+        self.holder, self.bank, self.backbone, self.solved = holder, bank, holder.backbone(), solved
+        self._asked: PromptBank = NoPrompts(holder.context.model_config.hidden_size) if bank is None else bank
         # of the last call
         self.shown: Shown | None = None
         self.n_truncated = 0  # generated answers that did not end by themselves
@@ -53,12 +53,12 @@ class Predictor:
 
         None at all where ``nothing_fits``.
         """
-        split = task.splits[self.run_context.config.evaluate.split]
+        split = task.splits[self.holder.context.config.evaluate.split]
         found = self.ask(task.card, split, row, kept)
         if self.nothing_fits:
             return []
         every = [found.get(i, EMPTY) for i in range(len(split))]
-        if kept is not None and self.run_context.is_main_process:
+        if kept is not None and self.holder.context.is_main_process:
             kept.finish(split, every)
         return [a.text for a in every]
 
@@ -87,34 +87,35 @@ class Predictor:
 
     def key(self, card: TaskCard, split: PredictionInputs, row: ScoredRow) -> list[Any]:
         """All that a row's answers to a split depend on."""
-        s, layout = self.run_context, self.run_context.layout
+        context, layout = self.holder.context, self.holder.context.layout
+        config = context.config
         asked: list[Any]
         if row.bank is not None:
             asked = [row.checkpoint, row.number, row.labels]
         else:
             asked = [card.instruction, layout.instruction_first, self.solved]
-        settings: list[Any] = [s.config.evaluate.max_new_tokens, s.config.evaluate.likelihood, s.config.data.max_length]
+        settings: list[Any] = [config.evaluate.max_new_tokens, config.evaluate.likelihood, config.data.max_length]
         if self.solved:
-            settings.append(s.config.evaluate.max_context)
+            settings.append(config.evaluate.max_context)
         if card.answer != "likelihood" and self._served(row.number):
-            settings.append(f"served as {model_name(s)}")  # its kernels are not ours
-        return [1, s.backbone_hash, layout.fingerprint(), asked, card.answer, split.key, settings]
+            settings.append(f"served as {model_name(self.holder)}")  # its kernels are not ours
+        return [1, context.backbone_hash, layout.fingerprint(), asked, card.answer, split.key, settings]
 
     # ---- contexts
 
     def _earlier(self, split: PredictionInputs, kept: PredictionStore | None) -> dict[int, Prediction]:
         """Answers of an earlier command; what rank 0 finds is what all ranks leave out."""
         found: dict[int, Prediction] = {}
-        if self.run_context.is_main_process and kept is not None:
-            found = kept.read(self.run_context.config.overwrite)
+        if self.holder.context.is_main_process and kept is not None:
+            found = kept.read(self.holder.context.config.overwrite)
         found = gather_objects(found)[0]
         return {i: found[i] for i in split.kept if i in found}
 
     def _begin(self, card: TaskCard) -> None:
         if self.bank is None:
-            positions = getattr(self.run_context.model_config, "max_position_embeddings", None) or math.inf
-            limit = min(self.run_context.config.evaluate.max_context, positions)
-            self.shown = Shown(self.run_context.layout, card.instruction, self.solved, int(limit))
+            positions = getattr(self.holder.context.model_config, "max_position_embeddings", None) or math.inf
+            limit = min(self.holder.context.config.evaluate.max_context, positions)
+            self.shown = Shown(self.holder.context.layout, card.instruction, self.solved, int(limit))
 
     def _contexts(
         self, split: PredictionInputs, earlier: dict[int, Prediction], likelihood: bool
@@ -133,9 +134,9 @@ class Predictor:
         if self.shown is None:
             return split.sample(index).context_ids
         example = split.example(index)
-        room = self.run_context.config.evaluate.max_new_tokens
+        room = self.holder.context.config.evaluate.max_new_tokens
         if likelihood:
-            room = max(len(self.run_context.layout.answer_ids(o)) for o in example.options)
+            room = max(len(self.holder.context.layout.answer_ids(o)) for o in example.options)
         return self.shown.context(example.input_text, room)
 
     def _begun(self, row: int, contexts: dict[int, list[int]]) -> tuple[Tensor, dict[int, list[int]]]:
@@ -146,7 +147,7 @@ class Predictor:
         """
         prompt_LD = self._asked.prompts(torch.tensor([row], device=self.backbone.device))[0].detach()
         n = 0
-        if self.bank is None and self.run_context.config.batching == "packed":
+        if self.bank is None and self.holder.context.config.batching == "packed":
             n = common_start(list(contexts.values()))
         if not n:
             return prompt_LD, contexts
@@ -159,7 +160,7 @@ class Predictor:
     def _choose(
         self, split: PredictionInputs, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
     ) -> dict[int, Prediction]:
-        layout, config = self.run_context.layout, self.run_context.config
+        layout, config = self.holder.context.layout, self.holder.context.config
         prompt_LD, contexts = self._begun(row, contexts)
         options, choices = {}, {}
         for index, ids in contexts.items():
@@ -172,7 +173,7 @@ class Predictor:
             for index, choice, sums in zip(chunk, asked, likelihoods, strict=True):
                 number = _best_option(choice, sums, config.evaluate.likelihood == "mean")
                 best[index] = Prediction(options[index][number])
-                if kept is not None and self.run_context.is_main_process:
+                if kept is not None and self.holder.context.is_main_process:
                     kept.add(index, best[index])
         if kept is not None:
             kept.close()
@@ -180,10 +181,10 @@ class Predictor:
 
     def _likelihoods(self, choices: list[Choice], prompt_LD: Tensor, row: int) -> list[list[float]]:
         """Summed log-probability of every option of every choice."""
-        config = self.run_context.config
+        config = self.holder.context.config
         if config.batching != "packed":
             return self._plain_likelihoods(choices, row)
-        rank = self.run_context.place.rank
+        rank = self.holder.context.env.rank
         return option_likelihoods(
             self.backbone, prompt_LD, choices, config.max_tokens_per_micro_batch, rank, world_size()
         )
@@ -196,7 +197,7 @@ class Predictor:
                 # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
                 items.append(Item(row, Sample(choice.context, ids), float(len(items) + 1)))
         logp = torch.zeros(len(items) + 1, dtype=torch.float64)
-        forward_backward = self.run_context.forward_backward()
+        forward_backward = self.holder.forward_backward()
         for group in forward_backward.micro_batches(items, self._asked):
             terms = forward_backward.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
@@ -209,7 +210,7 @@ class Predictor:
     def _generate(
         self, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
     ) -> dict[int, Prediction]:
-        rank, world = self.run_context.place.rank, world_size()
+        rank, world = self.holder.context.env.rank, world_size()
         prompt_LD, contexts = self._begun(row, contexts)
         order = sorted(contexts, key=lambda index: -len(contexts[index]))
         mine = order[rank::world]  # of every length a share
@@ -234,11 +235,11 @@ class Predictor:
         Args:
             most: contexts of the rank that has the most.
         """
-        config, end_id = self.run_context.config, self.run_context.layout.end_id
+        config, end_id = self.holder.context.config, self.holder.context.layout.end_id
         settings = config.evaluate
         if self._served(row):
             yield from served_answers(
-                self.backbone, prompt_LD, contexts, most, settings, model_name(self.run_context), end_id
+                self.backbone, prompt_LD, contexts, most, settings, model_name(self.holder), end_id
             )
             return
         found: Iterable[tuple[int, list[int]]]
@@ -260,10 +261,10 @@ class Predictor:
 
     def _served(self, row: int) -> bool:
         """Whether a server generates a row's answers: what changes linear layers cannot be sent to one."""
-        return bool(self.run_context.config.evaluate.server) and self._asked.updates([row], [0]) is None
+        return bool(self.holder.context.config.evaluate.server) and self._asked.updates([row], [0]) is None
 
     def _answered(self, ids: list[int]) -> Prediction:
-        layout = self.run_context.layout
+        layout = self.holder.context.layout
         text = layout.answer_text(ids)
         if layout.end_id in ids:
             return Prediction(text, ended=True, tokens=ids.index(layout.end_id) + 1)
@@ -274,9 +275,9 @@ class Predictor:
         as the one with ``most`` has.
         """
         settings, end, pad = (
-            self.run_context.config.evaluate,
-            self.run_context.layout.end_id,
-            self.run_context.tokenizer.eos_id,
+            self.holder.context.config.evaluate,
+            self.holder.context.layout.end_id,
+            self.holder.context.tokenizer.eos_id,
         )
         for begin in range(0, most, settings.batch_size):
             group = contexts[begin : begin + settings.batch_size]

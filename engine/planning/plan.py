@@ -63,7 +63,7 @@ def _checked(config: RunConfig, asked: Asked) -> RunContext:
     if mode == "adapt" and "metaprompt" in config.adapt.methods and not config.adapt.source_run:
         raise UserError("adapt.source_run: missing; name the run directory of the distillation")
     if mode == "distill":
-        check_adapters(config, run_context)
+        check_adapters(config, run_context.model_config.hidden_size)
     if asked.prepare:
         splits = ["train", "validation", "test"]
         if mode == "adapt":

@@ -1,15 +1,9 @@
-from .commands import (
-    adapt as adapt,
-    distill as distill,
-    evaluate as evaluate,
-    export as export,
-    merge as merge,
-    plan as plan,
-    predict as predict,
-    report as report,
-    tasks_list as tasks_list,
-)
+from .adapt import adapt as adapt
+from .distill import distill as distill
+from .finished_runs import evaluate as evaluate, export as export, merge as merge, predict as predict, report as report
+from .plan import plan as plan
 from .study import run_study as run_study
+from .tasks import tasks_list as tasks_list
 
 __all__ = [
     "adapt",

@@ -21,12 +21,15 @@ from engine.data import TaskData
 from engine.distributed import gather_objects
 from engine.evaluation import TUNING, Predictor
 from engine.training import (
+    BackboneHolder,
     Rates,
-    RunContext,
     Source,
     Stage,
     adapt_rows,
     adapt_stage,
+    complete_run_dir,
+    open_run_dir,
+    run_stage,
     teach_sweep,
     trained_methods,
     validation_losses,
@@ -35,16 +38,16 @@ from engine.training import (
 EQUAL = 1e-9  # scores this close are one score
 
 
-def chosen_rates(run_context: RunContext, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
+def chosen_rates(holder: BackboneHolder, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
     """Of an adaptation: train and score what is not yet, in run_dir/tune. A collective.
 
     Raises:
         UserError: the sweep there is of another configuration.
     """
-    c = run_context.config
+    c = holder.context.config
     if not adapt_rows(c, data, tuning=True):
         return {}
-    table = _sweep(run_context, adapt_stage(run_context, data, sources, tuning=True), data, len(c.adapt.targets))
+    table = _sweep(holder, adapt_stage(holder, data, sources, tuning=True), data, len(c.adapt.targets))
     rates = {}
     for method in trained_methods(c.adapt.methods):
         for shots in c.adapt.shots:
@@ -53,41 +56,41 @@ def chosen_rates(run_context: RunContext, data: dict[str, TaskData], sources: Ma
     return rates
 
 
-def chosen_teach_rate(run_context: RunContext, data: dict[str, TaskData]) -> float | None:
+def chosen_teach_rate(holder: BackboneHolder, data: dict[str, TaskData]) -> float | None:
     """Of a distillation's teachers, in multiples of the embeddings' RMS; None where none are to be tried. A collective.
 
     Raises:
         UserError: the sweep there is of another configuration.
     """
-    c = run_context.config
+    c = holder.context.config
     if not c.lr_sweep.relative_lr_teach:
         return None
-    table = _sweep(run_context, teach_sweep(run_context, data), data, len(c.distill.tasks))
+    table = _sweep(holder, teach_sweep(holder, data), data, len(c.distill.tasks))
     return _nearest(table["teacher"], "full").own
 
 
 def _sweep(
-    run_context: RunContext, stage: Stage, data: dict[str, TaskData], tasks: int
+    holder: BackboneHolder, stage: Stage, data: dict[str, TaskData], tasks: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Train a sweep's rows unless they are there, score them, say and keep the table."""
-    c, folder = run_context.config, run_context.run_dir / "lr_sweep"
+    c, folder = holder.context.config, holder.context.run_dir / "lr_sweep"
     done = None
     if (folder / "COMPLETED").exists() and not c.overwrite:
         done = checkpoints.load(folder)
     if done is not None:
         for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):
-            run_context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
-        run_context.print_rank0(f"learning rates: reused from {folder}")
+            holder.context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
+        holder.context.print_rank0(f"learning rates: reused from {folder}")
     else:
-        run_context.train(stage, run_context.open_run_dir(folder, stage.hashes))
-        run_context.complete(folder)
+        run_stage(holder, stage, open_run_dir(holder.context, folder, stage.hashes, holder.zero))
+        complete_run_dir(holder.context, folder)
     with telemetry.exit_on_signal():
-        scored = _scores(run_context, folder, data)
+        scored = _scores(holder, folder, data)
     table = summary(scored, tasks)
     for line in told(table):
-        run_context.print_rank0(line)
-    if run_context.is_main_process:
-        write_atomic(run_context.run_dir / TUNING, json.dumps(table, indent=1))
+        holder.context.print_rank0(line)
+    if holder.context.is_main_process:
+        write_atomic(holder.context.run_dir / TUNING, json.dumps(table, indent=1))
     return table
 
 
@@ -182,31 +185,31 @@ def _log_size(shots: str) -> float:
     return math.log(int(shots))
 
 
-def _scores(run_context: RunContext, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
+def _scores(holder: BackboneHolder, folder: Path, data: dict[str, TaskData]) -> list[dict[str, Any]]:
     """Every row's metric on its task's validation split; those that stand in scores.jsonl are not asked again."""
     bank, found = load_bank(folder, "sweep")
-    bank = bank.to(run_context.backbone().device)
+    bank = bank.to(holder.backbone().device)
     file, key = folder / "scores.jsonl", found.identity
     known = gather_objects(_read(file, key))[0]  # all ranks do as rank 0 finds
-    if run_context.is_main_process:
+    if holder.context.is_main_process:
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
-    asker, out = Predictor(run_context.on("validation"), bank), []
+    asker, out = Predictor(holder.on("validation"), bank), []
     rows = found.state["rows"]
     unknown = {}
     for k, row in enumerate(rows):
         if str(k) not in known:
             unknown[k] = data[row["task"]].splits["validation"]
-    losses = validation_losses(run_context.forward_backward(), bank, unknown)
+    losses = validation_losses(holder.forward_backward(), bank, unknown)
     for k, row in enumerate(rows):
         line = known.get(str(k))
         if line is None:
             score = _validation_score(asker, data[row["task"]], k)
             line = {"row": k, "of": key, **_scored_row(row, score, losses[k])}
-            if run_context.is_main_process:
+            if holder.context.is_main_process:
                 with file.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")
             if k % 50 == 49:
-                run_context.print_rank0(f"learning rates: {k + 1} of {len(rows)} rows scored")
+                holder.context.print_rank0(f"learning rates: {k + 1} of {len(rows)} rows scored")
         out.append(line)
     return out
 

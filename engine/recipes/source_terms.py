@@ -7,12 +7,11 @@ from typing import Any
 
 from clinical_tasks import TaskCard
 from engine import checkpoints
-from engine.config import RunConfig, expand, resolve, value_at
+from engine.config import SOURCES, RunConfig, expand, resolve, value_at
 from engine.core import UserError
 from engine.data import load_cards
 
 # Method -> the configuration's key of the distillation that its rows start from.
-SOURCES: dict[str, str] = {"metaprompt": "adapt.source_run", "multitask_prompt": "adapt.multitask_run"}
 TERMS = ("licence", "access", "citation")
 
 # tasks: of each its name and TERMS ("" where no card of it is known). outside_teachers: its teachers were, or may have

@@ -13,7 +13,9 @@ from engine import checkpoints, distributed, telemetry
 from engine.config import to_yaml
 from engine.core import UserError, write_atomic
 from engine.distributed import room_for
-from engine.recipes import commands
+from engine.recipes.adapt import adapt
+from engine.recipes.distill import distill
+from engine.recipes.finished_runs import evaluate, report
 from engine.recipes.protocols import Cell, read_study
 
 
@@ -41,14 +43,14 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         if is_main_process:
             print(f"study: {cell.mode} {cell.name}, {number} of {len(chosen)}: {state_of(cell)}", flush=True)
         if not plan_only:
-            {"distill": commands.distill, "adapt": commands.adapt}[cell.mode](cell.config)
+            {"distill": distill, "adapt": adapt}[cell.mode](cell.config)
             if cell.mode == "adapt" and state_of(cell) != "done":
                 with telemetry.exit_on_signal():
-                    commands.evaluate(cell.config.run_dir)
+                    evaluate(cell.config.run_dir)
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not is_main_process or not adapted:
         return
-    commands.report([c.config.run_dir for c in adapted], str(folder))
+    report([c.config.run_dir for c in adapted], str(folder))
 
 
 def state_of(cell: Cell) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from engine.config import METHODS
 from engine.core import UserError
 from engine.evaluation import average, by_seed, cells_of, student
 
-ORDER = ("metaprompt", "prompt_tuning", "lora", "multitask_prompt", "instruction", "in_context", "teacher")
+ORDER = (*METHODS, "teacher")
 """Of methods in tables and legends; variants stand behind their method, others last."""
 
 REFERENCES = {

@@ -1,5 +1,4 @@
 from .adapt import (
-    DECOMPOSED as DECOMPOSED,
     Rates as Rates,
     Source as Source,
     adapt_rows as adapt_rows,
@@ -9,8 +8,15 @@ from .adapt import (
     train_indices as train_indices,
     trained_methods as trained_methods,
 )
+from .backbone_holder import BackboneHolder as BackboneHolder
 from .context import RunContext as RunContext
 from .forward_backward import ForwardBackward as ForwardBackward, LossWeights as LossWeights
+from .run_directory import (
+    already_complete as already_complete,
+    complete_run_dir as complete_run_dir,
+    open_run_dir as open_run_dir,
+)
+from .run_stage import run_stage as run_stage, trainer_config as trainer_config
 from .stage import Adapter as Adapter, Stage as Stage
 from .teach_and_distill import distill_stage as distill_stage, teach_stage as teach_stage, teach_sweep as teach_sweep
 from .teachers import (
@@ -30,9 +36,9 @@ from .trainer import Trainer as Trainer
 from .validation_loss import validation_losses as validation_losses
 
 __all__ = [
-    "DECOMPOSED",
     "WORTH",
     "Adapter",
+    "BackboneHolder",
     "ForwardBackward",
     "LossWeights",
     "Rates",
@@ -45,19 +51,24 @@ __all__ = [
     "Trainer",
     "adapt_rows",
     "adapt_stage",
+    "already_complete",
     "assign_blocks",
     "cache_teachers",
     "check_adapters",
+    "complete_run_dir",
     "cut_files",
     "distill_stage",
     "factor_generator",
+    "open_run_dir",
     "placeholder_item",
     "plan_blocks",
+    "run_stage",
     "sample_visits",
     "source_of",
     "teach_stage",
     "teach_sweep",
     "train_indices",
     "trained_methods",
+    "trainer_config",
     "validation_losses",
 ]

@@ -11,11 +11,12 @@ import torch
 from engine.config import DECOMPOSED, TRAINED, Rate, RunConfig, own_rate, shared_rate, tried_rates
 from engine.core import UserError
 from engine.data import EveryRow, Split, TaskData, data_fingerprint, few_shot_order, seed_of
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
 from engine.training.stage import Adapter, Stage
 from prompt_modules import (
     DecomposedBank,
     JoinedBank,
+    LoraBank,
     RowGroup,
     RowwiseAdamW,
     SoftPromptBank,
@@ -46,7 +47,7 @@ Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
 def adapt_stage(
-    run_context: RunContext,
+    holder: BackboneHolder,
     data: dict[str, TaskData],
     sources: Mapping[str, Source],
     rates: Rates | None = None,
@@ -58,7 +59,7 @@ def adapt_stage(
         sources: of the methods that start from a distillation. rates: what the sweep chose, in place of the
             configuration's.
     """
-    c, a, device = run_context.config, run_context.config.adapt, run_context.backbone().device
+    c, a, device = holder.context.config, holder.context.config.adapt, holder.backbone().device
     rows = adapt_rows(c, data, rates, tuning)
     by_method: dict[str, list[Adapter]] = {}
     for row in rows:
@@ -66,15 +67,15 @@ def adapt_stage(
     parts: dict[str, Any] = {}
     groups: dict[str, RowGroup] = {}
     for method, own in by_method.items():
-        part = _part(run_context, method, own, data, sources.get(method))
+        part = _part(holder, method, own, data, sources.get(method))
         parts[method] = part.to(device)  # before the optimizer makes its state beside it
-        groups |= _groups(run_context, method, own, parts[method])
+        groups |= _groups(holder, method, own, parts[method])
     bank = JoinedBank(parts, {method: len(own) for method, own in by_method.items()})
     spans = bank.spans()
     used = {method: source for method, source in sources.items() if method in by_method}
-    name, run_dir, eval_interval = "adapt", run_context.run_dir, a.eval_interval
+    name, run_dir, eval_interval = "adapt", holder.context.run_dir, a.eval_interval
     if tuning:
-        name, run_dir, eval_interval = "lr_sweep", run_context.run_dir / "lr_sweep", 0
+        name, run_dir, eval_interval = "lr_sweep", holder.context.run_dir / "lr_sweep", 0
     return Stage(
         name,
         run_dir,
@@ -86,7 +87,7 @@ def adapt_stage(
         a.steps,
         eval_interval=eval_interval,
         patience=a.patience,
-        hashes=run_context.hashes(
+        hashes=holder.context.hashes(
             ["data", "prompt", "adapt", "lr_sweep"],
             data_fingerprint(data),
             sources={method: source.identity for method, source in used.items()},
@@ -97,21 +98,24 @@ def adapt_stage(
 
 
 def _part(
-    run_context: RunContext, method: str, rows: Sequence[Adapter], data: Mapping[str, TaskData], source: Source | None
+    holder: BackboneHolder, method: str, rows: Sequence[Adapter], data: Mapping[str, TaskData], source: Source | None
 ) -> Any:
     """The bank of a method's rows as they start."""
     if method in DECOMPOSED:
         assert source is not None
-        return _adapted_bank(run_context, method, source, rows)
-    if method == "lora":
-        return _lora(run_context, rows)
-    starts = [run_context.start_prompt("prompt_tuning", row.task, row.seed, card=data[row.task].card) for row in rows]
+        return _adapted_bank(holder, method, source, rows)
+    return BUILDERS[method](holder, rows, data)
+
+
+def _soft_prompts(holder: BackboneHolder, rows: Sequence[Adapter], data: Mapping[str, TaskData]) -> SoftPromptBank:
+    """Whole prompts, each with a start of its own."""
+    starts = [holder.start_prompt("prompt_tuning", row.task, row.seed, card=data[row.task].card) for row in rows]
     return SoftPromptBank(torch.stack(starts))
 
 
-def _groups(run_context: RunContext, method: str, rows: Sequence[Adapter], part: Any) -> dict[str, RowGroup]:
+def _groups(holder: BackboneHolder, method: str, rows: Sequence[Adapter], part: Any) -> dict[str, RowGroup]:
     """Optimizer groups of a method's bank by name: its rows, and their metaprompts where those train too."""
-    a = run_context.config.adapt
+    a = holder.context.config.adapt
 
     def group(parameters: dict[str, Any], lrs: Sequence[float]) -> RowGroup:
         return RowGroup(
@@ -119,14 +123,14 @@ def _groups(run_context: RunContext, method: str, rows: Sequence[Adapter], part:
         )
 
     lrs = [row.rate.own for row in rows]
-    if method == "lora":
+    if isinstance(part, LoraBank):
         trained = {name: parameter for name, parameter in part.named_parameters() if parameter.requires_grad}
         return {method: group(trained, lrs)}
-    if method not in DECOMPOSED:
-        return {method: group({"prompts_KLD": part.prompts_KLD}, [run_context.prompt_rate(lr) for lr in lrs])}
+    if isinstance(part, SoftPromptBank):
+        return {method: group({"prompts_KLD": part.prompts_KLD}, [holder.prompt_rate(lr) for lr in lrs])}
     groups = {method: group({"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}, lrs)}
     if a.train == "all":
-        shared_lrs = [run_context.prompt_rate(shared_rate(a, row.rate)) for row in rows]
+        shared_lrs = [holder.prompt_rate(shared_rate(a, row.rate)) for row in rows]
         groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared_lrs)
     return groups
 
@@ -241,8 +245,8 @@ def factor_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(seed, "factors"))
 
 
-def _adapted_bank(run_context: RunContext, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
-    a, part = run_context.config.adapt, source.part
+def _adapted_bank(holder: BackboneHolder, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
+    a, part = holder.context.config.adapt, source.part
     _, length, rank = part.cols_KLR.shape
     start_cols_KLR, _ = identity_factors(1, length, rank, part.rows_KRD.shape[-1], factor_generator(source.seed))
     starts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -250,7 +254,7 @@ def _adapted_bank(run_context: RunContext, method: str, source: Source, rows: Se
     for row in rows:
         init = row.variant if row.variant.startswith("task:") else a.init
         if init not in starts:
-            starts[init] = _start(run_context, method, source, init, start_cols_KLR[0])
+            starts[init] = _start(holder, method, source, init, start_cols_KLR[0])
         cols.append(starts[init][0])
         factors.append(starts[init][1])
     shared = part.shared_SLD.detach()
@@ -260,7 +264,7 @@ def _adapted_bank(run_context: RunContext, method: str, source: Source, rows: Se
 
 
 def _start(
-    run_context: RunContext, method: str, source: Source, init: str, start_cols_LR: torch.Tensor
+    holder: BackboneHolder, method: str, source: Source, init: str, start_cols_LR: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors (L, R) and (R, D) that a row starts from.
 
@@ -270,7 +274,7 @@ def _start(
     Raises:
         UserError: there is no such source task.
     """
-    a, cols_KLR, rows_KRD = run_context.config.adapt, source.part.cols_KLR.detach(), source.part.rows_KRD.detach()
+    a, cols_KLR, rows_KRD = holder.context.config.adapt, source.part.cols_KLR.detach(), source.part.rows_KRD.detach()
     if not init.startswith("task:"):
         if init == "auto":
             init = "mean_factors" if cols_KLR.shape[2] == 1 else "mean_product"
@@ -279,24 +283,32 @@ def _start(
     if name not in source.tasks:
         run = a.source_run if method == "metaprompt" else a.multitask_run
         raise UserError(
-            f"adapt.init: {name!r} is no source task of {run or run_context.run_dir}; it has {', '.join(source.tasks)}"
+            (
+                f"adapt.init: {name!r} is no source task of {run or holder.context.run_dir}; it has "
+                f"{', '.join(source.tasks)}"
+            )
         )
     k = source.tasks.index(name)
     return cols_KLR[k], rows_KRD[k]
 
 
-def _lora(run_context: RunContext, rows: Sequence[Adapter]) -> Any:
+def _lora(holder: BackboneHolder, rows: Sequence[Adapter], _: Mapping[str, TaskData]) -> LoraBank:
+    """Low-rank updates of every linear layer, each with a start of its own."""
     generators = []
     for row in rows:
-        seed = seed_of(run_context.config.seed, "lora", row.task, row.seed)
+        seed = seed_of(holder.context.config.seed, "lora", row.task, row.seed)
         generators.append(torch.Generator().manual_seed(seed))
     return lora_start(
         len(rows),
-        shapes=run_context.backbone().updates.shapes,
-        rank=run_context.config.adapt.lora_rank,
-        hidden=run_context.model_config.hidden_size,
+        shapes=holder.backbone().updates.shapes,
+        rank=holder.context.config.adapt.lora_rank,
+        hidden=holder.context.model_config.hidden_size,
         generators=generators,
     )
+
+
+# method -> builder of its part of the bank; those that start from a distillation are built by `_adapted_bank`
+BUILDERS = {"prompt_tuning": _soft_prompts, "lora": _lora}
 
 
 def source_of(bank: JoinedBank, state: Mapping[str, Any], identity: str) -> Source:

@@ -10,22 +10,22 @@ import torch
 from engine.config import Rate, expand
 from engine.data import EveryRow, TaskData, TaskMixture, data_fingerprint, seed_of
 from engine.training.adapt import factor_generator
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
 from engine.training.forward_backward import LossWeights
 from engine.training.stage import Adapter, Stage
 from engine.training.teachers import read_adapters
 from prompt_modules import DecomposedBank, JoinedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 
 
-def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float | None = None) -> Stage:
+def teach_stage(holder: BackboneHolder, data: dict[str, TaskData], rate: float | None = None) -> Stage:
     """Stage 0: one ordinary soft prompt per source task, all in one pass.
 
     Args:
         rate: what a sweep chose, in place of ``teach.relative_lr``.
     """
-    c, t, device = run_context.config, run_context.config.teach, run_context.backbone().device
+    c, t, device = holder.context.config, holder.context.config.teach, holder.backbone().device
     tasks = c.distill.tasks
-    prompts_KLD = torch.stack([run_context.start_prompt("teacher", task, card=data[task].card) for task in tasks])
+    prompts_KLD = torch.stack([holder.start_prompt("teacher", task, card=data[task].card) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
     rows = []
     for task in tasks:
@@ -43,11 +43,11 @@ def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float 
             bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
         for row in rows:
             row.train_indices, row.validation = [], None
-    group = _teachers_group(run_context, bank, [relative_lr])
-    hashes = run_context.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
+    group = _teachers_group(holder, bank, [relative_lr])
+    hashes = holder.context.hashes(["data", "prompt", "teach"], data_fingerprint(data), sources=tasks, **further)
     return Stage(
         "teach",
-        run_context.run_dir / "teachers",
+        holder.context.run_dir / "teachers",
         bank,
         rows,
         RowwiseAdamW({"teacher": group}),
@@ -60,14 +60,14 @@ def teach_stage(run_context: RunContext, data: dict[str, TaskData], rate: float 
     )
 
 
-def teach_sweep(run_context: RunContext, data: dict[str, TaskData]) -> Stage:
+def teach_sweep(holder: BackboneHolder, data: dict[str, TaskData]) -> Stage:
     """Every source task's teacher at every rate of ``lr_sweep.relative_lr_teach``, all in one pass, each for
     ``teach.steps`` steps.
     """
-    c, t, device = run_context.config, run_context.config.teach, run_context.backbone().device
+    c, t, device = holder.context.config, holder.context.config.teach, holder.backbone().device
     rows, starts = [], []
     for task in c.distill.tasks:
-        start_LD = run_context.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
+        start_LD = holder.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
         for rate in c.lr_sweep.relative_lr_teach:
             order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
             row = _row(task, "teacher", data[task], stream_seed=order, steps=t.steps, validate=False)
@@ -75,38 +75,38 @@ def teach_sweep(run_context: RunContext, data: dict[str, TaskData]) -> Stage:
             rows.append(row)
             starts.append(start_LD)
     bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
-    group = _teachers_group(run_context, bank, [row.rate.own for row in rows])
+    group = _teachers_group(holder, bank, [row.rate.own for row in rows])
     sections = ["data", "prompt", "teach", "lr_sweep"]
     return Stage(
         "lr_sweep",
-        run_context.run_dir / "lr_sweep",
+        holder.context.run_dir / "lr_sweep",
         bank,
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(rows))},
         EveryRow(len(rows), t.batch_size),
         t.steps,
-        hashes=run_context.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
+        hashes=holder.context.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
     )
 
 
-def _teachers_group(run_context: RunContext, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
+def _teachers_group(holder: BackboneHolder, bank: JoinedBank, relative: Sequence[float]) -> RowGroup:
     """Teachers' optimizer group, of one rate for all rows or one for each, in multiples of the embeddings' RMS."""
-    t = run_context.config.teach
-    rates = torch.tensor([run_context.prompt_rate(rate) for rate in relative], dtype=torch.float64)
+    t = holder.context.config.teach
+    rates = torch.tensor([holder.prompt_rate(rate) for rate in relative], dtype=torch.float64)
     prompts: Any = bank.parts["teacher"].prompts_KLD
     return RowGroup({"prompts_KLD": prompts}, rates, t.steps, t.warmup_steps, t.schedule, t.max_grad_norm)
 
 
 def distill_stage(
-    run_context: RunContext, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
+    holder: BackboneHolder, data: dict[str, TaskData], teachers: JoinedBank | None, teachers_hash: str
 ) -> Stage:
     """Stage 1: the metaprompt and every source task's factors, from the frozen teachers; without teachers a
     multitask prompt.
     """
-    c, s, device = run_context.config, run_context.config.distill, run_context.backbone().device
+    c, s, device = holder.context.config, holder.context.config.distill, holder.backbone().device
     tasks, k = s.tasks, len(s.tasks)
-    start_LD = run_context.start_prompt("metaprompt")
+    start_LD = holder.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
     )
@@ -122,13 +122,13 @@ def distill_stage(
     sampler = TaskMixture(
         [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
     )
-    groups = _distill_groups(run_context, part)
+    groups = _distill_groups(holder, part)
     # a task is present in a part of the steps; its own schedule counts those it is expected in
     present_K = torch.tensor([sampler.counts(step, [True] * k) for step in range(s.steps)]).gt(0).sum(0)
     groups["task"].total_steps = present_K.clamp(min=1).to(device)
     return Stage(
         "distill",
-        run_context.run_dir,
+        holder.context.run_dir,
         bank,
         rows,
         RowwiseAdamW(groups),
@@ -137,16 +137,16 @@ def distill_stage(
         s.steps,
         LossWeights(s.lambda_kl, s.lambda_hidden, s.temperature),
         teachers=teachers,
-        hashes=run_context.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
+        hashes=holder.context.hashes(["data", "prompt", "distill"], data_fingerprint(data), teachers=teachers_hash),
     )
 
 
-def _distill_groups(run_context: RunContext, part: DecomposedBank) -> dict[str, RowGroup]:
+def _distill_groups(holder: BackboneHolder, part: DecomposedBank) -> dict[str, RowGroup]:
     """Optimizer groups of a distillation: the shared metaprompt, and every task's factors."""
-    s = run_context.config.distill
+    s = holder.context.config.distill
     shared: dict[str, Any] = {"shared_SLD": part.shared_SLD}
     factors: dict[str, Any] = {"cols_KLR": part.cols_KLR, "rows_KRD": part.rows_KRD}
-    shared_lr = run_context.prompt_rate(s.relative_lr_shared)
+    shared_lr = holder.prompt_rate(s.relative_lr_shared)
     return {
         "shared": RowGroup(shared, shared_lr, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),
         "task": RowGroup(factors, s.lr_task, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),

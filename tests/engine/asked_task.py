@@ -27,9 +27,9 @@ def bank() -> JoinedBank:
 
 
 @pytest.fixture
-def task(make_run_context) -> Callable[[str], TaskData]:
+def task(make_holder) -> Callable[[str], TaskData]:
     """``task("likelihood")``: eight test examples, of which one did not fit."""
-    layout = make_run_context("layout").layout
+    layout = make_holder("layout").layout
 
     def make(answer: str) -> TaskData:
         from datasets import Dataset

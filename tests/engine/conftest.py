@@ -20,7 +20,8 @@ from backbones import BackboneCard, load_backbone_card
 from engine.config.schema import RunConfig, known_keys
 from engine.data.dataset import Sample, Split, TaskData
 from engine.distributed.zero3 import ShardedBackbone
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
+from engine.training.run_stage import trainer_config
 from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
@@ -85,12 +86,12 @@ def tasks() -> dict[str, TaskData]:
 
 
 @pytest.fixture
-def make_run_context(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., RunContext]:
+def make_holder(backbone: ShardedBackbone, tmp_path: Path) -> Callable[..., BackboneHolder]:
     """``make_session(**{"distill.steps": 5})``: a session of a short run in a folder of its own, on the fp64
     backbone.
     """
 
-    def make(name: str = "run", **changes: Any) -> RunContext:
+    def make(name: str = "run", **changes: Any) -> BackboneHolder:
         base = {
             "run_dir": str(tmp_path / name),
             "backbone": str(ROOT / "configs/tiny/llama.yaml"),
@@ -122,9 +123,9 @@ def make_run_context(backbone: ShardedBackbone, tmp_path: Path) -> Callable[...,
             assert key in known_keys(), key
             section, _, leaf = key.rpartition(".")
             setattr(getattr(config, section) if section else config, leaf, value)
-        run_context = RunContext(config)
-        run_context._backbone = backbone
-        return run_context
+        holder = BackboneHolder.of(config)
+        holder._backbone = backbone
+        return holder
 
     return make
 
@@ -133,12 +134,12 @@ def make_run_context(backbone: ShardedBackbone, tmp_path: Path) -> Callable[...,
 def make_loop() -> Callable[..., Trainer]:
     """``make_loop(stage, session)``: the loop, with every master value in fp64. ``changes`` are settings."""
 
-    def make(stage: Stage, run_context: RunContext, **changes: Any) -> Trainer:
+    def make(stage: Stage, holder: BackboneHolder, **changes: Any) -> Trainer:
         stage.bank.double()
         for group in stage.optimizer.groups.values():
             group.clear_moments()
-        settings = TrainerConfig(**{**run_context.loop_settings().__dict__, **changes})
-        return Trainer(stage, run_context.backbone(), settings)
+        settings = TrainerConfig(**{**trainer_config(holder.context).__dict__, **changes})
+        return Trainer(stage, holder.backbone(), settings)
 
     return make
 

@@ -14,22 +14,22 @@ from engine.training.trainer import Trainer
 
 @pytest.fixture
 def cached(
-    make_run_context, make_loop, teachers, tasks, tmp_path, monkeypatch
+    make_holder, make_loop, teachers, tasks, tmp_path, monkeypatch
 ) -> Iterator[Callable[..., tuple[Trainer, list[str]]]]:
     """``cached(**{"distill.teacher_cache": "off"})``: a distillation's loop, and what was said of its cache."""
     monkeypatch.setattr(teacher_parts, "SAMPLES", 4)
 
     def make(**changes) -> tuple[Trainer, list[str]]:
-        run_context = make_run_context(
+        holder = make_holder(
             **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes}
         )
         taught = teachers(3).double()
-        stage = distill_stage(run_context, tasks, taught, "hash")
-        trainer = make_loop(stage, run_context)
+        stage = distill_stage(holder, tasks, taught, "hash")
+        trainer = make_loop(stage, holder)
         loops.append(trainer)
         said: list[str] = []
-        run_context.print_rank0 = said.append
-        cache_teachers(run_context, stage, taught)
+        holder.context.print_rank0 = said.append
+        cache_teachers(holder, stage, taught)
         return trainer, said
 
     loops: list[Trainer] = []

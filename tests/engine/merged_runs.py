@@ -12,6 +12,7 @@ from engine.checkpoints.bank_io import load_bank
 from engine.config.loader import to_yaml
 from engine.data.dataset import TaskData
 from engine.training.adapt import Source, adapt_stage
+from engine.training.run_directory import complete_run_dir
 from prompt_modules import DecomposedBank
 from prompt_modules.bank import JoinedBank
 
@@ -29,17 +30,17 @@ def source() -> JoinedBank:
 
 
 @pytest.fixture
-def adapted(make_run_context, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
+def adapted(make_holder, make_loop, tasks: dict[str, TaskData], source: JoinedBank) -> Callable[..., Path]:
     """``adapted("a", **{"adapt.targets": ["alpha"]})``: a finished adaptation."""
 
     def run(name: str, source_hash: str = "of the source", rates: Any = None, **changes: Any) -> Path:
-        run_context = make_run_context(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
+        holder = make_holder(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
         start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], source_hash, 0)  # type: ignore[arg-type]
-        stage = adapt_stage(run_context, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
-        make_loop(stage, run_context).run()
-        (run_context.run_dir / "config.yaml").write_text(to_yaml(run_context.config))
-        run_context.complete(run_context.run_dir)
-        return run_context.run_dir
+        stage = adapt_stage(holder, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
+        make_loop(stage, holder).run()
+        (holder.context.run_dir / "config.yaml").write_text(to_yaml(holder.context.config))
+        complete_run_dir(holder.context, holder.context.run_dir)
+        return holder.context.run_dir
 
     return run
 

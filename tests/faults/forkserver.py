@@ -32,7 +32,7 @@ import transformers  # noqa: E402, F401
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler  # noqa: E402
 
 import engine.evaluation.evaluate  # noqa: E402, F401
-import engine.recipes.commands  # noqa: E402, F401
+import engine.recipes.distill  # noqa: E402, F401
 import engine.training.teach_and_distill  # noqa: E402, F401
 import engine.training.teachers.cache  # noqa: E402, F401
 import train  # noqa: E402

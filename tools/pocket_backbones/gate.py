@@ -27,7 +27,7 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     from clinical_tasks.pocket import TASKS
     from engine.config import RunConfig
     from engine.evaluation import Predictor
-    from engine.training import RunContext
+    from engine.training import BackboneHolder
 
     config = RunConfig(run_dir=str(data_root / "gate"), backbone=backbone, sharding="replicated")
     config.data.root, config.data.cards, config.data.cache = (
@@ -37,14 +37,14 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     )
     config.data.max_test, config.data.max_length, config.prompt.num_virtual_tokens = max_test, 256, 0
     config.evaluate.batch_size, config.evaluate.max_new_tokens = 32, 96
-    run_context = RunContext(config)
-    data = run_context.data({task: ["test"] for task in TASKS})
-    asker = Predictor(run_context, None)
+    holder = BackboneHolder.of(config)
+    data = holder.context.data({task: ["test"] for task in TASKS})
+    asker = Predictor(holder, None)
     scores = {}
     for task, found in data.items():
         answers = asker.answers(found, 0)
         scores[task] = clinical_tasks.score(found.card, found.splits["test"].examples(), answers)[found.card.metric]
-        run_context.print_rank0(f"{task} {found.card.metric} {scores[task]:.3f}")
+        holder.context.print_rank0(f"{task} {found.card.metric} {scores[task]:.3f}")
     return scores
 
 

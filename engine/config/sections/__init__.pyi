@@ -1,4 +1,4 @@
-from .adapt import DECOMPOSED as DECOMPOSED, TRAINED as TRAINED, UNTRAINED as UNTRAINED, AdaptConfig as AdaptConfig
+from .adapt import AdaptConfig as AdaptConfig
 from .data import DataConfig as DataConfig, PromptConfig as PromptConfig
 from .distill import DistillConfig as DistillConfig, TeachConfig as TeachConfig
 from .evaluate import EvaluateConfig as EvaluateConfig
@@ -6,9 +6,6 @@ from .lr_sweep import LrSweepConfig as LrSweepConfig
 from .records import CheckpointConfig as CheckpointConfig, LogConfig as LogConfig
 
 __all__ = [
-    "DECOMPOSED",
-    "TRAINED",
-    "UNTRAINED",
     "AdaptConfig",
     "CheckpointConfig",
     "DataConfig",

@@ -5,10 +5,7 @@ from functools import partial
 from typing import Literal
 
 from engine.config import keys
-
-DECOMPOSED = ("metaprompt", "multitask_prompt")  # methods of an adaptation that start from a distillation
-TRAINED = (*DECOMPOSED, "prompt_tuning", "lora")
-UNTRAINED = ("instruction", "in_context")  # methods of an adaptation that are scored and need no training
+from engine.config.methods import METHODS, UNTRAINED, MethodName
 
 key = partial(keys.key, modes=("adapt",))
 shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong="is neither full nor a number")
@@ -26,16 +23,14 @@ class AdaptConfig:
         "lambda_hidden 0).",
         in_step=False,
     )
-    methods: list[Literal["metaprompt", "prompt_tuning", "multitask_prompt", "lora", "instruction", "in_context"]] = (
-        key(
-            ["metaprompt", "prompt_tuning"],
-            "What to hold against one another on each target: multitask_prompt is a metaprompt that was trained "
-            "without teachers, lora low-rank updates of every linear layer. Two train nothing: instruction, the card's "
-            "written instruction (at shots 0), and in_context, the instruction and solved examples: of every number in "
-            "shots and every seed, the very few-shot set that is trained on.",
-            distinct=True,
-            on_merge="union",
-        )
+    methods: list[MethodName] = key(
+        ["metaprompt", "prompt_tuning"],
+        "What to hold against one another on each target: multitask_prompt is a metaprompt that was trained "
+        "without teachers, lora low-rank updates of every linear layer. Two train nothing: instruction, the card's "
+        "written instruction (at shots 0), and in_context, the instruction and solved examples: of every number in "
+        "shots and every seed, the very few-shot set that is trained on.",
+        distinct=True,
+        on_merge="union",
     )
     transfer: list[str] = key(
         [],
@@ -91,6 +86,9 @@ class AdaptConfig:
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""
         problems = []
+        for name in self.methods:
+            if METHODS[name].missing:
+                problems.append(f"adapt.methods: {name!r} is not here: {METHODS[name].missing}")
         if self.transfer and "metaprompt" not in self.methods:
             problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
         if self.methods and set(self.methods) <= set(UNTRAINED):

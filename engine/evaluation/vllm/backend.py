@@ -12,24 +12,24 @@ from engine.distributed import ShardedBackbone
 from engine.evaluation.prediction_store import Prediction
 from engine.evaluation.vllm.client import request_body
 from engine.evaluation.vllm.server import ask_server, check_server
-from engine.training import RunContext
+from engine.training import BackboneHolder
 
 
-def model_name(run_context: RunContext) -> str:
+def model_name(holder: BackboneHolder) -> str:
     """What the backbone is called on the server."""
-    return run_context.config.evaluate.server_model or str(run_context.card.path)
+    return holder.context.config.evaluate.server_model or str(holder.context.card.path)
 
 
-def announce(run_context: RunContext) -> None:
+def announce(holder: BackboneHolder) -> None:
     """Check the server, where one is named, and say what it gets. Before anything starts.
 
     Raises:
         UserError: it is not there, or serves another model.
     """
-    e = run_context.config.evaluate
+    e = holder.context.config.evaluate
     if e.server:
-        check_server(e, model_name(run_context))
-        run_context.print_rank0(
+        check_server(e, model_name(holder))
+        holder.context.print_rank0(
             f"WARNING notes leave this process for {e.server}, as embeddings, which can be turned back into text "
             "(evaluate.server)"
         )

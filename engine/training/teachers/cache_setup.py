@@ -12,7 +12,7 @@ from engine.config import expand
 from engine.core import UserError, nearest_existing
 from engine.data import Stream, plan_step
 from engine.distributed import gather_objects
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
 from engine.training.stage import Stage
 from engine.training.teachers.cache import TaughtRow, TeacherCache, TeacherCacheReader
 from prompt_modules import JoinedBank
@@ -21,8 +21,9 @@ WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
 DISK_SHARE = 0.5  # of the free space that ``auto`` may take
 
 
-def cache_teachers(run_context: RunContext, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
-    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.cached_teachers``. A collective.
+def cache_teachers(holder: BackboneHolder, stage: Stage, teachers: JoinedBank, steps: int | None = None) -> None:
+    """Let a distillation read its teachers from disk: fill what is missing, and set ``stage.cached_teachers``. A
+    collective.
 
     Args:
         steps: keep only the samples that the first so many steps read; whether it is worth it is decided as for all.
@@ -30,36 +31,36 @@ def cache_teachers(run_context: RunContext, stage: Stage, teachers: JoinedBank, 
     Raises:
         UserError: a limit was given that is too small, or the disk is full.
     """
-    how = run_context.config.distill.teacher_cache
-    if how == "off" or run_context.config.batching != "packed":
+    how = holder.context.config.distill.teacher_cache
+    if how == "off" or holder.context.config.batching != "packed":
         return
-    folder, device = expand(run_context.config.data.cache), run_context.backbone().device
+    folder, device = expand(holder.context.config.data.cache), holder.backbone().device
     prompts_KLD = teachers.prompts(torch.arange(len(stage.rows), device=device))
     rows = []
     for k, row in enumerate(stage.rows):
         if row.train is not None:
             rows.append(TaughtRow(row.task, prompts_KLD[k], row.train, row.train_indices))
-    cache = _cache_of(run_context, stage, rows, folder)
+    cache = _cache_of(holder, stage, rows, folder)
     visits = sample_visits(stage)
     wanted = sorted({cache.part_of(at, index) for at, index in visits})
     read = sum(n * cache.answers[at][index] for (at, index), n in visits.items())
     missing = cache.missing(wanted)
     if not _worth(
-        cache, wanted=wanted, missing=missing, read=read, how=how, folder=folder, print_rank0=run_context.print_rank0
+        cache, wanted=wanted, missing=missing, read=read, how=how, folder=folder, print_rank0=holder.context.print_rank0
     ):
         return
     if steps is not None:
-        cache = _cache_of(run_context, stage, _rows_read(rows, sample_visits(stage, steps)), folder)
+        cache = _cache_of(holder, stage, _rows_read(rows, sample_visits(stage, steps)), folder)
         wanted = list(range(len(cache.parts)))
         missing = cache.missing(wanted)
         if missing:
-            run_context.print_rank0(
+            holder.context.print_rank0(
                 f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps"
             )
     there = sorted(set(wanted).difference(missing))
-    damaged = cache.damaged(there, run_context.place.rank, run_context.place.world, run_context.print_rank0)
+    damaged = cache.damaged(there, holder.context.env.rank, holder.context.env.world, holder.context.print_rank0)
     anew = sorted({*damaged, *set(wanted).intersection(missing)})
-    cache.fill(anew, run_context.forward_backward(), teachers, run_context.print_rank0)
+    cache.fill(anew, holder.forward_backward(), teachers, holder.context.print_rank0)
     stage.cached_teachers = TeacherCacheReader(cache, device)
 
 
@@ -71,9 +72,9 @@ def _rows_read(rows: Sequence[TaughtRow], visits: Counter[tuple[int, int]]) -> l
     return [replace(row, indices=own) for row, own in zip(rows, indices, strict=True)]
 
 
-def _cache_of(run_context: RunContext, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
-    decided_by = f"{run_context.backbone_hash}|{run_context.layout.fingerprint()}|{run_context.card.dtype}"
-    hidden, dtype = run_context.model_config.hidden_size, getattr(torch, run_context.card.dtype)
+def _cache_of(holder: BackboneHolder, stage: Stage, rows: Sequence[TaughtRow], folder: Path) -> TeacherCache:
+    decided_by = f"{holder.context.backbone_hash}|{holder.context.layout.fingerprint()}|{holder.context.card.dtype}"
+    hidden, dtype = holder.context.model_config.hidden_size, getattr(torch, holder.context.card.dtype)
     return TeacherCache(rows, folder, decided_by, stage.weights.temperature, hidden, dtype.itemsize)
 
 

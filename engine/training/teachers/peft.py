@@ -12,7 +12,6 @@ from torch import Tensor
 
 from engine.config import RunConfig, expand
 from engine.core import UserError
-from engine.training.context import RunContext
 
 
 def read_adapters(folder: Path, tasks: Sequence[str], length: int, width: int) -> tuple[Tensor, str]:
@@ -36,8 +35,11 @@ def read_adapters(folder: Path, tasks: Sequence[str], length: int, width: int) -
     return torch.stack(prompts), digest.hexdigest()
 
 
-def check_adapters(config: RunConfig, run_context: RunContext) -> None:
+def check_adapters(config: RunConfig, width: int) -> None:
     """Before anything starts: those that the configuration names, if it does.
+
+    Args:
+        width: the backbone's hidden size.
 
     Raises:
         UserError: as ``read_adapters``.
@@ -47,7 +49,7 @@ def check_adapters(config: RunConfig, run_context: RunContext) -> None:
             expand(config.teach.adapters),
             config.distill.tasks,
             config.prompt.num_virtual_tokens,
-            run_context.model_config.hidden_size,
+            width,
         )
 
 

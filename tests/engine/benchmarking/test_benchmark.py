@@ -19,6 +19,7 @@ from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.data.synthetic import Invention, invented_data, invention_of
 from engine.telemetry import phase_timer
+from engine.training.run_stage import trainer_config
 from engine.training.trainer import Trainer
 
 DEMO = "configs/demo/distill.yaml"
@@ -101,12 +102,12 @@ def test_without_a_clock_nothing_is_measured_and_no_hook_is_left() -> None:
     assert phase_timer.phase("forward") is phase_timer.phase("backward")  # one context for all: nothing is made
 
 
-def test_a_clock_changes_no_gradient(make_run_context: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_clock_changes_no_gradient(make_holder: Callable[..., Any], tmp_path: Path) -> None:
     def gradients(clocked: bool) -> dict[str, torch.Tensor]:
-        run_context = make_run_context()
-        data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+        holder = make_holder()
+        data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
         trainer = Trainer(
-            stage_of(run_context, "distill", data, 3, tmp_path), run_context.backbone(), run_context.loop_settings()
+            stage_of(holder, "distill", data, 3, tmp_path), holder.backbone(), trainer_config(holder.context)
         )
         if clocked:
             with phase_timer.measure_phases(torch.device("cpu")) as clock:
@@ -129,16 +130,14 @@ def test_a_clock_changes_no_gradient(make_run_context: Callable[..., Any], tmp_p
 @pytest.mark.parametrize("mode", ["teach", "distill", "adapt"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_tokens_are_counted_as_they_are_computed(
-    mode: str, packed: bool, make_run_context: Callable[..., Any], tmp_path: Path
+    mode: str, packed: bool, make_holder: Callable[..., Any], tmp_path: Path
 ) -> None:
-    run_context = make_run_context(batching="packed" if packed else "padded")
-    tasks = run_context.config.adapt.targets if mode == "adapt" else run_context.config.distill.tasks
+    holder = make_holder(batching="packed" if packed else "padded")
+    tasks = holder.context.config.adapt.targets if mode == "adapt" else holder.context.config.distill.tasks
     data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
-    trainer = Trainer(
-        stage_of(run_context, mode, data, 3, tmp_path), run_context.backbone(), run_context.loop_settings()
-    )
+    trainer = Trainer(stage_of(holder, mode, data, 3, tmp_path), holder.backbone(), trainer_config(holder.context))
     seen = []
-    plain_root = run_context.backbone().root.forward
+    plain_root = holder.backbone().root.forward
 
     def spy(door: str, batch: Any, *rest: Any, **more: Any) -> Any:
         seen.append(
@@ -146,11 +145,11 @@ def test_tokens_are_counted_as_they_are_computed(
         )
         return plain_root(door, batch, *rest, **more)
 
-    run_context.backbone().root.forward = spy
+    holder.backbone().root.forward = spy
     try:
         outcome = trainer.gradients(0)
     finally:
-        del run_context.backbone().root.forward
+        del holder.backbone().root.forward
     splits = [row.train for row in trainer.stage.rows]  # type: ignore[union-attr]
     real = sum(len(splits[p.row].sample(p.index)) for p in trainer.last_step_picks)
     assert int(outcome["real_tokens"]) == real
@@ -256,20 +255,20 @@ def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
 
 
 def test_a_log_line_has_mfu_where_the_device_is_known(
-    make_run_context: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_holder: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_context = make_run_context()
-    backbone = run_context.backbone()
+    holder = make_holder()
+    backbone = holder.backbone()
     trainer = Trainer(
         stage_of(
-            run_context,
+            holder,
             "teach",
-            invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0),
+            invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0),
             3,
             tmp_path,
         ),
         backbone,
-        run_context.loop_settings(),
+        trainer_config(holder.context),
     )
 
     def logged() -> dict[str, Any]:
@@ -277,7 +276,7 @@ def test_a_log_line_has_mfu_where_the_device_is_known(
         return trainer.window.take(trainer.stage, trainer.start_shared, backbone)
 
     assert logged()["mfu"] is None
-    monkeypatch.setattr(backbone, "sizes", run_context.sizes)
+    monkeypatch.setattr(backbone, "sizes", holder.context.sizes)
     assert logged()["mfu"] is None  # a CPU
     monkeypatch.setattr(backbone, "peak", 1e9)
     line = logged()

@@ -26,7 +26,7 @@ from engine.benchmarking.runner import run_benchmark
 from engine.benchmarking.scaling_table import main as table_of, table
 from engine.cli import main
 from engine.core.errors import Slower, UserError
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
 from tests.engine.measured_runs import RNG, content_of, steps_of
 
 DEMO = "configs/demo/distill.yaml"
@@ -141,7 +141,7 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
 
 def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old.json").write_text(json.dumps(content_of(steps_of(1))))
-    monkeypatch.setattr(RunContext, "join", lambda _: pytest.fail("a process group was started"))
+    monkeypatch.setattr(BackboneHolder, "join", lambda _: pytest.fail("a process group was started"))
     own = {
         "steps": "1",
         "mode": "teach",

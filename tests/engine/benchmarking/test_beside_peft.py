@@ -30,8 +30,9 @@ from engine.data.dataset import Sample
 from engine.data.packing import weigh
 from engine.data.synthetic import Invention, invented_data
 from engine.distributed.zero3 import ShardedBackbone
-from engine.training.context import RunContext
+from engine.training.backbone_holder import BackboneHolder
 from engine.training.forward_backward import ForwardBackward, LossWeights
+from engine.training.run_stage import trainer_config
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 
@@ -77,22 +78,22 @@ def test_pefts_loss_and_gradient_are_ours(
 
 @pytest.mark.parametrize("mode", ["teach", "distill"])
 def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
-    mode: str, make_run_context: Callable[..., Any], tmp_path: Path
+    mode: str, make_holder: Callable[..., Any], tmp_path: Path
 ) -> None:
-    run_context = make_run_context()
-    data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(run_context, mode, data, 3, tmp_path)
-    trainer = Trainer(stage, run_context.backbone(), run_context.loop_settings())
+    holder = make_holder()
+    data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+    stage = stage_of(holder, mode, data, 3, tmp_path)
+    trainer = Trainer(stage, holder.backbone(), trainer_config(holder.context))
     peft = PeftBeside(
         stage,
-        run_context.start_prompt("metaprompt"),
-        run_context.backbone(),
-        run_context.config.max_tokens_per_micro_batch,
+        holder.start_prompt("metaprompt"),
+        holder.backbone(),
+        holder.context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     assert peft.trainer is not None and (peft.trainer.teachers is None) == (mode == "teach")
     real, samples, seen = [], [], []
-    plain_step, limit = peft.trainer.step, run_context.config.max_tokens_per_micro_batch
+    plain_step, limit = peft.trainer.step, holder.context.config.max_tokens_per_micro_batch
 
     def spy(batches: Any) -> float:
         seen.append(sum(int(b.mask_BT.sum()) for b in batches))
@@ -125,20 +126,20 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
 
 
 def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
-    card: BackboneCard, make_run_context: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    card: BackboneCard, make_holder: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_context = make_run_context()
-    run_context._backbone = ShardedBackbone(card, "", torch.device("cpu"))
-    model = run_context.backbone().model
+    holder = make_holder()
+    holder._backbone = ShardedBackbone(card, "", torch.device("cpu"))
+    model = holder.backbone().model
     fuse(model)  # as on a GPU
-    data = invented_data(run_context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(run_context, "teach", data, 1, tmp_path)
-    trainer = Trainer(stage, run_context.backbone(), run_context.loop_settings())
+    data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+    stage = stage_of(holder, "teach", data, 1, tmp_path)
+    trainer = Trainer(stage, holder.backbone(), trainer_config(holder.context))
     peft = PeftBeside(
         stage,
-        run_context.start_prompt("metaprompt"),
-        run_context.backbone(),
-        run_context.config.max_tokens_per_micro_batch,
+        holder.start_prompt("metaprompt"),
+        holder.backbone(),
+        holder.context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     seen = []
@@ -211,7 +212,7 @@ def test_a_missing_package_is_named_with_exit_code_2(
 
 
 def test_several_ranks_are_refused_before_they_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RunContext, "join", lambda _: pytest.fail("a process group was started"))
+    monkeypatch.setattr(BackboneHolder, "join", lambda _: pytest.fail("a process group was started"))
     monkeypatch.setattr(distributed, "dist_env", lambda: distributed.DistEnv(0, 8, 0))
     request = request_of(
         DEMO, own(mode="teach", output=str(tmp_path / "out")), {**RESIDENT, "run_dir": str(tmp_path / "run")}

@@ -17,7 +17,7 @@ from engine.cli.exit_codes import LET_RANK_0_SPEAK
 from engine.config.schema import schema_keys
 from engine.core.errors import UserError
 from engine.data.audit import check_data
-from engine.recipes import commands
+from engine.recipes.tasks import tasks_list
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -311,7 +311,7 @@ def test_a_missing_run_is_told_of_every_run(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_task_list_names_every_card(capsys: pytest.CaptureFixture[str], project: Path) -> None:
-    commands.tasks_list([str(project / "configs/demo/cards")])
+    tasks_list([str(project / "configs/demo/cards")])
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     embedded = [p.stem for p in (project / "clinical_tasks/cards").glob("*.yaml")]
     assert set(names) == {"task", *embedded, "demo_qa", "demo_entities", "demo_relations", "demo_summary"}

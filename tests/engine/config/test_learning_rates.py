@@ -32,9 +32,7 @@ def test_the_rms_is_of_the_tokenizers_entries_and_sampled_evenly_where_there_are
             rms_of(lambda ids, value=value: torch.full((len(ids), 2), value), 8)  # type: ignore[misc]
 
 
-def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(
-    make_run_context, tasks: dict[str, TaskData]
-) -> None:
+def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(make_holder, tasks: dict[str, TaskData]) -> None:
     changes = {
         "teach.relative_lr": 0.5,
         "distill.relative_lr_shared": 0.25,
@@ -47,14 +45,14 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(
         "adapt.methods": ["metaprompt", "prompt_tuning", "lora"],
         "lr_sweep.relative_lr_teach": [0.1, 0.2],
     }
-    run_context = make_run_context(**changes)
-    rms = run_context.embedding_rms
-    assert rms == rms_of(run_context.backbone().embed, run_context.tokenizer.vocab_size) and 0.03 < rms < 0.05
+    holder = make_holder(**changes)
+    rms = holder.embedding_rms
+    assert rms == rms_of(holder.backbone().embed, holder.context.tokenizer.vocab_size) and 0.03 < rms < 0.05
     part = DecomposedBank(torch.randn(1, 5, 64), torch.ones(3, 5, 2), torch.ones(3, 2, 64))
     groups = {
-        **teach_stage(run_context, tasks).optimizer.groups,
-        **distill_stage(run_context, tasks, None, "").optimizer.groups,
-        **adapt_stage(run_context, tasks, {"metaprompt": Source(part, list(tasks), "hash", 0)}).optimizer.groups,
+        **teach_stage(holder, tasks).optimizer.groups,
+        **distill_stage(holder, tasks, None, "").optimizer.groups,
+        **adapt_stage(holder, tasks, {"metaprompt": Source(part, list(tasks), "hash", 0)}).optimizer.groups,
     }
     found = {name: set(group.lr.tolist()) for name, group in groups.items()}  # type: ignore[union-attr]
     assert found == {
@@ -66,9 +64,9 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(
         "prompt_tuning": {0.375 * rms},
         "lora": {0.01},
     }
-    taught = teach_stage(run_context, tasks, 0.2).optimizer.groups["teacher"]
+    taught = teach_stage(holder, tasks, 0.2).optimizer.groups["teacher"]
     assert set(taught.lr.tolist()) == {0.2 * rms}  # type: ignore[union-attr]
-    sweep = teach_sweep(run_context, tasks)
+    sweep = teach_sweep(holder, tasks)
     swept = sweep.optimizer.groups["teacher"]
     assert [row.rate.own * rms for row in sweep.rows] == swept.lr.tolist()  # type: ignore[union-attr]
     assert [(row.task, row.label) for row in sweep.rows[:2]] == [
@@ -79,16 +77,14 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(
     assert torch.equal(starts[0], starts[1])  # rates are compared from one start
 
 
-def test_a_backbone_with_larger_embeddings_moves_its_prompts_in_proportion(
-    make_run_context, tasks, monkeypatch
-) -> None:
+def test_a_backbone_with_larger_embeddings_moves_its_prompts_in_proportion(make_holder, tasks, monkeypatch) -> None:
     rates = []
     for scale in (1.0, 3.0):
-        run_context = make_run_context(**{"teach.relative_lr": 0.3})
-        embed = run_context.backbone().embed
+        holder = make_holder(**{"teach.relative_lr": 0.3})
+        embed = holder.backbone().embed
         with monkeypatch.context() as patch:
-            patch.setattr(run_context.backbone(), "embed", lambda ids, embed=embed, scale=scale: embed(ids) * scale)
-            rates.append(teach_stage(run_context, tasks).optimizer.groups["teacher"].lr[0].item())
+            patch.setattr(holder.backbone(), "embed", lambda ids, embed=embed, scale=scale: embed(ids) * scale)
+            rates.append(teach_stage(holder, tasks).optimizer.groups["teacher"].lr[0].item())
     assert rates[1] == pytest.approx(3 * rates[0], rel=1e-3)
 
 

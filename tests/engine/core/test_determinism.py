@@ -17,7 +17,8 @@ from engine.config.loader import resolve
 from engine.config.schema import RunConfig
 from engine.core.determinism import deterministic, workspace_problems
 from engine.core.errors import UserError
-from engine.recipes import commands
+from engine.recipes.finished_runs import evaluate, predict
+from engine.recipes.steps import repeatable
 from engine.telemetry import phase_timer
 
 DEMO = "configs/demo/distill.yaml"
@@ -87,7 +88,7 @@ def test_a_machine_without_a_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_it_ends_with_each_command_of_a_process(with_gpu: None) -> None:
     seen: list[tuple[bool, bool, bool]] = []
 
-    @commands._repeatable
+    @repeatable
     def command(config: RunConfig) -> None:
         seen.append(state())
         if config.seed:
@@ -106,14 +107,14 @@ def test_commands_that_read_a_run_can_ask_for_it(
 ) -> None:
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
-    monkeypatch.setattr("engine.training.RunContext", lambda config, writes: config)
+    monkeypatch.setattr("engine.training.BackboneHolder", lambda config, writes: config)
     monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_: seen.append(state()))
     monkeypatch.setattr("engine.evaluation.predict_notes", lambda *_: seen.append(state()))
     asked = {"deterministic": "true"}
     if mode == "evaluate":
-        commands.evaluate(str(tmp_path), (), asked)
+        evaluate(str(tmp_path), (), asked)
     else:
-        commands.predict(str(tmp_path), ["", "", "", ""], "notes", "out.jsonl", asked)
+        predict(str(tmp_path), ["", "", "", ""], "notes", "out.jsonl", asked)
     assert seen == [SET]
 
 
@@ -130,8 +131,8 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
         return outcome, None
 
     chosen = SimpleNamespace(sharding="replicated", recompute=0, offloaded=False)
-    run_context: Any = SimpleNamespace(card="card")
-    measured = [runner.Measured(case, run_context, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
+    holder: Any = SimpleNamespace(card="card")
+    measured = [runner.Measured(case, holder, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
     assert measured[0].lives == measured[1].lives  # one backbone serves both
     cpu = torch.device("cpu")
     with phase_timer.measure_phases(cpu) as clock:
@@ -148,18 +149,18 @@ def test_workspaces_that_repeat_their_sums(value: str) -> None:
 
 
 def test_another_workspace_is_refused_with_the_fix(
-    make_run_context: Callable[..., Any], with_gpu: None, monkeypatch: pytest.MonkeyPatch
+    make_holder: Callable[..., Any], with_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # set before anything could multiply on a GPU
-    make_run_context(deterministic=True)
+    make_holder(deterministic=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
-    make_run_context()
+    make_holder()
     with pytest.raises(UserError) as error:
-        make_run_context(deterministic=True)
+        make_holder(deterministic=True)
     (problem,) = error.value.problems
     assert "CUBLAS_WORKSPACE_CONFIG: ':4096:2:16:8'" in problem and "export CUBLAS_WORKSPACE_CONFIG=:4096:8" in problem
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG: not set"):
-        make_run_context(deterministic=True)
+        make_holder(deterministic=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    make_run_context(deterministic=True)
+    make_holder(deterministic=True)

@@ -24,9 +24,9 @@ from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
 @pytest.mark.parametrize("budget", [10**6, 60, 1])
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_choice_is_the_likeliest_option_with_its_end(
-    row: int, budget: int, make_run_context, bank: JoinedBank, task, naive_losses
+    row: int, budget: int, make_holder, bank: JoinedBank, task, naive_losses
 ) -> None:
-    s = make_run_context(max_tokens_per_micro_batch=budget)
+    s = make_holder(max_tokens_per_micro_batch=budget)
     mine = task("likelihood")
     found = Predictor(s, bank).answers(mine, row)
     rows = mine.splits["test"]
@@ -47,11 +47,11 @@ def test_a_choice_is_the_likeliest_option_with_its_end(
 
 
 def test_options_may_be_compared_by_their_mean_log_likelihood(
-    make_run_context, bank: JoinedBank, task, naive_losses
+    make_holder, bank: JoinedBank, task, naive_losses
 ) -> None:
-    s = make_run_context(**{"evaluate.likelihood": "mean"})
+    s = make_holder(**{"evaluate.likelihood": "mean"})
     mine = task("likelihood")
-    found, summed = Predictor(s, bank).answers(mine, 1), Predictor(make_run_context(), bank).answers(mine, 1)
+    found, summed = Predictor(s, bank).answers(mine, 1), Predictor(make_holder(), bank).answers(mine, 1)
     rows = mine.splits["test"]
     for i in rows.kept:
         options, context = rows.example(i).options, rows.sample(i).context_ids
@@ -62,17 +62,17 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
     assert found != summed  # the option of several tokens gains
 
 
-def test_rows_answer_differently(make_run_context, bank: JoinedBank, task) -> None:
-    asker = Predictor(make_run_context(**{"evaluate.max_new_tokens": 4}), bank)
+def test_rows_answer_differently(make_holder, bank: JoinedBank, task) -> None:
+    asker = Predictor(make_holder(**{"evaluate.max_new_tokens": 4}), bank)
     assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_generation_is_greedy_whatever_the_batch(
-    batch: int, batching: str, make_run_context, bank: JoinedBank, task, backbone
+    batch: int, batching: str, make_holder, bank: JoinedBank, task, backbone
 ) -> None:
-    s = make_run_context(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": batch, "batching": batching})
+    s = make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": batch, "batching": batching})
     mine = task("generation")
     found = Predictor(s, bank).answers(mine, 1)
     rows, prompt = mine.splits["test"], bank.prompts(torch.tensor([1]))[0].detach()
@@ -100,10 +100,10 @@ def test_generation_is_greedy_whatever_the_batch(
     ],
 )
 def test_an_instruction_is_asked_in_place_of_a_prompt(
-    answer: str, first: bool, solved, batching: str, make_run_context, task, backbone
+    answer: str, first: bool, solved, batching: str, make_holder, task, backbone
 ) -> None:
     """With solved examples between it and the input where there are any; each whole context anew, read in one go."""
-    s = make_run_context(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3, "batching": batching})
+    s = make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3, "batching": batching})
     s.layout.instruction_first = first
     mine = task(answer)
     found = Predictor(s, None, solved).answers(mine, 0)
@@ -134,10 +134,8 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
     assert len(set(found)) > 1
 
 
-def test_an_answer_ends_at_the_end_token(
-    make_run_context, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    s = make_run_context(**{"evaluate.max_new_tokens": 6})
+def test_an_answer_ends_at_the_end_token(make_holder, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = make_holder(**{"evaluate.max_new_tokens": 6})
     free = Predictor(s, bank).answers(task("generation"), 1)
     word = s.tokenizer.encode(" asthma")[0]
     (which,) = [i for i, text in enumerate(free) if text.endswith(" asthma")]
@@ -146,8 +144,8 @@ def test_an_answer_ends_at_the_end_token(
     assert short[which] and free[which].startswith(short[which]) and "asthma" not in short[which]
 
 
-def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_run_context, task) -> None:
-    s = make_run_context(**{"evaluate.max_new_tokens": 6})
+def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_holder, task) -> None:
+    s = make_holder(**{"evaluate.max_new_tokens": 6})
     mine, layout = task("generation"), s.layout
     longest = max(
         len(layout.instructed_ids(INSTRUCTION, e.input_text, SOLVED[:1])) for e in mine.splits["test"].examples()
@@ -155,9 +153,7 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_run
     room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
     counts = []
     for limit in room:
-        asker = Predictor(
-            make_run_context(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED
-        )
+        asker = Predictor(make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED)
         answers = asker.answers(mine, 0)
         assert asker.shown is not None and asker.nothing_fits == (limit == 1) == (answers == [])
         counts.append(asker.shown.told())
@@ -170,22 +166,22 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_run
     assert counts[2] == {"n_examples_left_out": 14, "n_examples_most": 0, "n_examples_fewest": 0}
 
 
-def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make_run_context, task) -> None:
+def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make_holder, task) -> None:
     mine = task("generation")
-    short = Predictor(make_run_context(**{"data.max_length": 1}), None, SOLVED)  # of samples that are trained on
+    short = Predictor(make_holder(**{"data.max_length": 1}), None, SOLVED)  # of samples that are trained on
     short.answers(mine, 0)
     assert short.shown is not None and short.shown.limit == 8192 and set(short.shown.used) == {len(SOLVED)}
-    s = make_run_context(**{"evaluate.max_context": 10**6})
+    s = make_holder(**{"evaluate.max_context": 10**6})
     s.model_config.max_position_embeddings = 300
     asker = Predictor(s, None, SOLVED)
     asker._begin(mine.card)
     assert asker.shown is not None and asker.shown.limit == 300
 
 
-def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_run_context, task) -> None:
+def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_holder, task) -> None:
     labels = {"task": "mine", "method": "in_context", "shots": "2", "seed": 0}
-    asker = Predictor(make_run_context(), None, SOLVED)
-    asker.shown = Shown(asker.run_context.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
+    asker = Predictor(make_holder(), None, SOLVED)
+    asker.shown = Shown(asker.holder.context.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
     assert _said_of_examples(asker, labels, 100) == []
     asker.shown.used = [2, 0, 0]
     (line,) = _said_of_examples(asker, labels, 100)
@@ -195,12 +191,12 @@ def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_run_c
     asker.nothing_fits = True
     (line,) = _said_of_examples(asker, labels, 100)
     assert "no solved example fits any context, so there is no score" in line
-    assert _said_of_examples(Predictor(make_run_context(), None), labels, 100) == []  # the instruction alone
+    assert _said_of_examples(Predictor(make_holder(), None), labels, 100) == []  # the instruction alone
 
 
 @pytest.mark.parametrize("limit", [0, 30, 60, 90, 200, 10_000])
-def test_a_context_holds_as_many_examples_as_fit(limit: int, make_run_context) -> None:
-    layout = make_run_context().layout
+def test_a_context_holds_as_many_examples_as_fit(limit: int, make_holder) -> None:
+    layout = make_holder().layout
     examples = [(f"note {'pain ' * (n % 4)}{n}", "yes") for n in range(9)]
     shown = Shown(layout, INSTRUCTION, examples, limit)
     ids = shown.context("fever ?", 5)
@@ -266,9 +262,9 @@ def test_what_every_rank_wrote_is_read_back_and_nothing_torn_damaged_or_of_anoth
 
 @pytest.mark.parametrize("answer", ["likelihood", "generation"])
 def test_an_evaluation_goes_on_where_it_was_killed(
-    answer: str, make_run_context, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch
+    answer: str, make_holder, bank: JoinedBank, task, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s = make_run_context(max_tokens_per_micro_batch=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch_size": 2})
+    s = make_holder(max_tokens_per_micro_batch=20, **{"evaluate.max_new_tokens": 4, "evaluate.batch_size": 2})
     monkeypatch.setattr("engine.evaluation.predictor.CHUNK", 1)
     mine, row = (
         task(answer),
@@ -308,13 +304,13 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     assert asker.answers(mine, 1, kept(asker)) == Predictor(s, bank).answers(mine, 1) and asker.work.read_back == 0
 
 
-def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_run_context, bank: JoinedBank, task) -> None:
-    s, mine = make_run_context(), task("generation")
+def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_holder, bank: JoinedBank, task) -> None:
+    s, mine = make_holder(), task("generation")
     labels = {"task": "mine", "method": "teacher", "shots": "full", "seed": 0}
     row, untrained = ScoredRow(labels, bank, 1, 5, "sha"), ScoredRow({**labels, "method": "in_context"})
 
-    def key(run_context=s, row=row, solved=(), split=mine.splits["test"], card=mine.card) -> str:
-        return json.dumps(Predictor(run_context, row.bank, solved).key(card, split, row))
+    def key(holder=s, row=row, solved=(), split=mine.splits["test"], card=mine.card) -> str:
+        return json.dumps(Predictor(holder, row.bank, solved).key(card, split, row))
 
     other = task("generation").splits["test"]
     other.key = "another release"
@@ -326,21 +322,19 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_run_conte
         key(row=untrained),
         key(row=untrained, solved=SOLVED),
         key(row=untrained, card=reworded),
-        key(make_run_context(**{"evaluate.max_new_tokens": 5})),
-        key(make_run_context(**{"evaluate.likelihood": "mean"})),
-        key(make_run_context(**{"evaluate.max_context": 99}), row=untrained, solved=SOLVED),
+        key(make_holder(**{"evaluate.max_new_tokens": 5})),
+        key(make_holder(**{"evaluate.likelihood": "mean"})),
+        key(make_holder(**{"evaluate.max_context": 99}), row=untrained, solved=SOLVED),
     ]
     assert len({key(), *changed}) == 10
-    assert key(make_run_context(**{"evaluate.max_context": 99})) == key()
-    assert (
-        key() == key(make_run_context(max_tokens_per_micro_batch=7, **{"evaluate.batch_size": 3})) == key(card=reworded)
-    )
+    assert key(make_holder(**{"evaluate.max_context": 99})) == key()
+    assert key() == key(make_holder(max_tokens_per_micro_batch=7, **{"evaluate.batch_size": 3})) == key(card=reworded)
 
 
-def test_in_context_examples_are_the_set_that_trained_rows_get(make_run_context, task) -> None:
+def test_in_context_examples_are_the_set_that_trained_rows_get(make_holder, task) -> None:
     from datasets import Dataset
 
-    layout = make_run_context().layout
+    layout = make_holder().layout
     examples = [
         Example("mine", f"e{i}", f"d{i}", 0, f"note {i}", f"answer {i}", (), {"label": str(i % 3)}) for i in range(12)
     ]
@@ -351,7 +345,7 @@ def test_in_context_examples_are_the_set_that_trained_rows_get(make_run_context,
         "kept": [i != 4 for i in range(12)],
     }
     train = Split(Dataset.from_dict(columns))
-    c = make_run_context(
+    c = make_holder(
         seed=7,
         **{
             "adapt.targets": ["mine"],

@@ -74,10 +74,10 @@ def address(backbone, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_server_answers_as_we_do(
-    address: str, make_run_context, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch, capsys
+    address: str, make_holder, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    local = make_run_context(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3})
-    served = make_run_context(
+    local = make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3})
+    served = make_holder(
         **{
             "evaluate.max_new_tokens": 6,
             "evaluate.batch_size": 3,
@@ -109,9 +109,9 @@ def test_a_server_answers_as_we_do(
 
 @pytest.mark.parametrize("fault", [(400, {}), (500, {}), (307, {"Location": "http://127.0.0.1:1/v1/completions"})])
 def test_a_server_that_fails_ends_the_command_and_quotes_nothing(
-    fault, address: str, make_run_context, bank: JoinedBank, task, monkeypatch
+    fault, address: str, make_holder, bank: JoinedBank, task, monkeypatch
 ) -> None:
-    served = make_run_context(**{"evaluate.server": address, "evaluate.server_model": "mine"})
+    served = make_holder(**{"evaluate.server": address, "evaluate.server_model": "mine"})
     monkeypatch.setattr(Completions, "always", fault)
     with pytest.raises(RuntimeError, match=rf"evaluate.server: {address}: HTTP {fault[0]}; answers so far are kept"):
         Predictor(served, bank).answers(task("generation"), 0)
@@ -124,9 +124,9 @@ def test_a_server_that_fails_ends_the_command_and_quotes_nothing(
 
 
 def test_a_redirect_is_said_to_be_one(
-    address: str, make_run_context, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch
+    address: str, make_holder, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = make_run_context(**{"evaluate.server": address, "evaluate.server_model": "mine"})
+    served = make_holder(**{"evaluate.server": address, "evaluate.server_model": "mine"})
     redirect = 307, {"Location": "http://127.0.0.1:1/"}
     monkeypatch.setattr(Completions, "always", redirect)
     with pytest.raises(RuntimeError, match="HTTP 307; .*it redirects to another address, which is not followed"):

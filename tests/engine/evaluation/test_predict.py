@@ -32,7 +32,7 @@ def labels(method: str = "metaprompt", shots: str = "full", seed: int = 0, task:
 
 
 @pytest.fixture
-def make(make_run_context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def make(make_holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """``make("ner", **changes)``: a session whose run has three rows of a task ``mine`` of this type; the model's
     own answers.
     """
@@ -48,16 +48,16 @@ def make(make_run_context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ScoredRow(labels(shots=s, seed=n), bank, k, 5, "sha")
         for k, (s, n) in enumerate([("16", 0), ("full", 3), ("full", 1)])
     ]
-    monkeypatch.setattr("engine.evaluation.notes.rows_of_run", lambda run_context: (rows, bank, SimpleNamespace()))
+    monkeypatch.setattr("engine.evaluation.notes.rows_of_run", lambda holder: (rows, bank, SimpleNamespace()))
 
-    def run_context(kind: str, **changes: Any) -> Any:
+    def holder(kind: str, **changes: Any) -> Any:
         (tmp_path / "cards").mkdir(exist_ok=True)
         (tmp_path / "cards" / "mine.yaml").write_text(
             f"name: mine\nlicence: invented\naccess: public\nfolder: x\n{CARD[kind]}"
         )
-        return make_run_context(**{"data.cards": [str(tmp_path / "cards")], "evaluate.max_new_tokens": 4, **changes})
+        return make_holder(**{"data.cards": [str(tmp_path / "cards")], "evaluate.max_new_tokens": 4, **changes})
 
-    return run_context
+    return holder
 
 
 def notes(tmp_path: Path, n: int = 5, words: int = 3) -> Path:
@@ -135,23 +135,23 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
 
 def test_long_notes_are_split_and_what_cannot_be_is_told(make, tmp_path: Path, capsys) -> None:
     source, output = notes(tmp_path, 2, 12), tmp_path / "out.jsonl"
-    run_context = make("ner", **{"data.max_length": 40})
-    predict_notes(run_context, Wanted("mine"), source, output, False)
+    holder = make("ner", **{"data.max_length": 40})
+    predict_notes(holder, Wanted("mine"), source, output, False)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert all(line["n_pieces"] > 3 and "n_not_asked" not in line for line in lines)
     source.write_text(
         json.dumps({"id": "long", "text": "aspirin " * 200}) + "\n" + json.dumps({"id": "short", "text": "aspirin"})
     )
-    predict_notes(run_context, Wanted("mine"), source, tmp_path / "more.jsonl", False)
+    predict_notes(holder, Wanted("mine"), source, tmp_path / "more.jsonl", False)
     long, short = (json.loads(line) for line in (tmp_path / "more.jsonl").read_text().splitlines())
     assert long["n_not_asked"] == 1 and long["spans"] == [] and "n_not_asked" not in short
     assert "WARNING 1 of 2 notes have a part longer than data.max_length=40" in capsys.readouterr().out
 
 
 def test_spans_become_brat_files_and_choices_labels(make, tmp_path: Path, monkeypatch) -> None:
-    run_context = make("ner")
-    monkeypatch.setattr(run_context.layout, "answer_text", lambda ids: "drug: aspirin\ndrug: absent")
-    predict_notes(run_context, Wanted("mine"), notes(tmp_path, 2, 1), tmp_path / "brat", True)
+    holder = make("ner")
+    monkeypatch.setattr(holder.context.layout, "answer_text", lambda ids: "drug: aspirin\ndrug: absent")
+    predict_notes(holder, Wanted("mine"), notes(tmp_path, 2, 1), tmp_path / "brat", True)
     assert {p.name: p.read_text() for p in (tmp_path / "brat").iterdir()} == {
         f"n{i}.ann": "T1\tDrug 14 21\taspirin\n" for i in range(2)
     }
@@ -165,12 +165,12 @@ def test_spans_become_brat_files_and_choices_labels(make, tmp_path: Path, monkey
 
 
 def test_what_is_wrong_is_told_before_anything_starts(make, tmp_path: Path, monkeypatch) -> None:
-    run_context = make("ner")
-    monkeypatch.setattr(type(run_context), "backbone", lambda self: pytest.fail("the backbone was built"))
+    holder = make("ner")
+    monkeypatch.setattr(type(holder), "backbone", lambda self: pytest.fail("the backbone was built"))
 
     def problems(source: Path, output: Path, folder: bool = False) -> list[str]:
         with pytest.raises(UserError) as error:
-            predict_notes(run_context, Wanted("mine"), source, output, folder)
+            predict_notes(holder, Wanted("mine"), source, output, folder)
         assert not any(CANARY in p for p in error.value.problems)
         return error.value.problems
 
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_told_before_anything_starts(make, tmp_path: Path, monk
         and "note 1: its id cannot name a file" in found[2]
     )
     assert "is no folder; make it first" in problems(notes(tmp_path), tmp_path / "nowhere" / "x.jsonl")[0]
-    run_context = make("nli")
+    holder = make("nli")
     source = tmp_path / "pairs.jsonl"
     source.write_text(json.dumps({"id": 1, "premise": CANARY, "hypothesis": "h"}))
     assert "is for NER" in problems(source, tmp_path / "labels", True)[0]

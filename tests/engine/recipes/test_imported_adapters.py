@@ -16,7 +16,7 @@ from engine.training.teachers.peft import read_adapters
 
 
 def test_exported_prompts_come_back_as_teachers(
-    make_run_context: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path
+    make_holder: Callable[..., Any], make_loop: Callable[..., Any], tasks: Any, tmp_path: Path
 ) -> None:
     """Collapsed prompts of an earlier run are the new run's teachers, to the bit, and no step is taken."""
     from engine.training.teach_and_distill import teach_stage
@@ -26,16 +26,16 @@ def test_exported_prompts_come_back_as_teachers(
     for task in sources:
         (tmp_path / "adapters" / task).mkdir(parents=True)
         peft_folder(tmp_path / "adapters" / task, torch.randn(5, hidden, generator=g))
-    run_context = make_run_context(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
-    assert run_context.model_config.hidden_size == hidden
-    stage = teach_stage(run_context, tasks)
-    make_loop(stage, run_context).run()
+    holder = make_holder(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
+    assert holder.context.model_config.hidden_size == hidden
+    stage = teach_stage(holder, tasks)
+    make_loop(stage, holder).run()
     bank, found = load_bank_of(stage.run_dir)
     for k, task in enumerate(sources):
         imported = load_file(tmp_path / "adapters" / task / "adapter_model.safetensors")["prompt_embeddings"]
         assert torch.equal(bank.prompts(torch.tensor([k]))[0].float(), imported)
     assert found.state["step"] == 0 and found.state["hashes"]["adapters"]
-    other = make_run_context(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
+    other = make_holder(**{"teach.adapters": str(tmp_path / "adapters"), "teach.eval_interval": 2})
     peft_folder(tmp_path / "adapters/beta", torch.randn(5, hidden, generator=g))
     with pytest.raises(UserError, match="adapters: the checkpoint has"):
         make_loop(teach_stage(other, tasks), other).run()

@@ -28,8 +28,8 @@ def sources() -> dict[str, Source]:
     return {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}
 
 
-def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_run_context, tasks: dict[str, TaskData]) -> None:
-    c = make_run_context(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
+def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_holder, tasks: dict[str, TaskData]) -> None:
+    c = make_holder(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
     swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): Rate(0.2)})
     rates = {"metaprompt": (0.1, 0.2), "prompt_tuning": (0.3, 0.6)}
     assert {(r.label, r.rate.own) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in rates.items() for lr in lrs}
@@ -46,15 +46,15 @@ def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_run_context
     assert alpha[0].train_indices not in [r.train_indices for r in trained if r.task == "alpha" and r.shots == "2"]
 
 
-def test_every_row_trains_at_its_own_rate(make_run_context, make_loop, tasks: dict[str, TaskData], near) -> None:
+def test_every_row_trains_at_its_own_rate(make_holder, make_loop, tasks: dict[str, TaskData], near) -> None:
     """A rate's row of the sweep is the row of a run with that rate alone."""
     data = {n: tasks[n] for n in ("alpha", "beta")}
-    together = make_run_context(
+    together = make_holder(
         "together", **SWEEP, **{"adapt.train": "all", "adapt.relative_lr_shared": 0.01, "adapt.lr_task": 0.1}
     )
     trainer = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
     trainer.run()
-    alone = make_run_context(
+    alone = make_holder(
         "alone",
         **{**SWEEP, "lr_sweep.metaprompt": [], "lr_sweep.relative_lr_prompt": []},
         **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2},
@@ -125,19 +125,19 @@ def test_rates_of_equal_score_are_told_apart_by_cross_entropy_and_a_warning_says
     assert json.loads(json.dumps(diverged, allow_nan=False)) == diverged
 
 
-def test_p_star_is_swept_with_every_rate_of_the_factors(make_run_context, tasks: dict[str, TaskData]) -> None:
-    run_context = make_run_context(
+def test_p_star_is_swept_with_every_rate_of_the_factors(make_holder, tasks: dict[str, TaskData]) -> None:
+    holder = make_holder(
         **SWEEP, **{"lr_sweep.relative_lr_shared": [0.1, 0.3], "adapt.train": "all", "lr_sweep.shots": ["2"]}
     )
-    swept = adapt_rows(run_context.config, tasks, tuning=True)
+    swept = adapt_rows(holder.context.config, tasks, tuning=True)
     pairs = {(r.rate.own, r.rate.shared) for r in swept if r.method == "metaprompt"}
     assert pairs == {(0.1, 0.1), (0.1, 0.3), (0.2, 0.1), (0.2, 0.3)}
     assert {r.rate.shared for r in swept if r.method == "prompt_tuning"} == {None}
     assert {lr_sweep._rate_of(r.variant.partition("lr=")[2]) for r in swept} == {r.rate for r in swept}
-    groups = adapt_stage(run_context, tasks, sources(), tuning=True).optimizer.groups
+    groups = adapt_stage(holder, tasks, sources(), tuning=True).optimizer.groups
     rows = [r for r in swept if r.method == "metaprompt"]
     assert groups["metaprompt"].lr.tolist() == [r.rate.own for r in rows]  # type: ignore[union-attr]
-    shared = [r.rate.shared * run_context.embedding_rms for r in rows]  # type: ignore[operator]
+    shared = [r.rate.shared * holder.embedding_rms for r in rows]  # type: ignore[operator]
     assert groups["metaprompt.shared"].lr.tolist() == shared  # type: ignore[union-attr]
 
 
@@ -174,12 +174,10 @@ def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -
     assert lr_sweep._read(tmp_path / "none", "key") == {}
 
 
-def test_tuning_seed_and_shots_are_checked(make_run_context) -> None:
+def test_tuning_seed_and_shots_are_checked(make_holder) -> None:
     from engine.config.validation import problems
 
-    config = make_run_context(
-        **SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}
-    ).config
+    config = make_holder(**SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}).config
     told = " ".join(problems(config))
     for wanted in (
         "lr_sweep.seed: 1 stands in adapt.seeds",
@@ -189,7 +187,7 @@ def test_tuning_seed_and_shots_are_checked(make_run_context) -> None:
     ):
         assert wanted in told
     assert config.lr_sweep.any()
-    config = make_run_context(
+    config = make_holder(
         **SWEEP,
         **{"lr_sweep.relative_lr_shared": [0.1], "lr_sweep.relative_lr_teach": [0.1], "teach.run": "runs/other"},
     ).config

@@ -197,7 +197,7 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     )
 
 
-def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_run_context, tmp_path: Path) -> None:
+def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_holder, tmp_path: Path) -> None:
     a = adapted("a", **A)
     short = adapted(
         "short",

@@ -104,7 +104,7 @@ def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, t
 
 
 def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
-    adapted, cards, make_run_context, source: JoinedBank, tmp_path: Path
+    adapted, cards, make_holder, source: JoinedBank, tmp_path: Path
 ) -> None:
     folder = tmp_path / "source"
     tensors = {f"best.{n}": t for n, t in source.named_parameters()}

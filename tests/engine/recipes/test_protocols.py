@@ -10,7 +10,7 @@ import yaml
 
 from engine.checkpoints import checkpoint
 from engine.core.errors import UserError
-from engine.recipes import commands, study
+from engine.recipes import study
 from engine.recipes.protocols import read_study
 from engine.recipes.study import run_study, state_of
 
@@ -162,11 +162,10 @@ def told(monkeypatch: pytest.MonkeyPatch):
         content = {"checkpoint": checkpoint.identity_of(Path(run)), "tasks": {"t": {}}}
         (Path(run) / "results.json").write_text(json.dumps(content))
 
-    monkeypatch.setattr(study.commands, "distill", finished)
-    monkeypatch.setattr(study.commands, "adapt", finished)
-    monkeypatch.setattr(study.commands, "evaluate", evaluated)
-    monkeypatch.setattr(study.commands, "report", lambda runs, output: calls.append(("report", ",".join(runs))))
-    assert commands.report is study.commands.report
+    monkeypatch.setattr(study, "distill", finished)
+    monkeypatch.setattr(study, "adapt", finished)
+    monkeypatch.setattr(study, "evaluate", evaluated)
+    monkeypatch.setattr(study, "report", lambda runs, output: calls.append(("report", ",".join(runs))))
     return calls
 
 

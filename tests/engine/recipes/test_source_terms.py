@@ -19,6 +19,7 @@ from engine.recipes.exporting.export import export_run
 from engine.recipes.merging.merge import merge_runs
 from engine.recipes.source_terms import outside_teachers, source_record, sources_of
 from engine.training.adapt import Source, adapt_stage
+from engine.training.run_directory import complete_run_dir
 from tests.engine.merged_runs import A, B, silent
 
 ROOT = Path(__file__).parents[3]
@@ -153,20 +154,20 @@ def test_a_task_without_a_card_is_of_unknown_terms(distilled, adaptation, cards_
 
 
 def test_the_stage_writes_the_record_into_its_checkpoints_and_merges_keep_it(
-    make_run_context, make_loop, tasks, source, adapted, tmp_path: Path
+    make_holder, make_loop, tasks, source, adapted, tmp_path: Path
 ) -> None:
     record = {"tasks": [{"task": AGREED, "licence": "L", "access": "ask", "citation": ""}], "outside_teachers": False}
-    run_context = make_run_context("a", **{"distill.sources": [], "adapt.steps": 2, **A})
+    holder = make_holder("a", **{"distill.sources": [], "adapt.steps": 2, **A})
     start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], "of the source", 0, record)
-    stage = adapt_stage(run_context, tasks, {"metaprompt": start, "multitask_prompt": start})
-    make_loop(stage, run_context).run()
-    (run_context.run_dir / "config.yaml").write_text(to_yaml(run_context.config))
-    run_context.complete(run_context.run_dir)
-    found = load_bank(run_context.run_dir, "run")[1]
+    stage = adapt_stage(holder, tasks, {"metaprompt": start, "multitask_prompt": start})
+    make_loop(stage, holder).run()
+    (holder.context.run_dir / "config.yaml").write_text(to_yaml(holder.context.config))
+    complete_run_dir(holder.context, holder.context.run_dir)
+    found = load_bank(holder.context.run_dir, "run")[1]
     assert found.state["source_tasks"] == {"metaprompt": record}  # multitask_prompt has no row
     said: list[str] = []
     other = adapted("b", **B)  # of before sources were noted
-    for number, runs in enumerate(([other, run_context.run_dir], [run_context.run_dir, other])):
+    for number, runs in enumerate(([other, holder.context.run_dir], [holder.context.run_dir, other])):
         merge_runs(runs, tmp_path / f"out{number}", print_rank0=said.append)
         found = load_bank(tmp_path / f"out{number}", "run")[1]
         assert found.state["source_tasks"] == {"metaprompt": record}

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from engine.core.errors import UserError
 from engine.evaluation.aggregate import by_seed, paired_over_targets, student, summarise, two_sided
-from engine.recipes import commands
+from engine.recipes.finished_runs import report
 from engine.reporting.axes import short, ticks
 from engine.reporting.blocks import Cell, table
 from engine.reporting.charts import lines
@@ -339,26 +339,26 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
     tokenizer = Path("backbones/pocket/llama/tokenizer.model").resolve()
     card.write_text(f"{{name: drawn, random: {{model_type: llama}}, tokenizer: {tokenizer}}}")
     with pytest.raises(UserError, match="--vocabulary: drawn has no weight files"):
-        commands.report([str(run)], str(tmp_path / "out"), "true")
+        report([str(run)], str(tmp_path / "out"), "true")
     weights = tmp_path / "weights"
     weights.mkdir()
     save_file({"model.norm.weight": torch.ones(3)}, weights / "model.safetensors")
     card.write_text(f"{{name: own, path: {weights}, tokenizer: {tokenizer}}}")
     with pytest.raises(UserError, match="none of its tensors ends in embed_tokens.weight"):
-        commands.report([str(run)], str(tmp_path / "out"), "true")
+        report([str(run)], str(tmp_path / "out"), "true")
     shown = geometry(run).prompts
     save_file(
         {"model.embed_tokens.weight": torch.cat([torch.zeros(50, 3), 2 * shown[1, :1], shown[0]])},
         weights / "model.safetensors",
     )
-    commands.report([str(run)], str(tmp_path / "out"), "true")
+    report([str(run)], str(tmp_path / "out"), "true")
     text = (tmp_path / "out/report.md").read_text()
     assert "A prompt is derived from its corpus and can leak it" in text and cells(text, "1  P* metaprompt", "1.000")
     assert nearest_vocabulary(shown, str(card))[0][0][1] == pytest.approx(1.0)
     with pytest.raises(UserError, match="prompts are 4 wide, own 3"):
         nearest_vocabulary(torch.ones(1, 2, 4), str(card))
     with pytest.raises(UserError, match="'perhaps' is neither true nor false"):
-        commands.report([str(run)], "", "perhaps")
+        report([str(run)], "", "perhaps")
 
 
 def test_nearest_is_by_cosine_over_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,18 +15,18 @@ DISTILL = {
 }
 
 
-def test_teach(make_run_context, make_loop, tasks, metrics) -> None:
-    run_context = make_run_context(**{"teach.steps": 5, "teach.warmup_steps": 1})
-    trainer = make_loop(teach_stage(run_context, tasks), run_context)
+def test_teach(make_holder, make_loop, tasks, metrics) -> None:
+    holder = make_holder(**{"teach.steps": 5, "teach.warmup_steps": 1})
+    trainer = make_loop(teach_stage(holder, tasks), holder)
     trainer.run()
     lines = metrics(trainer.stage.run_dir)
     assert [line["loss"] for line in lines] == pytest.approx(TEACH, rel=0, abs=1e-6)
     assert all(line["loss"] == line["ce"] and not line["kl"] and not line["hidden"] for line in lines)
 
 
-def test_distill(make_run_context, make_loop, teachers, tasks, metrics) -> None:
-    run_context = make_run_context(**{"distill.steps": 5, "distill.warmup_steps": 1, "distill.temperature": 2.0})
-    trainer = make_loop(distill_stage(run_context, tasks, teachers(3), "hash"), run_context)
+def test_distill(make_holder, make_loop, teachers, tasks, metrics) -> None:
+    holder = make_holder(**{"distill.steps": 5, "distill.warmup_steps": 1, "distill.temperature": 2.0})
+    trainer = make_loop(distill_stage(holder, tasks, teachers(3), "hash"), holder)
     trainer.run()
     lines = metrics(trainer.stage.run_dir)
     for name, wanted in DISTILL.items():

@@ -14,13 +14,13 @@ Build = Callable[..., Trainer]
 
 
 @pytest.fixture(params=["packed", "padded"])
-def build(request: pytest.FixtureRequest, make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
-    """``build("distill", max_tokens_per_micro_batch=50)``: the loop of a stage whose factors have left their start, in either
-    formulation.
+def build(request: pytest.FixtureRequest, make_holder, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+    """``build("distill", max_tokens_per_micro_batch=50)``: the loop of a stage whose factors have left their start, in
+    either formulation.
     """
 
     def make(kind: str, **settings: int) -> Trainer:
-        run_context = make_run_context(
+        holder = make_holder(
             **{
                 "distill.temperature": 2.0,
                 "distill.lambda_kl": 0.7,
@@ -29,10 +29,8 @@ def build(request: pytest.FixtureRequest, make_run_context, make_loop, teachers,
             }
         )
         taught: JoinedBank = teachers(3)
-        stage = (
-            teach_stage(run_context, tasks) if kind == "teach" else distill_stage(run_context, tasks, taught, "hash")
-        )
-        trainer = make_loop(stage, run_context, **settings)
+        stage = teach_stage(holder, tasks) if kind == "teach" else distill_stage(holder, tasks, taught, "hash")
+        trainer = make_loop(stage, holder, **settings)
         with torch.no_grad():
             for n, parameter in enumerate(stage.bank.parameters()):
                 parameter += 0.1 * torch.randn(
@@ -142,20 +140,14 @@ def test_fillers_are_counted_nowhere(build: Build, near) -> None:
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
-    kind: str, make_run_context, make_loop, teachers, tasks: dict[str, TaskData], near
+    kind: str, make_holder, make_loop, teachers, tasks: dict[str, TaskData], near
 ) -> None:
     ends = []
     for forward_backward in ("packed", "padded"):
-        run_context = make_run_context(
-            forward_backward, **{"teach.steps": 50, "distill.steps": 50, "batching": forward_backward}
-        )
-        stage = (
-            teach_stage(run_context, tasks)
-            if kind == "teach"
-            else distill_stage(run_context, tasks, teachers(3), "hash")
-        )
+        holder = make_holder(forward_backward, **{"teach.steps": 50, "distill.steps": 50, "batching": forward_backward})
+        stage = teach_stage(holder, tasks) if kind == "teach" else distill_stage(holder, tasks, teachers(3), "hash")
         start = stage.bank.prompts(torch.arange(3)).detach().clone()
-        trainer = make_loop(stage, run_context)
+        trainer = make_loop(stage, holder)
         trainer.run()
         ends.append(stage.bank.prompts(torch.arange(3)).detach())
         assert (ends[-1] - start).abs().max() > 0.1  # they went somewhere

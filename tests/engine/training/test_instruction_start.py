@@ -20,37 +20,33 @@ def with_cards(tasks: dict[str, TaskData]) -> dict[str, TaskData]:
 
 
 def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(
-    make_run_context, tasks: dict[str, TaskData], capsys
+    make_holder, tasks: dict[str, TaskData], capsys
 ) -> None:
-    run_context = make_run_context(
-        **{"prompt.init": "instruction", "adapt.methods": ["prompt_tuning"], "adapt.seeds": [0, 1]}
-    )
+    holder = make_holder(**{"prompt.init": "instruction", "adapt.methods": ["prompt_tuning"], "adapt.seeds": [0, 1]})
     data = with_cards(tasks)
-    encoded = {name: run_context.tokenizer.encode(words) for name, words in WORDS.items()}
-    run_context.config.prompt.num_virtual_tokens = length = max(map(len, encoded.values()))
-    embed = run_context.backbone().embed
-    starts = teach_stage(run_context, data).bank.prompts(torch.arange(3)).detach()
+    encoded = {name: holder.context.tokenizer.encode(words) for name, words in WORDS.items()}
+    holder.context.config.prompt.num_virtual_tokens = length = max(map(len, encoded.values()))
+    embed = holder.backbone().embed
+    starts = teach_stage(holder, data).bank.prompts(torch.arange(3)).detach()
     for k, ids in enumerate(encoded.values()):
         expected = embed(torch.tensor(ids)).to(starts.dtype)
         assert torch.equal(starts[k, length - len(ids) :], expected)  # whole, and last
     assert "WARNING" not in capsys.readouterr().out
-    rows = adapt_stage(run_context, data, {})
+    rows = adapt_stage(holder, data, {})
     for k, row in enumerate(rows.rows):  # a seed draws examples and their order, not the start
         assert torch.equal(rows.bank.prompts(torch.tensor([k]))[0].detach(), starts[list(WORDS).index(row.task)])
-    run_context.config.prompt.init = "vocabulary"
-    from_vocabulary = distill_stage(run_context, data, None, "").bank.prompts(torch.tensor([0])).detach()
-    run_context.config.prompt.init = "instruction"
-    assert torch.equal(
-        distill_stage(run_context, data, None, "").bank.prompts(torch.tensor([0])).detach(), from_vocabulary
-    )
+    holder.context.config.prompt.init = "vocabulary"
+    from_vocabulary = distill_stage(holder, data, None, "").bank.prompts(torch.tensor([0])).detach()
+    holder.context.config.prompt.init = "instruction"
+    assert torch.equal(distill_stage(holder, data, None, "").bank.prompts(torch.tensor([0])).detach(), from_vocabulary)
 
 
 def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(
-    make_run_context, tasks: dict[str, TaskData], capsys
+    make_holder, tasks: dict[str, TaskData], capsys
 ) -> None:
-    run_context = make_run_context(**{"prompt.init": "instruction", "prompt.num_virtual_tokens": 2, "prompt.rank": 1})
+    holder = make_holder(**{"prompt.init": "instruction", "prompt.num_virtual_tokens": 2, "prompt.rank": 1})
     for _ in range(2):
-        teach_stage(run_context, with_cards(tasks))
+        teach_stage(holder, with_cards(tasks))
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING prompt.init")]
     assert (
         len(said) == 3
@@ -61,15 +57,15 @@ def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(
 
 
 def test_an_untrained_prompt_of_the_instruction_is_scored_as_the_instruction(
-    make_run_context, tasks: dict[str, TaskData]
+    make_holder, tasks: dict[str, TaskData]
 ) -> None:
     """With the instruction first in the layout, the prompt of its embeddings is the same input."""
-    run_context = make_run_context(**{"prompt.init": "instruction"})
+    holder = make_holder(**{"prompt.init": "instruction"})
     words = WORDS["alpha"]
-    ids = run_context.tokenizer.encode(words)
-    run_context.config.prompt.num_virtual_tokens = len(ids)
-    run_context.layout.instruction_first = True
-    start = run_context.start_prompt("teacher", "alpha", card=SimpleNamespace(name="alpha", instruction=words))
-    asked = run_context.layout.instructed_ids(words, "note")
-    assert asked[: len(ids)] == ids and asked[len(ids) :] == run_context.layout.context_ids("note")
-    assert torch.equal(start, run_context.backbone().embed(torch.tensor(asked[: len(ids)])).to(start.dtype))
+    ids = holder.context.tokenizer.encode(words)
+    holder.context.config.prompt.num_virtual_tokens = len(ids)
+    holder.context.layout.instruction_first = True
+    start = holder.start_prompt("teacher", "alpha", card=SimpleNamespace(name="alpha", instruction=words))
+    asked = holder.context.layout.instructed_ids(words, "note")
+    assert asked[: len(ids)] == ids and asked[len(ids) :] == holder.context.layout.context_ids("note")
+    assert torch.equal(start, holder.backbone().embed(torch.tensor(asked[: len(ids)])).to(start.dtype))

@@ -20,24 +20,22 @@ RANK = 3
 
 
 @pytest.fixture(params=["packed", "padded"])
-def build(
-    request: pytest.FixtureRequest, make_run_context, make_loop, tasks: dict[str, TaskData]
-) -> Callable[..., Trainer]:
+def build(request: pytest.FixtureRequest, make_holder, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """``build(**{"max_tokens_per_micro_batch": 50})``: an adaptation of LoRA rows that have left their start."""
     count = iter(range(100))
 
     def make(moved: bool = True, **changes) -> Trainer:
         settings = {k: changes.pop(k) for k in ("max_tokens_per_micro_batch", "rank", "world") if k in changes}
         base = {"adapt.methods": ["lora"], "adapt.lora_rank": RANK, "adapt.seeds": [0, 1], "batching": request.param}
-        run_context = make_run_context(f"lora{next(count)}", **{**base, **changes})
+        holder = make_holder(f"lora{next(count)}", **{**base, **changes})
         generator = torch.Generator().manual_seed(3)
         part = DecomposedBank(
             *(torch.randn(*shape, generator=generator) for shape in ((1, 5, 64), (3, 5, 2), (3, 2, 64)))
         )
-        data = {n: tasks[n] for n in run_context.config.adapt.targets}
+        data = {n: tasks[n] for n in holder.context.config.adapt.targets}
         trainer = make_loop(
-            adapt_stage(run_context, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}),
-            run_context,
+            adapt_stage(holder, data, {"metaprompt": Source(part, ["alpha", "beta", "gamma"], "hash", 0)}),
+            holder,
             **settings,
         )
         if moved:

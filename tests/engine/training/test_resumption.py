@@ -25,7 +25,7 @@ class PowerCut(Exception):
 
 
 @pytest.fixture
-def build(make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
+def build(make_holder, make_loop, teachers, tasks: dict[str, TaskData]) -> Build:
     """``build("teach", "name", **changes)``: a loop as a new process would make it; ``name`` is its run directory."""
 
     def make(kind: str, name: str, overwrite: bool = False, **changes: Any) -> Trainer:
@@ -38,18 +38,18 @@ def build(make_run_context, make_loop, teachers, tasks: dict[str, TaskData]) -> 
             "checkpoint.interval": 4,
             **changes,
         }
-        run_context = make_run_context(name, overwrite=overwrite, **base)
+        holder = make_holder(name, overwrite=overwrite, **base)
         # alpha is validated on another task: it gets worse while it learns, and its patience spans a checkpoint
         tasks_of_teachers = tasks | {
             "alpha": TaskData(None, {**tasks["alpha"].splits, "validation": tasks["gamma"].splits["validation"]})
         }  # type: ignore[arg-type]
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
         stage = (
-            teach_stage(run_context, tasks_of_teachers)
+            teach_stage(holder, tasks_of_teachers)
             if kind == "teach"
-            else distill_stage(run_context, train_only, teachers(3), "hash")
+            else distill_stage(holder, train_only, teachers(3), "hash")
         )
-        return make_loop(stage, run_context)
+        return make_loop(stage, holder)
 
     return make
 

@@ -20,34 +20,34 @@ def prompts(stage, rows: list[int]) -> Tensor:
 
 
 def test_teachers_start_from_vocabulary_each_from_a_draw_of_its_own(
-    make_run_context, tasks: dict[str, TaskData], backbone
+    make_holder, tasks: dict[str, TaskData], backbone
 ) -> None:
-    run_context = make_run_context()
-    stage = teach_stage(run_context, tasks)
+    holder = make_holder()
+    stage = teach_stage(holder, tasks)
     table = backbone.model.get_input_embeddings().weight
-    special = run_context.tokenizer.special_ids()
+    special = holder.context.tokenizer.special_ids()
     chosen = []
     for prompt_LD in prompts(stage, [0, 1, 2]):
         ids = [int((table == row).all(1).nonzero()[0, 0]) for row in prompt_LD]
-        assert len(set(ids)) == 5 and not special & set(ids) and max(ids) < run_context.tokenizer.vocab_size
+        assert len(set(ids)) == 5 and not special & set(ids) and max(ids) < holder.context.tokenizer.vocab_size
         chosen.append(tuple(ids))
     assert len(set(chosen)) == 3
     # a draw goes with the task's name, not its place: a task more or less leaves the others alone
-    fewer = teach_stage(make_run_context("other", **{"distill.sources": ["gamma", "alpha"]}), tasks)
+    fewer = teach_stage(make_holder("other", **{"distill.sources": ["gamma", "alpha"]}), tasks)
     assert torch.equal(prompts(fewer, [0, 1]), prompts(stage, [2, 0]))
     assert [r.stream_seed for r in fewer.rows] == [stage.rows[2].stream_seed, stage.rows[0].stream_seed]
-    other_seed = teach_stage(make_run_context("seed", seed=1), tasks)
+    other_seed = teach_stage(make_holder("seed", seed=1), tasks)
     assert (
         not torch.equal(prompts(other_seed, [0]), prompts(stage, [0]))
         and other_seed.rows[0].stream_seed != stage.rows[0].stream_seed
     )
 
 
-def test_prompts_start_from_text_where_asked(make_run_context, tasks: dict[str, TaskData], backbone) -> None:
-    run_context = make_run_context(**{"prompt.init": "text", "prompt.init_text": "Dose"})
-    ids = run_context.tokenizer.encode("Dose")
+def test_prompts_start_from_text_where_asked(make_holder, tasks: dict[str, TaskData], backbone) -> None:
+    holder = make_holder(**{"prompt.init": "text", "prompt.init_text": "Dose"})
+    ids = holder.context.tokenizer.encode("Dose")
     wanted = backbone.model.get_input_embeddings().weight[(ids * 5)[:5]]
-    for stage in (teach_stage(run_context, tasks), distill_stage(run_context, tasks, _teachers(), "hash")):
+    for stage in (teach_stage(holder, tasks), distill_stage(holder, tasks, _teachers(), "hash")):
         assert torch.equal(prompts(stage, [0, 1, 2]), wanted.expand(3, -1, -1))
 
 
@@ -57,18 +57,18 @@ def _teachers() -> JoinedBank:
     return JoinedBank({"teacher": SoftPromptBank(torch.zeros(3, 5, 64))}, {"teacher": 3}).requires_grad_(False)
 
 
-def test_teachers_keep_their_best_only_where_they_are_validated(make_run_context, tasks: dict[str, TaskData]) -> None:
-    assert [r.validation for r in teach_stage(make_run_context(), tasks).rows] == [None] * 3
-    validated = teach_stage(make_run_context("other", **{"teach.eval_interval": 5}), tasks)
+def test_teachers_keep_their_best_only_where_they_are_validated(make_holder, tasks: dict[str, TaskData]) -> None:
+    assert [r.validation for r in teach_stage(make_holder(), tasks).rows] == [None] * 3
+    validated = teach_stage(make_holder("other", **{"teach.eval_interval": 5}), tasks)
     assert [r.validation for r in validated.rows] == [tasks[n].splits["validation"] for n in NAMES]
     assert [r.steps for r in validated.rows] == [6] * 3
 
 
 @pytest.mark.parametrize("rank", [1, 4])
 def test_distillation_starts_at_one_metaprompt_for_every_task(
-    rank: int, make_run_context, tasks: dict[str, TaskData]
+    rank: int, make_holder, tasks: dict[str, TaskData]
 ) -> None:
-    stage = distill_stage(make_run_context(**{"prompt.rank": rank}), tasks, _teachers(), "hash")
+    stage = distill_stage(make_holder(**{"prompt.rank": rank}), tasks, _teachers(), "hash")
     part = stage.bank.parts["metaprompt"]
     assert part.shared_SLD.shape == (1, 5, 64) and part.cols_KLR.shape == (3, 5, rank)
     assert torch.equal(prompts(stage, [0, 1, 2]), part.shared_SLD.detach().expand(3, -1, -1))
@@ -81,21 +81,19 @@ def test_distillation_starts_at_one_metaprompt_for_every_task(
     ].parameters.keys() == {"cols_KLR", "rows_KRD"}
 
 
-def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(
-    make_run_context, tasks: dict[str, TaskData], make_loop
-) -> None:
-    run_context = make_run_context(**{"distill.batch_size": 3})
-    stage = distill_stage(run_context, tasks, _teachers(), "hash")
-    trainer = make_loop(stage, run_context)
+def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_holder, tasks: dict[str, TaskData], make_loop) -> None:
+    holder = make_holder(**{"distill.batch_size": 3})
+    stage = distill_stage(holder, tasks, _teachers(), "hash")
+    trainer = make_loop(stage, holder)
     trainer.run()
     group = stage.optimizer.groups["task"]
     assert group.total_steps.tolist() == group.steps_K.tolist() == trainer.row_steps
     assert max(trainer.row_steps) < 8 and stage.optimizer.groups["shared"].steps_K.tolist() == [8]
 
 
-def test_the_samplers_weights_are_the_tasks_sizes(make_run_context, tasks: dict[str, TaskData]) -> None:
+def test_the_samplers_weights_are_the_tasks_sizes(make_holder, tasks: dict[str, TaskData]) -> None:
     stage = distill_stage(
-        make_run_context(**{"distill.sampler": "capped", "distill.cap": 10, "distill.task_subsets": False}),
+        make_holder(**{"distill.sampler": "capped", "distill.cap": 10, "distill.task_subsets": False}),
         tasks,
         _teachers(),
         "hash",
@@ -107,16 +105,16 @@ def test_the_samplers_weights_are_the_tasks_sizes(make_run_context, tasks: dict[
     )
 
 
-def rows(make_run_context, tasks: dict[str, TaskData], **changes):
-    run_context = make_run_context("rows" + str(abs(hash(str(changes)))), **changes)
-    return adapt_rows(run_context.config, tasks)
+def rows(make_holder, tasks: dict[str, TaskData], **changes):
+    holder = make_holder("rows" + str(abs(hash(str(changes)))), **changes)
+    return adapt_rows(holder.context.config, tasks)
 
 
-def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_run_context, tasks: dict[str, TaskData]) -> None:
+def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_holder, tasks: dict[str, TaskData]) -> None:
     found = {
         r.name: r
         for r in rows(
-            make_run_context,
+            make_holder,
             tasks,
             **{"adapt.shots": ["0", "2", "4", "full"], "adapt.seeds": [0, 1], "adapt.eval_interval": 1},
         )
@@ -138,16 +136,16 @@ def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_run_context, ta
     for name, row in found.items():  # few-shot runs use the last step unless a validation split is named
         assert (row.validation is not None) == ("/full/" in name), name
     chosen = rows(
-        make_run_context,
+        make_holder,
         tasks,
         **{"adapt.shots": ["0", "4"], "adapt.eval_interval": 1, "adapt.few_shot_validation": True},
     )
     assert {r.shots: r.validation is not None for r in chosen} == {"0": False, "4": True}
 
 
-def test_more_shots_than_examples_are_refused_with_every_task(make_run_context, tasks: dict[str, TaskData]) -> None:
+def test_more_shots_than_examples_are_refused_with_every_task(make_holder, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError) as error:
-        rows(make_run_context, tasks, **{"adapt.shots": ["7", "24"]})
+        rows(make_holder, tasks, **{"adapt.shots": ["7", "24"]})
     assert error.value.problems == [
         "adapt.shots: 24: task alpha has 23 usable training examples",
         "adapt.shots: 24: task beta has 6 usable training examples",
@@ -156,9 +154,9 @@ def test_more_shots_than_examples_are_refused_with_every_task(make_run_context, 
 
 
 @pytest.mark.parametrize("changes", [{"adapt.methods": []}, {"adapt.shots": []}, {"adapt.seeds": []}])
-def test_nothing_to_train_is_refused(changes, make_run_context, tasks: dict[str, TaskData]) -> None:
+def test_nothing_to_train_is_refused(changes, make_holder, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError, match="no row to train"):
-        rows(make_run_context, tasks, **changes)
+        rows(make_holder, tasks, **changes)
 
 
 def source(rank: int) -> JoinedBank:
@@ -185,12 +183,12 @@ def sources(bank: JoinedBank) -> dict[str, Source]:
     ],
 )
 def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(
-    init: str, rank: int, how: str, make_run_context, tasks: dict[str, TaskData]
+    init: str, rank: int, how: str, make_holder, tasks: dict[str, TaskData]
 ) -> None:
     bank = source(rank)
     part = bank.parts["metaprompt"]
     stage = adapt_stage(
-        make_run_context(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}),
+        make_holder(**{"adapt.init": init, "prompt.rank": rank, "adapt.methods": ["metaprompt"]}),
         tasks,
         sources(bank),
     )
@@ -204,14 +202,14 @@ def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(
         assert torch.equal(prompts(stage, [0]), part.shared_SLD.detach())
 
 
-def test_a_source_task_that_is_not_there_is_refused(make_run_context, tasks: dict[str, TaskData]) -> None:
+def test_a_source_task_that_is_not_there_is_refused(make_holder, tasks: dict[str, TaskData]) -> None:
     with pytest.raises(UserError, match=r"adapt\.init: 'delta' is no source task of .*; it has alpha, beta, gamma"):
-        adapt_stage(make_run_context(**{"adapt.init": "task:delta"}), tasks, sources(source(2)))
+        adapt_stage(make_holder(**{"adapt.init": "task:delta"}), tasks, sources(source(2)))
 
 
-def test_adapting_leaves_its_source_as_it_was(make_run_context, make_loop, tasks: dict[str, TaskData]) -> None:
+def test_adapting_leaves_its_source_as_it_was(make_holder, make_loop, tasks: dict[str, TaskData]) -> None:
     bank = source(2)
     before = {n: p.detach().clone() for n, p in bank.named_parameters()}
-    run_context = make_run_context(**{"adapt.train": "all"})
-    make_loop(adapt_stage(run_context, tasks, sources(bank)), run_context).run()
+    holder = make_holder(**{"adapt.train": "all"})
+    make_loop(adapt_stage(holder, tasks, sources(bank)), holder).run()
     assert all(torch.equal(p, before[n]) for n, p in bank.named_parameters())

@@ -31,7 +31,7 @@ class Teach:
     steps.
     """
 
-    make_run_context: Callable[..., Any]
+    make_holder: Callable[..., Any]
     make_loop: Callable[..., Trainer]
     row_of: Callable[..., Any]
     tasks: dict[str, TaskData]
@@ -51,7 +51,7 @@ class Teach:
         if nan in which:
             prompts_KLD[list(which).index(nan)] = torch.nan
         self.made.append("".join(map(str, which)))
-        run_context = self.make_run_context(f"teach{len(self.made)}")
+        holder = self.make_holder(f"teach{len(self.made)}")
         bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(which)})
         lr, total = torch.tensor([LRS[k] for k in which], dtype=torch.float64), torch.tensor([TOTALS[k] for k in which])
         group = RowGroup({"prompts_KLD": bank.parts["teacher"].prompts_KLD}, lr, total, 2, "linear", 0.5)
@@ -63,7 +63,7 @@ class Teach:
         ]
         stage = Stage(
             "teach",
-            run_context.run_dir,
+            holder.context.run_dir,
             bank,
             rows,
             RowwiseAdamW({"teacher": group}),
@@ -73,14 +73,14 @@ class Teach:
             eval_interval=2 if validated else 0,
             patience=2 if validated else 0,
         )
-        trainer = self.make_loop(stage, run_context, checkpoint_every=100, log_every=log_every)
+        trainer = self.make_loop(stage, holder, checkpoint_every=100, log_every=log_every)
         trainer.run()
         return trainer
 
 
 @pytest.fixture
-def teach(make_run_context, make_loop, row_of, tasks: dict[str, TaskData]) -> Teach:
-    return Teach(make_run_context, make_loop, row_of, tasks)
+def teach(make_holder, make_loop, row_of, tasks: dict[str, TaskData]) -> Teach:
+    return Teach(make_holder, make_loop, row_of, tasks)
 
 
 def prompts(trainer: Trainer, best: bool = False) -> Tensor:
@@ -162,14 +162,14 @@ def test_a_task_that_goes_nan_leaves_the_others_as_they_would_be(teach: Teach, n
 
 
 @pytest.fixture
-def adapted(make_run_context, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
+def adapted(make_holder, make_loop, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """``adapted("all", **{"adapt.shots": ["4"]})``: the loop of an adaptation from a made-up distillation of three
     tasks, run to its end.
     """
     count = iter(range(100))
 
     def run(train: str, **changes: Any) -> Trainer:
-        run_context = make_run_context(
+        holder = make_holder(
             f"adapt{next(count)}",
             **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes},
         )
@@ -177,11 +177,11 @@ def adapted(make_run_context, make_loop, tasks: dict[str, TaskData]) -> Callable
         cols_KLR, rows_KRD = identity_factors(3, 5, 2, 64, generator)
         part = DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)
         stage = adapt_stage(
-            run_context,
-            {n: tasks[n] for n in run_context.config.adapt.targets},
+            holder,
+            {n: tasks[n] for n in holder.context.config.adapt.targets},
             {"metaprompt": Source(part, NAMES, "hash", 0)},
         )
-        trainer = make_loop(stage, run_context, checkpoint_every=100)
+        trainer = make_loop(stage, holder, checkpoint_every=100)
         trainer.run()
         return trainer
 

@@ -158,19 +158,17 @@ def test_a_plan_that_no_longer_holds_is_made_anew(cached) -> None:
     assert trainer.last_step_picks and row not in {p.row for p in trainer.last_step_picks}
 
 
-def test_a_benchmark_fills_what_its_steps_read(make_run_context, make_loop, teachers, tasks, tmp_path) -> None:
-    run_context = make_run_context(
-        **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache")}
-    )
+def test_a_benchmark_fills_what_its_steps_read(make_holder, make_loop, teachers, tasks, tmp_path) -> None:
+    holder = make_holder(**{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache")})
     said: list[str] = []
-    run_context.print_rank0 = said.append
+    holder.context.print_rank0 = said.append
     taught = teachers(3).double()
-    stage = distill_stage(run_context, tasks, taught, "hash")
-    cache_teachers(run_context, stage, taught, steps=1)
+    stage = distill_stage(holder, tasks, taught, "hash")
+    cache_teachers(holder, stage, taught, steps=1)
     cache = stage.cached_teachers.cache
     assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
     assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)
-    trainer = make_loop(stage, run_context)
+    trainer = make_loop(stage, holder)
     stage.teachers = None
     trainer.gradients(0)
     with pytest.raises(RuntimeError, match="was not asked for when it was filled"):

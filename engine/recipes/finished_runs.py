@@ -1,0 +1,81 @@
+"""Modes that read finished runs: ``evaluate``, ``predict``, ``report``, ``export``, ``merge``."""
+
+from collections.abc import Sequence
+
+from engine.config import FREE_IN_EVALUATION, RunConfig, expand, resolve
+from engine.core import UserError
+from engine.distributed import room_for
+
+
+def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:
+    """Official metrics of a finished run's rows on their test splits -> results.json."""
+    from engine.core import deterministic
+    from engine.evaluation import evaluate_run
+    from engine.training import BackboneHolder
+
+    config = _of_run(run, overrides or {}, "evaluate")
+    with deterministic(config.deterministic):
+        evaluate_run(BackboneHolder.of(config, writes=("--run", "data.cache")), tasks)
+
+
+def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
+    """Answers for a user's own notes, by one row of a finished run: task, method, shots and seed (empty: chosen)."""
+    from engine.core import deterministic
+    from engine.evaluation import Wanted, predict_notes
+    from engine.training import BackboneHolder
+
+    config = _of_run(run, overrides or {}, "predict")
+    into = expand(output)
+    with deterministic(config.deterministic):
+        holder = BackboneHolder.of(config, writes=())
+        predict_notes(holder, Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+
+
+def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
+    """A finished run's configuration, with what a command that only reads the run may change."""
+    run_dir = expand(run)
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
+    problems = []
+    for key in overrides:
+        if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION:
+            free = ", ".join(FREE_IN_EVALUATION)
+            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
+    if problems:
+        raise UserError(problems)
+    # the run's own `overwrite` was of its training
+    return resolve(run_dir / "config.yaml", {"overwrite": "false", **overrides, "run_dir": str(run_dir)})
+
+
+def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
+    """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the
+    terminal.
+    """
+    from engine.reporting import write_report
+
+    problems = [] if runs else ["--runs: names no run directory"]
+    if vocabulary.lower() not in ("true", "false"):
+        problems.append(f"command line: --vocabulary: {vocabulary!r} is neither true nor false")
+    into = expand(output or runs[0]) if runs else None
+    if into is not None and not output:  # a flag was looked at as the command was read
+        problems += room_for("command line: --output", into, 0)
+    if problems or into is None:
+        raise UserError(problems)
+    write_report([expand(r) for r in runs], into, runs, vocabulary.lower() == "true")
+
+
+def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:
+    """Prompts of a finished run as PEFT adapters or for vLLM."""
+    from engine.recipes.exporting import export_run
+
+    for folder in export_run(expand(run), fmt, expand(output), tasks):
+        print(f"written {folder}")
+
+
+def merge(runs: Sequence[str], output: str, sums: str = "", sum_of: str = "metaprompt/full") -> None:
+    """Several finished adaptations as one run; rows that are sums of prompts."""
+    from engine.recipes.merging import merge_runs
+
+    if not runs:
+        raise UserError("--runs: names no run directory")
+    merge_runs([expand(r) for r in runs], expand(output), sums, sum_of)
