@@ -178,7 +178,9 @@ class JoinedBank(nn.Module):
         first = int(rows_K[0])
         for name, span in self.spans().items():
             if first in span and bool(((rows_K >= span.start) & (rows_K < span.stop)).all()):  # one part's: in one go
-                return self.parts[name].packed_sequence(rows_K - span.start, tokens_TD)  # type: ignore[operator, no-any-return]
+                part: Any = self.parts[name]
+                sequence: Tensor = part.packed_sequence(rows_K - span.start, tokens_TD)
+                return sequence
         return _joined(self.prompts(rows_K), tokens_TD)
 
     def length(self, row: int) -> int:

@@ -50,7 +50,9 @@ def packed_row(shared_SLD: Tensor, cols_KLR: Tensor, rows_KRD: Tensor, rows_K: T
     """
     if not available(tokens_TD) or shared_SLD.dtype != torch.float32:
         return packed_row_reference(shared_SLD, cols_KLR, rows_KRD, rows_K, tokens_TD)
-    return _PackedRow.apply(shared_SLD, cols_KLR, rows_KRD, rows_K, tokens_TD)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _PackedRow.apply
+    sequence: Tensor = apply(shared_SLD, cols_KLR, rows_KRD, rows_K, tokens_TD)
+    return sequence
 
 
 class _PackedRow(torch.autograd.Function):

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("engine", "clinical_tasks", "backbones", "prompt_modules", "benchmarks", "tools")
+PACKAGES = ("engine", "clinical_tasks", "backbones", "prompt_modules", "strict_yaml", "benchmarks", "tools")
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 WIDTH = 120  # columns
 UNBOUNDED = ("clinical_tasks/readers",)  # a flat list of formats, one file each
@@ -51,7 +51,7 @@ def measure(root: Path = ROOT) -> Structure:
         largest_folder=folders.most_common(1)[0],
         largest_package=(largest, size / total),
         past_faces=sorted(_past_faces(root, trees)),
-        run_context_importers=sorted(_importers(root, trees, "BackboneHolder")),
+        run_context_importers=sorted(_importers(root, trees, "RunContext")),
     )
 
 

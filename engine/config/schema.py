@@ -9,12 +9,17 @@ from functools import partial
 from typing import Any, Literal
 
 from engine.config import keys
-from engine.config.sections.adapt import AdaptConfig
-from engine.config.sections.data import DataConfig, PromptConfig
-from engine.config.sections.distill import DistillConfig, TeachConfig
-from engine.config.sections.evaluate import EvaluateConfig
-from engine.config.sections.lr_sweep import LrSweepConfig
-from engine.config.sections.records import CheckpointConfig, LogConfig
+from engine.config.sections import (
+    AdaptConfig,
+    CheckpointConfig,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    LogConfig,
+    LrSweepConfig,
+    PromptConfig,
+    TeachConfig,
+)
 from strict_yaml import Leaf, leaves
 
 __all__ = [

@@ -49,10 +49,8 @@ def decontaminate(
         missing = split_files(target, root, "test").missing
         if missing:
             problems.append(
-                (
-                    f"data.decontaminate_against: task {target.name}: not found in {root / target.folder}: "
-                    f"{', '.join(missing)}"
-                )
+                f"data.decontaminate_against: task {target.name}: not found in {root / target.folder}: "
+                f"{', '.join(missing)}"
             )
     if problems:
         raise UserError(problems)

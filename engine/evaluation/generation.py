@@ -132,7 +132,8 @@ class Greedy:
 
     def _idle(self) -> Tensor:
         """The same gathers, for the other ranks' sake."""
-        return self.backbone.prefill([[self.end_id]], lambda tokens_TD: tokens_TD, self._slots(1, 0, 1))[:0]  # type: ignore[no-any-return]
+        idle: Tensor = self.backbone.prefill([[self.end_id]], lambda tokens_TD: tokens_TD, self._slots(1, 0, 1))
+        return idle[:0]
 
     def _slots(self, width: int, length: int, tokens: int) -> Slots:
         model = self.backbone.model

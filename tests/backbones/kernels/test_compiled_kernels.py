@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed: kernels 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from backbones.attention import collect_kernel, merge_kernel
+from backbones.attention import collect_kernel, merge_kernel  # noqa: E402
 from backbones.kernels import experts, fused, mxfp4  # noqa: E402
 from prompt_modules import projection  # noqa: E402
 

@@ -92,7 +92,7 @@ def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
         (
             {"adapt": {"methods": ["adalora"]}},
             (
-                "adapt.methods: 'adalora' is none of metaprompt, prompt_tuning, multitask_prompt, lora, instruction, "
+                "adapt.methods: 'adalora' is none of metaprompt, prompt_tuning, lora, multitask_prompt, instruction, "
                 "in_context; did you mean 'lora'?"
             ),
         ),
