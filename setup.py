@@ -6,7 +6,7 @@ engine/core/resources.py finds the folders again.
 
 from setuptools import find_packages, setup
 
-CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks")
+CODE = ("engine", "strict_yaml", "prompt_modules", "backbones", "clinical_tasks")
 DATA = {"engine.ds_configs": "ds_configs", "engine.machines": "configs/machines"}
 
 setup(

@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from tools import lock
 
 BUILT_FROM = ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train.py")
-FOLDERS = ("engine", "prompt_modules", "backbones", "clinical_tasks", "ds_configs", "configs")
+FOLDERS = ("engine", "strict_yaml", "prompt_modules", "backbones", "clinical_tasks", "ds_configs", "configs")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.safetensors")
-PACKAGES = ("engine", "prompt_modules", "backbones", "clinical_tasks")
+PACKAGES = ("engine", "strict_yaml", "prompt_modules", "backbones", "clinical_tasks")
 
 
 @pytest.fixture(scope="module")

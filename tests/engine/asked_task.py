@@ -29,7 +29,7 @@ def bank() -> JoinedBank:
 @pytest.fixture
 def task(make_holder) -> Callable[[str], TaskData]:
     """``task("likelihood")``: eight test examples, of which one did not fit."""
-    layout = make_holder("layout").layout
+    layout = make_holder("layout").context.layout
 
     def make(answer: str) -> TaskData:
         from datasets import Dataset

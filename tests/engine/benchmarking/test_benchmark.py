@@ -218,7 +218,7 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         "mode": "evaluate",
         "invented": "x",
         "shardings": "cloud",
-        "sweep": "token_bugdet=1;seed",
+        "sweep": "max_token_per_micro_batch=1;seed",
         "profile": "yes",
         "compare": "/none.json",
     }

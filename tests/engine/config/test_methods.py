@@ -3,9 +3,8 @@
 import pytest
 
 from engine.config.learning_rates import own_rate, tried_rates
-from engine.config.schema import known_keys
 from engine.config.methods import DECOMPOSED, METHODS, SOURCES, TRAINED, UNTRAINED, Method
-from engine.config.schema import RunConfig
+from engine.config.schema import RunConfig, known_keys
 from engine.config.sections import AdaptConfig
 from engine.training.adapt import BUILDERS
 

@@ -107,7 +107,7 @@ def test_commands_that_read_a_run_can_ask_for_it(
 ) -> None:
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
-    monkeypatch.setattr("engine.training.BackboneHolder", lambda config, writes: config)
+    monkeypatch.setattr("engine.training.BackboneHolder.of", lambda config, writes: config)
     monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_: seen.append(state()))
     monkeypatch.setattr("engine.evaluation.predict_notes", lambda *_: seen.append(state()))
     asked = {"deterministic": "true"}
@@ -131,7 +131,7 @@ def test_cases_of_a_sweep_take_turns_each_in_its_own_state(with_gpu: None, monke
         return outcome, None
 
     chosen = SimpleNamespace(sharding="replicated", recompute=0, offloaded=False)
-    holder: Any = SimpleNamespace(card="card")
+    holder: Any = SimpleNamespace(context=SimpleNamespace(card="card"))
     measured = [runner.Measured(case, holder, {}, chosen) for case in request.cases]  # type: ignore[arg-type]
     assert measured[0].lives == measured[1].lives  # one backbone serves both
     cpu = torch.device("cpu")

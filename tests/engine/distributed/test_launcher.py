@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import train
-from engine.cli import main
+from engine.cli import exit_codes, main
 from engine.core.errors import UserError
 from engine.distributed import launcher, process_group
 from engine.distributed.process_group import DistEnv, dist_env
@@ -263,7 +263,7 @@ def test_a_launchers_flag_that_makes_no_sense_is_refused(
     project: Path,
 ) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(main, "LET_RANK_0_SPEAK", 0)
+    monkeypatch.setattr(exit_codes, "LET_RANK_0_SPEAK", 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as end:
         train.main(arguments)

@@ -230,7 +230,7 @@ def test_plan_from_the_command_line(
     assert (
         asked["chosen"] == "zero3"
         and not asked["fits"]
-        and "asked for: sharded, but needs more than the 92%" in capsys.readouterr().out
+        and "asked for: zero3, but needs more than the 92%" in capsys.readouterr().out
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.cli import main
+from engine.cli import exit_codes, main
 from engine.core.errors import Stopped, UserError
 from engine.distributed.preemption import PreemptionHandler, StopRequest, signal_number
 from engine.training.forward_backward import ForwardBackward
@@ -128,7 +128,7 @@ def test_a_signal_during_imports_stops_the_first_loop_and_one_during_evaluation_
 def test_rank_0_tells_a_job_script_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "code"
     monkeypatch.setenv("EXIT_CODE_FILE", str(file))
-    monkeypatch.setattr(main, "LET_RANK_0_SPEAK", 0)
+    monkeypatch.setattr(exit_codes, "LET_RANK_0_SPEAK", 0)
     for rank, wanted in (("1", None), ("0", "2")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as end:

@@ -37,7 +37,7 @@ def test_a_choice_is_the_likeliest_option_with_its_end(
         with torch.no_grad():
             prompt = bank.prompts(torch.tensor([row]))[0]
             logp = [
-                -sum(t.item() for t in naive_losses(Sample(context, s.layout.answer_ids(o)), prompt)["ce"])
+                -sum(t.item() for t in naive_losses(Sample(context, s.context.layout.answer_ids(o)), prompt)["ce"])
                 for o in options
             ]
         wanted = "" if i == DROPPED else options[int(np.argmax(logp))]
@@ -57,7 +57,7 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
         options, context = rows.example(i).options, rows.sample(i).context_ids
         with torch.no_grad():
             prompt = bank.prompts(torch.tensor([1]))[0]
-            per_token = [naive_losses(Sample(context, s.layout.answer_ids(o)), prompt)["ce"] for o in options]
+            per_token = [naive_losses(Sample(context, s.context.layout.answer_ids(o)), prompt)["ce"] for o in options]
         assert found[i] == options[int(np.argmax([-sum(t.item() for t in terms) / len(terms) for terms in per_token]))]
     assert found != summed  # the option of several tokens gains
 
@@ -81,10 +81,10 @@ def test_generation_is_greedy_whatever_the_batch(
         ids = list(rows.sample(i).context_ids)
         answer: list[int] = []
         with torch.no_grad():
-            while len(answer) < 6 and s.layout.end_id not in answer:
+            while len(answer) < 6 and s.context.layout.end_id not in answer:
                 embeds = torch.cat([prompt, embed(torch.tensor(ids + answer))])[None]
                 answer.append(int(backbone.model(inputs_embeds=embeds).logits[0, -1].argmax()))
-        assert found[i] == ("" if i == DROPPED else s.layout.answer_text(answer))
+        assert found[i] == ("" if i == DROPPED else s.context.layout.answer_text(answer))
     assert len(set(found)) > 2
 
 
@@ -104,14 +104,14 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
 ) -> None:
     """With solved examples between it and the input where there are any; each whole context anew, read in one go."""
     s = make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.batch_size": 3, "batching": batching})
-    s.layout.instruction_first = first
+    s.context.layout.instruction_first = first
     mine = task(answer)
     found = Predictor(s, None, solved).answers(mine, 0)
-    shown = "".join(f"{text}{s.layout.separator}{answered}\n\n" for text, answered in solved)
-    encode, bos = s.tokenizer.encode, s.tokenizer.bos_id
+    shown = "".join(f"{text}{s.context.layout.separator}{answered}\n\n" for text, answered in solved)
+    encode, bos = s.context.tokenizer.encode, s.context.tokenizer.bos_id
     for i in range(8):
         example = mine.splits["test"].example(i)
-        after = s.layout.separator
+        after = s.context.layout.separator
         asked = shown + example.input_text + after
         ids = [*encode(INSTRUCTION), bos, *encode(asked)] if first else [bos, *encode(INSTRUCTION + after + asked)]
         wanted = ""
@@ -119,17 +119,17 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
             if answer == "likelihood":
                 scores = []
                 for option in example.options:
-                    label = s.layout.answer_ids(option)
+                    label = s.context.layout.answer_ids(option)
                     logits = backbone.model(input_ids=torch.tensor([ids + label])).logits[0].log_softmax(-1)
                     scores.append(sum(logits[len(ids) - 1 + n, token].item() for n, token in enumerate(label)))
                 wanted = example.options[int(np.argmax(scores))]
             else:
                 answered: list[int] = []
-                while len(answered) < 6 and s.layout.end_id not in answered:
+                while len(answered) < 6 and s.context.layout.end_id not in answered:
                     answered.append(
                         int(backbone.model(input_ids=torch.tensor([ids + answered])).logits[0, -1].argmax())
                     )
-                wanted = s.layout.answer_text(answered)
+                wanted = s.context.layout.answer_text(answered)
         assert found[i] == ("" if i == DROPPED else wanted)
     assert len(set(found)) > 1
 
@@ -137,16 +137,16 @@ def test_an_instruction_is_asked_in_place_of_a_prompt(
 def test_an_answer_ends_at_the_end_token(make_holder, bank: JoinedBank, task, monkeypatch: pytest.MonkeyPatch) -> None:
     s = make_holder(**{"evaluate.max_new_tokens": 6})
     free = Predictor(s, bank).answers(task("generation"), 1)
-    word = s.tokenizer.encode(" asthma")[0]
+    word = s.context.tokenizer.encode(" asthma")[0]
     (which,) = [i for i, text in enumerate(free) if text.endswith(" asthma")]
-    monkeypatch.setattr(s.layout, "end_id", word)  # what the model says last is the end now
+    monkeypatch.setattr(s.context.layout, "end_id", word)  # what the model says last is the end now
     short = Predictor(s, bank).answers(task("generation"), 1)
     assert short[which] and free[which].startswith(short[which]) and "asthma" not in short[which]
 
 
 def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_holder, task) -> None:
     s = make_holder(**{"evaluate.max_new_tokens": 6})
-    mine, layout = task("generation"), s.layout
+    mine, layout = task("generation"), s.context.layout
     longest = max(
         len(layout.instructed_ids(INSTRUCTION, e.input_text, SOLVED[:1])) for e in mine.splits["test"].examples()
     )
@@ -172,7 +172,7 @@ def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make
     short.answers(mine, 0)
     assert short.shown is not None and short.shown.limit == 8192 and set(short.shown.used) == {len(SOLVED)}
     s = make_holder(**{"evaluate.max_context": 10**6})
-    s.model_config.max_position_embeddings = 300
+    s.context.model_config.max_position_embeddings = 300
     asker = Predictor(s, None, SOLVED)
     asker._begin(mine.card)
     assert asker.shown is not None and asker.shown.limit == 300
@@ -196,7 +196,7 @@ def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_holde
 
 @pytest.mark.parametrize("limit", [0, 30, 60, 90, 200, 10_000])
 def test_a_context_holds_as_many_examples_as_fit(limit: int, make_holder) -> None:
-    layout = make_holder().layout
+    layout = make_holder().context.layout
     examples = [(f"note {'pain ' * (n % 4)}{n}", "yes") for n in range(9)]
     shown = Shown(layout, INSTRUCTION, examples, limit)
     ids = shown.context("fever ?", 5)
@@ -293,14 +293,14 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     assert (asker.work.answers, asker.work.read_back) == (4, 3) and (asker.work.tokens > 0) == (answer == "generation")
     assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (0, 7)
     truncated = asker.n_truncated
-    s.config.overwrite = True
+    s.context.config.overwrite = True
     assert (
         asker.answers(mine, 1, kept(asker)) == wanted
         and (asker.work.answers, asker.work.read_back) == (7, 0)
         and asker.n_truncated == truncated
     )
-    s.config.overwrite = False
-    s.config.evaluate.max_new_tokens = 3  # other answers
+    s.context.config.overwrite = False
+    s.context.config.evaluate.max_new_tokens = 3  # other answers
     assert asker.answers(mine, 1, kept(asker)) == Predictor(s, bank).answers(mine, 1) and asker.work.read_back == 0
 
 
@@ -334,7 +334,7 @@ def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_holder, b
 def test_in_context_examples_are_the_set_that_trained_rows_get(make_holder, task) -> None:
     from datasets import Dataset
 
-    layout = make_holder().layout
+    layout = make_holder().context.layout
     examples = [
         Example("mine", f"e{i}", f"d{i}", 0, f"note {i}", f"answer {i}", (), {"label": str(i % 3)}) for i in range(12)
     ]
@@ -353,7 +353,7 @@ def test_in_context_examples_are_the_set_that_trained_rows_get(make_holder, task
             "adapt.seeds": [0, 1],
             "adapt.methods": ["metaprompt", "instruction", "in_context"],
         },
-    ).config
+    ).context.config
     rows = adapt_rows(c, {"mine": TaskData(None, {"train": train})})  # type: ignore[arg-type]
     assert {r.method for r in rows} == {"metaprompt"}
     for row in rows:

@@ -85,7 +85,7 @@ def test_a_server_answers_as_we_do(
             "evaluate.server_model": "mine",
         }
     )
-    monkeypatch.setattr(Completions, "layout", local.layout)
+    monkeypatch.setattr(Completions, "layout", local.context.layout)
     announce(served)
     announce(local)
     assert capsys.readouterr().out.count("WARNING notes leave this process") == 1
@@ -115,10 +115,10 @@ def test_a_server_that_fails_ends_the_command_and_quotes_nothing(
     monkeypatch.setattr(Completions, "always", fault)
     with pytest.raises(RuntimeError, match=rf"evaluate.server: {address}: HTTP {fault[0]}; answers so far are kept"):
         Predictor(served, bank).answers(task("generation"), 0)
-    served.config.evaluate.server_model = "absent"
+    served.context.config.evaluate.server_model = "absent"
     with pytest.raises(UserError, match="serves mine, other, not absent"):
         announce(served)
-    served.config.evaluate.server = "http://127.0.0.1:1"
+    served.context.config.evaluate.server = "http://127.0.0.1:1"
     with pytest.raises(UserError, match="does not answer as a vLLM server does"):
         announce(served)
 

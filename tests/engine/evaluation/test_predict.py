@@ -128,7 +128,7 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
     with pytest.raises(UserError, match="is there already"):
         predict_notes(s, Wanted("mine"), source, output, False)
     before = output.read_text()
-    s.config.overwrite = True
+    s.context.config.overwrite = True
     predict_notes(s, Wanted("mine"), source, output, False)
     assert output.read_text() == before and len(asked) == 10
 

@@ -29,7 +29,7 @@ def sources() -> dict[str, Source]:
 
 
 def test_a_sweep_has_a_row_for_each_rate_with_a_seed_of_its_own(make_holder, tasks: dict[str, TaskData]) -> None:
-    c = make_holder(**SWEEP, **{"lr_sweep.shots": ["2"]}).config
+    c = make_holder(**SWEEP, **{"lr_sweep.shots": ["2"]}).context.config
     swept, trained = adapt_rows(c, tasks, tuning=True), adapt_rows(c, tasks, {("metaprompt", "2"): Rate(0.2)})
     rates = {"metaprompt": (0.1, 0.2), "prompt_tuning": (0.3, 0.6)}
     assert {(r.label, r.rate.own) for r in swept} == {(f"{m}@lr={lr}", lr) for m, lrs in rates.items() for lr in lrs}
@@ -59,12 +59,12 @@ def test_every_row_trains_at_its_own_rate(make_holder, make_loop, tasks: dict[st
         **{**SWEEP, "lr_sweep.metaprompt": [], "lr_sweep.relative_lr_prompt": []},
         **{"adapt.train": "all", "adapt.relative_lr_shared": 0.02, "adapt.lr_task": 0.2},
     )
-    alone.config.adapt.seeds, alone.config.adapt.methods = [100], ["metaprompt"]
+    alone.context.config.adapt.seeds, alone.context.config.adapt.methods = [100], ["metaprompt"]
     other = make_loop(adapt_stage(alone, data, sources()), alone)
     other.run()
     prompts = {r.name: trainer.stage.bank.prompts(torch.tensor([k]))[0] for k, r in enumerate(trainer.stage.rows)}
     names = [r.name for r in other.stage.rows if r.shots != "0"]
-    assert names and trainer.stage.name == "lr_sweep" and trainer.stage.run_dir == together.run_dir / "lr_sweep"
+    assert names and trainer.stage.name == "lr_sweep" and trainer.stage.run_dir == together.context.run_dir / "lr_sweep"
     for k, row in enumerate(other.stage.rows):
         if row.shots != "0":
             task, _, shots, seed = row.name.split("/")
@@ -177,7 +177,9 @@ def test_scores_are_kept_row_by_row_and_torn_lines_asked_again(tmp_path: Path) -
 def test_tuning_seed_and_shots_are_checked(make_holder) -> None:
     from engine.config.validation import problems
 
-    config = make_holder(**SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}).config
+    config = make_holder(
+        **SWEEP, **{"lr_sweep.seed": 1, "lr_sweep.shots": ["0", "x"], "lr_sweep.lora": [0.0]}
+    ).context.config
     told = " ".join(problems(config))
     for wanted in (
         "lr_sweep.seed: 1 stands in adapt.seeds",
@@ -190,7 +192,7 @@ def test_tuning_seed_and_shots_are_checked(make_holder) -> None:
     config = make_holder(
         **SWEEP,
         **{"lr_sweep.relative_lr_shared": [0.1], "lr_sweep.relative_lr_teach": [0.1], "teach.run": "runs/other"},
-    ).config
+    ).context.config
     told = " ".join(problems(config))
     assert (
         "lr_sweep.relative_lr_shared: is of adapt.train: all" in told

@@ -221,7 +221,7 @@ def test_other_data_are_refused(build: Build, tasks: dict[str, TaskData]) -> Non
         ("log.interval", 2),
         ("checkpoint.keep", 1),
         ("evaluate.batch_size", 3),
-        ("recompute", "all"),
+        ("activation_checkpointing", "all"),
         ("batching", "plain"),
     ],
 )

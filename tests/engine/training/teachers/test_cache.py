@@ -69,7 +69,7 @@ def test_ranks_share_the_work_and_write_the_same(cached, backbone, tmp_path, wor
         cache = cache_of(tmp_path / "many", trainer.stage, prompts)
         forward_backward = ForwardBackward(backbone, True, 30, rank, world)
         bank = SoftPromptBank(prompts)
-        bank.row = lambda *a, row=bank.row, rank=rank: calls.append(rank) or row(*a)
+        bank.packed_sequence = lambda *a, row=bank.packed_sequence, rank=rank: calls.append(rank) or row(*a)
         cache.fill(list(range(len(cache.parts))), forward_backward, bank, said.append)
     assert len({calls.count(rank) for rank in range(world)}) == 1  # under ZeRO-3 every rank must call alike
     assert all(part.file.exists() for part in cache.parts)
