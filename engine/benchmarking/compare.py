@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core import UserError, machine_info
+from engine.core import UserError, machine_info, markdown_table
 
 RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
 MACHINE = "slower, and so is the machine"
@@ -65,6 +65,30 @@ class Verdict:
         if worst.case:
             out += f" with {worst.case}"
         return f"{out}: {worst.says}"
+
+
+def verdict_table(verdict: Verdict) -> list[str]:
+    """The comparison as a table, its notes below."""
+    rows = [["case", "metric", "before", "now", "now / before", "95 % interval", "says"]]
+    for line in verdict.lines:
+        interval = "-"
+        if line.interval is not None:
+            interval = f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
+        rows.append(
+            [
+                line.case or "-",
+                line.metric,
+                f"{line.old:.4g}",
+                f"{line.new:.4g}",
+                f"{line.ratio:.3f}",
+                interval,
+                line.says,
+            ]
+        )
+    out = markdown_table(rows)
+    if verdict.notes:
+        out += ["", *(f"- {note}" for note in verdict.notes)]
+    return out
 
 
 class Old:
@@ -242,8 +266,6 @@ def main() -> None:
     if len(sys.argv) != 3:
         print("usage: python -m engine.benchmarking.compare OLD.json NEW.json", file=sys.stderr)
         raise SystemExit(2)
-    from engine.benchmarking.output import verdict_table
-
     try:
         old, new = read_old(Path(sys.argv[1])), read_old(Path(sys.argv[2])).content
         old.check([c["identity"] for c in new["cases"]], new["world_size"], False, new["machine"])

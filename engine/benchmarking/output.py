@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.benchmarking.compare import Verdict
+from engine.benchmarking.compare import Verdict, verdict_table
 from engine.core import write_atomic
 from engine.telemetry import MEANINGS, PHASES
 
@@ -184,39 +184,9 @@ def _phases_above(share: float, cases: list[dict[str, Any]]) -> list[str]:
     return out
 
 
-def verdict_table(verdict: Verdict) -> list[str]:
-    rows = []
-    for line in verdict.lines:
-        interval = "-"
-        if line.interval is not None:
-            interval = f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
-        rows.append(
-            [
-                line.case or "-",
-                line.metric,
-                f"{line.old:.4g}",
-                f"{line.new:.4g}",
-                f"{line.ratio:.3f}",
-                interval,
-                line.says,
-            ]
-        )
-    out = markdown(["case", "metric", "before", "now", "now / before", "95 % interval", "says"], rows)
-    if verdict.notes:
-        out += ["", *bullets(verdict.notes)]
-    return out
-
-
 def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     """A table that can be read as text too."""
-    cells = [[cell.replace("|", "/") for cell in row] for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        line = " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append(f"| {line} |")
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return lines
+    return core.markdown_table([[cell.replace("|", "/") for cell in row] for row in [head, *rows]])
 
 
 def chart(file: Path, content: dict[str, Any]) -> None:

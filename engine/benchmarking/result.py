@@ -4,22 +4,19 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 
-from backbones import Gathered
 from engine import distributed
 from engine.benchmarking.cases import Case
+from engine.benchmarking.measured import Measured, StepRecord
+from engine.benchmarking.peft_beside import PeftBeside
 from engine.config import NOT_IN_STEP
 from engine.core import library_versions, machine_info, source_commit
 from engine.distributed import Machine
 from engine.telemetry import PHASES, PROJECT, model_operations, utilisation
 from engine.training import BackboneHolder
-
-if TYPE_CHECKING:
-    from engine.benchmarking.peft_beside import PeftBeside
-    from engine.benchmarking.runner import Measured
 
 CONTRACT = (
     "mode",
@@ -39,21 +36,6 @@ CONTRACT = (
     "load_seconds",
     "kernel_share",
 )
-
-
-class StepRecord(NamedTuple):
-    """A step on one rank: seconds; seconds of each phase; samples and real tokens of all ranks; this rank's computed
-    tokens, gathers and GPU peak; seconds of the probe before it.
-    """
-
-    seconds: float
-    phases: dict[str, float]
-    samples: int
-    real_tokens: int
-    computed_tokens: int
-    gathered: Gathered
-    peak_gpu: int | None
-    probe: float
 
 
 def identity_of(mode: str, case: Case, holder: BackboneHolder, rows: str) -> dict[str, Any]:
@@ -79,9 +61,7 @@ def flat(case: Case) -> dict[str, Any]:
     return {key: value for key, value in out.items() if key not in NOT_IN_STEP}
 
 
-def assemble(
-    every: "Sequence[Measured]", mode: str, warmup: int, where: Machine, device: torch.device
-) -> dict[str, Any]:
+def assemble(every: Sequence[Measured], mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
     """The content of benchmark.json, on every rank: the first case's values, and all cases. A collective."""
     cases = [_case(m, mode, warmup, where, device) for m in every]
     head = {key: cases[0][key] for key in CONTRACT}
@@ -116,7 +96,7 @@ def _steps(ranks: Sequence[Sequence[StepRecord]]) -> _Steps:
     return out
 
 
-def _case(m: "Measured", mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
+def _case(m: Measured, mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:
     """A case's entry in benchmark.json. A collective."""
     ranks: list[list[StepRecord]] = distributed.gather_objects(m.records)
     assert m.trainer is None and m.chosen is not None
@@ -182,7 +162,7 @@ def _memory_and_traffic(records: Sequence[StepRecord], hosts: Sequence[int | Non
 
 
 def peft_content(
-    peft: "PeftBeside", seconds: Sequence[float], real: Sequence[int], samples: Sequence[int]
+    peft: PeftBeside, seconds: Sequence[float], real: Sequence[int], samples: Sequence[int]
 ) -> dict[str, Any]:
     """PEFT's steps. ``ratio``: its seconds over ours, step by step.
 

@@ -11,7 +11,7 @@ records its trace there, kernels compile.
 import contextlib
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +21,17 @@ from backbones import BackboneError
 from engine import distributed, telemetry
 from engine.benchmarking.cases import PROFILED, Case, Request
 from engine.benchmarking.compare import Old, read_old
+from engine.benchmarking.measured import Measured, StepRecord
 from engine.benchmarking.memory_probe import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
 from engine.benchmarking.output import write_files
 from engine.benchmarking.peft_beside import PeftBeside, check_ranks
 from engine.benchmarking.profile import profiled
-from engine.benchmarking.result import StepRecord, assemble, identity_of
+from engine.benchmarking.result import assemble, identity_of
 from engine.benchmarking.stage import data_of, stage_of
 from engine.core import Slower, UserError, deterministic
-from engine.data import TaskData, data_fingerprint
+from engine.data import data_fingerprint
 from engine.distributed import Machine, MemoryEstimate, ShardedBackbone
 from engine.training import BackboneHolder, Stage, Trainer, trainer_config
-
-
-@dataclass
-class Measured:
-    """A case on its way: what is known of it before a backbone stands, what it runs on, what its steps took."""
-
-    case: Case
-    holder: BackboneHolder
-    data: dict[str, TaskData]
-    chosen: MemoryEstimate | None = None
-    load_seconds: float = 0.0
-    backbone: ShardedBackbone | None = None
-    own_bytes: int = 0  # on the GPU, between steps
-    trainer: Trainer | None = None
-    records: list[StepRecord] = field(default_factory=list)
-    peak_host: int | None = None
-    peak: float | None = None  # operations a second that this rank's device can do
-    teacher: str | None = None  # of a distillation: asked at each step, or kept
-    beside: int = 0  # other cases that were in memory
-    identity: dict[str, Any] = field(default_factory=dict)
-    peft: PeftBeside | None = None
-
-    @property
-    def lives(self) -> tuple[Any, ...]:
-        """Cases alike in this share a backbone."""
-        assert self.chosen is not None
-        config, chosen = self.case.config, self.chosen
-        place = (chosen.sharding, chosen.recompute, chosen.offloaded)
-        return repr(self.holder.context.card), config.deepspeed, config.fused, *place
 
 
 def run_benchmark(request: Request) -> None:

@@ -23,6 +23,7 @@ from .privacy import (
     protect as protect,
 )
 from .resources import resource_folder as resource_folder, source_tree as source_tree
+from .text_table import aligned_columns as aligned_columns, markdown_table as markdown_table
 
 __all__ = [
     "CODE_CACHES",
@@ -30,6 +31,7 @@ __all__ = [
     "Slower",
     "Stopped",
     "UserError",
+    "aligned_columns",
     "damage",
     "deterministic",
     "is_creatable",
@@ -37,6 +39,7 @@ __all__ = [
     "library_versions",
     "line_chart",
     "machine_info",
+    "markdown_table",
     "nearest_existing",
     "new_partial",
     "protect",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.core import aligned_columns
 from engine.distributed import GB
 from engine.planning.cost_model import Seconds
 from engine.planning.planner import WORTH_TELLING, Case, StageTime
@@ -14,16 +15,6 @@ IN_WORDS = {
     "transfer": "copies from host memory over PCIe",
     "host": "the host, which starts modules one by one",
 }
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells under one another; the first column left, the others right."""
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, others, strict=True)]
-        lines.append("  ".join([name.ljust(first), *aligned]).rstrip())
-    return lines
 
 
 def side_by_side(tables: Sequence[Mapping[str, str]]) -> list[list[str]]:
@@ -70,7 +61,7 @@ def time_lines(case: Case, told: str, knobs: Sequence[dict[str, Any]]) -> list[s
     """Steps, speed and hours of the stages, what binds, and what other settings would give."""
     device, nodes = case.device, case.machine.nodes
     with_forward = any(stage.forward.total for stage in case.stages)
-    table = columns(side_by_side([_stage_cells(stage, with_forward) for stage in case.stages]))
+    table = aligned_columns(side_by_side([_stage_cells(stage, with_forward) for stage in case.stages]))
     seconds = case.node_hours * 3600 / nodes
     return [
         f"Time on {device.name} ({case.need.sharding}; {told})",
@@ -141,7 +132,7 @@ def advice(case: Case, knobs: Sequence[dict[str, Any]]) -> list[str]:
         for knob in knobs:
             speed, times = f"{knob['tokens_per_s']:,.0f}", f"{knob['times']:.2f}"
             rows.append([_setting(knob), speed, times, hours(knob["node_hours"]), knob["binding"]])
-        out += columns(rows)
+        out += aligned_columns(rows)
     return out
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from backbones import Gathered
 from engine import distributed
 from engine.config import RunConfig
+from engine.core import aligned_columns
 from engine.distributed import GB, Machine, MemoryEstimate, MicroBatchShape
-from engine.planning.format import columns, side_by_side, size, yes_no
+from engine.planning.format import side_by_side, size, yes_no
 from engine.planning.planner import Planner
 
 HEADINGS = {
@@ -48,7 +49,7 @@ def memory_findings(planner: Planner, config: RunConfig, machine: Machine) -> Fi
         largest = planner.largest_budget(config, machine, need.sharding)
         shardings.append(_Placement(need, planner.gathered(config, machine, need), largest))
     work = distributed.micro_batch_shape(config, planner.sizes)
-    table = columns(side_by_side([_cells(place, _parts(needs), machine) for place in shardings]))
+    table = aligned_columns(side_by_side([_cells(place, _parts(needs), machine) for place in shardings]))
     lines = [*_heading(planner, machine, work), "", *table, "", _verdict(config, machine, chosen)]
     return Findings(lines, _content(planner, config, machine, work, chosen, shardings))
 

@@ -17,21 +17,31 @@ from engine import training
 from engine.config import RunConfig
 from engine.core import UserError
 from engine.data import (
-    EveryRow,
     Item,
     Sample,
     Split,
     Stream,
     TaskData,
-    TaskMixture,
     is_tokenised,
     packed_groups,
     padded_groups,
     plan_step,
-    seed_of,
     weigh,
 )
-from engine.training import WORTH, Adapter, RunContext, Stage, adapt_rows, sample_visits
+from engine.training import (
+    WORTH,
+    Adapter,
+    RunContext,
+    Stage,
+    adapt_rows,
+    adapt_sampler,
+    distill_rows,
+    distill_sampler,
+    sample_visits,
+    teach_rows,
+    teach_sampler,
+    teach_sweep_rows,
+)
 
 SAMPLED, ENOUGH = 6, 3000  # steps of a stage that are cut, or samples of them; the rest are taken to be like them
 
@@ -197,34 +207,25 @@ def stages_of(
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
             if rows:
                 every = 0 if tuning else c.adapt.eval_interval
-                out.append(
-                    _stage(c, name, rows, EveryRow(len(rows), c.adapt.batch_size), c.adapt.steps, "train", world, every)
-                )
+                out.append(_stage(c, name, rows, adapt_sampler(c, rows), c.adapt.steps, "train", world, every))
     return out
 
 
 def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
-    tasks, t = c.distill.tasks, c.teach
-    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "teacher", bool(t.eval_interval)) for task in tasks]
-    return _stage(c, "teach", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, t.eval_interval)
+    rows, t = teach_rows(c, data), c.teach
+    return _stage(c, "teach", rows, teach_sampler(c, rows), t.steps, "train", world, t.eval_interval)
 
 
 def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
-    t, rows = c.teach, []
-    for task in c.distill.tasks:
-        order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
-        rows += [_row(task, data[task], order, "teacher", validated=False) for _ in c.lr_sweep.relative_lr_teach]
-    return _stage(c, "lr_sweep", rows, EveryRow(len(rows), t.batch_size), t.steps, "train", world, 0)
+    rows = teach_sweep_rows(c, data)
+    return _stage(c, "lr_sweep", rows, teach_sampler(c, rows), c.teach.steps, "train", world, 0)
 
 
 def _distill(
     c: RunConfig, data: dict[str, TaskData], world: int, taught: bool, decided: dict[str, Parts | None]
 ) -> StageWork:
-    tasks, s = c.distill.tasks, c.distill
-    rows = [_row(task, data[task], seed_of(c.seed, "order", task), "metaprompt", False) for task in tasks]
-    sampler = TaskMixture(
-        [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
-    )
+    s, rows = c.distill, distill_rows(c, data, "metaprompt")
+    sampler = distill_sampler(c, rows)
     if "parts" not in decided:
         decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
     kept = decided["parts"]
@@ -239,13 +240,6 @@ def _distill(
         0,
     )
     return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
-
-
-def _row(task: str, data: TaskData, seed: int, method: str, validated: bool) -> Adapter:
-    train = data.splits["train"]
-    return Adapter(
-        task, method, "full", 0, train, list(train.kept), seed, data.splits["validation"] if validated else None
-    )
 
 
 def _stage(

@@ -12,9 +12,9 @@ from typing import Any
 
 from engine import core
 from engine.config import RunConfig
-from engine.core import UserError
+from engine.core import UserError, aligned_columns
 from engine.distributed import Machine
-from engine.planning.format import bound, columns, duration, hours, percent, yes_no
+from engine.planning.format import bound, duration, hours, percent, yes_no
 from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 
 KEYS = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
@@ -148,7 +148,7 @@ def sweep_lines(sweep: Sweep, points: Sequence[Point]) -> list[str]:
     for title, cases in curves.items():
         rows = _rows(sweep.key, cases)
         bars = [(str(point.value), point.of(case).tokens_per_s) for point, case in cases]
-        out += [f"{title} ({points[0].stage})", "", *columns(rows), "", *_bars(sweep.key, bars), ""]
+        out += [f"{title} ({points[0].stage})", "", *aligned_columns(rows), "", *_bars(sweep.key, bars), ""]
     return out[:-1]
 
 

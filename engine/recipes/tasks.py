@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from engine.core import aligned_columns
+
 
 def tasks_list(cards: Sequence[str] = ()) -> None:
     """Name, type, metric, access and licence of every task card, embedded and in the folders ``cards``."""
@@ -11,6 +13,5 @@ def tasks_list(cards: Sequence[str] = ()) -> None:
     rows = [("task", "type", "metric", "access", "licence")]
     for _, card in sorted(load_cards(DataConfig(cards=list(cards))).items()):
         rows.append((card.name, card.type, card.metric, card.access, card.licence))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=False)) + "  " + row[4])
+    for line in aligned_columns(rows, right=False):
+        print(line)

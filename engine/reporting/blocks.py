@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from engine.core import markdown_table
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -126,14 +128,7 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
 
 def table(rows: Sequence[Sequence[Cell | str]]) -> str:
     """A Markdown table that reads well unrendered too."""
-    cells = [list(map(_escaped, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        line = " | ".join(value.ljust(width) for value, width in zip(row, widths, strict=True))
-        lines.append(f"| {line} |")
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines) + "\n"
+    return "\n".join(markdown_table([list(map(_escaped, row)) for row in rows])) + "\n"
 
 
 def _escaped(value: Cell | str) -> str:

@@ -2,16 +2,17 @@
 learning-rate sweep too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 
-from engine.config import DECOMPOSED, TRAINED, Rate, RunConfig, own_rate, shared_rate, tried_rates
+from engine.config import DECOMPOSED, shared_rate
 from engine.core import UserError
-from engine.data import EveryRow, Split, TaskData, data_fingerprint, few_shot_order, seed_of
+from engine.data import TaskData, data_fingerprint, seed_of
 from engine.training.backbone_holder import BackboneHolder
+from engine.training.rows import Rates, adapt_rows, adapt_sampler
 from engine.training.stage import Adapter, Stage
 from prompt_modules import (
     DecomposedBank,
@@ -41,9 +42,6 @@ class Source:
     identity: str
     seed: int
     record: Mapping[str, Any] = field(default_factory=dict)
-
-
-Rates = Mapping[tuple[str, str], Rate]  # (method, shots) -> what a sweep chose
 
 
 def adapt_stage(
@@ -83,7 +81,7 @@ def adapt_stage(
         rows,
         RowwiseAdamW(groups),
         {group: spans[group.removesuffix(SHARED)] for group in groups},
-        EveryRow(len(rows), a.batch_size),
+        adapt_sampler(c, rows),
         a.steps,
         eval_interval=eval_interval,
         patience=a.patience,
@@ -133,111 +131,6 @@ def _groups(holder: BackboneHolder, method: str, rows: Sequence[Adapter], part: 
         shared_lrs = [holder.prompt_rate(shared_rate(a, row.rate)) for row in rows]
         groups[method + SHARED] = group({"shared_SLD": part.shared_SLD}, shared_lrs)
     return groups
-
-
-def trained_methods(methods: Sequence[str]) -> list[str]:
-    """Those that are rows of the bank."""
-    return [m for m in methods if m in TRAINED]
-
-
-def adapt_rows(
-    c: RunConfig, data: dict[str, TaskData], rates: Rates | None = None, tuning: bool = False
-) -> list[Adapter]:
-    """The rows of an adaptation, method by method.
-
-    Raises:
-        UserError: more shots than a task has examples; nothing to train.
-    """
-    a, problems, rows = c.adapt, [], []
-    labels: dict[str, list[str] | None] = {}
-    for method in trained_methods(a.methods):
-        for task in a.targets:
-            train = data[task].splits["train"]
-            for shots in _shots_tried(c, tuning):
-                if shots != "full" and int(shots) > len(train.kept):
-                    problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")
-                    continue
-                validation = None
-                if not tuning and _is_validated(c, shots):
-                    validation = data[task].splits.get("validation")
-                for seed in _seeds(c, shots, tuning):
-                    indices = train_indices(train, labels, task=task, shots=shots, seed=seed, run_seed=c.seed)
-                    for variant, rate in _variants(c, method, shots, rates, tuning):
-                        row = Adapter(
-                            task,
-                            method,
-                            shots,
-                            seed,
-                            train=train,
-                            train_indices=indices,
-                            stream_seed=seed_of(c.seed, "order", task, seed),
-                            validation=validation,
-                            steps=a.steps,
-                            variant=variant,
-                            rate=rate,
-                        )
-                        rows.append(row)
-    if problems:
-        raise UserError(sorted(set(problems)))
-    if not rows and not tuning:
-        raise UserError("adapt: no row to train; adapt.methods and adapt.shots leave nothing")
-    return rows
-
-
-def _shots_tried(c: RunConfig, tuning: bool) -> Sequence[str]:
-    """Numbers of shots of an adaptation's rows, or of its sweep's, which has nothing to train at 0."""
-    if not tuning:
-        return c.adapt.shots
-    return c.lr_sweep.shots or [shots for shots in c.adapt.shots if shots != "0"]
-
-
-def _seeds(c: RunConfig, shots: str, tuning: bool) -> Sequence[int]:
-    """Seeds of the rows at so many shots; zero-shot draws nothing."""
-    if tuning:
-        return [c.lr_sweep.seed]
-    if shots == "0":
-        return c.adapt.seeds[:1]
-    return c.adapt.seeds
-
-
-def _is_validated(c: RunConfig, shots: str) -> bool:
-    """Whether an adaptation's rows at so many shots choose their best step by validation."""
-    if not c.adapt.eval_interval or shots == "0":
-        return False
-    return shots == "full" or c.adapt.few_shot_validation
-
-
-def _variants(c: RunConfig, method: str, shots: str, rates: Rates | None, tuning: bool) -> Iterator[tuple[str, Rate]]:
-    """(variant, rates) of a method's rows at so many shots."""
-    if tuning:
-        for rate in tried_rates(c, method):
-            label = f"lr={rate.own:g}"
-            if rate.shared is not None:
-                label += f",shared={rate.shared:g}"
-            yield label, rate
-        return
-    chosen = (rates or {}).get((method, shots), Rate(own_rate(c, method)))
-    yield "", chosen
-    if method == "metaprompt":
-        for task in c.adapt.transfer:
-            yield f"task:{task}", chosen
-
-
-def train_indices(
-    train: Split, labels: dict[str, list[str] | None], task: str, shots: str, seed: int, run_seed: int
-) -> list[int]:
-    """Examples that a row trains on; a few-shot set is the same for every method.
-
-    Args:
-        labels: by task, kept from call to call: they are read once.
-    """
-    if shots == "full":
-        return list(train.kept)
-    if task not in labels:
-        labels[task] = train.labels()
-    generator = torch.Generator().manual_seed(seed_of(run_seed, "shots", task, seed))
-    order = few_shot_order(labels[task], torch.randperm(len(train.kept), generator=generator).tolist())
-    return [train.kept[i] for i in order[: int(shots)]]
 
 
 def factor_generator(seed: int) -> torch.Generator:

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from engine.config import Rate, expand
-from engine.data import EveryRow, TaskData, TaskMixture, data_fingerprint, seed_of
+from engine.config import expand
+from engine.data import TaskData, data_fingerprint
 from engine.training.adapt import factor_generator
 from engine.training.backbone_holder import BackboneHolder
 from engine.training.forward_backward import LossWeights
-from engine.training.stage import Adapter, Stage
+from engine.training.rows import distill_rows, distill_sampler, teach_rows, teach_sampler, teach_sweep_rows
+from engine.training.stage import Stage
 from engine.training.teachers import read_adapters
 from prompt_modules import DecomposedBank, JoinedBank, RowGroup, RowwiseAdamW, SoftPromptBank, identity_factors
 
@@ -27,10 +28,7 @@ def teach_stage(holder: BackboneHolder, data: dict[str, TaskData], rate: float |
     tasks = c.distill.tasks
     prompts_KLD = torch.stack([holder.start_prompt("teacher", task, card=data[task].card) for task in tasks])
     bank = JoinedBank({"teacher": SoftPromptBank(prompts_KLD)}, {"teacher": len(tasks)}).to(device)
-    rows = []
-    for task in tasks:
-        order = seed_of(c.seed, "order", task)
-        rows.append(_row(task, "teacher", data[task], stream_seed=order, steps=t.steps, validate=bool(t.eval_interval)))
+    rows = teach_rows(c, data)
     further: dict[str, Any] = {}
     relative_lr = t.relative_lr
     if rate is not None:
@@ -52,7 +50,7 @@ def teach_stage(holder: BackboneHolder, data: dict[str, TaskData], rate: float |
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(tasks))},
-        EveryRow(len(tasks), t.batch_size),
+        teach_sampler(c, rows),
         t.steps,
         eval_interval=t.eval_interval,
         patience=t.patience,
@@ -65,15 +63,10 @@ def teach_sweep(holder: BackboneHolder, data: dict[str, TaskData]) -> Stage:
     ``teach.steps`` steps.
     """
     c, t, device = holder.context.config, holder.context.config.teach, holder.backbone().device
-    rows, starts = [], []
+    rows, starts = teach_sweep_rows(c, data), []
     for task in c.distill.tasks:
         start_LD = holder.start_prompt("teacher", task, c.lr_sweep.seed, card=data[task].card)
-        for rate in c.lr_sweep.relative_lr_teach:
-            order = seed_of(c.seed, "order", task, c.lr_sweep.seed)
-            row = _row(task, "teacher", data[task], stream_seed=order, steps=t.steps, validate=False)
-            row.seed, row.variant, row.rate = c.lr_sweep.seed, f"lr={rate:g}", Rate(rate)
-            rows.append(row)
-            starts.append(start_LD)
+        starts += [start_LD] * len(c.lr_sweep.relative_lr_teach)
     bank = JoinedBank({"teacher": SoftPromptBank(torch.stack(starts))}, {"teacher": len(rows)}).to(device)
     group = _teachers_group(holder, bank, [row.rate.own for row in rows])
     sections = ["data", "prompt", "teach", "lr_sweep"]
@@ -84,7 +77,7 @@ def teach_sweep(holder: BackboneHolder, data: dict[str, TaskData]) -> Stage:
         rows,
         RowwiseAdamW({"teacher": group}),
         {"teacher": range(len(rows))},
-        EveryRow(len(rows), t.batch_size),
+        teach_sampler(c, rows),
         t.steps,
         hashes=holder.context.hashes(sections, data_fingerprint(data), sources=c.distill.tasks),
     )
@@ -105,7 +98,7 @@ def distill_stage(
     multitask prompt.
     """
     c, s, device = holder.context.config, holder.context.config.distill, holder.backbone().device
-    tasks, k = s.tasks, len(s.tasks)
+    k = len(s.tasks)
     start_LD = holder.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
         k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
@@ -115,13 +108,8 @@ def distill_stage(
     if teachers is not None:
         name, teachers = "metaprompt", teachers.to(device)
     bank = JoinedBank({name: part}, {name: k}).to(device)
-    rows = []
-    for task in tasks:
-        order = seed_of(c.seed, "order", task)
-        rows.append(_row(task, name, data[task], stream_seed=order, steps=0, validate=False))
-    sampler = TaskMixture(
-        [len(r.train_indices) for r in rows], s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture")
-    )
+    rows = distill_rows(c, data, name)
+    sampler = distill_sampler(c, rows)
     groups = _distill_groups(holder, part)
     # a task is present in a part of the steps; its own schedule counts those it is expected in
     present_K = torch.tensor([sampler.counts(step, [True] * k) for step in range(s.steps)]).gt(0).sum(0)
@@ -151,18 +139,3 @@ def _distill_groups(holder: BackboneHolder, part: DecomposedBank) -> dict[str, R
         "shared": RowGroup(shared, shared_lr, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),
         "task": RowGroup(factors, s.lr_task, s.steps, s.warmup_steps, s.schedule, s.max_grad_norm),
     }
-
-
-def _row(task: str, method: str, data: TaskData, *, stream_seed: int, steps: int, validate: bool) -> Adapter:
-    train = data.splits["train"]
-    return Adapter(
-        task,
-        method,
-        shots="full",
-        seed=0,
-        train=train,
-        train_indices=list(train.kept),
-        stream_seed=stream_seed,
-        validation=data.splits.get("validation") if validate else None,
-        steps=steps,
-    )

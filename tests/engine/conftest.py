@@ -21,7 +21,7 @@ from engine.config.schema import RunConfig, known_keys
 from engine.data.dataset import Sample, Split, TaskData
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.backbone_holder import BackboneHolder
-from engine.training.run_stage import trainer_config
+from engine.training.run_directory import trainer_config
 from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank

@@ -19,7 +19,7 @@ from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.data.synthetic import Invention, invented_data, invention_of
 from engine.telemetry import phase_timer
-from engine.training.run_stage import trainer_config
+from engine.training.run_directory import trainer_config
 from engine.training.trainer import Trainer
 
 DEMO = "configs/demo/distill.yaml"

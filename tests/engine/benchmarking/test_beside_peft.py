@@ -32,7 +32,7 @@ from engine.data.synthetic import Invention, invented_data
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.backbone_holder import BackboneHolder
 from engine.training.forward_backward import ForwardBackward, LossWeights
-from engine.training.run_stage import trainer_config
+from engine.training.run_directory import trainer_config
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 

@@ -16,7 +16,7 @@ from engine.evaluation.evaluate import _said_of_examples
 from engine.evaluation.few_shot_context import Shown, common_start
 from engine.evaluation.prediction_store import Prediction, PredictionStore
 from engine.evaluation.predictor import Predictor
-from engine.training.adapt import adapt_rows
+from engine.training.rows import adapt_rows
 from prompt_modules.bank import JoinedBank
 from tests.engine.asked_task import DROPPED, INSTRUCTION, SOLVED
 

@@ -10,7 +10,8 @@ import torch
 from engine.config.learning_rates import Rate
 from engine.data.dataset import TaskData
 from engine.recipes import lr_sweep
-from engine.training.adapt import Source, adapt_rows, adapt_stage
+from engine.training.adapt import Source, adapt_stage
+from engine.training.rows import adapt_rows
 from prompt_modules import DecomposedBank
 
 SWEEP = {

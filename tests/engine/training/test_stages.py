@@ -7,7 +7,8 @@ from torch import Tensor
 from engine.core.errors import UserError
 from engine.data.dataset import TaskData
 from engine.data.sampling import TaskMixture
-from engine.training.adapt import Source, adapt_rows, adapt_stage
+from engine.training.adapt import Source, adapt_stage
+from engine.training.rows import adapt_rows
 from engine.training.teach_and_distill import distill_stage, teach_stage
 from prompt_modules import DecomposedBank, average_factors
 from prompt_modules.bank import JoinedBank
