@@ -369,7 +369,7 @@ def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[in
         torch.zeros(LENGTH, 32),
         [[5] * lengths[i] for i in mine],
         -(-len(lengths) // share),
-        EvaluateConfig(batch=2, server=url),
+        EvaluateConfig(batch_size=2, server=url),
         "mine",
         2,
     )
