@@ -113,7 +113,7 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
     if problems:
         raise BackboneError([f"backbone card {path}: {problem}" for problem in problems])
     card, _ = build(BackboneCard, content)
-    return card
+    return card  # type: ignore[no-any-return]
 
 
 def _line(problem: Problem) -> str:

@@ -63,13 +63,13 @@ class BackboneCalls:
         self, batch: PackedBatch, fill: Fill, loss: Callable[..., Any], teacher: Fill | None = None
     ) -> tuple[Tensor, Any]:
         """The head's inputs at answer positions of a packed row, (N, D), and what ``loss`` makes of them."""
-        return self("packed", batch, fill, loss, teacher)
+        return self("packed", batch, fill, loss, teacher)  # type: ignore[no-any-return]
 
     def forward_padded(
         self, batch: Batch, student_BLD: Tensor, teacher_BLD: Tensor | None = None
     ) -> tuple[AnswerStates, AnswerStates | None]:
         """States and logits at answer positions of one padded row per sample, of the student and the teacher."""
-        return self("answers", batch, student_BLD, teacher_BLD)
+        return self("answers", batch, student_BLD, teacher_BLD)  # type: ignore[no-any-return]
 
     def prefill(
         self, contexts: list[list[int]], fill: Fill, slots: Slots, loss: Loss | None = None, of_N: Tensor | None = None
@@ -79,7 +79,7 @@ class BackboneCalls:
 
     def decode(self, ids_B: Tensor, slots: Slots) -> Tensor:
         """One more token of each sequence that is in a slot. -> next-token logits (B, V)."""
-        return self("step", ids_B, slots)
+        return self("step", ids_B, slots)  # type: ignore[no-any-return]
 
     def decode_branches(self, ids_BOR: Tensor, slots: Slots, loss: Loss, at_N: Tensor) -> Any:
         """Several continuations of every sequence that is in a slot. -> the loss of the states at places ``at_N``."""
@@ -95,11 +95,12 @@ class BackboneCalls:
         synced: bool,
     ) -> Tensor:
         """transformers' own greedy continuations, int64 (B, at most max_new_tokens); ``synced``: ranks run alike."""
-        return self("generate", contexts, prompts_BLD, max_new_tokens, end_id, pad_id, synced)
+        ids: Tensor = self("generate", contexts, prompts_BLD, max_new_tokens, end_id, pad_id, synced)
+        return ids
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, (n, D)."""
-        return self("embed", ids)
+        return self("embed", ids)  # type: ignore[no-any-return]
 
 
 class FrozenRoot(BackboneCalls, nn.Module):
@@ -118,7 +119,7 @@ class FrozenRoot(BackboneCalls, nn.Module):
         head.forward = _open(head.forward, head)
         self.updates = LinearUpdates(backbone, head)
 
-    def forward(self, mode: str, *args, **kwargs):
+    def forward(self, mode: str, *args, **kwargs):  # type: ignore[no-untyped-def]
         """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that
         DeepSpeed sees one root forward.
         """
@@ -167,7 +168,7 @@ class FrozenRoot(BackboneCalls, nn.Module):
         hidden = self.backbone.base_model(
             inputs_embeds=row_SD[None], position_ids=positions, use_cache=False, prefix=batch.prefix
         ).last_hidden_state
-        return hidden.squeeze(0).index_select(0, batch.before_N)
+        return hidden.squeeze(0).index_select(0, batch.before_N)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _enter(
@@ -244,7 +245,7 @@ class FrozenRoot(BackboneCalls, nn.Module):
         table = self.backbone.get_input_embeddings()
         if device is not None and not isinstance(table, RowsFromFile):
             ids = to_device(ids, device)
-        return table(ids)
+        return table(ids)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _generate(
@@ -270,7 +271,7 @@ class FrozenRoot(BackboneCalls, nn.Module):
             embeds[b, pad : pad + length] = prompts_BLD[b].to(embeds.dtype)
             embeds[b, pad + length :] = tokens[b, : len(context)]
             mask[b, pad:] = 1
-        return self.backbone.generate(
+        return self.backbone.generate(  # type: ignore[no-any-return]
             inputs_embeds=embeds,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,

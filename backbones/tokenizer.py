@@ -69,11 +69,12 @@ class SentencePieceTokenizer:
         self.vocab_size = self._pieces.vocab_size()
 
     def encode(self, text: str) -> list[int]:
-        return self._pieces.encode(text)
+        return self._pieces.encode(text)  # type: ignore[no-any-return]
 
     def decode(self, ids: list[int]) -> str:
         special = self.special_ids()
-        return self._pieces.decode([i for i in ids if i not in special and i < self.vocab_size])
+        text: str = self._pieces.decode([i for i in ids if i not in special and i < self.vocab_size])
+        return text
 
     def special_ids(self) -> set[int]:
         return {i for i in range(self.vocab_size) if self._pieces.is_control(i) or self._pieces.is_unknown(i)}
@@ -110,10 +111,10 @@ class HuggingFaceTokenizer:
         self.bos_id, self.eos_id, self.vocab_size = self.inner.bos_token_id, self.inner.eos_token_id, len(self.inner)
 
     def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text, add_special_tokens=False)
+        return self.inner.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
     def decode(self, ids: list[int]) -> str:
-        return self.inner.decode(ids, skip_special_tokens=True)
+        return self.inner.decode(ids, skip_special_tokens=True)  # type: ignore[no-any-return]
 
     def special_ids(self) -> set[int]:
         return set(self.inner.all_special_ids) | set(self.inner.added_tokens_decoder)

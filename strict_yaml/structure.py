@@ -68,7 +68,7 @@ def _schema(cls: type) -> CoreSchema:
     return cs.no_info_before_validator_function(_as_section, inner)
 
 
-def _field(f: dataclasses.Field, kind: Any) -> cs.DataclassField:
+def _field(f: dataclasses.Field[Any], kind: Any) -> cs.DataclassField:
     section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
     inner = _schema(kind) if section else _leaf(kind, f.metadata)
     if "help" in f.metadata:
@@ -98,7 +98,7 @@ def _leaf(kind: Any, metadata: Mapping[str, Any]) -> CoreSchema:
         )
     if origin is dict:
         return cs.dict_schema(cs.str_schema(), _leaf(get_args(kind)[1], metadata), strict=True)
-    return {
+    return {  # type: ignore[no-untyped-call]
         int: lambda: cs.int_schema(strict=True, **bounds),
         float: lambda: _before(_as_number, cs.float_schema(strict=True, allow_inf_nan=False, **bounds)),
         bool: lambda: _before(_as_switch, cs.bool_schema(strict=True)),

@@ -52,11 +52,16 @@ class Slots:
         c = self.config
         heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
         size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-        make = lambda *shape: torch.zeros(*shape, device=self.device, dtype=self.dtype)  # noqa: E731
+        of_prompt, of_slots = (heads, self.length, size), (self.width, heads, self.tokens, size)
         for _ in range(c.num_hidden_layers):
-            prompts = [make(heads, self.length, size) for _ in range(2)]
-            self.layers.append(Layer(*prompts, *(make(self.width, heads, self.tokens, size) for _ in range(2))))
+            layer = Layer(
+                self._zeros(of_prompt), self._zeros(of_prompt), k=self._zeros(of_slots), v=self._zeros(of_slots)
+            )
+            self.layers.append(layer)
         self.lengths_W = torch.zeros(self.width, dtype=torch.long)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def enter(self, sizes: list[int]) -> slice:
         """Take so many free slots for sequences of these sizes; the packed row that follows fills them."""
@@ -141,7 +146,7 @@ class Slots:
         weights = scores.softmax(-1)[..., : self.length + longest].to(values.dtype)
         seen = weights[..., : self.length].transpose(0, 1).flatten(1, 2) @ layer.prompt_v
         out_NGgd = seen.unflatten(1, (n, -1)).transpose(0, 1) + weights[..., self.length :] @ values
-        return out_NGgd.flatten(1, 2)
+        return out_NGgd.flatten(1, 2)  # type: ignore[no-any-return]
 
     def _attend_branches(
         self,
@@ -186,7 +191,7 @@ class Slots:
         seen = seen + weights[..., self.length : self.length + longest] @ values
         inner = weights[..., self.length + longest :].unflatten(2, (branches, -1)) @ v_BGOrd  # (B, G, O, R g, d)
         out = (seen + inner.flatten(2, 3)).unflatten(2, (branches, tokens, groups))  # (B, G, O, R, g, d)
-        return out.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 2)
+        return out.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 2)  # type: ignore[no-any-return]
 
     def _branch_mask(self, window: int | None, longest: int, tokens: int) -> Tensor:
         """fp32 (B, R, L + longest + R)."""

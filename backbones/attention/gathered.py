@@ -40,7 +40,7 @@ class GatheredAttention(torch.autograd.Function):
             out, lse = in_parts.merged(out, lse, None, sinks, 0)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.keys, ctx.prefix, ctx.window, ctx.scale = keys, prefix, window, scale
-        return out
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -42,7 +42,7 @@ class AttentionInParts(torch.autograd.Function):
             own, lse = merged(own, lse, prompt, sinks, first)
         ctx.save_for_backward(q, k, v, own, lse)
         ctx.prefix, ctx.scale = prefix, scale
-        return own
+        return own  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

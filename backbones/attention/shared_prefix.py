@@ -91,9 +91,11 @@ def packed_attention(
         window = None  # wide enough for every token to see all before it
     if _flash_on_cuda(q):
         if window is None and prefix.segments is not None:
-            return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return]
-        return GatheredAttention.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
-    return _Packed.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return]
+            return AttentionInParts.apply(q, k, v, sinks, prefix, scale)  # type: ignore[no-any-return, no-untyped-call]
+        apply: Any = GatheredAttention.apply
+        out: Tensor = apply(q, k, v, sinks, prefix, window, scale)
+        return out
+    return _Packed.apply(q, k, v, sinks, prefix, window, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Packed(torch.autograd.Function):
@@ -150,7 +152,7 @@ class _Packed(torch.autograd.Function):
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
     """(S, H, d) -> (B, H, R, d)."""
-    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _to_row(parts: list[Tensor], prefix: SharedPrefix) -> Tensor:
@@ -263,4 +265,4 @@ def _plain_backward(
 
 def _by_group(x: Tensor, groups: int) -> Tensor:
     """(B, H, R, …) -> (B, G, H/G R, …)."""
-    return x.unflatten(1, (groups, -1)).flatten(2, 3)
+    return x.unflatten(1, (groups, -1)).flatten(2, 3)  # type: ignore[no-any-return]

@@ -38,7 +38,7 @@ def fuse(model: nn.Module) -> int:
     found = 0
     for module in model.modules():
         kind = type(module).__name__
-        if kind in NORMS and module.weight.numel() <= fused.WIDEST:  # type: ignore[union-attr, operator]
+        if kind in NORMS and module.weight.numel() <= fused.WIDEST:  # type: ignore[operator]
             module.forward = MethodType(_norm_forward, module)
         elif kind in GATED and isinstance(module.act_fn, SILU):
             module.forward = MethodType(_gated_forward, module)
@@ -82,13 +82,15 @@ def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
     if not fused.available(hidden_states):
         return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
     kind = NORMS[type(self).__name__]
-    return _Norm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return]
+    normed: Tensor = _norm(hidden_states, self.weight, self.variance_epsilon, kind)
+    return normed
 
 
 def _gated_forward(self: Any, x: Tensor) -> Tensor:
     if not fused.available(x):
         return type(self).forward(self, x)  # type: ignore[no-any-return]
-    return self.down_proj(_SiluTimes.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return]
+    out: Tensor = self.down_proj(_silu_times(self.gate_proj(x), self.up_proj(x)))
+    return out
 
 
 def _rotating(forward: Any) -> FunctionType:
@@ -101,7 +103,7 @@ def _rotating(forward: Any) -> FunctionType:
             return plain(q, k, cos, sin, unsqueeze_dim)  # type: ignore[no-any-return]
         # squeeze, for the backward pass of an index writes zeros everywhere else
         cos_Sd, sin_Sd = cos.squeeze(0), sin.squeeze(0)
-        return _Rotated.apply(q.squeeze(0), cos_Sd, sin_Sd)[None], _Rotated.apply(k.squeeze(0), cos_Sd, sin_Sd)[None]
+        return _rotated(q.squeeze(0), cos_Sd, sin_Sd)[None], _rotated(k.squeeze(0), cos_Sd, sin_Sd)[None]
 
     names = forward.__globals__ | {ROTATES: rotate}
     ours = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
@@ -144,3 +146,9 @@ class _SiluTimes(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return fused.silu_times_backward(grads[0], *ctx.saved_tensors)
+
+
+# an autograd function's `apply` is untyped in torch
+_norm: Any = _Norm.apply
+_silu_times: Any = _SiluTimes.apply
+_rotated: Any = _Rotated.apply

@@ -164,7 +164,7 @@ def _partitioned(zero_config: dict[str, Any]) -> Any:
     # that one goes on using
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
-    class Partitioned(deepspeed.zero.Init):
+    class Partitioned(deepspeed.zero.Init):  # type: ignore[misc]
         def _zero_init_param(self, param: Any) -> None:
             self._convert_to_deepspeed_param(param)
             param.partition()

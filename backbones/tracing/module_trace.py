@@ -209,16 +209,17 @@ class _Watched:
         self.number, self.note, self.remaining, self.outputs = number, note, 0, 0
         module.register_forward_pre_hook(lambda *_: self._visit(True))
         module.register_forward_hook(lambda *_: self._visit(False))
-        module.register_forward_hook(lambda _, __, output: _mapped(lambda t: _Before.apply(t, self), output))
+        before: Any = _Before.apply
+        module.register_forward_hook(lambda _, __, output: _mapped(lambda t: before(t, self), output))
         module.register_forward_pre_hook(self._inputs)
 
     def _visit(self, enters: bool) -> None:
-        again = torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]
+        again = torch._C._current_graph_task_id() != -1
         self.note(Visit(self.number, enters, True, again))
 
     def _inputs(self, _: nn.Module, inputs: tuple[Any, ...]) -> Any:
         self.remaining = 0
-        return _mapped(lambda t: _After.apply(t, self), inputs)
+        return _mapped(lambda t: _After.apply(t, self), inputs)  # type: ignore[no-untyped-call]
 
     def backward_begins(self) -> None:
         if self.outputs > 0:

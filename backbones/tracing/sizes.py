@@ -107,7 +107,7 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     routed = getattr(config, "num_local_experts", None) or 0
     active = sum(linear.weight.numel() for linear in linears.values())
     if routed:  # a stack of experts, and a router that is no nn.Linear
-        per_layer = config.hidden_size * (3 * inner * chosen + routed)  # type: ignore[operator]
+        per_layer = config.hidden_size * (3 * inner * chosen + routed)
         active += per_layer * len(layers)
     expert = max((p.shape[1] * p.shape[2] for p in layers[0] if p.dim() == 4), default=0) * BLOCK * b
     blocks = (

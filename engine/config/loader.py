@@ -47,7 +47,8 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
             told.append(f"{config_file}: {line}")
     if told:
         raise UserError(told)
-    return config
+    built: RunConfig = config
+    return built
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
