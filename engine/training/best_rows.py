@@ -1,21 +1,16 @@
 """Each row's best step: validation decides which it is, and a copy of the row is kept beside the one that trains on."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from engine.telemetry import MetricsWriter
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.training.trainer_state import TrainerState
 
 SHOWN = 6  # rows whose validation losses a log line names
 
 
-def validate_rows(trainer: Trainer, log: MetricsWriter, last: bool) -> None:
+def validate_rows(trainer: TrainerState, log: MetricsWriter, last: bool) -> None:
     """Validate the rows that are due, keep those that are better than before, stop those without patience left. A
     collective.
 
@@ -39,7 +34,7 @@ def validate_rows(trainer: Trainer, log: MetricsWriter, last: bool) -> None:
         log.print_rank0(f"{stage.name} {trainer.step}: validation loss {shown}")
 
 
-def _is_due(trainer: Trainer, k: int, last: bool) -> bool:
+def _is_due(trainer: TrainerState, k: int, last: bool) -> bool:
     """Whether row ``k`` is validated now: it has trained since it was best, and has not stopped before."""
     row, steps = trainer.stage.rows[k], trainer.row_steps[k]
     if row.validation is None or not row.train_indices or trainer.best_step[k] >= steps:
@@ -48,7 +43,7 @@ def _is_due(trainer: Trainer, k: int, last: bool) -> bool:
 
 
 @torch.no_grad()
-def keep_last(trainer: Trainer) -> None:
+def keep_last(trainer: TrainerState) -> None:
     """Rows without a validation keep their last step; so does the shared metaprompt."""
     for k in range(len(trainer.stage.rows)):
         if trainer.best_loss[k] == math.inf:
@@ -61,7 +56,7 @@ def keep_last(trainer: Trainer) -> None:
 
 
 @torch.no_grad()
-def _keep_row(trainer: Trainer, k: int) -> None:
+def _keep_row(trainer: TrainerState, k: int) -> None:
     """Copy row ``k`` as its best."""
     trainer.any_best = True
     for part, span in trainer.stage.bank.spans().items():

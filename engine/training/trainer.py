@@ -4,8 +4,6 @@ plan the step's picks -> weigh -> micro-batches of this rank -> one root forward
 gradient over ranks -> row-wise AdamW -> log, validate, checkpoint
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,16 +23,14 @@ from engine.distributed import (
 )
 from engine.telemetry import DATA, REDUCE, STEP, MetricsWriter, phase
 from engine.training.best_rows import keep_last, validate_rows
-from engine.training.forward_backward import ForwardBackward
 from engine.training.nonfinite_steps import NonfiniteSteps
 from engine.training.stage import Adapter, Stage, TrainerConfig
-from engine.training.step_metrics import MetricsWindow, peak_bytes
+from engine.training.step_metrics import peak_bytes
 from engine.training.step_plan import StepPlan, plan_of
-from engine.training.trainer_state import checkpoint_of, resume
-from engine.training.validation_loss import validation_losses
+from engine.training.trainer_state import TrainerState, checkpoint_of, resume
 
 
-class Trainer:
+class Trainer(TrainerState):
     """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``.
 
     Args:
@@ -49,29 +45,14 @@ class Trainer:
         interruption: PreemptionHandler | None = None,
         fence: RunLock | None = None,
     ):
-        self.stage, self.backbone, self.settings = stage, backbone, settings
+        super().__init__(stage, backbone, settings)
         self.interruption, self.fence = interruption, fence
         self.saver = checkpoints.Saver(stage.run_dir, settings.keep, fence)
         self.nonfinite = NonfiniteSteps(stage, settings.max_nonfinite_steps)
         self.streams = [_stream(row) for row in stage.rows]
-        self.cursors = [0] * len(stage.rows)
-        self.row_steps = [0] * len(stage.rows)
-        self.stopped = [not r.train_indices for r in stage.rows]
-        self.best_loss = [math.inf] * len(stage.rows)
-        self.best_step = [0] * len(stage.rows)
-        self.waited = [0] * len(stage.rows)
-        self.row_tokens = [0] * len(stage.rows)  # real ones that each row was trained on
-        self.best = {n: p.detach().clone() for n, p in stage.bank.named_parameters()}
-        self.any_best = False
-        self.changes: list[str] = []
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
-        self.step = 0
         self.last_step_picks: list[Pick] = []
         self._ahead: StepPlan | None = None
-        self.window = MetricsWindow()
-        self.forward_backward = ForwardBackward(
-            backbone, settings.packed, settings.max_tokens_per_micro_batch, settings.rank, settings.world
-        )
 
     # ---- one global step
     # -------------------------------------------------------------------------------------------------
@@ -269,19 +250,6 @@ class Trainer:
                 self.row_steps[k] += 1
                 if row.steps and self.row_steps[k] >= row.steps:
                     self.stop_row(k)
-
-    def stop_row(self, k: int) -> None:
-        """Row ``k`` rests from now on."""
-        self.stopped[k] = True
-        for name, span in self.stage.groups_of_row.items():
-            if span is not None and k in span:
-                self.stage.optimizer.groups[name].active_K[k - span.start] = False
-
-    def validation_losses(self, rows: Sequence[int]) -> dict[int, float]:
-        """Mean cross-entropy of an answer token on each row's validation split. A collective."""
-        splits = {k: self.stage.rows[k].validation for k in rows}
-        assert all(split is not None for split in splits.values())
-        return validation_losses(self.forward_backward, self.stage.bank, splits)  # type: ignore[arg-type]
 
     # ---- checkpoints
     # -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""What of a trainer goes into a checkpoint, and back."""
+"""What a trainer is at a step, how that goes into a checkpoint, and back."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,53 @@ from engine import checkpoints
 from engine.checkpoints import Checkpoint
 from engine.config import check_hashes
 from engine.core import UserError
-from engine.training.stage import Adapter
+from engine.distributed import ShardedBackbone
+from engine.training.forward_backward import ForwardBackward
+from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.step_metrics import MetricsWindow
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.training.validation_loss import validation_losses
 
 PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited", "row_tokens")
 
 
-def checkpoint_of(trainer: Trainer) -> Checkpoint:
+class TrainerState:
+    """Progress of a stage's rows, and the best of each.
+
+    Args:
+        stage: what is trained. settings: how it is run.
+    """
+
+    def __init__(self, stage: Stage, backbone: ShardedBackbone, settings: TrainerConfig):
+        self.stage, self.backbone, self.settings = stage, backbone, settings
+        rows = len(stage.rows)
+        self.step = 0
+        self.cursors, self.row_steps, self.best_step, self.waited = [0] * rows, [0] * rows, [0] * rows, [0] * rows
+        self.row_tokens = [0] * rows  # real ones that each row was trained on
+        self.stopped = [not row.train_indices for row in stage.rows]
+        self.best_loss = [math.inf] * rows
+        self.best = {name: parameter.detach().clone() for name, parameter in stage.bank.named_parameters()}
+        self.any_best = False
+        self.changes: list[str] = []
+        self.window = MetricsWindow()
+        self.forward_backward = ForwardBackward(
+            backbone, settings.packed, settings.max_tokens_per_micro_batch, settings.rank, settings.world
+        )
+
+    def stop_row(self, k: int) -> None:
+        """Row ``k`` rests from now on."""
+        self.stopped[k] = True
+        for name, span in self.stage.groups_of_row.items():
+            if span is not None and k in span:
+                self.stage.optimizer.groups[name].active_K[k - span.start] = False
+
+    def validation_losses(self, rows: Sequence[int]) -> dict[int, float]:
+        """Mean cross-entropy of an answer token on each row's validation split. A collective."""
+        splits = {k: self.stage.rows[k].validation for k in rows}
+        assert all(split is not None for split in splits.values())
+        return validation_losses(self.forward_backward, self.stage.bank, splits)  # type: ignore[arg-type]
+
+
+def checkpoint_of(trainer: TrainerState) -> Checkpoint:
     """The trainer as it is; tensors are its own, not copies."""
     stage = trainer.stage
     prompts: dict[str, Tensor] = {}
@@ -49,7 +86,7 @@ def checkpoint_of(trainer: Trainer) -> Checkpoint:
     return Checkpoint(prompts, stage.optimizer.state_dict(), state, seldom)
 
 
-def resume(trainer: Trainer) -> None:
+def resume(trainer: TrainerState) -> None:
     """Go on from the latest whole checkpoint of the run directory, if there is one.
 
     Raises:
@@ -75,7 +112,7 @@ def _silent(_: str) -> None:
 
 
 @torch.no_grad()
-def _restore(trainer: Trainer, found: Checkpoint) -> None:
+def _restore(trainer: TrainerState, found: Checkpoint) -> None:
     """Give a trainer the prompts, optimizer state and progress of a checkpoint.
 
     Raises:
@@ -98,7 +135,7 @@ def _restore(trainer: Trainer, found: Checkpoint) -> None:
     trainer.window = MetricsWindow(progress["window"])
 
 
-def _check_shapes(trainer: Trainer, found: Checkpoint, parameters: dict[str, Tensor]) -> None:
+def _check_shapes(trainer: TrainerState, found: Checkpoint, parameters: dict[str, Tensor]) -> None:
     """Changes that were accepted may be of rates and data, not of what the numbers are."""
     stage = trainer.stage
     rows = [_labels(row) for row in stage.rows]
