@@ -78,7 +78,7 @@ def test_what_memory_would_not_hold_is_left_out_and_said(tmp_path: Path) -> None
     assert [c["label"] for c in content["cases"]] == ["max_tokens_per_micro_batch=256"]
     (line,) = content["left_out"]
     assert re.search(
-        r"max_tokens_per_micro_batch=4000000000: offload needs [\d.]+ GB a rank, there are [\d.]+ GB", line
+        r"max_tokens_per_micro_batch=4000000000: zero3_offload needs [\d.]+ GB a rank, there are [\d.]+ GB", line
     )
     assert f"WARNING left out: {line}" in text and line in (tmp_path / "out/benchmark.md").read_text()
 
