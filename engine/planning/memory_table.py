@@ -133,7 +133,7 @@ def _content(
 def _placement_json(place: _Placement, machine: Machine) -> dict[str, Any]:
     need, gathered = place.need, place.gathered
     return {
-        "recompute": need.recompute,
+        "recomputed_layers": need.recompute,
         "inputs_offloaded": need.offloaded,
         "device_bytes": round(need.device),
         "host_bytes": round(need.host),
