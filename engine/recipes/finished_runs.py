@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.config import FREE_IN_EVALUATION, RunConfig, expand, resolve
+from engine.config import FREE_IN_EVALUATION, RunConfig, expand, read_switch, resolve
 from engine.core import UserError
 from engine.distributed import room_for
 
@@ -54,14 +54,13 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> 
     from engine.reporting import write_report
 
     problems = [] if runs else ["--runs: names no run directory"]
-    if vocabulary.lower() not in ("true", "false"):
-        problems.append(f"command line: --vocabulary: {vocabulary!r} is neither true nor false")
+    shown = read_switch(vocabulary, "command line: --vocabulary", problems)
     into = expand(output or runs[0]) if runs else None
     if into is not None and not output:  # a flag was looked at as the command was read
         problems += room_for("command line: --output", into, 0)
     if problems or into is None:
         raise UserError(problems)
-    write_report([expand(r) for r in runs], into, runs, vocabulary.lower() == "true")
+    write_report([expand(r) for r in runs], into, runs, shown)
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

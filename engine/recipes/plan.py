@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from engine.config import RunConfig
+from engine.config import RunConfig, read_switch
 from engine.core import UserError
 
 RATES = ("pcie_gbs", "nvlink_gbs", "network_gbs")
@@ -19,10 +19,9 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
     from engine.distributed import GB
     from engine.planning import Asked, assumed_of, check_png, device_of, machine_of, plan as print_plan, read_sweep
 
-    mode, prepare = flags.get("mode", ""), flags.get("prepare", "false").lower()
+    mode = flags.get("mode", "")
     problems = [] if mode in ("", "distill", "adapt") else [f"command line: --mode: {mode!r} is none of distill, adapt"]
-    if prepare not in ("true", "false"):
-        problems.append(f"command line: --prepare: {prepare!r} is neither true nor false")
+    prepare = read_switch(flags.get("prepare", "false"), "command line: --prepare", problems)
 
     def read(reader: Callable[..., Any], *arguments: Any) -> Any:
         """What a reader makes of its flags; its problems join the others."""
@@ -43,5 +42,5 @@ def plan(config: RunConfig, flags: dict[str, str]) -> None:
         problems.append("command line: --sweep: name the kind of GPU too (--gpu)")
     if problems:
         raise UserError(problems)
-    asked = Asked(mode, prepare == "true", device, assumed, sweep, flags.get("png", ""), flags.get("output", ""))
+    asked = Asked(mode, prepare, device, assumed, sweep, flags.get("png", ""), flags.get("output", ""))
     print_plan(config, machine, asked)
