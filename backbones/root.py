@@ -120,10 +120,10 @@ class FrozenRoot(BackboneCalls, nn.Module):
         self.updates = LinearUpdates(backbone, head)
 
     def forward(self, mode: str, *args, **kwargs):  # type: ignore[no-untyped-def]
-        """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one door, so that
-        DeepSpeed sees one root forward.
+        """``packed``, ``answers``, ``enter``, ``step``, ``branch``, ``generate`` or ``embed``: one forward pass, so
+        that DeepSpeed sees one root forward.
         """
-        door: Any = {
+        call: Any = {
             "packed": self._packed,
             "answers": self._both,
             "enter": self._enter,
@@ -138,7 +138,7 @@ class FrozenRoot(BackboneCalls, nn.Module):
             attention = shared_prefix.NAME
         config._attn_implementation = attention
         try:
-            return door(*args, **kwargs)
+            return call(*args, **kwargs)
         finally:
             config._attn_implementation = self._own_attention
 

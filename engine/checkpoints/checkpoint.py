@@ -48,8 +48,8 @@ class Checkpoint:
 class Saver:
     """Writes checkpoints off the step's path, one at a time: what a step costs is the copy that it takes. Rank 0's."""
 
-    def __init__(self, run_dir: Path, keep: int, fence: RunLock | None = None):
-        self.run_dir, self.keep, self.fence = run_dir, keep, fence
+    def __init__(self, run_dir: Path, keep: int, run_lock: RunLock | None = None):
+        self.run_dir, self.keep, self.run_lock = run_dir, keep, run_lock
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -64,7 +64,7 @@ class Saver:
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
         try:
-            save(self.run_dir, step, checkpoint, self.keep, self.fence)
+            save(self.run_dir, step, checkpoint, self.keep, self.run_lock)
         except Exception as error:
             self._error = error
 
@@ -89,7 +89,7 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
 
 
-def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: RunLock | None = None) -> Path:
+def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, run_lock: RunLock | None = None) -> Path:
     """Write a checkpoint, point ``latest`` at it and keep it and the ``keep - 1`` before it. Rank 0 only.
 
     Raises:
@@ -97,7 +97,7 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Run
         RunLockLost: another job has opened the directory since; nothing of what is visible there has changed.
     """
     try:
-        return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, fence)
+        return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, run_lock)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there "
@@ -105,9 +105,9 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, fence: Run
         ) from None
 
 
-def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, fence: RunLock | None) -> Path:
-    if fence is not None:
-        fence.check()
+def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: int, run_lock: RunLock | None) -> Path:
+    if run_lock is not None:
+        run_lock.check()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     final = folder / f"step_{step:08d}"
     for left in folder.glob(".step_*.partial"):  # of a process that was killed as it wrote
@@ -128,8 +128,8 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
         file.chmod(0o600)
         sync(file)
     sync(partial)
-    if fence is not None:
-        fence.check()
+    if run_lock is not None:
+        run_lock.check()
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _point(latest, Path("checkpoints") / final.name)

@@ -193,7 +193,7 @@ def _scores(holder: BackboneHolder, folder: Path, data: dict[str, TaskData]) -> 
     known = gather_objects(_read(file, key))[0]  # all ranks do as rank 0 finds
     if holder.context.is_main_process:
         write_atomic(file, "".join(json.dumps(line) + "\n" for line in known.values()))
-    asker, out = Predictor(holder.on("validation"), bank), []
+    predictor, out = Predictor(holder.on("validation"), bank), []
     rows = found.state["rows"]
     unknown = {}
     for k, row in enumerate(rows):
@@ -203,7 +203,7 @@ def _scores(holder: BackboneHolder, folder: Path, data: dict[str, TaskData]) -> 
     for k, row in enumerate(rows):
         line = known.get(str(k))
         if line is None:
-            score = _validation_score(asker, data[row["task"]], k)
+            score = _validation_score(predictor, data[row["task"]], k)
             line = {"row": k, "of": key, **_scored_row(row, score, losses[k])}
             if holder.context.is_main_process:
                 with file.open("a") as stream:
@@ -214,9 +214,9 @@ def _scores(holder: BackboneHolder, folder: Path, data: dict[str, TaskData]) -> 
     return out
 
 
-def _validation_score(asker: Predictor, task: TaskData, row: int) -> float:
+def _validation_score(predictor: Predictor, task: TaskData, row: int) -> float:
     """The task's official metric of a bank row's answers on the validation split."""
-    answers = asker.answers(task, row)
+    answers = predictor.answers(task, row)
     outcome = clinical_tasks.evaluate(task.card, task.splits["validation"].examples(), answers, resamples=0)
     return outcome.scores[task.card.metric]
 

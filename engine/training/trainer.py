@@ -34,7 +34,7 @@ class Trainer(TrainerState):
     """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``.
 
     Args:
-        interruption: what may ask the loop to save or stop. fence: this job's right to write, on rank 0.
+        interruption: what may ask the loop to save or stop. run_lock: this job's right to write, on rank 0.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Trainer(TrainerState):
         backbone: ShardedBackbone,
         settings: TrainerConfig,
         interruption: PreemptionHandler | None = None,
-        fence: RunLock | None = None,
+        run_lock: RunLock | None = None,
     ):
         super().__init__(stage, backbone, settings)
-        self.interruption, self.fence = interruption, fence
-        self.saver = checkpoints.Saver(stage.run_dir, settings.keep, fence)
+        self.interruption, self.run_lock = interruption, run_lock
+        self.saver = checkpoints.Saver(stage.run_dir, settings.keep, run_lock)
         self.nonfinite = NonfiniteSteps(stage, settings.max_nonfinite_steps)
         self.streams = [_stream(row) for row in stage.rows]
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
@@ -228,8 +228,8 @@ class Trainer(TrainerState):
             raise RuntimeError("rank 0 could not write its checkpoint")
 
     def _log(self, log: MetricsWriter) -> None:
-        if self.fence is not None:
-            self.fence.check()
+        if self.run_lock is not None:
+            self.run_lock.check()
         values = self.window.take(self.stage, self.start_shared, self.backbone)
         log.step(self.step, {**values, "mem": max(gather_objects(peak_bytes()))})
 

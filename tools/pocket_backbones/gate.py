@@ -39,10 +39,10 @@ def score_instructions(backbone: str, data_root: Path, max_test: int) -> dict[st
     config.evaluate.batch_size, config.evaluate.max_new_tokens = 32, 96
     holder = BackboneHolder.of(config)
     data = holder.context.data({task: ["test"] for task in TASKS})
-    asker = Predictor(holder, None)
+    predictor = Predictor(holder, None)
     scores = {}
     for task, found in data.items():
-        answers = asker.answers(found, 0)
+        answers = predictor.answers(found, 0)
         scores[task] = clinical_tasks.score(found.card, found.splits["test"].examples(), answers)[found.card.metric]
         holder.context.print_rank0(f"{task} {found.card.metric} {scores[task]:.3f}")
     return scores

@@ -24,7 +24,7 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     trainer = build("run", **{"checkpoint.interval": 2, "log.interval": 2})
-    trainer.fence = trainer.saver.fence = RunLock(run_dir)
+    trainer.run_lock = trainer.saver.run_lock = RunLock(run_dir)
     newer: list[RunLock] = []
     at_step(
         monkeypatch, trainer, 4, lambda: (trainer.saver.wait(), newer.append(RunLock(run_dir)))
@@ -41,7 +41,7 @@ def test_the_older_of_two_jobs_loses_its_right_to_write(
 def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fence = RunLock(tmp_path)
+    run_lock = RunLock(tmp_path)
     whole = checkpoint.save_file
 
     def save_file(*args: Any, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ def test_a_checkpoint_under_way_is_not_shown_once_the_right_is_lost(
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     with pytest.raises(RunLockLost):
-        checkpoint.save(tmp_path, 3, Checkpoint({"a": torch.ones(1)}, {"b": torch.ones(1)}, {}), 2, fence)
+        checkpoint.save(tmp_path, 3, Checkpoint({"a": torch.ones(1)}, {"b": torch.ones(1)}, {}), 2, run_lock)
     assert not (tmp_path / "latest").exists() and not (tmp_path / "checkpoints/step_00000003").exists()
 
 
@@ -69,11 +69,11 @@ def test_an_earlier_start_of_a_job_does_not_take_the_directory_back(
 
 
 def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
-    fence = RunLock(tmp_path)
-    fence.check()
-    fence.file.write_text("{")
+    run_lock = RunLock(tmp_path)
+    run_lock.check()
+    run_lock.file.write_text("{")
     with pytest.raises(RunLockLost, match="nobody that can be read"):
-        fence.check()
+        run_lock.check()
 
 
 def test_owner_says_which_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

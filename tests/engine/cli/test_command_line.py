@@ -1,4 +1,4 @@
-"""The door: what train.py refuses, with which exit code, before anything of weight starts."""
+"""The command line: what train.py refuses, with which exit code, before anything of weight starts."""
 
 import os
 import socket

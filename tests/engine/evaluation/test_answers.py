@@ -63,8 +63,8 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
 
 
 def test_rows_answer_differently(make_holder, bank: JoinedBank, task) -> None:
-    asker = Predictor(make_holder(**{"evaluate.max_new_tokens": 4}), bank)
-    assert asker.answers(task("generation"), 0) != asker.answers(task("generation"), 1)
+    predictor = Predictor(make_holder(**{"evaluate.max_new_tokens": 4}), bank)
+    assert predictor.answers(task("generation"), 0) != predictor.answers(task("generation"), 1)
 
 
 @pytest.mark.parametrize("batching", ["packed", "padded"])
@@ -153,10 +153,12 @@ def test_examples_that_do_not_fit_are_left_out_from_the_end_and_counted(make_hol
     room = [longest + 6, longest + 5, 1]  # one example everywhere, not everywhere, nowhere
     counts = []
     for limit in room:
-        asker = Predictor(make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED)
-        answers = asker.answers(mine, 0)
-        assert asker.shown is not None and asker.nothing_fits == (limit == 1) == (answers == [])
-        counts.append(asker.shown.told())
+        predictor = Predictor(
+            make_holder(**{"evaluate.max_new_tokens": 6, "evaluate.max_context": limit}), None, SOLVED
+        )
+        answers = predictor.answers(mine, 0)
+        assert predictor.shown is not None and predictor.nothing_fits == (limit == 1) == (answers == [])
+        counts.append(predictor.shown.told())
     assert counts[0] == {
         "n_examples_left_out": 7,
         "n_examples_most": 1,
@@ -173,23 +175,23 @@ def test_contexts_have_a_length_of_their_own_within_the_backbones_positions(make
     assert short.shown is not None and short.shown.limit == 8192 and set(short.shown.used) == {len(SOLVED)}
     s = make_holder(**{"evaluate.max_context": 10**6})
     s.context.model_config.max_position_embeddings = 300
-    asker = Predictor(s, None, SOLVED)
-    asker._begin(mine.card)
-    assert asker.shown is not None and asker.shown.limit == 300
+    predictor = Predictor(s, None, SOLVED)
+    predictor._begin(mine.card)
+    assert predictor.shown is not None and predictor.shown.limit == 300
 
 
 def test_examples_that_fit_nowhere_or_not_everywhere_are_warned_about(make_holder, task) -> None:
     labels = {"task": "mine", "method": "in_context", "shots": "2", "seed": 0}
-    asker = Predictor(make_holder(), None, SOLVED)
-    asker.shown = Shown(asker.holder.context.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
-    assert _said_of_examples(asker, labels, 100) == []
-    asker.shown.used = [2, 0, 0]
-    (line,) = _said_of_examples(asker, labels, 100)
+    predictor = Predictor(make_holder(), None, SOLVED)
+    predictor.shown = Shown(predictor.holder.context.layout, INSTRUCTION, SOLVED, 100, used=[2, 1])
+    assert _said_of_examples(predictor, labels, 100) == []
+    predictor.shown.used = [2, 0, 0]
+    (line,) = _said_of_examples(predictor, labels, 100)
     assert line.startswith(
         "WARNING mine in_context 2 seed 0: 2 of 3 contexts hold no solved example; evaluate.max_context=100"
     )
-    asker.nothing_fits = True
-    (line,) = _said_of_examples(asker, labels, 100)
+    predictor.nothing_fits = True
+    (line,) = _said_of_examples(predictor, labels, 100)
     assert "no solved example fits any context, so there is no score" in line
     assert _said_of_examples(Predictor(make_holder(), None), labels, 100) == []  # the instruction alone
 
@@ -272,8 +274,10 @@ def test_an_evaluation_goes_on_where_it_was_killed(
     )
     wanted = Predictor(s, bank).answers(mine, 1)
 
-    def kept(asker: Predictor) -> PredictionStore:
-        return PredictionStore(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
+    def kept(predictor: Predictor) -> PredictionStore:
+        return PredictionStore(
+            tmp_path / "predictions", row.name, predictor.key(mine.card, mine.splits["test"], row), 0
+        )
 
     class Killed(Exception):
         pass
@@ -284,24 +288,32 @@ def test_an_evaluation_goes_on_where_it_was_killed(
             if len(self.read()) == 3:
                 raise Killed
 
-    asker = Predictor(s, bank)
+    predictor = Predictor(s, bank)
     with pytest.raises(Killed):
-        asker.answers(
-            mine, 1, Dying(tmp_path / "predictions", row.name, asker.key(mine.card, mine.splits["test"], row), 0)
+        predictor.answers(
+            mine, 1, Dying(tmp_path / "predictions", row.name, predictor.key(mine.card, mine.splits["test"], row), 0)
         )
-    assert asker.answers(mine, 1, kept(asker)) == wanted
-    assert (asker.work.answers, asker.work.read_back) == (4, 3) and (asker.work.tokens > 0) == (answer == "generation")
-    assert asker.answers(mine, 1, kept(asker)) == wanted and (asker.work.answers, asker.work.read_back) == (0, 7)
-    truncated = asker.n_truncated
+    assert predictor.answers(mine, 1, kept(predictor)) == wanted
+    assert (predictor.work.answers, predictor.work.read_back) == (4, 3) and (predictor.work.tokens > 0) == (
+        answer == "generation"
+    )
+    assert predictor.answers(mine, 1, kept(predictor)) == wanted and (
+        predictor.work.answers,
+        predictor.work.read_back,
+    ) == (0, 7)
+    truncated = predictor.n_truncated
     s.context.config.overwrite = True
     assert (
-        asker.answers(mine, 1, kept(asker)) == wanted
-        and (asker.work.answers, asker.work.read_back) == (7, 0)
-        and asker.n_truncated == truncated
+        predictor.answers(mine, 1, kept(predictor)) == wanted
+        and (predictor.work.answers, predictor.work.read_back) == (7, 0)
+        and predictor.n_truncated == truncated
     )
     s.context.config.overwrite = False
     s.context.config.evaluate.max_new_tokens = 3  # other answers
-    assert asker.answers(mine, 1, kept(asker)) == Predictor(s, bank).answers(mine, 1) and asker.work.read_back == 0
+    assert (
+        predictor.answers(mine, 1, kept(predictor)) == Predictor(s, bank).answers(mine, 1)
+        and predictor.work.read_back == 0
+    )
 
 
 def test_a_row_is_asked_again_when_anything_it_depends_on_changed(make_holder, bank: JoinedBank, task) -> None:

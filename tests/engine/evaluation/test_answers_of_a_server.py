@@ -93,7 +93,7 @@ def test_a_server_answers_as_we_do(
         for own, row, solved in ((bank, 0, ()), (bank, 1, ()), (None, 0, SOLVED)):
             askers = [Predictor(s, own, solved) for s in (local, served)]
             before = Completions.calls
-            texts = [asker.answers(task(answer), row) for asker in askers]
+            texts = [predictor.answers(task(answer), row) for predictor in askers]
             assert (
                 texts[0] == texts[1]
                 and askers[0].n_truncated == askers[1].n_truncated
