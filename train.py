@@ -1,4 +1,4 @@
-"""The one door: distil a metaprompt from many clinical tasks into a frozen LLM, adapt it, evaluate it.
+"""Distil a metaprompt from many clinical tasks into a frozen LLM, adapt it to others, evaluate it.
 
 python train.py distill  --config configs/demo/distill.yaml
 torchrun --nproc_per_node 2 train.py adapt --config configs/demo/adapt.yaml --adapt.steps=50
