@@ -1,71 +1,20 @@
 """Released files to token rows, once: cached by everything they depend on, readable by their owner only."""
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import shutil
 import stat
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from backbones import BackboneCard, Layout, load_tokenizer
+from backbones import BackboneCard, Layout
 from engine.config.schema import DataConfig
-from engine.core.errors import UserError
-from engine.data import cache_keys, corpora as corpora_module, dataset, token_cache
-from engine.data.cache_keys import cache_key
-from engine.data.dataset import TaskData, data_fingerprint, load_cards, prepare
-from engine.data.file_digests import FileDigests
-
-Prepare = Callable[..., dict[str, TaskData]]
-ALL = {"demo_qa": ["train", "validation", "test"], "demo_entities": ["train"]}
-
-
-@pytest.fixture
-def corpora(project: Path, tmp_path: Path) -> Path:
-    """A copy of the demo corpora, to be changed."""
-    return Path(shutil.copytree(project / "configs/demo/data", tmp_path / "corpora"))
-
-
-@pytest.fixture
-def config(project: Path, corpora: Path, tmp_path: Path) -> DataConfig:
-    return DataConfig(
-        root=str(corpora),
-        cards=[str(project / "configs/demo/cards")],
-        cache=str(tmp_path / "private/cache"),
-        max_length=768,
-    )
-
-
-@pytest.fixture(scope="module")
-def layout(card: BackboneCard) -> Layout:
-    return Layout(card, load_tokenizer(card.tokenizer))
-
-
-@pytest.fixture
-def run(config: DataConfig, layout: Layout) -> Prepare:
-    """``run({"demo_qa": ["train"]}, max_length=100)``: prepare, with some keys of the configuration replaced; what
-    was said is in ``run.said``.
-    """
-
-    def prepared(tasks: dict[str, list[str]], rank: int = 0, **changes: Any) -> dict[str, TaskData]:
-        return prepare(tasks, dataclasses.replace(config, **changes), layout, rank, said.append)
-
-    said: list[str] = []
-    prepared.said = said  # type: ignore[attr-defined]
-    return prepared
-
-
-def problems(run: Prepare, tasks: dict[str, list[str]], **changes: Any) -> list[str]:
-    with pytest.raises(UserError) as error:
-        run(tasks, **changes)
-    return error.value.problems
+from engine.data import cache_keys, corpora as corpora_module, dataset
+from engine.data.dataset import data_fingerprint, load_cards
+from tests.engine.cached_corpora import ALL, Prepare, key, problems, rows_of
 
 
 def test_rows_are_the_tokens_of_the_text_pairs(run: Prepare, layout: Layout) -> None:
@@ -143,20 +92,6 @@ def test_the_cache_is_its_owners_alone(run: Prepare, config: DataConfig) -> None
     }
     assert len([p for p in cache.iterdir() if p.is_dir()]) == 4
     assert not [p for p in modes if "partial" in p.name or "failed" in p.name]
-
-
-def key(
-    config: DataConfig,
-    layout: Layout,
-    task: str = "demo_qa",
-    split: str = "train",
-    max_length: int = 768,
-    limit: int = 0,
-    **card: Any,
-) -> str:
-    found = load_cards(config)[task]
-    digests = FileDigests(Path(config.cache))
-    return cache_key(dataclasses.replace(found, **card), split, Path(config.root), layout, max_length, limit, digests)
 
 
 def test_the_key_changes_with_everything_the_rows_depend_on(
@@ -305,69 +240,6 @@ def test_a_split_that_a_card_does_not_name(run: Prepare, monkeypatch: pytest.Mon
     assert "its card names no split 'validation'" in problem
 
 
-def test_other_ranks_wait_for_rank_0(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
-    found: dict[str, TaskData] = {}
-    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
-    waiter.start()
-    time.sleep(0.3)
-    assert waiter.is_alive() and not found
-    built = run({"demo_qa": ["train"]})
-    waiter.join(timeout=10)
-    assert not waiter.is_alive()
-    assert data_fingerprint(found) == data_fingerprint(built)
-
-
-def test_other_ranks_stop_waiting_when_rank_0_fails(
-    run: Prepare, corpora: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
-    (corpora / "demo_qa/questions.json").write_text("{")
-    told: list[str] = []
-    waiter = threading.Thread(target=lambda: told.extend(problems(run, {"demo_qa": ["train"]}, rank=1)), daemon=True)
-    waiter.start()
-    time.sleep(0.1)
-    assert problems(run, {"demo_qa": ["train"]})
-    waiter.join(timeout=10)
-    assert not waiter.is_alive()
-    assert told == ["task demo_qa: split train: rank 0 could not prepare it; its message says why"]
-
-
-def test_a_failure_of_an_earlier_launch_stops_nobody(
-    run: Prepare, config: DataConfig, layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
-    cache = Path(config.cache)
-    cache.mkdir(parents=True)
-    marker = cache / f"demo_qa-train-{key(config, layout)}.failed"
-    marker.touch()
-    os.utime(marker, (time.time() - 60, time.time() - 60))
-    found: dict[str, TaskData] = {}
-    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
-    waiter.start()
-    time.sleep(0.2)
-    assert waiter.is_alive()
-    run({"demo_qa": ["train"]})
-    waiter.join(timeout=10)
-    assert len(found["demo_qa"].splits["train"]) == 36 and not marker.exists()
-
-
-def test_two_launches_may_build_the_same_split(
-    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second one to finish finds the first one's folder in its place, and uses it."""
-    build, first = corpora_module._build, iter([True])
-
-    def overtaken(card: Any, splits: list[str], *rest: Any) -> dict[str, str]:
-        if next(first, False):
-            build(card, splits, *rest)  # the other launch, in the meantime
-        return build(card, splits, *rest)
-
-    monkeypatch.setattr(corpora_module, "_build", overtaken)
-    assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
-    assert len(folders(config)) == 1
-
-
 def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
     found = run({"demo_qa": ["train"], "demo_entities": ["train"]})
     train = found["demo_qa"].splits["train"]
@@ -377,101 +249,3 @@ def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
         "maybe",
     }
     assert found["demo_entities"].splits["train"].labels() is None
-
-
-# ---- what kills and bad disks leave
-# ------------------------------------------------------------------------------------
-
-
-def folders(config: DataConfig) -> list[Path]:
-    return [path for path in Path(config.cache).iterdir() if path.is_dir()]
-
-
-def rows_of(found: dict[str, TaskData]) -> list[Any]:
-    return [list(rows.rows) for task in found.values() for rows in task.splits.values()]
-
-
-def flip(file: Path, place: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(bytes(content))
-
-
-def swap(a: Path, b: Path) -> None:
-    a.rename(a.with_name("aside"))
-    b.rename(a)
-    a.with_name("aside").rename(b)
-
-
-DAMAGES: dict[str, Callable[[Path, Path], object]] = {
-    "a bit at the front": lambda folder, _: flip(folder / "rows.arrow", 900),
-    "a bit in the middle": lambda folder, _: flip(folder / "rows.arrow", (folder / "rows.arrow").stat().st_size // 2),
-    "a bit at the end": lambda folder, _: flip(folder / "rows.arrow", -1),
-    "cut": lambda folder, _: os.truncate(folder / "rows.arrow", 3000),
-    "empty": lambda folder, _: os.truncate(folder / "rows.arrow", 0),
-    "rows missing": lambda folder, _: (folder / "rows.arrow").unlink(),
-    "checksum missing": lambda folder, _: (folder / "checksum.json").unlink(),
-    "checksum damaged": lambda folder, _: flip(folder / "checksum.json", 20),
-    "swapped": swap,
-}
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_rows_are_named_and_tokenised_again(run: Prepare, config: DataConfig, how: str) -> None:
-    first = run(ALL)
-    wanted, mark = rows_of(first), data_fingerprint(first)
-    cache = Path(config.cache)
-    (train,), (test,) = cache.glob("demo_qa-train-*"), cache.glob("demo_qa-test-*")
-    DAMAGES[how](train, test)
-    found = run(ALL)
-    assert rows_of(found) == wanted and data_fingerprint(found) == mark
-    said = run.said  # type: ignore[attr-defined]
-    assert len(said) == (2 if how == "swapped" else 1) and any(str(train) in line for line in said)
-    assert all(line.startswith("WARNING task demo_qa: split t") and "made again" in line for line in said)
-    said.clear()
-    assert rows_of(run(ALL)) == wanted and said == []
-    assert len(folders(config)) == 4
-
-
-def test_other_ranks_wait_until_damage_is_mended(
-    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
-    monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
-    wanted = rows_of(run({"demo_qa": ["train"]}))
-    (folder,) = folders(config)
-    flip(folder / "rows.arrow", 900)
-    found: dict[str, TaskData] = {}
-    waiter = threading.Thread(target=lambda: found.update(run({"demo_qa": ["train"]}, rank=1)), daemon=True)
-    waiter.start()
-    time.sleep(0.3)
-    assert waiter.is_alive() and not found
-    run({"demo_qa": ["train"]})
-    waiter.join(timeout=10)
-    assert not waiter.is_alive() and rows_of(found) == wanted
-    assert capfd.readouterr().err.count("rank 1: task demo_qa: split train: ") == 1
-
-
-def test_what_a_killed_start_left_is_in_nobodys_way(run: Prepare, config: DataConfig) -> None:
-    """In a container every start has the same process id."""
-    cache = Path(config.cache)
-    left = cache / f".demo_qa-train.{os.getpid()}.partial"
-    left.mkdir(parents=True)
-    assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36
-    assert left.exists()  # it may be of another host's live process
-    shutil.rmtree(next(p for p in folders(config) if p != left))
-    os.utime(left, (1, 1))
-    run({"demo_qa": ["train"]})
-    assert not left.exists()
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_cache_that_cannot_be_written_is_the_users_error(
-    run: Prepare, config: DataConfig, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refused(*_: Any, **how: Any) -> str:
-        raise OSError(number, os.strerror(number), str(Path(config.cache) / "x"))
-
-    monkeypatch.setattr("tempfile.mkdtemp", refused)
-    (problem,) = problems(run, {"demo_qa": ["train"]})
-    assert problem.startswith(f"data.cache: {config.cache} cannot be written to ({os.strerror(number)})")
-    assert "--data.cache=FOLDER" in problem
