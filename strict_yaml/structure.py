@@ -145,7 +145,9 @@ def _as_text(value: Any) -> Any:
 
 
 def _without(content: Mapping[str, Any], dotted: str) -> Mapping[str, Any]:
-    """``content`` without a key; of a path, what is there of it."""
+    """``content`` without a key; of a path, what is there of it. A key may have dots in it itself."""
+    if dotted in content:
+        return {key: value for key, value in content.items() if str(key) != dotted}
     head, _, rest = dotted.partition(".")
     out = {key: value for key, value in content.items() if str(key) != head}
     inner = content.get(head)

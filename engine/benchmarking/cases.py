@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.benchmarking import peft_beside
 from engine.benchmarking.stage import for_steps, mode_of
-from engine.config import RunConfig, expand, known_keys, read_switch, resolve, unknown_key
+from engine.config import RunConfig, expand, known_keys, new_value, read_switch, resolve, unknown_key
 from engine.core import UserError
 from engine.data import Invention, invention_of
 from engine.distributed import ROOM, SHARDINGS, room_for
@@ -139,7 +139,9 @@ def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -
         axes["sharding"] = _listed(own["shardings"])
         for sharding in axes["sharding"]:
             if sharding not in SHARDINGS:
-                problems.append(f"command line: --shardings: {sharding!r} is none of {', '.join(SHARDINGS)}")
+                renamed = new_value(sharding, SHARDINGS)
+                told = f"is called {renamed!r} now" if renamed else f"is none of {', '.join(SHARDINGS)}"
+                problems.append(f"command line: --shardings: {sharding!r} {told}")
     for axis in filter(None, own.get("sweep", "").split(";")):
         key, _, values = axis.partition("=")
         key, values = key.strip(), values.strip()

@@ -23,7 +23,7 @@ BENCHMARK = {
     "profile": "true: a torch profiler trace of two more steps, and a page on it",
     "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
     "compare_anyway": "true: although configuration, machine or backbone differ",
-    "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, resident)",
+    "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, replicated)",
 }
 TYPES = {int: "whole number", float: "number", bool: "true | false", str: "text"}
 WIDTH = 118

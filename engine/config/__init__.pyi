@@ -21,6 +21,7 @@ from .methods import (
     TRAINED as TRAINED,
     UNTRAINED as UNTRAINED,
 )
+from .renamed import new_key as new_key, new_value as new_value
 from .resume_check import check_hashes as check_hashes, flat as flat
 from .schema import (
     FREE_IN_EVALUATION as FREE_IN_EVALUATION,
@@ -56,6 +57,8 @@ __all__ = [
     "expand",
     "flat",
     "known_keys",
+    "new_key",
+    "new_value",
     "own_rate",
     "read_switch",
     "read_yaml",

@@ -42,7 +42,7 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
             of_file.append(f"{config_file}: {_line(problem)}")
     told += of_file
     # a key already told about holds its default here: once is enough
-    for line in impossible(config):
+    for line in impossible(config) if config is not None else ():
         if not any(f"{line.partition(':')[0]}:" in earlier for earlier in told):
             told.append(f"{config_file}: {line}")
     if told:
@@ -68,9 +68,11 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if renamed := new_key(key):
         return f"unknown key {key!r}; it is called {renamed!r} now"
     known = list(known)
+    section, dot, leaf = key.rpartition(".")
+    if dot and key in known:
+        return f"unknown key {key!r}; a file nests it: {section}: {{{leaf}: …}}"
     near = nearest(key, known, 0.55)
     if near is None:  # a leaf without its section
-        leaf = key.rpartition(".")[2]
         near = next((k for k in known if k.rpartition(".")[2] == leaf), None)
     return f"unknown key {key!r}; did you mean {near!r}?" if near else f"unknown key {key!r}; see --help"
 

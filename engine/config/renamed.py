@@ -23,6 +23,7 @@ RENAMED_KEYS = {
     "checkpoint.every": "checkpoint.interval",
     "tune": "lr_sweep",
 }
+RENAMED_FLAGS = {"placements": "shardings"}  # of `benchmark`, beside the keys
 RENAMED_VALUES = {
     "sharding": {
         "resident": "replicated",
@@ -37,8 +38,8 @@ RENAMED_VALUES = {
 def new_key(key: str) -> str | None:
     """The present name of a dotted key that was renamed, by itself or with its section; None for any other."""
     section, dot, leaf = key.partition(".")
-    if key in RENAMED_KEYS:
-        return RENAMED_KEYS[key]
+    if key in RENAMED_KEYS or key in RENAMED_FLAGS:
+        return RENAMED_KEYS.get(key) or RENAMED_FLAGS[key]
     if dot and section in RENAMED_KEYS:
         return f"{RENAMED_KEYS[section]}.{leaf}"
     return None

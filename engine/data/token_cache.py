@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from engine.core import UserError, is_creatable, new_partial, publish, remove, sha256_of
+from engine.distributed import slurm_task
 
 ROWS, CHECKSUM = "rows.arrow", "checksum.json"
 POLL_SECONDS = 0.2
@@ -35,7 +36,8 @@ def build_once(
     """Have rank 0 make a file or folder of the cache that is missing or damaged; others wait for it, or its failure.
 
     Args:
-        build: makes ``final``. damage: reads it; every rank looks for itself. say: is told what is made again, and why.
+        build: makes ``final``. damage: reads it; every rank looks for itself. print_rank0: is told what is made again,
+            and why.
 
     Raises:
         UserError: rank 0 failed, or the cache's folder cannot be written to.
@@ -168,14 +170,16 @@ def _publish_keys(published: Path, keys: Keys | None) -> None:
 def unique_launch() -> str:
     """The same on all ranks of one launch, and of no other; nothing where the environment has nothing such.
 
-    torchrun names its logs after each launch and attempt, alike for the ranks of one node. srun numbers its steps.
+    torchrun names its logs after each launch and attempt, alike for the ranks of one node. srun numbers its steps; a
+    step of one task may be a shell, in which any number of launches are started one after another.
     """
     env = os.environ
     log = env.get("TORCHELASTIC_ERROR_FILE", "")
     if log and env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):
         return f"torchrun {Path(log).parent.parent}"
-    if env.get("SLURM_JOB_ID") and env.get("SLURM_STEP_ID"):
-        return " ".join(env.get(name, "-") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID"))
+    if env.get("SLURM_JOB_ID") and slurm_task(env) is not None:
+        names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "TORCHELASTIC_RESTART_COUNT")
+        return " ".join(env.get(name, "-") for name in names)
     return ""
 
 

@@ -7,7 +7,7 @@ from .hardware import (
     peak_here as peak_here,
     read_kind as read_kind,
 )
-from .launcher import launcher_rank as launcher_rank, without_local_rank as without_local_rank
+from .launcher import launcher_rank as launcher_rank, slurm_task as slurm_task, without_local_rank as without_local_rank
 from .machine import (
     GB as GB,
     Machine as Machine,
@@ -111,6 +111,7 @@ __all__ = [
     "requested_sharding",
     "room_for",
     "signal_number",
+    "slurm_task",
     "start_process_group",
     "start_watchdog",
     "store_for_a_thread",

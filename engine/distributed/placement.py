@@ -2,7 +2,7 @@
 devices or hosts.
 
 Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so
-that ``plan`` prints on a login node what a run will choose. Speed falls in the order of PLACEMENTS: resident gathers
+that ``plan`` prints on a login node what a run will choose. Speed falls in the order of SHARDINGS: replicated gathers
 nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
 time more, less than a sharding further down.
 """
@@ -47,7 +47,7 @@ class MicroBatchShape:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes a rank, by part: (on its device, on its host). ``activation_checkpointing``: layers whose activations are
+    """Bytes a rank, by part: (on its device, on its host). ``recompute``: layers whose activations are
     made again; ``offloaded``: and the inputs of all of them wait on the host.
     """
 

@@ -39,7 +39,7 @@ class PreemptionHandler:
 
     Args:
         run_dir: where SAVE and STOP may appear, and STOPPED is left.
-        leads: this rank looks for them, and answers Ctrl-C.
+        is_main_process: this rank looks for them, and answers Ctrl-C.
     """
 
     def __init__(self, run_dir: Path, signal_name: str, is_main_process: bool):

@@ -138,7 +138,7 @@ def _placement_json(place: _Placement, machine: Machine) -> dict[str, Any]:
         "device_bytes": round(need.device),
         "host_bytes": round(need.host),
         "fits": need.fits(machine),
-        "largest_token_budget": place.largest,
+        "largest_max_tokens_per_micro_batch": place.largest,
         "gathered_bytes_per_micro_batch": gathered.bytes,
         "gathers_per_micro_batch": gathered.calls,
         "gathered_per_micro_batch": {"intra": gathered.intra, "inter": gathered.inter},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.config import RunConfig
+from engine.config import RunConfig, new_key
 from engine.core import UserError, aligned_columns
 from engine.distributed import Machine
 from engine.planning.format import bound, duration, hours, percent, yes_no
@@ -74,8 +74,10 @@ def read_sweep(text: str) -> Sweep | None:
     key, equals, listed = text.partition("=")
     problems = []
     if key not in KEYS or not equals:
-        expected = " or ".join(f"{name}=1,2,4" for name in KEYS)
-        problems.append(f"command line: --sweep: {text!r}: expected {expected}")
+        expected = "expected " + " or ".join(f"{name}=1,2,4" for name in KEYS)
+        if renamed := new_key(key):
+            expected = f"{key} is called {renamed} now"
+        problems.append(f"command line: --sweep: {text!r}: {expected}")
     values = []
     for part in listed.split(","):
         if part.strip().isdigit() and int(part) > 0:

@@ -2,7 +2,7 @@
 
 The score of a rate is the mean over the tasks of their official metrics, for each method and number of shots. Rates of
 equal score are told apart by their cross-entropy, which still differs where a metric is at its ceiling or at zero. Left
-in run_dir/tune.
+in run_dir/lr_sweep.
 """
 
 import json
@@ -39,7 +39,7 @@ EQUAL = 1e-9  # scores this close are one score
 
 
 def chosen_rates(holder: BackboneHolder, data: dict[str, TaskData], sources: Mapping[str, Source]) -> Rates:
-    """Of an adaptation: train and score what is not yet, in run_dir/tune. A collective.
+    """Of an adaptation: train and score what is not yet, in run_dir/lr_sweep. A collective.
 
     Raises:
         UserError: the sweep there is of another configuration.

@@ -37,5 +37,5 @@ class NonfiniteSteps:
             names = [self.stage.rows[span[k]].name for k in worst]
         raise RuntimeError(
             f"{self.stage.name} {step}: in {self.limit} steps running the gradient of {', '.join(names[:8])} "
-            "was not finite; a lower learning rate, a clip, or the data of these tasks"
+            "was not finite; a lower learning rate, a smaller max_grad_norm, or the data of these tasks"
         )

@@ -32,6 +32,16 @@ def test_an_old_key_is_refused_with_its_new_name(old: str, new: str, tmp_path) -
     assert f"command line: --{old}: unknown key {old!r}; it is called {new!r} now" in error.value.problems
 
 
+def test_a_key_with_dots_in_a_file_is_told_how_to_nest(tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("run_dir: runs/x\nbackbone: b.yaml\nteach.steps: 5\nadapt.shots: [4]\nteach: {a.b: 3}\n")
+    with pytest.raises(UserError) as error:
+        resolve(file, {})
+    assert f"{file}: unknown key 'teach.steps'; a file nests it: teach: {{steps: …}}" in error.value.problems
+    assert f"{file}: unknown key 'adapt.shots'; a file nests it: adapt: {{shots: …}}" in error.value.problems
+    assert any("'teach.a.b'" in problem for problem in error.value.problems)
+
+
 @pytest.mark.parametrize(
     ("key", "old", "new"), [(key, old, new) for key, names in RENAMED_VALUES.items() for old, new in names.items()]
 )

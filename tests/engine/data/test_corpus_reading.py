@@ -80,7 +80,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_cache, "POLL_SECONDS", 0.02)
-    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "1")):
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_STEP_ID", "1"), ("SLURM_STEP_NUM_TASKS", "2")):
         monkeypatch.setenv(name, value)
 
 
@@ -244,16 +244,18 @@ def test_other_ranks_stop_waiting_for_keys_when_rank_0_breaks_off(
 
 
 def test_a_launch_has_a_name_only_where_no_other_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE")
-    for name in (*names, "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE", "SLURM_STEP_NUM_TASKS")
+    for name in (*names, "SLURM_NTASKS", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert token_cache.unique_launch() == ""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert token_cache.unique_launch() == "", "a script of a job may start several launches"
     monkeypatch.setenv("SLURM_STEP_ID", "1")
-    assert token_cache.unique_launch() == "7 - 1"
+    assert token_cache.unique_launch() == "", "a step of one task may be a shell, which starts several launches"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert token_cache.unique_launch() == "7 - 1 -"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/logs_x1/none_a/attempt_0/3/error.json")
-    for local, launch in (("4", "torchrun /tmp/logs_x1/none_a/attempt_0"), ("2", "7 - 1")):
+    for local, launch in (("4", "torchrun /tmp/logs_x1/none_a/attempt_0"), ("2", "7 - 1 -")):
         monkeypatch.setenv("WORLD_SIZE", "4")
         monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
         assert token_cache.unique_launch() == launch

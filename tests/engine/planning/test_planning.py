@@ -220,7 +220,7 @@ def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Plann
         assert weak.work.examples == pytest.approx(first.work.examples * 2**n)
 
 
-def test_the_largest_token_budget_fits_and_a_larger_one_does_not(
+def test_the_largest_max_tokens_per_micro_batch_fits_and_a_larger_one_does_not(
     planner: Planner, config: RunConfig, run_context: RunContext
 ) -> None:
     machine = Machine(4, 8, "cuda", 24 * GB, 250 * GB)
