@@ -67,7 +67,9 @@ class Runs:
     def stop(self) -> None:
         """A run of the first number of ranks, stopped with checkpoints of steps 24 and 28."""
         job = self.jobs.start(self.stopped, ranks=min(self.whole))
-        job.until(lambda: (self.stopped / "latest").resolve().name == "step_00000028")
+        latest, oldest = self.stopped / "latest", self.stopped / "checkpoints/step_00000020"
+        # the checkpoint before the last two is removed once `latest` points at the last
+        job.until(lambda: latest.resolve().name == "step_00000028" and not oldest.exists())
         job.kill_all()
         self.stopped_text = (
             job.text.partition("\ndistill 29/")[0] + "\n"
