@@ -3,8 +3,8 @@
 Two root forwards a step (teacher, then student) would alternate in DeepSpeed's module trace and silently disable
 prefetching.
 
-``packed`` is the way that trains: one row [P_1 … P_K | samples], each prompt once, the head on answer tokens inside the
-caller's loss. ``answers`` is the plain formulation that it is tested against: one padded row per sample, [P_k ;
+``packed`` is the way that trains: one row [P_1 … P_K | samples], each prompt once, the head on answer tokens inside
+the caller's loss. ``answers`` is the plain formulation that it is tested against: one padded row per sample, [P_k ;
 tokens]. Samples are padded on the right, so under causal attention no real position ever sees a pad and no mask is
 needed.
 """

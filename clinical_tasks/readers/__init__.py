@@ -44,7 +44,7 @@ READERS: dict[str, Reader] = {
 }
 
 # Versions of the readers' output. Token rows are cached under them: raise a reader's number whenever it may read other
-# documents from the same files, also through a change of what it shares with others (files.py, markup.py, tables.py …).
+# documents from the same files, also through a change of what it shares with others (files.py, markup.py, tables.py).
 READER_VERSIONS: dict[str, int] = {
     "brat": 1,
     "pubtator": 1,

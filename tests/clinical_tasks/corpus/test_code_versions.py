@@ -137,7 +137,8 @@ def untidy_card(card: Any, reader: str) -> TaskCard:
     splits = {"test": "train/*"}
     if reader in ("brat", "pubtator"):
         options = {"brat": {"events": "relations"}}.get(reader, {})
-        return card("re", reader=reader, reader_options=options, labels=None, splits=splits)  # type: ignore[no-any-return]
+        made: TaskCard = card("re", reader=reader, reader_options=options, labels=None, splits=splits)
+        return made
     columns = {"id": "i", "question": "q", "answer": "a"}
     return card("qa", reader=reader, columns=columns, splits=splits)  # type: ignore[no-any-return]
 

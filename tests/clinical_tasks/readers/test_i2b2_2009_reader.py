@@ -75,7 +75,8 @@ def test_fields_are_mentions_and_relate_to_their_medication(mine, write, tmp_pat
 
 def test_ugly_text(mine, write, tmp_path):
     # CRLF, a byte order mark, characters that splitlines breaks at, quotes and bars in the quoted words.
-    write('\ufeffé😀 \x0b\x85\u2028 x\r\ngave "a|b"\r\n', 'm=""a|b"" 2:1 2:1||do="nm"||r="é" 1:0 1:0||ln="list"\r\n')
+    note = '\ufeffé😀 \x0b\x85\u2028 x\r\ngave "a|b"\r\n'
+    write(note, 'm=""a|b"" 2:1 2:1||do="nm"||r="é" 1:0 1:0||ln="list"\r\n')
     (document,) = read_documents(mine, tmp_path, "test")
     assert [text for _, text, _ in spans(document)] == ["\ufeffé😀", '"a|b"']
     assert document.mismatches == (f"{tmp_path}/mine/entries/11.i2b2.entries:1",)
