@@ -60,6 +60,11 @@ def device_name() -> str:
     return models[0] if models else "gpu"
 
 
+def device_memory() -> int:
+    """Bytes of the first GPU; 0 without one."""
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+
+
 def refusal(part: Part, left: float, free: float) -> str:
     """Why a part is left out; empty where it fits. left: seconds. free: bytes."""
     if part.seconds > left:
@@ -134,7 +139,7 @@ class Results:
     """
 
     def __init__(self, file: Path, small: bool):
-        self.file, self.order = file, [p.name for p in parts(small)]
+        self.file, self.order = file, [p.name for p in parts(small, device_memory())]
         here: dict[str, Any] = {"machine": machine_info(), "versions": library_versions(), "commit": source_commit()}
         self.content: dict[str, Any] = {"device": device_name(), "small": small, "parts": []}
         self.content |= {"peak_operations_per_s": peak_here("bfloat16"), "machine": here["machine"]}
@@ -208,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="JSON (default: benchmarks/results/gpu_<device>.json; with --small in runs/gpu-small)",
     )
     a = parser.parse_args(arguments)
-    every = {p.name: p for p in parts(a.small)}
+    every = {p.name: p for p in parts(a.small, device_memory())}
     names = a.parts.split(",") if a.parts else list(every)
     unknown = [name for name in names if name not in every]
     if unknown:

@@ -8,6 +8,7 @@ import argparse
 import json
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,11 @@ def page(results: Path) -> list[str]:
             missing.append(f"`benchmarks/{name}.py`")
         for file in files:
             content = json.loads(file.read_text())
-            sections.append(build(content))
-            sections[-1].command = sections[-1].command.replace(f"{name}_cpu.json", file.name)
+            section = build(content)
+            section.command = section.command.replace(f"{name}_cpu.json", file.name)
+            if len(files) > 1:
+                name_device(section, device=file.stem.removeprefix(f"{name}_").upper())
+            sections.append(section)
             made.append(made_on(content))
     ratios = list(chain.from_iterable(section.ratios for section in sections))
     out = [
@@ -71,6 +75,12 @@ def page(results: Path) -> list[str]:
     if not any("GPU" in where for where in made):
         out.append("Nothing on this page was measured on a GPU.")
     return [*out, ""]
+
+
+def name_device(section: Section, device: str) -> None:
+    """Say on which device a section was measured, where several devices have one."""
+    section.title += f", {device}"
+    section.ratios = [replace(ratio, where=f"{device}: {ratio.where}") for ratio in section.ratios]
 
 
 def not_faster(ratios: Sequence[Ratio]) -> list[str]:

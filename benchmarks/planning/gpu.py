@@ -1,7 +1,7 @@
 """What ``plan`` predicts of the steps that ``benchmarks.gpu`` measured, side by side in docs/planning.md. No GPU is
 needed.
 
-    python -m benchmarks.planning.gpu --measured benchmarks/results/gpu_h200.json --docs docs/planning.md
+    python -m benchmarks.planning.gpu --measured benchmarks/results/gpu_*.json --docs docs/planning.md
 
 Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed
 as the invented samples' are: 100 tokens, 10 of them answer; and as many samples a task.
@@ -60,16 +60,16 @@ def predicted(command: list[str], changed: str, device: str) -> dict[str, Any]:
 
 
 def rows_of(measured: dict[str, Any]) -> list[list[str]]:
-    rows = []
+    """A row of the table a case, of one card's results."""
+    device, rows = measured["device"], []
     for part in measured["parts"]:
         for case in part.get("cases", []):
-            p = predicted(part["command"], case["label"], measured["device"])
+            p = predicted(part["command"], case["label"], device)
             seconds, held = case["step_seconds"]["median"], case["peak_gpu_bytes"]
             memory = [f"{p['bytes'] / 1e9:.1f}, {held / 1e9:.1f} GB", f"{p['bytes'] / held - 1:+.0%}"]
             step = [f"{p['seconds']:.3f}, {seconds:.3f} s", f"{p['seconds'] / seconds - 1:+.0%}"]
-            rows.append(
-                [f"{part['name']}, {case['sharding']}, teacher {case['teacher']}", *memory, *step, p["binding"]]
-            )
+            name = f"{device.upper()}: {part['name']}, {case['sharding']}, teacher {case['teacher']}"
+            rows.append([name, *memory, *step, p["binding"]])
     return rows
 
 
@@ -78,24 +78,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--measured", type=Path, required=True, help="a file of benchmarks.gpu")
+    parser.add_argument("--measured", type=Path, required=True, nargs="+", help="files of benchmarks.gpu")
     parser.add_argument("--docs", type=Path, default=Path("docs/planning.md"))
     a = parser.parse_args(arguments)
-    measured = json.loads(a.measured.read_text())
     before, _, rest = a.docs.read_text().partition(BEGIN)
     if END not in rest:
         parser.error(f"{a.docs}: {BEGIN} and {END} must stand where the table belongs")
-    if measured["machine"]["gpu"] is None:
-        parser.error(f"{a.measured}: measured without a GPU")
+    rows = []
+    for file in a.measured:
+        measured = json.loads(file.read_text())
+        if measured["machine"]["gpu"] is None:
+            parser.error(f"{file}: measured without a GPU")
+        rows += rows_of(measured)
     head = [
-        "one " + measured["machine"]["gpu"],
+        "one GPU",
         "peak memory: predicted, measured",
         "error",
         "a step: predicted, measured",
         "error",
         "bound by",
     ]
-    lines = table(head, rows_of(measured))
+    lines = table(head, rows)
     a.docs.write_text(before + "\n".join([BEGIN, *lines, END]) + rest.partition(END)[2])
     print("\n".join(lines))
 

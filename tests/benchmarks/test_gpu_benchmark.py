@@ -42,7 +42,7 @@ def test_a_part_that_time_or_memory_does_not_hold_is_left_out() -> None:
 
 
 def test_all_parts_take_less_than_nine_minutes_and_their_memory_fits_an_h100() -> None:
-    every = parts(small=False)
+    every = parts(small=False, memory=80e9)
     assert sum(p.seconds for p in every) <= 9 * 60 and max(p.gb for p in every) <= 78
     assert len({p.name for p in every}) == len(every)
     for part in every:  # what they call is there
@@ -52,6 +52,14 @@ def test_all_parts_take_less_than_nine_minutes_and_their_memory_fits_an_h100() -
         assert all((gpu.ROOT / w).exists() for w in words)
         flags = [w.partition("=")[0] for w in part.command if w.startswith("--")]
         assert len(set(flags)) == len(flags), f"{part.name}: a flag stands twice, which is refused"
+
+
+def test_the_peer_gets_a_micro_batch_that_fits_the_card() -> None:
+    def budget(memory: float) -> str:
+        command = next(p.command for p in parts(small=False, memory=memory) if p.name == "vs_peft")
+        return command[command.index("--max_tokens_per_micro_batch") + 1]
+
+    assert budget(80e9) == "8192" and budget(141e9) == "16384"
 
 
 def test_what_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
@@ -68,7 +76,7 @@ def test_a_terminated_command_ends_its_part_and_keeps_what_is_done(tmp_path: Pat
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = (
         "import sys; from benchmarks import gpu; from benchmarks.gpu import Part\n"
-        f"gpu.parts = lambda small: [Part('first', ('-c', 'pass'), 60, 0), Part('second', ('-c', {child!r}), 600, 0)]\n"
+        f"gpu.parts = lambda small, memory: [Part('first', ('-c', 'pass'), 60, 0), Part('second', ('-c', {child!r}), 600, 0)]\n"
         f"sys.exit(gpu.main(['--small', '--minutes', '99', '--output', {str(tmp_path / 'gpu_cpu.json')!r}]))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT) as process:
@@ -110,7 +118,7 @@ def test_a_part_that_fails_is_told_and_the_next_runs(
         Part("second", ("-c", "pass"), 60, 0),
         Part("third", (), 10**6, 0),
     ]
-    monkeypatch.setattr(gpu, "parts", lambda small: two)
+    monkeypatch.setattr(gpu, "parts", lambda small, memory: two)
     assert main(["--small", "--output", str(tmp_path / "gpu_cpu.json"), "--logs", str(tmp_path / "logs")]) == 1
     assert {p.name: p.read_text() for p in (tmp_path / "logs").iterdir()} == {
         "first.log": "what went wrong\n",
