@@ -76,7 +76,8 @@ def test_a_terminated_command_ends_its_part_and_keeps_what_is_done(tmp_path: Pat
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = (
         "import sys; from benchmarks import gpu; from benchmarks.gpu import Part\n"
-        f"gpu.parts = lambda small, memory: [Part('first', ('-c', 'pass'), 60, 0), Part('second', ('-c', {child!r}), 600, 0)]\n"
+        f"two = [Part('first', ('-c', 'pass'), 60, 0), Part('second', ('-c', {child!r}), 600, 0)]\n"
+        "gpu.parts = lambda small, memory: two\n"
         f"sys.exit(gpu.main(['--small', '--minutes', '99', '--output', {str(tmp_path / 'gpu_cpu.json')!r}]))"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT) as process:
