@@ -43,14 +43,16 @@ def checkpoint_of(rows: int, length: int, width: int, shared: bool, device: torc
     optimizer = RowwiseAdamW({n: RowGroup(p, 0.1, 100, 0, "constant", 1.0) for n, p in parts.items()})
     trained = {n: p for n, p in bank.named_parameters() if p.requires_grad}
     best = {f"best.{n}": p.detach().clone() for n, p in bank.named_parameters()}
-    kept: dict[str, dict[str, torch.Tensor]] = {}
+    reused: dict[str, dict[str, torch.Tensor]] = {}
     if not shared:  # a distillation is not validated
-        kept = {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}
+        reused = {"best": best, "frozen": {"shared_SLD": bank.shared_SLD.detach()}}
     state = {
         "rows": [{"task": f"task {k}", "method": "metaprompt", "shots": "full", "seed": 0} for k in range(rows)],
         "progress": list(range(4 * rows)),
     }
-    return Checkpoint(dict(trained), optimizer.state_dict(), state, kept), sum(4 * p.numel() for p in trained.values())
+    return Checkpoint(dict(trained), optimizer.state_dict(), state, reused), sum(
+        4 * p.numel() for p in trained.values()
+    )
 
 
 def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
             **alternate({"written": whole}, repeats, torch.device("cpu")),
         }
         size = _bytes_of((run_dir / "latest").resolve())
-        beside = _bytes_of(run_dir / "checkpoints/kept") if content.kept else 0
+        beside = _bytes_of(run_dir / "checkpoints/reused") if content.reused else 0
     seconds["processor"] = sorted(processor)[len(processor) // 2]
     out: dict[str, Any] = {
         "size": name,
@@ -114,7 +116,7 @@ def _step(device: torch.device, repeats: int) -> float:
     student, forward_backward = work.student("distill"), ForwardBackward(work.backbone, True, 4096, 0, 1)
 
     def step() -> None:
-        for group in forward_backward.micro_batches(work.items, student):
+        for group in forward_backward.micro_batches(work.samples, student):
             forward_backward.train(group, student, WEIGHTS, work.teachers, None)
 
     return alternate({"step": step}, repeats, device)["step"]

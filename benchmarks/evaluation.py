@@ -120,8 +120,8 @@ def choices_of(work: Workload) -> list[Choice]:
         return [*torch.randint(3, vocabulary, (size,), generator=g).tolist(), END]
 
     choices = []
-    for n, item in enumerate(work.items):
-        choices.append(Choice(item.sample.context_ids, [draw() for _ in range(2 + n % 4)]))
+    for n, sample in enumerate(work.samples):
+        choices.append(Choice(sample.context_ids, [draw() for _ in range(2 + n % 4)]))
     return choices
 
 
@@ -164,8 +164,8 @@ Sides = dict[str, Callable[[], list[list[int]]]]
 
 
 def generation_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides, int]:
-    contexts = [i.sample.context_ids for i in work.items]
-    lengths = [len(i.sample.answer_ids) + 1 for i in work.items]  # and the end token
+    contexts = [sample.context_ids for sample in work.samples]
+    lengths = [len(sample.answer_ids) + 1 for sample in work.samples]  # and the end token
     sides: Sides = {}
     for width in WIDTHS:
         sides[f"ours, {width} at once"] = partial(ours, work, contexts, lengths, prompt_LD, width, budget)
@@ -206,8 +206,8 @@ def token_ratio(work: Workload, kind: str) -> float:
         for choice in choices_of(work):
             count(len(choice.context), [len(option) for option in choice.options])
     else:
-        for item in work.items:
-            count(len(item.sample.context_ids), [len(item.sample.answer_ids) + 1])
+        for sample in work.samples:
+            count(len(sample.context_ids), [len(sample.answer_ids) + 1])
     return theirs / own
 
 
@@ -242,7 +242,7 @@ def measure(name: str, regime: str, kind: str, samples: int, pairs: int, budget:
         "kind": kind,
         "samples": samples,
         "prompt_length": len(prompt_LD),
-        "mean_context": statistics.fmean(len(i.sample.context_ids) for i in work.items),
+        "mean_context": statistics.fmean(len(sample.context_ids) for sample in work.samples),
         "answer_tokens": tokens,
         "seconds": medians,
         "best": best,

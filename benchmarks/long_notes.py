@@ -24,7 +24,7 @@ from backbones.tracing import measure_footprint
 from benchmarks.common.process_memory import forget_peak, memory_of
 from benchmarks.common.workload import MXFP4, SHAPES, Shape
 from engine.core import library_versions, machine_info, protect, source_commit
-from engine.data import Sample, weigh
+from engine.data import Sample, weight_answer_tokens
 from engine.distributed import GB, Machine, MicroBatchShape, ShardedBackbone, estimate_memory
 from engine.training import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank
@@ -65,7 +65,7 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
     backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and on_gpu)
     g = torch.Generator().manual_seed(0)
     ids = torch.randint(3, shape.card["vocab_size"], (length,), generator=g).tolist()
-    items = weigh([0], [Sample(ids[:-ANSWER], ids[-ANSWER:])])
+    samples = weight_answer_tokens([Sample(ids[:-ANSWER], ids[-ANSWER:])])
     hidden = shape.card["hidden_size"]
     bank = DecomposedBank(
         0.02 * torch.randn(1, shape.length, hidden, generator=g),
@@ -79,7 +79,7 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
         forget_peak()
     for _ in range(steps):
         begin = time.perf_counter()
-        forward_backward.train(items, bank, LossWeights(), None, None)
+        forward_backward.train(samples, bank, LossWeights(), None, None)
     peak = torch.cuda.max_memory_allocated() if on_gpu else memory_of("VmHWM")
     print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
 

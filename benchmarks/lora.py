@@ -67,14 +67,14 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
                 layers[f"base_model.model.{layer}"].lora_B[str(k)].weight.copy_(up[k])
     batches = []
     for k in range(shape.tasks):
-        own = [item for item in work.items if item.row == k]
+        own = [item for item in work.samples if item.row == k]
         batches.append([padded_ids(group, device) for group in padded_groups(own, 0, BUDGET, 1)])
     forward_backward = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
         bank.zero_grad()
         total = 0.0
-        for group in forward_backward.micro_batches(work.items, bank):
+        for group in forward_backward.micro_batches(work.samples, bank):
             terms = forward_backward.train(group, bank, LossWeights(), None, None)
             total += float((terms.ce_N.double() * terms.weights_N).sum())
         return total / shape.tasks

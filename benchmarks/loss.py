@@ -68,7 +68,7 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
         "ce: ours": ours(weight, student, None, labels),
         "distil: plain": plain(weight, student, teacher, labels),
         "distil: ours": ours(weight, student, teacher, labels),
-        "distil: ours, teacher kept": ours(weight, student, teacher_states(weight, teacher), labels),
+        "distil: ours, teacher cached": ours(weight, student, teacher_states(weight, teacher), labels),
     }
     fused = liger(weight, student, labels)
     if fused is not None:

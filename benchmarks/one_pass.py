@@ -19,14 +19,14 @@ from typing import Any
 from benchmarks.common.workload import SHAPES, Workload
 from engine import distributed
 from engine.core import library_versions, machine_info, protect, source_commit
-from engine.data import Item, weigh
+from engine.data import Sample
 from engine.distributed import barrier, sum_gradients
 from engine.training import ForwardBackward, LossWeights
 
 
-def step(forward_backward: ForwardBackward, bank: Any, items: list[Item]) -> None:
+def step(forward_backward: ForwardBackward, bank: Any, samples: list[Sample]) -> None:
     bank.zero_grad()
-    for group in forward_backward.micro_batches(items, bank):
+    for group in forward_backward.micro_batches(samples, bank):
         forward_backward.train(group, bank, LossWeights(), None, None)
     sum_gradients(bank)
 
@@ -53,17 +53,16 @@ def main() -> None:
     forward_backward = ForwardBackward(work.backbone, True, a.max_tokens_per_micro_batch, place.rank, place.world)
     alone = []
     for k in range(a.tasks):
-        samples = [item.sample for item in work.items if item.row == k]
-        alone.append(weigh([k] * len(samples), samples))
+        alone.append([sample for sample in work.samples if sample.row == k])
     seconds: dict[str, list[float]] = {"one pass": [], "one run each": []}
     gathers: dict[str, int] = {}
     for repeat in range(a.pairs + 1):  # the first is a warm-up
-        for name, steps in (("one pass", [work.items]), ("one run each", alone)):
+        for name, steps in (("one pass", [work.samples]), ("one run each", alone)):
             barrier()
             work.backbone.gathers.take()
             begin = time.perf_counter()
-            for items in steps:
-                step(forward_backward, bank, items)
+            for samples in steps:
+                step(forward_backward, bank, samples)
             barrier()
             gathers[name] = work.backbone.gathers.take().bytes
             if repeat:

@@ -51,7 +51,7 @@ def measure(case: Case, pairs: int, device: torch.device, methods: list[str]) ->
     ops = bounds(work, case.stage, case.budget)
     ops_of = dict(ops)
     if case.keeps_teacher:
-        ops_of["packed"] = ops["packed, teacher kept"]
+        ops_of["packed"] = ops["packed, teacher cached"]
     out: dict[str, Any] = {
         "shape": case.name,
         "regime": case.regime,

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from backbones.card import BackboneCard, BackboneError
 from backbones.layers import BLOCK
-from backbones.loading.tying import kept_apart
+from backbones.loading.tying import stored_apart
 
 # families that scale or cap logits outside the head: the head on answer tokens alone would be wrong for them
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -41,7 +41,7 @@ def untied_by_file(card: BackboneCard) -> list[tuple[str, str]]:
 def _untied(card: BackboneCard, config: PreTrainedConfig) -> list[tuple[str, str]]:
     if not card.path or card.dummy or not getattr(config, "tie_word_embeddings", False):
         return []
-    return kept_apart(Path(card.path), MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], getattr(torch, card.dtype))
+    return stored_apart(Path(card.path), MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], getattr(torch, card.dtype))
 
 
 def _written_config(card: BackboneCard) -> PreTrainedConfig:

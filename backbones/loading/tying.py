@@ -22,7 +22,7 @@ def shared_names(model: nn.Module) -> dict[str, str]:
     return {name: first[id(p)] for name, p in every if name != first[id(p)]}
 
 
-def kept_apart(folder: Path, family: Any, dtype: torch.dtype) -> list[tuple[str, str]]:
+def stored_apart(folder: Path, family: Any, dtype: torch.dtype) -> list[tuple[str, str]]:
     """Pairs of names that a family shares and a folder holds with different values, as transformers keeps them.
 
     A folder without readable weights has none.

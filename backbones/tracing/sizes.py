@@ -22,9 +22,9 @@ from backbones.loading import backbone_config, experts_as_released, parameter_co
 class ModelFootprint:
     """Bytes, except where a name says otherwise; elements are what DeepSpeed counts (a packed byte is one).
 
-    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. kept_per_token: what a layer
+    numbers: of the backbone. itemsize: of an activation. layers: of each decoder layer. saved_per_token: what a layer
         keeps of each token
-    for the backward pass, sharded or not; kept_fused: with operators joined (``backbones.layers.fused``).
+    for the backward pass, sharded or not; saved_fused: with operators joined (``backbones.layers.fused``).
     working_per_token: alive for a moment within a layer's backward pass. widened: memory that MXFP4
     experts are widened into, of one expert and of a layer. linear_sides: inputs and outputs of all linear layers but
     the head, added up: LoRA's numbers at rank 1. linear_inputs: what linear layers read of each token, in a layer.
@@ -34,7 +34,7 @@ class ModelFootprint:
     layer's queries. experts: of a layer, and chosen for a token; (1, 1) where there are none. parameters: name,
     elements and bytes of an element of each.
     blocks: of a layer's activations as wide as the model, and of those as wide as its inner layer: bytes a token of
-        one, and how much of kept_per_token
+        one, and how much of saved_per_token
     and of working_per_token they are.
     """
 
@@ -49,7 +49,7 @@ class ModelFootprint:
     layer_elements: int
     vocabulary_elements: int
     tensors: tuple[int, ...]
-    kept_per_token: int
+    saved_per_token: int
     working_per_token: int
     widened: tuple[int, int]
     linear_sides: int = 0
@@ -60,7 +60,7 @@ class ModelFootprint:
     experts: tuple[int, int] = (1, 1)
     parameters: tuple[tuple[str, int, int], ...] = ()
     blocks: tuple[tuple[int, int, int], ...] = ()
-    kept_fused: int = 0
+    saved_fused: int = 0
 
     @property
     def weights(self) -> int:
@@ -99,7 +99,7 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
     b, heads = dtype.itemsize, config.num_attention_heads
     inner, chosen = config.intermediate_size, getattr(config, "num_experts_per_tok", None)
     queries = heads * _head_width(config)
-    attention, middle, fused = _kept_by_layer(model, config, b)
+    attention, middle, fused = _saved_by_layer(model, config, b)
     linears: dict[str, nn.Linear] = {}
     for name, module in model.named_modules():
         if type(module) is nn.Linear and module is not model.get_output_embeddings():
@@ -130,8 +130,8 @@ def measure_footprint(card: BackboneCard) -> ModelFootprint:
         layer_elements=max(layer_elements),
         vocabulary_elements=config.vocab_size * config.hidden_size * (1 if tied else 2),
         tensors=tuple(_bytes(parameter) for parameter in model.parameters()),
-        kept_per_token=attention + middle,
-        kept_fused=fused,
+        saved_per_token=attention + middle,
+        saved_fused=fused,
         blocks=blocks,
         working_per_token=sum(working for _, _, working in blocks),
         linear_sides=sum(m.in_features + m.out_features for m in linears.values()),
@@ -149,7 +149,7 @@ def _head_width(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _kept_by_layer(model: PreTrainedModel, config: Any, b: int) -> tuple[int, int, int]:
+def _saved_by_layer(model: PreTrainedModel, config: Any, b: int) -> tuple[int, int, int]:
     """Bytes that a layer keeps of each token for the backward pass: around attention, of the inner layer, and of both
     with operators joined.
 

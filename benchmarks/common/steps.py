@@ -63,7 +63,7 @@ def peft_step(work: Workload, stage: str, budget: int) -> Step:
         trainer = PeftTrainer(model, work.start_LD, tasks, WEIGHTS, work.teachers)
     else:
         trainer = PeftTrainer(model, work.start_LD, tasks, None, None)
-    batches = trainer.batches(work.items, budget)
+    batches = trainer.batches(work.samples, budget)
     return lambda: trainer.gradients(batches)
 
 
@@ -77,7 +77,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         rows = []
         for k, split in enumerate(work.splits):
             stands_for: Any = split
-            rows.append(TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], stands_for, split.kept))
+            rows.append(TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], stands_for, split.sample_indices))
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
         store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
         store.fill(list(range(len(store.parts))), forward_backward, work.teachers, print)
@@ -86,7 +86,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
     def step() -> float:
         bank.zero_grad()
         total = 0.0
-        for group in forward_backward.micro_batches(work.items, bank):
+        for group in forward_backward.micro_batches(work.samples, bank):
             terms = forward_backward.train(group, bank, weights, teachers, kept)
             each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
             total += float((each.double() * terms.weights_N).sum())
@@ -107,24 +107,24 @@ def operators_of(method: str, work: Workload) -> contextlib.AbstractContextManag
 
 
 def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
-    """Operations of a step by method, and with the teacher kept."""
+    """Operations of a step by method, and with the teacher cached."""
     shape = work.shape
-    batches = padded_groups(work.items, shape.length, budget, 1)
+    batches = padded_groups(work.samples, shape.length, budget, 1)
     wide, rows = [], 0
     for group in batches:
-        longest = max(len(i.sample) for i in group)
+        longest = max(len(sample) for sample in group)
         wide.append([longest] * len(group))
         rows += (longest + shape.length) * len(group)
-    whole = ForwardBackward(work.backbone, True, budget, 0, 1).micro_batches(work.items, work.teachers)
+    whole = ForwardBackward(work.backbone, True, budget, 0, 1).micro_batches(work.samples, work.teachers)
     tight, prompts = [], 0
     for group in whole:
-        tight.append([len(i.sample) for i in group])
-        prompts += len({i.row for i in group})
+        tight.append([len(sample) for sample in group])
+        prompts += len({sample.row for sample in group})
     per_row = replace(shape, tasks=round(prompts / len(whole)))
     passes = 3.0 if stage == "distill" else 2.0
     return {
         "peft": operations(shape, wide, False, rows, passes, passes),
         "plain": operations(shape, wide, False, work.answer_tokens, passes, passes),
         "packed": operations(per_row, tight, True, work.answer_tokens, passes, passes),
-        "packed, teacher kept": operations(per_row, tight, True, work.answer_tokens, 2, 2),
+        "packed, teacher cached": operations(per_row, tight, True, work.answer_tokens, 2, 2),
     }

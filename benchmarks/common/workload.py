@@ -2,13 +2,13 @@
 compute.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from backbones import BackboneCard
-from engine.data import Item, Sample, weigh
+from engine.data import Sample, weight_answer_tokens
 from engine.distributed import ShardedBackbone
 from engine.training import LossWeights
 from prompt_modules import DecomposedBank, SoftPromptBank
@@ -104,10 +104,10 @@ class Invented:
     """Token rows of one task, standing for a split."""
 
     def __init__(self, task: int, samples: list[Sample]):
-        self.samples, self.key, self.kept = samples, f"invented-{task}", list(range(len(samples)))
+        self.samples, self.key, self.sample_indices = samples, f"invented-{task}", list(range(len(samples)))
 
-    def sample(self, index: int) -> Sample:
-        return self.samples[index]
+    def sample(self, index: int, row: int = 0) -> Sample:
+        return replace(self.samples[index], row=row, index=index)
 
     def answer_lengths(self) -> list[int]:
         return [len(s.answer_ids) for s in self.samples]
@@ -136,17 +136,13 @@ class Workload:
             own = max(1, round(answer * size / mean))
             self.splits[b % shape.tasks].samples.append(Sample(draw(size - own), draw(own)))
         for split in self.splits:
-            split.kept = list(range(len(split.samples)))
-        rows: list[int] = []
+            split.sample_indices = list(range(len(split.samples)))
         samples: list[Sample] = []
-        indices: list[int] = []
-        for k, split in enumerate(self.splits):
-            rows += [k] * len(split.samples)
-            samples += split.samples
-            indices += split.kept
-        self.items: list[Item] = weigh(rows, samples, indices)
-        self.answer_tokens = sum(len(i.sample.answer_ids) for i in self.items)
-        self.real_tokens = sum(len(i.sample) for i in self.items)
+        for row, split in enumerate(self.splits):
+            samples += [split.sample(index, row) for index in split.sample_indices]
+        self.samples = weight_answer_tokens(samples)
+        self.answer_tokens = sum(len(sample.answer_ids) for sample in self.samples)
+        self.real_tokens = sum(len(sample) for sample in self.samples)
         card = BackboneCard(
             name="benchmark", random=dict(shape.card), seed=0, tokenizer="none", dtype=shape.dtype, dummy=True
         )

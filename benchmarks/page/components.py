@@ -8,7 +8,7 @@ def loss(content: Content) -> Section:
     pairs = {
         "cross-entropy": ("ce: plain", "ce: ours"),
         "distillation": ("distil: plain", "distil: ours"),
-        "distillation, teacher kept": ("distil: plain", "distil: ours, teacher kept"),
+        "distillation, teacher cached": ("distil: plain", "distil: ours, teacher cached"),
         "cross-entropy, against Liger": ("ce: liger", "ce: ours"),
     }
     for c in content["cases"]:

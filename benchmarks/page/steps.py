@@ -7,7 +7,7 @@ from benchmarks.page.section import Content, Ratio, Section, compared, gigabytes
 def vs_peft(cases: Content) -> Section:
     rows, ratios = [], []
     for c in cases:
-        kept = ", teacher kept" if c["teacher_cache"] else ""
+        kept = ", teacher cached" if c["teacher_cache"] else ""
         name = f"{c['shape']}, R = {REGIMES[c['regime']][0]}, {c['stage']}{kept}{_sizes(c)}"
         mine, row = c["methods"]["packed"], [name]
         for peer, peer_name in (("peft", "PEFT"), ("plain", "our plain formulation")):

@@ -17,7 +17,7 @@ from backbones.loading import backbone_config
 from backbones.tracing import measure_footprint, trace
 from benchmarks.common.process_memory import memory_of
 from engine import distributed
-from engine.data import Item, Sample, packed_groups, weigh
+from engine.data import Sample, packed_groups, weight_answer_tokens
 from engine.distributed import (
     DS_CONFIGS,
     FILES,
@@ -115,7 +115,7 @@ class Case:
     def kind(self) -> str:
         return "train_with_teacher" if self.stage == "distill" else "train"
 
-    def items(self) -> list[Item]:
+    def samples(self) -> list[Sample]:
         """A step's samples: each rank's micro-batch is nearly full."""
         each = (self.tokens - TASKS * LENGTH) // SAMPLE
         g = torch.Generator().manual_seed(0)
@@ -124,15 +124,17 @@ class Case:
         def draw(n: int) -> list[int]:
             return torch.randint(3, vocabulary, (n,), generator=g).tolist()  # type: ignore[no-any-return]
 
-        samples = [Sample(draw(SAMPLE - ANSWER), draw(ANSWER)) for _ in range(each * self.world)]
-        return weigh([i % TASKS for i in range(len(samples))], samples)
+        samples = []
+        for number in range(each * self.world):
+            samples.append(Sample(draw(SAMPLE - ANSWER), draw(ANSWER), row=number % TASKS))
+        return weight_answer_tokens(samples)
 
 
 def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     """What the plan says: bytes of memory of a rank by part, seconds of a step, bytes that a step brings."""
     card = case.card
     sizes, machine = measure_footprint(card), Machine(case.nodes, case.ranks_per_node, "cpu", 0, 1 << 40)
-    groups = packed_groups(case.items(), LENGTH, case.tokens, case.world)
+    groups = packed_groups(case.samples(), LENGTH, case.tokens, case.world)
     batches = [micro_batch_of(g, LENGTH, True) for g in groups]
     most = max(batches, key=lambda b: b.tokens)
     bank = LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
@@ -179,7 +181,7 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
         )
     where = distributed.dist_env()
     forward_backward = ForwardBackward(backbone, True, case.tokens, where.rank, where.world)
-    items, weights, asked = case.items(), LossWeights(), None
+    samples, weights, asked = case.samples(), LossWeights(), None
     if case.stage == "distill":
         weights, asked = LossWeights(0.9, 0.9), teachers
     seconds, brought = [], Gathered()
@@ -187,7 +189,7 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
         distributed.barrier()
         begin = time.perf_counter()
         student.zero_grad()
-        for group in forward_backward.micro_batches(items, student):
+        for group in forward_backward.micro_batches(samples, student):
             forward_backward.train(group, student, weights, asked, None)
         distributed.sum_gradients(student)
         seconds.append(distributed.gather_objects(time.perf_counter() - begin))

@@ -82,14 +82,14 @@ class _Sample:
     """The examples of one split that the round trip is tried on: its first ones, up to so many characters."""
 
     def __init__(self, most: int):
-        self.kept: list[Example] = []
+        self.examples: list[Example] = []
         self.seen = 0
         self._most, self._room = most, _ROUND_TRIP_CHARACTERS
 
     def offer(self, example: Example) -> None:
         self.seen += 1
-        if len(self.kept) < self._most and self._room > 0:
-            self.kept.append(example)
+        if len(self.examples) < self._most and self._room > 0:
+            self.examples.append(example)
             self._room -= len(example.input_text)
 
 
@@ -128,7 +128,7 @@ def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits 
                 if str(error) not in check.problems:
                     check.problems.append(str(error))
                 continue
-            kept += sample.kept
+            kept += sample.examples
             seen += sample.seen
     if check.offset_mismatches:
         _tell_mismatches(check)

@@ -13,7 +13,6 @@ from backbones.layers import is_fused, unfused
 from engine.benchmarking.peft_step import PeftTrainer
 from engine.config import RunConfig
 from engine.core import UserError, deterministic
-from engine.data import Item, weigh
 from engine.distributed import ShardedBackbone
 from engine.training import Stage, Trainer
 
@@ -74,7 +73,7 @@ class PeftBeside:
             UserError: the GPU's memory does not hold it.
         """
         assert self.trainer is not None
-        batches = self.trainer.batches(_items_of(trainer), self.budget)
+        batches = self.trainer.batches(trainer.last_samples, self.budget)
         try:
             with unfused(self.trainer.backbone), deterministic(self.deterministic):
                 _wait(self.trainer.device)
@@ -92,12 +91,6 @@ class PeftBeside:
     def release(self) -> None:
         """Let go of the backbone; what was measured stays."""
         self.trainer = None
-
-
-def _items_of(trainer: Trainer) -> list[Item]:
-    picks, rows = trainer.last_step_picks, trainer.stage.rows
-    samples = [rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
-    return weigh([p.row for p in picks], samples, [p.index for p in picks])
 
 
 def _wait(device: torch.device) -> None:

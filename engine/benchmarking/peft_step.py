@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.data import Item, padded_groups
+from engine.data import Sample, padded_groups
 from engine.training import LossWeights
 from prompt_modules import PromptBank
 
@@ -34,17 +34,17 @@ class PaddedIds(NamedTuple):
     tasks_B: Tensor
 
 
-def padded_ids(group: Sequence[Item], device: torch.device) -> PaddedIds:
+def padded_ids(group: Sequence[Sample], device: torch.device) -> PaddedIds:
     """Padded on the right; labels are IGNORED off the answers."""
-    shape = len(group), max(len(i.sample) for i in group)
+    shape = len(group), max(len(sample) for sample in group)
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED)
-    for b, item in enumerate(group):
-        n, first = len(item.sample), len(item.sample.context_ids)
-        ids[b, :n] = torch.tensor(item.sample.context_ids + item.sample.answer_ids)
+    for b, sample in enumerate(group):
+        n, first = len(sample), len(sample.context_ids)
+        ids[b, :n] = torch.tensor(sample.context_ids + sample.answer_ids)
         mask[b, :n] = 1
         labels[b, first:n] = ids[b, first:n]
-    tasks = torch.tensor([i.row for i in group])
+    tasks = torch.tensor([sample.row for sample in group])
     return PaddedIds(ids.to(device), mask.to(device), labels.to(device), tasks.to(device))
 
 
@@ -81,9 +81,9 @@ class PeftTrainer:
         self.encoder = encoder.to(self.device)
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=RATE, weight_decay=0.0, fused=True)
 
-    def batches(self, items: Sequence[Item], budget: int) -> list[PaddedIds]:
+    def batches(self, samples: Sequence[Sample], budget: int) -> list[PaddedIds]:
         """Of like length, none over ``budget`` tokens, prompts and padding counted."""
-        return [padded_ids(group, self.device) for group in padded_groups(items, self.length, budget, 1)]
+        return [padded_ids(group, self.device) for group in padded_groups(samples, self.length, budget, 1)]
 
     def gradients(self, batches: Sequence[PaddedIds]) -> float:
         """Forward and backward passes. -> the mean of the batches' losses, in nats."""

@@ -209,7 +209,7 @@ def _start(m: Measured, there: _Standing, request: Request, cache: Path) -> Stag
         stage = stage_of(m.holder, request.mode, m.data, request.all_steps, cache)
     m.trainer, m.peak = Trainer(stage, m.backbone, trainer_config(m.holder.context)), m.backbone.peak
     if stage.teachers is not None:
-        m.teacher = "asked" if stage.cached_teachers is None else "kept"
+        m.teacher = "asked" if stage.cached_teachers is None else "cached"
     m.own_bytes = there.bytes + gpu_held() - before
     return stage
 

@@ -1,7 +1,7 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the sharding.
 
     checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}
-    checkpoints/kept/                       see content_store.py
+    checkpoints/reused/                       see content_store.py
     latest -> checkpoints/step_00000100
 
 Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are
@@ -37,7 +37,7 @@ class Checkpoint:
     prompts: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    reused: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -57,7 +57,7 @@ class Saver:
         """Copy, and write while training goes on. Waits for the one before it."""
         self.wait()
         state = json.loads(json.dumps(checkpoint.state))
-        seldom = {kind: _copied(tensors) for kind, tensors in checkpoint.kept.items()}
+        seldom = {kind: _copied(tensors) for kind, tensors in checkpoint.reused.items()}
         frozen = Checkpoint(_copied(checkpoint.prompts), _copied(checkpoint.optimizer), state, seldom)
         self._thread = threading.Thread(target=self._write, args=(step, frozen), name="checkpoint")
         self._thread.start()
@@ -115,11 +115,11 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
     partial = new_partial(final, folder=True)
     for name, tensors in zip(FILES, (checkpoint.prompts, checkpoint.optimizer), strict=True):
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial / name)
-    names = {kind: content_store.write(folder, kind, tensors) for kind, tensors in checkpoint.kept.items()}
+    names = {kind: content_store.write(folder, kind, tensors) for kind, tensors in checkpoint.reused.items()}
     state = {
         **checkpoint.state,
         "step": step,
-        "kept": names,
+        "reused": names,
         "sha256": {name: _sha256(partial / name) for name in FILES},
     }
     state = json.loads(json.dumps(state))  # as it will be read
@@ -147,7 +147,7 @@ def _forget(folder: Path) -> None:
     names: set[str] = set()
     for step in folder.glob("step_*"):
         try:
-            names.update(json.loads((step / "state.json").read_text())["kept"].values())
+            names.update(json.loads((step / "state.json").read_text())["reused"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
     content_store.forget(folder, names)
@@ -208,7 +208,7 @@ def identity_of(run_dir: Path) -> str | None:
 
 
 def _identity(state: dict[str, Any]) -> str:
-    return _state_sum({"prompts": state["sha256"][FILES[0]], "kept": state["kept"]})
+    return _state_sum({"prompts": state["sha256"][FILES[0]], "reused": state["reused"]})
 
 
 class _Damaged(ValueError):
@@ -225,7 +225,7 @@ def _read(folder: Path, checkpoints: Path) -> Checkpoint:
             if _sha256(folder / name) != state["sha256"][name]:
                 raise _Damaged(f"{name} is damaged (its checksum differs)")
         prompts, seldom = load_file(folder / FILES[0]), {}
-        for kind, name in body["kept"].items():
+        for kind, name in body["reused"].items():
             found = content_store.read(checkpoints, name)
             if found is None:
                 raise _Damaged(f"both copies of {content_store.FOLDER}/{name} are damaged or missing")

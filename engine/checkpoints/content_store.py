@@ -1,7 +1,7 @@
 """Tensors that change seldom and are the size of the rest: each row's best step, a frozen metaprompt. Beside the
 checkpoints, not in each.
 
-    checkpoints/kept/best-<sha256>.1.safetensors, best-<sha256>.2.safetensors
+    checkpoints/reused/best-<sha256>.1.safetensors, best-<sha256>.2.safetensors
 
 Named by their content, which a checkpoint's state names too; written when it changes. Twice: checkpoints share them,
 and one flipped bit must not cost them all.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.core import new_partial, publish, remove
 
-FOLDER, COPIES = "kept", (1, 2)
+FOLDER, COPIES = "reused", (1, 2)
 
 
 def write(checkpoints: Path, kind: str, tensors: dict[str, Tensor]) -> str:

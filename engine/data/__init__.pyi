@@ -1,6 +1,5 @@
 from .audit import OverlapQuestion as OverlapQuestion, TokenQuestion as TokenQuestion, check_data as check_data
 from .dataset import (
-    Sample as Sample,
     Split as Split,
     TaskData as TaskData,
     data_fingerprint as data_fingerprint,
@@ -18,18 +17,16 @@ from .decontamination import (
     write_overlap_record as write_overlap_record,
 )
 from .packing import (
-    Item as Item,
     collate as collate,
     micro_batches as micro_batches,
     pack as pack,
     packed_groups as packed_groups,
     packed_micro_batches as packed_micro_batches,
     padded_groups as padded_groups,
-    weigh as weigh,
 )
+from .sample import Sample as Sample, weight_answer_tokens as weight_answer_tokens
 from .sampling import (
     EveryRow as EveryRow,
-    Pick as Pick,
     Stream as Stream,
     TaskMixture as TaskMixture,
     few_shot_order as few_shot_order,
@@ -47,9 +44,7 @@ __all__ = [
     "ROWS",
     "EveryRow",
     "Invention",
-    "Item",
     "OverlapQuestion",
-    "Pick",
     "Sample",
     "Split",
     "Stream",
@@ -78,6 +73,6 @@ __all__ = [
     "seed_of",
     "target_overlap_record",
     "unknown_task",
-    "weigh",
+    "weight_answer_tokens",
     "write_overlap_record",
 ]

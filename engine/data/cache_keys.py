@@ -12,7 +12,7 @@ from engine.data.file_digests import FileDigests
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
     from backbones import Layout
 
-CACHE_FORMAT = "3"  # of the rows: which there are of an example, and how they are written
+CACHE_FORMAT = "4"  # of the rows: which there are of an example, and how they are written
 
 
 def cache_key(

@@ -17,6 +17,7 @@ from engine.config import DataConfig, expand
 from engine.core import UserError
 from engine.data.corpora import Corpora, each_task
 from engine.data.file_digests import FileDigests
+from engine.data.sample import Sample
 from engine.data.token_cache import FAILED, ROWS, await_build, damage_of_rows, shared_keys
 
 if TYPE_CHECKING:  # cards and corpora can be looked at without torch
@@ -25,31 +26,20 @@ if TYPE_CHECKING:  # cards and corpora can be looked at without torch
 LOSS_WARNING = 0.01  # a task that loses more examples than this to max_length is warned about
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One token row: context (after the prompt) and answer ids, the latter with the end token."""
-
-    context_ids: list[int]
-    answer_ids: list[int]
-
-    def __len__(self) -> int:
-        return len(self.context_ids) + len(self.answer_ids)
-
-
 class Split:
     """One split of one task. Rows longer than ``max_length`` keep their example (evaluation must count them) but are no
     samples.
 
     Args:
-        rows: Arrow dataset with columns context_ids, answer_ids, example (JSON), kept.
+        rows: Arrow dataset with columns context_ids, answer_ids, example (JSON), fits (in max_length).
         key: hash of everything the rows were made from.
     """
 
     def __init__(self, rows: Any, key: str = ""):
         self.rows, self.key = rows, key
-        kept = rows["kept"][:] if len(rows) else []
-        self.kept = [i for i, k in enumerate(kept) if k]
-        self.n_dropped = len(rows) - len(self.kept)
+        fits = rows["fits"][:] if len(rows) else []
+        self.sample_indices = [index for index, row_fits in enumerate(fits) if row_fits]
+        self.n_dropped = len(rows) - len(self.sample_indices)
         self.n_excluded = 0
 
     def __len__(self) -> int:
@@ -58,19 +48,19 @@ class Split:
     def without(self, documents: Collection[str]) -> "Split":
         """The split without the samples of these documents, under another key; ``n_excluded`` counts them."""
         out = Split(self.rows)
-        out.kept = [i for i in self.kept if self.example(i).document not in documents]
-        out.n_excluded = len(self.kept) - len(out.kept)
+        out.sample_indices = [i for i in self.sample_indices if self.example(i).document not in documents]
+        out.n_excluded = len(self.sample_indices) - len(out.sample_indices)
         if not out.n_excluded:
             return self
-        out.key = hashlib.sha256(json.dumps([self.key, out.kept]).encode()).hexdigest()
+        out.key = hashlib.sha256(json.dumps([self.key, out.sample_indices]).encode()).hexdigest()
         return out
 
     def labels(self) -> list[str] | None:
-        """The gold label of every kept row of a choice task; None where answers are no labels."""
-        kept, out, place = set(self.kept), [], 0
+        """The gold label of every sample of a choice task; None where answers are no labels."""
+        wanted, out, place = set(self.sample_indices), [], 0
         for batch in self.rows.select_columns(["example"]).iter(256):
             for text in batch["example"]:
-                if place in kept:
+                if place in wanted:
                     label = json.loads(text).get("gold", {}).get("label")
                     if label is None:
                         return None
@@ -78,9 +68,10 @@ class Split:
                 place += 1
         return out
 
-    def sample(self, index: int) -> Sample:
-        row = self.rows[index]
-        return Sample(row["context_ids"], row["answer_ids"])
+    def sample(self, index: int, row: int = 0) -> Sample:
+        """The sample at a place of the split, for a row of the bank."""
+        content = self.rows[index]
+        return Sample(content["context_ids"], content["answer_ids"], row, index)
 
     def answer_lengths(self) -> list[int]:
         """Answer tokens of every row."""
@@ -173,7 +164,7 @@ def prepare(
         problems += [
             f"task {task}: split {name}: no example fits data.max_length={config.max_length}"
             for name, s in data.splits.items()
-            if not s.kept
+            if not s.sample_indices
         ]
     if problems:
         raise UserError(problems)

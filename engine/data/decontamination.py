@@ -68,7 +68,7 @@ def decontaminate(
         train = data[name].splits["train"].without(set(documents))
         out[name] = TaskData(data[name].card, {**data[name].splits, "train": train})
         record["dropped"][name] = train.n_excluded
-        if not train.kept:
+        if not train.sample_indices:
             problems.append(
                 f"task {name}: data.drop_contaminated leaves no training example; take the task out of distill.sources"
             )

@@ -68,7 +68,7 @@ class RowWriter:
                 "context_ids": Sequence(Value("int32")),
                 "answer_ids": Sequence(Value("int32")),
                 "example": Value("string"),
-                "kept": Value("bool"),
+                "fits": Value("bool"),
             }
         )
         self._partial = new_partial(place, folder=True)
@@ -127,7 +127,7 @@ class RowWriter:
             "context_ids": context,
             "answer_ids": answer,
             "example": json.dumps(asdict(example)),
-            "kept": len(context) + longest <= self.max_length,
+            "fits": len(context) + longest <= self.max_length,
         }
 
     def _fits(self, input_text: str, answer_text: str) -> bool:

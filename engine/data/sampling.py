@@ -7,7 +7,6 @@ and a resumed run needs no more than one counter per row.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,14 +55,6 @@ def few_shot_order(labels: Sequence[str] | None, drawn: Sequence[int]) -> list[i
     return sorted(drawn, key=lambda index: rank_of[index])  # stable: ties stay as drawn
 
 
-@dataclass(frozen=True)
-class Pick:
-    """One example in a step: the bank row it trains and its index in that row's training split."""
-
-    row: int
-    index: int
-
-
 class EveryRow:
     """Each active row gets equally many examples a step: teachers, and adapted targets."""
 
@@ -100,13 +91,13 @@ class TaskMixture:
         return rng.multinomial(self.batch, weights / weights.sum()).tolist()
 
 
-def plan_step(counts: Sequence[int], streams: Sequence[Stream | None], cursors: list[int]) -> list[Pick]:
-    """The step's picks; advances ``cursors`` in place."""
-    picks = []
+def plan_step(counts: Sequence[int], streams: Sequence[Stream | None], cursors: list[int]) -> list[tuple[int, int]]:
+    """The step's examples as (bank row, index in the row's training split); advances ``cursors`` in place."""
+    examples = []
     for row, count in enumerate(counts):
         stream = streams[row]
         if not count or stream is None:
             continue
-        picks += [Pick(row, stream.at(cursors[row] + i)) for i in range(count)]
+        examples += [(row, stream.at(cursors[row] + i)) for i in range(count)]
         cursors[row] += count
-    return picks
+    return examples

@@ -74,14 +74,14 @@ def _split(task: str, invention: Invention, vocabulary: int, seed: int) -> Split
         "context_ids": column(invention.context, 0),
         "answer_ids": column(invention.answer, 1),
         "example": ["{}"] * rows,
-        "kept": [True] * rows,
+        "fits": [True] * rows,
     }
     features = Features(
         {
             "context_ids": Sequence(Value("int32")),
             "answer_ids": Sequence(Value("int32")),
             "example": Value("string"),
-            "kept": Value("bool"),
+            "fits": Value("bool"),
         }
     )
     return Split(Dataset.from_dict(columns, features=features), f"invented-{task}-{invention}-{vocabulary}-{seed}")

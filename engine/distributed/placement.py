@@ -34,14 +34,14 @@ AHEAD = 3  # layers: the one at work, the one that is fetched, and one that the 
 class MicroBatchShape:
     """tokens: of a micro-batch, prompts counted. answers: of them through the head at once. bank: bytes of prompts,
     gradients and optimizer.
-    kept_besides: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are
+    saved_inputs: bytes that a layer keeps of each token for what is trained in it. fused: operators of a layer are
         joined, where that is a GPU's.
     """
 
     tokens: int
     answers: int
     bank: int
-    kept_besides: int = 0
+    saved_inputs: int = 0
     fused: bool = False
 
 
@@ -95,15 +95,15 @@ def micro_batch_shape(config: RunConfig, sizes: ModelFootprint) -> MicroBatchSha
     # fp32 numbers, their gradient, two moments, the best
     bank = 20 * bank_numbers(config, sizes.hidden, sizes.linear_sides)
     trained_inside = "lora" in config.adapt.methods and bool(config.adapt.targets)
-    kept_besides = sizes.linear_inputs if trained_inside else 0
-    return MicroBatchShape(tokens, tokens, bank, kept_besides, fused=config.fused == "auto")
+    saved_inputs = sizes.linear_inputs if trained_inside else 0
+    return MicroBatchShape(tokens, tokens, bank, saved_inputs, fused=config.fused == "auto")
 
 
 def activation_bytes_per_token(sizes: ModelFootprint, device: str, fused: bool) -> int:
     """Bytes that a layer keeps of each token for the backward pass; on CPUs nothing is fused."""
     if fused and device == "cuda":
-        return sizes.kept_fused
-    return sizes.kept_per_token
+        return sizes.saved_fused
+    return sizes.saved_per_token
 
 
 def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
@@ -134,8 +134,8 @@ def estimate_memory(
     if sharding != "replicated" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))
         parts["gathered"] = (layers + (sizes.head or sizes.embedding), 0)
-    kept = activation_bytes_per_token(sizes, m.device, work.fused) + work.kept_besides
-    n, per_layer = len(sizes.layers), kept * work.tokens
+    saved = activation_bytes_per_token(sizes, m.device, work.fused) + work.saved_inputs
+    n, per_layer = len(sizes.layers), saved * work.tokens
     inputs = sizes.hidden * sizes.itemsize * work.tokens * recompute
     activations = per_layer * (n - recompute) + sizes.working_per_token * work.tokens
     if recompute:
@@ -177,12 +177,12 @@ def _freed_blocks(sizes: ModelFootprint, work: MicroBatchShape) -> float:
     """Bytes of a layer's blocks that are small enough for glibc to keep them after they are freed."""
     total: float = 0
     small = False
-    for width, kept, working in sizes.blocks:
+    for width, saved, working in sizes.blocks:
         if width * work.tokens < HEAP_BLOCK:
-            total += (kept * len(sizes.layers) + working) * work.tokens
+            total += (saved * len(sizes.layers) + working) * work.tokens
             small = True
     if small:
-        total += work.kept_besides * work.tokens * len(sizes.layers)
+        total += work.saved_inputs * work.tokens * len(sizes.layers)
     return total
 
 

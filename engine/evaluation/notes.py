@@ -39,11 +39,11 @@ class Notes:
     def __init__(self, examples: Sequence[Example], layout: Layout, max_length: int):
         self.examples = list(examples)
         self._contexts = [layout.context_ids(e.input_text) for e in self.examples]
-        self.kept: list[int] = []
+        self.sample_indices: list[int] = []
         for index, example in enumerate(self.examples):
             longest = max((len(layout.answer_ids(option)) for option in example.options), default=0)
             if len(self._contexts[index]) + longest <= max_length:
-                self.kept.append(index)
+                self.sample_indices.append(index)
         self.key = hashlib.sha256(json.dumps([asdict(e) for e in self.examples]).encode()).hexdigest()
 
     def __len__(self) -> int:

@@ -55,9 +55,9 @@ class InferenceStats:
 
 
 class PredictionInputs(Protocol):
-    """What can be asked: a split, or a user's notes. ``kept``: the numbers that fit; ``key``: hash of the content."""
+    """What can be asked: a split, or a user's notes. ``sample_indices``: what fits; ``key``: hash of the content."""
 
-    kept: list[int]
+    sample_indices: list[int]
     key: str
 
     def __len__(self) -> int: ...

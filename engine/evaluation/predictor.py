@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clinical_tasks import TaskCard
-from engine.data import Item, Sample, TaskData
+from engine.data import Sample, TaskData
 from engine.distributed import gather_objects, sum_over_ranks, world_size
 from engine.evaluation.eval_targets import ScoredRow
 from engine.evaluation.few_shot_context import Shown, common_start
@@ -47,26 +47,26 @@ class Predictor:
         self.nothing_fits = False  # solved examples were given, and no context has room for one: nothing was asked
         self.work = InferenceStats()
 
-    def answers(self, task: TaskData, row: int, kept: PredictionStore | None = None) -> list[str]:
-        """One answer text per example, in the split's order; those that ``kept`` has are not asked again, and it takes
+    def answers(self, task: TaskData, row: int, store: PredictionStore | None = None) -> list[str]:
+        """One answer text per example, in the split's order; those that ``store`` has are not asked again, and it takes
         in the others as they come.
 
         None at all where ``nothing_fits``.
         """
         split = task.splits[self.holder.context.config.evaluate.split]
-        found = self.ask(task.card, split, row, kept)
+        found = self.ask(task.card, split, row, store)
         if self.nothing_fits:
             return []
         every = [found.get(i, EMPTY) for i in range(len(split))]
-        if kept is not None and self.holder.context.is_main_process:
-            kept.finish(split, every)
+        if store is not None and self.holder.context.is_main_process:
+            store.finish(split, every)
         return [a.text for a in every]
 
     def ask(
-        self, card: TaskCard, split: PredictionInputs, row: int, kept: PredictionStore | None = None
+        self, card: TaskCard, split: PredictionInputs, row: int, store: PredictionStore | None = None
     ) -> dict[int, Prediction]:
         """Answers to all that fits, by number."""
-        earlier = self._earlier(split, kept)
+        earlier = self._earlier(split, store)
         self._begin(card)
         likelihood = card.answer == "likelihood"
         contexts = self._contexts(split, earlier, likelihood)
@@ -78,7 +78,7 @@ class Predictor:
         new: dict[int, Prediction] = {}
         if contexts:  # alike on every rank
             with self.backbone.updated(self._asked.updates([row], [0])):  # one stretch: all tokens
-                new = self._choose(split, contexts, row, kept) if likelihood else self._generate(contexts, row, kept)
+                new = self._choose(split, contexts, row, store) if likelihood else self._generate(contexts, row, store)
             seconds = time.perf_counter() - begin
         self.work = InferenceStats(seconds, len(new), sum(a.tokens for a in new.values()), len(earlier))
         found = earlier | new
@@ -103,13 +103,13 @@ class Predictor:
 
     # ---- contexts
 
-    def _earlier(self, split: PredictionInputs, kept: PredictionStore | None) -> dict[int, Prediction]:
+    def _earlier(self, split: PredictionInputs, store: PredictionStore | None) -> dict[int, Prediction]:
         """Answers of an earlier command; what rank 0 finds is what all ranks leave out."""
         found: dict[int, Prediction] = {}
-        if self.holder.context.is_main_process and kept is not None:
-            found = kept.read(self.holder.context.config.overwrite)
+        if self.holder.context.is_main_process and store is not None:
+            found = store.read(self.holder.context.config.overwrite)
         found = gather_objects(found)[0]
-        return {i: found[i] for i in split.kept if i in found}
+        return {i: found[i] for i in split.sample_indices if i in found}
 
     def _begin(self, card: TaskCard) -> None:
         if self.bank is None:
@@ -122,7 +122,7 @@ class Predictor:
     ) -> dict[int, list[int]]:
         """Token ids of all that is still to be asked, by number."""
         out: dict[int, list[int]] = {}
-        for index in split.kept:
+        for index in split.sample_indices:
             if index not in earlier:
                 out[index] = self._context(split, index, likelihood)
             elif self.solved:  # examples in a context are counted over all contexts, asked now or not
@@ -158,7 +158,7 @@ class Predictor:
     # ---- choices
 
     def _choose(
-        self, split: PredictionInputs, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
+        self, split: PredictionInputs, contexts: dict[int, list[int]], row: int, store: PredictionStore | None
     ) -> dict[int, Prediction]:
         layout, config = self.holder.context.layout, self.holder.context.config
         prompt_LD, contexts = self._begun(row, contexts)
@@ -173,10 +173,10 @@ class Predictor:
             for index, choice, sums in zip(chunk, asked, likelihoods, strict=True):
                 number = _best_option(choice, sums, config.evaluate.likelihood == "mean")
                 best[index] = Prediction(options[index][number])
-                if kept is not None and self.holder.context.is_main_process:
-                    kept.add(index, best[index])
-        if kept is not None:
-            kept.close()
+                if store is not None and self.holder.context.is_main_process:
+                    store.add(index, best[index])
+        if store is not None:
+            store.close()
         return best
 
     def _likelihoods(self, choices: list[Choice], prompt_LD: Tensor, row: int) -> list[list[float]]:
@@ -191,14 +191,14 @@ class Predictor:
 
     def _plain_likelihoods(self, choices: list[Choice], row: int) -> list[list[float]]:
         """Every option behind its context and prompt anew."""
-        items: list[Item] = []
+        samples: list[Sample] = []
         for choice in choices:
             for ids in choice.options:
-                # the weight carries the item's number (from 1) through the cut into micro-batches; fillers have 0
-                items.append(Item(row, Sample(choice.context, ids), float(len(items) + 1)))
-        logp = torch.zeros(len(items) + 1, dtype=torch.float64)
+                # the weight carries the sample's number (from 1) through the cut into micro-batches; fillers have 0
+                samples.append(Sample(choice.context, ids, row=row, weight=float(len(samples) + 1)))
+        logp = torch.zeros(len(samples) + 1, dtype=torch.float64)
         forward_backward = self.holder.forward_backward()
-        for group in forward_backward.micro_batches(items, self._asked):
+        for group in forward_backward.micro_batches(samples, self._asked):
             terms = forward_backward.cross_entropies(group, self._asked)
             logp.index_add_(0, terms.weights_N.long().cpu(), -terms.ce_N.double().cpu())
         sum_over_ranks(logp)
@@ -208,7 +208,7 @@ class Predictor:
     # ---- generation
 
     def _generate(
-        self, contexts: dict[int, list[int]], row: int, kept: PredictionStore | None
+        self, contexts: dict[int, list[int]], row: int, store: PredictionStore | None
     ) -> dict[int, Prediction]:
         rank, world = self.holder.context.env.rank, world_size()
         prompt_LD, contexts = self._begun(row, contexts)
@@ -218,10 +218,10 @@ class Predictor:
         own: dict[int, Prediction] = {}
         for number, answered in self._generated(own_contexts, prompt_LD, row, most):
             own[mine[number]] = answered
-            if kept is not None:
-                kept.add(mine[number], answered)
-        if kept is not None:
-            kept.close()
+            if store is not None:
+                store.add(mine[number], answered)
+        if store is not None:
+            store.close()
         merged: dict[int, Prediction] = {}
         for part in gather_objects(own):
             merged |= part

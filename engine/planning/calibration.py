@@ -179,7 +179,7 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     alone.
     """
     from backbones.tracing import trace, twin_card
-    from engine.data import Sample, weigh
+    from engine.data import Sample
     from engine.distributed import ShardedBackbone
     from engine.training import ForwardBackward, LossWeights
     from prompt_modules import SoftPromptBank
@@ -187,9 +187,9 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     small = twin_card(card)
     backbone = ShardedBackbone(small, deepspeed_file_of("zero3"), device)
     bank = SoftPromptBank(torch.zeros(1, 2, backbone.model.config.hidden_size)).to(device)
-    items = weigh([0], [Sample([3, 3], [3, 3])])
+    samples = [Sample([3, 3], [3, 3])]
     forward_backward = ForwardBackward(backbone, True, 16, 0, 1)
-    seconds = _seconds(lambda: forward_backward.train(items, bank, LossWeights(), None, None), device)
+    seconds = _seconds(lambda: forward_backward.train(samples, bank, LossWeights(), None, None), device)
     entered = sum(v.enters for v in trace(card).visits["train"])
     calls = backbone.gathers.take().calls / (REPEATS + 1)
     backbone.destroy()

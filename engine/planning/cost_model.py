@@ -24,7 +24,7 @@ FLASH_BACKWARD = (
 # keep for the backward pass: a forward and a backward pass as torch's dispatcher sees them, each operator's inputs and
 # outputs (tests/engine/planning/test_traffic.py)
 TOUCHED = (5.7, 13.0)
-# the same where a GPU joins them, times what is then kept: 2.3 and 3.9 of a Llama 8B, 3.2 and 4.7 of a gpt-oss 20B
+# the same where a GPU joins them, times what is then saved: 2.3 and 3.9 of a Llama 8B, 3.2 and 4.7 of a gpt-oss 20B
 # (benchmarks.roofline, attention apart)
 TOUCHED_FUSED = (2.7, 4.3)
 OPTIMIZER = 28  # bytes read or written a trained number: gradient, two moments and the number itself, fp32
@@ -136,8 +136,8 @@ class Model:
         widened = s.widened[1] if cuda else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))
         wide = widened * n * 2 * (forward + backward)
         per_kept = TOUCHED_FUSED if self.fused and cuda else TOUCHED
-        kept = activation_bytes_per_token(s, self.machine.device, self.fused) * b.tokens * n
-        touched = kept * (per_kept[0] * forward + per_kept[1] * backward)
+        saved = activation_bytes_per_token(s, self.machine.device, self.fused) * b.tokens * n
+        touched = saved * (per_kept[0] * forward + per_kept[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
         return copied + wide + touched + loss
 

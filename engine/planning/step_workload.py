@@ -17,7 +17,6 @@ from engine import training
 from engine.config import RunConfig
 from engine.core import UserError
 from engine.data import (
-    Item,
     Sample,
     Split,
     Stream,
@@ -26,7 +25,6 @@ from engine.data import (
     packed_groups,
     padded_groups,
     plan_step,
-    weigh,
 )
 from engine.training import (
     WORTH,
@@ -124,17 +122,17 @@ class AssumedSplit:
     key, n_dropped, n_excluded = "assumed", 0, 0
 
     def __init__(self, assumed: Assumed, longest: int, rows: int):
-        self.assumed, self.longest, self.kept = assumed, longest, list(range(rows))
+        self.assumed, self.longest, self.sample_indices = assumed, longest, list(range(rows))
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.sample_indices)
 
     def labels(self) -> list[str] | None:
         return None
 
-    def sample(self, index: int) -> Sample:
+    def sample(self, index: int, row: int = 0) -> Sample:
         context, answer = self._lengths(index)
-        return Sample([0] * context, [0] * answer)
+        return Sample([0] * context, [0] * answer, row, index)
 
     def _lengths(self, index: int) -> tuple[int, int]:
         mean = self.assumed.sample_tokens
@@ -145,10 +143,10 @@ class AssumedSplit:
         return size - answer, answer
 
     def context_lengths(self) -> list[int]:
-        return [self._lengths(index)[0] for index in self.kept]
+        return [self._lengths(index)[0] for index in self.sample_indices]
 
     def answer_lengths(self) -> list[int]:
-        return [self._lengths(index)[1] for index in self.kept]
+        return [self._lengths(index)[1] for index in self.sample_indices]
 
 
 def data_for(run_context: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
@@ -227,19 +225,19 @@ def _distill(
     s, rows = c.distill, distill_rows(c, data, "metaprompt")
     sampler = distill_sampler(c, rows)
     if "parts" not in decided:
-        decided["parts"] = _kept_parts(c, rows, sampler) if taught else None
-    kept = decided["parts"]
+        decided["parts"] = _cached_parts(c, rows, sampler) if taught else None
+    cached = decided["parts"]
     work = _stage(
         c,
         "distill",
         rows,
         sampler,
         s.steps,
-        "train" if kept is not None or not taught else "train_with_teacher",
+        "train" if cached is not None or not taught else "train_with_teacher",
         world,
         0,
     )
-    return work if kept is None else replace(work, forward=_filled(c, rows, kept, world))
+    return work if cached is None else replace(work, forward=_filled(c, rows, cached, world))
 
 
 def _stage(
@@ -255,27 +253,30 @@ def _stage(
     streams, cursors = [Stream(r.train_indices, r.stream_seed) for r in rows], [0] * len(rows)
     sampled, tokens, examples = [], 0, 0
     for step in range(min(SAMPLED, steps)):
-        picks = plan_step(sampler.counts(step, [True] * len(rows)), streams, cursors)
-        items = weigh([p.row for p in picks], [cast(Split, rows[p.row].train).sample(p.index) for p in picks])
-        sampled.append(_cut(c, rows, items, world))
-        tokens += sum(len(i.sample) for i in items)
-        examples += len(items)
+        samples = []
+        for row, index in plan_step(sampler.counts(step, [True] * len(rows)), streams, cursors):
+            samples.append(cast(Split, rows[row].train).sample(index, row))
+        sampled.append(_cut(c, rows, samples, world))
+        tokens += sum(len(sample) for sample in samples)
+        examples += len(samples)
         if examples >= ENOUGH:
             break
     forward: tuple[MicroBatch, ...] = ()
     if eval_interval and any(r.validation is not None for r in rows):
-        read = [(k, r.validation) for k, r in enumerate(rows) if r.validation is not None]
-        items = weigh([k for k, s in read for _ in s.kept], [s.sample(i) for _, s in read for i in s.kept])
-        forward = _cut(c, rows, items, world) * (-(-steps // eval_interval))
+        samples = []
+        for number, adapter in enumerate(rows):
+            if adapter.validation is not None:
+                samples += [adapter.validation.sample(index, number) for index in adapter.validation.sample_indices]
+        forward = _cut(c, rows, samples, world) * (-(-steps // eval_interval))
     return StageWork(name, steps, kind, tuple(sampled), tokens / len(sampled), examples / len(sampled), forward)
 
 
-def _cut(c: RunConfig, rows: Sequence[Adapter], items: Sequence[Item], world: int) -> tuple[MicroBatch, ...]:
+def _cut(c: RunConfig, rows: Sequence[Adapter], samples: Sequence[Sample], world: int) -> tuple[MicroBatch, ...]:
     """Micro-batches of a step, of each round the largest: ranks gather together, so that the slowest decides."""
     cut = packed_groups if c.batching == "packed" else padded_groups
     out: list[MicroBatch] = []
     for length in (0, c.prompt.num_virtual_tokens):
-        own = [i for i in items if (rows[i.row].method == "lora") == (length == 0)]
+        own = [i for i in samples if (rows[i.row].method == "lora") == (length == 0)]
         if own:
             groups = [
                 micro_batch_of(g, length, c.batching == "packed")
@@ -285,16 +286,16 @@ def _cut(c: RunConfig, rows: Sequence[Adapter], items: Sequence[Item], world: in
     return tuple(out)
 
 
-def micro_batch_of(group: Sequence[Item], length: int, packed: bool) -> MicroBatch:
+def micro_batch_of(group: Sequence[Sample], length: int, packed: bool) -> MicroBatch:
     """Of samples, behind prompts of a length; 0 where they are of rows of LoRA."""
-    widest = max(len(i.sample) for i in group)
-    sizes = [len(i.sample) if packed else widest for i in group]
-    prompts = (len({i.row for i in group}) if packed else len(group)) if length else 0
+    widest = max(len(sample) for sample in group)
+    sizes = [len(i) if packed else widest for i in group]
+    prompts = (len({sample.row for sample in group}) if packed else len(group)) if length else 0
     pairs = sum(n * (length + n / 2) for n in sizes) + prompts * length * length / 2
-    return MicroBatch(prompts, length, sum(sizes), sum(len(i.sample.answer_ids) for i in group), pairs, not length)
+    return MicroBatch(prompts, length, sum(sizes), sum(len(sample.answer_ids) for sample in group), pairs, not length)
 
 
-def _kept_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
+def _cached_parts(c: RunConfig, rows: Sequence[Adapter], sampler: Any) -> Parts | None:
     """None where a distillation asks its teachers every time.
 
     Decided as engine.training.teachers decides, the disk apart.
@@ -319,11 +320,11 @@ def _filled(c: RunConfig, rows: Sequence[Adapter], parts: Parts, world: int) -> 
     """Forward passes of a rank that fill the teacher cache, of each round the largest: ranks gather together."""
     splits = [cast(Split, row.train) for row in rows]
     lengths = [(split.context_lengths(), split.answer_lengths()) for split in splits]
-    items = [
-        [training.placeholder_item(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
+    samples = [
+        [training.placeholder_sample(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
         for k, indices in parts.every
     ]
-    blocks = training.plan_blocks(items, parts.read, c.prompt.num_virtual_tokens, c.max_tokens_per_micro_batch)
+    blocks = training.plan_blocks(samples, parts.read, c.prompt.num_virtual_tokens, c.max_tokens_per_micro_batch)
     shares = training.assign_blocks(blocks, world)
     turns = [
         [micro_batch_of(g, c.prompt.num_virtual_tokens, True) for b in share for g in b.groups] for share in shares

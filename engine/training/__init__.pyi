@@ -37,7 +37,7 @@ from .teachers import (
     cache_teachers as cache_teachers,
     check_adapters as check_adapters,
     cut_files as cut_files,
-    placeholder_item as placeholder_item,
+    placeholder_sample as placeholder_sample,
     plan_blocks as plan_blocks,
     sample_visits as sample_visits,
 )
@@ -72,7 +72,7 @@ __all__ = [
     "distill_stage",
     "factor_generator",
     "open_run_dir",
-    "placeholder_item",
+    "placeholder_sample",
     "plan_blocks",
     "run_stage",
     "sample_visits",

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.data import Item, collate, micro_batches, pack, packed_micro_batches
+from engine.data import Sample, collate, micro_batches, pack, packed_micro_batches
 from engine.distributed import ShardedBackbone
 from engine.telemetry import BACKWARD, DATA, FORWARD, LOSS, PROJECT, backward_from, phase
 from prompt_modules import (
@@ -27,11 +27,11 @@ from prompt_modules import (
 class CachedTeachers(Protocol):
     """What teachers said before, and is kept."""
 
-    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+    def __call__(self, group: Sequence[Sample]) -> TeacherStates:
         """Of a micro-batch's answer tokens, in order, on the backbone's device."""
         ...
 
-    def expect(self, groups: Sequence[Sequence[Item]]) -> None:
+    def expect(self, groups: Sequence[Sequence[Sample]]) -> None:
         """Say all micro-batches that will be asked about, in order, so that they can be read ahead."""
         ...
 
@@ -72,12 +72,12 @@ class ForwardBackward:
     rank: int
     world: int
 
-    def micro_batches(self, items: Sequence[Item], bank: PromptBank) -> list[list[Item]]:
+    def micro_batches(self, samples: Sequence[Sample], bank: PromptBank) -> list[list[Sample]]:
         """This rank's, as many as every other rank's. Prompts of a micro-batch are of one length."""
         cut = packed_micro_batches if self.packed else micro_batches
-        by_length: dict[int, list[Item]] = {}
-        for item in items:
-            by_length.setdefault(bank.length(item.row), []).append(item)
+        by_length: dict[int, list[Sample]] = {}
+        for sample in samples:
+            by_length.setdefault(bank.length(sample.row), []).append(sample)
         groups = []
         for length, alike in sorted(by_length.items()):
             groups += cut(alike, length, self.max_tokens_per_micro_batch, self.rank, self.world)
@@ -85,50 +85,50 @@ class ForwardBackward:
 
     def train(
         self,
-        group: Sequence[Item],
+        group: Sequence[Sample],
         bank: PromptBank,
         weights: LossWeights,
         teachers: PromptBank | None,
-        kept: CachedTeachers | None,
+        cached: CachedTeachers | None,
     ) -> AnswerTerms:
         """Forward and backward; the gradient of the weighted sum is added to the bank's. A collective.
 
         Args:
-            teachers: a bank of theirs; none in stages without. kept: what they said before, which packed rows then do
+            teachers: a bank of theirs; none in stages without. cached: what they said before, which packed rows then do
                 not ask again.
         """
         with self.backbone.updated(self._updates(group, bank)):
             if self.packed:
-                terms = self._train_packed(group, bank, weights, teachers, kept)
+                terms = self._train_packed(group, bank, weights, teachers, cached)
             else:
                 terms = self._train_plain(group, bank, weights, teachers)
         with phase(BACKWARD):
             self.backbone.release()
         return terms
 
-    def tokens(self, group: Sequence[Item], bank: PromptBank) -> int:
+    def tokens(self, group: Sequence[Sample], bank: PromptBank) -> int:
         """Rows of a micro-batch that go through the student's backbone: samples, prompts, padding and fillers."""
-        length, sizes = _length(group, bank), [len(item.sample) for item in group]
+        length, sizes = _length(group, bank), [len(sample) for sample in group]
         if self.packed:
-            prompts = {item.row for item in group}
+            prompts = {sample.row for sample in group}
             return sum(sizes) + length * len(prompts)
         return (length + max(sizes)) * len(sizes)
 
-    def _updates(self, group: Sequence[Item], bank: PromptBank) -> LinearUpdate | None:
-        sizes = [len(item.sample) for item in group]
+    def _updates(self, group: Sequence[Sample], bank: PromptBank) -> LinearUpdate | None:
+        sizes = [len(sample) for sample in group]
         if not self.packed:  # a sample's stretch is as long as the longest
             sizes = [max(sizes)] * len(sizes)
-        return bank.updates([item.row for item in group], sizes)
+        return bank.updates([sample.row for sample in group], sizes)
 
     @torch.no_grad()
-    def cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
+    def cross_entropies(self, group: Sequence[Sample], bank: PromptBank) -> AnswerTerms:
         """Forward only. A collective."""
         with self.backbone.updated(self._updates(group, bank)):
             terms = self._cross_entropies(group, bank)
         self.backbone.release()
         return terms
 
-    def _cross_entropies(self, group: Sequence[Item], bank: PromptBank) -> AnswerTerms:
+    def _cross_entropies(self, group: Sequence[Sample], bank: PromptBank) -> AnswerTerms:
         if self.packed:
             batch = pack(group, _length(group, bank), self.backbone.device)
 
@@ -144,7 +144,7 @@ class ForwardBackward:
         return AnswerTerms(ce_N, zero_N, zero_N, padded.rows_B[padded.sample_N], padded.weights_B[padded.sample_N])
 
     @torch.no_grad()
-    def teach(self, group: Sequence[Item], bank: PromptBank, temperature: float) -> TeacherStates:
+    def teach(self, group: Sequence[Sample], bank: PromptBank, temperature: float) -> TeacherStates:
         """What the teachers say of a micro-batch's answer tokens. A collective."""
         batch = pack(group, _length(group, bank), self.backbone.device)
 
@@ -157,17 +157,17 @@ class ForwardBackward:
 
     def _train_packed(
         self,
-        group: Sequence[Item],
+        group: Sequence[Sample],
         bank: PromptBank,
         weights: LossWeights,
         teachers: PromptBank | None,
-        kept: CachedTeachers | None,
+        cached: CachedTeachers | None,
     ) -> AnswerTerms:
         with phase(DATA):
             batch = pack(group, _length(group, bank), self.backbone.device)
             said: TeacherStates | None = None
-            if kept is not None:
-                said = kept(group)
+            if cached is not None:
+                said = cached(group)
 
         def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> HeadLoss:
             teacher = said if teacher_ND is None else teacher_ND
@@ -186,7 +186,7 @@ class ForwardBackward:
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
 
     def _train_plain(
-        self, group: Sequence[Item], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None
+        self, group: Sequence[Sample], bank: PromptBank, weights: LossWeights, teachers: PromptBank | None
     ) -> AnswerTerms:
         with phase(DATA):
             batch = collate(group, self.backbone.device)
@@ -215,7 +215,7 @@ class ForwardBackward:
         return AnswerTerms(ce_N.detach(), kl_N.detach(), hidden_N.detach(), batch.rows_B[batch.sample_N], weights_N)
 
 
-def _length(group: Sequence[Item], bank: PromptBank) -> int:
+def _length(group: Sequence[Sample], bank: PromptBank) -> int:
     return bank.length(group[0].row)
 
 

@@ -58,7 +58,7 @@ def _source_row(task: str, method: str, data: TaskData, *, stream_seed: int, ste
         shots="full",
         seed=0,
         train=train,
-        train_indices=list(train.kept),
+        train_indices=list(train.sample_indices),
         stream_seed=stream_seed,
         validation=data.splits.get("validation") if validate else None,
         steps=steps,
@@ -101,8 +101,10 @@ def adapt_rows(
         for task in a.targets:
             train = data[task].splits["train"]
             for shots in _shots_tried(c, tuning):
-                if shots != "full" and int(shots) > len(train.kept):
-                    problems.append(f"adapt.shots: {shots}: task {task} has {len(train.kept)} usable training examples")
+                if shots != "full" and int(shots) > len(train.sample_indices):
+                    problems.append(
+                        f"adapt.shots: {shots}: task {task} has {len(train.sample_indices)} usable training examples"
+                    )
                     continue
                 validation = None
                 if not tuning and _is_validated(c, shots):
@@ -179,9 +181,9 @@ def train_indices(
         labels: by task, kept from call to call: they are read once.
     """
     if shots == "full":
-        return list(train.kept)
+        return list(train.sample_indices)
     if task not in labels:
         labels[task] = train.labels()
     generator = torch.Generator().manual_seed(seed_of(run_seed, "shots", task, seed))
-    order = few_shot_order(labels[task], torch.randperm(len(train.kept), generator=generator).tolist())
-    return [train.kept[i] for i in order[: int(shots)]]
+    order = few_shot_order(labels[task], torch.randperm(len(train.sample_indices), generator=generator).tolist())
+    return [train.sample_indices[i] for i in order[: int(shots)]]

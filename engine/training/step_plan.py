@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.data import Item, Pick, Stream, plan_step, weigh
+from engine.data import Sample, Stream, plan_step, weight_answer_tokens
 from engine.training.forward_backward import ForwardBackward
 from engine.training.stage import Stage
 
@@ -20,9 +20,8 @@ class StepPlan:
     active: list[bool]
     before: list[int]
     after: list[int]
-    picks: list[Pick]
-    items: list[Item]
-    groups: list[list[Item]]
+    samples: list[Sample]
+    groups: list[list[Sample]]
 
     def follows(self, step: int, active: Sequence[bool], cursors: Sequence[int]) -> bool:
         """Whether it is the plan of that step, from that state."""
@@ -40,10 +39,9 @@ def plan_of(
 ) -> StepPlan:
     """Plan global step ``step``. ``cursors`` stay as they are."""
     after = list(cursors)
-    picks = plan_step(stage.sampler.counts(step, active), streams, after)
-    rows = [pick.row for pick in picks]
-    indices = [pick.index for pick in picks]
-    samples = [stage.rows[pick.row].train.sample(pick.index) for pick in picks]  # type: ignore[union-attr]
-    items = weigh(rows, samples, indices)
-    groups = forward_backward.micro_batches(items, stage.bank)
-    return StepPlan(step, list(active), list(cursors), after, picks, items, groups)
+    samples = []
+    for row, index in plan_step(stage.sampler.counts(step, active), streams, after):
+        samples.append(stage.rows[row].train.sample(index, row))  # type: ignore[union-attr]
+    samples = weight_answer_tokens(samples)
+    groups = forward_backward.micro_batches(samples, stage.bank)
+    return StepPlan(step, list(active), list(cursors), after, samples, groups)

@@ -1,7 +1,7 @@
 """The one training loop. A stage (teach, distill, adapt) says what is trained on what; the loop does the rest.
 
-plan the step's picks -> weigh -> micro-batches of this rank -> one root forward and backward each -> sum the bank's
-gradient over ranks -> row-wise AdamW -> log, validate, checkpoint
+plan the step's samples and their weights -> micro-batches of this rank -> one root forward and backward each -> sum the
+bank's gradient over ranks -> row-wise AdamW -> log, validate, checkpoint
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from engine import checkpoints, telemetry
 from engine.checkpoints import RunLock
 from engine.core import Stopped
-from engine.data import Pick, Stream
+from engine.data import Sample, Stream
 from engine.distributed import (
     PreemptionHandler,
     ShardedBackbone,
@@ -34,7 +34,7 @@ class Trainer(TrainerState):
     """Runs a stage to its end, or from its latest checkpoint to its end. The outcome is in ``stage.bank`` and ``best``.
 
     Args:
-        interruption: what may ask the loop to save or stop. run_lock: this job's right to write, on rank 0.
+        preemption: what may ask the loop to save or stop. run_lock: this job's right to write, on rank 0.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Trainer(TrainerState):
         stage: Stage,
         backbone: ShardedBackbone,
         settings: TrainerConfig,
-        interruption: PreemptionHandler | None = None,
+        preemption: PreemptionHandler | None = None,
         run_lock: RunLock | None = None,
     ):
         super().__init__(stage, backbone, settings)
-        self.interruption, self.run_lock = interruption, run_lock
+        self.preemption, self.run_lock = preemption, run_lock
         self.saver = checkpoints.Saver(stage.run_dir, settings.keep, run_lock)
         self.nonfinite = NonfiniteSteps(stage, settings.max_nonfinite_steps)
         self.streams = [_stream(row) for row in stage.rows]
         self.start_shared = {n: p.detach().clone() for n, p in stage.bank.named_parameters() if "shared" in n}
-        self.last_step_picks: list[Pick] = []
+        self.last_samples: list[Sample] = []
         self._ahead: StepPlan | None = None
 
     # ---- one global step
@@ -70,9 +70,9 @@ class Trainer(TrainerState):
         stage = self.stage
         with phase(DATA):
             plan = self._planned(step)
-            self.cursors, self.last_step_picks = list(plan.after), plan.picks
-            for item in plan.items:
-                self.row_tokens[item.row] += len(item.sample)
+            self.cursors, self.last_samples = list(plan.after), plan.samples
+            for sample in plan.samples:
+                self.row_tokens[sample.row] += len(sample)
         sums = torch.zeros(len(stage.rows), 4, dtype=torch.float64)
         for group in plan.groups:
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
@@ -84,11 +84,11 @@ class Trainer(TrainerState):
         with phase(REDUCE):
             sum_gradients(stage.bank)
             sum_over_ranks(sums)
-        picked = torch.tensor([pick.row for pick in plan.picks], dtype=torch.long)
+        picked = torch.tensor([sample.row for sample in plan.samples], dtype=torch.long)
         present = torch.zeros(len(stage.rows), dtype=torch.bool)
         present[picked] = True
         self._average_shared_gradients(present)
-        real_tokens = sum(len(item.sample) for item in plan.items)
+        real_tokens = sum(len(sample) for sample in plan.samples)
         computed_tokens = sum(self.forward_backward.tokens(group, stage.bank) for group in plan.groups)
         return {
             "sums": sums,
@@ -110,16 +110,16 @@ class Trainer(TrainerState):
 
         Where they are, the next step is planned too, so that its states can be read while this one is computed.
         """
-        active, kept = [not stopped for stopped in self.stopped], self.stage.cached_teachers
+        active, cached = [not stopped for stopped in self.stopped], self.stage.cached_teachers
         plan, self._ahead = self._ahead, None
         if plan is None or not plan.follows(step, active, self.cursors):
             plan = self._plan(step, active, self.cursors)
-        if kept is not None:
+        if cached is not None:
             expected = list(plan.groups)
             if step + 1 < self.stage.total_steps:
                 self._ahead = self._plan(step + 1, active, plan.after)
                 expected += self._ahead.groups
-            kept.expect(expected)
+            cached.expect(expected)
         return plan
 
     def _plan(self, step: int, active: list[bool], cursors: list[int]) -> StepPlan:
@@ -198,16 +198,16 @@ class Trainer(TrainerState):
         Raises:
             Stopped: with a checkpoint of this step.
         """
-        if self.interruption is None:
+        if self.preemption is None:
             return
-        request = self.interruption.agreed(self.saver.failed)
+        request = self.preemption.agreed(self.saver.failed)
         if request == StopRequest.FAILED:
             self._wait_for_checkpoint()
         if request >= StopRequest.SAVE and not saved:
             self._save()
         if request == StopRequest.STOP and not done:
             self._wait_for_checkpoint()
-            self.interruption.leave()
+            self.preemption.leave()
             raise Stopped(self.stage.name, self.step, self.stage.total_steps)
 
     def _wait_for_checkpoint(self) -> None:

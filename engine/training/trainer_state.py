@@ -127,7 +127,7 @@ def _restore(trainer: TrainerState, found: Checkpoint) -> None:
             parameters[name].copy_(tensor)
     device = trainer.backbone.device
     trainer.stage.optimizer.load_state_dict({name: tensor.to(device) for name, tensor in found.optimizer.items()})
-    trainer.any_best = "best" in found.kept
+    trainer.any_best = "best" in found.reused
     progress = found.state["progress"]
     for name in PROGRESS:
         if name in progress:  # earlier releases did not count all of them

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from backbones import BackboneCard, BackboneError, Batch, FrozenRoot, Layout, build_backbone, load_tokenizer
-from engine.data.dataset import Sample
-from engine.data.packing import collate, weigh
+from engine.data.packing import collate
+from engine.data.sample import Sample
 from engine.distributed.zero3 import ShardedBackbone
 
 WORDS = [
@@ -232,8 +232,12 @@ def test_answer_states_and_gradients_equal_the_naive_call(family):
     """fp64, unequal lengths, one empty context: its first answer token is predicted by the last prompt position."""
     card = BackboneCard(name=family, random=dict(FAMILIES[family]), tokenizer="t", dtype="float32")
     model = build_backbone(card, None, torch.float64)
-    samples = [Sample([3, 4, 5, 6, 7, 8], [9, 10, 1]), Sample([], [11, 12, 13, 1]), Sample([20], [1])]
-    batch = collate(weigh([0, 1, 1], samples))
+    samples = [
+        Sample([3, 4, 5, 6, 7, 8], [9, 10, 1]),
+        Sample([], [11, 12, 13, 1], row=1),
+        Sample([20], [1], row=1),
+    ]
+    batch = collate(samples)
     prompts = torch.randn(3, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     states, none = FrozenRoot(model).forward_padded(batch, prompts)
     assert none is None
@@ -253,7 +257,7 @@ def test_answer_states_and_gradients_equal_the_naive_call(family):
 def test_teacher_states_are_the_teachers_own_and_carry_no_gradient():
     card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
     root = FrozenRoot(build_backbone(card, None, torch.float64))
-    batch = collate(weigh([0, 1], [Sample([3, 4], [5, 1]), Sample([6], [7, 1])]))
+    batch = collate([Sample([3, 4], [5, 1]), Sample([6], [7, 1], row=1)])
     student, teacher = (torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
     both, taught = root.forward_padded(batch, student, teacher)
     alone, _ = root.forward_padded(batch, teacher)

@@ -10,8 +10,8 @@ from torch import nn
 
 from backbones import BackboneCard, BackboneError, FrozenRoot, build_backbone
 from backbones.loading.recomputation import recompute_first
-from engine.data.dataset import Sample
-from engine.data.packing import Item, collate, pack
+from engine.data.packing import collate, pack
+from engine.data.sample import Sample
 
 LAYERS, LENGTH, HIDDEN = 3, 3, 16
 SIZES = {"vocab_size": 64, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -38,16 +38,16 @@ def built(family: str) -> Any:
 
 
 def gradient(model: Any, how: str) -> torch.Tensor:
-    items = [Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0), Item(1, Sample([9], [1]), 1.0)]
+    samples = [Sample([4, 5, 6, 7], [8, 1], row=0), Sample([9], [1], row=1)]
     generator = torch.Generator().manual_seed(2)
     prompts = torch.randn(2, LENGTH, HIDDEN, generator=generator, dtype=torch.float64, requires_grad=True)
     root = FrozenRoot(model)
     if how == "packed":
-        batch = pack(items, LENGTH)
+        batch = pack(samples, LENGTH)
         rows = prompts[batch.rows_K].flatten(0, 1)
         states, _ = root.forward_packed(batch, lambda tokens: torch.cat([rows, tokens]), lambda *_: None)
     else:
-        plain = collate(items)
+        plain = collate(samples)
         (states, _), _ = root.forward_padded(plain, prompts[plain.rows_B])
     states.sum().backward()
     assert prompts.grad is not None

@@ -173,7 +173,7 @@ def test_it_measures_whole_steps_and_components_of_pocket_models(tmp_path: Path,
     cases = content["parts"][1]["cases"]
     assert [c["label"] for c in cases] == ["distill.teacher_cache=auto", "distill.teacher_cache=off"] and [
         c["teacher"] for c in cases
-    ] == ["kept", "asked"]
+    ] == ["cached", "asked"]
     assert all(c["step_seconds"]["median"] > 0 and c["tokens_per_s"] > 0 for c in cases)
     ceilings = json.loads((tmp_path / "ceilings_cpu.json").read_text())["cases"]
     assert all(c["per_second"] > 0 for c in ceilings) and [c["unit"] for c in ceilings] == [
@@ -184,7 +184,7 @@ def test_it_measures_whole_steps_and_components_of_pocket_models(tmp_path: Path,
     text = "\n".join(page(tmp_path))
     assert (
         "python -m benchmarks.gpu --output benchmarks/results/gpu_cpu.json" in text
-        and "teacher kept" in text
+        and "teacher cached" in text
         and "GB/s" in text
     )
     assert "    distill.teacher_cache=off: " in "\n".join(told(content["parts"][1]))

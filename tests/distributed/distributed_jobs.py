@@ -283,13 +283,13 @@ def trace(family: str, deepspeed: str, budget: int, packed: bool, steps: int) ->
 
 
 def weigh_all(trainer: Trainer, step: int) -> list[Any]:
-    """A step's items, without moving the loop on."""
-    from engine.data.packing import weigh
+    """A step's samples, without moving the loop on."""
+    from engine.data.sample import weight_answer_tokens
     from engine.data.sampling import plan_step
 
     picks = plan_step(trainer.stage.sampler.counts(step, [True] * TASKS), trainer.streams, list(trainer.cursors))
-    samples = [trainer.stage.rows[p.row].train.sample(p.index) for p in picks]  # type: ignore[union-attr]
-    return weigh([p.row for p in picks], samples)
+    samples = [trainer.stage.rows[row].train.sample(index, row) for row, index in picks]  # type: ignore[union-attr]
+    return weight_answer_tokens(samples)
 
 
 def traffic(

@@ -88,7 +88,7 @@ class Samples:
             Sample(torch.randint(3, 256, (c,), generator=g).tolist(), torch.randint(3, 256, (a,), generator=g).tolist())
             for c, a in sizes
         ]
-        self.kept = list(range(n))
+        self.sample_indices = list(range(n))
 
     def sample(self, index: int) -> Sample:
         return self.rows[index]
@@ -106,7 +106,9 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
     }
     splits = [Samples(k) for k in range(TASKS)]
     rows = [
-        Adapter(f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].kept, seed_of("stream", k), splits[k])
+        Adapter(
+            f"task{k}", "metaprompt", "full", 0, splits[k], splits[k].sample_indices, seed_of("stream", k), splits[k]
+        )
         for k in range(TASKS)
     ]  # type: ignore[arg-type]
     sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
@@ -136,7 +138,7 @@ def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
     bank = JoinedBank(parts, {"prompt_tuning": 2, "lora": 3})
     splits = [Samples(k, least=1) for k in range(5)]
     rows = [
-        Adapter(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.kept, seed_of("stream", k))
+        Adapter(f"task{k}", "lora" if k > 1 else "prompt_tuning", "full", 0, s, s.sample_indices, seed_of("stream", k))
         for k, s in enumerate(splits)
     ]  # type: ignore[arg-type]
     groups = {m: RowGroup(p, 0.02, 4) for m, p in trained.items()}

@@ -13,8 +13,8 @@ protect()
 from backbones import BackboneCard
 from backbones.layers.fused import fuse
 from engine.distributed import process_group as distributed
-from engine.data.packing import Item
-from engine.data.dataset import Sample
+
+from engine.data.sample import Sample
 from engine.training.forward_backward import ForwardBackward, LossWeights
 from engine.distributed.zero3 import ShardedBackbone
 from prompt_modules import DecomposedBank
@@ -25,7 +25,7 @@ OSS = {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
 OSS |= {"sliding_window": 4, "max_position_embeddings": 131072}
 FAMILIES = {"llama": {}, "gpt_oss": {**OSS, "quantization_config": {"quant_method": "mxfp4"}}}
 distributed.start_process_group(distributed.dist_env())
-items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(6)]
+samples = [Sample([5 + b, 6, 7], [8, 1], row=b % 3) for b in range(6)]
 for family, more in FAMILIES.items():
     grads = []
     for fused in (False, True):
@@ -36,7 +36,7 @@ for family, more in FAMILIES.items():
         start = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))
         bank = DecomposedBank(start, torch.ones(3, 8, 1), torch.ones(3, 1, 32), True)
         formulation = ForwardBackward(backbone, True, 64, 0, 1)
-        for group in formulation.micro_batches(items, bank):
+        for group in formulation.micro_batches(samples, bank):
             formulation.train(group, bank, LossWeights(), None, None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
         backbone.destroy()

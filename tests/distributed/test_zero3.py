@@ -181,7 +181,7 @@ def test_training_leaves_the_backbone_alone_and_equals_one_process(two, cpu, tmp
     saved = sorted(
         str(p.relative_to(tmp_path / "two"))
         for p in (tmp_path / "two").rglob("*")
-        if p.is_file() and p.parent.name != "kept"
+        if p.is_file() and p.parent.name != "reused"
     )
     assert saved == [
         "checkpoints/step_00000004/optimizer.safetensors",

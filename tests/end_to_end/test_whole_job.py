@@ -114,9 +114,9 @@ def files(folder):
 
 
 def test_the_run_directories_hold_what_the_contract_says(place, outputs):
-    found = {f for f in files(place / "distill") if "tfevents" not in f and "/kept/" not in f}
-    assert len(list((place / "distill/checkpoints/kept").iterdir())) == 2 and len(
-        list((place / "distill/teachers/checkpoints/kept").iterdir())
+    found = {f for f in files(place / "distill") if "tfevents" not in f and "/reused/" not in f}
+    assert len(list((place / "distill/checkpoints/reused").iterdir())) == 2 and len(
+        list((place / "distill/teachers/checkpoints/reused").iterdir())
     ) in (2, 4)
     checkpoint = {"optimizer.safetensors", "prompts.safetensors", "state.json"}
     steps = {f"checkpoints/step_{n:08d}/{f}" for n in (8, 12) for f in checkpoint}
@@ -363,7 +363,7 @@ def test_killed_and_resumed_equals_uninterrupted(place, outputs):
         assert whole.keys() == again.keys()
         for key in whole:
             assert whole[key].equal(again[key]), key
-    kept = [json.loads((place / d / "latest/state.json").read_text())["kept"] for d in ("distill", "killed")]
+    kept = [json.loads((place / d / "latest/state.json").read_text())["reused"] for d in ("distill", "killed")]
     assert kept[0] == kept[1] and kept[0].keys() == {"best"}
     timeless = [
         [

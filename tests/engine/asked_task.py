@@ -35,14 +35,14 @@ def task(make_holder) -> Callable[[str], TaskData]:
         from datasets import Dataset
 
         rng = np.random.default_rng(1)
-        columns: dict[str, list] = {"context_ids": [], "answer_ids": [], "example": [], "kept": []}
+        columns: dict[str, list] = {"context_ids": [], "answer_ids": [], "example": [], "fits": []}
         for i in range(8):
             options = OPTIONS[: 2 + i % 2] if answer == "likelihood" else ()
             example = Example("mine", f"e{i}", f"d{i}", 0, f"pain {i} ?", "yes", options, {})
             columns["context_ids"].append(rng.integers(3, 1000, rng.integers(1, 9)).tolist())
             columns["answer_ids"].append(layout.answer_ids("yes"))
             columns["example"].append(json.dumps(example.__dict__))
-            columns["kept"].append(i != DROPPED)
+            columns["fits"].append(i != DROPPED)
         return TaskData(
             SimpleNamespace(answer=answer, instruction=INSTRUCTION), {"test": Split(Dataset.from_dict(columns))}
         )  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def token_rows(n: int, seed: int) -> Split:
     from datasets import Dataset
 
     rng, words = np.random.default_rng(seed), 20 * (seed % 100) + np.array([5, 6, 7, 8])
-    columns: dict[str, list[Any]] = {"context_ids": [], "answer_ids": [], "example": ["{}"] * n, "kept": [True] * n}
+    columns: dict[str, list[Any]] = {"context_ids": [], "answer_ids": [], "example": ["{}"] * n, "fits": [True] * n}
     for _ in range(n):
         columns["context_ids"].append(rng.integers(3, 1000, rng.integers(3, 10)).tolist())
         columns["answer_ids"].append(rng.choice(words, rng.integers(1, 6)).tolist())
@@ -219,7 +219,7 @@ def row_of() -> Callable[..., Adapter]:
 
     def make(task: str, split: Split, steps: int = 0, validation: Split | None = None) -> Adapter:
         return Adapter(
-            task, "teacher", "full", 0, split, list(split.kept), seed_of(0, "order", task), validation, steps
+            task, "teacher", "full", 0, split, list(split.sample_indices), seed_of(0, "order", task), validation, steps
         )
 
     return make

@@ -34,13 +34,13 @@ def ctrl_c_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def build(make_holder, make_loop, teachers, tasks: dict[str, TaskData]) -> Callable[..., Trainer]:
     """A distillation's loop as a new process would make it, in a run directory of its own."""
 
-    def make(name: str, interruption: PreemptionHandler | None = None, **changes: Any) -> Trainer:
+    def make(name: str, preemption: PreemptionHandler | None = None, **changes: Any) -> Trainer:
         holder = make_holder(
             name, **{"distill.steps": 9, "distill.batch_size": 4, "checkpoint.interval": 100, **changes}
         )
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
         trainer = make_loop(distill_stage(holder, train_only, teachers(3), "hash"), holder)
-        trainer.interruption = interruption
+        trainer.preemption = preemption
         return trainer
 
     return make

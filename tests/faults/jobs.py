@@ -201,8 +201,8 @@ def left_behind(run_dir: Path) -> dict[str, dict[str, Tensor]]:
         n + f: d / "latest" / f for n, d in folders.items() for f in ("prompts.safetensors", "optimizer.safetensors")
     }
     for n, d in folders.items():
-        kept = json.loads((d / "latest/state.json").read_text()).get("kept", {})
-        files |= {n + kind: d / f"checkpoints/kept/{name}.1.safetensors" for kind, name in kept.items()}
+        kept = json.loads((d / "latest/state.json").read_text()).get("reused", {})
+        files |= {n + kind: d / f"checkpoints/reused/{name}.1.safetensors" for kind, name in kept.items()}
     return {name: load_file(path) for name, path in files.items()}
 
 

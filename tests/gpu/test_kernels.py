@@ -10,8 +10,7 @@ import torch
 from backbones import BackboneCard, build_backbone, share_prefix
 from backbones.attention import shared_prefix
 from backbones.layers.fused import fuse
-from engine.data.dataset import Sample
-from engine.data.packing import Item
+from engine.data.sample import Sample
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.forward_backward import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank, LoraBank, lora_start, teacher_states, tied_head_loss
@@ -137,9 +136,9 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     card = BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16")
     backbone = ShardedBackbone(card, "", torch.device("cuda"))
     bank = DecomposedBank(torch.randn(1, 8, 256), torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
-    items = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)]
+    samples = [Sample([5 + b, 6, 7], [8, 1], row=b % 3) for b in range(9)]
     forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
-    (group,) = forward_backward.micro_batches(items, bank)
+    (group,) = forward_backward.micro_batches(samples, bank)
     forward_backward.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -184,14 +183,14 @@ def test_fused_parts_are_no_further_from_fp64_than_transformers_operators(config
 
 def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
     """In fp32, so that what differs is an error and not a rounding."""
-    items, grads = [Item(b % 3, Sample([5 + b, 6, 7], [8, 1]), 1.0) for b in range(9)], []
+    samples, grads = [Sample([5 + b, 6, 7], [8, 1], row=b % 3) for b in range(9)], []
     for fused in (False, True):
         card = BackboneCard(name="t", random={**SIZES, "model_type": "llama"}, seed=3, tokenizer="t", dtype="float32")
         backbone = ShardedBackbone(card, "", torch.device("cuda"), fused=fused)
         start_SLD = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(0))
         bank = DecomposedBank(start_SLD, torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
         forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
-        for group in forward_backward.micro_batches(items, bank):
+        for group in forward_backward.micro_batches(samples, bank):
             forward_backward.train(group, bank, LossWeights(), None, None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
         backbone.destroy()

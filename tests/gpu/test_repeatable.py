@@ -8,8 +8,7 @@ import torch
 from backbones import BackboneCard, share_prefix
 from backbones.attention import shared_prefix
 from engine.core.determinism import deterministic
-from engine.data.dataset import Sample
-from engine.data.packing import Item
+from engine.data.sample import Sample
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.forward_backward import ForwardBackward, LossWeights
 from prompt_modules import DecomposedBank, SoftPromptBank
@@ -56,13 +55,13 @@ def test_a_prompts_gradient_of_a_whole_distillation(config: dict) -> None:
     )
     teachers = SoftPromptBank(torch.randn(2, 100, 256, generator=g)).requires_grad_(False).to(DEVICE)
     weights = LossWeights(kl=0.9, hidden=0.7, temperature=1.5)
-    items = [Item(b % 2, Sample(tokens[: size - 20], tokens[-20:]), 1.0) for b, size in enumerate(LENGTHS)]
+    samples = [Sample(tokens[: size - 20], tokens[-20:], row=b % 2) for b, size in enumerate(LENGTHS)]
     forward_backward = ForwardBackward(backbone, True, 16_384, 0, 1)
     try:
         for _ in range(3):
             bank = DecomposedBank(start_SLD.clone(), torch.ones(2, 100, 1), torch.ones(2, 1, 256), True).to(DEVICE)
             with deterministic(True):
-                for group in forward_backward.micro_batches(items, bank):
+                for group in forward_backward.micro_batches(samples, bank):
                     forward_backward.train(group, bank, weights, teachers, None)
             grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
     finally:

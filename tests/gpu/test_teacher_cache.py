@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.data.dataset import Sample
-from engine.data.packing import Item
+from engine.data.sample import Sample
 from engine.training.teachers.cache import TeacherCacheReader
 from engine.training.teachers.files import Said
 from prompt_modules import TeacherStates
@@ -27,7 +26,7 @@ def equal(a: TeacherStates, b: TeacherStates) -> bool:
 
 
 def test_states_leave_the_gpu_unchanged_while_it_works_on() -> None:
-    group = [Item(0, Sample([1], [2] * n), 1.0, index) for index, n in enumerate((300, 1, 700))]
+    group = [Sample([1], [2] * n, row=0, index=index) for index, n in enumerate((300, 1, 700))]
     states = states_of(1001, 0)
     on_gpu = TeacherStates(*(t.cuda() for t in states))
     busy = torch.randn(4096, 4096, device="cuda")
@@ -42,7 +41,7 @@ def test_states_leave_the_gpu_unchanged_while_it_works_on() -> None:
 
 
 def test_rows_that_are_read_ahead_reach_the_gpu_unchanged() -> None:
-    groups = [[Item(0, Sample([1], [2]), 1.0, index)] for index in range(6)]
+    groups = [[Sample([1], [2], row=0, index=index)] for index in range(6)]
     whole = {index: states_of(500, index) for index in range(6)}
     store = SimpleNamespace(read=lambda group: whole[group[0].index])
     kept = TeacherCacheReader(store, torch.device("cuda"))  # type: ignore[arg-type]

@@ -113,10 +113,10 @@ def join(runs: Sequence[Run], parts: dict[str, list[Entry]], told: list[str]) ->
     state["rows"] = [runs[n].rows[k] for n, k in order]
     state["progress"] = _by_row([s["progress"] for s in states], runs, order, told)
     state["progress"]["step"] = max(s["step"] for s in states)
-    known = {*state, "hashes", "changes", "source_tasks", "step", "kept", "sha256"}
+    known = {*state, "hashes", "changes", "source_tasks", "step", "reused", "sha256"}
     state |= _by_row([_without(s, known) for s in states], runs, order, told)
-    prompts, kept = _joined_parts(runs, parts)
-    return Checkpoint(prompts, joined_optimizer(runs, parts, told), state, kept)
+    prompts, reused = _joined_parts(runs, parts)
+    return Checkpoint(prompts, joined_optimizer(runs, parts, told), state, reused)
 
 
 def _without(values: dict[str, Any], keys: set[str]) -> dict[str, Any]:
@@ -140,12 +140,12 @@ def _joined_parts(
                 frozen[f"parts.{part}.{own}"] = tensor
             else:
                 prompts[f"parts.{part}.{own}"] = tensor
-    kept = {}
+    reused = {}
     if best:
-        kept["best"] = best
+        reused["best"] = best
     if frozen:
-        kept["frozen"] = frozen
-    return prompts, kept
+        reused["frozen"] = frozen
+    return prompts, reused
 
 
 def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Tensor) -> Checkpoint:
@@ -156,8 +156,8 @@ def append_sums(merged: Checkpoint, rows: list[dict[str, Any]], prompts_KLD: Ten
     state["rows"] = [*merged.state["rows"], *rows]
     state["progress"] = _with_untrained(merged.state["progress"], n, len(rows))
     prompts = _with_prompts(merged.prompts, name, prompts_KLD)
-    best = _with_prompts(merged.kept["best"], f"best.{name}", prompts_KLD)
-    return Checkpoint(prompts, merged.optimizer, state, merged.kept | {"best": best})
+    best = _with_prompts(merged.reused["best"], f"best.{name}", prompts_KLD)
+    return Checkpoint(prompts, merged.optimizer, state, merged.reused | {"best": best})
 
 
 def _with_untrained(values: dict[str, Any], n: int, further: int) -> dict[str, Any]:

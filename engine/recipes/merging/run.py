@@ -43,7 +43,7 @@ class Run:
     def frozen(self, part: str) -> set[str]:
         """Names of the part's tensors that no step changed."""
         prefix = f"parts.{part}."
-        names = [name for name in self.found.kept.get("frozen", {}) if name.startswith(prefix)]
+        names = [name for name in self.found.reused.get("frozen", {}) if name.startswith(prefix)]
         return {name.removeprefix(prefix) for name in names}
 
     def of_row(self, k: int, tensor: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def with_sums(
 def _bank(merged: Checkpoint, order: Sequence[str]) -> JoinedBank:
     """The best rows of the merged run."""
     tensors = dict(merged.prompts)
-    for kept in merged.kept.values():
-        tensors |= kept
+    for reused in merged.reused.values():
+        tensors |= reused
     return bank_of(tensors, order)
 
 

@@ -3,7 +3,7 @@ from .cache_setup import WORTH as WORTH, cache_teachers as cache_teachers, sampl
 from .parts import (
     assign_blocks as assign_blocks,
     cut_files as cut_files,
-    placeholder_item as placeholder_item,
+    placeholder_sample as placeholder_sample,
     plan_blocks as plan_blocks,
 )
 from .peft import check_adapters as check_adapters, read_adapters as read_adapters
@@ -17,7 +17,7 @@ __all__ = [
     "cache_teachers",
     "check_adapters",
     "cut_files",
-    "placeholder_item",
+    "placeholder_sample",
     "plan_blocks",
     "read_adapters",
     "sample_visits",

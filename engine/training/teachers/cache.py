@@ -17,7 +17,7 @@ import hashlib
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor
 from backbones.attention import to_device
 from engine import distributed
 from engine.core import UserError, damage
-from engine.data import Item, Split
+from engine.data import Sample, Split
 from engine.distributed import barrier, gather_objects
 from engine.training.forward_backward import ForwardBackward
 from engine.training.teachers import parts as teacher_parts
@@ -155,7 +155,7 @@ class TeacherCache:
                     block, group = turns[rank][turn]
                 else:
                     block, group = None, turns[0][0][1][:1]
-                group = [self._whole(item) for item in group]
+                group = [self._whole(sample) for sample in group]
                 states = forward_backward.teach(group, teachers, self.temperature)
                 if block is not None:
                     said.append(Said(group, states))
@@ -173,7 +173,7 @@ class TeacherCache:
             print_rank0(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
 
     def _blocks(self, numbers: Sequence[int], forward_backward: ForwardBackward) -> list[TeacherBlock]:
-        """What computes parts. Its items have no tokens yet: those of a large corpus need not fit in memory."""
+        """What computes parts. Its samples have no tokens yet: those of a large corpus need not fit in memory."""
         if not numbers:
             return []
         contexts = [row.split.context_lengths() for row in self.rows]
@@ -181,37 +181,37 @@ class TeacherCache:
         length = self.rows[0].prompt_LD.shape[0]
         return teacher_parts.plan_blocks(parts, numbers, length, forward_backward.max_tokens_per_micro_batch)
 
-    def _placeholders(self, part: Part, contexts: Sequence[int]) -> list[Item]:
+    def _placeholders(self, part: Part, contexts: Sequence[int]) -> list[Sample]:
         """Items of a part's samples, without tokens; ``contexts``: context tokens of the row's samples."""
         answers = self.answers[part.row]
-        return [teacher_parts.placeholder_item(part.row, i, contexts[i], answers[i]) for i in part.indices]
+        return [teacher_parts.placeholder_sample(part.row, i, contexts[i], answers[i]) for i in part.indices]
 
-    def _whole(self, item: Item) -> Item:
-        return replace(item, sample=self.rows[item.row].split.sample(item.index))
+    def _whole(self, sample: Sample) -> Sample:
+        return self.rows[sample.row].split.sample(sample.index, sample.row)
 
-    def read(self, group: Sequence[Item]) -> TeacherStates:
+    def read(self, group: Sequence[Sample]) -> TeacherStates:
         """Of a micro-batch's answer tokens, in order, on the CPU.
 
         Raises:
             RuntimeError: a file has been damaged or removed since this run began, or was never filled.
         """
         pieces: list[tuple[Tensor, ...]] = []
-        for item in group:
-            number, place = self._place(item)
+        for sample in group:
+            number, place = self._place(sample)
             part = self._reader(number)
             begin, end = part["offsets"][place], part["offsets"][place + 1]
             pieces.append(tuple(part[name][begin:end] for name in TeacherStates._fields))
         return TeacherStates(*(torch.cat(column) for column in zip(*pieces, strict=True)))
 
-    def _place(self, item: Item) -> tuple[int, int]:
+    def _place(self, sample: Sample) -> tuple[int, int]:
         """A sample's part, and which of the part's samples it is."""
-        indices = self.rows[item.row].indices
-        at = bisect_left(indices, item.index)
-        if at == len(indices) or indices[at] != item.index:  # a benchmark fills what its steps read
-            task = self.rows[item.row].task
-            raise RuntimeError(f"teacher cache: sample {item.index} of {task} was not asked for when it was filled")
-        number = self.part_of(item.row, item.index)
-        return number, bisect_left(self.parts[number].indices, item.index)
+        indices = self.rows[sample.row].indices
+        at = bisect_left(indices, sample.index)
+        if at == len(indices) or indices[at] != sample.index:  # a benchmark fills what its steps read
+            task = self.rows[sample.row].task
+            raise RuntimeError(f"teacher cache: sample {sample.index} of {task} was not asked for when it was filled")
+        number = self.part_of(sample.row, sample.index)
+        return number, bisect_left(self.parts[number].indices, sample.index)
 
     def _reader(self, number: int) -> dict[str, Any]:
         if number not in self._open:
@@ -228,9 +228,9 @@ class TeacherCache:
         return self._open[number]  # type: ignore[no-any-return]
 
 
-def _turns(share: Sequence[TeacherBlock]) -> list[tuple[TeacherBlock | None, list[Item]]]:
+def _turns(share: Sequence[TeacherBlock]) -> list[tuple[TeacherBlock | None, list[Sample]]]:
     """A rank's micro-batches in order, each with its block."""
-    turns: list[tuple[TeacherBlock | None, list[Item]]] = []
+    turns: list[tuple[TeacherBlock | None, list[Sample]]] = []
     for block in share:
         turns += [(block, group) for group in block.groups]
     return turns
@@ -247,7 +247,7 @@ class TeacherCacheReader:
         self._ahead = ReadAhead(self._read)
         self.expect, self.close = self._ahead.expect, self._ahead.close
 
-    def __call__(self, group: Sequence[Item]) -> TeacherStates:
+    def __call__(self, group: Sequence[Sample]) -> TeacherStates:
         """Of a micro-batch's answer tokens, in order, on the device.
 
         Raises:
@@ -255,7 +255,7 @@ class TeacherCacheReader:
         """
         return TeacherStates(*(to_device(tensor, self.device) for tensor in self._ahead.take(group)))
 
-    def _read(self, group: Sequence[Item]) -> TeacherStates:
+    def _read(self, group: Sequence[Sample]) -> TeacherStates:
         states = self.cache.read(group)
         if self.device.type != "cuda":
             return states

@@ -88,8 +88,7 @@ def sample_visits(stage: Stage, steps: int | None = None) -> Counter[tuple[int, 
     cursors = [0] * len(streams)
     found: Counter[tuple[int, int]] = Counter()
     for step in range(steps):
-        picks = plan_step(stage.sampler.counts(step, [True] * len(streams)), streams, cursors)
-        found.update((p.row, p.index) for p in picks)
+        found.update(plan_step(stage.sampler.counts(step, [True] * len(streams)), streams, cursors))
     return found
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.core import new_partial, publish, remove, seal, sync, unsealed
-from engine.data import Item
+from engine.data import Sample
 from prompt_modules import TeacherStates
 
 WAITING = 2  # blocks whose states may be in host memory before the forward passes wait for the disk
@@ -34,7 +34,7 @@ class Part:
 class Said:
     """A micro-batch's states on their way to the host. The host does not wait for the GPU before it asks for them."""
 
-    def __init__(self, group: Sequence[Item], states: TeacherStates):
+    def __init__(self, group: Sequence[Sample], states: TeacherStates):
         self.group, self._states, self._device = group, states, states.hidden_ND.device
         self._copied: torch.cuda.Event | None = None
         if states.hidden_ND.is_cuda:
@@ -48,11 +48,11 @@ class Said:
             # a thread begins on the first GPU: to wait there would take memory of it that belongs to another rank
             with torch.cuda.device(self._device):
                 self._copied.synchronize()
-        sizes = [len(item.sample.answer_ids) for item in self.group]
+        sizes = [len(sample.answer_ids) for sample in self.group]
         columns = [tensor.split(sizes) for tensor in self._states]
         found = {}
-        for item, states in zip(self.group, zip(*columns, strict=True), strict=True):
-            found[item.row, item.index] = TeacherStates(*states)
+        for sample, states in zip(self.group, zip(*columns, strict=True), strict=True):
+            found[sample.row, sample.index] = TeacherStates(*states)
         return found
 
 

@@ -7,7 +7,7 @@ missing, so that a file that is computed again holds the same bits.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.data import Item, Sample, packed_micro_batches
+from engine.data import Sample, packed_micro_batches
 
 ANSWERS = 4096
 """Answer tokens that a file holds at most; a longer answer has a file of its own.
@@ -34,12 +34,12 @@ class TeacherBlock:
     """Files that are computed together. ``parts``: numbers of those to write. ``groups``: the micro-batches of all."""
 
     parts: list[int]
-    groups: list[list[Item]]
+    groups: list[list[Sample]]
 
 
-def placeholder_item(row: int, index: int, context: int, answer: int) -> Item:
-    """An item that has a sample's lengths and no tokens."""
-    return Item(row, Sample(range(context), range(answer)), 1.0, index)  # type: ignore[arg-type]
+def placeholder_sample(row: int, index: int, context: int, answer: int) -> Sample:
+    """A sample by its lengths alone, without tokens."""
+    return Sample(range(context), range(answer), row=row, index=index)  # type: ignore[arg-type]
 
 
 def cut_files(answers: Iterable[int]) -> list[int]:
@@ -59,7 +59,7 @@ def cut_files(answers: Iterable[int]) -> list[int]:
 
 
 def plan_blocks(
-    parts: Sequence[Sequence[Item]], wanted: Iterable[int], prompt_length: int, max_tokens_per_micro_batch: int
+    parts: Sequence[Sequence[Sample]], wanted: Iterable[int], prompt_length: int, max_tokens_per_micro_batch: int
 ) -> list[TeacherBlock]:
     """What computes the files ``wanted``, in order.
 
@@ -67,15 +67,15 @@ def plan_blocks(
     forward pass.
 
     Args:
-        parts: the items of every file, whether it is wanted or not.
+        parts: the samples of every file, whether it is wanted or not.
     """
     asked = set(wanted)
     joined: list[list[int]] = []
     size, held, last_row = 0, 0, -1
-    for number, items in enumerate(parts):
-        tokens = sum(len(item.sample) for item in items)
-        answers = sum(len(item.sample.answer_ids) for item in items)
-        row = items[0].row
+    for number, samples in enumerate(parts):
+        tokens = sum(len(sample) for sample in samples)
+        answers = sum(len(sample.answer_ids) for sample in samples)
+        row = samples[0].row
         more = tokens
         if row != last_row:
             more += prompt_length
@@ -88,11 +88,11 @@ def plan_blocks(
     for numbers in joined:
         needed = [number for number in numbers if number in asked]
         if needed:
-            items = []
+            samples = []
             for number in numbers:
-                items += parts[number]
+                samples += parts[number]
             out.append(
-                TeacherBlock(needed, packed_micro_batches(items, prompt_length, max_tokens_per_micro_batch, 0, 1))
+                TeacherBlock(needed, packed_micro_batches(samples, prompt_length, max_tokens_per_micro_batch, 0, 1))
             )
     return out
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from engine.data import Item
+from engine.data import Sample
 
 DEPTH = 2  # micro-batches whose reads may lie in host memory before they are asked for
 
@@ -19,13 +19,13 @@ class ReadAhead(Generic[Read]):
     ``read`` is never called by two threads at once. An error in it is raised by the ``take`` that asks for that read.
     """
 
-    def __init__(self, read: Callable[[Sequence[Item]], Read]):
+    def __init__(self, read: Callable[[Sequence[Sample]], Read]):
         self._read = read
         self._pool: ThreadPoolExecutor | None = None
-        self._reading: deque[tuple[Sequence[Item], Future[Read]]] = deque()
-        self._expected: deque[Sequence[Item]] = deque()
+        self._reading: deque[tuple[Sequence[Sample], Future[Read]]] = deque()
+        self._expected: deque[Sequence[Sample]] = deque()
 
-    def expect(self, groups: Sequence[Sequence[Item]]) -> None:
+    def expect(self, groups: Sequence[Sequence[Sample]]) -> None:
         """Say all micro-batches to come, in order. What is being read and is no longer expected is dropped.
 
         A micro-batch is known by its identity: ``take`` must be given the same object.
@@ -39,7 +39,7 @@ class ReadAhead(Generic[Read]):
         self._expected = deque(groups[same:])
         self._go_on()
 
-    def take(self, group: Sequence[Item]) -> Read:
+    def take(self, group: Sequence[Sample]) -> Read:
         """What ``group`` needs."""
         if self._reading and self._reading[0][0] is group:
             future = self._reading.popleft()[1]

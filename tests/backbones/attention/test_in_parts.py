@@ -14,8 +14,8 @@ from backbones import BackboneCard, FrozenRoot, SharedPrefix, build_backbone, sh
 from backbones.attention import in_parts, shared_prefix
 from backbones.attention.in_parts import AttentionInParts
 from backbones.attention.packing import to_device
-from engine.data.dataset import Sample
-from engine.data.packing import Item, pack
+from engine.data.packing import pack
+from engine.data.sample import Sample
 
 SIZES = {
     "vocab_size": 64,
@@ -196,12 +196,12 @@ def test_a_model_gives_the_same_either_way(config: dict[str, Any], request: pyte
     model = build_backbone(
         BackboneCard(name="t", random=config, seed=3, tokenizer="t", dtype="float32"), None, torch.float64
     )
-    items = [
-        Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0),
-        Item(0, Sample([], [9, 1]), 1.0),
-        Item(1, Sample([9], [1]), 1.0),
+    samples = [
+        Sample([4, 5, 6, 7], [8, 1], row=0),
+        Sample([], [9, 1], row=0),
+        Sample([9], [1], row=1),
     ]
-    batch, grads = pack(items, 3), []
+    batch, grads = pack(samples, 3), []
     assert batch.prefix.segments is not None
     for way in ("gathered", "in parts"):
         if way == "in parts":

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from backbones import BackboneCard, FrozenRoot, build_backbone, share_prefix
 from backbones.attention import shared_prefix
-from engine.data.dataset import Sample
-from engine.data.packing import Item, collate, pack
+from engine.data.packing import collate, pack
+from engine.data.sample import Sample
 
 SIZES = {
     "vocab_size": 64,
@@ -200,13 +200,13 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
     exact_norms(model)
     g = torch.Generator().manual_seed(tasks)
     draw = lambda n: torch.randint(3, 60, (n,), generator=g).tolist()  # noqa: E731
-    items = [Item(b % tasks, Sample(draw(b * 5 % 17), draw(1 + b % 4)), 1.0) for b in range(max(7, tasks))]
-    assert any(not i.sample.context_ids for i in items) and len({len(i.sample) for i in items}) > 4
+    samples = [Sample(draw(b * 5 % 17), draw(1 + b % 4), row=b % tasks) for b in range(max(7, tasks))]
+    assert any(not sample.context_ids for sample in samples) and len({len(sample) for sample in samples}) > 4
     root, prompts = (
         FrozenRoot(model),
         torch.randn(tasks, length, 16, generator=g, dtype=torch.float64, requires_grad=True),
     )
-    plain, packed = collate(items), pack(items, length)
+    plain, packed = collate(samples), pack(samples, length)
 
     (states, _), plain_choice, margin = chosen_experts(model, lambda: root.forward_padded(plain, prompts[plain.rows_B]))
     (hidden_ND, seen), packed_choice, _ = chosen_experts(
@@ -219,7 +219,7 @@ def test_hidden_states_and_prompt_gradients_equal_the_plain_formulation(family, 
             for k in range(tasks):  # the prompts' own tokens, in either order
                 sample = plain.rows_B.tolist().index(k)
                 slot = packed.rows_K.tolist().index(k)
-                rows = a.view(len(items), -1, a.shape[-1])[sample, :length]
+                rows = a.view(len(samples), -1, a.shape[-1])[sample, :length]
                 assert rows.equal(b[slot * length : (slot + 1) * length])
     assert seen == ((64, 16), None)
     torch.testing.assert_close(hidden_ND, states.hidden_ND, rtol=1e-12, atol=1e-12)

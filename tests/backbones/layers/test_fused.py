@@ -106,8 +106,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from backbones import FrozenRoot
 from backbones.kernels import fused as fused_kernels
 from backbones.layers import fused, mxfp4_experts as mxfp4
-from engine.data.packing import Item, pack
-from engine.data.dataset import Sample
+from engine.data.packing import pack
+from engine.data.sample import Sample
 from tests.backbones.layers.test_fused import FAMILIES, model_of
 
 g = torch.Generator().manual_seed(0)
@@ -175,8 +175,8 @@ for dtype, at, size in ((torch.float32, 3e-6, 3.0), (torch.bfloat16, 2e-2, 0.5))
     for a, b in both(experts(True), experts(False), [x, share], grad):
         assert a[3].isnan().all() and torch.equal(a.isnan(), b.isnan())
 
-items = [Item(0, Sample([4, 5, 6, 7], [8, 1]), 1.0), Item(1, Sample([9], [1]), 1.0)]
-batch = pack(items, 3)
+samples = [Sample([4, 5, 6, 7], [8, 1], row=0), Sample([9], [1], row=1)]
+batch = pack(samples, 3)
 for family in FAMILIES:
     model, grads = model_of(family), []
     for with_kernels in (False, True):

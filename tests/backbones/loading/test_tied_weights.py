@@ -142,7 +142,7 @@ def test_a_pair_that_transformers_alone_finds_apart_is_refused(tmp_path: Path, m
     """A family whose files call the embedding otherwise than its model does."""
     card = released(tmp_path, "mixtral", num_local_experts=3, num_experts_per_tok=2)
     rewrite(tmp_path, lambda w: w.update({HEAD: torch.randn(64, 16)}))
-    monkeypatch.setattr("backbones.loading.family_config.kept_apart", lambda *_: [])
+    monkeypatch.setattr("backbones.loading.family_config.stored_apart", lambda *_: [])
     with pytest.raises(BackboneError, match=f"{HEAD} differs from {TABLE}.* set tie_word_embeddings: false"):
         build_backbone(card, None)
 

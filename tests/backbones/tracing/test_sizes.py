@@ -52,7 +52,7 @@ def test_weights_by_part(name, dtype):
     assert sizes.layer_elements == sum(p.numel() for p in model.model.layers[0].parameters())
 
 
-def kept_in_layers(model, lengths):
+def saved_in_layers(model, lengths):
     """Bytes that the decoder layers keep of a packed row for its backward pass, each memory once, weights not
     counted; and the row's tokens.
     """
@@ -85,7 +85,7 @@ def kept_in_layers(model, lengths):
     return sum(n for place, n in kept.items() if place not in weights), length + total
 
 
-def kept_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 100)):
+def saved_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 100)):
     """Bytes that one layer keeps of one token."""
     card, found = card_of(name, dtype), []
     depths = (
@@ -100,7 +100,7 @@ def kept_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 1
             keep_no_inputs(model, model.lm_head)
         if fused:
             fuse(model)
-        bytes_, tokens = kept_in_layers(model, lengths)
+        bytes_, tokens = saved_in_layers(model, lengths)
         found.append(bytes_)
     return (found[1] - found[0]) / (depths[1] - depths[0]) / tokens
 
@@ -109,17 +109,17 @@ def kept_per_token(name, dtype, sharded=False, fused=False, lengths=(100, 100, 1
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_a_layer_keeps_of_a_token(name, dtype, sharded):
-    assert measure_footprint(card_of(name, dtype)).kept_per_token == pytest.approx(
-        kept_per_token(name, dtype, sharded), rel=0.05
+    assert measure_footprint(card_of(name, dtype)).saved_per_token == pytest.approx(
+        saved_per_token(name, dtype, sharded), rel=0.05
     )
 
 
 def test_what_a_fused_layer_keeps_of_a_token_in_the_interpreter(interpreted):
     code = (
-        "from tests.backbones.tracing.test_sizes import FAMILIES, card_of, kept_per_token, measure_footprint\n"
+        "from tests.backbones.tracing.test_sizes import FAMILIES, card_of, saved_per_token, measure_footprint\n"
         "for name, dtype in (('llama', 'bfloat16'), ('qwen3', 'float32'), ('mxfp4', 'bfloat16')):\n"
-        "    found = kept_per_token(name, dtype, fused=True, lengths=(4, 4))\n"
-        "    print(name, dtype, measure_footprint(card_of(name, dtype)).kept_fused, found, flush=True)"
+        "    found = saved_per_token(name, dtype, fused=True, lengths=(4, 4))\n"
+        "    print(name, dtype, measure_footprint(card_of(name, dtype)).saved_fused, found, flush=True)"
     )
     lines = [line.split() for line in interpreted(code).splitlines()]
     assert len(lines) == 3

@@ -151,7 +151,7 @@ def test_tokens_are_counted_as_they_are_computed(
     finally:
         del holder.backbone().root.forward
     splits = [row.train for row in trainer.stage.rows]  # type: ignore[union-attr]
-    real = sum(len(splits[p.row].sample(p.index)) for p in trainer.last_step_picks)
+    real = sum(len(splits[p.row].sample(p.index)) for p in trainer.last_samples)
     assert int(outcome["real_tokens"]) == real
     assert int(outcome["computed_tokens"]) == sum(seen) > real
 

@@ -8,6 +8,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ from engine.benchmarking.runner import run_benchmark
 from engine.benchmarking.stage import stage_of
 from engine.cli import main
 from engine.core.errors import UserError
-from engine.data.dataset import Sample
-from engine.data.packing import weigh
+from engine.data.sample import Sample, weight_answer_tokens
 from engine.data.synthetic import Invention, invented_data
 from engine.distributed.zero3 import ShardedBackbone
 from engine.training.backbone_holder import BackboneHolder
@@ -45,7 +45,7 @@ SAMPLES = [Sample([5, 6, 7], [8, 9]), Sample([], [11, 12, 13]), Sample([20, 21, 
 
 
 def test_batches_are_padded_on_the_right_and_labelled_on_answers() -> None:
-    batch = padded_ids(weigh([0, 1, 0], SAMPLES), torch.device("cpu"))
+    batch = padded_ids([SAMPLES[0], replace(SAMPLES[1], row=1), SAMPLES[2]], torch.device("cpu"))
     assert batch.ids_BT.tolist() == [[5, 6, 7, 8, 9, 0], [11, 12, 13, 0, 0, 0], [20, 21, 22, 23, 24, 25]]
     assert batch.mask_BT.sum(1).tolist() == [5, 3, 6] and batch.tasks_B.tolist() == [0, 1, 0]
     none = IGNORED
@@ -59,14 +59,14 @@ def test_pefts_loss_and_gradient_are_ours(
     """Of one task, whose mean over answer tokens is the mean over the batch."""
     weights = LossWeights(0.9, 0.5, 2.0) if distils else LossWeights()
     taught = teachers(1) if distils else None
-    items = weigh([0, 0, 0], SAMPLES)
+    samples = weight_answer_tokens(SAMPLES)
     start_LD = 0.05 * torch.randn(5, backbone.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     attention = backbone.model.config._attn_implementation
     theirs = PeftTrainer(backbone.model, start_LD, 1, weights, taught)
-    loss = theirs.gradients(theirs.batches(items, 1000))
+    loss = theirs.gradients(theirs.batches(samples, 1000))
     assert backbone.model.config._attn_implementation == attention
     bank: Any = SoftPromptBank(start_LD.double()[None])
-    terms = ForwardBackward(backbone, True, 1000, 0, 1).train(items, bank, weights, taught, None)
+    terms = ForwardBackward(backbone, True, 1000, 0, 1).train(samples, bank, weights, taught, None)
     each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
     assert loss == pytest.approx(float((each * terms.weights_N).sum()), rel=1e-5)
     found, wanted = theirs.encoder.embedding.weight.grad, bank.prompts_KLD.grad[0]

@@ -42,7 +42,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 7, saved, 2)
     found = checkpoint.load(tmp_path)
     assert found is not None and found.state.pop("sha256").keys() == set(FILES[:2])
-    assert found.state == {"stage": "teach", "progress": {"step": 4}, "step": 7, "kept": {}}
+    assert found.state == {"stage": "teach", "progress": {"step": 4}, "step": 7, "reused": {}}
     for ours, theirs in ((found.prompts, saved.prompts), (found.optimizer, saved.optimizer)):
         assert ours.keys() == theirs.keys() and all(
             torch.equal(ours[n], theirs[n]) and ours[n].dtype == theirs[n].dtype for n in ours
@@ -215,7 +215,7 @@ def with_best(value: float, best: float) -> Checkpoint:
 
 
 def copies(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "checkpoints/kept").iterdir())
+    return sorted((run_dir / "checkpoints/reused").iterdir())
 
 
 def test_the_best_lies_beside_the_checkpoints_and_is_written_when_it_changes(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_best_lies_beside_the_checkpoints_and_is_written_when_it_changes(tmp
     assert len(copies(tmp_path)) == 4  # the one before still names the older best
     found = checkpoint.load(tmp_path)
     assert found is not None and found.prompts["best.a"].eq(3).all() and found.identity != before
-    (tmp_path / "checkpoints/kept/.best-1.1.safetensors.99.partial").touch()  # of a writer that was killed
+    (tmp_path / "checkpoints/reused/.best-1.1.safetensors.99.partial").touch()  # of a writer that was killed
     checkpoint.save(tmp_path, 4, with_best(4.0, 3.0), 2)
     assert len(copies(tmp_path)) == 2 and not set(copies(tmp_path)) & set(first)
 
@@ -257,7 +257,7 @@ def test_both_copies_damaged_is_a_damaged_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 2, with_best(2.0, 2.0), 2)
     for path in set(copies(tmp_path)) - older:
         flip(path)
-    with pytest.raises(UserError, match="both copies of kept/best-.* are damaged or missing"):
+    with pytest.raises(UserError, match="both copies of reused/best-.* are damaged or missing"):
         checkpoint.load(tmp_path)
     told: list[str] = []
     found = checkpoint.load(tmp_path, told.append)

@@ -95,9 +95,11 @@ def test_only_training_samples_of_sources_are_left_out(
     out, record = decontaminate(sources, dataclasses.replace(config, drop_contaminated=True), print_rank0=said.append)
     train = out["source"].splits["train"]
     assert record is not None and record["dropped"] == {"source": 3} and train.n_excluded == 3
-    assert len(train.kept) == 10 and not any(text in train.example(i).input_text for i in train.kept for text in SHARED)
+    assert len(train.sample_indices) == 10 and not any(
+        text in train.example(i).input_text for i in train.sample_indices for text in SHARED
+    )
     assert (
-        len(sources["source"].splits["train"].kept) == 13
+        len(sources["source"].splits["train"].sample_indices) == 13
         and out["clean"].splits["train"] is sources["clean"].splits["train"]
     )
     assert train.n_dropped == 0, "what is left out is not what was too long"
@@ -107,7 +109,7 @@ def test_only_training_samples_of_sources_are_left_out(
     test = prepare(
         {"target": ["test"]}, dataclasses.replace(config, drop_contaminated=True), layout, print_rank0=lambda _: None
     )
-    assert len(test["target"].splits["test"].kept) == 4
+    assert len(test["target"].splits["test"].sample_indices) == 4
 
 
 def test_the_comparison_is_made_once_and_anew_when_a_file_changes(

@@ -1,13 +1,14 @@
 """A global step cut into micro-batches, and a micro-batch as tensors."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from engine.data.dataset import Sample
-from engine.data.packing import Item, collate, micro_batches, pack, packed_micro_batches, weigh
+from engine.data.packing import collate, micro_batches, pack, packed_micro_batches
+from engine.data.sample import Sample, weight_answer_tokens
 
 
 def samples(n: int, seed: int = 0) -> list[Sample]:
@@ -18,16 +19,17 @@ def samples(n: int, seed: int = 0) -> list[Sample]:
     ]
 
 
-def step(n: int = 23, seed: int = 0) -> list[Item]:
-    return weigh(np.random.default_rng(seed).integers(0, 4, n).tolist(), samples(n, seed))
+def step(n: int = 23, seed: int = 0) -> list[Sample]:
+    rows = np.random.default_rng(seed).integers(0, 4, n).tolist()
+    return weight_answer_tokens([replace(s, row=row) for s, row in zip(samples(n, seed), rows, strict=True)])
 
 
 def test_the_weights_of_a_tasks_answer_tokens_sum_to_one() -> None:
     totals: dict[int, float] = {}
-    for item in step():
-        totals[item.row] = totals.get(item.row, 0) + item.weight * len(item.sample.answer_ids)
+    for sample in step():
+        totals[sample.row] = totals.get(sample.row, 0) + sample.weight * len(sample.answer_ids)
     assert sorted(totals) == [0, 1, 2, 3] and list(totals.values()) == pytest.approx([1] * 4, rel=1e-14)
-    one = weigh([0, 0], [Sample([1], [2, 3, 4]), Sample([1], [2])])
+    one = weight_answer_tokens([Sample([1], [2, 3, 4]), Sample([1], [2])])
     assert [i.weight for i in one] == [0.25, 0.25]  # per token, not per sample
 
 
@@ -36,32 +38,32 @@ def test_the_weights_of_a_tasks_answer_tokens_sum_to_one() -> None:
 @pytest.mark.parametrize("n", [1, 7, 23])
 @pytest.mark.parametrize("cut", [micro_batches, packed_micro_batches])
 def test_every_sample_is_in_exactly_one_micro_batch(cut, n: int, budget: int, world: int) -> None:
-    items = step(n)
-    ranks = [cut(items, 5, budget, rank, world) for rank in range(world)]
+    samples = step(n)
+    ranks = [cut(samples, 5, budget, rank, world) for rank in range(world)]
     assert len({len(groups) for groups in ranks}) == 1 and ranks[0]  # equally many on every rank
-    placed = [item for groups in ranks for group in groups for item in group]
-    real = [item for item in placed if item.weight]
-    assert Counter(map(id, real)) == Counter(map(id, items))
-    fillers = [item for item in placed if not item.weight]
+    placed = [sample for groups in ranks for group in groups for sample in group]
+    real = [sample for sample in placed if sample.weight]
+    assert Counter(map(id, real)) == Counter(map(id, samples))
+    fillers = [sample for sample in placed if not sample.weight]
     assert len(fillers) < world
-    shortest = min(len(i.sample) for i in items)
-    assert all(len(f.sample) == shortest and 0 <= f.row < 4 for f in fillers)
+    shortest = min(len(sample) for sample in samples)
+    assert all(len(f) == shortest and 0 <= f.row < 4 for f in fillers)
     for groups in ranks:
         for group in groups:
             if cut is packed_micro_batches:  # each prompt once, no padding
-                computed = 5 * len({i.row for i in group}) + sum(len(i.sample) for i in group)
+                computed = 5 * len({sample.row for sample in group}) + sum(len(sample) for sample in group)
             else:  # prompts and padding counted
-                computed = len(group) * (5 + max(len(i.sample) for i in group))
+                computed = len(group) * (5 + max(len(sample) for sample in group))
             assert computed <= budget or len(group) == 1
 
 
 def test_the_budget_is_used() -> None:
-    items = step(40)
-    groups = micro_batches(items, 5, 200, 0, 1)
+    samples = step(40)
+    groups = micro_batches(samples, 5, 200, 0, 1)
     for group, following in zip(groups, groups[1:], strict=False):
-        assert (len(group) + 1) * (5 + max(len(i.sample) for i in group)) > 200, "the next sample would have fitted"
-        assert len(following[0].sample) <= len(group[-1].sample)  # alike lengths together
-    assert len(micro_batches(items, 5, 10**6, 0, 1)) == 1 and len(micro_batches(items, 5, 1, 0, 1)) == 40
+        assert (len(group) + 1) * (5 + max(len(sample) for sample in group)) > 200, "the next sample would have fitted"
+        assert len(following[0]) <= len(group[-1])  # alike lengths together
+    assert len(micro_batches(samples, 5, 10**6, 0, 1)) == 1 and len(micro_batches(samples, 5, 1, 0, 1)) == 40
 
 
 @pytest.mark.parametrize("cut", [micro_batches, packed_micro_batches])
@@ -73,12 +75,12 @@ def test_the_cut_depends_on_the_step_alone(cut) -> None:
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("budget", [150, 400, 10**6])
 def test_packed_rows_repeat_few_prompts_and_share_the_work(world: int, budget: int) -> None:
-    items = step(60)
-    groups = [g for rank in range(world) for g in packed_micro_batches(items, 5, budget, rank, world)]
-    tokens = [5 * len({i.row for i in g}) + sum(len(i.sample) for i in g) for g in groups]
-    least = 5 * 4 + sum(len(i.sample) for i in items)
+    samples = step(60)
+    groups = [g for rank in range(world) for g in packed_micro_batches(samples, 5, budget, rank, world)]
+    tokens = [5 * len({sample.row for sample in g}) + sum(len(sample) for sample in g) for g in groups]
+    least = 5 * 4 + sum(len(sample) for sample in samples)
     # a prompt is repeated only where its samples go over from one row to the next
-    assert sum(len({i.row for i in g}) for g in groups) <= 4 + len(groups) - 1
+    assert sum(len({sample.row for sample in g}) for g in groups) <= 4 + len(groups) - 1
     assert (
         len(groups) <= world * -(-least // (world * (budget - 45))) + world
     )  # 45: a longest sample and its prompt may not fit any more
@@ -86,12 +88,12 @@ def test_packed_rows_repeat_few_prompts_and_share_the_work(world: int, budget: i
 
 
 def test_a_packed_row_holds_each_prompt_once_and_each_answer_where_it_stands() -> None:
-    items = [
-        Item(3, Sample([11, 12, 13], [21, 22]), 0.5),
-        Item(0, Sample([], [23, 24, 25]), 0.25),
-        Item(3, Sample([14], [26]), 0.0),
+    samples = [
+        Sample([11, 12, 13], [21, 22], row=3, weight=0.5),
+        Sample([], [23, 24, 25], row=0, weight=0.25),
+        Sample([14], [26], row=3, weight=0.0),
     ]
-    batch = pack(items, 4)
+    batch = pack(samples, 4)
     assert batch.ids_T.tolist() == [11, 12, 13, 21, 22, 23, 24, 25, 14, 26]
     assert batch.rows_K.tolist() == [3, 0] and batch.labels_N.tolist() == [21, 22, 23, 24, 25, 26]
     # the row: prompt of 3 at 0-3, of 0 at 4-7, texts from 8; the empty context's first answer token follows its
@@ -103,12 +105,12 @@ def test_a_packed_row_holds_each_prompt_once_and_each_answer_where_it_stands() -
 
 
 def test_a_batch_holds_each_answer_where_it_stands() -> None:
-    items = [
-        Item(3, Sample([11, 12, 13], [21, 22]), 0.5),
-        Item(0, Sample([], [23, 24, 25]), 0.25),
-        Item(3, Sample([14], [26]), 0.0),
+    samples = [
+        Sample([11, 12, 13], [21, 22], row=3, weight=0.5),
+        Sample([], [23, 24, 25], row=0, weight=0.25),
+        Sample([14], [26], row=3, weight=0.0),
     ]
-    batch = collate(items)
+    batch = collate(samples)
     assert batch.ids_BT.tolist() == [[11, 12, 13, 21, 22], [23, 24, 25, 0, 0], [14, 26, 0, 0, 0]]
     assert batch.answer_BT.int().tolist() == [[0, 0, 0, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0]]
     assert batch.labels_N.tolist() == [21, 22, 23, 24, 25, 26]
@@ -125,7 +127,7 @@ def test_an_answer_without_context_is_predicted_from_the_prompt(backbone, naive_
 
     empty, longer = Sample([], [23, 24]), Sample([31, 32, 33, 34], [35, 36, 37])
     prompts_BLD = 0.1 * torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    batch = collate([Item(0, empty, 1.0), Item(1, longer, 1.0)])
+    batch = collate([empty, replace(longer, row=1)])
     with torch.no_grad():
         states, teacher = backbone.forward_padded(batch, prompts_BLD)
         wanted = [

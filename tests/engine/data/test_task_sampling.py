@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from engine.data.sampling import EveryRow, Pick, Stream, TaskMixture, few_shot_order, plan_step, seed_of
+from engine.data.sampling import EveryRow, Stream, TaskMixture, few_shot_order, plan_step, seed_of
 
 EVERYONE = [True] * 5
 
@@ -88,15 +88,15 @@ def test_a_plan_reads_each_rows_stream_on_from_its_own_cursor() -> None:
     cursors = [0, 0, 4]
     picks = plan_step([2, 3, 1], streams, cursors) + plan_step([1, 0, 2], streams, cursors)
     assert cursors == [3, 0, 7]
-    assert [p.index for p in picks if p.row == 0] == [streams[0].at(i) for i in range(3)]
-    assert [p.index for p in picks if p.row == 2] == [streams[2].at(i) for i in range(4, 7)]
-    assert {p.row for p in picks} == {0, 2} and picks[0] == Pick(0, streams[0].at(0))
+    assert [index for row, index in picks if row == 0] == [streams[0].at(i) for i in range(3)]
+    assert [index for row, index in picks if row == 2] == [streams[2].at(i) for i in range(4, 7)]
+    assert {row for row, _ in picks} == {0, 2} and picks[0] == (0, streams[0].at(0))
 
 
 def test_a_rows_examples_do_not_depend_on_the_other_rows() -> None:
     def seen(sizes: list[int], counts: list[list[int]]) -> list[int]:
         streams, cursors = [Stream(range(n), seed_of(0, "order", k)) for k, n in enumerate(sizes)], [0] * len(sizes)
-        return [p.index for c in counts for p in plan_step(c, streams, cursors) if p.row == 0]
+        return [index for c in counts for row, index in plan_step(c, streams, cursors) if row == 0]
 
     alone = seen([12], [[3]] * 8)
     assert seen([12, 5, 700], [[3, 2, 9]] * 8) == alone

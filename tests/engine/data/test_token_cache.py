@@ -27,7 +27,7 @@ def test_rows_are_the_tokens_of_the_text_pairs(run: Prepare, layout: Layout) -> 
     }
     for task in found.values():
         for rows in task.splits.values():
-            assert rows.kept == list(range(len(rows))) and rows.n_dropped == 0
+            assert rows.sample_indices == list(range(len(rows))) and rows.n_dropped == 0
             for i, example in enumerate(rows.examples()):
                 sample = rows.sample(i)
                 assert example.task == task.card.name and sample.answer_ids[-1] == layout.end_id
@@ -46,7 +46,7 @@ def test_other_rows_have_another_format(run: Prepare) -> None:
     """
     rows = rows_of(run({**ALL, "demo_summary": ["test"]}, max_length=200))
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-    assert (cache_keys.CACHE_FORMAT, digest) == ("3", "29e12851845a72f5")
+    assert (cache_keys.CACHE_FORMAT, digest) == ("4", "04a42443841c567e")
 
 
 def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,9 @@ def test_a_few_examples_too_long_are_warned_about_and_still_counted(run: Prepare
     lengths = sorted(len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"].sample(i)) for i in range(36))
     rows = run({"demo_qa": ["train"]}, max_length=lengths[-1] - 1)["demo_qa"].splits["train"]
     dropped = rows.n_dropped
-    assert 0 < dropped < 10 and len(rows) == 36 and len(rows.examples()) == 36 and len(rows.kept) == 36 - dropped
+    assert (
+        0 < dropped < 10 and len(rows) == 36 and len(rows.examples()) == 36 and len(rows.sample_indices) == 36 - dropped
+    )
     (line,) = run.said  # type: ignore[attr-defined]
     assert (
         line.startswith(f"WARNING demo_qa/train: {dropped} of 36 examples ({dropped / 36:.0%})")
@@ -195,7 +197,7 @@ def test_a_choice_whose_longest_option_does_not_fit_is_dropped(
         for i in range(len(rows))
     }
     limit = sorted(longest.values())[9]
-    kept = run({"demo_qa": ["test"]}, max_length=limit)["demo_qa"].splits["test"].kept
+    kept = run({"demo_qa": ["test"]}, max_length=limit)["demo_qa"].splits["test"].sample_indices
     assert kept == [i for i, n in longest.items() if n <= limit] and 0 < len(kept) < len(rows)
     assert any(len(rows.sample(i)) <= limit for i in longest if i not in kept)  # its own answer would have fitted
 
@@ -243,7 +245,9 @@ def test_a_split_that_a_card_does_not_name(run: Prepare, monkeypatch: pytest.Mon
 def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:
     found = run({"demo_qa": ["train"], "demo_entities": ["train"]})
     train = found["demo_qa"].splits["train"]
-    assert train.labels() == [train.example(i).gold["label"] for i in train.kept] and set(train.labels() or ()) == {
+    assert train.labels() == [train.example(i).gold["label"] for i in train.sample_indices] and set(
+        train.labels() or ()
+    ) == {
         "yes",
         "no",
         "maybe",

@@ -53,7 +53,7 @@ def test_options_may_be_compared_by_their_mean_log_likelihood(
     mine = task("likelihood")
     found, summed = Predictor(s, bank).answers(mine, 1), Predictor(make_holder(), bank).answers(mine, 1)
     rows = mine.splits["test"]
-    for i in rows.kept:
+    for i in rows.sample_indices:
         options, context = rows.example(i).options, rows.sample(i).context_ids
         with torch.no_grad():
             prompt = bank.prompts(torch.tensor([1]))[0]
@@ -354,7 +354,7 @@ def test_in_context_examples_are_the_set_that_trained_rows_get(make_holder, task
         "context_ids": [layout.context_ids(e.input_text) for e in examples],
         "answer_ids": [[5]] * 12,
         "example": [json.dumps(e.__dict__) for e in examples],
-        "kept": [i != 4 for i in range(12)],
+        "fits": [i != 4 for i in range(12)],
     }
     train = Split(Dataset.from_dict(columns))
     c = make_holder(

@@ -277,7 +277,7 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
     assert known.told.startswith("lengths of 3 tasks' samples from")
     teach = case.stages[0].work
     data = run_context.data({task: ["train"] for task in config.distill.tasks})
-    lengths = [len(d.splits["train"].sample(i)) for d in data.values() for i in d.splits["train"].kept]
+    lengths = [len(d.splits["train"].sample(i)) for d in data.values() for i in d.splits["train"].sample_indices]
     assert teach.examples == 12 and min(lengths) * 12 <= teach.real_tokens <= max(lengths) * 12 and teach.forward
 
 

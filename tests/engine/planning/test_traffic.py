@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from backbones import BackboneCard
 from backbones.tracing.sizes import measure_footprint
-from engine.data.dataset import Sample
-from engine.data.packing import weigh
+from engine.data.sample import Sample, weight_answer_tokens
 from engine.distributed.zero3 import ShardedBackbone
 from engine.planning.cost_model import TOUCHED
 from engine.training.forward_backward import ForwardBackward, LossWeights
@@ -92,13 +91,13 @@ def test_what_a_forward_and_a_backward_pass_touch(name: str, dtype: str) -> None
     def draw(n: int) -> list[int]:
         return torch.randint(3, 500, (n,), generator=generator).tolist()  # type: ignore[no-any-return]
 
-    items = weigh([i % TASKS for i in range(SAMPLES)], [Sample(draw(CONTEXT), draw(ANSWER)) for _ in range(SAMPLES)])
+    samples = weight_answer_tokens([Sample(draw(CONTEXT), draw(ANSWER), row=i % TASKS) for i in range(SAMPLES)])
     forward_backward = ForwardBackward(backbone, True, 2000, 0, 1)
-    (group,) = forward_backward.micro_batches(items, bank)
+    (group,) = forward_backward.micro_batches(samples, bank)
     with Traffic() as forward, torch.no_grad():
         forward_backward.cross_entropies(group, bank)
     with Traffic() as whole:
         forward_backward.train(group, bank, LossWeights(), None, None)
-    kept = sizes.kept_per_token * (TASKS * LENGTH + SAMPLES * (CONTEXT + ANSWER)) * len(sizes.layers)
+    kept = sizes.saved_per_token * (TASKS * LENGTH + SAMPLES * (CONTEXT + ANSWER)) * len(sizes.layers)
     found = forward.bytes.total() / kept, (whole.bytes.total() - forward.bytes.total()) / kept
     assert found == pytest.approx(TOUCHED, rel=0.34), found

@@ -37,7 +37,7 @@ def test_every_row_is_what_it_was_to_the_bit(how: tuple[str, str], adapted, tmp_
     (_, found), of_parts = load_bank(tmp_path / "out", "run"), [load_bank(run, "run")[1] for run in runs]
     shared = found.prompts["best.parts.metaprompt.shared_SLD"]
     assert len(shared) == (1 if how == ("factors", "factors") else 5)  # what a P* of each row's own costs
-    assert ("frozen" in found.kept) == (how == ("factors", "factors"))
+    assert ("frozen" in found.reused) == (how == ("factors", "factors"))
     assert resolve(tmp_path / "out/config.yaml").adapt.train == ("factors" if set(how) == {"factors"} else "all")
     assert found.state["step"] == found.state["progress"]["step"] == 3
     # last steps, moments and progress stay with their rows too
@@ -237,20 +237,22 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_holder, tm
 def alter(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     found = checkpoint.load(run)
     assert found is not None
-    state = {k: v for k, v in found.state.items() if k not in ("step", "kept", "sha256")}
+    state = {k: v for k, v in found.state.items() if k not in ("step", "reused", "sha256")}
     change(state)
-    prompts = {n: t for n, t in found.prompts.items() if not any(n in kept for kept in found.kept.values())}
-    checkpoint.save(run, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.kept), 1)
+    prompts = {n: t for n, t in found.prompts.items() if not any(n in reused for reused in found.reused.values())}
+    checkpoint.save(run, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.reused), 1)
 
 
 def test_parts_of_other_shapes_are_refused(adapted, tmp_path: Path) -> None:
     a, b = adapted("a", **A), adapted("b", **B)
     found = checkpoint.load(b)
     assert found is not None
-    wide = {n: torch.cat([t, t], 2) if "rows_KRD" in n else t for n, t in found.kept["best"].items()}
-    prompts = {n: t for n, t in found.prompts.items() if not any(n in kept for kept in found.kept.values())}
-    state = {k: v for k, v in found.state.items() if k not in ("step", "kept", "sha256")}
-    checkpoint.save(b, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.kept | {"best": wide}), 1)
+    wide = {n: torch.cat([t, t], 2) if "rows_KRD" in n else t for n, t in found.reused["best"].items()}
+    prompts = {n: t for n, t in found.prompts.items() if not any(n in reused for reused in found.reused.values())}
+    state = {k: v for k, v in found.state.items() if k not in ("step", "reused", "sha256")}
+    checkpoint.save(
+        b, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.reused | {"best": wide}), 1
+    )
     with pytest.raises(UserError, match=r"rows of metaprompt of other shapes: best.rows_KRD \[2, 128\] and \[2, 64\]"):
         merge_runs([a, b], tmp_path / "out", print_rank0=silent)
 
@@ -269,15 +271,17 @@ def test_tensors_and_lists_of_any_name_go_with_their_rows(adapted, tmp_path: Pat
             f"parts.metaprompt.{name}": torch.arange(size * 2.0).view(size, 2) + 100 * own
             for name, size, own in (("down_KRD", n, number), ("all_same", 7, 0), ("one_each", 1, number))
         }
-        prompts = {k: t for k, t in found.prompts.items() if not any(k in kept for kept in found.kept.values())} | more
-        best = found.kept["best"] | {f"best.{k}": t for k, t in more.items()}
-        state = {k: v for k, v in found.state.items() if k not in ("step", "kept", "sha256")} | {
+        prompts = {
+            k: t for k, t in found.prompts.items() if not any(k in reused for reused in found.reused.values())
+        } | more
+        best = found.reused["best"] | {f"best.{k}": t for k, t in more.items()}
+        state = {k: v for k, v in found.state.items() if k not in ("step", "reused", "sha256")} | {
             "rates": [number + 0.1] * n,
             "of_run": number,
             "same": 4,
         }
         checkpoint.save(
-            run, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.kept | {"best": best}), 1
+            run, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.reused | {"best": best}), 1
         )
     said: list[str] = []
     opened = []
@@ -288,7 +292,9 @@ def test_tensors_and_lists_of_any_name_go_with_their_rows(adapted, tmp_path: Pat
             Run(run, run.name, resolve(run / "config.yaml"), found, {"metaprompt": range(len(found.state["rows"]))})
         )
     merged = join(opened, entries(opened, []), said)
-    down, same, each = (merged.kept["best"][f"best.parts.metaprompt.{n}"] for n in ("down_KRD", "all_same", "one_each"))
+    down, same, each = (
+        merged.reused["best"][f"best.parts.metaprompt.{n}"] for n in ("down_KRD", "all_same", "one_each")
+    )
     assert (
         down.tolist() == [[0, 1], [2, 3], [4, 5], [100, 101], [102, 103]]
         and same.shape == (7, 2)

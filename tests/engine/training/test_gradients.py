@@ -54,14 +54,13 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
     found = gradients(trainer)
     sums = build(kind).gradients(0)["sums"]
     weights, naive = trainer.stage.weights, build(kind).stage.bank
-    picks = trainer.last_step_picks
-    assert len({p.row for p in picks}) > 1
+    assert len({sample.row for sample in trainer.last_samples}) > 1
     total, per_row = torch.zeros((), dtype=torch.float64), {}
-    for pick in picks:
-        sample = trainer.stage.rows[pick.row].train.sample(pick.index)
-        row = torch.tensor([pick.row])
+    for placed in trainer.last_samples:
+        sample = trainer.stage.rows[placed.row].train.sample(placed.index)
+        row = torch.tensor([placed.row])
         teacher = trainer.stage.teachers.prompts(row)[0] if trainer.stage.teachers else None
-        per_row.setdefault(pick.row, []).append(
+        per_row.setdefault(placed.row, []).append(
             naive_losses(sample, naive.prompts(row)[0], teacher, weights.temperature)
         )
     for k, samples in per_row.items():
@@ -82,21 +81,15 @@ def test_a_step_equals_the_naive_sum_over_tasks_of_the_mean_over_answer_tokens(
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_the_token_budget_changes_nothing(kind: str, build: Build, near) -> None:
-    from engine.data.packing import weigh
-
     whole, cuts = None, set()
     for budget in (10**9, 60, 30 if build(kind).forward_backward.packed else 45, 1):
         trainer = build(kind, max_tokens_per_micro_batch=budget)
         found = gradients(trainer)
-        items = weigh(
-            [p.row for p in trainer.last_step_picks],
-            [trainer.stage.rows[p.row].train.sample(p.index) for p in trainer.last_step_picks],
-        )
-        cuts.add(len(trainer.forward_backward.micro_batches(items, trainer.stage.bank)))
+        cuts.add(len(trainer.forward_backward.micro_batches(trainer.last_samples, trainer.stage.bank)))
         whole = whole or found
         for name, gradient in found.items():
             near(gradient, whole[name], 1e-12)
-    assert len(cuts) == 4 and min(cuts) == 1 and max(cuts) == len(items)
+    assert len(cuts) == 4 and min(cuts) == 1 and max(cuts) == len(trainer.last_samples)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -133,7 +126,7 @@ def test_fillers_are_counted_nowhere(build: Build, near) -> None:
     ]
     near(sum(ranks), alone, 1e-12)
     # packed rows are cut as finely as there are ranks, padded ones by the budget alone
-    busy = len(trainer.last_step_picks) if trainer.forward_backward.packed else 3
+    busy = len(trainer.last_samples) if trainer.forward_backward.packed else 3
     assert busy < world
     assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)
 

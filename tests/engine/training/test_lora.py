@@ -78,7 +78,7 @@ def test_losses_and_gradients_are_those_of_peft(
                 up[k].detach().clone(),
             )
         theirs.zero_grad()
-        samples = [trainer.stage.rows[k].train.sample(p.index) for p in trainer.last_step_picks if p.row == k]
+        samples = [trainer.stage.rows[k].train.sample(p.index) for p in trainer.last_samples if p.row == k]
         total, tokens = torch.zeros((), dtype=torch.float64), sum(len(s.answer_ids) for s in samples)
         for s in samples:
             logits = theirs(torch.tensor([s.context_ids + s.answer_ids])).logits[0]

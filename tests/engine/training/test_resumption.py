@@ -257,7 +257,7 @@ def test_the_files_of_a_run(build: Build) -> None:
         if not p.is_dir() and "tensorboard" not in str(p)
     )
     best = [
-        f"checkpoints/kept/{checkpoint.load(trainer.stage.run_dir).state['kept']['best']}.{copy}.safetensors"
+        f"checkpoints/reused/{checkpoint.load(trainer.stage.run_dir).state['reused']['best']}.{copy}.safetensors"
         for copy in (1, 2)
     ]  # type: ignore[union-attr]
     steps = [

@@ -129,9 +129,9 @@ def test_few_shot_sets_are_nested_and_shared_by_the_methods(make_holder, tasks: 
             assert two.train_indices == four.train_indices[:2]
             tuned = found[f"{task}/prompt_tuning/4/{seed}"]
             assert tuned.train_indices == four.train_indices and tuned.stream_seed == four.stream_seed
-            assert set(four.train_indices) <= set(tasks[task].splits["train"].kept)
+            assert set(four.train_indices) <= set(tasks[task].splits["train"].sample_indices)
             drawn[seed] = four.train_indices
-            assert found[f"{task}/metaprompt/full/{seed}"].train_indices == tasks[task].splits["train"].kept
+            assert found[f"{task}/metaprompt/full/{seed}"].train_indices == tasks[task].splits["train"].sample_indices
         assert drawn[0] != drawn[1]
         assert found[f"{task}/metaprompt/0/0"].train_indices == []
     for name, row in found.items():  # few-shot runs use the last step unless a validation split is named

@@ -133,7 +133,7 @@ def test_the_validation_loss_is_the_mean_over_answer_tokens(teach: Teach, naive_
     trainer = teach([0, 1], validated=True, n_steps=2)
     for k, found in trainer.validation_losses([0, 1]).items():
         split = trainer.stage.rows[k].validation
-        tokens = [t for i in split.kept for t in naive_losses(split.sample(i), prompts(trainer)[k])["ce"]]
+        tokens = [t for i in split.sample_indices for t in naive_losses(split.sample(i), prompts(trainer)[k])["ce"]]
         assert found == pytest.approx(torch.stack(tokens).mean().item(), rel=1e-12)
 
 

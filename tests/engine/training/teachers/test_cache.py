@@ -87,7 +87,7 @@ def test_visits_are_those_of_the_run(cached) -> None:
     found = dict.fromkeys(expected, 0)
     for step in range(trainer.stage.total_steps):
         trainer.gradients(step)
-        for pick in trainer.last_step_picks:
+        for pick in trainer.last_samples:
             found[pick.row, pick.index] += 1
     assert found == dict(expected)
 

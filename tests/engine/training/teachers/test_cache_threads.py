@@ -148,14 +148,14 @@ def test_no_thread_outlives_a_run_that_fails(cached, tmp_path) -> None:
 def test_a_plan_that_no_longer_holds_is_made_anew(cached) -> None:
     trainer, _ = cached(max_tokens_per_micro_batch=60)
     step = 0
-    while trainer._ahead is None or {p.row for p in trainer._ahead.picks} == {1}:
+    while trainer._ahead is None or {p.row for p in trainer._ahead.samples} == {1}:
         trainer.gradients(step)
         step += 1
-    row = next(p.row for p in trainer._ahead.picks)
+    row = next(p.row for p in trainer._ahead.samples)
     trainer.stopped[row] = True
     trainer.stage.teachers = None
     trainer.gradients(step)
-    assert trainer.last_step_picks and row not in {p.row for p in trainer.last_step_picks}
+    assert trainer.last_samples and row not in {p.row for p in trainer.last_samples}
 
 
 def test_a_benchmark_fills_what_its_steps_read(make_holder, make_loop, teachers, tasks, tmp_path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.training.teachers import parts as teacher_parts
-from engine.training.teachers.parts import assign_blocks, cut_files, placeholder_item, plan_blocks
+from engine.training.teachers.parts import assign_blocks, cut_files, placeholder_sample, plan_blocks
 
 
 def test_a_file_ends_with_its_answer_tokens_or_its_samples(monkeypatch) -> None:
@@ -22,14 +22,14 @@ def files(sizes: list[tuple[int, int]], seed: int = 0):
     for row, n in sizes:
         begin = next_of.get(row, 0)
         out.append(
-            [placeholder_item(row, begin + i, int(rng.integers(5, 30)), int(rng.integers(1, 6))) for i in range(n)]
+            [placeholder_sample(row, begin + i, int(rng.integers(5, 30)), int(rng.integers(1, 6))) for i in range(n)]
         )
         next_of[row] = begin + n
     return out
 
 
 def tokens(group, length: int) -> int:
-    return sum(len(i.sample) for i in group) + length * len({i.row for i in group})
+    return sum(len(sample) for sample in group) + length * len({sample.row for sample in group})
 
 
 SIZES = [(0, 30), (0, 30), (0, 2), (1, 3), (2, 4), (2, 1), (3, 200), (4, 2)]
@@ -43,8 +43,8 @@ def test_micro_batches_hold_what_the_budget_allows(monkeypatch) -> None:
         total = sum(tokens(g, 8) for g in block.groups)
         assert all(tokens(g, 8) <= 600 for g in block.groups) and len(block.groups) <= -(-total // 600) + 1
     assert [b.parts for b in found if len(b.parts) > 1] == [[2, 3, 4, 5]]  # small tasks share a forward pass
-    items = [(i.row, i.index) for b in found for g in b.groups for i in g]
-    assert sorted(items) == sorted((i.row, i.index) for part in parts for i in part)
+    samples = [(i.row, i.index) for b in found for g in b.groups for i in g]
+    assert sorted(samples) == sorted((i.row, i.index) for part in parts for i in part)
 
 
 def test_small_files_share_micro_batches() -> None:

@@ -4,15 +4,14 @@ import threading
 
 import pytest
 
-from engine.data.dataset import Sample
-from engine.data.packing import Item
+from engine.data.sample import Sample
 from engine.training.teachers.read_ahead import DEPTH, ReadAhead
 
 PATIENCE = 30.0  # seconds after which a thread that does not come is a failure
 
 
-def groups(n: int) -> list[list[Item]]:
-    return [[Item(0, Sample([1], [2]), 1.0, k)] for k in range(n)]
+def groups(n: int) -> list[list[Sample]]:
+    return [[Sample([1], [2], row=0, index=k)] for k in range(n)]
 
 
 def running() -> list[str]:
