@@ -4,7 +4,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from strict_yaml.keys import Place, place_of, without_none
+from strict_yaml.keys import Place, is_section, place_of, without_none
 from strict_yaml.suggestions import did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -90,7 +90,8 @@ def shown(value: Any) -> str:
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place) -> str:
     """A value of the wrong type, or beyond its bounds."""
     if of_type in _NO_MAPPING:
-        if short := place.metadata.get("short"):
+        short = place.metadata.get("short")
+        if short and is_section(place.kind):
             return f"expected {_named(place.below(short))}, or keys and values, found {shown(value)}"
         return "expected keys and values"
     if of_type in _EXPECTED:

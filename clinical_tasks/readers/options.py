@@ -32,9 +32,7 @@ class I2b2Options:
 
 @dataclass(frozen=True)
 class ChemprotOptions:
-    sentence_lines: bool = field(
-        default=False, metadata=about("chemprot: each sentence of an abstract begins a line.")
-    )
+    sentence_lines: bool = field(default=False, metadata=about("chemprot: each sentence of an abstract begins a line."))
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,21 @@ _TEMPLATE_FIELD = re.compile(r"\{(\w+)\}")
 
 
 class Fault(NamedTuple):
-    """What is wrong between keys: the key that tells it, the reason with its fix, and the keys that it rests on."""
+    """What is wrong between keys: the key that tells it, and the reason with its fix.
+
+    ``needs``: further keys that it rests on, each as a whole, or with ``.*`` also all that is in it.
+    """
 
     key: str
     text: str
     needs: tuple[str, ...] = ()
 
     def rests_on(self, wrong: Collection[str]) -> bool:
-        """Whether a key that it needs, or one in or around it, is among the wrong ones: then nothing is known."""
-        for key in (self.key, *self.needs):
-            if any(f"{other}.".startswith(f"{key}.") or f"{key}.".startswith(f"{other}.") for other in wrong):
-                return True
-        return False
+        """Whether it cannot be known, because a key that it rests on is among the wrong ones."""
+        whole = {self.key, *(need.removesuffix(".*") for need in self.needs)}
+        deep = {self.key, *(need.removesuffix(".*") for need in self.needs if need.endswith(".*"))}
+        around = any(f"{key}.".startswith(f"{other}.") for key in whole for other in wrong)
+        return around or any(f"{other}.".startswith(f"{key}.") for key in deep for other in wrong)
 
 
 def faults(card: TaskCard) -> Iterator[Fault]:
@@ -115,12 +118,10 @@ def _annotated_faults(card: TaskCard) -> Iterator[Fault]:
         annotated = ", ".join(name for name in READER_OPTIONS if name not in ROW_READERS)
         yield Fault("reader", f"'{card.reader}' reads no annotations; a {card.type} task uses one of {annotated}")
     if card.answer == "likelihood":
-        yield Fault(
-            "answer", f"a {card.type} task has no options to compare; use answer: generation, or drop the key"
-        )
+        yield Fault("answer", f"a {card.type} task has no options to compare; use answer: generation, or drop the key")
     for label in card.triggers:
         if card.labels and label not in card.labels:
-            yield Fault("triggers", none_of(label, card.labels, "the card's labels: "), ("labels",))
+            yield Fault("triggers", none_of(label, card.labels, "the card's labels: "), ("labels.*",))
     if card.triggers and card.type == "re":
         yield Fault("triggers", "unused in a re task; its triggers are the heads; drop the key")
     yield from _template_faults(card, ("text", "entities") if card.type == "re" else ("text",))
@@ -161,6 +162,8 @@ def _template_faults(card: TaskCard, known: Collection[str]) -> Iterator[Fault]:
     fields = f"fields are {', '.join(known)}" if known else "name columns to show"
     for name in used:
         if name not in known:
-            yield Fault("input", f"unknown field {{{name}}}; {fields}{did_you_mean(name, known)}", ("columns", "options"))
+            yield Fault(
+                "input", f"unknown field {{{name}}}; {fields}{did_you_mean(name, known)}", ("columns.*", "options")
+            )
     if not used:
-        yield Fault("input", f"shows no field of the data; {fields}", ("columns",))
+        yield Fault("input", f"shows no field of the data; {fields}", ("columns.*",))

@@ -22,7 +22,7 @@ def build_card(raw: dict[str, Any], path: Path) -> TaskCard:
         problems += found
         card = dataclasses.replace(card, reader_options=options)
     told = [problem.line for problem in problems]
-    wrong = [problem.key for problem in problems if problem.kind != "unknown"]
+    wrong = [problem.key for problem in problems]
     told += [f"{fault.key}: {fault.text}" for fault in faults(card) if not fault.rests_on(wrong)]
     if told:
         raise CardError(path, told)
