@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from typing import get_args
 
 import pytest
 
-from clinical_tasks import CardError, load_card, load_cards
+from clinical_tasks import CardError, TaskCard, load_card, load_cards
+from clinical_tasks.readers import READER_OPTIONS, READERS
+from clinical_tasks.schema.card import ReaderName
+from strict_yaml import fields_of
 
 EMBEDDED = {"pubmedqa", "bc5cdr_entities", "bc5cdr_cid", "mts_dialog", "brat_entities", "brat_relations"}
 EMBEDDED |= {
@@ -364,3 +368,113 @@ def test_fingerprint_is_of_the_content(tmp_path):
     # The order of labels is that of the options.
     assert fingerprint("a.yaml", "labels: {yes: yes, no: no, maybe: maybe}\n") == base
     assert fingerprint("a.yaml", "labels: {no: no, yes: yes, maybe: maybe}\n") != base
+
+
+EVERY_KEY = """
+name: every_key
+type: qa
+reader: csv
+folder: f
+title: T
+splits:
+  train: [a.csv, b.csv]
+  validation: {hold_out: {from: train, fraction: 0.25}}
+  test: {files: c.csv, ids_not_in: ids}
+columns: {id: [a, 1], question: q, answer: a}
+reader_options: {delimiter: ;, quoting: false, header: [a, q]}
+options: {columns: [o, p], gold: index0, text: t, key: k, layout: "{letter}) {text}"}
+ignore_labels: [3, ""]
+input: |
+  {question}
+  {options}
+instruction: Choose.
+answer: generation
+metric: accuracy
+extra_metrics: macro_f1
+duplicates: penalise
+rouge_stemmer: false
+licence: L
+access: A
+citation: C
+url: U
+protocol: P
+published: {train: 3, test: {documents: 4, mentions: 5}}
+"""
+EVERY_OTHER_KEY = """
+name: every_other_key
+type: ner
+reader: brat
+splits: {test: "*.txt"}
+labels: {1: one, Drug: 2, x: 1.5}
+relations: {level: entity, head: A, tail: [B, C], symmetric: true}
+triggers: Drug
+input: "{text}"
+metric: span_f1_sdoh_2022
+licence: L
+access: A
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [
+        (EVERY_KEY, "a91d36bc7a9306ca30c189d600b1efb6bf15620742928087732cfde3ab5cbc09"),
+        (EVERY_OTHER_KEY, "765345660d6130c73b880807c713d66bdf4ec81497a94ed20f43920e336ef1ab"),
+    ],
+)
+def test_fingerprints_stay_since_caches_and_checkpoints_are_found_by_them(tmp_path, text, recorded):
+    path = tmp_path / "card.yaml"
+    path.write_text(text)
+    assert load_card(path).fingerprint() == recorded
+
+
+def test_the_two_texts_give_every_key_of_a_card():
+    written = {line.partition(":")[0] for line in (EVERY_KEY + EVERY_OTHER_KEY).splitlines()}
+    assert set(fields_of(TaskCard)) <= written
+
+
+def test_every_reader_is_a_choice_and_has_its_options():
+    assert READERS.keys() == READER_OPTIONS.keys() == set(get_args(ReaderName))
+
+
+def test_a_key_with_nothing_behind_it_takes_the_embedded_card_s_away(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("extends: pubmedqa\nname: mine\nlabels:\nextra_metrics:\nanswer:\nmetric: exact_match\n")
+    mine = load_card(path)
+    assert (mine.labels, mine.extra_metrics, mine.answer) == ({}, (), "generation")
+
+
+def test_yes_and_no_are_switches_where_a_key_is_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("extends: mts_dialog\nname: mine\nrouge_stemmer: no\nreader_options: {quoting: yes}\n")
+    assert (load_card(path).rouge_stemmer, load_card(path).reader_options) == (False, {"quoting": True})
+
+
+def test_what_lies_between_keys_is_told_beside_what_is_wrong_with_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "extends: bc5cdr_entities\nname: mine\nlicence: [a]\nlabels: {Chemical: {a: b}}\ntriggers: [Drug]\n"
+        "splits: {test: {hold_out: {from: train, fraction: 3}}}\nmetric: f1\n"
+    )
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    keys = [problem.partition(":")[0] for problem in caught.value.problems]
+    # whether Drug is a label is not known while the labels are wrong
+    assert sorted(keys) == [
+        "labels.Chemical",
+        "licence",
+        "metric",
+        "splits.test.hold_out.fraction",
+        "splits.test.hold_out.from",
+    ]
+
+
+def test_a_long_value_is_never_quoted(tmp_path):
+    path, long = tmp_path / "c.yaml", "Zebulon Quackenbush " * 5
+    path.write_text(
+        f"extends: pubmedqa\nname: {long}\ntype: {long}\nmetric: {long}\npublished: {{test: {long}}}\n"
+        f"columns: {{answer: {{a: {long}}}}}\nsplits: {{test: /{long}}}\nextra_metrics: [{long}]\n"
+    )
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    assert len(caught.value.problems) >= 5 and "Zebulon" not in "".join(caught.value.problems)
