@@ -42,7 +42,7 @@ class Problem(NamedTuple):
             return f"{self.key}: {self.text}"
         if "did you mean" in self.text:
             return self.text
-        return f"{self.text}; " + (f"keys: {', '.join(self.known)}" if self.known else "there are none here")
+        return f"{self.text}; " + (f"keys: {', '.join(self.known)}" if self.known else "no keys are known there")
 
 
 def problem_of(cls: type, detail: "ErrorDetails", prefix: str = "") -> Problem:

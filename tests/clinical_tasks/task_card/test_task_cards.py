@@ -230,7 +230,7 @@ published: {test: many}
             {"reader": "json", "reader_options": {"orient": "rows"}},
             "reader_options.orient: 'rows' is none of list, by_id, columns",
         ),
-        ("qa", {"reader_options": {"header": ["a"]}}, "unknown key 'reader_options.header'; there are none here"),
+        ("qa", {"reader_options": {"header": ["a"]}}, "unknown key 'reader_options.header'; no keys are known there"),
         ("qa", {"columns": {"question": "q", "answer": 2.5}}, "columns.answer: expected text or a list, found 2.5"),
         (
             "qa",
