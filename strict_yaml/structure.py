@@ -85,7 +85,7 @@ def _schema(cls: type, short: str = "") -> CoreSchema:
         return _before(_as_section, inner)
     own = fields_of(cls)[short]
     kind = without_none(type_of(cls, own))
-    accepted = (str, int, list) if get_origin(kind) in (list, tuple) else (kind, int)
+    accepted = (str, list) if get_origin(kind) in (list, tuple) else (kind, int)
     value = _value(kind, own.metadata)
     return _before(lambda given: _as_section(_long(given, short, accepted)), inner, or_else=value)
 

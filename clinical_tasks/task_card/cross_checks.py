@@ -60,7 +60,7 @@ def faults(card: TaskCard) -> Iterator[Fault]:
 def _split_faults(card: TaskCard) -> Iterator[Fault]:
     for name, spec in card.splits.items():
         key = f"splits.{name}"
-        if bool(spec.hold_out) == bool(spec.files):
+        if bool(spec.hold_out) == any(spec.files):
             either = "needs either files or hold_out; write 'files: [NAME]' or 'hold_out: {from: train, fraction: 0.1}'"
             yield Fault(key, either)
         named = {"files": spec.files, "ids_from": (spec.ids_from,), "ids_not_in": (spec.ids_not_in,)}

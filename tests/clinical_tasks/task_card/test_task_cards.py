@@ -167,6 +167,8 @@ published: {test: many}
             {"splits": {"test": 3.5}},
             "splits.test: expected text or a list, or keys and values, found 3.5",
         ),
+        ("summarization", {"splits": {"test": 3}}, "splits.test: expected text or a list, or keys and values, found 3"),
+        ("summarization", {"splits": {"test": ""}}, "splits.test: needs either files or hold_out"),
         ("summarization", {"splits": {"test": {"files": [True]}}}, "splits.test.files: expected text, found True"),
         ("summarization", {"splits": {"test": {"fils": "a"}, "train": "a"}}, "unknown key 'splits.test.fils'; did you"),
         ("summarization", {"splits": {"test": "a", "train": {"ids_from": "b"}}}, "splits.train: needs either files or"),
