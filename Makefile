@@ -156,6 +156,7 @@ wheelhouse:
 
 check: setup
 	python -m tools.lock --check
+	python -m tools.json_schemas --check
 	ruff check .
 	ruff format --check .
 	mypy

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from strict_yaml import Problem, UnreadableFile, about, build, read_mapping
+from strict_yaml import UnreadableFile, about, build, read_mapping
 
 # what decides no value of the weights and no token: where the files lie, how they are shown and computed with
 APART = ("name", "attention", "path", "tokenizer", "trust_remote_code", "instruction_first", "dummy", "dequantize")
@@ -105,7 +105,7 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
     except UnreadableFile as error:
         raise BackboneError(error.told(f"backbone card {path}", "name an existing YAML file")) from None
     _, found = build(BackboneCard, content)
-    problems = [_line(problem) for problem in found]
+    problems = [problem.line for problem in found]
     told = {problem.key for problem in found}
     problems += [f"{key}: {text}" for key, text in _between_keys(content) if key not in told]
     if not problems:
@@ -116,18 +116,10 @@ def load_backbone_card(path: str | Path) -> BackboneCard:
     return card  # type: ignore[no-any-return]
 
 
-def _line(problem: Problem) -> str:
-    if problem.kind != "unknown":
-        return f"{problem.key}: {problem.text}"
-    return problem.text if "did you mean" in problem.text else f"{problem.text}; keys: {', '.join(problem.known)}"
-
-
 def _between_keys(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What no key can tell alone: (key, problem)."""
     problems = []
     random = content.get("random")
-    if content.get("name") == "":
-        problems.append(("name", "missing; give the backbone a short name"))
     if bool(content.get("path")) == bool(random):
         problems.append(("path, random", "give exactly one of them"))
     if random and not content.get("tokenizer"):

@@ -18,7 +18,7 @@ from .schema import (
     TaskCard as TaskCard,
 )
 from .scoring import Evaluation as Evaluation, evaluate as evaluate, round_trip as round_trip, score as score
-from .task_card import load_card as load_card, load_cards as load_cards
+from .task_card import card_json_schema as card_json_schema, load_card as load_card, load_cards as load_cards
 from .text_pairs import parse_answer as parse_answer, split_long as split_long
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "TaskCard",
     "TaskCheck",
     "brat_lines",
+    "card_json_schema",
     "check_tasks",
     "evaluate",
     "format_checks",

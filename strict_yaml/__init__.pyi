@@ -1,5 +1,18 @@
-from .keys import Leaf as Leaf, about as about, leaves as leaves
-from .messages import BOUNDS as BOUNDS, TYPES as TYPES, Problem as Problem, choices_of as choices_of, shown as shown
+from .keys import (
+    NO_KEY as NO_KEY,
+    Leaf as Leaf,
+    about as about,
+    fields_of as fields_of,
+    leaves as leaves,
+)
+from .messages import (
+    BOUNDS as BOUNDS,
+    TYPES as TYPES,
+    Problem as Problem,
+    choices_of as choices_of,
+    none_of as none_of,
+    shown as shown,
+)
 from .reader import (
     FileProblem as FileProblem,
     UnreadableFile as UnreadableFile,
@@ -11,6 +24,7 @@ from .suggestions import did_you_mean as did_you_mean, nearest as nearest
 
 __all__ = [
     "BOUNDS",
+    "NO_KEY",
     "TYPES",
     "FileProblem",
     "Leaf",
@@ -20,9 +34,11 @@ __all__ = [
     "build",
     "choices_of",
     "did_you_mean",
+    "fields_of",
     "json_schema",
     "leaves",
     "nearest",
+    "none_of",
     "parse",
     "read_mapping",
     "shown",

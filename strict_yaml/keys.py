@@ -1,10 +1,14 @@
 """What a dataclass says of its fields besides their types: help, bounds, choices. It stands in the field's metadata."""
 
 import dataclasses
+import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from typing import Any, NamedTuple, TypeGuard, get_args, get_origin, get_type_hints
+
+NO_KEY: dict[str, Any] = {"key": None}
+"""Metadata of a field that no file gives: code sets it."""
 
 
 def about(
@@ -18,9 +22,14 @@ def about(
     wrong: str = "",
     missing: str = "",
     inner: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+    one: bool = False,
+    short: str = "",
+    numbers: bool = False,
+    key: str = "",
     **further: Any,
 ) -> dict[str, Any]:
-    """Metadata of a dataclass field. Bounds and pattern of a list, or of a mapping, are those of each item.
+    """Metadata of a dataclass field. What is said of a value is, for a list or a mapping, said of each item.
 
     Args:
         meaning: one plain sentence for ``--help`` and editors.
@@ -29,11 +38,19 @@ def about(
         wrong: what is said behind a value that is none of these, in place of the bound.
         missing: what to do where a required key is missing.
         inner: the keys that a mapping must have, no more and no fewer.
-        further: metadata of the dataclass's own kind of file.
+        keys: the keys that a mapping may have, no others.
+        one: a list of one item may be written as that item.
+        short: the key of a section that its value alone stands for: ``test: a.txt`` for ``test: {files: a.txt}``.
+        numbers: a text may be written as any number; otherwise only as a whole one.
+        key: the key's name in the file, where a field cannot have it (``from``).
+        further: ``stand_in``, what `build` puts in the place of a required key that is missing or wrong, so that what
+            lies between the other keys can be checked; and metadata of the dataclass's own kind of file.
     """
-    bounds = {"gt": above, "ge": at_least, "lt": below, "le": at_most, "pattern": pattern}
-    given = {name: value for name, value in bounds.items() if value is not None}
-    return {"help": meaning, "bounds": given, "wrong": wrong, "missing": missing, "inner": inner, **further}
+    limits = {"gt": above, "ge": at_least, "lt": below, "le": at_most, "pattern": pattern}
+    bounds = {name: value for name, value in limits.items() if value is not None}
+    said = {"help": meaning, "bounds": bounds, "wrong": wrong, "missing": missing, "inner": inner, **further}
+    named = {"keys": keys, "one": one, "short": short, "numbers": numbers, "key": key}
+    return said | {name: value for name, value in named.items() if value}
 
 
 @dataclass(frozen=True)
@@ -53,15 +70,78 @@ class Leaf:
 def leaves(cls: type, prefix: str = "") -> dict[str, Leaf]:
     """Dotted name -> leaf, of a dataclass and of the dataclasses in it. A required key has the default MISSING."""
     out: dict[str, Leaf] = {}
-    hints = get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        kind = hints[f.name]
-        if dataclasses.is_dataclass(kind):
-            out |= leaves(typing.cast(type, kind), f"{prefix}{f.name}.")
+    for key, f in fields_of(cls).items():
+        kind = type_of(cls, f)
+        if is_section(kind):
+            out |= leaves(kind, f"{prefix}{key}.")
         else:
-            name = prefix + f.name
             default = f.default
-            if f.default_factory is not dataclasses.MISSING:
+            if f.default_factory is not MISSING:
                 default = f.default_factory()
-            out[name] = Leaf(name, kind, default, f.metadata)
+            out[prefix + key] = Leaf(prefix + key, kind, default, f.metadata)
     return out
+
+
+def is_section(kind: Any) -> TypeGuard[type]:
+    """Whether a type is a dataclass: a mapping of keys that are known."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def fields_of(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """Key in the file -> field, of a dataclass."""
+    named = [(f.metadata.get("key", f.name), f) for f in dataclasses.fields(cls)]
+    return {key: f for key, f in named if key is not None}
+
+
+def type_of(cls: type, f: dataclasses.Field[Any]) -> Any:
+    """A field's type, wherever the dataclass is written."""
+    return get_type_hints(cls)[f.name]
+
+
+def is_required(f: dataclasses.Field[Any]) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING
+
+
+def without_none(kind: Any) -> Any:
+    """``X`` of ``X | None``; every other type as it is."""
+    if get_origin(kind) not in (types.UnionType, typing.Union):
+        return kind
+    (bare,) = (part for part in get_args(kind) if part is not type(None))
+    return bare
+
+
+def inside(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a mapping's metadata say of each of its values."""
+    return {name: value for name, value in metadata.items() if name not in ("inner", "keys")}
+
+
+class Place(NamedTuple):
+    """Where a path of keys leads: the type there, what its field says of it, and whether it must be there."""
+
+    kind: Any
+    metadata: Mapping[str, Any] = types.MappingProxyType({})
+    required: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that may stand there; none where any may."""
+        if is_section(self.kind):
+            return tuple(fields_of(self.kind))
+        return tuple(self.metadata.get("inner") or self.metadata.get("keys") or ())
+
+    def below(self, key: str) -> "Place":
+        if is_section(self.kind):
+            f = fields_of(self.kind)[key]
+            return Place(without_none(type_of(self.kind, f)), f.metadata, is_required(f))
+        if get_origin(self.kind) is dict:
+            required = key in self.metadata.get("inner", ())
+            return Place(without_none(get_args(self.kind)[1]), inside(self.metadata), required)
+        return self  # a mapping of anything
+
+
+def place_of(cls: type, path: Sequence[str]) -> Place:
+    """Where a path of keys leads, from a dataclass on."""
+    place = Place(cls)
+    for key in path:
+        place = place.below(key)
+    return place

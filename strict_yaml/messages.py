@@ -1,11 +1,10 @@
 """pydantic's errors in words of ours: the key, what is wrong with its value, and the nearest known word."""
 
-import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from strict_yaml.keys import Leaf, leaves
+from strict_yaml.keys import Place, is_section, place_of, without_none
 from strict_yaml.suggestions import did_you_mean
 
 if typing.TYPE_CHECKING:
@@ -19,8 +18,11 @@ _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
     "list_type": "a list",
+    "tuple_type": "a list",
 }
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_EMPTY = ("too_short", "string_too_short")  # of required keys alone
+_NO_MAPPING = ("dict_type", "dataclass_type")
 
 
 class Problem(NamedTuple):
@@ -31,32 +33,46 @@ class Problem(NamedTuple):
     kind: Literal["unknown", "choice", "other"] = "other"
     value: Any = None
     known: tuple[Any, ...] = ()
+    path: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """With the key; of an unknown one all that are known, where none is near."""
+        if self.kind != "unknown":
+            return f"{self.key}: {self.text}"
+        if "did you mean" in self.text:
+            return self.text
+        return f"{self.text}; " + (f"keys: {', '.join(self.known)}" if self.known else "no keys are known there")
 
 
-def problem_of(cls: type, detail: "ErrorDetails") -> Problem:
-    """One of pydantic's errors about a dataclass."""
-    path = [str(part) for part in detail["loc"] if not isinstance(part, int) and part != "[key]"]
-    key, value, of_type = ".".join(path), detail["input"], detail["type"]
+def problem_of(cls: type, detail: "ErrorDetails", prefix: str = "") -> Problem:
+    """One of pydantic's errors about a dataclass. ``prefix``: of the keys, as the file nests them."""
+    path = tuple(str(part) for part in detail["loc"] if not isinstance(part, int))
+    key, value, of_type = prefix + ".".join(path), detail["input"], detail["type"]
     if of_type in _UNKNOWN:
-        known = _siblings(cls, path)
-        return Problem(key, f"unknown key {key!r}" + did_you_mean(path[-1], known), "unknown", value, known)
-    every = leaves(cls)
-    leaf = every.get(key) or every.get(path[0])  # of a mapping's inner key the mapping
-    if leaf is None:
-        return Problem(key, "expected keys and values")
-    if of_type.startswith("missing"):
-        hint = leaf.metadata.get("missing")
-        return Problem(key, "; ".join(filter(None, ["missing", hint])))
+        known = place_of(cls, path[:-1]).keys
+        text = f"unknown key {key!r}" + did_you_mean(path[-1], known)
+        return Problem(key, text, "unknown", value, known, path)
+    place = place_of(cls, path)
+    if of_type.startswith("missing") or of_type in _EMPTY or (value is None and place.required):
+        text = "; ".join(filter(None, ["missing", place.metadata.get("missing")]))
+        return Problem(key, text, path=path)
     if of_type == "literal_error":
-        choices = choices_of(leaf.type)
-        text = f"{value!r} is none of {', '.join(map(str, choices))}" + did_you_mean(value, choices)
-        return Problem(key, text, "choice", value, choices)
-    return Problem(key, _mismatch(of_type, value, detail.get("ctx", {}), leaf))
+        choices = choices_of(place.kind)
+        return Problem(key, none_of(value, choices), "choice", value, choices, path)
+    return Problem(key, _mismatch(of_type, value, detail.get("ctx", {}), place), path=path)
+
+
+def none_of(value: Any, choices: Iterable[Any], called: str = "") -> str:
+    """What is said of a value that is none of the choices. ``called``: what they are called, before their list."""
+    choices = tuple(choices)
+    listed = ", ".join(map(str, choices))
+    return f"{shown(value)} is none of {called}{listed}" + did_you_mean(value, choices)
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, or of a list of them."""
-    if get_origin(kind) is list:
+    if get_origin(kind) in (list, tuple):
         return choices_of(get_args(kind)[0])
     if get_origin(kind) is Literal:
         return get_args(kind)
@@ -71,29 +87,33 @@ def shown(value: Any) -> str:
     return type(value).__name__
 
 
-def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], leaf: Leaf) -> str:
+def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place) -> str:
     """A value of the wrong type, or beyond its bounds."""
-    if of_type == "dict_type":
+    if of_type in _NO_MAPPING:
+        short = place.metadata.get("short")
+        if short and is_section(place.kind):
+            return f"expected {_named(place.below(short))}, or keys and values, found {shown(value)}"
         return "expected keys and values"
+    if of_type in _EXPECTED:
+        single = place.metadata.get("one") and of_type in ("list_type", "tuple_type")
+        return f"expected {_named(place) if single else _EXPECTED[of_type]}, found {shown(value)}"
     if of_type == "less_than_equal":
         return f"{value} is above {limits['le']:g}"
-    if of_type in _EXPECTED:
-        return f"expected {_EXPECTED[of_type]}, found {shown(value)}"
-    if leaf.metadata.get("wrong"):
-        return f"{shown(value)} {leaf.metadata['wrong']}"
-    bounds = [f"{BOUNDS[name]} {limit:g}" for name, limit in leaf.metadata.get("bounds", {}).items()]
+    if place.metadata.get("wrong"):
+        return f"{shown(value)} {place.metadata['wrong']}"
+    if of_type == "string_pattern_mismatch":
+        return f"{shown(value)} does not fit {limits['pattern']}"
+    bounds = [f"{BOUNDS[name]} {limit:g}" for name, limit in place.metadata.get("bounds", {}).items()]
     if of_type == "finite_number":
         return f"{value} is not {' and '.join([*bounds, 'finite'])}"
     return f"{value} is not {' and '.join(bounds)}"
 
 
-def _siblings(cls: type, path: Sequence[str]) -> tuple[str, ...]:
-    """The keys that may stand where the last part of a path does."""
-    for depth, part in enumerate(path[:-1]):
-        field = next(f for f in dataclasses.fields(cls) if f.name == part)
-        kind = get_type_hints(cls)[part]
-        if not dataclasses.is_dataclass(kind):
-            assert depth == len(path) - 2
-            return tuple(field.metadata["inner"])
-        cls = typing.cast(type, kind)
-    return tuple(f.name for f in dataclasses.fields(cls))
+def _named(place: Place) -> str:
+    """What a value is called that may be written short."""
+    kind = without_none(place.kind)
+    if get_origin(kind) not in (list, tuple):
+        return TYPES.get(kind, "a value")
+    if place.metadata.get("one"):
+        return f"{TYPES.get(get_args(kind)[0], 'a value')} or a list"
+    return "a list"

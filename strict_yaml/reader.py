@@ -34,12 +34,13 @@ class UnreadableFile(ValueError):
         Args:
             absent: what to do about a file that is not there, or is none of text.
         """
+        return [f"{path}, {line}" if line.startswith("line ") else f"{path}: {line}" for line in self.lines(absent)]
+
+    def lines(self, absent: str) -> list[str]:
+        """The same without the file, for a caller that names it once: ``line 3: …``, or the problem alone."""
         out = []
         for problem in self.problems:
-            line = str(path)
-            if problem.line:
-                line += f", line {problem.line}"
-            line += f": {problem.text}"
+            line = f"line {problem.line}: {problem.text}" if problem.line else problem.text
             if problem.kind in ("absent", "encoding"):
                 line += f"; {absent}"
             out.append(line)

@@ -94,7 +94,7 @@ class _Sample:
 
 
 def _check_task(card: TaskCard, root: Path, required: bool, limits: TokenLimits | None) -> TaskCheck:
-    check = TaskCheck(card.name, card.type, card.metric, published=card.published)
+    check = TaskCheck(card.name, card.type, card.metric, published=card.published_counts())
     folder = root / card.folder
     try:
         files = {split: split_files(card, root, split) for split in card.splits}

@@ -1,8 +1,8 @@
 """One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or
 yields documents.
 
-To add one: write the function, name it in `READERS`, give it a version in `READER_VERSIONS`, and state which
-`reader_options` it knows in `READER_OPTIONS`.
+To add one: write the function, name it in `READERS` and in `ReaderName` (clinical_tasks/schema/card.py), give it a
+version in `READER_VERSIONS`, and state which `reader_options` it knows in `READER_OPTIONS`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from clinical_tasks.readers.i2b2 import read_i2b2
 from clinical_tasks.readers.i2b2_2009 import read_i2b2_2009
 from clinical_tasks.readers.i2b2_2012 import read_i2b2_2012
 from clinical_tasks.readers.json_records import read_json, read_squad
+from clinical_tasks.readers.options import (
+    BratOptions,
+    ChemprotOptions,
+    I2b2Options,
+    JsonOptions,
+    NoOptions,
+    SquadOptions,
+    TableOptions,
+    XlsxOptions,
+)
 from clinical_tasks.readers.pubtator import read_pubtator, read_pubtator_files, strip_mesh
 from clinical_tasks.readers.tables import documents_of_rows, read_csv, read_jsonl, read_tsv
 from clinical_tasks.readers.xlsx import read_xlsx
@@ -65,22 +75,22 @@ READER_VERSIONS: dict[str, int] = {
 # Readers of table rows, for question answering, inference and summarization; the others read annotated notes.
 ROW_READERS = ("jsonl", "json", "csv", "tsv", "squad", "xlsx")
 
-_TABLE_OPTIONS: dict[str, type] = {"header": list, "delimiter": str, "quoting": bool}
-READER_OPTIONS: dict[str, dict[str, type]] = {
-    "brat": {"events": str},
-    "pubtator": {},
-    "i2b2": {"types": str},
-    "i2b2_2009": {},
-    "i2b2_2012": {},
-    "bioc": {},
-    "chemprot": {"sentence_lines": bool},
-    "ddi": {},
-    "jsonl": {},
-    "json": {"records": str, "orient": str},
-    "csv": _TABLE_OPTIONS,
-    "tsv": _TABLE_OPTIONS,
-    "squad": {"titles": list, "paraphrases": str},
-    "xlsx": {"sheet": str, "header": list},
+# A dataclass for each reader: the keys of a card's `reader_options` that it knows.
+READER_OPTIONS: dict[str, type] = {
+    "brat": BratOptions,
+    "pubtator": NoOptions,
+    "i2b2": I2b2Options,
+    "i2b2_2009": NoOptions,
+    "i2b2_2012": NoOptions,
+    "bioc": NoOptions,
+    "chemprot": ChemprotOptions,
+    "ddi": NoOptions,
+    "jsonl": NoOptions,
+    "json": JsonOptions,
+    "csv": TableOptions,
+    "tsv": TableOptions,
+    "squad": SquadOptions,
+    "xlsx": XlsxOptions,
 }
 
 __all__ = [

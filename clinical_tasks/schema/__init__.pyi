@@ -1,6 +1,5 @@
 from .card import (
     SPLITS as SPLITS,
-    TASK_TYPES as TASK_TYPES,
     OptionsSpec as OptionsSpec,
     RelationSpec as RelationSpec,
     SplitSpec as SplitSpec,
@@ -41,7 +40,6 @@ __all__ = [
     "KEY_COLUMN",
     "PARENT_COLUMN",
     "SPLITS",
-    "TASK_TYPES",
     "CardError",
     "Document",
     "Example",

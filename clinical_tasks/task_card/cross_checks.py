@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from clinical_tasks.metrics import ROUGE_TYPES
 from clinical_tasks.readers import READER_OPTIONS, ROW_READERS
-from clinical_tasks.schema import TASK_TYPES, TaskCard, did_you_mean
-from clinical_tasks.task_card.checker import Checker
+from clinical_tasks.schema import TaskCard
+from strict_yaml import did_you_mean, none_of, shown
 
 _SCORES = ("f1", "precision", "recall")
 _LENIENT = ("lenient", "n2c2_2018", "brat_scoring")
@@ -22,37 +24,69 @@ METRICS = {
     "nli": ("accuracy", "macro_f1"),
     "summarization": (*ROUGE_TYPES, "exact_match"),
 }
+_TEMPLATE_FIELD = re.compile(r"\{(\w+)\}")
 
 
-def check_together(check: Checker, card: TaskCard) -> None:
-    """What no key can tell alone."""
-    if card.type not in TASK_TYPES or card.reader not in READER_OPTIONS:
-        return
-    _check_metric(check, card, "metric", card.metric)
-    for metric in card.extra_metrics:
-        _check_metric(check, card, "extra_metrics", metric)
-    if card.splits and "test" not in card.splits:
-        check.problem("splits.test", "missing", "a task needs a test split; hold one out if none is released")
-    words = [word.casefold() for word in card.labels.values()]
-    # A choice may fold several official labels into one word; a mention or relation must come back as the label that it
-    # was.
-    if not all(words) or (card.type in ("ner", "re") and len(set(words)) < len(words)):
-        check.problem(
-            "labels", "two labels are written with the same word, or one with none", "give each label its own word"
-        )
-    elif len(words) > 1 and card.type in ("qa", "nli") and len(set(words)) < 2:
-        check.problem("labels", "all labels are written with the same word", "there is nothing to choose between")
-    if card.type in ("ner", "re"):
-        _check_annotated(check, card)
-    else:
-        _check_rows(check, card)
+class Fault(NamedTuple):
+    """What is wrong between keys: the key that tells it, and the reason with its fix.
+
+    ``needs``: further keys that it rests on, each as a whole, or with ``.*`` also all that is in it.
+    """
+
+    key: str
+    text: str
+    needs: tuple[str, ...] = ()
+
+    def rests_on(self, wrong: Collection[str]) -> bool:
+        """Whether it cannot be known, because a key that it rests on is among the wrong ones."""
+        whole = {self.key, *(need.removesuffix(".*") for need in self.needs)}
+        deep = {self.key, *(need.removesuffix(".*") for need in self.needs if need.endswith(".*"))}
+        around = any(f"{key}.".startswith(f"{other}.") for key in whole for other in wrong)
+        return around or any(f"{other}.".startswith(f"{key}.") for key in deep for other in wrong)
 
 
-def _check_metric(check: Checker, card: TaskCard, key: str, metric: str) -> None:
+def faults(card: TaskCard) -> Iterator[Fault]:
+    """What no key can tell alone. Where keys are wrong, the card holds stand-ins: leave out what rests on them."""
+    yield from _split_faults(card)
+    yield from _metric_faults(card)
+    yield from _label_faults(card)
+    if card.options and set(_TEMPLATE_FIELD.findall(card.options.layout)) != {"letter", "text"}:
+        yield Fault("options.layout", "needs {letter} and {text}; write for example '{letter}. {text}'")
+    of_type = _annotated_faults if card.type in ("ner", "re") else _row_faults
+    for fault in of_type(card):
+        yield fault._replace(needs=(*fault.needs, "type"))
+
+
+def _split_faults(card: TaskCard) -> Iterator[Fault]:
+    for name, spec in card.splits.items():
+        key = f"splits.{name}"
+        if bool(spec.hold_out) == any(spec.files):
+            either = "needs either files or hold_out; write 'files: [NAME]' or 'hold_out: {from: train, fraction: 0.1}'"
+            yield Fault(key, either)
+        named = {"files": spec.files, "ids_from": (spec.ids_from,), "ids_not_in": (spec.ids_not_in,)}
+        for below, paths in named.items():
+            for path in map(Path, paths):
+                if path.is_absolute() or ".." in path.parts:
+                    text = f"{shown(str(path))} leads out of the task's folder; name files inside DATA_ROOT/<folder>"
+                    yield Fault(f"{key}.{below}", text)
+        parent = spec.hold_out_from
+        if parent and (parent not in card.splits or card.splits[parent].hold_out):
+            text = f"'{parent}' is no split with files; hold out of a split that has files"
+            yield Fault(f"{key}.hold_out.from", text, (f"splits.{parent}",))
+        if sum(other.fraction for other in card.splits.values() if other.hold_out_from == name) >= 1:
+            text = f"nothing is left of '{name}'; let the fractions held out of it sum to less than 1"
+            yield Fault("splits", text)
+    if "test" not in card.splits:
+        yield Fault("splits.test", "missing; a task needs a test split; hold one out if none is released")
+
+
+def _metric_faults(card: TaskCard) -> Iterator[Fault]:
     known = known_metrics(card)
-    if metric and metric not in known:
-        reason = f"unknown for type {card.type}: '{metric}'{did_you_mean(metric, known)}"
-        check.problem(key, reason, f"use one of {', '.join(known)}")
+    needs = ("type", "labels", "options", "triggers", "relations.level")
+    named = [("metric", card.metric), *(("extra_metrics", metric) for metric in card.extra_metrics)]
+    for key, metric in named:
+        if metric not in known:
+            yield Fault(key, none_of(metric, known, f"the metrics of type {card.type}: "), needs)
 
 
 def known_metrics(card: TaskCard) -> tuple[str, ...]:
@@ -67,63 +101,69 @@ def known_metrics(card: TaskCard) -> tuple[str, ...]:
     return METRICS["qa"][2:]
 
 
-def _check_annotated(check: Checker, card: TaskCard) -> None:
+def _label_faults(card: TaskCard) -> Iterator[Fault]:
+    words = [word.casefold() for word in card.labels.values()]
+    # A choice may fold several official labels into one word; a mention or relation must come back as the label that it
+    # was.
+    if not all(words) or (card.type in ("ner", "re") and len(set(words)) < len(words)):
+        text = "two labels are written with the same word, or one with none; give each label its own word"
+        yield Fault("labels", text, ("type",))
+    elif len(words) > 1 and card.type in ("qa", "nli") and len(set(words)) < 2:
+        text = "all labels are written with the same word; there is nothing to choose between"
+        yield Fault("labels", text, ("type",))
+
+
+def _annotated_faults(card: TaskCard) -> Iterator[Fault]:
     if card.reader in ROW_READERS:
         annotated = ", ".join(name for name in READER_OPTIONS if name not in ROW_READERS)
-        check.problem("reader", f"'{card.reader}' reads no annotations", f"a {card.type} task uses one of {annotated}")
+        yield Fault("reader", f"'{card.reader}' reads no annotations; a {card.type} task uses one of {annotated}")
     if card.answer == "likelihood":
-        check.problem(
-            "answer", f"a {card.type} task has no options to compare", "use answer: generation, or drop the key"
-        )
+        yield Fault("answer", f"a {card.type} task has no options to compare; use answer: generation, or drop the key")
     for label in card.triggers:
         if card.labels and label not in card.labels:
-            check.problem(
-                "triggers", f"'{label}' is none of the card's labels{did_you_mean(label, card.labels)}", "name labels"
-            )
+            yield Fault("triggers", none_of(label, card.labels, "the card's labels: "), ("labels.*",))
     if card.triggers and card.type == "re":
-        check.problem("triggers", "unused in a re task", "its triggers are the heads; drop the key")
-    known = ("text", "entities") if card.type == "re" else ("text",)
-    _check_template(check, card, known)
-    if card.input and card.input.count("{text}") != 1:
-        check.problem("input", "needs {text} exactly once", "offsets are found through it")
+        yield Fault("triggers", "unused in a re task; its triggers are the heads; drop the key")
+    yield from _template_faults(card, ("text", "entities") if card.type == "re" else ("text",))
+    if card.input.count("{text}") != 1:
+        yield Fault("input", "needs {text} exactly once; offsets are found through it")
     for key in ("columns", "options"):
         if getattr(card, key):
-            check.problem(key, f"unused by reader {card.reader}", "drop it")
+            yield Fault(key, f"unused by reader {card.reader}; drop it", ("reader",))
 
 
-def _check_rows(check: Checker, card: TaskCard) -> None:
+def _row_faults(card: TaskCard) -> Iterator[Fault]:
     if card.reader not in ROW_READERS:
-        check.problem(
-            "reader", f"'{card.reader}' reads no rows", f"a {card.type} task uses one of {', '.join(ROW_READERS)}"
-        )
+        yield Fault("reader", f"'{card.reader}' reads no rows; a {card.type} task uses one of {', '.join(ROW_READERS)}")
     if "answer" not in card.columns:
-        check.problem("columns.answer", "missing", "name the column that holds the answer or label")
+        yield Fault("columns.answer", "missing; name the column that holds the answer or label")
     if "options" in card.columns:
-        check.problem("columns.options", "the name is taken", "describe options under 'options:'")
+        yield Fault("columns.options", "the name is taken; describe options under 'options:'")
     if card.type == "nli" and not card.labels:
-        check.problem("labels", "missing", "map each official label to the word that the answer uses")
+        yield Fault("labels", "missing; map each official label to the word that the answer uses")
     if card.triggers:
-        check.problem("triggers", f"unused in a {card.type} task", "drop the key")
+        yield Fault("triggers", f"unused in a {card.type} task; drop the key")
     if card.options and card.labels:
-        check.problem("labels", "unused beside options", "drop one of them")
-    if card.answer == "likelihood" and (
-        card.type == "summarization" or (card.type == "qa" and not card.options and not card.labels)
-    ):
-        check.problem("answer", "there are no options to compare", "use answer: generation, or give labels or options")
+        yield Fault("labels", "unused beside options; drop one of them")
+    no_choice = card.type == "qa" and not card.options and not card.labels
+    if card.answer == "likelihood" and (card.type == "summarization" or no_choice):
+        text = "there are no options to compare; use answer: generation, or give labels or options"
+        yield Fault("answer", text, ("options", "labels"))
     fields = [name for name in card.columns if name not in ("id", "document", "answer")]
     if card.options:
         fields.append("options")
-    _check_template(check, card, fields)
+    yield from _template_faults(card, fields)
     if card.options and "{options}" not in card.input:
-        check.problem("input", "does not show the options", "add {options}")
+        yield Fault("input", "does not show the options; add {options}")
 
 
-def _check_template(check: Checker, card: TaskCard, known: Collection[str]) -> None:
-    used = re.findall(r"\{(\w+)\}", card.input)
+def _template_faults(card: TaskCard, known: Collection[str]) -> Iterator[Fault]:
+    used = _TEMPLATE_FIELD.findall(card.input)
+    fields = f"fields are {', '.join(known)}" if known else "name columns to show"
     for name in used:
         if name not in known:
-            check.problem(
-                "input", f"unknown field {{{name}}}{did_you_mean(name, known)}", f"fields are {', '.join(known)}"
+            yield Fault(
+                "input", f"unknown field {{{name}}}; {fields}{did_you_mean(name, known)}", ("columns.*", "options")
             )
-    if card.input and not used:
-        check.problem("input", "shows no field of the data", f"fields are {', '.join(known)}")
+    if not used:
+        yield Fault("input", f"shows no field of the data; {fields}", ("columns.*",))

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinical_tasks.schema import CardError, TaskCard, did_you_mean
+from clinical_tasks.schema import CardError, TaskCard
 from clinical_tasks.task_card.validate import build_card
-from strict_yaml import FileProblem, UnreadableFile, read_mapping
+from strict_yaml import UnreadableFile, none_of, read_mapping
 
 EMBEDDED_CARDS = Path(__file__).parents[1] / "cards"
+
+
+def embedded_names() -> list[str]:
+    """The cards that `extends` may name."""
+    return sorted(file.stem for file in EMBEDDED_CARDS.glob("*.yaml"))
 
 
 def load_card(path: Path | str) -> TaskCard:
@@ -22,12 +27,9 @@ def load_card(path: Path | str) -> TaskCard:
     raw = _read(path)
     base = raw.pop("extends", None)
     if base is not None:
-        names = sorted(file.stem for file in EMBEDDED_CARDS.glob("*.yaml"))
+        names = embedded_names()
         if base not in names:
-            problem = (
-                f"extends: no embedded card '{base}'{did_you_mean(str(base), names)}; embedded are {', '.join(names)}"
-            )
-            raise CardError(path, [problem])
+            raise CardError(path, ["extends: " + none_of(base, names, "the embedded cards: ")])
         parent = _read(EMBEDDED_CARDS / f"{base}.yaml")
         # A card of another name brings its own files; one that keeps the name keeps the folder.
         if "name" in raw and "folder" not in raw and raw["name"] != parent["name"]:
@@ -68,18 +70,4 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return read_mapping(path)
     except UnreadableFile as error:
-        raise CardError(path, [_told(problem) for problem in error.problems]) from None
-
-
-def _told(problem: FileProblem) -> str:
-    place = f"line {problem.line}: " if problem.line else ""
-    match problem.kind:
-        case "absent":
-            return f"cannot be opened ({problem.text}); check the path"
-        case "encoding":
-            return f"{problem.text.removeprefix('no text file: ')}; convert the file"
-        case "repeated":
-            return f"{place}key '{problem.key}' is given twice; keep one"
-        case "content":
-            return "not a mapping of keys; see docs/data.md for a card to start from"
-    return f"{place}not YAML ({problem.text}); check indentation, quotes and control characters"
+        raise CardError(path, error.lines("name a YAML file of UTF-8")) from None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from engine.config import read_yaml, unknown_key
+from engine.config import read_yaml
 from engine.core import UserError, resource_folder
-from strict_yaml import Problem, about, build
+from strict_yaml import about, build
 
 FOLDER = resource_folder("machines")
 REACHED = ("compute", "memory", "pcie", "intra", "network")
@@ -76,7 +76,7 @@ def read_kind(name: str) -> DeviceKind:
         )
     kind, problems = build(DeviceKind, read_yaml(path))
     if problems:
-        raise UserError([f"{path}: {_line(problem)}" for problem in problems])
+        raise UserError([f"{path}: {problem.line}" for problem in problems])
     return kind
 
 
@@ -95,12 +95,3 @@ def peak_here(dtype: str) -> float | None:
     """
     kind = kind_here()
     return None if kind is None else kind.flops.get(dtype)
-
-
-def _line(problem: Problem) -> str:
-    if problem.kind != "unknown":
-        return f"{problem.key}: {problem.text}"
-    table, _, name = problem.key.rpartition(".")
-    if table:
-        return f"{problem.key}: " + unknown_key(name, problem.known)
-    return unknown_key(name, problem.known)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from strict_yaml.keys import about, leaves
+from strict_yaml.keys import NO_KEY, about, leaves
 from strict_yaml.structure import build, json_schema
 
 
@@ -127,3 +127,148 @@ def test_the_json_schema_says_meaning_bounds_and_default_and_is_closed() -> None
     # a number is taken for text: shots: [16]
     assert inner["properties"]["names"]["items"]["type"] == ["string", "integer"]
     assert schema["properties"]["shares"]["required"] == ["x", "y"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A section with required keys."""
+
+    of: str = field(metadata=about("Of what.", key="from", missing="name it", stand_in="a"))
+    part: float = field(metadata=about("Part.", above=0, below=1, missing="0.1 is a tenth", stand_in=0.1))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A section that may be written short."""
+
+    files: tuple[str, ...] = field(default=(), metadata=about("Files.", one=True))
+    share: Share | None = field(default=None, metadata=about("Share."))
+
+
+@dataclass(frozen=True)
+class Count:
+    """A section that a number stands for."""
+
+    rows: int | None = field(default=None, metadata=about("Rows.", at_least=0))
+    marks: int | None = field(default=None, metadata=about("Marks."))
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of sections by name."""
+
+    name: str = field(
+        metadata=about("Name.", pattern="^[a-z]+$", wrong="is no name", missing="give one", stand_in="none")
+    )
+    sources: dict[str, Source] = field(
+        metadata=about("Sources.", keys=("train", "test"), short="files", missing="list them", stand_in={})
+    )
+    ways: list[str] = field(default_factory=list, metadata=about("Ways.", one=True))
+    words: dict[str, str] = field(default_factory=dict, metadata=about("Words.", numbers=True))
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata=about("Columns.", one=True))
+    counts: dict[str, Count] = field(default_factory=dict, metadata=about("Counts.", short="rows"))
+    free: dict[str, Any] = field(default_factory=dict, metadata=about("Anything."))
+    place: str = field(default="here", metadata=NO_KEY)
+
+
+FULL: dict[str, Any] = {
+    "name": "x",
+    "sources": {"test": "a.txt", "train": {"share": {"from": "test", "part": 0.5}}},
+    "ways": 3,
+    "words": {2: 2.5, True: "yes"},
+    "columns": {"one": "a", "two": ["b", 4]},
+    "counts": {"a": 3, "b": {"marks": 4}},
+}
+
+
+def of_file(**changes: Any) -> list[str]:
+    return [problem.line for problem in build(File, FULL | changes)[1]]
+
+
+def test_sections_by_name_short_values_and_lists_of_one() -> None:
+    found, problems = build(File, FULL)
+    assert not problems
+    assert found.sources == {"train": Source(share=Share("test", 0.5)), "test": Source(("a.txt",))}
+    assert (found.ways, found.columns) == (["3"], {"one": ("a",), "two": ("b", "4")})
+    assert found.words == {"2": "2.5", "True": "yes"}
+    assert found.counts == {"a": Count(3), "b": Count(None, 4)}
+    assert found.place == "here"
+    assert build(File, FULL | {"sources": {"test": ["a", "b"]}})[0].sources == {"test": Source(("a", "b"))}
+    assert build(File, FULL | {"sources": {"test": {"share": None}, "train": None}})[0].sources["test"] == Source()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"name": "X1"}, "name: 'X1' is no name"),
+        ({"name": ""}, "name: missing; give one"),
+        ({"name": None}, "name: missing; give one"),
+        ({"place": "there"}, "unknown key 'place'; keys: name, sources, ways, words, columns, counts, free"),
+        ({"sources": {"tset": "a"}}, "unknown key 'sources.tset'; did you mean 'test'?"),
+        ({"sources": {"test": 2.5}}, "sources.test: expected text or a list, or keys and values, found 2.5"),
+        ({"sources": {"test": [2.5]}}, "sources.test.files: expected text, found 2.5"),
+        ({"sources": {"test": {"share": 1}}}, "sources.test.share: expected keys and values"),
+        ({"sources": {"test": {"share": {"of": "a", "from": "a", "part": 0.1}}}}, None),
+        ({"sources": {"test": {"share": {"from": "a"}}}}, "sources.test.share.part: missing; 0.1 is a tenth"),
+        (
+            {"sources": {"test": {"share": {"from": "a", "part": 1}}}},
+            "sources.test.share.part: 1.0 is not above 0 and ",
+        ),
+        ({"sources": "a"}, "sources: expected keys and values"),
+        ({"sources": None}, "sources: missing; list them"),
+        ({"ways": 2.5}, "ways: expected text or a list, found 2.5"),
+        ({"words": {"a": True}}, "words.a: expected text, found True"),
+        ({"words": {"a": ["x"]}}, "words.a: expected text, found list"),
+        ({"words": ["a"]}, "words: expected keys and values"),
+        ({"columns": {"a.b": 2.5}}, "columns.a.b: expected text or a list, found 2.5"),
+        ({"counts": {"a": "many"}}, "counts.a: expected a whole number, or keys and values, found 'many'"),
+        ({"counts": {"a": {"rows": -1}}}, "counts.a.rows: -1 is not at least 0"),
+        ({"counts": {"a": {"rws": 1}}}, "unknown key 'counts.a.rws'; did you mean 'rows'?"),
+        ({"free": 1}, "free: expected keys and values"),
+    ],
+)
+def test_what_a_file_of_sections_must_not_hold(changes: dict[str, Any], wanted: str | None) -> None:
+    found = of_file(**changes)
+    assert len(found) == 1, found
+    assert found[0].startswith(wanted or "unknown key 'sources.test.share.of'; "), found
+
+
+def test_a_long_value_is_never_quoted() -> None:
+    long = "Zebulon " * 20
+    found = of_file(name=long, ways=[{"a": long}], counts={"a": long})
+    assert found == [
+        "name: str is no name",
+        "ways: expected text, found dict",
+        "counts.a: expected a whole number, or keys and values, found str",
+    ]
+
+
+def test_required_keys_that_are_wrong_hold_their_stand_ins() -> None:
+    content = FULL | {"name": 2.5, "sources": {"test": {"share": {"from": "a", "part": 7}}, "train": "a"}}
+    found, problems = build(File, content)
+    assert [problem.path for problem in problems] == [("name",), ("sources", "test", "share", "part")]
+    assert found.name == "none" and found.sources == {"train": Source(("a",)), "test": Source(share=Share("a", 0.1))}
+    assert build(File, {})[0] == File(name="none", sources={})
+
+
+def test_a_prefix_stands_before_every_key() -> None:
+    _, problems = build(Share, {"from": 2.5, "prt": 1}, "inner.")
+    assert [problem.line for problem in problems] == [
+        "inner.from: expected text, found 2.5",
+        "inner.part: missing; 0.1 is a tenth",
+        "unknown key 'inner.prt'; did you mean 'part'?",
+    ]
+
+
+def test_the_json_schema_of_sections_by_name_says_every_way_to_write_them() -> None:
+    schema = json_schema(File)
+    assert "place" not in schema["properties"] and schema["required"] == ["name", "sources"]
+    sources = schema["properties"]["sources"]
+    assert list(sources["properties"]) == ["train", "test"] and sources["additionalProperties"] is False
+    short, whole = sources["properties"]["test"]["anyOf"]
+    assert short["anyOf"][0] == {"type": ["string", "integer"]} and short["anyOf"][1]["type"] == "array"
+    assert whole["additionalProperties"] is False
+    share, nothing = whole["properties"]["share"]["anyOf"]
+    assert list(share["properties"]) == ["from", "part"] and nothing == {"type": "null"}
+    assert schema["properties"]["words"]["additionalProperties"] == {"type": ["string", "number"]}
+    assert schema["properties"]["ways"]["description"] == "Ways."

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from typing import get_args
 
 import pytest
 
-from clinical_tasks import CardError, load_card, load_cards
+from clinical_tasks import CardError, TaskCard, load_card, load_cards
+from clinical_tasks.readers import READER_OPTIONS, READERS
+from clinical_tasks.schema.card import ReaderName
+from strict_yaml import fields_of
 
 EMBEDDED = {"pubmedqa", "bc5cdr_entities", "bc5cdr_cid", "mts_dialog", "brat_entities", "brat_relations"}
 EMBEDDED |= {
@@ -71,20 +75,23 @@ published: {test: many}
         load_card(path)
     problems = caught.value.problems
     expected = [
-        "lables: unknown key (did you mean 'labels'?)",
-        "licence: missing",
-        "access: missing",
-        "name: holds characters other than",
-        "reader: unknown value 'brta' (did you mean 'brat'?)",
-        "splits.trian: unknown value 'trian' (did you mean 'train'?)",
-        "splits.test.hold_out.fraction: not between 0 and 1",
-        "splits.test.hold_out.from: 'nowhere' is no split with files",
-        "published.test: not a mapping",
+        "unknown key 'lables'; did you mean 'labels'?",
+        "licence: missing; add it",
+        "access: missing; add it",
+        "name: 'bad name' holds characters other than",
+        "reader: 'brta' is none of brat, pubtator, ",
+        "unknown key 'splits.trian'; did you mean 'train'?",
+        "splits.test.hold_out.fraction: 2.0 is not between 0 and 1; 0.1 holds out a tenth",
+        "splits.test.hold_out.from: 'nowhere' is none of train, validation, test",
+        "published.test: expected a whole number, or keys and values, found 'many'",
+        "metric: 'span_f1' is none of the metrics of type ner: span_f1_strict, ",
+        "input: shows no field of the data; fields are text",
+        "input: needs {text} exactly once",
     ]
     for start in expected:
         assert sum(problem.startswith(start) for problem in problems) == 1, (start, problems)
-    assert len(problems) == len(expected)
-    assert str(caught.value).startswith(f"{path}: 9 problems: ") and "\n" not in str(caught.value)
+    assert len(problems) == len(expected), problems
+    assert str(caught.value).startswith(f"{path}: 12 problems: ") and "\n" not in str(caught.value)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert copy.problems == problems and str(copy) == str(caught.value)
 
@@ -95,20 +102,24 @@ published: {test: many}
         (
             "ner",
             {"metric": "span_f1_stict"},
-            "metric: unknown for type ner: 'span_f1_stict' (did you mean 'span_f1_strict'?)",
+            "metric: 'span_f1_stict' is none of the metrics of type ner: span_f1_strict, ",
         ),
-        ("ner", {"extra_metrics": ["rouge1"]}, "extra_metrics: unknown for type ner"),
-        ("ner", {"input": "{text} {txt}"}, "input: unknown field {txt} (did you mean 'text'?)"),
+        ("ner", {"extra_metrics": ["rouge1"]}, "extra_metrics: 'rouge1' is none of the metrics of type ner: "),
+        ("ner", {"input": "{text} {txt}"}, "input: unknown field {txt}; fields are text; did you mean 'text'?"),
         ("ner", {"input": "{text} {text}"}, "input: needs {text} exactly once"),
         ("ner", {"reader": "csv"}, "reader: 'csv' reads no annotations"),
         ("ner", {"answer": "likelihood"}, "answer: a ner task has no options to compare"),
         ("ner", {"labels": {"A": "drug", "B": "Drug"}}, "labels: two labels are written with the same word"),
-        ("ner", {"duplicates": "drop"}, "duplicates: unknown value 'drop'"),
+        ("ner", {"duplicates": "drop"}, "duplicates: 'drop' is none of set, discard, penalise"),
         ("ner", {"splits": {"train": "a.txt"}}, "splits.test: missing"),
         ("ner", {"splits": {"test": "../a.txt"}}, "splits.test.files: '../a.txt' leads out of the task's folder"),
-        ("re", {"relations": {"levl": "entity"}}, "relations.levl: unknown key (did you mean 'level'?)"),
+        ("re", {"relations": {"levl": "entity"}}, "unknown key 'relations.levl'; did you mean 'level'?"),
         ("qa", {"columns": {"question": "q"}}, "columns.answer: missing"),
-        ("qa", {"metric": "exact_match"}, "metric: unknown for type qa"),
+        (
+            "qa",
+            {"metric": "exact_match"},
+            "metric: 'exact_match' is none of the metrics of type qa: accuracy, macro_f1",
+        ),
         (
             "qa",
             {"labels": None, "metric": "exact_match", "answer": "likelihood"},
@@ -118,24 +129,168 @@ published: {test: many}
         (
             "qa",
             {"labels": None, "options": {"columns": "o", "gold": "indx0"}, "input": "{question} {options}"},
-            "options.gold: unknown value 'indx0' (did you mean 'index0'?)",
+            "options.gold: 'indx0' is none of letter, index0, index1, index, text, key; did you mean 'index0'?",
         ),
         ("qa", {"labels": {"y": "yes", "n": "Yes"}}, "labels: all labels are written with the same word"),
         (
             "qa",
             {"reader": "squad", "reader_options": {"paraphrases": "some"}},
-            "reader_options.paraphrases: unknown value 'some'",
+            "reader_options.paraphrases: 'some' is none of first, all",
         ),
         ("qa", {"labels": None, "options": {"columns": "o", "gold": "letter"}}, "input: does not show the options"),
         ("nli", {"labels": None}, "labels: missing"),
         (
             "summarization",
             {"reader_options": {"delimeter": ";"}},
-            "reader_options.delimeter: unknown option (did you mean 'delimiter'?)",
+            "unknown key 'reader_options.delimeter'; did you mean 'delimiter'?",
         ),
-        ("summarization", {"reader_options": {"quoting": "yes"}}, "reader_options.quoting: of the wrong kind"),
+        (
+            "summarization",
+            {"reader_options": {"quoting": "maybe"}},
+            "reader_options.quoting: expected true or false, found 'maybe'",
+        ),
         ("summarization", {"reader": "brat"}, "reader: 'brat' reads no rows"),
-        ("summarization", {"rouge_stemmer": "on"}, "rouge_stemmer: not true or false"),
+        ("summarization", {"rouge_stemmer": "always"}, "rouge_stemmer: expected true or false, found 'always'"),
+        (
+            "summarization",
+            {"type": "sumarization"},
+            "type: 'sumarization' is none of ner, re, qa, nli, summarization; ",
+        ),
+        ("summarization", {"reader": "cvs"}, "reader: 'cvs' is none of brat, "),
+        ("summarization", {"licence": ""}, "licence: missing; add it"),
+        ("summarization", {"title": ["a"]}, "title: expected text, found list"),
+        ("summarization", {"answer": "likelyhood"}, "answer: 'likelyhood' is none of likelihood, generation"),
+        ("summarization", {"answer": "likelihood"}, "answer: there are no options to compare"),
+        ("summarization", {"splits": "a.csv"}, "splits: expected keys and values"),
+        (
+            "summarization",
+            {"splits": {"test": 3.5}},
+            "splits.test: expected text or a list, or keys and values, found 3.5",
+        ),
+        ("summarization", {"splits": {"test": 3}}, "splits.test: expected text or a list, or keys and values, found 3"),
+        ("summarization", {"splits": {"test": ""}}, "splits.test: needs either files or hold_out"),
+        ("summarization", {"splits": {"test": {"files": [True]}}}, "splits.test.files: expected text, found True"),
+        ("summarization", {"splits": {"test": {"fils": "a"}, "train": "a"}}, "unknown key 'splits.test.fils'; did you"),
+        ("summarization", {"splits": {"test": "a", "train": {"ids_from": "b"}}}, "splits.train: needs either files or"),
+        (
+            "summarization",
+            {"splits": {"test": "a", "train": {"files": "a", "hold_out": {"from": "test", "fraction": 0.5}}}},
+            "splits.train: needs either files or hold_out",
+        ),
+        (
+            "summarization",
+            {"splits": {"test": "a", "train": {"files": "a", "ids_from": "/etc/ids"}}},
+            "splits.train.ids_from: '/etc/ids' leads out of the task's folder",
+        ),
+        (
+            "summarization",
+            {"splits": {"test": {"hold_out": {"from": "train", "fraction": 0.1}}}},
+            "splits.test.hold_out.from: 'train' is no split with files",
+        ),
+        (
+            "summarization",
+            {"splits": {"train": "a", "test": {"hold_out": {"from": "train"}}}},
+            "splits.test.hold_out.fraction: missing; 0.1 holds out a tenth",
+        ),
+        (
+            "summarization",
+            {"splits": {"train": "a", "test": {"hold_out": {"from": "train", "fraction": 0.1, "seed": 1}}}},
+            "unknown key 'splits.test.hold_out.seed'; keys: from, fraction",
+        ),
+        (
+            "summarization",
+            {
+                "splits": {
+                    "train": "a",
+                    "validation": {"hold_out": {"from": "train", "fraction": 0.5}},
+                    "test": {"hold_out": {"from": "train", "fraction": 0.5}},
+                }
+            },
+            "splits: nothing is left of 'train'",
+        ),
+        ("summarization", {"published": {"tset": 3}}, "unknown key 'published.tset'; did you mean 'test'?"),
+        (
+            "summarization",
+            {"published": {"test": {"documents": "two"}}},
+            "published.test.documents: expected a whole number, found 'two'",
+        ),
+        (
+            "summarization",
+            {"published": {"test": {"pages": 2}}},
+            "unknown key 'published.test.pages'; keys: documents, ",
+        ),
+        ("summarization", {"triggers": ["Drug"]}, "triggers: unused in a summarization task"),
+        (
+            "summarization",
+            {"reader_options": {"delimiter": ";;"}},
+            "reader_options.delimiter: ';;' is not one character",
+        ),
+        ("summarization", {"reader_options": {"header": "a"}}, "reader_options.header: expected a list, found 'a'"),
+        ("summarization", {"reader_options": "quoting"}, "reader_options: expected keys and values"),
+        (
+            "qa",
+            {"reader": "json", "reader_options": {"orient": "rows"}},
+            "reader_options.orient: 'rows' is none of list, by_id, columns",
+        ),
+        ("qa", {"reader_options": {"header": ["a"]}}, "unknown key 'reader_options.header'; no keys are known there"),
+        ("qa", {"columns": {"question": "q", "answer": 2.5}}, "columns.answer: expected text or a list, found 2.5"),
+        (
+            "qa",
+            {"columns": {"question": "q", "answer": "a", "options": "o"}},
+            "columns.options: the name is taken",
+        ),
+        ("qa", {"labels": ["yes", "no"]}, "labels: expected keys and values"),
+        ("qa", {"labels": {"y": "yes", "n": ["no"]}}, "labels.n: expected text, found list"),
+        (
+            "qa",
+            {"options": {"columns": "o", "gold": "letter"}, "input": "{question} {options}"},
+            "labels: unused beside options",
+        ),
+        (
+            "qa",
+            {"labels": None, "options": {"columns": [], "gold": "letter"}, "input": "{question} {options}"},
+            "options.columns: missing; name the columns",
+        ),
+        (
+            "qa",
+            {
+                "labels": None,
+                "options": {"columns": "o", "gold": "letter", "layout": "{text}"},
+                "input": "{question} {options}",
+            },
+            "options.layout: needs {letter} and {text}",
+        ),
+        (
+            "qa",
+            {
+                "labels": None,
+                "options": {"columns": "o", "gold": "letter", "layuot": "x"},
+                "input": "{question} {options}",
+            },
+            "unknown key 'options.layuot'; did you mean 'layout'?",
+        ),
+        (
+            "ner",
+            {"reader_options": {"events": "roles"}},
+            "reader_options.events: 'roles' is none of relations, argument",
+        ),
+        (
+            "ner",
+            {"reader": "i2b2", "reader_options": {"types": "x"}},
+            "reader_options.types: 'x' is none of concept, assertion",
+        ),
+        (
+            "ner",
+            {"triggers": ["Drgu"]},
+            "triggers: 'Drgu' is none of the card's labels: Drug, Problem; did you mean 'Drug'",
+        ),
+        ("ner", {"labels": {"A": ""}}, "labels: two labels are written with the same word, or one with none"),
+        ("ner", {"ignore_labels": {"a": 1}}, "ignore_labels: expected text or a list, found dict"),
+        ("ner", {"columns": {"a": "b"}}, "columns: unused by reader brat"),
+        ("re", {"relations": {"level": "document"}}, "relations.level: 'document' is none of mention, entity"),
+        ("re", {"relations": {"symmetric": 1}}, "relations.symmetric: expected true or false, found 1"),
+        ("re", {"relations": "entity"}, "relations: expected keys and values"),
+        ("re", {"triggers": ["Treats"]}, "triggers: unused in a re task"),
     ],
 )
 def test_each_mistake_is_one_problem(card, kind, changes, problem):
@@ -154,11 +309,11 @@ def test_yes_and_no_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name: a\nmetric: x\nname: b\n", "line 3: key 'name' is given twice"),
-        ("splits:\n  test: a\n  test: b\n", "line 3: key 'test' is given twice"),
-        ("name: [a\ntype: b\n", "line 2: not YAML"),
-        ("- a\n", "not a mapping of keys"),
-        ("extends: pubmedqaa\n", "extends: no embedded card 'pubmedqaa' (did you mean 'pubmedqa'?)"),
+        ("name: a\nmetric: x\nname: b\n", "line 3: key 'name' stands twice (first in line 1)"),
+        ("splits:\n  test: a\n  test: b\n", "line 3: key 'test' stands twice (first in line 2)"),
+        ("name: [a\ntype: b\n", "line 2: not valid YAML"),
+        ("- a\n", "expected keys and values"),
+        ("extends: pubmedqaa\n", "extends: 'pubmedqaa' is none of the embedded cards: aci_bench, "),
     ],
 )
 def test_what_is_not_a_card(tmp_path, text, problem):
@@ -170,7 +325,7 @@ def test_what_is_not_a_card(tmp_path, text, problem):
 
 
 def test_a_missing_card_and_a_missing_directory_are_card_errors(tmp_path):
-    with pytest.raises(CardError, match="cannot be opened"):
+    with pytest.raises(CardError, match="No such file or directory; name a YAML file"):
         load_card(tmp_path / "gone.yaml")
     with pytest.raises(CardError, match="no such directory of cards"):
         load_cards([tmp_path / "gone"])
@@ -215,3 +370,113 @@ def test_fingerprint_is_of_the_content(tmp_path):
     # The order of labels is that of the options.
     assert fingerprint("a.yaml", "labels: {yes: yes, no: no, maybe: maybe}\n") == base
     assert fingerprint("a.yaml", "labels: {no: no, yes: yes, maybe: maybe}\n") != base
+
+
+EVERY_KEY = """
+name: every_key
+type: qa
+reader: csv
+folder: f
+title: T
+splits:
+  train: [a.csv, b.csv]
+  validation: {hold_out: {from: train, fraction: 0.25}}
+  test: {files: c.csv, ids_not_in: ids}
+columns: {id: [a, 1], question: q, answer: a}
+reader_options: {delimiter: ;, quoting: false, header: [a, q]}
+options: {columns: [o, p], gold: index0, text: t, key: k, layout: "{letter}) {text}"}
+ignore_labels: [3, ""]
+input: |
+  {question}
+  {options}
+instruction: Choose.
+answer: generation
+metric: accuracy
+extra_metrics: macro_f1
+duplicates: penalise
+rouge_stemmer: false
+licence: L
+access: A
+citation: C
+url: U
+protocol: P
+published: {train: 3, test: {documents: 4, mentions: 5}}
+"""
+EVERY_OTHER_KEY = """
+name: every_other_key
+type: ner
+reader: brat
+splits: {test: "*.txt"}
+labels: {1: one, Drug: 2, x: 1.5}
+relations: {level: entity, head: A, tail: [B, C], symmetric: true}
+triggers: Drug
+input: "{text}"
+metric: span_f1_sdoh_2022
+licence: L
+access: A
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [
+        (EVERY_KEY, "a91d36bc7a9306ca30c189d600b1efb6bf15620742928087732cfde3ab5cbc09"),
+        (EVERY_OTHER_KEY, "765345660d6130c73b880807c713d66bdf4ec81497a94ed20f43920e336ef1ab"),
+    ],
+)
+def test_fingerprints_stay_since_caches_and_checkpoints_are_found_by_them(tmp_path, text, recorded):
+    path = tmp_path / "card.yaml"
+    path.write_text(text)
+    assert load_card(path).fingerprint() == recorded
+
+
+def test_the_two_texts_give_every_key_of_a_card():
+    written = {line.partition(":")[0] for line in (EVERY_KEY + EVERY_OTHER_KEY).splitlines()}
+    assert set(fields_of(TaskCard)) <= written
+
+
+def test_every_reader_is_a_choice_and_has_its_options():
+    assert READERS.keys() == READER_OPTIONS.keys() == set(get_args(ReaderName))
+
+
+def test_a_key_with_nothing_behind_it_takes_the_embedded_card_s_away(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("extends: pubmedqa\nname: mine\nlabels:\nextra_metrics:\nanswer:\nmetric: exact_match\n")
+    mine = load_card(path)
+    assert (mine.labels, mine.extra_metrics, mine.answer) == ({}, (), "generation")
+
+
+def test_yes_and_no_are_switches_where_a_key_is_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("extends: mts_dialog\nname: mine\nrouge_stemmer: no\nreader_options: {quoting: yes}\n")
+    assert (load_card(path).rouge_stemmer, load_card(path).reader_options) == (False, {"quoting": True})
+
+
+def test_what_lies_between_keys_is_told_beside_what_is_wrong_with_one(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "extends: bc5cdr_entities\nname: mine\nlicence: [a]\nlabels: {Chemical: {a: b}}\ntriggers: [Drug]\n"
+        "splits: {test: {hold_out: {from: train, fraction: 3}}}\nmetric: f1\n"
+    )
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    keys = [problem.partition(":")[0] for problem in caught.value.problems]
+    # whether Drug is a label is not known while the labels are wrong
+    assert sorted(keys) == [
+        "labels.Chemical",
+        "licence",
+        "metric",
+        "splits.test.hold_out.fraction",
+        "splits.test.hold_out.from",
+    ]
+
+
+def test_a_long_value_is_never_quoted(tmp_path):
+    path, long = tmp_path / "c.yaml", "Zebulon Quackenbush " * 5
+    path.write_text(
+        f"extends: pubmedqa\nname: {long}\ntype: {long}\nmetric: {long}\npublished: {{test: {long}}}\n"
+        f"columns: {{answer: {{a: {long}}}}}\nsplits: {{test: /{long}}}\nextra_metrics: [{long}]\n"
+    )
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    assert len(caught.value.problems) >= 5 and "Zebulon" not in "".join(caught.value.problems)

@@ -134,7 +134,7 @@ def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None
         "network: missing",
         "flops.bfloat16: expected a number, found 'fast'",
         "flops.float32: missing",
-        "flops.fp8: unknown",
+        "unknown key 'flops.fp8'",
         "memory: -1.0 is not above 0",
         "pcie: expected a number, found True",
         "reach.compute: 1.6 is above 1",
