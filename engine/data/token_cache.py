@@ -11,9 +11,10 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine.core import UserError, is_creatable, new_partial, publish, remove, sha256_of
@@ -170,17 +171,26 @@ def _publish_keys(published: Path, keys: Keys | None) -> None:
 def unique_launch() -> str:
     """The same on all ranks of one launch, and of no other; nothing where the environment has nothing such.
 
-    torchrun names its logs after each launch and attempt, alike for the ranks of one node. srun numbers its steps; a
-    step of one task may be a shell, in which any number of launches are started one after another.
+    torchrun's agents keep a store that all nodes reach. srun numbers its steps; a step of one task may be a shell, in
+    which any number of launches are started one after another.
     """
     env = os.environ
-    log = env.get("TORCHELASTIC_ERROR_FILE", "")
-    if log and env.get("LOCAL_WORLD_SIZE") == env.get("WORLD_SIZE"):
-        return f"torchrun {Path(log).parent.parent}"
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(env.get("WORLD_SIZE", 1)) > 1:
+        return f"torchrun {_agreed_token(env)}"
     if env.get("SLURM_JOB_ID") and slurm_task(env) is not None:
         names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "TORCHELASTIC_RESTART_COUNT")
         return " ".join(env.get(name, "-") for name in names)
     return ""
+
+
+def _agreed_token(env: Mapping[str, str]) -> str:
+    """A random word, the one of the rank that asked the agents' store first; another for each restart of the ranks."""
+    from torch.distributed import TCPStore  # a data check on a login node does without torch
+
+    # the store through which these ranks will form their process group: where it cannot be reached, that fails too
+    store = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return store.compare_set(f"clinical_metaprompt/launch/{attempt}", "", secrets.token_hex(16)).decode()
 
 
 def launch_id() -> str:

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -244,8 +246,8 @@ def test_other_ranks_stop_waiting_for_keys_when_rank_0_breaks_off(
 
 
 def test_a_launch_has_a_name_only_where_no_other_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_ERROR_FILE", "SLURM_STEP_NUM_TASKS")
-    for name in (*names, "SLURM_NTASKS", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    for name in (*names, "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert token_cache.unique_launch() == ""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -254,8 +256,39 @@ def test_a_launch_has_a_name_only_where_no_other_has_it(monkeypatch: pytest.Monk
     assert token_cache.unique_launch() == "", "a step of one task may be a shell, which starts several launches"
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert token_cache.unique_launch() == "7 - 1 -"
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/logs_x1/none_a/attempt_0/3/error.json")
-    for local, launch in (("4", "torchrun /tmp/logs_x1/none_a/attempt_0"), ("2", "7 - 1 -")):
-        monkeypatch.setenv("WORLD_SIZE", "4")
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-        assert token_cache.unique_launch() == launch
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert token_cache.unique_launch() == "7 - 1 -", "one process asks no store"
+
+
+LAUNCHES = """
+import os
+from pathlib import Path
+from engine.data.token_cache import unique_launch
+
+place = Path(os.environ["PLACE"]) / os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+place.mkdir(exist_ok=True)
+(place / os.environ["RANK"]).write_text(unique_launch())
+while len(list(place.iterdir())) < int(os.environ["WORLD_SIZE"]):
+    pass
+raise SystemExit(place.name == "0")
+"""
+
+
+def test_the_ranks_of_all_nodes_of_a_torchrun_know_their_launch(tmp_path: Path, project: Path) -> None:
+    """Two nodes of two ranks, started again once after a failure. No SLURM tells the launch."""
+    (tmp_path / "job.py").write_text(LAUNCHES)
+    (tmp_path / "made").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC"))}
+    env |= {"PLACE": str(tmp_path / "made"), "PYTHONPATH": str(project)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2"]
+    command += ["--max_restarts", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
+    command += ["--rdzv_id", "one", str(tmp_path / "job.py")]
+    nodes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [node.communicate(timeout=240)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    first, second = ({file.read_text() for file in (tmp_path / "made" / n).iterdir()} for n in "01")
+    assert len(first) == len(second) == 1 and first != second
+    assert len(next(iter(first))) == len("torchrun ") + 32
