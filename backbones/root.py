@@ -184,18 +184,20 @@ class FrozenRoot(BackboneCalls, nn.Module):
         sizes = [len(c) for c in contexts]
         slots.enter(sizes)
         own = [n for n in sizes if n]  # an empty context is answered by the prompt's last position
-        prefix = share_prefix(own, [0] * len(own), 1 if slots.length else 0, slots.length, slots.device)
+        prefix = share_prefix(
+            own, slots=[0] * len(own), n_prompts=1 if slots.length else 0, length=slots.length, device=slots.device
+        )
         size_B = to_device(torch.tensor(sizes), slots.device)
         last_B = slots.length - 1 + torch.where(size_B > 0, size_B.cumsum(0), 0)
         if of_N is not None:
             last_B = last_B.index_select(0, of_N)
-        return self._next(row_SD, prefix.positions_S, last_B, loss, prefix=prefix, slots=slots)
+        return self._next(row_SD, prefix.positions_S, at=last_B, loss=loss, prefix=prefix, slots=slots)
 
     @torch.no_grad()
     def _step(self, ids_N: Tensor, slots: Slots) -> Tensor:
         """One more token of every sequence there, int64 (N,) on the CPU. -> logits of the one after it, (N, V)."""
         row_SD = self._embed(ids_N, slots.device)
-        logits_NV: Tensor = self._next(row_SD, slots.step(), None, None, slots=slots)
+        logits_NV: Tensor = self._next(row_SD, positions_S=slots.step(), at=None, loss=None, slots=slots)
         return logits_NV
 
     @torch.no_grad()
@@ -205,7 +207,11 @@ class FrozenRoot(BackboneCalls, nn.Module):
         """
         _, branches, tokens = ids_BOR.shape
         return self._next(
-            self._embed(ids_BOR.flatten(), slots.device), slots.branch(branches, tokens), at_N, loss, slots=slots
+            self._embed(ids_BOR.flatten(), slots.device),
+            positions_S=slots.branch(branches, tokens),
+            at=at_N,
+            loss=loss,
+            slots=slots,
         )
 
     def _next(self, row_SD: Tensor, positions_S: Tensor, at: Tensor | None, loss: Loss | None, **attention: Any) -> Any:

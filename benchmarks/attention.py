@@ -82,7 +82,13 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     g = torch.Generator().manual_seed(0)
     lengths = torch.randint(*size.lengths, (size.samples,), generator=g).tolist()
-    prefix = share_prefix(lengths, sorted(b % size.tasks for b in range(size.samples)), size.tasks, size.prompt, device)
+    prefix = share_prefix(
+        lengths,
+        slots=sorted(b % size.tasks for b in range(size.samples)),
+        n_prompts=size.tasks,
+        length=size.prompt,
+        device=device,
+    )
     tokens, scale = size.tasks * size.prompt + sum(lengths), size.width**-0.5
 
     def draw(*shape: int) -> Tensor:

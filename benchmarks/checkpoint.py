@@ -35,7 +35,9 @@ def checkpoint_of(rows: int, length: int, width: int, shared: bool, device: torc
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g)
 
-    bank = DecomposedBank(draw(1, length, width), draw(rows, length, 1), draw(rows, 1, width), shared).to(device)
+    bank = DecomposedBank(
+        draw(1, length, width), cols_KLR=draw(rows, length, 1), rows_KRD=draw(rows, 1, width), train_shared=shared
+    ).to(device)
     parts = {}
     if shared:
         parts["shared"] = {"shared_SLD": bank.shared_SLD}
@@ -117,7 +119,7 @@ def _step(device: torch.device, repeats: int) -> float:
 
     def step() -> None:
         for group in forward_backward.micro_batches(work.samples, student):
-            forward_backward.train(group, student, WEIGHTS, work.teachers, None)
+            forward_backward.train(group, bank=student, weights=WEIGHTS, teachers=work.teachers, cached=None)
 
     return alternate({"step": step}, repeats, device)["step"]
 

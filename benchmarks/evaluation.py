@@ -177,7 +177,10 @@ def choice_sides(work: Workload, prompt_LD: Tensor, budget: int) -> tuple[Sides,
     choices, sides = choices_of(work), Sides()
 
     def our_choices(tokens: int) -> list[list[int]]:
-        return best_options(choices, option_likelihoods(work.backbone, prompt_LD, choices, tokens, 0, 1))
+        return best_options(
+            choices,
+            option_likelihoods(work.backbone, prompt_LD, choices, max_tokens_per_micro_batch=tokens, rank=0, world=1),
+        )
 
     def their_choices(width: int) -> list[list[int]]:
         return best_options(choices, peer_choices(work, choices, prompt_LD, width))

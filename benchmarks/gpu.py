@@ -187,7 +187,13 @@ def run_all(chosen: list[Part], results: Results, minutes: float, logs: Path | N
             why = refusal(part, left, free)
             done: dict[str, Any] = {"name": part.name, "left_out": why}
             if not why:
-                done = run_part(part, Path(folder), results.file.parent, device, min(left, 2 * part.seconds))
+                done = run_part(
+                    part,
+                    folder=Path(folder),
+                    results=results.file.parent,
+                    device=device,
+                    limit=min(left, 2 * part.seconds),
+                )
                 failed += done["exit_code"] != 0
             if logs and not why:
                 shutil.copy(Path(folder) / f"{part.name}.log", logs)
@@ -226,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = ROOT / ("runs/gpu-small" if a.small else "benchmarks/results")
     output = a.output or folder / f"gpu_{device_name()}.json"
     chosen = [every[name] for name in every if name in names]
-    return int(run_all(chosen, Results(output, a.small), a.minutes, a.logs) > 0)
+    return int(run_all(chosen, results=Results(output, a.small), minutes=a.minutes, logs=a.logs) > 0)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
     on_gpu = device.type == "cuda"
     held = torch.cuda.memory_allocated() if on_gpu else memory_of("VmRSS")
     layers = shape.card["num_hidden_layers"] if recompute else 0
-    backbone = ShardedBackbone(_card(shape), "", device, layers, offload_inputs=recompute and on_gpu)
+    backbone = ShardedBackbone(
+        _card(shape), deepspeed_file="", device=device, recompute=layers, offload_inputs=recompute and on_gpu
+    )
     g = torch.Generator().manual_seed(0)
     ids = torch.randint(3, shape.card["vocab_size"], (length,), generator=g).tolist()
     samples = weight_answer_tokens([Sample(ids[:-ANSWER], ids[-ANSWER:])])
@@ -79,7 +81,7 @@ def child(shape: Shape, length: int, recompute: bool, steps: int, device: torch.
         forget_peak()
     for _ in range(steps):
         begin = time.perf_counter()
-        forward_backward.train(samples, bank, LossWeights(), None, None)
+        forward_backward.train(samples, bank, weights=LossWeights(), teachers=None, cached=None)
     peak = torch.cuda.max_memory_allocated() if on_gpu else memory_of("VmHWM")
     print(json.dumps({"peak_bytes": peak - held, "seconds": time.perf_counter() - begin}))
 
@@ -89,11 +91,11 @@ def predicted_bytes(shape: str, length: int, recompute: bool, device: str) -> fl
     work = MicroBatchShape(length + LONG[shape].length, ANSWER, 0)
     parts = estimate_memory(
         sizes,
-        "replicated",
-        recompute * len(sizes.layers),
-        work,
-        Machine(1, 1, device, 0, 0),
-        recompute and device == "cuda",
+        sharding="replicated",
+        recompute=recompute * len(sizes.layers),
+        work=work,
+        m=Machine(1, 1, device, 0, 0),
+        offloaded=recompute and device == "cuda",
     ).parts
     return sum(d for d, _ in parts.values())
 
@@ -122,7 +124,9 @@ def main() -> None:
     if a.again:
         content = json.loads(a.output.read_text())
         for c in content["cases"]:
-            c["predicted_bytes"] = predicted_bytes(c["shape"], c["length"], c["recomputed"], device.type)
+            c["predicted_bytes"] = predicted_bytes(
+                c["shape"], length=c["length"], recompute=c["recomputed"], device=device.type
+            )
         a.output.write_text(json.dumps(content, indent=1) + "\n")
         return
     cases = []
@@ -145,7 +149,7 @@ def main() -> None:
                 check=True,
             )
             found = json.loads(done.stdout.splitlines()[-1])
-            predicted = predicted_bytes(a.shape, length, bool(recompute), device.type)
+            predicted = predicted_bytes(a.shape, length, recompute=bool(recompute), device=device.type)
             cases.append(
                 {
                     "shape": a.shape,

@@ -43,9 +43,9 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     bank = lora_start(
         shape.tasks,
         work.backbone.updates.shapes,
-        RANK,
-        hidden,
-        [torch.Generator().manual_seed(k) for k in range(shape.tasks)],
+        rank=RANK,
+        hidden=hidden,
+        generators=[torch.Generator().manual_seed(k) for k in range(shape.tasks)],
     )
     with torch.no_grad():
         for _, up in bank.layers().values():
@@ -68,14 +68,19 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     batches = []
     for k in range(shape.tasks):
         own = [item for item in work.samples if item.row == k]
-        batches.append([padded_ids(group, device) for group in padded_groups(own, 0, BUDGET, 1)])
+        batches.append(
+            [
+                padded_ids(group, device)
+                for group in padded_groups(own, prompt_length=0, max_tokens_per_micro_batch=BUDGET, world=1)
+            ]
+        )
     forward_backward = ForwardBackward(work.backbone, True, BUDGET, 0, 1)
 
     def ours() -> float:
         bank.zero_grad()
         total = 0.0
         for group in forward_backward.micro_batches(work.samples, bank):
-            terms = forward_backward.train(group, bank, LossWeights(), None, None)
+            terms = forward_backward.train(group, bank, weights=LossWeights(), teachers=None, cached=None)
             total += float((terms.ce_N.double() * terms.weights_N).sum())
         return total / shape.tasks
 

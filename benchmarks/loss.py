@@ -35,7 +35,14 @@ def plain(weight: Tensor, student: Tensor, teacher: Tensor | None, labels: Tenso
         else:
             with torch.no_grad():
                 taught = F.linear(teacher, weight)
-            terms = distillation_terms(logits, taught, leaf, teacher, labels, 1.0)
+            terms = distillation_terms(
+                logits,
+                teacher_logits_NV=taught,
+                student_hidden_ND=leaf,
+                teacher_hidden_ND=teacher,
+                labels_N=labels,
+                temperature=1.0,
+            )
             loss = (terms.ce_N + 0.9 * terms.kl_N + 0.9 * terms.hidden_N).sum()
         torch.autograd.grad(loss, leaf)
 
@@ -44,7 +51,9 @@ def plain(weight: Tensor, student: Tensor, teacher: Tensor | None, labels: Tenso
 
 def ours(weight: Tensor, student: Tensor, teacher: Any, labels: Tensor) -> Callable[[], object]:
     ones = torch.ones(len(labels), device=labels.device)
-    return lambda: tied_head_loss(weight, student, teacher, labels, ones, 0.9, 0.9)
+    return lambda: tied_head_loss(
+        weight, student_ND=student, teacher=teacher, labels_N=labels, weights_N=ones, kl=0.9, hidden=0.9
+    )
 
 
 def liger(weight: Tensor, student: Tensor, labels: Tensor) -> Callable[[], object] | None:

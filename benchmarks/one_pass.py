@@ -27,7 +27,7 @@ from engine.training import ForwardBackward, LossWeights
 def step(forward_backward: ForwardBackward, bank: Any, samples: list[Sample]) -> None:
     bank.zero_grad()
     for group in forward_backward.micro_batches(samples, bank):
-        forward_backward.train(group, bank, LossWeights(), None, None)
+        forward_backward.train(group, bank, weights=LossWeights(), teachers=None, cached=None)
     sum_gradients(bank)
 
 

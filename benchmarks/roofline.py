@@ -57,7 +57,7 @@ def batch_of(row: int, tasks: int) -> PackedBatch:
     slots = sorted(b % tasks for b in range(samples))
     answers = sum(max(1, round(ANSWER * n)) for n in lengths)
     number = torch.zeros(answers, dtype=torch.long, device=META)
-    prefix = share_prefix(lengths, slots, tasks, LENGTH, META)
+    prefix = share_prefix(lengths, slots, n_prompts=tasks, length=LENGTH, device=META)
     return PackedBatch(
         ids_T=torch.zeros(sum(lengths), dtype=torch.long),
         before_N=number,
@@ -107,12 +107,18 @@ def count(
     def loss(weight_VD: Tensor, student_ND: Tensor, teacher_ND: Tensor | None) -> tied_head.HeadLoss:
         counter.phase = "loss"
         return tied_head.tied_head_loss(
-            weight_VD, student_ND, teacher_ND, batch.labels_N, batch.weights_N, kl=0.9, hidden=0.9
+            weight_VD,
+            student_ND,
+            teacher=teacher_ND,
+            labels_N=batch.labels_N,
+            weights_N=batch.weights_N,
+            kl=0.9,
+            hidden=0.9,
         )
 
     with as_on_a_gpu(counter), counter:
         counter.phase = "forward"
-        student_ND, found = root.forward_packed(batch, fill, loss, fill if teacher else None)
+        student_ND, found = root.forward_packed(batch, fill, loss, teacher=fill if teacher else None)
         counter.phase = "backward"
         student_ND.backward(found.gradient_ND.to(student_ND.dtype))
     return _summary(counter) | {"row": len(batch.prefix.positions_S), "text": len(batch.ids_T), "tasks": tasks}

@@ -180,7 +180,7 @@ class RowwiseAdamW:
             for chunk in group.chunks:
                 parameters: list[Tensor] = [group.parameters[name] for name in chunk.names]
                 own = [grads[name] for name in chunk.names]
-                self._move(chunk, parameters, own, rows, factors)
+                self._move(chunk, parameters, grads=own, rows=rows, factors_4R=factors)
         return StepReport(norm_K, lr_K, present_K & group.active_K & ~finite_K)
 
     def _move(

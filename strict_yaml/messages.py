@@ -60,7 +60,7 @@ def problem_of(cls: type, detail: "ErrorDetails", prefix: str = "") -> Problem:
     if of_type == "literal_error":
         choices = choices_of(place.kind)
         return Problem(key, none_of(value, choices), "choice", value, choices, path)
-    return Problem(key, _mismatch(of_type, value, detail.get("ctx", {}), place), path=path)
+    return Problem(key, _mismatch(of_type, value, limits=detail.get("ctx", {}), place=place), path=path)
 
 
 def none_of(value: Any, choices: Iterable[Any], called: str = "") -> str:

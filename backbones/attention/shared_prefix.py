@@ -72,10 +72,12 @@ def shared_prefix_attention(
     layer: Any = module.layer_idx
     if prefix is None:
         assert slots is not None
-        return slots.attend(layer, q, k, v, s_aux, sliding_window, scaling)[None], None
+        return slots.attend(layer, q_NHd=q, k_NGd=k, v_NGd=v, sinks=s_aux, window=sliding_window, scale=scaling)[
+            None
+        ], None
     if slots is not None:
         slots.keep(layer, k, v)
-    return packed_attention(q, k, v, s_aux, prefix, sliding_window, scaling)[None], None
+    return packed_attention(q, k, v, sinks=s_aux, prefix=prefix, window=sliding_window, scale=scaling)[None], None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

@@ -129,12 +129,12 @@ class _Norm(Function):
         # the Parameter itself: under ZeRO-3 its data is gone by the backward pass, and gathered again for it
         ctx.weight, ctx.eps = weight, eps
         ctx.save_for_backward(x)
-        return fused.rms_norm(x, weight, eps, wide)
+        return fused.rms_norm(x, weight_D=weight, eps=eps, wide=wide)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return fused.rms_norm_backward(grads[0], x, ctx.weight, ctx.eps), None, None, None
+        return fused.rms_norm_backward(grads[0], x, weight_D=ctx.weight, eps=ctx.eps), None, None, None
 
 
 class _SiluTimes(Function):

@@ -126,7 +126,7 @@ class _Experts(torch.autograd.Function):
         expert_S, order_S, ends_E = _by_expert(experts_Tk, len(up_bias))
         token_S = order_S // experts_Tk.shape[1]
         gate_up = _products(x_TD[token_S], up_blocks, up_scales, ends_E, True) + up_bias[expert_S]
-        act, _, _ = _gate(gate_up, alpha, limit, False)
+        act, _, _ = _gate(gate_up, alpha, limit, gradients=False)
         out_SD = _products(act, down_blocks, down_scales, ends_E, True) + down_bias[expert_S]
         # the Parameters themselves: under ZeRO-3 their data is gone by the backward pass, and gathered again for it
         ctx.weights, ctx.alpha, ctx.limit = weights, alpha, limit
@@ -138,7 +138,7 @@ class _Experts(torch.autograd.Function):
         experts_Tk, share_Tk, gate_up, order_S, expert_S, ends_E = ctx.saved_tensors
         up_blocks, up_scales, _, down_blocks, down_scales, down_bias = ctx.weights
         grad_SD = grads[0][order_S // experts_Tk.shape[1]]
-        act, d_gate, d_up = _gate(gate_up, ctx.alpha, ctx.limit, True)
+        act, d_gate, d_up = _gate(gate_up, ctx.alpha, ctx.limit, gradients=True)
         d_act = _products(grad_SD, down_blocks, down_scales, ends_E, False)
         d_share = None
         if ctx.needs_input_grad[2]:
@@ -222,13 +222,13 @@ def _products(x_SI: Tensor, blocks: Tensor, scales: Tensor, ends_E: Tensor, forw
     _, rows, groups = scales.shape
     x_SI = x_SI.contiguous()
     if _grouped(x_SI):  # all experts of a layer at once
-        wide = dequantise(blocks, scales, x_SI.dtype, _buffer(x_SI, scales.numel() * BLOCK), ends_E)
+        wide = dequantise(blocks, scales, x_SI.dtype, out=_buffer(x_SI, scales.numel() * BLOCK), ends_E=ends_E)
         return torch.nn.functional.grouped_mm(x_SI, wide.transpose(1, 2) if forward else wide, offs=ends_E)
     out = x_SI.new_empty(len(x_SI), rows if forward else groups * BLOCK)
     begin = 0
     for e, end in enumerate(ends_E.tolist()):
         if end > begin:
-            wide = dequantise(blocks[e], scales[e], x_SI.dtype, _buffer(x_SI, rows * groups * BLOCK))
+            wide = dequantise(blocks[e], scales=scales[e], dtype=x_SI.dtype, out=_buffer(x_SI, rows * groups * BLOCK))
             torch.mm(x_SI[begin:end], wide.T if forward else wide, out=out[begin:end])
         begin = end
     return out

@@ -70,7 +70,7 @@ def build_backbone(
     table = model.get_input_embeddings()
     if zero_config is not None and isinstance(source, SafetensorsSource | WidenedExperts) and looks_up_plainly(table):
         name = next(n for n, p in model.named_parameters() if p is table.weight)
-        read_rows_from(model, source.mapped(name), dtype, device or torch.device("cpu"))
+        read_rows_from(model, table_VD=source.mapped(name), dtype=dtype, device=device or torch.device("cpu"))
     wrong = [n for n, p in model.named_parameters() if p.dtype not in (dtype, torch.uint8)]
     if wrong:
         raise BackboneError(f"backbone {card.name}: {len(wrong)} parameters are not {dtype}, for example {wrong[0]}")
@@ -98,7 +98,7 @@ def _filled(
         source = ConvertedSource(Path(card.path))
         _refuse_untied(card, source, tied)
     where = f"{card.path or card.name} as {type(model).__name__}"
-    check_names(wanted, source.tensors(), set(tied), where)
+    check_names(wanted, found=source.tensors(), tied=set(tied), where=where)
     fill(model, source, print_rank0)
     return source
 

@@ -49,7 +49,7 @@ def _remembered(folder: Path, pairs: Any, dtype: torch.dtype, stamps: Any) -> tu
 
 def _different(source: SafetensorsSource, pairs: Any, dtype: torch.dtype) -> list[tuple[str, str]]:
     there = source.tensors()
-    return [(a, b) for a, b in pairs if a in there and b in there and not _equal(source, a, b, dtype)]
+    return [(a, b) for a, b in pairs if a in there and b in there and not _equal(source, one=a, other=b, dtype=dtype)]
 
 
 def _equal(source: SafetensorsSource, one: str, other: str, dtype: torch.dtype) -> bool:

@@ -98,12 +98,12 @@ def _packed(root: FrozenRoot, prompt_LD: Tensor, teacher_LD: Tensor | None) -> t
         row_N=torch.zeros(answer, dtype=torch.long),
         weights_N=torch.ones(answer),
         rows_K=torch.zeros(1, dtype=torch.long),
-        prefix=share_prefix([text], [0], 1, LENGTH),
+        prefix=share_prefix([text], slots=[0], n_prompts=1, length=LENGTH),
     )
     student, teacher = _filled(prompt_LD), None
     if teacher_LD is not None:
         teacher = _filled(teacher_LD)
-    states, _ = root.forward_packed(batch, student, lambda weight_VD, *_: weight_VD.sum(), teacher)
+    states, _ = root.forward_packed(batch, fill=student, loss=lambda weight_VD, *_: weight_VD.sum(), teacher=teacher)
     return states, torch.zeros_like(states)
 
 
@@ -179,7 +179,9 @@ def _twin(card: BackboneCard, rows_from_file: bool) -> tuple[Any, dict[int, str]
             parameter.zero_()
     names = {id(p): n for n, p in model.named_parameters()}
     if rows_from_file:
-        read_rows_from(model, torch.zeros(8, config.hidden_size), torch.float32, torch.device("cpu"))
+        read_rows_from(
+            model, table_VD=torch.zeros(8, config.hidden_size), dtype=torch.float32, device=torch.device("cpu")
+        )
     return model, names
 
 

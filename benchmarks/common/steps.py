@@ -60,9 +60,9 @@ def peft_step(work: Workload, stage: str, budget: int) -> Step:
     """Forward and backward of a step with PEFT; the mean loss of its batches."""
     model, tasks = work.backbone.model, work.shape.tasks
     if stage == "distill":
-        trainer = PeftTrainer(model, work.start_LD, tasks, WEIGHTS, work.teachers)
+        trainer = PeftTrainer(model, work.start_LD, tasks, weights=WEIGHTS, teachers=work.teachers)
     else:
-        trainer = PeftTrainer(model, work.start_LD, tasks, None, None)
+        trainer = PeftTrainer(model, work.start_LD, tasks, weights=None, teachers=None)
     batches = trainer.batches(work.samples, budget)
     return lambda: trainer.gradients(batches)
 
@@ -79,7 +79,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
             stands_for: Any = split
             rows.append(TaughtRow(f"task{k}", work.teachers.prompts_KLD[k], stands_for, split.sample_indices))
         hidden, size = work.shape.card["hidden_size"], getattr(torch, work.shape.dtype).itemsize
-        store = TeacherCache(rows, folder, f"{work.shape}", 1.0, hidden, size)
+        store = TeacherCache(rows, folder, decided_by=f"{work.shape}", temperature=1.0, hidden=hidden, itemsize=size)
         store.fill(list(range(len(store.parts))), forward_backward, work.teachers, print)
         kept = TeacherCacheReader(store, work.device)
 
@@ -87,7 +87,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
         bank.zero_grad()
         total = 0.0
         for group in forward_backward.micro_batches(work.samples, bank):
-            terms = forward_backward.train(group, bank, weights, teachers, kept)
+            terms = forward_backward.train(group, bank, weights, teachers, cached=kept)
             each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
             total += float((each.double() * terms.weights_N).sum())
         return total / work.shape.tasks
@@ -98,7 +98,7 @@ def our_step(work: Workload, stage: str, budget: int, packed: bool, cache: bool,
 def build(method: str, work: Workload, case: Case, folder: Path) -> Step:
     if method == "peft":
         return peft_step(work, case.stage, case.budget)
-    return our_step(work, case.stage, case.budget, method == "packed", case.cache, folder)
+    return our_step(work, case.stage, case.budget, packed=method == "packed", cache=case.cache, folder=folder)
 
 
 def operators_of(method: str, work: Workload) -> contextlib.AbstractContextManager[None]:
@@ -109,7 +109,7 @@ def operators_of(method: str, work: Workload) -> contextlib.AbstractContextManag
 def bounds(work: Workload, stage: str, budget: int) -> dict[str, float]:
     """Operations of a step by method, and with the teacher cached."""
     shape = work.shape
-    batches = padded_groups(work.samples, shape.length, budget, 1)
+    batches = padded_groups(work.samples, prompt_length=shape.length, max_tokens_per_micro_batch=budget, world=1)
     wide, rows = [], 0
     for group in batches:
         longest = max(len(sample) for sample in group)

@@ -161,7 +161,10 @@ class Workload:
         if stage == "teach":
             return SoftPromptBank(self.start_LD.repeat(k, 1, 1)).to(self.device)
         return DecomposedBank(
-            self.start_LD[None], torch.ones(k, length, 1), torch.ones(k, 1, hidden), stage == "distill"
+            self.start_LD[None],
+            cols_KLR=torch.ones(k, length, 1),
+            rows_KRD=torch.ones(k, 1, hidden),
+            train_shared=stage == "distill",
         ).to(self.device)
 
 

@@ -172,10 +172,10 @@ def measured(case: Case, steps: int, folder: Path, earlier: dict[tuple[Any, ...]
     """
     place = (case.shape, case.tokens, case.nodes, case.ranks_per_node, case.gbit)
     if place not in earlier:
-        earlier[place] = launched(case, "calibrate", steps, folder)
+        earlier[place] = launched(case, what="calibrate", steps=steps, folder=folder)
     if place[2:] not in earlier:
-        earlier[place[2:]] = launched(case, "empty", steps, folder)
-    found = launched(case, "steps", steps, folder)
+        earlier[place[2:]] = launched(case, what="empty", steps=steps, folder=folder)
+    found = launched(case, what="steps", steps=steps, folder=folder)
     return {
         "name": case.name,
         "case": asdict(case),
@@ -245,7 +245,7 @@ def main() -> None:
     for case in CASES if not a.again else ():
         if any(words in case.name for words in a.only.split(";")):
             with tempfile.TemporaryDirectory() as folder:
-                result = compared(measured(case, a.steps, Path(folder), known)) | {
+                result = compared(measured(case, a.steps, folder=Path(folder), earlier=known)) | {
                     "machine": machine_info(),
                     "versions": library_versions(),
                     "commit": source_commit(),

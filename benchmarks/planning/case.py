@@ -134,20 +134,22 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     """What the plan says: bytes of memory of a rank by part, seconds of a step, bytes that a step brings."""
     card = case.card
     sizes, machine = measure_footprint(card), Machine(case.nodes, case.ranks_per_node, "cpu", 0, 1 << 40)
-    groups = packed_groups(case.samples(), LENGTH, case.tokens, case.world)
+    groups = packed_groups(
+        case.samples(), prompt_length=LENGTH, max_tokens_per_micro_batch=case.tokens, world=case.world
+    )
     batches = [micro_batch_of(g, LENGTH, True) for g in groups]
     most = max(batches, key=lambda b: b.tokens)
     bank = LENGTH * sizes.hidden + TASKS * (LENGTH + sizes.hidden)
     if case.stage == "teach":
         bank = TASKS * LENGTH * sizes.hidden
     wanted = estimate_memory(
-        sizes, case.sharding, case.recompute, MicroBatchShape(most.tokens, most.answers, 8 * bank), machine
+        sizes, case.sharding, case.recompute, work=MicroBatchShape(most.tokens, most.answers, 8 * bank), m=machine
     )
     found = trace(card, case.recompute)
     brought = Gathered()
     if case.file:
         rules = rules_of(zero_config(case.file, card, sizes, case.ranks_per_node), machine)
-        brought = Coordinator(sizes, found, rules, machine).steady(case.kind)
+        brought = Coordinator(sizes, trace=found, rules=rules, machine=machine).steady(case.kind)
     model = Model(
         sizes,
         attention_of(backbone_config(card)),
@@ -160,7 +162,7 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
     )
     rounds = len(groups) // case.world
     largest = [max(batches[at : at + case.world], key=lambda b: b.tokens) for at in range(0, len(batches), case.world)]
-    step = step_seconds(model, case.kind, [largest], bank)
+    step = step_seconds(model, case.kind, steps=[largest], numbers=bank)
     return {
         "memory": wanted.device + wanted.host,
         "parts": {k: d + h for k, (d, h) in wanted.parts.items()},
@@ -171,7 +173,9 @@ def predicted(case: Case, kind: DeviceKind) -> dict[str, Any]:
 
 
 def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
-    backbone = ShardedBackbone(case.card, case.file, device, case.recompute, ranks_per_node=case.ranks_per_node)
+    backbone = ShardedBackbone(
+        case.card, deepspeed_file=case.file, device=device, recompute=case.recompute, ranks_per_node=case.ranks_per_node
+    )
     hidden = backbone.model.config.hidden_size
     teachers = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden)).requires_grad_(False)
     student: Any = SoftPromptBank(0.02 * torch.randn(TASKS, LENGTH, hidden))
@@ -190,7 +194,7 @@ def _steps(case: Case, steps: int, device: torch.device) -> dict[str, Any]:
         begin = time.perf_counter()
         student.zero_grad()
         for group in forward_backward.micro_batches(samples, student):
-            forward_backward.train(group, student, weights, asked, None)
+            forward_backward.train(group, bank=student, weights=weights, teachers=asked, cached=None)
         distributed.sum_gradients(student)
         seconds.append(distributed.gather_objects(time.perf_counter() - begin))
         brought = backbone.gathers.take()

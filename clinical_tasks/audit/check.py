@@ -75,7 +75,7 @@ def check_tasks(
     `limits`: count tokens too, and what would be divided, dropped and cut.
     """
     every = cards.values() if isinstance(cards, Mapping) else cards
-    return [_check_task(card, Path(data_root), card.name in required, limits) for card in every]
+    return [_check_task(card, root=Path(data_root), required=card.name in required, limits=limits) for card in every]
 
 
 class _Sample:

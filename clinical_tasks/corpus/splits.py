@@ -142,7 +142,7 @@ def _released(card: TaskCard, data_root: Path | str, parents: Sequence[str]) -> 
             fix = f"put the released files there under these names, or correct splits.{parent} in {card.path}"
             raise read_error(folder, reason, fix=fix)
     lists: dict[str, set[str]] = {}
-    released = [_Released(card, folder, parent, lists) for parent in parents]
+    released = [_Released(card, folder, name=parent, lists=lists) for parent in parents]
     for document in READERS[card.reader](list(files.found), card, folder):
         for split in released:
             if split.takes(document):

@@ -152,7 +152,7 @@ def lessons(seed: int, n: int | None = None, names: Sequence[str] = LESSONS, mos
         rng = generator(seed, index, "task")
         name = rng.choice(names)
         questions = rng.randint(1, most)
-        text, lesson = _lesson(name, seed, index, most if name in DRILLS else questions)
+        text, lesson = _lesson(name, seed, index, questions=most if name in DRILLS else questions)
         if share_of(text) == "train":
             made += 1
             yield lesson
@@ -187,5 +187,5 @@ def instruction_pairs(
     seed: int, n: int | None = None, tasks: Sequence[str] = TASKS
 ) -> Iterator[tuple[str, str, str, str]]:
     """(task, instruction, input text, answer text): lessons of one question."""
-    for name, instruction, ((text, answer),) in lessons(seed, n, tasks, most=1):
+    for name, instruction, ((text, answer),) in lessons(seed, n, names=tasks, most=1):
         yield name, instruction, text, answer

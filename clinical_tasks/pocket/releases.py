@@ -103,7 +103,7 @@ def ddi(documents: Sequence[Document]) -> Iterator[File]:
     for document in documents:
         body, base = "", 0
         for order, words in enumerate(document.text.split("\n")):
-            body += _sentence(document, f"{document.doc_id}.s{order}", words, base)
+            body += _sentence(document, name=f"{document.doc_id}.s{order}", words=words, base=base)
             base += len(words) + 1
         yield (
             f"{document.doc_id}_ddi.xml",

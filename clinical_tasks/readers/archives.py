@@ -168,7 +168,7 @@ def open_archive(path: Path) -> Archive:
     if found is None:
         raise read_error(path, "no such archive", fix="check the path")
     state = _on_disk(path).stat()
-    return _from_inside(path, found, state.st_mtime_ns, state.st_size)
+    return _from_inside(path, place=found, mtime=state.st_mtime_ns, size=state.st_size)
 
 
 @lru_cache(maxsize=16)

@@ -38,7 +38,7 @@ def read_bioc(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docum
     between mentions.
     """
     for path in paths:
-        yield from by_quoted_words(path, read_text(path), "document", _document)
+        yield from by_quoted_words(path, text=read_text(path), tag="document", build=_document)
 
 
 def _document(path: Path, element: Element) -> Document:
@@ -90,7 +90,7 @@ def _infons(path: Path, element: Element) -> dict[str, str]:
 def _add_block(draft: _Draft, block: Element) -> None:
     # Offsets are those of the block, so that whatever the gap before it is, its annotations stay with their words.
     path, base = draft.path, len(draft.text)
-    begin = whole_number(path, block.line, "offset", _text(path, block, "offset"))
+    begin = whole_number(path, block.line, name="offset", text=_text(path, block, "offset"))
     words = block.first("text")
     if words:
         draft.text += words.text
@@ -121,8 +121,8 @@ def _add_block(draft: _Draft, block: Element) -> None:
 
 
 def _location(draft: _Draft, place: Element, begin: int, base: int) -> tuple[int, int]:
-    offset = whole_number(draft.path, place.line, "offset", attribute(draft.path, place, "offset"))
-    length = whole_number(draft.path, place.line, "length", attribute(draft.path, place, "length"))
+    offset = whole_number(draft.path, place.line, name="offset", text=attribute(draft.path, place, "offset"))
+    length = whole_number(draft.path, place.line, name="length", text=attribute(draft.path, place, "length"))
     start = offset - begin + base
     if not base <= start < start + length <= len(draft.text):
         reason = f"a location of {length} characters at {offset} is empty or outside its passage"

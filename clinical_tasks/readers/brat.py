@@ -49,7 +49,7 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
             raise read_error(ann_path, "an id is used twice", line=line, fix="give each annotation its own id")
         mentions[key] = _mention(ann_path, line, key, fields)
         quotes.append(Quote(line, mentions[key].fragments, fields[1] if len(fields) > 1 else ""))
-    check_line_ends(text_path, ann_path, text, quotes)
+    check_line_ends(text_path, annotations=ann_path, text=text, quotes=quotes)
     _check_length(ann_path, quotes, len(text))
     mismatches = [f"{ann_path}:{quote.line}" for quote in quotes if not quote.agrees(text)]
     triggers = _triggers(ann_path, rows["E"], mentions)

@@ -112,7 +112,10 @@ def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mentio
             path, f"{len(cells) + 1} columns", line=line, fix="an entity has 6: PMID, id, type, start, end, text"
         )
     key, kind, *places, quoted = cells
-    start, end = whole_number(path, line, "start", places[0]), whole_number(path, line, "end", places[1])
+    start, end = (
+        whole_number(path, line, name="start", text=places[0]),
+        whole_number(path, line, name="end", text=places[1]),
+    )
     if not start < end <= len(text):
         reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
         raise read_error(path, reason, line=line, fix="offsets count characters over title, one character, abstract")

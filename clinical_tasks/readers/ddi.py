@@ -22,7 +22,7 @@ def read_ddi(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[Docume
     are counted.
     """
     for path in paths:
-        yield from by_quoted_words(path, read_text(path), "document", _document)
+        yield from by_quoted_words(path, text=read_text(path), tag="document", build=_document)
 
 
 def _document(path: Path, element: Element) -> Document:
@@ -74,8 +74,8 @@ def _mention(path: Path, entity: Element, words: str, base: int) -> Mention:
     spans = []
     for part in attribute(path, entity, "charOffset").split(";"):
         first, dash, last = part.partition("-")
-        start = whole_number(path, entity.line, "charOffset", first)
-        end = whole_number(path, entity.line, "charOffset", last if dash else first)
+        start = whole_number(path, entity.line, name="charOffset", text=first)
+        end = whole_number(path, entity.line, name="charOffset", text=last if dash else first)
         if not start <= end < len(words):
             reason = f"characters {start}-{end} are none or beyond the sentence's {len(words)}"
             raise read_error(

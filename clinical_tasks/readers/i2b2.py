@@ -134,7 +134,7 @@ def _fits(path: Path, text: str, lines: TokenSpans, concept: tuple[int, re.Match
     number, match = concept
     quoted, *numbers, _ = match.groups()
     try:
-        start, end = span_of(path, number, lines, place_of(numbers))
+        start, end = span_of(path, number, lines, place=place_of(numbers))
     except ReadError:
         return False
     return _agrees(text[start:end], quoted)

@@ -97,7 +97,7 @@ def _read_note(text_path: Path, entries_path: Path, folder: Path) -> Document:
     for entry in annotations.entries:
         keys: dict[str, str] = {}
         for item in entry:
-            spans = [span_of(entries_path, item.line, tokens, place) for place in item.places]
+            spans = [span_of(entries_path, number=item.line, lines=tokens, place=place) for place in item.places]
             if not _agrees(text, spans, item.quoted):
                 mismatches.append(f"{entries_path}:{item.line}")
             fragments = tuple(sorted(set(spans)))
@@ -170,7 +170,9 @@ def _tokens(text: str, annotations: _Annotations) -> TokenSpans:
 
 def _fits(path: Path, text: str, tokens: TokenSpans, item: _Field) -> bool:
     try:
-        return _agrees(text, [span_of(path, item.line, tokens, place) for place in item.places], item.quoted)
+        return _agrees(
+            text, [span_of(path, number=item.line, lines=tokens, place=place) for place in item.places], item.quoted
+        )
     except ReadError:
         return False
 

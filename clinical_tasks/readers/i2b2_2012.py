@@ -78,8 +78,8 @@ def _spans(path: Path, tags: Element, left_out: Counter[str]) -> Iterator[_Span]
             # How the annotation tool writes a tag that stands for no words.
             left_out[f"{element.tag} elements without a place"] += 1
         elif element.tag in _MENTIONS:
-            start = whole_number(path, element.line, "start", attribute(path, element, "start"))
-            end = whole_number(path, element.line, "end", attribute(path, element, "end"))
+            start = whole_number(path, element.line, name="start", text=attribute(path, element, "start"))
+            end = whole_number(path, element.line, name="end", text=attribute(path, element, "end"))
             yield _Span(element, start, end, attribute(path, element, "text"))
 
 

@@ -48,7 +48,7 @@ def _json_rows(path: Path, options: dict[str, Any]) -> Iterator[Row]:
     place = str(options.get("records", ""))
     steps = place.split(".") if place else []
     number = 0
-    for node, parent in _walk(path, _load(path), steps, place, {}):
+    for node, parent in _walk(path, node=_load(path), steps=steps, place=place, parent={}):
         around = {PARENT_COLUMN: parent} if parent else {}
         for key, values in _entries(path, node, options.get("orient", "")):
             number += 1
@@ -71,12 +71,12 @@ def _walk(
             raise read_error(path, reason, fix="correct reader_options.records")
         children = node.items() if isinstance(node, dict) else enumerate(node)
         for name, child in children:
-            yield from _walk(path, child, steps[1:], place, parent, str(name))
+            yield from _walk(path, node=child, steps=steps[1:], place=place, parent=parent, key=str(name))
     elif isinstance(node, dict) and steps[0] in node:
         around: dict[str, Any] = {KEY_COLUMN: key}
         if parent:
             around[PARENT_COLUMN] = parent
-        yield from _walk(path, node[steps[0]], steps[1:], place, around | node)
+        yield from _walk(path, node=node[steps[0]], steps=steps[1:], place=place, parent=around | node)
     else:
         hint = did_you_mean(steps[0], node if isinstance(node, dict) else ())
         raise read_error(

@@ -56,7 +56,7 @@ def read_pubtator(path: Path | str) -> list[Document]:
         if text_line := _TEXT_LINE.fullmatch(line):
             _add_text(path, number, drafts, *text_line.groups())
         else:
-            _add_annotation(path, number, drafts, line.split("\t"))
+            _add_annotation(path, number, drafts, columns=line.split("\t"))
     return [_document(path, key, draft) for key, draft in drafts.items()]
 
 

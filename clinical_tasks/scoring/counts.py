@@ -79,10 +79,18 @@ def tally(card: TaskCard, examples: Sequence[Example], answers: Sequence[str]) -
         raise ValueError(f"{len(examples)} examples but {len(answers)} answers for task {card.name}")
     predictions = [parse_answer(card, example, answer) for example, answer in zip(examples, answers, strict=True)]
     if card.type == "ner":
-        return _annotations(card, "span", merge_mentions(card, examples, predictions), predictions, {})
+        return _annotations(
+            card, kind="span", merged=merge_mentions(card, examples, predictions), predictions=predictions, counts={}
+        )
     if card.type == "re":
         cut = float(sum(example.gold["cut_relations"] for example in examples))
-        return _annotations(card, "relation", merge_relations(card, examples, predictions), predictions, {"n_cut": cut})
+        return _annotations(
+            card,
+            kind="relation",
+            merged=merge_relations(card, examples, predictions),
+            predictions=predictions,
+            counts={"n_cut": cut},
+        )
     if card.type == "nli" or (card.type == "qa" and (card.options or card.labels)):
         return _choices(card, examples, [prediction["label"] for prediction in predictions])
     return _texts(card, examples, [prediction["text"] for prediction in predictions])

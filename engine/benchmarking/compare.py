@@ -222,7 +222,7 @@ def _timed(case: str, metric: str, old: Sequence[float], new: Sequence[float], p
         float(np.median(new)),
         ratio,
         (low, high),
-        says(ratio, low, high, min(len(old), len(new))),
+        says(ratio, low, high, steps=min(len(old), len(new))),
     )
 
 

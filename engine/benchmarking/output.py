@@ -201,7 +201,9 @@ def chart(file: Path, content: dict[str, Any]) -> None:
             real.append((number, case["tokens_per_s"]))
             computed.append((number, case["computed_tokens_per_s"]))
     if key and not more and len(cases) > 2 and len(real) == len(cases):
-        core.line_chart(file, title, key, "tokens/s", {"real": sorted(real), "computed": sorted(computed)})
+        core.line_chart(
+            file, title, across=key, upwards="tokens/s", series={"real": sorted(real), "computed": sorted(computed)}
+        )
         return
     labels, notes = [], []
     for case in cases:
@@ -210,7 +212,7 @@ def chart(file: Path, content: dict[str, Any]) -> None:
     parts = {}
     for name in _phases_above(0.002, cases):
         parts[name] = [case["phases"][name]["median"] for case in cases]
-    core.stacked_bar_chart(file, title, "seconds of a step", labels, parts, notes)
+    core.stacked_bar_chart(file, title, unit="seconds of a step", labels=labels, parts=parts, notes=notes)
 
 
 def _number(text: Any) -> float | None:

@@ -61,7 +61,7 @@ class PeftBeside:
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.trainer: PeftTrainer | None = PeftTrainer(
-            backbone.model, start_LD, len(stage.rows), stage.weights, stage.teachers
+            backbone.model, start_LD, tasks=len(stage.rows), weights=stage.weights, teachers=stage.teachers
         )
 
     def step(self, trainer: Trainer, measured: bool) -> None:

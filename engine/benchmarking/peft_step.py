@@ -83,7 +83,10 @@ class PeftTrainer:
 
     def batches(self, samples: Sequence[Sample], budget: int) -> list[PaddedIds]:
         """Of like length, none over ``budget`` tokens, prompts and padding counted."""
-        return [padded_ids(group, self.device) for group in padded_groups(samples, self.length, budget, 1)]
+        return [
+            padded_ids(group, self.device)
+            for group in padded_groups(samples, prompt_length=self.length, max_tokens_per_micro_batch=budget, world=1)
+        ]
 
     def gradients(self, batches: Sequence[PaddedIds]) -> float:
         """Forward and backward passes. -> the mean of the batches' losses, in nats."""

@@ -113,7 +113,7 @@ def _case(m: Measured, mode: str, warmup: int, where: Machine, device: torch.dev
         "tokens_per_s": tokens_per_s,
         "computed_tokens_per_s": sum(steps.computed) / total,
         "step_seconds": spread(steps.seconds),
-        "mfu": utilisation(sizes, tokens_per_s, min(peaks) if all(peaks) else None, world),
+        "mfu": utilisation(sizes, real_tokens_per_s=tokens_per_s, peak=min(peaks) if all(peaks) else None, ranks=world),
         "flops_per_step": model_operations(sizes, statistics.fmean(steps.real)),
         **_memory_and_traffic(records, hosts),
         "load_seconds": m.load_seconds,

@@ -58,7 +58,9 @@ def run_benchmark(request: Request) -> None:
         sizes, config = m.holder.context.sizes, m.case.config
         work = distributed.micro_batch_shape(config, sizes)
         asked = distributed.requested_sharding(config)
-        m.chosen = distributed.choose_sharding(sizes, asked, config.activation_checkpointing, work, machine)
+        m.chosen = distributed.choose_sharding(
+            sizes, asked, recompute=config.activation_checkpointing, work=work, m=machine
+        )
     every, left_out = _that_fit(every, machine)
     for line in left_out:
         first.print_rank0(f"WARNING left out: {line}")
@@ -67,17 +69,17 @@ def run_benchmark(request: Request) -> None:
     content: dict[str, Any] = {}
     done: list[Measured] = []
     for n, group in enumerate(groups):
-        _measure(group, request, device, machine, n)
+        _measure(group, request, device, machine, number=n)
         done += group
-        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, machine, device)
+        content = assemble(sorted(done, key=every.index), request.mode, request.warmup, where=machine, device=device)
         content["left_out"] = left_out
         if first.is_main_process and n + 1 < len(groups):  # if a later case ends the process, these are measured
-            write_files(request.output, content, None, False)
+            write_files(request.output, content, verdict=None, profiled=False)
     verdict = None
     if first.is_main_process:
         if old is not None:
             verdict = old.verdict(content)
-        for line in write_files(request.output, content, verdict, request.profile):
+        for line in write_files(request.output, content, verdict, profiled=request.profile):
             first.print_rank0(line)
     verdict = distributed.gather_objects(verdict)[0]
     if verdict is not None and verdict.slower:
@@ -179,7 +181,9 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
             if request.beside:
                 start_LD, config = m.holder.start_prompt("metaprompt"), m.case.config
                 fixed = config.deterministic
-                m.peft = PeftBeside(stage, start_LD, m.backbone, config.max_tokens_per_micro_batch, deterministic=fixed)
+                m.peft = PeftBeside(
+                    stage, start_LD, m.backbone, budget=config.max_tokens_per_micro_batch, deterministic=fixed
+                )
         for step in range(request.warmup + request.steps):
             for m in group:
                 record = _step(m, clock, device, probe)
@@ -195,7 +199,13 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                 m.peak_host = host.peak()
         if request.profile:
             for i, m in enumerate(group):
-                with profiled(request.output, f"{number}-{i}", m.case.label, m.holder.context.is_main_process, device):
+                with profiled(
+                    request.output,
+                    name=f"{number}-{i}",
+                    label=m.case.label,
+                    is_main_process=m.holder.context.is_main_process,
+                    device=device,
+                ):
                     for _ in range(PROFILED):
                         _step(m, clock, device, None)
 
@@ -206,7 +216,7 @@ def _start(m: Measured, there: _Standing, request: Request, cache: Path) -> Stag
     m.holder.lend(m.backbone)
     before = gpu_held()
     with deterministic(m.case.config.deterministic):
-        stage = stage_of(m.holder, request.mode, m.data, request.all_steps, cache)
+        stage = stage_of(m.holder, request.mode, m.data, steps=request.all_steps, cache=cache)
     m.trainer, m.peak = Trainer(stage, m.backbone, trainer_config(m.holder.context)), m.backbone.peak
     if stage.teachers is not None:
         m.teacher = "asked" if stage.cached_teachers is None else "cached"

@@ -109,7 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for _, case in _cases(contents):
             name = " ".join(filter(None, _key(case)))
             series.setdefault(name, []).append((case["world_size"], case["tokens_per_s"]))
-        core.line_chart(a.output / "scaling.png", "real tokens a second by ranks", "ranks", "tokens/s", series)
+        core.line_chart(
+            a.output / "scaling.png",
+            title="real tokens a second by ranks",
+            across="ranks",
+            upwards="tokens/s",
+            series=series,
+        )
 
 
 if __name__ == "__main__":

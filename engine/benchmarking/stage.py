@@ -63,7 +63,7 @@ def data_of(holder: BackboneHolder, mode: str, invented: Invention | None) -> di
         if mode == "adapt":
             rows = max([rows, *(int(s) for s in c.adapt.shots if s != "full")])
         vocabulary = min(holder.context.tokenizer.vocab_size, holder.context.model_config.vocab_size)
-        return invented_data(tasks, replace(invented, rows=rows), vocabulary, c.seed)
+        return invented_data(tasks, invention=replace(invented, rows=rows), vocabulary=vocabulary, seed=c.seed)
     data = holder.context.data(dict.fromkeys(tasks, ["train"]))
     if mode == "adapt":
         adapt_rows(c, data)  # its errors before the process group starts
@@ -91,7 +91,7 @@ def stage_of(holder: BackboneHolder, mode: str, data: dict[str, TaskData], steps
         prompts = [holder.start_prompt("teacher", task, card=data[task].card) for task in c.distill.tasks]
         teachers = JoinedBank({"teacher": SoftPromptBank(torch.stack(prompts))}, {"teacher": len(prompts)})
         teachers = teachers.to(holder.backbone().device).requires_grad_(False)
-    stage = distill_stage(holder, data, teachers, "")
+    stage = distill_stage(holder, data, teachers, teachers_hash="")
     if teachers is not None:
         holder.context.config = replace(c, data=replace(c.data, cache=str(cache)))
         cache_teachers(holder, stage, teachers, steps)
@@ -107,6 +107,10 @@ def _untrained(holder: BackboneHolder) -> Source:
     tasks = list(dict.fromkeys(named)) or ["source"]
     start_LD = holder.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
-        len(tasks), c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+        len(tasks),
+        length=c.prompt.num_virtual_tokens,
+        rank=c.prompt.rank,
+        hidden=start_LD.shape[1],
+        generator=factor_generator(c.seed),
     )
     return Source(DecomposedBank(start_LD[None], cols_KLR, rows_KRD), tasks, "untrained", c.seed)

@@ -45,11 +45,15 @@ def _tasks(flags: dict[str, str], words: Sequence[str]) -> None:
 
         check_data(
             flags["data_root"],
-            listed(flags.get("cards")),
-            listed(flags.get("tasks")),
-            flags.get("output", ""),
-            TokenQuestion(flags.get("backbone", ""), flags.get("max_length", ""), flags.get("max_new_tokens", "")),
-            OverlapQuestion(flags.get("overlap", "true"), listed(flags.get("targets")), listed(flags.get("sources"))),
+            cards=listed(flags.get("cards")),
+            tasks=listed(flags.get("tasks")),
+            output=flags.get("output", ""),
+            tokens=TokenQuestion(
+                flags.get("backbone", ""), flags.get("max_length", ""), flags.get("max_new_tokens", "")
+            ),
+            overlap=OverlapQuestion(
+                flags.get("overlap", "true"), listed(flags.get("targets")), listed(flags.get("sources"))
+            ),
         )
 
 
@@ -64,13 +68,18 @@ def _study(flags: dict[str, str], _: Sequence[str]) -> None:
         raise UserError(problems)
     from engine.recipes import run_study
 
-    run_study(flags["config"], listed(flags.get("only")), _without(flags, ("config", "only", "dry_run")), dry_run)
+    run_study(
+        flags["config"],
+        only=listed(flags.get("only")),
+        overrides=_without(flags, ("config", "only", "dry_run")),
+        plan_only=dry_run,
+    )
 
 
 def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
     row = [flags.get(name, "") for name in ("task", "method", "shots", "seed")]
     own = ("run", "task", "input", "output", "method", "shots", "seed")
-    recipes.predict(flags["run"], row, flags["input"], flags["output"], _without(flags, own))
+    recipes.predict(flags["run"], row, source=flags["input"], output=flags["output"], overrides=_without(flags, own))
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -207,7 +216,7 @@ MODES: dict[str, Mode] = {
             "output": "new folder (required)",
             "tasks": "only these, comma-separated",
         },
-        lambda f, _: recipes.export(f["run"], f["format"], f["output"], listed(f.get("tasks"))),
+        lambda f, _: recipes.export(f["run"], fmt=f["format"], output=f["output"], tasks=listed(f.get("tasks"))),
         ("run", "format", "output"),
     ),
     "merge": Mode(

@@ -43,7 +43,7 @@ class _Canvas:
         for name, colour in zip(names, COLOURS * 3, strict=False):
             if left + 26 + self.wide(name, 13) > WIDTH - 20:
                 left, y = x, y + 22
-            self.box(left, y - 6, left + 12, y + 6, colour)
+            self.box(left, y=y - 6, x2=left + 12, y2=y + 6, colour=colour)
             self.text(left + 18, y, name, 13)
             left += 38 + self.wide(name, 13)
 
@@ -87,7 +87,7 @@ def stacked_bar_chart(
         y, x = top + i * (bar + gap), left
         canvas.text(left - 10, y + bar / 2, _short(label), anchor="rm")
         for values, colour in zip(parts.values(), COLOURS * 3, strict=False):
-            canvas.box(x, y, x + values[i] * scale, y + bar, colour)
+            canvas.box(x, y, x2=x + values[i] * scale, y2=y + bar, colour=colour)
             x += values[i] * scale
         if notes:
             canvas.text(x + 8, y + bar / 2, notes[i], 13)

@@ -64,8 +64,10 @@ def check_data(
     if problems:
         raise UserError(problems)
     chosen = {n: c for n, c in found.items() if not tasks or n in {*tasks, *overlap.targets, *overlap.sources}}
-    checks = clinical_tasks.check_tasks(chosen, root, [*tasks, *overlap.targets, *overlap.sources], limits)
-    overlaps = _overlaps(chosen, checks, root, overlap, problems) if compare else None
+    checks = clinical_tasks.check_tasks(
+        chosen, data_root=root, required=[*tasks, *overlap.targets, *overlap.sources], limits=limits
+    )
+    overlaps = _overlaps(chosen, checks, root, asked=overlap, problems=problems) if compare else None
     print(clinical_tasks.format_checks(checks, overlaps))
     if output:
         _write(expand(output), checks, overlaps, limits)

@@ -68,7 +68,7 @@ class Corpora:
     def key_of(self, task: str, split: str) -> str:
         card = self.cards[task]
         length, limit = self.config.max_length, self.limit(split)
-        return cache_key(card, split, self.root, self.layout, length, limit, self.digests)
+        return cache_key(card, split, self.root, self.layout, max_length=length, limit=limit, digests=self.digests)
 
     def key(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
         """Add the keys of a task's splits. Files are read where their digests are not known."""
@@ -93,7 +93,10 @@ class Corpora:
             if self.was_built(task, split) or None not in map(self.digests.known, files):
                 key = self.key_of(task, split)
                 if is_whole(
-                    self.folder(task, split, key), f"task {task}: split {split}", damage_of_rows, self.print_rank0
+                    self.folder(task, split, key),
+                    what=f"task {task}: split {split}",
+                    damage=damage_of_rows,
+                    print_rank0=self.print_rank0,
                 ):
                     keys[split] = key
                     continue
@@ -105,7 +108,7 @@ class Corpora:
             for group in splits_by_files(card, self.root, [split for split, _ in missing]):
                 finals = [self.folder(task, split, known[split]) for split in group if split in known]
                 with building(finals):
-                    keys.update(_build(card, group, self, known))
+                    keys.update(_build(card, splits=group, corpora=self, known=known))
         except Exception as error:
             self.mark_failed(task, [split for split, _ in missing if split not in keys])
             if isinstance(error, OSError):

@@ -148,7 +148,7 @@ def prepare(
     failed: dict[str, list[str]] = {}
     make = source.build if rank == 0 else source.key
     try:
-        keys = shared_keys(cache, source.request(tasks), rank, lambda: each_task(tasks, make, failed))
+        keys = shared_keys(cache, request=source.request(tasks), rank=rank, find=lambda: each_task(tasks, make, failed))
     finally:
         if rank == 0:
             source.digests.save()
@@ -206,7 +206,7 @@ def _open(corpora: Corpora, task: str, split: str, key: str | None, rank: int) -
         raise UserError(f"{what}: {FAILED}")
     final = corpora.folder(task, split, key)
     if rank != 0:
-        await_build(final, rank, what, damage_of_rows)
+        await_build(final, rank, what, damage=damage_of_rows)
     return Split(Dataset.from_file(str(final / ROWS)), final.name)
 
 

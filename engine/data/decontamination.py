@@ -156,7 +156,7 @@ def _found(
             digests.save()
         return {"overlap": {"": digest.hexdigest()[:24]}}
 
-    keys = shared_keys(cache, f"{root}|overlap|{asked}", rank, key)
+    keys = shared_keys(cache, request=f"{root}|overlap|{asked}", rank=rank, find=key)
     final = cache / f"overlap-{keys['overlap']['']}.json"
 
     def build() -> None:

@@ -124,5 +124,5 @@ def pack(samples: Sequence[Sample], prompt_length: int, device: torch.device | s
         row_N=to_device(torch.tensor([s.row for s in samples])[owner_N], device),
         weights_N=to_device(torch.tensor([s.weight for s in samples], dtype=torch.float64)[owner_N], device),
         rows_K=to_device(torch.tensor(rows), device),
-        prefix=share_prefix([len(s) for s in samples], slots, len(rows), prompt_length, device),
+        prefix=share_prefix([len(s) for s in samples], slots, n_prompts=len(rows), length=prompt_length, device=device),
     )

@@ -212,9 +212,9 @@ def candidates(
     counts = {"auto": range(n + 1), "none": range(1), "all": range(n, n + 1), "all_offloaded": range(0)}[recompute]
     last = recompute == "all_offloaded" or (recompute == "auto" and m.device == "cuda")  # a CPU's memory is the host's
     for sharding in possible_shardings(m, asked):
-        found = [estimate_memory(sizes, sharding, k, work, m) for k in counts]
+        found = [estimate_memory(sizes, sharding, recompute=k, work=work, m=m) for k in counts]
         if last:
-            found.append(estimate_memory(sizes, sharding, n, work, m, offloaded=True))
+            found.append(estimate_memory(sizes, sharding, recompute=n, work=work, m=m, offloaded=True))
         yield next((estimate for estimate in found if estimate.fits(m)), found[-1])
 
 

@@ -53,7 +53,7 @@ def start_watchdog(minutes: float, rank: int, world: int = 1, store: Any = None)
     note_progress("start")
     threading.Thread(
         target=_watch,
-        args=(60 * minutes, rank, Heartbeats(store, rank, world, _pause(60 * minutes))),
+        args=(60 * minutes, rank, Heartbeats(store, rank, world, every=_pause(60 * minutes))),
         daemon=True,
         name="watch",
     ).start()

@@ -62,8 +62,10 @@ class ShardedBackbone(BackboneCalls):
         self.peak = peak_here(card.dtype) if device.type == "cuda" else None
         self.zero: dict[str, Any] | None = None
         if deepspeed_file:
-            self.zero = zero_config(deepspeed_file, card, sizes or measure_footprint(card), ranks_per_node)
-        self.model = build_backbone(card, self.zero, dtype, device, print_rank0)
+            self.zero = zero_config(
+                deepspeed_file, card, sizes=sizes or measure_footprint(card), ranks_per_node=ranks_per_node
+            )
+        self.model = build_backbone(card, zero_config=self.zero, dtype=dtype, device=device, print_rank0=print_rank0)
         if fused and device.type == "cuda":
             fuse(self.model)
         if recompute:

@@ -57,7 +57,9 @@ def rows_of_run(holder: BackboneHolder) -> tuple[list[ScoredRow], JoinedBank, Ch
 
 def shown_examples(train: Split, labels: dict[str, Any], seed: int) -> list[tuple[str, str]]:
     """The solved examples of an in-context row: the few-shot set that a trained row of these labels gets."""
-    chosen = train_indices(train, {}, labels["task"], labels["shots"], labels["seed"], seed)
+    chosen = train_indices(
+        train, labels={}, task=labels["task"], shots=labels["shots"], seed=labels["seed"], run_seed=seed
+    )
     examples = map(train.example, chosen)
     return [(example.input_text, example.answer_text) for example in examples]
 

@@ -77,7 +77,7 @@ def evaluate_run(holder: BackboneHolder, only: Sequence[str]) -> dict[str, Any]:
     for name in request.tasks:
         for row in request.rows:
             if row.labels["task"] == name:
-                _score(holder, request, data[name], row, scored)
+                _score(holder, request, data=data[name], row=row, scored=scored)
         holder.context.print_rank0(f"{name}: {scored.work[name].line()}")
     results = _results(holder, request, _tasks(holder, request, data, scored))
     if holder.context.is_main_process:
@@ -224,5 +224,7 @@ def _write(holder: BackboneHolder, request: _Request, results: dict[str, Any]) -
         said += f"; next: python train.py report --runs {holder.context.run_dir}"
         if holder.context.config.log.tensorboard:
             whole = request.average(results["tasks"], request.role)
-            write_hparams(holder.context.run_dir, holder.context.config, whole, results.get("tuning", {}))
+            write_hparams(
+                holder.context.run_dir, holder.context.config, average=whole, tuning=results.get("tuning", {})
+            )
     holder.context.print_rank0(said)

@@ -92,7 +92,7 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
     def fill(tokens_TD: Tensor) -> Tensor:
         return torch.cat([prompt_LD.to(tokens_TD.dtype), tokens_TD])
 
-    logp = -backbone.prefill(contexts, fill, slots, _loss(first), of_N).ce_N.double().cpu()
+    logp = -backbone.prefill(contexts, fill, slots, loss=_loss(first), of_N=of_N).ce_N.double().cpu()
     backbone.release()
     branches, tokens = int(n_options.max()), max(map(len, options)) - 1
     # every rank branches, if only for the others' sake
@@ -111,7 +111,7 @@ def _ask(backbone: ShardedBackbone, prompt_LD: Tensor, choices: list[Choice]) ->
             number += 1
     place = torch.tensor(at or [0], device=device)
     found = (
-        backbone.decode_branches(ids, slots, _loss(torch.tensor(labels or [0], device=device)), place)
+        backbone.decode_branches(ids, slots, loss=_loss(torch.tensor(labels or [0], device=device)), at_N=place)
         .ce_N.double()
         .cpu()
     )
@@ -123,6 +123,8 @@ def _loss(labels_N: Tensor):  # type: ignore[no-untyped-def]
     weights_N = torch.ones_like(labels_N, dtype=torch.float64)
 
     def loss(weight_VD: Tensor, states_ND: Tensor, _: None) -> HeadLoss:
-        return tied_head_loss(weight_VD, states_ND, None, labels_N, weights_N, gradient=False)
+        return tied_head_loss(
+            weight_VD, student_ND=states_ND, teacher=None, labels_N=labels_N, weights_N=weights_N, gradient=False
+        )
 
     return loss

@@ -73,7 +73,7 @@ def predict_notes(holder: BackboneHolder, wanted: Wanted, source: Path, output: 
     backbone = holder.backbone()
     predictor = Predictor(holder, None if row.bank is None else row.bank.to(backbone.device))
     key = [predictor.key(card, notes, row), source.name]
-    store = PredictionStore(output.parent, f"{output.name}.answers", key, holder.context.env.rank)
+    store = PredictionStore(output.parent, name=f"{output.name}.answers", key=key, rank=holder.context.env.rank)
     results = _results(card, notes, predictor.ask(card, notes, row.number, store))
     if holder.context.is_main_process:
         _write(results, output, into_folder)

@@ -186,7 +186,7 @@ class Predictor:
             return self._plain_likelihoods(choices, row)
         rank = self.holder.context.env.rank
         return option_likelihoods(
-            self.backbone, prompt_LD, choices, config.max_tokens_per_micro_batch, rank, world_size()
+            self.backbone, prompt_LD, choices, config.max_tokens_per_micro_batch, rank, world=world_size()
         )
 
     def _plain_likelihoods(self, choices: list[Choice], row: int) -> list[list[float]]:
@@ -239,7 +239,7 @@ class Predictor:
         settings = config.evaluate
         if self._served(row):
             yield from served_answers(
-                self.backbone, prompt_LD, contexts, most, settings, model_name(self.holder), end_id
+                self.backbone, prompt_LD, contexts, most, e=settings, model=model_name(self.holder), end_id=end_id
             )
             return
         found: Iterable[tuple[int, list[int]]]
@@ -284,7 +284,9 @@ class Predictor:
             asked = group or [[end]]  # for the other ranks' sake
             prompts_BLD = prompt_LD.expand(len(asked), -1, -1)
             synced = world_size() > 1
-            ids = self.backbone.generate(asked, prompts_BLD, settings.max_new_tokens, end, pad, synced)
+            ids = self.backbone.generate(
+                asked, prompts_BLD, settings.max_new_tokens, end_id=end, pad_id=pad, synced=synced
+            )
             self.backbone.release()
             yield from enumerate(ids.tolist()[: len(group)], begin)
 

@@ -189,7 +189,9 @@ def _entering(card: BackboneCard, device: torch.device) -> float:
     bank = SoftPromptBank(torch.zeros(1, 2, backbone.model.config.hidden_size)).to(device)
     samples = [Sample([3, 3], [3, 3])]
     forward_backward = ForwardBackward(backbone, True, 16, 0, 1)
-    seconds = _seconds(lambda: forward_backward.train(samples, bank, LossWeights(), None, None), device)
+    seconds = _seconds(
+        lambda: forward_backward.train(samples, bank, weights=LossWeights(), teachers=None, cached=None), device
+    )
     entered = sum(v.enters for v in trace(card).visits["train"])
     calls = backbone.gathers.take().calls / (REPEATS + 1)
     backbone.destroy()

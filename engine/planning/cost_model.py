@@ -147,7 +147,10 @@ class Model:
         uploaded = float(g.uploaded)
         if self.need.offloaded and backward:  # layers' inputs to the host and back
             uploaded += 2 * self.sizes.hidden * self.sizes.itemsize * b.tokens * self.need.recompute
-        gather = gather_seconds(g, self.machine, self.rate("intra"), self.rate("network")) + g.calls * d.latency
+        gather = (
+            gather_seconds(g, m=self.machine, intra=self.rate("intra"), network=self.rate("network"))
+            + g.calls * d.latency
+        )
         terms = {
             "compute": self.products(kind, b),
             "memory": self.moved(kind, b) / self.rate("memory"),

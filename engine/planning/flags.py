@@ -76,10 +76,10 @@ def machine_of(nodes: str, gpus_per_node: str, gpu_gb: str, host_gb: str) -> Mac
         UserError: every flag that is no number above zero.
     """
     problems: list[str] = []
-    n_nodes = int(_at_least("nodes", nodes, 1, True, problems))
-    gpus = int(_at_least("gpus_per_node", gpus_per_node, 0, True, problems))
-    device_bytes = int(_at_least("gpu_gb", gpu_gb, 1e-3, False, problems) * GB)
-    host_bytes = int(_at_least("host_gb", host_gb, 1e-3, False, problems) * GB)
+    n_nodes = int(_at_least("nodes", text=nodes, least=1, whole=True, problems=problems))
+    gpus = int(_at_least("gpus_per_node", text=gpus_per_node, least=0, whole=True, problems=problems))
+    device_bytes = int(_at_least("gpu_gb", text=gpu_gb, least=1e-3, whole=False, problems=problems) * GB)
+    host_bytes = int(_at_least("host_gb", text=host_gb, least=1e-3, whole=False, problems=problems) * GB)
     if problems:
         raise UserError(problems)
     return Machine(n_nodes, gpus or 1, "cuda" if gpus else "cpu", device_bytes, host_bytes)

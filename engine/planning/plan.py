@@ -45,7 +45,7 @@ def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
         UserError: whatever a run of this configuration would be refused with.
     """
     run_context = _checked(config, asked)
-    planner = Planner(run_context, asked.mode, asked.device, asked.assumed or assumed_of(config))
+    planner = Planner(run_context, asked.mode, asked.device, assumed=asked.assumed or assumed_of(config))
     found = memory_findings(planner, config, machine)
     if asked.device is not None:
         _time(planner, config, machine, asked, found)
@@ -94,7 +94,12 @@ def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, f
         found.lines += ["", *sweep_lines(asked.sweep, points)]
         found.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
         if asked.png:
-            drawn(asked.sweep, points, Path(asked.png), f"{planner.run_context.card.name} on {case.device.name}")
+            drawn(
+                asked.sweep,
+                points,
+                file=Path(asked.png),
+                title=f"{planner.run_context.card.name} on {case.device.name}",
+            )
             found.lines += ["", f"drawn in {asked.png}"]
 
 

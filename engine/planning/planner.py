@@ -100,10 +100,10 @@ class Planner:
     def need(self, config: RunConfig, machine: Machine, asked: str = "") -> MemoryEstimate:
         return distributed.choose_sharding(
             self.sizes,
-            asked or distributed.requested_sharding(config),
-            config.activation_checkpointing,
-            distributed.micro_batch_shape(config, self.sizes),
-            machine,
+            asked=asked or distributed.requested_sharding(config),
+            recompute=config.activation_checkpointing,
+            work=distributed.micro_batch_shape(config, self.sizes),
+            m=machine,
         )
 
     def trace(self, recompute: int, packed: bool) -> Trace:
@@ -122,7 +122,9 @@ class Planner:
         key = (file, machine.nodes, machine.ranks_per_node, machine.device, need.recompute, packed, kind)
         if key not in self._steady:
             rules = rules_of(zero_config(file, self.run_context.card, self.sizes, machine.ranks_per_node), machine)
-            self._steady[key] = Coordinator(self.sizes, self.trace(need.recompute, packed), rules, machine).steady(kind)
+            self._steady[key] = Coordinator(
+                self.sizes, trace=self.trace(need.recompute, packed), rules=rules, machine=machine
+            ).steady(kind)
         return self._steady[key]
 
     def largest_budget(self, config: RunConfig, machine: Machine, asked: str = "") -> int:
@@ -133,7 +135,9 @@ class Planner:
 
         def fits(tokens: int) -> bool:
             larger = replace(work, tokens=tokens, answers=tokens)
-            need = distributed.choose_sharding(self.sizes, asked, config.activation_checkpointing, larger, machine)
+            need = distributed.choose_sharding(
+                self.sizes, asked, recompute=config.activation_checkpointing, work=larger, m=machine
+            )
             return need.fits(machine)
 
         low, high = 0, 1
@@ -170,19 +174,21 @@ class Planner:
     def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:
         need = self.need(config, machine, asked)
         model = self.model(config, machine, need)
-        stages = stages_of(config, self.mode, self._data[0], machine.world, self._decided)
+        stages = stages_of(config, self.mode, data=self._data[0], world=machine.world, decided=self._decided)
         times = [self._time(config, model, work) for work in stages]
         return Case(config, machine, model.device, need, tuple(times))
 
     def _time(self, config: RunConfig, model: Model, work: StageWork) -> StageTime:
         m = model.machine
-        step = step_seconds(model, work.kind, work.sampled, self._numbers(config, work.name))
+        step = step_seconds(model, work.kind, steps=work.sampled, numbers=self._numbers(config, work.name))
         forward = NOTHING
         for b in work.forward:
             forward = forward.plus(model.micro_batch("forward", b))
         brought = Gathered(*(round(v * work.rounds) for v in model.gathered[work.kind]))
         tokens_per_s = work.real_tokens / step.total
-        mfu = utilisation(self.sizes, tokens_per_s, model.device.flops[model.dtype], m.world)
+        mfu = utilisation(
+            self.sizes, real_tokens_per_s=tokens_per_s, peak=model.device.flops[model.dtype], ranks=m.world
+        )
         hours = (step.total * work.steps + forward.total) * m.nodes / 3600
         return StageTime(work, step, forward, brought, tokens_per_s, mfu, hours)
 

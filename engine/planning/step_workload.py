@@ -205,18 +205,47 @@ def stages_of(
             rows = [r for r in adapt_rows(c, data, tuning=tuning) if r.train_indices]
             if rows:
                 every = 0 if tuning else c.adapt.eval_interval
-                out.append(_stage(c, name, rows, adapt_sampler(c, rows), c.adapt.steps, "train", world, every))
+                out.append(
+                    _stage(
+                        c,
+                        name,
+                        rows,
+                        sampler=adapt_sampler(c, rows),
+                        steps=c.adapt.steps,
+                        kind="train",
+                        world=world,
+                        eval_interval=every,
+                    )
+                )
     return out
 
 
 def _teach(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     rows, t = teach_rows(c, data), c.teach
-    return _stage(c, "teach", rows, teach_sampler(c, rows), t.steps, "train", world, t.eval_interval)
+    return _stage(
+        c,
+        name="teach",
+        rows=rows,
+        sampler=teach_sampler(c, rows),
+        steps=t.steps,
+        kind="train",
+        world=world,
+        eval_interval=t.eval_interval,
+    )
 
 
 def _teach_sweep(c: RunConfig, data: dict[str, TaskData], world: int) -> StageWork:
     rows = teach_sweep_rows(c, data)
-    return _stage(c, "lr_sweep", rows, teach_sampler(c, rows), c.teach.steps, "train", world, 0)
+    return _stage(
+        c,
+        name="lr_sweep",
+        rows=rows,
+        sampler=teach_sampler(c, rows),
+        steps=c.teach.steps,
+        kind="train",
+        world=world,
+        eval_interval=0,
+    )
 
 
 def _distill(
@@ -229,13 +258,13 @@ def _distill(
     cached = decided["parts"]
     work = _stage(
         c,
-        "distill",
-        rows,
-        sampler,
-        s.steps,
-        "train" if cached is not None or not taught else "train_with_teacher",
-        world,
-        0,
+        name="distill",
+        rows=rows,
+        sampler=sampler,
+        steps=s.steps,
+        kind="train" if cached is not None or not taught else "train_with_teacher",
+        world=world,
+        eval_interval=0,
     )
     return work if cached is None else replace(work, forward=_filled(c, rows, cached, world))
 
@@ -321,10 +350,15 @@ def _filled(c: RunConfig, rows: Sequence[Adapter], parts: Parts, world: int) -> 
     splits = [cast(Split, row.train) for row in rows]
     lengths = [(split.context_lengths(), split.answer_lengths()) for split in splits]
     samples = [
-        [training.placeholder_sample(k, i, lengths[k][0][i], lengths[k][1][i]) for i in indices]
+        [training.placeholder_sample(k, index=i, context=lengths[k][0][i], answer=lengths[k][1][i]) for i in indices]
         for k, indices in parts.every
     ]
-    blocks = training.plan_blocks(samples, parts.read, c.prompt.num_virtual_tokens, c.max_tokens_per_micro_batch)
+    blocks = training.plan_blocks(
+        samples,
+        wanted=parts.read,
+        prompt_length=c.prompt.num_virtual_tokens,
+        max_tokens_per_micro_batch=c.max_tokens_per_micro_batch,
+    )
     shares = training.assign_blocks(blocks, world)
     turns = [
         [micro_batch_of(g, c.prompt.num_virtual_tokens, True) for b in share for g in b.groups] for share in shares

@@ -203,5 +203,10 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
         series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
     core.line_chart(
-        file, f"{title}: {points[0].stage}, real tokens/s", sweep.key, "real tokens/s", series, by_logs=True
+        file,
+        title=f"{title}: {points[0].stage}, real tokens/s",
+        across=sweep.key,
+        upwards="real tokens/s",
+        series=series,
+        by_logs=True,
     )

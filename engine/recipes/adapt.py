@@ -55,7 +55,7 @@ def adapt(config: RunConfig) -> None:
     holder.backbone()
     rates = chosen_rates(holder, data, sources)
     stage = adapt_stage(holder, data, sources, rates)
-    lock = open_run_dir(context, context.run_dir, stage.hashes, holder.zero)
+    lock = open_run_dir(context, folder=context.run_dir, hashes=stage.hashes, zero=holder.zero)
     if context.is_main_process and "metaprompt" in folders:
         write_overlap_record(context.run_dir, read_overlap_record(folders["metaprompt"]))
     _print_trainable(holder, stage.bank)
@@ -88,7 +88,9 @@ def _sources(context: "RunContext", folders: Mapping[str, Path], loaded: Mapping
     for method, (bank, found) in loaded.items():
         record = source_record(folders[method], [row["task"] for row in found.state["rows"]], cards)
         sources[method] = replace(source_of(bank, found.state, found.identity), record=record)
-        problems += _problems_of(method, sources[method], found.state, context, folders[method])
+        problems += _problems_of(
+            method, source=sources[method], state=found.state, context=context, folder=folders[method]
+        )
     if problems:
         raise UserError(problems)
     return sources

@@ -37,7 +37,7 @@ def distill(config: RunConfig) -> None:
     check_adapters(config, context.model_config.hidden_size)
     validated = config.teach.eval_interval or config.lr_sweep.relative_lr_teach
     data = context.data({task: ["train", "validation"] if validated else ["train"] for task in config.distill.tasks})
-    data, overlap = decontaminate(data, config.data, context.env.rank, context.print_rank0)
+    data, overlap = decontaminate(data, config=config.data, rank=context.env.rank, print_rank0=context.print_rank0)
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
     given = _given_teachers(context) if taught and config.teach.run else None  # its errors come before any rank's
     holder = BackboneHolder(context)
@@ -47,8 +47,8 @@ def distill(config: RunConfig) -> None:
         teachers, teachers_hash = given or _teach(holder, data)
 
     train_only = {name: type(d)(d.card, {"train": d.splits["train"]}) for name, d in data.items()}
-    stage = distill_stage(holder, train_only, teachers, teachers_hash)
-    lock = open_run_dir(context, context.run_dir, stage.hashes, holder.zero)
+    stage = distill_stage(holder, data=train_only, teachers=teachers, teachers_hash=teachers_hash)
+    lock = open_run_dir(context, folder=context.run_dir, hashes=stage.hashes, zero=holder.zero)
     if context.is_main_process:
         write_overlap_record(context.run_dir, overlap)
     if teachers is not None:
@@ -86,7 +86,9 @@ def _teach(holder: "BackboneHolder", data: Any) -> tuple[Any, str]:
     if (folder / "COMPLETED").exists() and not config.overwrite:
         done = checkpoints.load(folder)
         if done is not None:
-            for line in check_hashes(done.state["hashes"], stage.hashes, folder, config.accept_changes):
+            for line in check_hashes(
+                done.state["hashes"], now=stage.hashes, run_dir=folder, accept=config.accept_changes
+            ):
                 context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
             context.print_rank0(f"teachers: reused from {folder}")
     else:

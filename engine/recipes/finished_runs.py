@@ -28,7 +28,13 @@ def predict(run: str, row: Sequence[str], source: str, output: str, overrides: d
     into = expand(output)
     with deterministic(config.deterministic):
         holder = BackboneHolder.of(config, writes=())
-        predict_notes(holder, Wanted(*row), expand(source), into, output.endswith("/") or into.is_dir())
+        predict_notes(
+            holder,
+            wanted=Wanted(*row),
+            source=expand(source),
+            output=into,
+            into_folder=output.endswith("/") or into.is_dir(),
+        )
 
 
 def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
@@ -60,14 +66,14 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> 
         problems += room_for("command line: --output", into, 0)
     if problems or into is None:
         raise UserError(problems)
-    write_report([expand(r) for r in runs], into, runs, shown)
+    write_report([expand(r) for r in runs], output=into, names=runs, vocabulary=shown)
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:
     """Prompts of a finished run as PEFT adapters or for vLLM."""
     from engine.recipes.exporting import export_run
 
-    for folder in export_run(expand(run), fmt, expand(output), tasks):
+    for folder in export_run(expand(run), fmt, output=expand(output), tasks=tasks):
         print(f"written {folder}")
 
 
@@ -77,4 +83,4 @@ def merge(runs: Sequence[str], output: str, sums: str = "", sum_of: str = "metap
 
     if not runs:
         raise UserError("--runs: names no run directory")
-    merge_runs([expand(r) for r in runs], expand(output), sums, sum_of)
+    merge_runs([expand(r) for r in runs], output=expand(output), sums=sums, sum_of=sum_of)

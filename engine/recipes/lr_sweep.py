@@ -47,7 +47,7 @@ def chosen_rates(holder: BackboneHolder, data: dict[str, TaskData], sources: Map
     c = holder.context.config
     if not adapt_rows(c, data, tuning=True):
         return {}
-    table = _sweep(holder, adapt_stage(holder, data, sources, tuning=True), data, len(c.adapt.targets))
+    table = _sweep(holder, stage=adapt_stage(holder, data, sources, tuning=True), data=data, tasks=len(c.adapt.targets))
     rates = {}
     for method in trained_methods(c.adapt.methods):
         for shots in c.adapt.shots:
@@ -65,7 +65,7 @@ def chosen_teach_rate(holder: BackboneHolder, data: dict[str, TaskData]) -> floa
     c = holder.context.config
     if not c.lr_sweep.relative_lr_teach:
         return None
-    table = _sweep(holder, teach_sweep(holder, data), data, len(c.distill.tasks))
+    table = _sweep(holder, stage=teach_sweep(holder, data), data=data, tasks=len(c.distill.tasks))
     return _nearest(table["teacher"], "full").own
 
 
@@ -78,7 +78,7 @@ def _sweep(
     if (folder / "COMPLETED").exists() and not c.overwrite:
         done = checkpoints.load(folder)
     if done is not None:
-        for line in check_hashes(done.state["hashes"], stage.hashes, folder, c.accept_changes):
+        for line in check_hashes(done.state["hashes"], now=stage.hashes, run_dir=folder, accept=c.accept_changes):
             holder.context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
         holder.context.print_rank0(f"learning rates: reused from {folder}")
     else:

@@ -68,8 +68,8 @@ def read_study(file: str, overrides: Mapping[str, str]) -> tuple[Path, list[Cell
     content = read_yaml(file)
     folder = overrides.get("run_dir") or content.get("run_dir")
     problems = _top_level_problems(file, content, folder)
-    distillations = _named_cells(file, content, "distillations", problems)
-    adaptations = _named_cells(file, content, "adaptations", problems)
+    distillations = _named_cells(file, content, group="distillations", problems=problems)
+    adaptations = _named_cells(file, content, group="adaptations", problems=problems)
     for name in sorted(distillations.keys() & adaptations.keys()):
         problems.append(f"{file}: {name}: is a distillation and an adaptation; a run directory holds one")
     if problems:

@@ -105,11 +105,11 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
             yield f"{'#' * block.level} {block.title}\n"
             if block.level == 2:
                 where = block.title
-            yield from _written(block.blocks, folded, block.level + 1, where)
+            yield from _written(block.blocks, folded, level=block.level + 1, where=where)
         elif isinstance(block, Fold):
             title = f"{block.title} ({where})" if where else block.title
             folded.append(f"### {title}\n")
-            folded.extend(_written(block.blocks, folded, 4, where))
+            folded.extend(_written(block.blocks, folded, level=4, where=where))
         elif isinstance(block, Figure):
             if block.numbers:
                 yield f"{'#' * level} {block.title}\n"

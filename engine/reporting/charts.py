@@ -58,10 +58,10 @@ def lines(
     else:
         xs = [point.x for point in points]
         x_low, x_high = padded(min(xs), max(xs), log_x)
-        named = [(value, short(value)) for value in ticks(x_low, x_high, log_x, 6, whole_x)]
-    across = scale(x_low, x_high, LEFT, width - RIGHT, log_x)
-    up = scale(y_low, y_high, HEIGHT - BOTTOM, TOP, log_y)
-    body = _grid(ticks(y_low, y_high, log_y), up, width) + _x_axis(named, across, x_title, width)
+        named = [(value, short(value)) for value in ticks(x_low, high=x_high, log=log_x, most=6, whole=whole_x)]
+    across = scale(x_low, high=x_high, start=LEFT, end=width - RIGHT, log=log_x)
+    up = scale(y_low, high=y_high, start=HEIGHT - BOTTOM, end=TOP, log=log_y)
+    body = _grid(ticks(y_low, y_high, log_y), up, width) + _x_axis(named, across, title=x_title, width=width)
     marks = Markup("")
     taken: list[tuple[float, float]] = []
     for number, (one, found) in enumerate(zip(series, drawn, strict=True)):
@@ -72,8 +72,8 @@ def lines(
         taken += [(at.x, at.y) for at in placed]
     for point in points:
         if point.label:
-            marks += _label(point.label, across(point.x), up(point.y), taken, width)
-    return _chart(title, body + marks, width, HEIGHT, y_title)
+            marks += _label(point.label, x=across(point.x), y=up(point.y), taken=taken, width=width)
+    return _chart(title, body=body + marks, width=width, height=HEIGHT, y_title=y_title)
 
 
 def _drawable(one: Series, log_x: bool, log_y: bool) -> list[Point]:
@@ -137,7 +137,7 @@ def _marks(one: Series, placed: Sequence[_Placed], joined: bool) -> Markup:
     out = Markup("")
     for at in placed:
         if at.point.told or not joined or len(placed) == 1:
-            out += mark(at.x, at.y, one.style, 3.6, at.point.told)
+            out += mark(at.x, at.y, one.style, size=3.6, told=at.point.told)
         if at.point.ringed:
             out += Markup(f'<circle cx="{at.x:.1f}" cy="{at.y:.1f}" r="7.5" class="l{one.style.colour}"/>')
     return out
@@ -165,10 +165,10 @@ def forest(
     for _, difference, ci, _ in rows:
         ends += [difference, *(ci or ())]
     low, high = padded(min(ends), max(ends), False)
-    across, step = scale(low, high, left, width - 60, False), 20
+    across, step = scale(low, high, start=left, end=width - 60, log=False), 20
     height = TOP + step * len(rows) + BOTTOM
     body = Markup("")
-    for value in ticks(low, high, False, 4):
+    for value in ticks(low, high, log=False, most=4):
         body += Markup(f'<path d="M{across(value):.1f} {TOP}V{height - BOTTOM}" class="grid"/>')
         body += text(across(value), height - BOTTOM + 15, short(value))
     body += Markup(f'<path d="M{across(0):.1f} {TOP - 4}V{height - BOTTOM}" class="zero"/>')
@@ -178,7 +178,9 @@ def forest(
         body += text(left - 8, y + 4, cut(name, int((left - 10) / LETTER)), "end", "", name)
         if ci:
             body += Markup(f'<path d="M{across(ci[0]):.1f} {y}H{across(ci[1]):.1f}" class="ci l{style.colour}"/>')
-        body += mark(across(difference), y, style, 4, told) + text(width - 4, y + 4, f"{difference:+.3f}", "end")
+        body += mark(across(difference), y, style, size=4, told=told) + text(
+            width - 4, y + 4, f"{difference:+.3f}", "end"
+        )
     body += text((left + width - 60) / 2, height - 6, x_title, "middle", "soft")
     return _chart(title, body, width, height, label=x_title)
 
@@ -221,7 +223,7 @@ def heat(
             body += Markup("<title>{}</title></rect>").format(told[r][c])
             if value is not None and written:
                 body += text(x + side / 2, y + tall / 2 + 4, f"{value:.2f}")
-    return _chart(title, body, math.ceil(width), math.ceil(height), fits=False)
+    return _chart(title, body, width=math.ceil(width), height=math.ceil(height), fits=False)
 
 
 def _fill(tint: float) -> str:

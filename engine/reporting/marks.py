@@ -80,7 +80,7 @@ def key(style: Style, line: bool = True) -> Markup:
     drawn = Markup(f'<svg class="key" width="{wide}" height="14" viewBox="0 0 {wide} 14" aria-hidden="true">')
     if line:
         drawn += Markup(f'<path d="M1 7H25" class="l{style.colour}"{style.dash}/>')
-    return drawn + mark(wide / 2, 7, style, 3.5) + Markup("</svg>")
+    return drawn + mark(wide / 2, y=7, style=style, size=3.5) + Markup("</svg>")
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", kind: str = "", told: str = "") -> Markup:

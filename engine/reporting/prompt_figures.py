@@ -77,7 +77,16 @@ def _cosine_matrix(found: Geometry, names: Sequence[str]) -> Markup:
     for name, row in zip(names, values, strict=True):
         told.append([f"{name} and {other}: {value:.3f}" for other, value in zip(names, row, strict=True)])
     numbers = [str(n) for n in range(1, len(names) + 1)]
-    return heat("cosines of prompts", names, numbers, values, values, told, side=30 if few else 20, written=few)
+    return heat(
+        "cosines of prompts",
+        row_names=names,
+        column_names=numbers,
+        values=values,
+        tints=values,
+        told=told,
+        side=30 if few else 20,
+        written=few,
+    )
 
 
 def _caption(found: Geometry) -> str:

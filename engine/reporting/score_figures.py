@@ -29,7 +29,7 @@ def few_shot(run: Run) -> list[Block]:
     averages = run.averages()
     whole = []
     for method in methods:
-        points = {s: _average_point(run, method, s, value) for s, value in averages.get(method, {}).items()}
+        points = {s: _average_point(run, method, shots=s, value=value) for s, value in averages.get(method, {}).items()}
         whole.append(_series(method, methods, shots, points))
     charts = [_curves("average of targets", whole, shots, "score", width=360)]
     for name, task in run.tasks.items():
@@ -106,7 +106,7 @@ def by_run(runs: Sequence[Run]) -> list[Block]:
     series = []
     for number, run in enumerate(found):
         averages = run.averages()["metaprompt"]
-        points = {s: _average_point(run, run.name, s, value) for s, value in averages.items()}
+        points = {s: _average_point(run, method=run.name, shots=s, value=value) for s, value in averages.items()}
         style = Style(number % 8, number % 6, number > 7)
         series.append(Series(run.name, style, _in_order(points, shots)))
     chart = lines("average of targets", series, shots, "training examples", width=360)
@@ -149,7 +149,7 @@ def transfer(run: Run) -> list[Block]:
         variants = [method for method, s in columns if s == shots]
         names = [*map(source_of, variants), "all sources"]
         values = [_over_tasks(run, method, shots) for method in (*variants, "metaprompt")]
-        charts.append(_matrix(examples(shots), names, list(run.tasks), values))
+        charts.append(_matrix(examples(shots), names, targets=list(run.tasks), values=values))
         for name, row in zip(names, values, strict=True):
             rows.append([name, shots, *map(score, row)])
     caption = "Score on a target (column) of prompts adapted from one source task's factors (row)."
@@ -180,4 +180,4 @@ def _matrix(
         told.append(row_told)
     strongest = max(0.02, *(abs(gain) for row in gains for gain in row))
     tints = [[gain / strongest for gain in row] for row in gains]
-    return heat(title, names, targets, values, tints, told)
+    return heat(title, row_names=names, column_names=targets, values=values, tints=tints, told=told)

@@ -141,7 +141,9 @@ def factor_generator(seed: int) -> torch.Generator:
 def _adapted_bank(holder: BackboneHolder, method: str, source: Source, rows: Sequence[Adapter]) -> DecomposedBank:
     a, part = holder.context.config.adapt, source.part
     _, length, rank = part.cols_KLR.shape
-    start_cols_KLR, _ = identity_factors(1, length, rank, part.rows_KRD.shape[-1], factor_generator(source.seed))
+    start_cols_KLR, _ = identity_factors(
+        1, length, rank, hidden=part.rows_KRD.shape[-1], generator=factor_generator(source.seed)
+    )
     starts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     cols, factors = [], []
     for row in rows:
@@ -152,8 +154,10 @@ def _adapted_bank(holder: BackboneHolder, method: str, source: Source, rows: Seq
         factors.append(starts[init][1])
     shared = part.shared_SLD.detach()
     if a.train != "all":
-        return DecomposedBank(shared, torch.stack(cols), torch.stack(factors), False)
-    return DecomposedBank(shared.repeat(len(rows), 1, 1), torch.stack(cols), torch.stack(factors), True)
+        return DecomposedBank(shared, cols_KLR=torch.stack(cols), rows_KRD=torch.stack(factors), train_shared=False)
+    return DecomposedBank(
+        shared.repeat(len(rows), 1, 1), cols_KLR=torch.stack(cols), rows_KRD=torch.stack(factors), train_shared=True
+    )
 
 
 def _start(
@@ -171,7 +175,7 @@ def _start(
     if not init.startswith("task:"):
         if init == "auto":
             init = "mean_factors" if cols_KLR.shape[2] == 1 else "mean_product"
-        return average_factors(cols_KLR, rows_KRD, init, start_cols_LR)
+        return average_factors(cols_KLR, rows_KRD, how=init, start_cols_LR=start_cols_LR)
     name = init.removeprefix("task:")
     if name not in source.tasks:
         run = a.source_run if method == "metaprompt" else a.multitask_run

@@ -79,7 +79,7 @@ class BackboneHolder:
         distributed.check_toolchain()
         hang_minutes, env = self.context.config.hang_minutes, self.context.env
         device = distributed.start_process_group(env, hang_minutes)
-        distributed.start_watchdog(hang_minutes, env.rank, env.world, distributed.store_for_a_thread())
+        distributed.start_watchdog(hang_minutes, env.rank, env.world, store=distributed.store_for_a_thread())
         telemetry.mark_startup("rendezvous")
         return device
 
@@ -92,9 +92,9 @@ class BackboneHolder:
         context = self.context
         return ShardedBackbone(
             context.card,
-            context.config.deepspeed or distributed.deepspeed_file_of(chosen.sharding),
-            device,
-            chosen.recompute,
+            deepspeed_file=context.config.deepspeed or distributed.deepspeed_file_of(chosen.sharding),
+            device=device,
+            recompute=chosen.recompute,
             ranks_per_node=ranks_per_node,
             offload_inputs=chosen.offloaded,
             print_rank0=context.print_rank0,
@@ -130,7 +130,9 @@ class BackboneHolder:
         """Where the backbone lives on a machine, and how much is recomputed."""
         config = self.context.config
         asked = distributed.requested_sharding(config)
-        return distributed.choose_sharding(self.context.sizes, asked, config.activation_checkpointing, work, machine)
+        return distributed.choose_sharding(
+            self.context.sizes, asked, recompute=config.activation_checkpointing, work=work, m=machine
+        )
 
     def _report_choice(self, chosen: distributed.MemoryEstimate, machine: distributed.Machine) -> None:
         self.context.print_rank0(chosen.line())

@@ -114,7 +114,9 @@ class RunContext:
 
     def data(self, tasks: dict[str, Sequence[str]]) -> dict[str, TaskData]:
         """Tokenised splits; before the process group starts."""
-        found = prepare(tasks, self.config.data, self.layout, self.env.rank, self.print_rank0)
+        found = prepare(
+            tasks, config=self.config.data, layout=self.layout, rank=self.env.rank, print_rank0=self.print_rank0
+        )
         telemetry.mark_startup("data")
         return found
 

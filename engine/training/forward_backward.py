@@ -133,7 +133,14 @@ class ForwardBackward:
             batch = pack(group, _length(group, bank), self.backbone.device)
 
             def loss(weight_VD: Tensor, student_ND: Tensor, _: None) -> HeadLoss:
-                return tied_head_loss(weight_VD, student_ND, None, batch.labels_N, batch.weights_N, gradient=False)
+                return tied_head_loss(
+                    weight_VD,
+                    student_ND,
+                    teacher=None,
+                    labels_N=batch.labels_N,
+                    weights_N=batch.weights_N,
+                    gradient=False,
+                )
 
             _, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), loss)
             return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)
@@ -180,7 +187,9 @@ class ForwardBackward:
         if said is None and teachers is not None:
             asked = _fill(teachers, batch.rows_K)
         with phase(FORWARD):
-            student_ND, found = self.backbone.forward_packed(batch, _fill(bank, batch.rows_K), loss, asked)
+            student_ND, found = self.backbone.forward_packed(
+                batch, fill=_fill(bank, batch.rows_K), loss=loss, teacher=asked
+            )
         with phase(BACKWARD):
             student_ND.backward(found.gradient_ND.to(student_ND.dtype))
         return AnswerTerms(found.ce_N, found.kl_N, found.hidden_N, batch.row_N, batch.weights_N)

@@ -74,7 +74,9 @@ def distill_sampler(c: RunConfig, rows: Sequence[Adapter]) -> TaskMixture:
     """Of a distillation: examples a step over tasks drawn by weight."""
     s = c.distill
     sizes = [len(row.train_indices) for row in rows]
-    return TaskMixture(sizes, s.batch_size, s.sampler, s.cap, s.task_subsets, seed_of(c.seed, "mixture"))
+    return TaskMixture(
+        sizes, batch=s.batch_size, how=s.sampler, cap=s.cap, subsets=s.task_subsets, seed=seed_of(c.seed, "mixture")
+    )
 
 
 def adapt_sampler(c: RunConfig, rows: Sequence[Adapter]) -> EveryRow:

@@ -37,7 +37,7 @@ def open_run_dir(
     config = context.config
     found = None if config.overwrite else checkpoints.load(folder, lambda _: None)
     if found is not None:
-        check_hashes(found.state["hashes"], hashes, folder, config.accept_changes)
+        check_hashes(found.state["hashes"], now=hashes, run_dir=folder, accept=config.accept_changes)
     lock = None
     if context.is_main_process:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,7 +81,10 @@ def already_complete(context: RunContext, stage: str) -> bool:
     now, saved = context.hashes(sections, ""), found.state["hashes"]
     compared = ("config", "backbone", "layout")  # the data are not tokenised yet
     changes = check_hashes(
-        {key: saved[key] for key in compared}, {key: now[key] for key in compared}, run_dir, config.accept_changes
+        {key: saved[key] for key in compared},
+        now={key: now[key] for key in compared},
+        run_dir=run_dir,
+        accept=config.accept_changes,
     )
     if changes:
         return False
@@ -116,4 +119,6 @@ def run_stage(holder: BackboneHolder, stage: Stage, lock: RunLock | None) -> Non
     context = holder.context
     context.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with PreemptionHandler(context.run_dir, context.config.preempt_signal, context.is_main_process) as requests:
-        Trainer(stage, holder.backbone(), trainer_config(context), requests, lock).run()
+        Trainer(
+            stage, backbone=holder.backbone(), settings=trainer_config(context), preemption=requests, run_lock=lock
+        ).run()

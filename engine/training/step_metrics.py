@@ -139,4 +139,4 @@ def _mfu(backbone: ShardedBackbone, tokens_per_s: float) -> float | None:
     """The part of the devices' peak that is used; None where it is not known."""
     if backbone.sizes is None:
         return None
-    return utilisation(backbone.sizes, tokens_per_s, backbone.peak, world_size())
+    return utilisation(backbone.sizes, real_tokens_per_s=tokens_per_s, peak=backbone.peak, ranks=world_size())

@@ -35,7 +35,7 @@ def teach_stage(holder: BackboneHolder, data: dict[str, TaskData], rate: float |
         relative_lr = further["rate"] = rate
     if t.adapters:  # they are the teachers: a loop over rows that never train keeps them as they are
         adapters_KLD, further["adapters"] = read_adapters(
-            expand(t.adapters), tasks, c.prompt.num_virtual_tokens, prompts_KLD.shape[-1]
+            expand(t.adapters), tasks, length=c.prompt.num_virtual_tokens, width=prompts_KLD.shape[-1]
         )
         with torch.no_grad():
             bank.parts["teacher"].prompts_KLD.copy_(adapters_KLD)  # type: ignore[operator, union-attr]
@@ -101,7 +101,11 @@ def distill_stage(
     k = len(s.tasks)
     start_LD = holder.start_prompt("metaprompt")
     cols_KLR, rows_KRD = identity_factors(
-        k, c.prompt.num_virtual_tokens, c.prompt.rank, start_LD.shape[1], factor_generator(c.seed)
+        k,
+        length=c.prompt.num_virtual_tokens,
+        rank=c.prompt.rank,
+        hidden=start_LD.shape[1],
+        generator=factor_generator(c.seed),
     )
     part = DecomposedBank(start_LD[None], cols_KLR, rows_KRD)
     name = "multitask_prompt"

@@ -76,7 +76,9 @@ class Trainer(TrainerState):
         sums = torch.zeros(len(stage.rows), 4, dtype=torch.float64)
         for group in plan.groups:
             # fillers weigh zero; a row's NaN reaches its own gradient and P*'s only
-            terms = self.forward_backward.train(group, stage.bank, stage.weights, stage.teachers, stage.cached_teachers)
+            terms = self.forward_backward.train(
+                group, stage.bank, stage.weights, stage.teachers, cached=stage.cached_teachers
+            )
             real = terms.weights_N > 0
             row_N = terms.row_N[real].cpu()
             for column, values in enumerate((terms.ce_N, terms.kl_N, terms.hidden_N, torch.ones_like(terms.ce_N))):

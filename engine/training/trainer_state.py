@@ -97,7 +97,9 @@ def resume(trainer: TrainerState) -> None:
     found = checkpoints.load(stage.run_dir, print if is_main_process else _silent)
     if found is None:
         return
-    accepted = check_hashes(found.state["hashes"], stage.hashes, stage.run_dir, settings.accept_changes)
+    accepted = check_hashes(
+        found.state["hashes"], now=stage.hashes, run_dir=stage.run_dir, accept=settings.accept_changes
+    )
     trainer.changes = list(found.state.get("changes", []))
     trainer.changes += [f"step {found.state['step']}: {line}" for line in accepted]
     _restore(trainer, found)

@@ -162,12 +162,12 @@ def main() -> None:
         written = lessons(a.seed + 10_000_000, 20_000)
         train_tokenizer(texts_of(written), a.output)
     tokenizer = load_tokenizer(tokenizer_file)
-    keys = model_config(a.family, a.hidden, a.layers, -(-tokenizer.vocab_size // 64) * 64)
+    keys = model_config(a.family, a.hidden, a.layers, vocabulary=-(-tokenizer.vocab_size // 64) * 64)
     layout = Layout(
         BackboneCard(name=a.family, random=keys, tokenizer=str(tokenizer_file), separator=SEPARATOR), tokenizer
     )
     model: Any = start(a, layout).to(device)
-    samples = Samples(a.seed, a.batch, a.packets, layout)
+    samples = Samples(a.seed, size=a.batch, packets=a.packets, layout=layout)
     both = optimizers(model, a.lr_scale)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in both]
     state_file, curve_file = a.output / "training.pt", a.output / "loss.jsonl"

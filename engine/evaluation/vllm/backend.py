@@ -54,7 +54,7 @@ def served_answers(
             rows = backbone.embed(torch.tensor(list(chain.from_iterable(asked)), dtype=torch.long))
             bodies = []
             for text_TD in rows.split([len(ids) for ids in asked])[: len(group)]:
-                body = request_body(model, prompt_LD.cpu(), text_TD, e.max_new_tokens)
+                body = request_body(model, prompt_LD=prompt_LD.cpu(), text_TD=text_TD, max_tokens=e.max_new_tokens)
                 bodies.append(body | {"stop_token_ids": [end_id]})
             for number, found in enumerate(pool.map(lambda body: ask_server(e.server, body), bodies), begin):
                 yield number, Prediction(*found)

@@ -135,9 +135,9 @@ def _factored(bank: JoinedBank, rows: list[dict[str, Any]], chosen: list[int]) -
             out += [_alone(bank, rows, k) for k in own]
         elif len(part.shared_SLD) > 1 and len(own) > 1:
             for k in own:
-                out.append(_with_factors(_name(rows, k), part, rows, [k], span.start))
+                out.append(_with_factors(_name(rows, k), part, rows, group=[k], start=span.start))
         elif own:
-            out.append(_with_factors(name, part, rows, own, span.start))
+            out.append(_with_factors(name, part, rows, group=own, start=span.start))
     return out
 
 

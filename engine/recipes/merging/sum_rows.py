@@ -56,7 +56,7 @@ def with_sums(
     rows: list[dict[str, Any]] = []
     prompts: list[Tensor] = []
     for s in sums:
-        seeds = _seeds_with_all_rows(s, merged.state["rows"], method, shots)
+        seeds = _seeds_with_all_rows(s, rows=merged.state["rows"], method=method, shots=shots)
         if not seeds:
             tasks = ", ".join(s.tasks)
             problems.append(f"--sum: {s.text!r}: no seed of which {tasks} each have a row {sum_of}; see --sum_of")

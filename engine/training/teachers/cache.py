@@ -179,12 +179,20 @@ class TeacherCache:
         contexts = [row.split.context_lengths() for row in self.rows]
         parts = [self._placeholders(part, contexts[part.row]) for part in self.parts]
         length = self.rows[0].prompt_LD.shape[0]
-        return teacher_parts.plan_blocks(parts, numbers, length, forward_backward.max_tokens_per_micro_batch)
+        return teacher_parts.plan_blocks(
+            parts,
+            wanted=numbers,
+            prompt_length=length,
+            max_tokens_per_micro_batch=forward_backward.max_tokens_per_micro_batch,
+        )
 
     def _placeholders(self, part: Part, contexts: Sequence[int]) -> list[Sample]:
         """Items of a part's samples, without tokens; ``contexts``: context tokens of the row's samples."""
         answers = self.answers[part.row]
-        return [teacher_parts.placeholder_sample(part.row, i, contexts[i], answers[i]) for i in part.indices]
+        return [
+            teacher_parts.placeholder_sample(part.row, index=i, context=contexts[i], answer=answers[i])
+            for i in part.indices
+        ]
 
     def _whole(self, sample: Sample) -> Sample:
         return self.rows[sample.row].split.sample(sample.index, sample.row)

@@ -50,7 +50,7 @@ def cache_teachers(holder: BackboneHolder, stage: Stage, teachers: JoinedBank, s
     ):
         return
     if steps is not None:
-        cache = _cache_of(holder, stage, _rows_read(rows, sample_visits(stage, steps)), folder)
+        cache = _cache_of(holder, stage, rows=_rows_read(rows, sample_visits(stage, steps)), folder=folder)
         wanted = list(range(len(cache.parts)))
         missing = cache.missing(wanted)
         if missing:

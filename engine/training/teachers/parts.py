@@ -92,7 +92,9 @@ def plan_blocks(
             for number in numbers:
                 samples += parts[number]
             out.append(
-                TeacherBlock(needed, packed_micro_batches(samples, prompt_length, max_tokens_per_micro_batch, 0, 1))
+                TeacherBlock(
+                    needed, packed_micro_batches(samples, prompt_length, max_tokens_per_micro_batch, rank=0, world=1)
+                )
             )
     return out
 

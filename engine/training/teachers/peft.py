@@ -48,8 +48,8 @@ def check_adapters(config: RunConfig, width: int) -> None:
         read_adapters(
             expand(config.teach.adapters),
             config.distill.tasks,
-            config.prompt.num_virtual_tokens,
-            width,
+            length=config.prompt.num_virtual_tokens,
+            width=width,
         )
 
 
