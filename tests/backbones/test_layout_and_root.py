@@ -270,7 +270,9 @@ def test_recomputing_changes_no_generated_token(tmp_path):
     card = BackboneCard(name="llama", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32")
     contexts, prompts = [[3, 4, 5, 6], [7, 8]], torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(2))
     ids = [
-        ShardedBackbone(card, "", torch.device("cpu"), recompute)("generate", contexts, prompts, 8, 1, 1, False)
+        ShardedBackbone(card, deepspeed_file="", device=torch.device("cpu"), recompute=recompute)(
+            "generate", contexts, prompts, 8, 1, 1, False
+        )
         for recompute in (0, 2)
     ]
     assert ids[0].equal(ids[1]) and ids[0].shape[1] > 2
@@ -308,7 +310,7 @@ def test_recomputed_layers_inputs_wait_where_they_are_told_to(monkeypatch):
         tokenizer="unused",
         dtype="float32",
     )
-    backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=3, offload_inputs=True)
+    backbone = ShardedBackbone(card, deepspeed_file="", device=torch.device("cpu"), recompute=3, offload_inputs=True)
     assert (
         backbone.root._saving.func is torch.autograd.graph.save_on_cpu
         and FrozenRoot(backbone.model)._saving is nullcontext

@@ -78,9 +78,17 @@ def test_gradients_are_those_of_layers_that_are_kept(family: str, layers: int) -
 def test_answers_are_those_of_layers_that_are_kept() -> None:
     model = built("llama")
     prompts = torch.randn(2, LENGTH, HIDDEN, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    answers = [FrozenRoot(model).generate([[4, 5], [6]], prompts, 6, 1, 0, False)]
+    answers = [
+        FrozenRoot(model).generate(
+            [[4, 5], [6]], prompts_BLD=prompts, max_new_tokens=6, end_id=1, pad_id=0, synced=False
+        )
+    ]
     recompute_first(model, LAYERS)
-    answers.append(FrozenRoot(model).generate([[4, 5], [6]], prompts, 6, 1, 0, False))
+    answers.append(
+        FrozenRoot(model).generate(
+            [[4, 5], [6]], prompts_BLD=prompts, max_new_tokens=6, end_id=1, pad_id=0, synced=False
+        )
+    )
     assert torch.equal(*answers) and answers[0].numel()
 
 

@@ -40,10 +40,10 @@ SMALL = Shape(
 
 def test_sizes_replace_those_of_the_shape() -> None:
     shape = SHAPES["gpt_oss_20b"]
-    found = vs_peft.changed(shape, 84, 21, 3)
+    found = vs_peft.changed(shape, samples=84, tasks=21, layers=3)
     assert (found.samples, found.tasks, found.card["num_hidden_layers"]) == (84, 21, 3)
     assert found.length == shape.length and shape.card["num_hidden_layers"] == 24
-    assert vs_peft.changed(shape, None, None, None) == shape
+    assert vs_peft.changed(shape, samples=None, tasks=None, layers=None) == shape
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,13 @@ def gradients(
 ) -> dict[str, Any]:
     """Bank gradients of the first global step, and what the shards did meanwhile."""
     device = process_group.start_process_group(process_group.dist_env())
-    backbone = ShardedBackbone(card_of(family, dtype), deepspeed, device, recompute, offload_inputs=offload_inputs)
+    backbone = ShardedBackbone(
+        card_of(family, dtype),
+        deepspeed_file=deepspeed,
+        device=device,
+        recompute=recompute,
+        offload_inputs=offload_inputs,
+    )
     before = backbone_checksum(backbone.model)
     held = resident_bytes(backbone.model)
     stage = mixed_stage_of(backbone) if mixed else stage_of(backbone.model.config.hidden_size, Path("unused"))
@@ -89,7 +95,7 @@ def loaded(card: dict[str, Any], deepspeed: str) -> dict[str, Any]:
     )
     card_ = BackboneCard(name="released", tokenizer="unused", **card)
     said: list[str] = []
-    sharded = ShardedBackbone(card_, deepspeed, device, print_rank0=said.append)
+    sharded = ShardedBackbone(card_, deepspeed_file=deepspeed, device=device, print_rank0=said.append)
     plain = build_backbone(card_, None)
     wrong, buffers = [], []
     rows = sharded.model.get_input_embeddings()
@@ -219,7 +225,9 @@ def slots(family: str, deepspeed: str, lengths: list[int], only: int = -1) -> di
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompt_LD = torch.randn(LENGTH, 32, generator=g)
     mine = list(range(len(contexts)))[rank::world] if only < 0 else list(range(len(contexts))) if rank == only else []
-    found = Greedy(backbone, prompt_LD, 6, 2, 2, 30, world > 1)([contexts[i] for i in mine])
+    found = Greedy(
+        backbone, prompt_LD, max_new_tokens=6, end_id=2, width=2, max_tokens_per_micro_batch=30, synced=world > 1
+    )([contexts[i] for i in mine])
     return {mine[number]: ids for number, ids in found}
 
 
@@ -242,12 +250,12 @@ def served(family: str, deepspeed: str, lengths: list[int], url: str) -> dict[in
     mine = list(range(len(lengths)))[rank::share] if rank < share else []
     found = served_answers(
         backbone,
-        torch.zeros(LENGTH, 32),
-        [[5] * lengths[i] for i in mine],
-        -(-len(lengths) // share),
-        EvaluateConfig(batch_size=2, server=url),
-        "mine",
-        2,
+        prompt_LD=torch.zeros(LENGTH, 32),
+        contexts=[[5] * lengths[i] for i in mine],
+        most=-(-len(lengths) // share),
+        e=EvaluateConfig(batch_size=2, server=url),
+        model="mine",
+        end_id=2,
     )
     return {mine[number]: answered.text for number, answered in found}
 
@@ -309,7 +317,9 @@ def traffic(
         None  # DeepSpeed takes one backbone with secondary shards a process, this process several
     )
     card_ = BackboneCard(tokenizer="unused", **card)
-    backbone = ShardedBackbone(card_, deepspeed, device, recompute, ranks_per_node=ranks_per_node)
+    backbone = ShardedBackbone(
+        card_, deepspeed_file=deepspeed, device=device, recompute=recompute, ranks_per_node=ranks_per_node
+    )
     stage = stage_of(backbone.model.config.hidden_size, Path("unused"))
     trainer = Trainer(stage, backbone, settings_of(budget, packed))
     group = trainer.forward_backward.micro_batches(weigh_all(trainer, 0), stage.bank)[0]
@@ -336,7 +346,7 @@ def calibrated(family: str, nodes: int, file: str) -> dict[str, Any]:
 
     device = process_group.start_process_group(process_group.dist_env())
     calibration.COPIED = 1 << 20
-    kind = calibration.calibrate(card_of(family), 32, device, nodes)
+    kind = calibration.calibrate(card_of(family), tokens=32, device=device, nodes=nodes)
     if process_group.dist_env().rank == 0:
         calibration.write_kind(kind, Path(file))
     process_group.barrier()

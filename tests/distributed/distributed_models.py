@@ -111,7 +111,7 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
         )
         for k in range(TASKS)
     ]  # type: ignore[arg-type]
-    sampler = TaskMixture([12] * TASKS, 10, "uniform", 100, True, 5)
+    sampler = TaskMixture([12] * TASKS, batch=10, how="uniform", cap=100, subsets=True, seed=5)
     return Stage(
         "distill",
         run_dir,
@@ -129,7 +129,13 @@ def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = to
 def mixed_stage_of(backbone: ShardedBackbone) -> Stage:
     """Two ordinary prompts and three rows of LoRA that have left their start."""
     hidden, g = backbone.model.config.hidden_size, torch.Generator().manual_seed(4)
-    lora = lora_start(3, backbone.updates.shapes, 2, hidden, [torch.Generator().manual_seed(k) for k in range(3)])
+    lora = lora_start(
+        3,
+        backbone.updates.shapes,
+        rank=2,
+        hidden=hidden,
+        generators=[torch.Generator().manual_seed(k) for k in range(3)],
+    )
     with torch.no_grad():
         for _, up in lora.layers().values():
             up.copy_(0.3 * torch.randn(up.shape, generator=g))

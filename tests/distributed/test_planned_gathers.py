@@ -43,7 +43,9 @@ def predicted(
 ) -> list[list[int]]:
     sizes = measure_footprint(card)
     rules = rules_of(zero_config(file, card, sizes, machine.ranks_per_node), machine)
-    coordinator = Coordinator(sizes, trace(card, recompute, packed, sizes.rows_from_file), rules, machine)
+    coordinator = Coordinator(
+        sizes, trace=trace(card, recompute, packed, sizes.rows_from_file), rules=rules, machine=machine
+    )
     return [list(coordinator.micro_batch(kind)) for kind in kinds]
 
 

@@ -200,7 +200,9 @@ def test_generation_in_step_equals_one_process(two, cpu, family):
     contexts = [torch.randint(3, 256, (n,), generator=g).tolist() for n in lengths]
     prompts = torch.randn(4, jobs.LENGTH, 32, generator=g)
     for k in range(4):  # one by one: no padding at all
-        alone = backbone.generate([contexts[k]], prompts[k : k + 1], 6, 2, 2, False).tolist()[0]
+        alone = backbone.generate(
+            [contexts[k]], prompts_BLD=prompts[k : k + 1], max_new_tokens=6, end_id=2, pad_id=2, synced=False
+        ).tolist()[0]
         batched = out[k % 2][k // 2]
         assert batched[: len(alone)] == alone
 
@@ -217,7 +219,9 @@ def test_slots_in_step_equal_one_process(two, cpu, family, only):
     found = {**out[0], **out[1]}
     assert sorted(found) == list(range(7)) and (only < 0 or not out[0])
     for k, context in enumerate(contexts):
-        alone = backbone.generate([context], prompt[None], 6, 2, 2, False).tolist()[0]
+        alone = backbone.generate(
+            [context], prompts_BLD=prompt[None], max_new_tokens=6, end_id=2, pad_id=2, synced=False
+        ).tolist()[0]
         assert found[k] == alone[: len(found[k])] and len(found[k]) == (alone.index(2) + 1 if 2 in alone else 6)
 
 

@@ -93,7 +93,7 @@ def test_a_killed_benchmark_has_written_the_cases_that_were_through(tmp_path: Pa
 
 
 def test_real_tokens_are_those_of_the_samples_to_the_last_one(content: Any) -> None:
-    data = invented_data(TASKS, Invention(30, 5), 1024, 0)
+    data = invented_data(TASKS, invention=Invention(30, 5), vocabulary=1024, seed=0)
     splits = {task: d.splits["train"] for task, d in data.items()}
     streams = {task: Stream(split.sample_indices, seed_of(0, "order", task)) for task, split in splits.items()}
     wanted = [

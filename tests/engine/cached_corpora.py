@@ -49,7 +49,9 @@ def run(config: DataConfig, layout: Layout) -> Prepare:
     """
 
     def prepared(tasks: dict[str, list[str]], rank: int = 0, **changes: Any) -> dict[str, TaskData]:
-        return prepare(tasks, dataclasses.replace(config, **changes), layout, rank, said.append)
+        return prepare(
+            tasks, config=dataclasses.replace(config, **changes), layout=layout, rank=rank, print_rank0=said.append
+        )
 
     said: list[str] = []
     prepared.said = said  # type: ignore[attr-defined]
@@ -73,7 +75,15 @@ def key(
 ) -> str:
     found = load_cards(config)[task]
     digests = FileDigests(Path(config.cache))
-    return cache_key(dataclasses.replace(found, **card), split, Path(config.root), layout, max_length, limit, digests)
+    return cache_key(
+        dataclasses.replace(found, **card),
+        split,
+        root=Path(config.root),
+        layout=layout,
+        max_length=max_length,
+        limit=limit,
+        digests=digests,
+    )
 
 
 def folders(config: DataConfig) -> list[Path]:

@@ -50,7 +50,7 @@ def card() -> BackboneCard:
 @pytest.fixture(scope="session")
 def backbone(card: BackboneCard, exact_norms: Callable[..., None]) -> ShardedBackbone:
     """The tiny Llama, fp64, with weights from numpy: the same numbers under every torch and transformers release."""
-    out = ShardedBackbone(card, "", torch.device("cpu"), dtype=torch.float64)
+    out = ShardedBackbone(card, deepspeed_file="", device=torch.device("cpu"), dtype=torch.float64)
     rng = np.random.default_rng(7)
     with torch.no_grad():
         for name, parameter in sorted(out.model.named_parameters()):

@@ -39,7 +39,7 @@ def build(make_holder, make_loop, teachers, tasks: dict[str, TaskData]) -> Calla
             name, **{"distill.steps": 9, "distill.batch_size": 4, "checkpoint.interval": 100, **changes}
         )
         train_only = {n: TaskData(d.card, {"train": d.splits["train"]}) for n, d in tasks.items()}
-        trainer = make_loop(distill_stage(holder, train_only, teachers(3), "hash"), holder)
+        trainer = make_loop(distill_stage(holder, data=train_only, teachers=teachers(3), teachers_hash="hash"), holder)
         trainer.preemption = preemption
         return trainer
 

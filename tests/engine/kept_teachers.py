@@ -24,7 +24,7 @@ def cached(
             **{"distill.temperature": 2.0, "distill.steps": 12, "data.cache": str(tmp_path / "cache"), **changes}
         )
         taught = teachers(3).double()
-        stage = distill_stage(holder, tasks, taught, "hash")
+        stage = distill_stage(holder, data=tasks, teachers=taught, teachers_hash="hash")
         trainer = make_loop(stage, holder)
         loops.append(trainer)
         said: list[str] = []

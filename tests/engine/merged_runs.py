@@ -36,7 +36,7 @@ def adapted(make_holder, make_loop, tasks: dict[str, TaskData], source: JoinedBa
     def run(name: str, source_hash: str = "of the source", rates: Any = None, **changes: Any) -> Path:
         holder = make_holder(name, **{"distill.sources": [], "adapt.steps": 2, **changes})
         start = Source(source.parts["metaprompt"], ["alpha", "beta", "gamma"], source_hash, 0)  # type: ignore[arg-type]
-        stage = adapt_stage(holder, tasks, {"metaprompt": start, "multitask_prompt": start}, rates)
+        stage = adapt_stage(holder, data=tasks, sources={"metaprompt": start, "multitask_prompt": start}, rates=rates)
         make_loop(stage, holder).run()
         (holder.context.run_dir / "config.yaml").write_text(to_yaml(holder.context.config))
         complete_run_dir(holder.context, holder.context.run_dir)

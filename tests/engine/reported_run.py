@@ -54,7 +54,7 @@ def scored(role: str = "target") -> dict[str, Any]:
                     )
         written = {"task": task, "method": "instruction", "shots": "0", "seed": 0, "scores": {"accuracy": 0.4}}
         rows.append({**written, "best_step": 0, "n_dropped": 1, "n_truncated": 0})
-    return summarise(rows, CARDS, dict.fromkeys(TARGETS, 20), role)
+    return summarise(rows, cards=CARDS, n_test=dict.fromkeys(TARGETS, 20), role=role)
 
 
 def results() -> dict[str, Any]:

@@ -43,11 +43,15 @@ def test_flash_attention_of_packed_rows(heads, sink, window) -> None:
     sinks = None if sink is None else torch.randn(heads[0], generator=g) + sink
     weights = torch.randn(n, heads[0], 64, generator=g).bfloat16()
     wanted = shared_prefix._Packed.apply(
-        *wide, None if sinks is None else sinks.double(), share_prefix(lengths, slots, prompts, length), window, 0.125
+        *wide,
+        None if sinks is None else sinks.double(),
+        share_prefix(lengths, slots, n_prompts=prompts, length=length),
+        window,
+        0.125,
     )
     wanted_grads = torch.autograd.grad((wanted * weights.double()).sum(), wide)
     narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
-    prefix = share_prefix(lengths, slots, prompts, length, "cuda")
+    prefix = share_prefix(lengths, slots, n_prompts=prompts, length=length, device="cuda")
     assert prefix.segments is not None
     found = shared_prefix.packed_attention(*narrow, None if sinks is None else sinks.cuda(), prefix, window, 0.125)
     found_grads = torch.autograd.grad((found * weights.cuda()).sum(), narrow)
@@ -65,11 +69,11 @@ def test_attention_in_dtypes_that_flash_attention_does_not_know(dtype, sink, win
     wide = [torch.randn(n, h, 64, generator=g).double().requires_grad_() for h in (8, 2, 2)]
     sinks = None if sink is None else torch.randn(8, generator=g) + sink
     weights = torch.randn(n, 8, 64, generator=g)
-    plan = share_prefix(lengths, slots, prompts, length)
+    plan = share_prefix(lengths, slots, n_prompts=prompts, length=length)
     wanted = shared_prefix._Packed.apply(*wide, None if sinks is None else sinks.double(), plan, window, 0.125)
     wanted_grads = torch.autograd.grad((wanted * weights.double()).sum(), wide)
     there = [x.detach().to("cuda", dtype).requires_grad_() for x in wide]
-    plan = share_prefix(lengths, slots, prompts, length, "cuda")
+    plan = share_prefix(lengths, slots, n_prompts=prompts, length=length, device="cuda")
     found = shared_prefix._Packed.apply(*there, None if sinks is None else sinks.cuda(), plan, window, 0.125)
     found_grads = torch.autograd.grad((found * weights.to("cuda", dtype)).sum(), there)
     bound = 1e-12 if dtype == torch.float64 and sink is None else 2e-6
@@ -84,10 +88,14 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_is_summed_in_fp32() -> 
     n, slots = length + sum(lengths), [0] * 150
     wide = [torch.randn(n, h, 64, generator=g).bfloat16().double().requires_grad_() for h in (8, 2, 2)]
     weights = torch.randn(n, 8, 64, generator=g).bfloat16()
-    exact = shared_prefix._Packed.apply(*wide, None, share_prefix(lengths, slots, 1, length), None, 0.125)
+    exact = shared_prefix._Packed.apply(
+        *wide, None, share_prefix(lengths, slots, n_prompts=1, length=length), None, 0.125
+    )
     wanted = torch.autograd.grad((exact * weights.double()).sum(), wide)
     narrow = [x.detach().bfloat16().cuda().requires_grad_() for x in wide]
-    out = shared_prefix.packed_attention(*narrow, None, share_prefix(lengths, slots, 1, length, "cuda"), None, 0.125)
+    out = shared_prefix.packed_attention(
+        *narrow, None, share_prefix(lengths, slots, n_prompts=1, length=length, device="cuda"), None, 0.125
+    )
     found = torch.autograd.grad((out * weights.cuda()).sum(), narrow)
     for a, b in zip(found[1:], wanted[1:], strict=True):
         assert relative(a[:length].cpu(), b[:length]) <= 4e-3
@@ -105,7 +113,9 @@ def test_the_head_in_bf16(kept) -> None:
         p_s - torch.zeros_like(p_s).scatter_(1, labels[:, None], 1.0) + (0.9 * (p_s - p_t) if kept != "nothing" else 0)
     ) @ weight.double()
     given = {"nothing": None, "hidden states": teacher, "summary": teacher_states(weight, teacher)}[kept]
-    found = tied_head_loss(weight, student, given, labels, torch.ones(256).cuda(), kl=0.9)
+    found = tied_head_loss(
+        weight, student_ND=student, teacher=given, labels_N=labels, weights_N=torch.ones(256).cuda(), kl=0.9
+    )
     assert relative(found.gradient_ND, exact) <= 2e-3
 
 
@@ -135,16 +145,20 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(config) -> None:
     """Where it waits, the GPU runs dry on short rows."""
     card = BackboneCard(name="t", random={**SIZES, **config}, seed=3, tokenizer="t", dtype="bfloat16")
     backbone = ShardedBackbone(card, "", torch.device("cuda"))
-    bank = DecomposedBank(torch.randn(1, 8, 256), torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
+    bank = DecomposedBank(
+        torch.randn(1, 8, 256), cols_KLR=torch.ones(3, 8, 1), rows_KRD=torch.ones(3, 1, 256), train_shared=True
+    ).cuda()
     samples = [Sample([5 + b, 6, 7], [8, 1], row=b % 3) for b in range(9)]
     forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
     (group,) = forward_backward.micro_batches(samples, bank)
-    forward_backward.train(group, bank, LossWeights(), None, None)  # compiles, and fills what is allocated once
+    forward_backward.train(
+        group, bank, weights=LossWeights(), teachers=None, cached=None
+    )  # compiles, and fills what is allocated once
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            forward_backward.train(group, bank, LossWeights(), None, None)
+            forward_backward.train(group, bank, weights=LossWeights(), teachers=None, cached=None)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waits = [
@@ -186,12 +200,14 @@ def test_a_fused_llama_gives_the_gradient_of_a_plain_one() -> None:
     samples, grads = [Sample([5 + b, 6, 7], [8, 1], row=b % 3) for b in range(9)], []
     for fused in (False, True):
         card = BackboneCard(name="t", random={**SIZES, "model_type": "llama"}, seed=3, tokenizer="t", dtype="float32")
-        backbone = ShardedBackbone(card, "", torch.device("cuda"), fused=fused)
+        backbone = ShardedBackbone(card, deepspeed_file="", device=torch.device("cuda"), fused=fused)
         start_SLD = torch.randn(1, 8, 256, generator=torch.Generator().manual_seed(0))
-        bank = DecomposedBank(start_SLD, torch.ones(3, 8, 1), torch.ones(3, 1, 256), True).cuda()
+        bank = DecomposedBank(
+            start_SLD, cols_KLR=torch.ones(3, 8, 1), rows_KRD=torch.ones(3, 1, 256), train_shared=True
+        ).cuda()
         forward_backward = ForwardBackward(backbone, True, 4096, 0, 1)
         for group in forward_backward.micro_batches(samples, bank):
-            forward_backward.train(group, bank, LossWeights(), None, None)
+            forward_backward.train(group, bank, weights=LossWeights(), teachers=None, cached=None)
         grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
         backbone.destroy()
     assert not torch.equal(*grads) and relative(grads[1], grads[0]) <= 1e-4
@@ -201,7 +217,13 @@ def test_lora_of_many_tasks_in_grouped_products() -> None:
     """In bf16 against one task after the other in fp64 on the CPU."""
     g = torch.Generator().manual_seed(0)
     sizes = [300, 1, 77, 512]
-    start = lora_start(6, {"a.q": (256, 128)}, 16, 8, [torch.Generator().manual_seed(k) for k in range(6)])
+    start = lora_start(
+        6,
+        shapes={"a.q": (256, 128)},
+        rank=16,
+        hidden=8,
+        generators=[torch.Generator().manual_seed(k) for k in range(6)],
+    )
     start.up["a-q"].data = torch.randn(6, 256, 16, generator=g)
     for p in (start.down["a-q"], start.up["a-q"]):
         p.data = p.data.bfloat16().float()

@@ -31,7 +31,7 @@ def test_attention_of_long_notes(sink: float | None, window: int | None) -> None
     given = [torch.randn(n, h, 64, generator=g).bfloat16().to(DEVICE).requires_grad_() for h in (8, 2, 2)]
     weights = torch.randn(n, 8, 64, generator=g).bfloat16().to(DEVICE)
     sinks = None if sink is None else torch.randn(8, generator=g).to(DEVICE) + sink
-    prefix = share_prefix(LENGTHS, slots, prompts, length, DEVICE)
+    prefix = share_prefix(LENGTHS, slots, n_prompts=prompts, length=length, device=DEVICE)
     passes = []
     with deterministic(True):
         for _ in range(4):
@@ -59,10 +59,12 @@ def test_a_prompts_gradient_of_a_whole_distillation(config: dict) -> None:
     forward_backward = ForwardBackward(backbone, True, 16_384, 0, 1)
     try:
         for _ in range(3):
-            bank = DecomposedBank(start_SLD.clone(), torch.ones(2, 100, 1), torch.ones(2, 1, 256), True).to(DEVICE)
+            bank = DecomposedBank(
+                start_SLD.clone(), cols_KLR=torch.ones(2, 100, 1), rows_KRD=torch.ones(2, 1, 256), train_shared=True
+            ).to(DEVICE)
             with deterministic(True):
                 for group in forward_backward.micro_batches(samples, bank):
-                    forward_backward.train(group, bank, weights, teachers, None)
+                    forward_backward.train(group, bank, weights, teachers, cached=None)
             grads.append(torch.cat([p.grad.flatten() for p in bank.parameters()]))
     finally:
         backbone.destroy()

@@ -41,7 +41,14 @@ def test_cross_entropy_is_minus_log_p_of_the_label() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])
 def test_kl_is_the_explicit_sum_times_t_squared(temperature: float) -> None:
-    terms = distillation_terms(STUDENT, TEACHER, STUDENT_H, TEACHER_H, LABELS, temperature)
+    terms = distillation_terms(
+        STUDENT,
+        teacher_logits_NV=TEACHER,
+        student_hidden_ND=STUDENT_H,
+        teacher_hidden_ND=TEACHER_H,
+        labels_N=LABELS,
+        temperature=temperature,
+    )
     wanted = torch.tensor(naive_kl(TEACHER, STUDENT, temperature), dtype=torch.float64)
     torch.testing.assert_close(terms.kl_N, wanted, rtol=0, atol=1e-11)
     # the direction matters: KL(student || teacher) is another number
@@ -54,13 +61,27 @@ def test_kl_is_the_explicit_sum_times_t_squared(temperature: float) -> None:
 def test_gradient_of_kl_is_t_times_the_difference_of_probabilities(temperature: float) -> None:
     """d/dz T^2 KL(p || softmax(z / T)) = T (q - p)."""
     student = STUDENT.clone().requires_grad_()
-    distillation_terms(student, TEACHER, STUDENT_H, TEACHER_H, LABELS, temperature).kl_N.sum().backward()
+    distillation_terms(
+        student,
+        teacher_logits_NV=TEACHER,
+        student_hidden_ND=STUDENT_H,
+        teacher_hidden_ND=TEACHER_H,
+        labels_N=LABELS,
+        temperature=temperature,
+    ).kl_N.sum().backward()
     wanted = temperature * (torch.softmax(STUDENT / temperature, -1) - torch.softmax(TEACHER / temperature, -1))
     torch.testing.assert_close(student.grad, wanted, rtol=0, atol=1e-12)
 
 
 def test_the_hidden_term_is_a_mean_over_d() -> None:
-    terms = distillation_terms(STUDENT, TEACHER, STUDENT_H, TEACHER_H, LABELS, 1.0)
+    terms = distillation_terms(
+        STUDENT,
+        teacher_logits_NV=TEACHER,
+        student_hidden_ND=STUDENT_H,
+        teacher_hidden_ND=TEACHER_H,
+        labels_N=LABELS,
+        temperature=1.0,
+    )
     wanted = [
         sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) / D
         for a, b in zip(STUDENT_H.tolist(), TEACHER_H.tolist(), strict=True)
@@ -80,7 +101,14 @@ def test_the_teacher_gets_no_gradient() -> None:
 def test_a_student_that_equals_its_teacher_has_no_distillation_loss() -> None:
     student = TEACHER.clone().requires_grad_()
     hidden = TEACHER_H.clone().requires_grad_()
-    terms = distillation_terms(student, TEACHER, hidden, TEACHER_H, LABELS, 2.0)
+    terms = distillation_terms(
+        student,
+        teacher_logits_NV=TEACHER,
+        student_hidden_ND=hidden,
+        teacher_hidden_ND=TEACHER_H,
+        labels_N=LABELS,
+        temperature=2.0,
+    )
     assert terms.kl_N.abs().max() < 1e-14 and not terms.hidden_N.any()
     (terms.kl_N + terms.hidden_N).sum().backward()
     assert student.grad.abs().max() < 1e-14 and not hidden.grad.any()
@@ -89,7 +117,14 @@ def test_a_student_that_equals_its_teacher_has_no_distillation_loss() -> None:
 def test_without_an_answer_position_loss_and_gradient_are_zero() -> None:
     student, hidden = STUDENT.clone().requires_grad_(), STUDENT_H.clone().requires_grad_()
     none = torch.zeros(N, dtype=torch.bool)
-    terms = distillation_terms(student[none], TEACHER[none], hidden[none], TEACHER_H[none], LABELS[none], 2.0)
+    terms = distillation_terms(
+        student[none],
+        teacher_logits_NV=TEACHER[none],
+        student_hidden_ND=hidden[none],
+        teacher_hidden_ND=TEACHER_H[none],
+        labels_N=LABELS[none],
+        temperature=2.0,
+    )
     assert [len(t) for t in terms] == [0, 0, 0]
     loss = sum(t.sum() for t in terms)
     assert loss.item() == 0
@@ -111,5 +146,12 @@ def test_bf16_is_computed_in_fp32() -> None:
 
 def test_terms_stay_finite_at_extreme_logits() -> None:
     far = torch.tensor([[0.0, 1e4, -1e4]], dtype=torch.float32)
-    terms = distillation_terms(far, far.flip(1), far, far, torch.tensor([2]), 1.0)
+    terms = distillation_terms(
+        far,
+        teacher_logits_NV=far.flip(1),
+        student_hidden_ND=far,
+        teacher_hidden_ND=far,
+        labels_N=torch.tensor([2]),
+        temperature=1.0,
+    )
     assert all(t.isfinite().all() for t in terms) and terms.ce_N.item() == pytest.approx(2e4)

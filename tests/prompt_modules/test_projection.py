@@ -39,6 +39,10 @@ def test_without_a_gpu_eager_torch_runs() -> None:
     shared, cols, rows = torch.randn(1, 3, 4), torch.randn(2, 3, 1), torch.randn(2, 1, 4)
     chosen, text = torch.tensor([1]), torch.randn(5, 4)
     assert torch.equal(
-        packed_row(shared, cols, rows, chosen, text), packed_row_reference(shared, cols, rows, chosen, text)
+        packed_row(shared, cols_KLR=cols, rows_KRD=rows, rows_K=chosen, tokens_TD=text),
+        packed_row_reference(shared, cols_KLR=cols, rows_KRD=rows, rows_K=chosen, tokens_TD=text),
     )
-    assert packed_row(shared, cols, rows, chosen, text.bfloat16()).dtype == torch.bfloat16
+    assert (
+        packed_row(shared, cols_KLR=cols, rows_KRD=rows, rows_K=chosen, tokens_TD=text.bfloat16()).dtype
+        == torch.bfloat16
+    )

@@ -15,7 +15,9 @@ def draw(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def decomposed(n_shared: int, train_shared: bool = True) -> DecomposedBank:
-    return DecomposedBank(draw(0, n_shared, L, D), draw(1, K, L, R), draw(2, K, R, D), train_shared)
+    return DecomposedBank(
+        draw(0, n_shared, L, D), cols_KLR=draw(1, K, L, R), rows_KRD=draw(2, K, R, D), train_shared=train_shared
+    )
 
 
 def loss_of(prompts_BLD: Tensor, offset: int = 0) -> Tensor:

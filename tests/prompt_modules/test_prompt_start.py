@@ -20,12 +20,14 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("rank", [1, 4])
 def test_every_prompt_is_exactly_the_metaprompt_at_step_0(rank: int) -> None:
     shared_LD = torch.randn(100, 64, generator=generator(1))
-    bank = DecomposedBank(shared_LD[None], *identity_factors(5, 100, rank, 64, generator()))
+    bank = DecomposedBank(
+        shared_LD[None], *identity_factors(5, length=100, rank=rank, hidden=64, generator=generator())
+    )
     assert torch.equal(bank.prompts(torch.arange(5)).detach(), shared_LD.expand(5, -1, -1))
 
 
 def test_further_columns_are_one_draw_shared_by_all_rows() -> None:
-    cols_KLR, rows_KRD = identity_factors(6, 200, 4, 32, generator())
+    cols_KLR, rows_KRD = identity_factors(6, length=200, rank=4, hidden=32, generator=generator())
     assert cols_KLR.shape == (6, 200, 4) and rows_KRD.shape == (6, 4, 32)
     assert all(torch.equal(cols_KLR[0], cols_LR) for cols_LR in cols_KLR)
     assert torch.equal(cols_KLR[..., 0], torch.ones(6, 200)) and torch.equal(rows_KRD[:, 0], torch.ones(6, 32))
@@ -40,9 +42,9 @@ def test_further_columns_are_one_draw_shared_by_all_rows() -> None:
 
 def test_the_draw_depends_on_the_generator_alone_and_not_on_the_number_of_rows() -> None:
     few, many, other = (
-        identity_factors(1, 9, 3, 4, generator()),
-        identity_factors(7, 9, 3, 4, generator()),
-        identity_factors(1, 9, 3, 4, generator(1)),
+        identity_factors(1, length=9, rank=3, hidden=4, generator=generator()),
+        identity_factors(7, length=9, rank=3, hidden=4, generator=generator()),
+        identity_factors(1, length=9, rank=3, hidden=4, generator=generator(1)),
     )
     assert torch.equal(few[0][0], many[0][6])
     assert not torch.equal(few[0], other[0])
@@ -55,12 +57,18 @@ def table(dtype: torch.dtype = torch.float32) -> Tensor:
 
 def test_a_vocabulary_start_draws_candidates_without_replacement_where_there_are_enough() -> None:
     weights = table()
-    start_LD = embeddings_from_vocabulary(lambda ids: weights[ids], range(10, 40), 30, generator())
+    start_LD = embeddings_from_vocabulary(
+        lambda ids: weights[ids], candidates=range(10, 40), length=30, generator=generator()
+    )
     assert sorted(start_LD[:, 0].tolist()) == list(range(10, 40)) and start_LD[:, 0].tolist() != list(range(10, 40))
-    again = embeddings_from_vocabulary(lambda ids: weights[ids], range(10, 40), 30, generator())
-    other = embeddings_from_vocabulary(lambda ids: weights[ids], range(10, 40), 30, generator(1))
+    again = embeddings_from_vocabulary(
+        lambda ids: weights[ids], candidates=range(10, 40), length=30, generator=generator()
+    )
+    other = embeddings_from_vocabulary(
+        lambda ids: weights[ids], candidates=range(10, 40), length=30, generator=generator(1)
+    )
     assert torch.equal(start_LD, again) and not torch.equal(start_LD, other)
-    few = embeddings_from_vocabulary(lambda ids: weights[ids], [3, 7], 30, generator())
+    few = embeddings_from_vocabulary(lambda ids: weights[ids], candidates=[3, 7], length=30, generator=generator())
     assert few.shape == (30, 2) and set(few[:, 0].tolist()) == {3.0, 7.0}
 
 
@@ -90,7 +98,7 @@ def test_starts_are_master_values(dtype: torch.dtype, kept: torch.dtype) -> None
     weights = table(dtype)
     weights = weights.clone().requires_grad_()
     for start_LD in (
-        embeddings_from_vocabulary(lambda ids: weights[ids], [1, 2], 2, generator()),
+        embeddings_from_vocabulary(lambda ids: weights[ids], candidates=[1, 2], length=2, generator=generator()),
         embeddings_from_text(lambda ids: weights[ids], [1], 2),
     ):
         assert start_LD.dtype == kept and not start_LD.requires_grad
@@ -99,6 +107,6 @@ def test_starts_are_master_values(dtype: torch.dtype, kept: torch.dtype) -> None
 def test_nothing_to_start_from_is_an_error() -> None:
     weights = table()
     with pytest.raises(ValueError, match="no vocabulary entry"):
-        embeddings_from_vocabulary(lambda ids: weights[ids], [], 2, generator())
+        embeddings_from_vocabulary(lambda ids: weights[ids], candidates=[], length=2, generator=generator())
     with pytest.raises(ValueError, match="empty"):
         embeddings_from_text(lambda ids: weights[ids], [], 2)

@@ -29,11 +29,30 @@ def drawn():
 def test_terms_and_gradient_equal_autograd_through_whole_logits(drawn, temperature, chunk_bytes, kept) -> None:
     weight, student, teacher, labels, weights = drawn
     student.requires_grad_()
-    terms = distillation_terms(student @ weight.T, teacher @ weight.T, student, teacher, labels, temperature)
+    terms = distillation_terms(
+        student @ weight.T,
+        teacher_logits_NV=teacher @ weight.T,
+        student_hidden_ND=student,
+        teacher_hidden_ND=teacher,
+        labels_N=labels,
+        temperature=temperature,
+    )
     ((terms.ce_N + 0.9 * terms.kl_N + 0.6 * terms.hidden_N) * weights).sum().backward()
-    given = teacher if kept == "hidden states" else teacher_states(weight, teacher, temperature, chunk_bytes)
+    given = (
+        teacher
+        if kept == "hidden states"
+        else teacher_states(weight, hidden_ND=teacher, temperature=temperature, chunk_bytes=chunk_bytes)
+    )
     found = tied_head_loss(
-        weight, student.detach(), given, labels, weights, 0.9, 0.6, temperature, chunk_bytes=chunk_bytes
+        weight,
+        student_ND=student.detach(),
+        teacher=given,
+        labels_N=labels,
+        weights_N=weights,
+        kl=0.9,
+        hidden=0.6,
+        temperature=temperature,
+        chunk_bytes=chunk_bytes,
     )
     for a, b in zip(found[:3], terms, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=1e-11, atol=1e-12)
@@ -45,19 +64,27 @@ def test_without_a_teacher_there_is_cross_entropy_alone(drawn) -> None:
     student.requires_grad_()
     ce = torch.nn.functional.cross_entropy(student @ weight.T, labels, reduction="none")
     (ce * weights).sum().backward()
-    found = tied_head_loss(weight, student.detach(), None, labels, weights, kl=0.9, hidden=0.6)
+    found = tied_head_loss(
+        weight, student_ND=student.detach(), teacher=None, labels_N=labels, weights_N=weights, kl=0.9, hidden=0.6
+    )
     torch.testing.assert_close(found.ce_N, ce.detach(), rtol=1e-12, atol=1e-12)
     assert not found.kl_N.any() and not found.hidden_N.any()
     assert (found.gradient_ND - student.grad).norm() <= 1e-12 * student.grad.norm()
-    asked = tied_head_loss(weight, student.detach(), None, labels, weights, gradient=False)
+    asked = tied_head_loss(
+        weight, student_ND=student.detach(), teacher=None, labels_N=labels, weights_N=weights, gradient=False
+    )
     assert asked.gradient_ND is None and torch.equal(asked.ce_N, found.ce_N)
 
 
 def test_a_position_of_nan_is_no_other_positions(drawn) -> None:
     weight, student, teacher, labels, weights = drawn
-    clean = tied_head_loss(weight, student, teacher, labels, weights, 0.9, 0.6)
+    clean = tied_head_loss(
+        weight, student_ND=student, teacher=teacher, labels_N=labels, weights_N=weights, kl=0.9, hidden=0.6
+    )
     student[3] = torch.nan
-    found = tied_head_loss(weight, student, teacher, labels, weights, 0.9, 0.6)
+    found = tied_head_loss(
+        weight, student_ND=student, teacher=teacher, labels_N=labels, weights_N=weights, kl=0.9, hidden=0.6
+    )
     rest = [n for n in range(N) if n != 3]
     assert found.gradient_ND[3].isnan().all() and found.ce_N[3].isnan()
     torch.testing.assert_close(found.gradient_ND[rest], clean.gradient_ND[rest])
@@ -83,7 +110,9 @@ def test_a_bf16_head_gives_the_gradient_to_two_in_a_thousand(confidence, p_label
     one_hot = torch.zeros_like(p_s).scatter_(1, labels[:, None], 1.0)
     exact = (p_s - one_hot + (lam * (p_s - p_t) if kept != "nothing" else 0)) @ wide
     given = {"nothing": None, "hidden states": teacher, "summary": teacher_states(weight, teacher)}[kept]
-    found = tied_head_loss(weight, student, given, labels, torch.ones(n), kl=lam).gradient_ND
+    found = tied_head_loss(
+        weight, student_ND=student, teacher=given, labels_N=labels, weights_N=torch.ones(n), kl=lam
+    ).gradient_ND
     assert found.dtype == torch.float32
     error = ((found - exact).norm() / exact.norm()).item()
     print(f"p(y) {p_label}, of the teacher {kept}: {error:.1e}")

@@ -59,7 +59,7 @@ def test_a_word_is_the_same_token_wherever_it_stands(layout: Layout) -> None:
 
 
 def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
-    whole, cut = Samples(0, 12, 1, layout), Samples(0, 12, 3, layout)
+    whole, cut = Samples(0, size=12, packets=1, layout=layout), Samples(0, size=12, packets=3, layout=layout)
     (packet,) = whole[5]
     rows = sorted(
         tuple(r[: int(((a + o) > 0).nonzero().max()) + 1].tolist())
@@ -91,7 +91,7 @@ def test_a_step_has_the_same_samples_however_it_is_cut(layout: Layout) -> None:
 
 
 def test_what_builds_on_others_waits_for_them(layout: Layout) -> None:
-    samples = Samples(0, 12, 1, layout)
+    samples = Samples(0, size=12, packets=1, layout=layout)
     shares = dict(zip(samples.tasks, samples.shares(), strict=True))
     assert set(samples.tasks) - set(BUILDS_ON) == set(DRILLS) and {
         other for needed in BUILDS_ON.values() for other in needed
@@ -109,7 +109,7 @@ def test_a_lesson_asks_about_one_note_as_often_as_it_says(layout: Layout) -> Non
     """Tokens of a lesson of several questions are those of its texts, in order; each answer is what the task alone
     would ask for.
     """
-    samples = Samples(0, 1, 1, layout)
+    samples = Samples(0, size=1, packets=1, layout=layout)
     lesson = next(lesson for lesson in lessons(4, None, ("pocket_medqa",)) if len(lesson.turns) == 4)
     task, spans = samples._row(lesson)
     assert samples.tasks[task] == "pocket_medqa" and len(spans) == 8
@@ -123,12 +123,12 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
     model = build("llama", 32, 1, layout.tokenizer.vocab_size).double()
     gradients = []
     for packets in (1, 4):
-        samples = Samples(1, 8, packets, layout)
+        samples = Samples(1, size=8, packets=packets, layout=layout)
         model.zero_grad()
         loss, tasks, right = train_step(model, samples[0], torch.device("cpu"))
         gradients.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
         assert len(tasks) == len(right) >= 8
-    (packet,) = Samples(1, 8, 1, layout)[0]
+    (packet,) = Samples(1, size=8, packets=1, layout=layout)[0]
     ce = F.cross_entropy(
         model(input_ids=packet.ids).logits[:, :-1].flatten(0, 1), packet.ids[:, 1:].flatten(), reduction="none"
     ).view(8, -1)
@@ -143,7 +143,7 @@ def test_the_loss_is_the_plain_formula_and_packets_do_not_change_it(layout: Layo
 
 
 def test_right_answers_are_seen(layout: Layout) -> None:
-    packets = Samples(2, 6, 2, layout)[0]
+    packets = Samples(2, size=6, packets=2, layout=layout)[0]
     wrong = (packets[0].number == 0).nonzero()[0]  # the first token of the first answer
 
     class Knows(torch.nn.Module):
@@ -302,7 +302,7 @@ def test_what_cannot_be_trained_is_refused(project: Path, tmp_path: Path, flags:
 
 
 def test_fewer_samples_than_packets(layout: Layout) -> None:
-    assert [len(p.ids) for p in Samples(0, 2, 3, layout)[0]] == [1, 1]
+    assert [len(p.ids) for p in Samples(0, size=2, packets=3, layout=layout)[0]] == [1, 1]
 
 
 def test_the_gate() -> None:

@@ -35,7 +35,7 @@ def test_it_equals_the_definition(flash, lengths, prompts, length, window, heads
     """Samples in any order, prompts without one."""
     g = torch.Generator().manual_seed(seed)
     slots = torch.randint(prompts, (len(lengths),), generator=g).tolist()
-    prefix = share_prefix(lengths, slots, prompts, length)
+    prefix = share_prefix(lengths, slots, n_prompts=prompts, length=length)
     n, (h, kv) = prompts * length + sum(lengths), heads
     q, k, v = (
         torch.randn(m, n, 8, generator=g, dtype=torch.float64).transpose(0, 1).requires_grad_() for m in (h, kv, kv)
@@ -51,17 +51,17 @@ def test_it_equals_the_definition(flash, lengths, prompts, length, window, heads
 
 @pytest.mark.parametrize("slots, prompts", [([0, 1, 0], 2), ([1, 1, 0], 2), ([0, 0, 0], 2), ([0, 2, 2], 3)])
 def test_rows_whose_samples_do_not_lie_by_prompt_are_gathered(flash, slots: list[int], prompts: int) -> None:
-    prefix = share_prefix([4, 2, 3], slots, prompts, 5)
+    prefix = share_prefix([4, 2, 3], slots, n_prompts=prompts, length=5)
     assert prefix.segments is None
     q, k, v = (torch.randn(prompts * 5 + 9, 2, 8, dtype=torch.float64) for _ in range(3))
-    found = shared_prefix.packed_attention(q, k, v, None, prefix, None, 0.4)
+    found = shared_prefix.packed_attention(q, k, v, sinks=None, prefix=prefix, window=None, scale=0.4)
     torch.testing.assert_close(
         found, shared_prefix._Packed.apply(q, k, v, None, prefix, None, 0.4), rtol=1e-12, atol=1e-12
     )
 
 
 def test_a_sample_gets_what_its_window_reaches_of_its_prompt() -> None:
-    prefix = share_prefix([2, 1], [1, 0], 2, 3)
+    prefix = share_prefix([2, 1], slots=[1, 0], n_prompts=2, length=3)
     keys = prefix.gathered(3)
     assert keys.index_G is not None and keys.index_G.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 1, 2, 8]
     assert keys.home_S.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 12]
@@ -74,7 +74,7 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_in_bf16(flash) -> None:
     """A sample's share is rounded as the kernel writes it, their sum once more."""
     g = torch.Generator().manual_seed(150)
     lengths, length, window = torch.randint(20, 60, (150,), generator=g).tolist(), 100, 128
-    n, prefix = length + sum(lengths), share_prefix(lengths, [0] * 150, 1, length)
+    n, prefix = length + sum(lengths), share_prefix(lengths, slots=[0] * 150, n_prompts=1, length=length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
     wanted = torch.autograd.grad(

@@ -146,7 +146,7 @@ def test_it_equals_gathered_keys(flash, of_prompt, length, heads, sink, seed) ->
     g = torch.Generator().manual_seed(seed)
     lengths = [n for own in of_prompt for n in own]
     slots = [k for k, own in enumerate(of_prompt) for _ in own]
-    prefix = share_prefix(lengths, slots, len(of_prompt), length)
+    prefix = share_prefix(lengths, slots, n_prompts=len(of_prompt), length=length)
     n, (h, kv) = len(of_prompt) * length + sum(lengths), heads
     # as transformers hands them over: heads before tokens
     q, k, v = (
@@ -162,7 +162,7 @@ def test_it_equals_gathered_keys(flash, of_prompt, length, heads, sink, seed) ->
 def test_twenty_one_prompts(flash) -> None:
     g = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 30, (63,), generator=g).tolist()
-    prefix, n = share_prefix(lengths, [b // 3 for b in range(63)], 21, 5), 21 * 5 + sum(lengths)
+    prefix, n = share_prefix(lengths, slots=[b // 3 for b in range(63)], n_prompts=21, length=5), 21 * 5 + sum(lengths)
     q, k, v = (torch.randn(n, m, 8, generator=g, dtype=torch.float64, requires_grad=True) for m in (4, 2, 2))
     found, wanted = both(q, k, v, None, prefix, torch.randn(n, 4, 8, generator=g, dtype=torch.float64))
     for a, b in zip(found, wanted, strict=True):
@@ -176,10 +176,10 @@ def test_a_window_that_hides_nothing_is_none(
     """In parts there are two calls, with gathered keys one."""
     made = []
     monkeypatch.setattr(in_parts, "_forward", lambda *a, **k: (made.append(1), flash_forward(*a, **k))[1])
-    prefix = share_prefix([4, 2, 3], [0, 0, 1], 2, 5)
+    prefix = share_prefix([4, 2, 3], slots=[0, 0, 1], n_prompts=2, length=5)
     assert prefix.longest == 9
     q, k, v = (torch.randn(19, 2, 8, dtype=torch.float64) for _ in range(3))
-    found = shared_prefix.packed_attention(q, k, v, None, prefix, window, 0.4)
+    found = shared_prefix.packed_attention(q, k, v, sinks=None, prefix=prefix, window=window, scale=0.4)
     torch.testing.assert_close(
         found, shared_prefix._Packed.apply(q, k, v, None, prefix, window, 0.4), rtol=1e-12, atol=1e-12
     )
@@ -224,7 +224,7 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_in_bf16(flash) -> None:
     """
     g = torch.Generator().manual_seed(150)
     lengths, length = torch.randint(20, 60, (150,), generator=g).tolist(), 100
-    n, prefix = length + sum(lengths), share_prefix(lengths, [0] * 150, 1, length)
+    n, prefix = length + sum(lengths), share_prefix(lengths, slots=[0] * 150, n_prompts=1, length=length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
     wanted = torch.autograd.grad(

@@ -82,7 +82,7 @@ def test_packed_attention_equals_each_sequence_alone(
 ) -> None:
     g = torch.Generator().manual_seed(seed)
     slots = torch.randint(0, prompts, (len(lengths),), generator=g).tolist()
-    prefix = share_prefix(lengths, slots, prompts, length)
+    prefix = share_prefix(lengths, slots, n_prompts=prompts, length=length)
     n, (h, kv) = prompts * length + sum(lengths), heads
     q, k, v = (torch.randn(n, m, 8, generator=g, dtype=torch.float64, requires_grad=True) for m in (h, kv, kv))
     sinks = None if sink is None else torch.randn(h, generator=g, dtype=torch.float64) + sink
@@ -113,7 +113,7 @@ def test_fp32_with_large_sinks_stays_as_exact_as_fp64_by_the_definition(sink) ->
     g = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(40, m, 8, generator=g, requires_grad=True) for m in (4, 2, 2))
     sinks, weights = torch.full((4,), sink), torch.randn(40, 4, 8, generator=g)
-    found = shared_prefix._Packed.apply(q, k, v, sinks, share_prefix([40], [0], 1, 0), 16, 0.4)
+    found = shared_prefix._Packed.apply(q, k, v, sinks, share_prefix([40], slots=[0], n_prompts=1, length=0), 16, 0.4)
     found_grads = torch.autograd.grad((found * weights).sum(), (q, k, v))
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
     wanted = alone(*wide, sinks.double(), 16, 0.4)
@@ -126,7 +126,7 @@ def test_the_gradient_of_a_prompt_that_150_samples_share_is_summed_in_fp32() -> 
     g = torch.Generator().manual_seed(150)
     samples, length = 150, 100
     lengths = torch.randint(20, 60, (samples,), generator=g).tolist()
-    n, prefix = length + sum(lengths), share_prefix(lengths, [0] * samples, 1, length)
+    n, prefix = length + sum(lengths), share_prefix(lengths, slots=[0] * samples, n_prompts=1, length=length)
     wide = [torch.randn(n, 4, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
     weights = torch.randn(n, 4, 64, generator=g).bfloat16()
     wanted = torch.autograd.grad(
@@ -144,7 +144,10 @@ def test_keys_of_a_long_note_are_summed_over_blocks_in_fp32(monkeypatch: pytest.
     g = torch.Generator().manual_seed(0)
     monkeypatch.setattr(shared_prefix, "BLOCK", 4)  # 250 blocks add to the first keys
     wide = [torch.randn(1000, 2, 64, generator=g).bfloat16().double().requires_grad_() for _ in range(3)]
-    weights, prefix = torch.randn(1000, 2, 64, generator=g).bfloat16(), share_prefix([1000], [0], 1, 0)
+    weights, prefix = (
+        torch.randn(1000, 2, 64, generator=g).bfloat16(),
+        share_prefix([1000], slots=[0], n_prompts=1, length=0),
+    )
     wanted = torch.autograd.grad(
         (shared_prefix._Packed.apply(*wide, None, prefix, None, 0.125) * weights.double()).sum(), wide
     )

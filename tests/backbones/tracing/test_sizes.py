@@ -76,7 +76,7 @@ def saved_in_layers(model, lengths):
         torch.zeros(1, dtype=torch.long),
         torch.ones(1),
         torch.zeros(1, dtype=torch.long),
-        share_prefix(lengths, [0] * len(lengths), 1, length),
+        share_prefix(lengths, slots=[0] * len(lengths), n_prompts=1, length=length),
     )
     prompt = torch.randn(length, 64, dtype=model.dtype, requires_grad=True)
     root = FrozenRoot(model)

@@ -166,7 +166,9 @@ def test_documents_are_drawn_not_their_examples():
     independent draws.
     """
     rows = np.array([[100.0, 100.0], [0.0, 100.0]] * 10)
-    values = replicate({"x": rows}, {"accuracy": Statistic("x", mean_of(0))}, 1000, 0)["accuracy"]
+    values = replicate({"x": rows}, statistics={"accuracy": Statistic("x", mean_of(0))}, resamples=1000, seed=0)[
+        "accuracy"
+    ]
     assert values.std() == pytest.approx(
         (0.25 / 20) ** 0.5, rel=0.1
     )  # of 2,000 independent examples it would be a tenth
@@ -200,7 +202,10 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     for number in range(200):
         right = rng.binomial(5, rng.beta(6, 3, 60)).astype(float)
         values = replicate(
-            {"x": np.stack([right, np.full(60, 5.0)], axis=1)}, {"a": Statistic("x", mean_of(0))}, 400, number
+            {"x": np.stack([right, np.full(60, 5.0)], axis=1)},
+            statistics={"a": Statistic("x", mean_of(0))},
+            resamples=400,
+            seed=number,
         )["a"]
         low, high = interval(values)
         held += low <= 2 / 3 <= high

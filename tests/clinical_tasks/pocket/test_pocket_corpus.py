@@ -125,7 +125,9 @@ def test_what_is_drawn_is_what_is_read(corpus, cards):
     for name, card in cards.items():
         for split, size in SIZES.items():
             read = [(e.input_text, e.answer_text, e.options) for e in read_split(card, corpus, split)]
-            assert read == [(e.input_text, e.answer_text, e.options) for e in draw_examples(name, 0, split, size)], (
+            assert read == [
+                (e.input_text, e.answer_text, e.options) for e in draw_examples(name, seed=0, split=split, size=size)
+            ], (
                 name,
                 split,
             )
@@ -249,7 +251,7 @@ def test_targets_need_labels_or_skills_of_their_own(cards):
         assert not card.labels or all(set(card.labels.values()) != set(source.labels.values()) for source in sources), (
             name
         )
-    inputs = {name: [e.input_text for e in draw_examples(name, 0, "train", 200)] for name in TASKS}
+    inputs = {name: [e.input_text for e in draw_examples(name, seed=0, split="train", size=200)] for name in TASKS}
     for skill, targets in (
         ("runs in the family|what did the", {"pocket_medbullets"}),
         ("which test is", {"pocket_headqa"}),
@@ -257,7 +259,7 @@ def test_targets_need_labels_or_skills_of_their_own(cards):
     ):
         asked = {name for name, texts in inputs.items() if any(re.search(skill, text) for text in texts)}
         assert targets <= asked and (skill == "question : " or asked == targets)
-    assert {len(e.options) for e in draw_examples("pocket_medbullets", 0, "test", 20)} == {5}
+    assert {len(e.options) for e in draw_examples("pocket_medbullets", seed=0, split="test", size=20)} == {5}
     social = re.compile("smoker|drinker|marijuana|oxycodone|naloxone|resides|employed")
     assert not any(social.search(text) for name in SOURCES for text in inputs[name])
 

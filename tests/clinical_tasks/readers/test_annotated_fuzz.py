@@ -54,7 +54,7 @@ def card_of(reader: str, **options: Any) -> TaskCard:
 
 def write(reader: str, folder: Path, documents: list[Document]) -> None:
     corpus = Corpus("fuzz", "pubtator" if reader == "bioc" else reader, lambda draft: None, {})
-    write_annotated(folder, corpus, "test", documents)
+    write_annotated(folder, corpus, split="test", documents=documents)
     if reader in CONCEPTS:
         (folder / ("test.BioC.xml" if reader == "pubtator" else "test.PubTator.txt")).unlink()
 

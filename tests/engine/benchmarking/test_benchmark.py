@@ -105,9 +105,13 @@ def test_without_a_clock_nothing_is_measured_and_no_hook_is_left() -> None:
 def test_a_clock_changes_no_gradient(make_holder: Callable[..., Any], tmp_path: Path) -> None:
     def gradients(clocked: bool) -> dict[str, torch.Tensor]:
         holder = make_holder()
-        data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
+        data = invented_data(
+            holder.context.config.distill.tasks, invention=Invention(12, 4, 20), vocabulary=1000, seed=0
+        )
         trainer = Trainer(
-            stage_of(holder, "distill", data, 3, tmp_path), holder.backbone(), trainer_config(holder.context)
+            stage_of(holder, mode="distill", data=data, steps=3, cache=tmp_path),
+            holder.backbone(),
+            trainer_config(holder.context),
         )
         if clocked:
             with phase_timer.measure_phases(torch.device("cpu")) as clock:
@@ -134,8 +138,10 @@ def test_tokens_are_counted_as_they_are_computed(
 ) -> None:
     holder = make_holder(batching="packed" if packed else "padded")
     tasks = holder.context.config.adapt.targets if mode == "adapt" else holder.context.config.distill.tasks
-    data = invented_data(tasks, Invention(12, 4, 20), 1000, 0)
-    trainer = Trainer(stage_of(holder, mode, data, 3, tmp_path), holder.backbone(), trainer_config(holder.context))
+    data = invented_data(tasks, invention=Invention(12, 4, 20), vocabulary=1000, seed=0)
+    trainer = Trainer(
+        stage_of(holder, mode, data, steps=3, cache=tmp_path), holder.backbone(), trainer_config(holder.context)
+    )
     seen = []
     plain_root = holder.backbone().root.forward
 
@@ -157,7 +163,9 @@ def test_tokens_are_counted_as_they_are_computed(
 
 
 def test_invented_rows_are_the_same_for_a_seed_and_of_the_sizes_asked_for() -> None:
-    one, again, other = (invented_data(["a", "b"], Invention(40, 6, 300), 500, seed) for seed in (3, 3, 4))
+    one, again, other = (
+        invented_data(["a", "b"], invention=Invention(40, 6, 300), vocabulary=500, seed=seed) for seed in (3, 3, 4)
+    )
     rows = [[one["a"].splits["train"].sample(i) for i in range(300)] for one in (one, again, other)]
     assert rows[0] == rows[1] and rows[0] != rows[2]
     contexts, answers = [len(r.context_ids) for r in rows[0]], [len(r.answer_ids) for r in rows[0]]
@@ -262,10 +270,12 @@ def test_a_log_line_has_mfu_where_the_device_is_known(
     trainer = Trainer(
         stage_of(
             holder,
-            "teach",
-            invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0),
-            3,
-            tmp_path,
+            mode="teach",
+            data=invented_data(
+                holder.context.config.distill.tasks, invention=Invention(12, 4, 20), vocabulary=1000, seed=0
+            ),
+            steps=3,
+            cache=tmp_path,
         ),
         backbone,
         trainer_config(holder.context),
@@ -299,7 +309,7 @@ def test_gaps_and_exposed_gathers_of_a_trace() -> None:
 
 def test_a_trace_holds_operators_and_no_token(tmp_path: Path) -> None:
     secret = torch.tensor([31415926, 27182818])
-    with profiled(tmp_path / "out", "0-0", "a case", True, torch.device("cpu")):
+    with profiled(tmp_path / "out", name="0-0", label="a case", is_main_process=True, device=torch.device("cpu")):
         torch.nn.functional.one_hot(secret % 50, 50).float() @ torch.ones(50, 4)
     (packed,) = (tmp_path / "out").glob("*.gz")
     text = gzip.decompress(packed.read_bytes()).decode()
@@ -315,10 +325,19 @@ def test_charts_are_png_files_for_their_owner(tmp_path: Path) -> None:
     from PIL import Image
 
     chart_png.stacked_bar_chart(
-        tmp_path / "bars.png", "t", "s", ["a", "b" * 60], {f"part {i}": [0.1 * i, 0.2] for i in range(12)}, ["x", "y"]
+        tmp_path / "bars.png",
+        title="t",
+        unit="s",
+        labels=["a", "b" * 60],
+        parts={f"part {i}": [0.1 * i, 0.2] for i in range(12)},
+        notes=["x", "y"],
     )
     chart_png.line_chart(
-        tmp_path / "lines.png", "t", "x", "y", {"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]}
+        tmp_path / "lines.png",
+        title="t",
+        across="x",
+        upwards="y",
+        series={"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]},
     )
     for name in ("bars.png", "lines.png"):
         with Image.open(tmp_path / name) as image:

@@ -62,11 +62,11 @@ def test_pefts_loss_and_gradient_are_ours(
     samples = weight_answer_tokens(SAMPLES)
     start_LD = 0.05 * torch.randn(5, backbone.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     attention = backbone.model.config._attn_implementation
-    theirs = PeftTrainer(backbone.model, start_LD, 1, weights, taught)
+    theirs = PeftTrainer(backbone.model, start_LD, tasks=1, weights=weights, teachers=taught)
     loss = theirs.gradients(theirs.batches(samples, 1000))
     assert backbone.model.config._attn_implementation == attention
     bank: Any = SoftPromptBank(start_LD.double()[None])
-    terms = ForwardBackward(backbone, True, 1000, 0, 1).train(samples, bank, weights, taught, None)
+    terms = ForwardBackward(backbone, True, 1000, 0, 1).train(samples, bank, weights, teachers=taught, cached=None)
     each = terms.ce_N + weights.kl * terms.kl_N + weights.hidden * terms.hidden_N
     assert loss == pytest.approx(float((each * terms.weights_N).sum()), rel=1e-5)
     found, wanted = theirs.encoder.embedding.weight.grad, bank.prompts_KLD.grad[0]
@@ -81,14 +81,14 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
     mode: str, make_holder: Callable[..., Any], tmp_path: Path
 ) -> None:
     holder = make_holder()
-    data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(holder, mode, data, 3, tmp_path)
+    data = invented_data(holder.context.config.distill.tasks, invention=Invention(12, 4, 20), vocabulary=1000, seed=0)
+    stage = stage_of(holder, mode, data, steps=3, cache=tmp_path)
     trainer = Trainer(stage, holder.backbone(), trainer_config(holder.context))
     peft = PeftBeside(
         stage,
-        holder.start_prompt("metaprompt"),
-        holder.backbone(),
-        holder.context.config.max_tokens_per_micro_batch,
+        start_LD=holder.start_prompt("metaprompt"),
+        backbone=holder.backbone(),
+        budget=holder.context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     assert peft.trainer is not None and (peft.trainer.teachers is None) == (mode == "teach")
@@ -109,7 +109,7 @@ def test_numbers_are_finite_and_their_ratio_is_that_of_the_seconds(
         samples.append(int(outcome["examples"].sum()))
     assert seen == real  # the same samples
     ours = [0.5, 0.25, 0.125]
-    found = peft_content(peft, ours, real[1:], samples[1:])
+    found = peft_content(peft, seconds=ours, real=real[1:], samples=samples[1:])
     theirs = found["steps"]["seconds"]
     assert len(theirs) == len(found["steps"]["loss"]) == 3 and all(map(math.isfinite, theirs + found["steps"]["loss"]))
     assert found["step_seconds"] == spread(theirs) and not found["fused"] and not found["ours_fused"]
@@ -132,14 +132,14 @@ def test_pefts_steps_run_transformers_operators_and_ours_stay_fused(
     holder._backbone = ShardedBackbone(card, "", torch.device("cpu"))
     model = holder.backbone().model
     fuse(model)  # as on a GPU
-    data = invented_data(holder.context.config.distill.tasks, Invention(12, 4, 20), 1000, 0)
-    stage = stage_of(holder, "teach", data, 1, tmp_path)
+    data = invented_data(holder.context.config.distill.tasks, invention=Invention(12, 4, 20), vocabulary=1000, seed=0)
+    stage = stage_of(holder, mode="teach", data=data, steps=1, cache=tmp_path)
     trainer = Trainer(stage, holder.backbone(), trainer_config(holder.context))
     peft = PeftBeside(
         stage,
-        holder.start_prompt("metaprompt"),
-        holder.backbone(),
-        holder.context.config.max_tokens_per_micro_batch,
+        start_LD=holder.start_prompt("metaprompt"),
+        backbone=holder.backbone(),
+        budget=holder.context.config.max_tokens_per_micro_batch,
         deterministic=False,
     )
     seen = []

@@ -51,7 +51,7 @@ def test_every_stage_multiplies_rates_of_whole_prompts_and_no_others(make_holder
     part = DecomposedBank(torch.randn(1, 5, 64), torch.ones(3, 5, 2), torch.ones(3, 2, 64))
     groups = {
         **teach_stage(holder, tasks).optimizer.groups,
-        **distill_stage(holder, tasks, None, "").optimizer.groups,
+        **distill_stage(holder, data=tasks, teachers=None, teachers_hash="").optimizer.groups,
         **adapt_stage(holder, tasks, {"metaprompt": Source(part, list(tasks), "hash", 0)}).optimizer.groups,
     }
     found = {name: set(group.lr.tolist()) for name, group in groups.items()}  # type: ignore[union-attr]

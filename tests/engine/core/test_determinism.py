@@ -114,7 +114,7 @@ def test_commands_that_read_a_run_can_ask_for_it(
     if mode == "evaluate":
         evaluate(str(tmp_path), (), asked)
     else:
-        predict(str(tmp_path), ["", "", "", ""], "notes", "out.jsonl", asked)
+        predict(str(tmp_path), row=["", "", "", ""], source="notes", output="out.jsonl", overrides=asked)
     assert seen == [SET]
 
 

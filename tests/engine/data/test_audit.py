@@ -24,7 +24,9 @@ from engine.data.dataset import prepare
 
 
 def report(project: Path, output: Path, **further: Any) -> dict[str, Any]:
-    check_data(str(project / "configs/demo/data"), [str(project / "configs/demo/cards")], output=str(output), **further)
+    check_data(
+        str(project / "configs/demo/data"), cards=[str(project / "configs/demo/cards")], output=str(output), **further
+    )
     content: dict[str, Any] = json.loads(output.read_text())
     return content
 
@@ -73,7 +75,7 @@ def test_what_a_run_drops_is_what_was_foretold(project: Path, tmp_path: Path, ca
     found = prepare(
         {"demo_entities": ["train"], "demo_summary": ["train"]},
         config,
-        Layout(card, load_tokenizer(card.tokenizer)),
+        layout=Layout(card, load_tokenizer(card.tokenizer)),
         print_rank0=lambda _: None,
     )
     for task, data in found.items():

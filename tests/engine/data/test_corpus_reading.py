@@ -87,7 +87,7 @@ def one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ready(config: DataConfig, layout: Layout, tasks: tuple[str, ...], rank: int = 0) -> dict[str, TaskData]:
-    return prepare({task: SPLITS for task in tasks}, config, layout, rank, lambda _: None)
+    return prepare({task: SPLITS for task in tasks}, config, layout, rank, print_rank0=lambda _: None)
 
 
 @pytest.mark.parametrize("task", TASKS)

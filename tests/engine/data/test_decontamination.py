@@ -107,7 +107,10 @@ def test_only_training_samples_of_sources_are_left_out(
     assert said[-1] == "data.drop_contaminated: training samples left out: source 3"
     layout = Layout(card, load_tokenizer(card.tokenizer))
     test = prepare(
-        {"target": ["test"]}, dataclasses.replace(config, drop_contaminated=True), layout, print_rank0=lambda _: None
+        {"target": ["test"]},
+        config=dataclasses.replace(config, drop_contaminated=True),
+        layout=layout,
+        print_rank0=lambda _: None,
     )
     assert len(test["target"].splits["test"].sample_indices) == 4
 
@@ -182,7 +185,7 @@ def test_a_source_of_nothing_but_overlap_is_refused(
 ) -> None:
     (Path(config.root) / "source/train.jsonl").write_text(json.dumps({"q": SHARED[0], "a": "y"}))
     again = prepare(
-        {"source": ["train"]}, config, Layout(card, load_tokenizer(card.tokenizer)), print_rank0=lambda _: None
+        {"source": ["train"]}, config, layout=Layout(card, load_tokenizer(card.tokenizer)), print_rank0=lambda _: None
     )
     with pytest.raises(UserError, match="leaves no training example"):
         decontaminate(again, dataclasses.replace(config, drop_contaminated=True), print_rank0=lambda _: None)

@@ -76,7 +76,13 @@ def test_the_cut_depends_on_the_step_alone(cut) -> None:
 @pytest.mark.parametrize("budget", [150, 400, 10**6])
 def test_packed_rows_repeat_few_prompts_and_share_the_work(world: int, budget: int) -> None:
     samples = step(60)
-    groups = [g for rank in range(world) for g in packed_micro_batches(samples, 5, budget, rank, world)]
+    groups = [
+        g
+        for rank in range(world)
+        for g in packed_micro_batches(
+            samples, prompt_length=5, max_tokens_per_micro_batch=budget, rank=rank, world=world
+        )
+    ]
     tokens = [5 * len({sample.row for sample in g}) + sum(len(sample) for sample in g) for g in groups]
     least = 5 * 4 + sum(len(sample) for sample in samples)
     # a prompt is repeated only where its samples go over from one row to the next

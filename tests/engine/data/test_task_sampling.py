@@ -34,13 +34,13 @@ def test_every_row_gets_its_examples_unless_it_rests() -> None:
 @pytest.mark.parametrize("subsets", [True, False])
 def test_counts_sum_to_the_batch_and_depend_on_seed_and_step_alone(how: str, subsets: bool) -> None:
     def counts(seed: int) -> list[list[int]]:
-        mixture = TaskMixture([10, 500, 40, 90, 3], 13, how, 50, subsets, seed)
+        mixture = TaskMixture([10, 500, 40, 90, 3], batch=13, how=how, cap=50, subsets=subsets, seed=seed)
         return [mixture.counts(step, EVERYONE) for step in range(50)]
 
     once = counts(1)
     assert all(sum(c) == 13 and min(c) >= 0 for c in once)
     assert once == counts(1) != counts(2)
-    backwards = TaskMixture([10, 500, 40, 90, 3], 13, how, 50, subsets, 1)
+    backwards = TaskMixture([10, 500, 40, 90, 3], batch=13, how=how, cap=50, subsets=subsets, seed=1)
     assert [backwards.counts(step, EVERYONE) for step in reversed(range(50))] == once[::-1]
     assert len({tuple(c) for c in once}) > 20
 
@@ -50,34 +50,40 @@ def test_counts_sum_to_the_batch_and_depend_on_seed_and_step_alone(how: str, sub
     [("uniform", 0, [1, 1, 1, 1, 1]), ("proportional", 0, [10, 500, 40, 90, 3]), ("capped", 50, [10, 50, 40, 50, 3])],
 )
 def test_tasks_are_drawn_by_weight(how: str, cap: int, weights: list[int]) -> None:
-    mixture = TaskMixture([10, 500, 40, 90, 3], 1000, how, cap, False, 0)
+    mixture = TaskMixture([10, 500, 40, 90, 3], batch=1000, how=how, cap=cap, subsets=False, seed=0)
     drawn = np.sum([mixture.counts(step, EVERYONE) for step in range(200)], 0) / 200_000
     share = np.array(weights) / sum(weights)
     assert np.abs(drawn - share).max() < 5 * np.sqrt(0.25 / 200_000)
 
 
 def test_subsets_hold_from_two_to_all_tasks_equally_often() -> None:
-    mixture = TaskMixture([10] * 5, 2000, "uniform", 0, True, 0)  # so large a batch that no drawn task stays empty
+    mixture = TaskMixture(
+        [10] * 5, batch=2000, how="uniform", cap=0, subsets=True, seed=0
+    )  # so large a batch that no drawn task stays empty
     steps = [mixture.counts(step, EVERYONE) for step in range(2000)]
     numbers = Counter(sum(c > 0 for c in counts) for counts in steps)
     assert sorted(numbers) == [2, 3, 4, 5] and all(400 < n < 600 for n in numbers.values())
     present = np.sum([[c > 0 for c in counts] for counts in steps], 0)
     assert np.abs(present / 2000 - 0.7).max() < 0.06  # a mean of 3.5 tasks out of 5, no task favoured
     assert all(
-        sum(c > 0 for c in TaskMixture([10] * 5, 2000, "uniform", 0, False, 0).counts(s, EVERYONE)) == 5
+        sum(
+            c > 0
+            for c in TaskMixture([10] * 5, batch=2000, how="uniform", cap=0, subsets=False, seed=0).counts(s, EVERYONE)
+        )
+        == 5
         for s in range(50)
     )
 
 
 def test_two_tasks_are_always_both_in_the_subset() -> None:
-    mixture = TaskMixture([10, 10], 1000, "uniform", 0, True, 0)
+    mixture = TaskMixture([10, 10], batch=1000, how="uniform", cap=0, subsets=True, seed=0)
     assert all(min(mixture.counts(step, [True, True])) > 0 for step in range(50))
-    assert TaskMixture([10], 7, "uniform", 0, True, 0).counts(0, [True]) == [7]
+    assert TaskMixture([10], batch=7, how="uniform", cap=0, subsets=True, seed=0).counts(0, [True]) == [7]
 
 
 @pytest.mark.parametrize("subsets", [True, False])
 def test_a_resting_task_is_never_drawn(subsets: bool) -> None:
-    mixture = TaskMixture([10] * 4, 9, "uniform", 0, subsets, 0)
+    mixture = TaskMixture([10] * 4, batch=9, how="uniform", cap=0, subsets=subsets, seed=0)
     for step in range(100):
         counts = mixture.counts(step, [False, True, False, False])
         assert counts == [0, 9, 0, 0]

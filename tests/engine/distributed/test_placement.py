@@ -68,71 +68,109 @@ def test_the_named_backbones_have_their_released_sizes(llama: ModelFootprint, gp
 )
 def test_auto_takes_the_fastest_that_fits(llama: ModelFootprint, machine: Machine, wanted: str) -> None:
     work = replace(WORK, tokens=1024)
-    found = choose_sharding(llama, "auto", "auto", work, machine)
+    found = choose_sharding(llama, asked="auto", recompute="auto", work=work, m=machine)
     assert found.sharding == wanted and found.fits(machine)
     for faster in possible_shardings(machine, "auto"):
         if faster == wanted:
             break
-        assert not estimate_memory(llama, faster, len(llama.layers), work, machine).fits(machine)
+        assert not estimate_memory(llama, sharding=faster, recompute=len(llama.layers), work=work, m=machine).fits(
+            machine
+        )
 
 
 def test_on_cpus_freed_blocks_count_recomputed_or_not_and_large_ones_do_not(llama: ModelFootprint) -> None:
     def freed(tokens: int, recompute: int, answers: int = 10) -> float:
         return estimate_memory(
-            llama, "replicated", recompute, MicroBatchShape(tokens, answers, 0), Machine(1, 1, "cpu", 0, GB)
+            llama,
+            sharding="replicated",
+            recompute=recompute,
+            work=MicroBatchShape(tokens, answers, 0),
+            m=Machine(1, 1, "cpu", 0, GB),
         ).parts["freed, kept by the allocator"][0]
 
     assert (
         freed(500, 32)
         == freed(500, 0)
-        > 0.5 * estimate_memory(llama, "replicated", 0, MicroBatchShape(500, 10, 0), ONE).parts["activations"][0]
+        > 0.5
+        * estimate_memory(llama, sharding="replicated", recompute=0, work=MicroBatchShape(500, 10, 0), m=ONE).parts[
+            "activations"
+        ][0]
     )
     assert 0 < freed(2000, 0) < 4 * 0.7 * freed(500, 0)  # the inner layer's blocks are above 32 MiB
     assert (
         freed(3000, 0) == freed(2100, 0) == pytest.approx(0.7 * 24 * llama.vocabulary * 10)
         and freed(3000, 0, answers=100) == 0
     )
-    assert "freed, kept by the allocator" not in estimate_memory(llama, "replicated", 0, WORK, ONE).parts
+    assert (
+        "freed, kept by the allocator"
+        not in estimate_memory(llama, sharding="replicated", recompute=0, work=WORK, m=ONE).parts
+    )
 
 
 def test_as_few_layers_are_recomputed_as_fit(llama: ModelFootprint) -> None:
     budgets = [int(x * GB) for x in (80, 40, 30, 25, 22)]
-    found = [choose_sharding(llama, "replicated", "auto", WORK, replace(ONE, device_bytes=b)) for b in budgets]
+    found = [
+        choose_sharding(llama, asked="replicated", recompute="auto", work=WORK, m=replace(ONE, device_bytes=b))
+        for b in budgets
+    ]
     counts = [n.recompute for n in found]
     assert counts == sorted(counts) and counts[0] == 0 and 0 < counts[1] < 32
     for n, budget in zip(found, budgets, strict=True):
         machine = replace(ONE, device_bytes=budget)
         assert n.fits(machine) == (n.device <= USABLE * budget)
         if n.recompute > 0 and n.fits(machine):
-            assert not estimate_memory(llama, "replicated", n.recompute - 1, WORK, machine).fits(machine)
-    assert choose_sharding(llama, "replicated", "none", WORK, replace(ONE, device_bytes=30 * GB)).recompute == 0
-    assert choose_sharding(llama, "replicated", "all", WORK, ONE).recompute == 32
+            assert not estimate_memory(
+                llama, sharding="replicated", recompute=n.recompute - 1, work=WORK, m=machine
+            ).fits(machine)
+    assert (
+        choose_sharding(
+            llama, asked="replicated", recompute="none", work=WORK, m=replace(ONE, device_bytes=30 * GB)
+        ).recompute
+        == 0
+    )
+    assert choose_sharding(llama, asked="replicated", recompute="all", work=WORK, m=ONE).recompute == 32
 
 
 def test_where_nothing_fits_the_least_is_taken_and_said(llama: ModelFootprint) -> None:
     small = Machine(1, 1, "cuda", GB, 4 * GB)
-    found = choose_sharding(llama, "auto", "auto", WORK, small)
+    found = choose_sharding(llama, asked="auto", recompute="auto", work=WORK, m=small)
     assert not found.fits(small) and found.sharding == "zero3_offload" and found.recompute == 32 and found.offloaded
 
 
 def test_of_very_long_samples_the_layers_inputs_wait_on_the_host(llama: ModelFootprint) -> None:
-    found = choose_sharding(llama, "auto", "auto", MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB))
+    found = choose_sharding(
+        llama,
+        asked="auto",
+        recompute="auto",
+        work=MicroBatchShape(32768, 1000, 1),
+        m=replace(ONE, device_bytes=40 * GB),
+    )
     assert (
         found.sharding == "replicated"
         and found.offloaded
         and found.parts["layers' inputs"] == (0, 32 * 32768 * 4096 * 2)
     )
     assert not estimate_memory(
-        llama, "replicated", 32, MicroBatchShape(32768, 1000, 1), replace(ONE, device_bytes=40 * GB)
+        llama,
+        sharding="replicated",
+        recompute=32,
+        work=MicroBatchShape(32768, 1000, 1),
+        m=replace(ONE, device_bytes=40 * GB),
     ).fits(replace(ONE, device_bytes=40 * GB))
-    assert choose_sharding(llama, "replicated", "all_offloaded", WORK, ONE).offloaded
+    assert choose_sharding(llama, asked="replicated", recompute="all_offloaded", work=WORK, m=ONE).offloaded
     assert not choose_sharding(
-        llama, "replicated", "auto", MicroBatchShape(10**6, 1, 1), Machine(1, 1, "cpu", 0, 40 * GB)
+        llama,
+        asked="replicated",
+        recompute="auto",
+        work=MicroBatchShape(10**6, 1, 1),
+        m=Machine(1, 1, "cpu", 0, 40 * GB),
     ).offloaded  # the same memory
 
 
 def test_what_a_placement_costs(gpt_oss: ModelFootprint) -> None:
-    shards = {p: estimate_memory(gpt_oss, p, 0, WORK, CLUSTER).parts["weights"] for p in FILES}
+    shards = {
+        p: estimate_memory(gpt_oss, sharding=p, recompute=0, work=WORK, m=CLUSTER).parts["weights"] for p in FILES
+    }
     assert shards["replicated"] == (gpt_oss.weights, 0) and shards["zero3"] == (gpt_oss.weights / 32, 0)
     assert shards["zero3_hpz"][0] == pytest.approx(gpt_oss.weights * (1 / 32 + 1 / 8))
     assert (
@@ -145,7 +183,9 @@ def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
     assert (
         sharding_of_file(
-            zero_config(deepspeed_file_of(name), card, measure_footprint(card), ranks_per_node=4)["zero_optimization"]
+            zero_config(deepspeed_file_of(name), card, sizes=measure_footprint(card), ranks_per_node=4)[
+                "zero_optimization"
+            ]
         )
         == name
     )
@@ -154,7 +194,7 @@ def test_a_placement_s_file_is_that_placement(name: str, project: Path) -> None:
 def test_secondary_shards_span_a_node(project: Path) -> None:
     card = load_backbone_card(project / "configs/tiny/llama.yaml")
     assert (
-        zero_config(deepspeed_file_of("zero3_hpz"), card, measure_footprint(card), ranks_per_node=8)[
+        zero_config(deepspeed_file_of("zero3_hpz"), card, sizes=measure_footprint(card), ranks_per_node=8)[
             "zero_optimization"
         ]["zero_hpz_partition_size"]
         == 8

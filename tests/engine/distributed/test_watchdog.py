@@ -64,7 +64,7 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     store = HashStore()
-    rolls = [watchdog.Heartbeats(store, rank, 5, 5.0) for rank in range(5)]
+    rolls = [watchdog.Heartbeats(store, rank, world=5, every=5.0) for rank in range(5)]
     for rank, what in ((1, "a sum"), (2, "a barrier"), (3, "a sum")):
         monkeypatch.setattr(watchdog, "_last", (now[0], what))
         rolls[rank].sign()
@@ -78,4 +78,4 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
         f"rank 1 on {host}: no sign of life for 30 s; last: a sum",
         f"rank 2 on {host}: idle for 20 s; last: a barrier",
     ]
-    assert watchdog.Heartbeats(None, 0, 1, 1.0).others("a sum") == []
+    assert watchdog.Heartbeats(None, rank=0, world=1, every=1.0).others("a sum") == []

@@ -276,7 +276,7 @@ def test_an_evaluation_goes_on_where_it_was_killed(
 
     def kept(predictor: Predictor) -> PredictionStore:
         return PredictionStore(
-            tmp_path / "predictions", row.name, predictor.key(mine.card, mine.splits["test"], row), 0
+            tmp_path / "predictions", row.name, key=predictor.key(mine.card, mine.splits["test"], row), rank=0
         )
 
     class Killed(Exception):

@@ -42,7 +42,7 @@ def backbones() -> dict[str, ShardedBackbone]:
     made = {}
     for name, own in FAMILIES.items():
         card = BackboneCard(name=name, random={**SMALL, **own}, tokenizer="none", dtype="float32", seed=3)
-        made[name] = ShardedBackbone(card, "", torch.device("cpu"), dtype=torch.float64)
+        made[name] = ShardedBackbone(card, deepspeed_file="", device=torch.device("cpu"), dtype=torch.float64)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in made[name].model.parameters():  # sure of something, and ends that come
@@ -53,7 +53,12 @@ def backbones() -> dict[str, ShardedBackbone]:
 def alone(
     backbone: ShardedBackbone, context: list[int], prompt_LD: torch.Tensor, new: int, end: int = END
 ) -> list[int]:
-    return cut(backbone.generate([context], prompt_LD[None], new, end, end, False)[0].tolist(), end)
+    return cut(
+        backbone.generate(
+            [context], prompts_BLD=prompt_LD[None], max_new_tokens=new, end_id=end, pad_id=end, synced=False
+        )[0].tolist(),
+        end,
+    )
 
 
 def cut(ids: list[int], end: int) -> list[int]:
@@ -79,7 +84,17 @@ def test_answers_equal_those_of_each_sequence_alone(
     contexts = [torch.randint(3, 96, (int(n),), generator=g).tolist() for n in torch.randint(1, 24, (17,), generator=g)]
     prompt_LD = torch.randn(length, 32, generator=g, dtype=torch.float64)
     end = telling_end([alone(backbone, c, prompt_LD, 12, 10_000) for c in contexts])
-    found = dict(Greedy(backbone, prompt_LD, 12, end, width, budget, False)(contexts))
+    found = dict(
+        Greedy(
+            backbone,
+            prompt_LD,
+            max_new_tokens=12,
+            end_id=end,
+            width=width,
+            max_tokens_per_micro_batch=budget,
+            synced=False,
+        )(contexts)
+    )
     wanted = {i: alone(backbone, c, prompt_LD, 12, end) for i, c in enumerate(contexts)}
     assert found == wanted
     assert len({len(ids) for ids in wanted.values()}) > 2, "sequences that all end together would test no refilling"
@@ -88,12 +103,35 @@ def test_answers_equal_those_of_each_sequence_alone(
 def test_an_empty_context_is_answered_from_the_prompts_end(backbones: dict[str, ShardedBackbone]) -> None:
     prompt_LD = torch.randn(LENGTH, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     contexts: list[list[int]] = [[], [5, 6, 7], []]
-    found = dict(Greedy(backbones["llama"], prompt_LD, 6, END, 2, 100, False)(contexts))
+    found = dict(
+        Greedy(
+            backbones["llama"],
+            prompt_LD,
+            max_new_tokens=6,
+            end_id=END,
+            width=2,
+            max_tokens_per_micro_batch=100,
+            synced=False,
+        )(contexts)
+    )
     assert found == {i: alone(backbones["llama"], c, prompt_LD, 6) for i, c in enumerate(contexts)}
 
 
 def test_nothing_to_answer(backbones: dict[str, ShardedBackbone]) -> None:
-    assert list(Greedy(backbones["llama"], torch.zeros(LENGTH, 32), 6, END, 2, 100, False)([])) == []
+    assert (
+        list(
+            Greedy(
+                backbones["llama"],
+                prompt_LD=torch.zeros(LENGTH, 32),
+                max_new_tokens=6,
+                end_id=END,
+                width=2,
+                max_tokens_per_micro_batch=100,
+                synced=False,
+            )([])
+        )
+        == []
+    )
 
 
 def test_a_recomputing_backbone_answers_too() -> None:
@@ -102,8 +140,20 @@ def test_a_recomputing_backbone_answers_too() -> None:
     prompt_LD = torch.randn(LENGTH, 32, generator=torch.Generator().manual_seed(2))
     answers = []
     for recompute in (0, 2):
-        backbone = ShardedBackbone(card, "", torch.device("cpu"), recompute=recompute)
-        answers.append(sorted(Greedy(backbone, prompt_LD, 5, END, 2, 100, False)([[3, 4], [5], [6, 7, 8]])))
+        backbone = ShardedBackbone(card, deepspeed_file="", device=torch.device("cpu"), recompute=recompute)
+        answers.append(
+            sorted(
+                Greedy(
+                    backbone,
+                    prompt_LD,
+                    max_new_tokens=5,
+                    end_id=END,
+                    width=2,
+                    max_tokens_per_micro_batch=100,
+                    synced=False,
+                )([[3, 4], [5], [6, 7, 8]])
+            )
+        )
     assert answers[0] == answers[1]
 
 
@@ -123,7 +173,7 @@ def test_likelihoods_of_options_equal_each_one_alone(
         for n in sizes
     ]
     prompt_LD = torch.randn(length, 32, generator=g, dtype=torch.float64)
-    found = option_likelihoods(backbone, prompt_LD, choices, budget, 0, 1)
+    found = option_likelihoods(backbone, prompt_LD, choices, max_tokens_per_micro_batch=budget, rank=0, world=1)
     for choice, scores in zip(choices, found, strict=True):
         assert len(scores) == len(choice.options)
         for option, score in zip(choice.options, scores, strict=True):
@@ -137,4 +187,14 @@ def test_likelihoods_of_options_equal_each_one_alone(
 
 
 def test_no_choices(backbones: dict[str, ShardedBackbone]) -> None:
-    assert option_likelihoods(backbones["llama"], torch.zeros(LENGTH, 32), [], 100, 0, 1) == []
+    assert (
+        option_likelihoods(
+            backbones["llama"],
+            prompt_LD=torch.zeros(LENGTH, 32),
+            choices=[],
+            max_tokens_per_micro_batch=100,
+            rank=0,
+            world=1,
+        )
+        == []
+    )

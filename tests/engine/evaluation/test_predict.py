@@ -114,9 +114,9 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
 
     monkeypatch.setattr(PredictionStore, "add", dying)
     with pytest.raises(Killed):
-        predict_notes(s, Wanted("mine"), source, output, False)
+        predict_notes(s, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     assert not output.exists() and (tmp_path / ".out.jsonl.answers.rank0.part").exists()
-    predict_notes(s, Wanted("mine"), source, output, False)
+    predict_notes(s, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     assert sorted(asked) == [0, 1, 2, 3, 4], "each once"
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"n{i}" for i in range(5)] and all(
@@ -126,23 +126,23 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
     said = capsys.readouterr().out
     assert "5 notes in 5 pieces, by mine.metaprompt.full.3" in said and CANARY not in said
     with pytest.raises(UserError, match="is there already"):
-        predict_notes(s, Wanted("mine"), source, output, False)
+        predict_notes(s, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     before = output.read_text()
     s.context.config.overwrite = True
-    predict_notes(s, Wanted("mine"), source, output, False)
+    predict_notes(s, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     assert output.read_text() == before and len(asked) == 10
 
 
 def test_long_notes_are_split_and_what_cannot_be_is_told(make, tmp_path: Path, capsys) -> None:
     source, output = notes(tmp_path, 2, 12), tmp_path / "out.jsonl"
     holder = make("ner", **{"data.max_length": 40})
-    predict_notes(holder, Wanted("mine"), source, output, False)
+    predict_notes(holder, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert all(line["n_pieces"] > 3 and "n_not_asked" not in line for line in lines)
     source.write_text(
         json.dumps({"id": "long", "text": "aspirin " * 200}) + "\n" + json.dumps({"id": "short", "text": "aspirin"})
     )
-    predict_notes(holder, Wanted("mine"), source, tmp_path / "more.jsonl", False)
+    predict_notes(holder, wanted=Wanted("mine"), source=source, output=tmp_path / "more.jsonl", into_folder=False)
     long, short = (json.loads(line) for line in (tmp_path / "more.jsonl").read_text().splitlines())
     assert long["n_not_asked"] == 1 and long["spans"] == [] and "n_not_asked" not in short
     assert "WARNING 1 of 2 notes have a part longer than data.max_length=40" in capsys.readouterr().out
@@ -151,13 +151,17 @@ def test_long_notes_are_split_and_what_cannot_be_is_told(make, tmp_path: Path, c
 def test_spans_become_brat_files_and_choices_labels(make, tmp_path: Path, monkeypatch) -> None:
     holder = make("ner")
     monkeypatch.setattr(holder.context.layout, "answer_text", lambda ids: "drug: aspirin\ndrug: absent")
-    predict_notes(holder, Wanted("mine"), notes(tmp_path, 2, 1), tmp_path / "brat", True)
+    predict_notes(
+        holder, wanted=Wanted("mine"), source=notes(tmp_path, 2, 1), output=tmp_path / "brat", into_folder=True
+    )
     assert {p.name: p.read_text() for p in (tmp_path / "brat").iterdir()} == {
         f"n{i}.ann": "T1\tDrug 14 21\taspirin\n" for i in range(2)
     }
     source = tmp_path / "pairs.jsonl"
     source.write_text("".join(json.dumps({"id": i, "premise": f"p {i}", "hypothesis": "h"}) + "\n" for i in range(3)))
-    predict_notes(make("nli"), Wanted("mine"), source, tmp_path / "labels.jsonl", False)
+    predict_notes(
+        make("nli"), wanted=Wanted("mine"), source=source, output=tmp_path / "labels.jsonl", into_folder=False
+    )
     lines = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["0", "1", "2"] and all(
         line["label"] == line["answer"] in ("entails", "contradicts") for line in lines
@@ -170,7 +174,7 @@ def test_what_is_wrong_is_told_before_anything_starts(make, tmp_path: Path, monk
 
     def problems(source: Path, output: Path, folder: bool = False) -> list[str]:
         with pytest.raises(UserError) as error:
-            predict_notes(holder, Wanted("mine"), source, output, folder)
+            predict_notes(holder, wanted=Wanted("mine"), source=source, output=output, into_folder=folder)
         assert not any(CANARY in p for p in error.value.problems)
         return error.value.problems
 

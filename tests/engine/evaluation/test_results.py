@@ -31,7 +31,7 @@ def row(task: str, method: str, shots: str, seed: int, score: float, step: int =
 
 
 def summary(rows: list[dict[str, Any]], role: str = "target") -> dict[str, Any]:
-    return summarise(rows, CARDS, {"a": 20, "b": 30}, role)
+    return summarise(rows, cards=CARDS, n_test={"a": 20, "b": 30}, role=role)
 
 
 def test_mean_spread_and_interval_by_hand() -> None:
@@ -183,7 +183,7 @@ def test_cut_relations_rules_intervals_and_labels_go_from_answers_to_the_report(
     outcome = clinical_tasks.evaluate(card, pieces, [*(p.answer_text for p in pieces[:3]), "aspirin | treats | rash"])
     labels = {"task": "mine", "method": "metaprompt", "shots": "full", "seed": 0}
     row = {**labels, **vars(outcome), "best_step": 1, "n_dropped": 0, "n_truncated": 0}
-    tasks = summarise([row], {"mine": card}, {"mine": len(pieces)}, "target")["tasks"]
+    tasks = summarise([row], cards={"mine": card}, n_test={"mine": len(pieces)}, role="target")["tasks"]
     tasks["mine"] |= {
         "rules": {m: clinical_tasks.rule(card, m) for m in ("relation_f1", "relation_f1_lenient")},
         "answers": "generated",

@@ -52,7 +52,7 @@ def h100() -> DeviceKind:
 
 @pytest.fixture()
 def planner(run_context: RunContext, config: RunConfig, h100: DeviceKind) -> Planner:
-    return Planner(run_context, "distill", h100, assumed_of(config))
+    return Planner(run_context, mode="distill", device=h100, assumed=assumed_of(config))
 
 
 # ---- terms
@@ -74,10 +74,12 @@ def test_what_overlaps_counts_once_and_what_does_not_is_added() -> None:
 
 def test_a_ring_brings_into_a_node_once_what_lies_on_others() -> None:
     brought = Gathered(1, 7 * GB, 24 * GB, 0)
-    assert gather_seconds(brought, CLUSTER, 31 * GB, 1000 * GB) == 1.0  # in the node everything passes every rank
-    assert gather_seconds(brought, CLUSTER, 1000 * GB, 12 * GB) == 2.0
     assert (
-        gather_seconds(Gathered(1, 0, 3 * GB, 0), Machine(4, 1, "cuda", 1, 1), 1.0, GB) == 3.0
+        gather_seconds(brought, m=CLUSTER, intra=31 * GB, network=1000 * GB) == 1.0
+    )  # in the node everything passes every rank
+    assert gather_seconds(brought, m=CLUSTER, intra=1000 * GB, network=12 * GB) == 2.0
+    assert (
+        gather_seconds(Gathered(1, 0, 3 * GB, 0), m=Machine(4, 1, "cuda", 1, 1), intra=1.0, network=GB) == 3.0
     )  # no other rank in the node
 
 
@@ -93,7 +95,10 @@ def test_a_recomputed_layer_goes_forward_once_more() -> None:
 def test_mfu_counts_four_operations_a_number_and_real_token(run_context: RunContext) -> None:
     sizes = run_context.sizes
     assert model_operations(sizes, 10.0) == 40 * sizes.active
-    assert utilisation(sizes, 100.0, 4 * sizes.active * 50.0, 4) == 0.5 and utilisation(sizes, 100.0, None, 4) is None
+    assert (
+        utilisation(sizes, real_tokens_per_s=100.0, peak=4 * sizes.active * 50.0, ranks=4) == 0.5
+        and utilisation(sizes, real_tokens_per_s=100.0, peak=None, ranks=4) is None
+    )
     # the model card's 3.6 billion active numbers of gpt-oss-20B are these and the head
     assert (
         sizes.active == 24 * (2 * 2880 * 4096 + 2 * 2880 * 512 + 2880 * 32 + 4 * 3 * 2880 * 2880)
@@ -168,14 +173,18 @@ def test_a_large_backbone_gathers_layers_twice_but_for_those_that_are_used_again
 def test_memory_counts_what_deepspeed_keeps_whole(project: Path, name: str) -> None:
     card = load_backbone_card(project / f"configs/{name}/shape.yaml")
     sizes = measure_footprint(card)
-    rules = rules_of(zero_config(deepspeed_file_of("zero3"), card, sizes, 8), CLUSTER)
-    coordinator = Coordinator(sizes, trace(card), rules, CLUSTER)
+    rules = rules_of(zero_config(deepspeed_file_of("zero3"), card, sizes, ranks_per_node=8), CLUSTER)
+    coordinator = Coordinator(sizes, trace=trace(card), rules=rules, machine=CLUSTER)
     coordinator.steady("train")
-    found = estimate_memory(sizes, "zero3", 0, MicroBatchShape(1000, 100, 1), CLUSTER).parts["gathered"][0]
+    found = estimate_memory(sizes, sharding="zero3", recompute=0, work=MicroBatchShape(1000, 100, 1), m=CLUSTER).parts[
+        "gathered"
+    ][0]
     assert found == pytest.approx(coordinator.most_whole, rel=0.05)
     assert (
         "gathered"
-        not in estimate_memory(sizes, "zero3", 0, MicroBatchShape(1000, 100, 1), Machine(1, 1, "cpu", 0, 10**11)).parts
+        not in estimate_memory(
+            sizes, sharding="zero3", recompute=0, work=MicroBatchShape(1000, 100, 1), m=Machine(1, 1, "cpu", 0, 10**11)
+        ).parts
     )  # a parameter is its own shard
 
 
@@ -211,7 +220,7 @@ def test_a_faster_link_never_slows_a_step(planner: Planner, config: RunConfig, h
 
 
 def test_scaling_out_costs_efficiency_and_weak_scaling_costs_less(planner: Planner, config: RunConfig) -> None:
-    points = scaling(planner, config, NODE, Sweep("nodes", (1, 2, 4, 8)))
+    points = scaling(planner, config, machine=NODE, sweep=Sweep("nodes", (1, 2, 4, 8)))
     speed = [p.of(p.strong).tokens_per_s for p in points]
     assert all(b <= a * 2.001 for a, b in zip(speed[:-1], speed[1:], strict=True))
     for n, point in enumerate(points):
@@ -229,7 +238,9 @@ def test_the_largest_max_tokens_per_micro_batch_fits_and_a_larger_one_does_not(
         for tokens, fits in ((found, True), (round(found * 1.01) + 1, False)):
             work = replace(micro_batch_shape(config, run_context.sizes), tokens=tokens, answers=tokens)
             assert (
-                choose_sharding(run_context.sizes, name, config.activation_checkpointing, work, machine).fits(machine)
+                choose_sharding(
+                    run_context.sizes, asked=name, recompute=config.activation_checkpointing, work=work, m=machine
+                ).fits(machine)
                 == fits
             ), (
                 name,
@@ -256,7 +267,7 @@ def test_teachers_are_asked_each_time_or_kept_as_a_run_would_decide(
 ) -> None:
     kinds = {}
     for examples in ("60", "100000"):  # read often, read once
-        planner = Planner(run_context, "distill", h100, assumed_of(config, examples=examples))
+        planner = Planner(run_context, mode="distill", device=h100, assumed=assumed_of(config, examples=examples))
         distill = planner.case(config, NODE).stages[-1]
         kinds[examples] = distill.work.kind, bool(distill.work.forward)
     assert kinds == {"60": ("train", True), "100000": ("train_with_teacher", False)}
@@ -268,11 +279,11 @@ def test_lengths_come_from_the_token_cache_where_it_has_them(
     monkeypatch.chdir(project)
     config = resolve("configs/demo/distill.yaml", {"data.cache": str(tmp_path / "tokens")})
     run_context = RunContext(config)
-    assumed = Planner(run_context, "distill", h100, assumed_of(config))
+    assumed = Planner(run_context, mode="distill", device=h100, assumed=assumed_of(config))
     assert assumed.told.startswith("assumed: 192 tokens a sample, 12 of them answer")
     assumed.case(config, NODE)
     run_context.data({task: ["train", "validation"] for task in config.distill.tasks})
-    known = Planner(run_context, "distill", h100, assumed_of(config))
+    known = Planner(run_context, mode="distill", device=h100, assumed=assumed_of(config))
     case = known.case(config, Machine(1, 1, "cuda", 80 * GB, 100 * GB))
     assert known.told.startswith("lengths of 3 tasks' samples from")
     teach = case.stages[0].work

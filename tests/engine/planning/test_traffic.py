@@ -97,7 +97,7 @@ def test_what_a_forward_and_a_backward_pass_touch(name: str, dtype: str) -> None
     with Traffic() as forward, torch.no_grad():
         forward_backward.cross_entropies(group, bank)
     with Traffic() as whole:
-        forward_backward.train(group, bank, LossWeights(), None, None)
+        forward_backward.train(group, bank, weights=LossWeights(), teachers=None, cached=None)
     kept = sizes.saved_per_token * (TASKS * LENGTH + SAMPLES * (CONTEXT + ANSWER)) * len(sizes.layers)
     found = forward.bytes.total() / kept, (whole.bytes.total() - forward.bytes.total()) / kept
     assert found == pytest.approx(TOUCHED, rel=0.34), found

@@ -28,7 +28,9 @@ def ours(
         embeds = torch.cat([prompt_LD, backbone.model.get_input_embeddings()(torch.tensor(contexts[0]))])[None]
         logits = backbone.model(inputs_embeds=embeds, use_cache=False).logits[0, len(prompt_LD) :]
     prompts = prompt_LD.expand(len(contexts), -1, -1)
-    ids = backbone.generate(contexts, prompts, 8, tokenizer.eos_id, tokenizer.eos_id, False).tolist()
+    ids = backbone.generate(
+        contexts, prompts_BLD=prompts, max_new_tokens=8, end_id=tokenizer.eos_id, pad_id=tokenizer.eos_id, synced=False
+    ).tolist()
     return logits, [cut(row, tokenizer.eos_id) for row in ids]
 
 
@@ -117,7 +119,7 @@ def test_lora_is_no_prompt_for_vllm(tmp_path: Path) -> None:
 
 def test_what_lies_in_an_exported_folder(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "llama", "adapt")
-    export_run(run, "peft", tmp_path / "out", ["demo_qa", "demo_entities"])
+    export_run(run, fmt="peft", output=tmp_path / "out", tasks=["demo_qa", "demo_entities"])
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
     rows = [
         *(f"demo_{task}.prompt_tuning.{shots}.1" for task in ("entities", "qa") for shots in ("16", "full")),
@@ -194,7 +196,7 @@ def test_a_wrong_command_is_refused_at_once(tmp_path: Path) -> None:
     assert [p.split(":")[0] for p in error.value.problems] == ["--format", "--output", "--run"]
     run = write_run(tmp_path / "run", "llama", "distill")
     with pytest.raises(UserError, match="'demo_q' is not in"):
-        export_run(run, "peft", tmp_path / "out", ["demo_q"])
+        export_run(run, fmt="peft", output=tmp_path / "out", tasks=["demo_q"])
 
 
 # ---- adapters as teachers

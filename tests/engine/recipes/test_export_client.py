@@ -59,7 +59,7 @@ def test_the_client_sends_what_the_backbone_would_see(models: Callable[[str], An
     card = load_backbone_card(ROOT / "backbones/pocket/llama.yaml")
     assert ids == Layout(card, tokenizer).context_ids("the patient takes aspirin")
     prompt_LD = load_file(folders[1] / "prompt.safetensors")["prompt_embeds"]
-    body = client.request_body("m", prompt_LD, client.Table(Path(card.path))(ids), 8)
+    body = client.request_body("m", prompt_LD, text_TD=client.Table(Path(card.path))(ids), max_tokens=8)
     server = HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

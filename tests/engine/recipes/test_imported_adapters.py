@@ -62,7 +62,7 @@ def test_a_factored_adapter_of_one_task_is_multiplied_out(tmp_path: Path) -> Non
     )
     (tmp_path / "a").mkdir()
     peft_folder(tmp_path / "a", shared, "MULTITASK_PROMPT_TUNING", prefix_task_cols=cols, prefix_task_rows=rows)
-    prompts, _ = read_adapters(tmp_path, ["a"], 5, 8)
+    prompts, _ = read_adapters(tmp_path, tasks=["a"], length=5, width=8)
     assert torch.equal(prompts[0], shared * (cols[0] @ rows[0]))
 
 
@@ -83,7 +83,7 @@ def test_all_that_is_wrong_with_adapters_is_said_at_once(tmp_path: Path) -> None
     peft_folder(tmp_path / "torn", torch.zeros(5, 8))
     (tmp_path / "torn/adapter_model.safetensors").write_bytes(b"1234")
     with pytest.raises(UserError) as error:
-        read_adapters(tmp_path, ["pickled", "lora", "wide", "nan", "torn", "two", "gone"], 5, 8)
+        read_adapters(tmp_path, tasks=["pickled", "lora", "wide", "nan", "torn", "two", "gone"], length=5, width=8)
     wrong = "is [5, 9]; this run's prompts are [5, 8]"
     wanted = [
         "unpickling runs code",

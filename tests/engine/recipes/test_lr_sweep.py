@@ -53,7 +53,7 @@ def test_every_row_trains_at_its_own_rate(make_holder, make_loop, tasks: dict[st
     together = make_holder(
         "together", **SWEEP, **{"adapt.train": "all", "adapt.relative_lr_shared": 0.01, "adapt.lr_task": 0.1}
     )
-    trainer = make_loop(adapt_stage(together, data, sources(), tuning=True), together)
+    trainer = make_loop(adapt_stage(together, data, sources=sources(), tuning=True), together)
     trainer.run()
     alone = make_holder(
         "alone",
@@ -135,7 +135,7 @@ def test_p_star_is_swept_with_every_rate_of_the_factors(make_holder, tasks: dict
     assert pairs == {(0.1, 0.1), (0.1, 0.3), (0.2, 0.1), (0.2, 0.3)}
     assert {r.rate.shared for r in swept if r.method == "prompt_tuning"} == {None}
     assert {lr_sweep._rate_of(r.variant.partition("lr=")[2]) for r in swept} == {r.rate for r in swept}
-    groups = adapt_stage(holder, tasks, sources(), tuning=True).optimizer.groups
+    groups = adapt_stage(holder, data=tasks, sources=sources(), tuning=True).optimizer.groups
     rows = [r for r in swept if r.method == "metaprompt"]
     assert groups["metaprompt"].lr.tolist() == [r.rate.own for r in rows]  # type: ignore[union-attr]
     shared = [r.rate.shared * holder.embedding_rms for r in rows]  # type: ignore[operator]

@@ -159,7 +159,7 @@ def test_tables_of_a_sweep_go_along_only_where_there_is_one(adapted, cards, tmp_
         (run / "lr_sweep/tuning.json").write_text(
             json.dumps({"lora": {"full": {"rates": [0.1, 0.2], "scores": [0.5, 0.5], "best": best}}})
         )
-    merge_runs([a], tmp_path / "sum", "gamma=alpha", "metaprompt/4", silent)
+    merge_runs([a], output=tmp_path / "sum", sums="gamma=alpha", sum_of="metaprompt/4", print_rank0=silent)
     assert (tmp_path / "sum/lr_sweep/tuning.json").read_text() == (a / "lr_sweep/tuning.json").read_text()
     said: list[str] = []
     merge_runs([a, b], tmp_path / "out", print_rank0=said.append)

@@ -22,7 +22,9 @@ from tests.engine.merged_runs import A, B, rows_of, silent
 def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedBank, tmp_path: Path) -> None:
     run = adapted("a", **{**A, "adapt.targets": ["alpha", "beta"], "adapt.shots": ["4", "full"]})
     said: list[str] = []
-    merge_runs([run], tmp_path / "out", "gamma=alpha + 0.5*beta, delta=2*alpha-beta", print_rank0=said.append)
+    merge_runs(
+        [run], output=tmp_path / "out", sums="gamma=alpha + 0.5*beta, delta=2*alpha-beta", print_rank0=said.append
+    )
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     assert list(rows)[: len(own)] == list(own) and list(rows)[len(own) :] == [
         (t, "sum", "0", s) for t in ("gamma", "delta") for s in (0, 1)
@@ -48,14 +50,16 @@ def test_a_sum_is_start_and_weighted_differences(adapted, cards, source: JoinedB
     assert all(torch.equal(t, (rows | rows_of(later))[label]) for label, t in rows_of(tmp_path / "more").items())
     assert [row[1] for row in rows_of(tmp_path / "more")][-4:] == ["sum"] * 4
     with pytest.raises(UserError, match="a second sum for gamma"):
-        merge_runs([tmp_path / "out"], tmp_path / "no", "gamma=beta", print_rank0=silent)
+        merge_runs([tmp_path / "out"], output=tmp_path / "no", sums="gamma=beta", print_rank0=silent)
 
 
 def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Path) -> None:
     a = adapted("a", **{**A, "adapt.methods": ["metaprompt"]})
-    merge_runs([a], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
+    merge_runs([a], output=tmp_path / "out", sums="gamma=alpha", sum_of="metaprompt/4", print_rank0=silent)
     b = adapted("b", **{**B, "adapt.methods": ["prompt_tuning"]})
-    merge_runs([tmp_path / "out", b], tmp_path / "more", "delta=-alpha", "metaprompt/4", silent)
+    merge_runs(
+        [tmp_path / "out", b], output=tmp_path / "more", sums="delta=-alpha", sum_of="metaprompt/4", print_rank0=silent
+    )
     rows, own = rows_of(tmp_path / "more"), rows_of(tmp_path / "out") | rows_of(b)
     assert all(torch.equal(rows[label], own[label]) for label in own)
     assert (
@@ -67,13 +71,13 @@ def test_sums_stay_last_when_other_parts_come_later(adapted, cards, tmp_path: Pa
 
 def test_a_sum_has_the_seeds_that_all_its_tasks_have(adapted, cards, tmp_path: Path) -> None:
     runs = [adapted("a", **{**A, "adapt.shots": ["full"]}), adapted("b", **{**B, "adapt.seeds": [1, 2]})]
-    merge_runs(runs, tmp_path / "out", "gamma=alpha+beta", print_rank0=silent)
+    merge_runs(runs, output=tmp_path / "out", sums="gamma=alpha+beta", print_rank0=silent)
     assert [label[3] for label in rows_of(tmp_path / "out") if label[1] == "sum"] == [1]
 
 
 def test_a_task_alone_is_its_own_prompt_to_the_bit(adapted, cards, tmp_path: Path) -> None:
     run = adapted("a", **A)
-    merge_runs([run], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
+    merge_runs([run], output=tmp_path / "out", sums="gamma=alpha", sum_of="metaprompt/4", print_rank0=silent)
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     assert all(torch.equal(rows["gamma", "sum", "0", seed], own["alpha", "metaprompt", "4", seed]) for seed in (0, 1))
 
@@ -81,19 +85,29 @@ def test_a_task_alone_is_its_own_prompt_to_the_bit(adapted, cards, tmp_path: Pat
 def test_prompt_tuning_is_summed_only_from_one_start(adapted, cards, backbone, tmp_path: Path) -> None:
     drawn = adapted("a", **A)
     with pytest.raises(UserError, match="began at a draw of its own"):
-        merge_runs([drawn], tmp_path / "out", "gamma=alpha", "prompt_tuning/4", silent)
+        merge_runs([drawn], output=tmp_path / "out", sums="gamma=alpha", sum_of="prompt_tuning/4", print_rank0=silent)
     text = {"prompt.init": "text", "prompt.init_text": "Dose", "adapt.targets": ["alpha", "beta"]}
     without = adapted("without", **text)
     with pytest.raises(UserError, match='adapt with shots "0" too'):
-        merge_runs([without], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
+        merge_runs(
+            [without], output=tmp_path / "out", sums="gamma=alpha+beta", sum_of="prompt_tuning/full", print_rank0=silent
+        )
     other = adapted("other", **{**text, "prompt.init_text": "drug", "adapt.targets": ["beta"], "adapt.seeds": [1]})
     with pytest.raises(UserError, match="only under one prompt.init: text"):
-        merge_runs([without, other], tmp_path / "out", "gamma=alpha", "prompt_tuning/full", silent)
+        merge_runs(
+            [without, other],
+            output=tmp_path / "out",
+            sums="gamma=alpha",
+            sum_of="prompt_tuning/full",
+            print_rank0=silent,
+        )
     run = adapted("text", **text, **{"adapt.shots": ["0", "full"]})
     beside = adapted(
         "beside", **{**A, "adapt.methods": ["metaprompt"]}
     )  # none of the rows that are summed: how it starts does not matter
-    merge_runs([run, beside], tmp_path / "out", "gamma=alpha+beta", "prompt_tuning/full", silent)
+    merge_runs(
+        [run, beside], output=tmp_path / "out", sums="gamma=alpha+beta", sum_of="prompt_tuning/full", print_rank0=silent
+    )
     own, rows = rows_of(run), rows_of(tmp_path / "out")
     start = own["alpha", "prompt_tuning", "0", 0]
     assert torch.equal(start, own["beta", "prompt_tuning", "0", 0]) and not torch.equal(
@@ -113,15 +127,20 @@ def test_where_every_row_trained_a_metaprompt_the_start_comes_from_its_source(
     assert found is not None
     every = {**A, "adapt.train": "all", "adapt.shots": ["full"], "adapt.source_run": str(folder)}
     run = adapted("a", found.identity, **every)
-    merge_runs([run], tmp_path / "out", "gamma=2*alpha", print_rank0=silent)
+    merge_runs([run], output=tmp_path / "out", sums="gamma=2*alpha", print_rank0=silent)
     start = source.parts["metaprompt"].shared_SLD[0]  # type: ignore[index, union-attr]
     alpha = rows_of(run)["alpha", "metaprompt", "full", 1]
     assert (rows_of(tmp_path / "out")["gamma", "sum", "0", 1] - (2 * alpha - start)).abs().max() < 1e-12
     merge_runs(
-        [adapted("other", "gone", **every)], tmp_path / "fine", "gamma=0.3*alpha+0.7*alpha", print_rank0=silent
+        [adapted("other", "gone", **every)],
+        output=tmp_path / "fine",
+        sums="gamma=0.3*alpha+0.7*alpha",
+        print_rank0=silent,
     )  # cancels
     with pytest.raises(UserError, match="adapt.source_run alone, which is not there as it was"):
-        merge_runs([adapted("another", "gone", **every)], tmp_path / "no", "gamma=2*alpha", print_rank0=silent)
+        merge_runs(
+            [adapted("another", "gone", **every)], output=tmp_path / "no", sums="gamma=2*alpha", print_rank0=silent
+        )
     assert not (tmp_path / "no").exists()
 
 
@@ -130,19 +149,19 @@ def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) ->
     with pytest.raises(UserError) as error:
         merge_runs(
             [run],
-            tmp_path / "out",
-            "gamma=alpha+omega,=alpha,gamma,delta=alpha beta,delta=0.5alpha,delta=alpha+",
+            output=tmp_path / "out",
+            sums="gamma=alpha+omega,=alpha,gamma,delta=alpha beta,delta=0.5alpha,delta=alpha+",
             print_rank0=silent,
         )
     assert len(error.value.problems) == 6 and "cannot be read from '+omega' on" in error.value.problems[0]
     with pytest.raises(UserError) as error:
-        merge_runs([run], tmp_path / "out", "gama=alpha", "lora/4", silent)
+        merge_runs([run], output=tmp_path / "out", sums="gama=alpha", sum_of="lora/4", print_rank0=silent)
     assert [p.split(":")[0] for p in error.value.problems] == [
         "--sum_of",
         "--sum",
     ] and "did you mean 'gamma'?" in error.value.problems[1]
     with pytest.raises(UserError, match="no seed of which alpha each have a row metaprompt/16"):
-        merge_runs([run], tmp_path / "out", "gamma=alpha", "metaprompt/16", silent)
+        merge_runs([run], output=tmp_path / "out", sums="gamma=alpha", sum_of="metaprompt/16", print_rank0=silent)
     assert not (tmp_path / "out").exists()
 
 
@@ -167,7 +186,9 @@ def test_merged_rows_and_sums_go_out_to_other_programs(adapted, cards, tmp_path:
     export_run(tmp_path / "plain", "peft", tmp_path / "peft")
     assert load_file(tmp_path / "peft/metaprompt/adapter_model.safetensors")["prefix_task_cols"].shape == (4, 5, 2)
     assert str(tmp_path) not in (tmp_path / "peft/metaprompt/README.md").read_text()
-    merge_runs([tmp_path / "plain"], tmp_path / "out", "gamma=alpha", "metaprompt/4", silent)
+    merge_runs(
+        [tmp_path / "plain"], output=tmp_path / "out", sums="gamma=alpha", sum_of="metaprompt/4", print_rank0=silent
+    )
     wanted = rows_of(tmp_path / "out")
     for fmt, file, name in (
         ("peft_collapsed", "adapter_model", "prompt_embeddings"),

@@ -192,7 +192,7 @@ def test_a_study_runs_what_is_needed_in_order_and_passes_over_what_is_done(write
     run_study(file, ["few"], {})
     assert [c for c in told if c[0] == "evaluate"] == [("evaluate", run) for run in few]
     told.clear()
-    run_study(file, ["rank_too"], {}, plan_only=True)
+    run_study(file, only=["rank_too"], overrides={}, plan_only=True)
     assert told == []
     with pytest.raises(UserError, match="--only: 'fwe' is none of plain, rank, left_out, few, rank_too"):
         run_study(file, ["fwe"], {})

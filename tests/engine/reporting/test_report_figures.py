@@ -34,7 +34,7 @@ def test_paired_differences_by_hand() -> None:
     rows += [
         {**base, "method": "lora", "seed": 0, "scores": {"accuracy": 0.45}, "replicates": {"accuracy": ramp + 0.25}}
     ]
-    paired = summarise(rows, card, {"a": 5}, "target")["tasks"]["a"]["paired"]
+    paired = summarise(rows, cards=card, n_test={"a": 5}, role="target")["tasks"]["a"]["paired"]
     found = paired.pop("metaprompt-lora")["4"]
     assert (
         not paired
@@ -44,7 +44,12 @@ def test_paired_differences_by_hand() -> None:
     )
     # other shots, no resamples, or another number of them: nothing to pair
     for change in ({"shots": "full"}, {"replicates": {}}, {"replicates": {"accuracy": ramp[:50]}}):
-        assert "paired" not in summarise([*rows[:2], {**rows[2], **change}], card, {"a": 5}, "target")["tasks"]["a"]
+        assert (
+            "paired"
+            not in summarise([*rows[:2], {**rows[2], **change}], cards=card, n_test={"a": 5}, role="target")["tasks"][
+                "a"
+            ]
+        )
 
 
 def test_the_p_of_a_bootstrap() -> None:
@@ -117,7 +122,11 @@ def test_a_bar_in_a_cell_does_not_part_it() -> None:
 
 
 def test_axes_have_round_numbers() -> None:
-    assert ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and ticks(10, 12, False, 6, True) == [10, 11, 12]
+    assert ticks(0.42, 1.03, False) == [0.6, 0.8, 1.0] and ticks(10, high=12, log=False, most=6, whole=True) == [
+        10,
+        11,
+        12,
+    ]
     assert ticks(30, 5e6, True) == [100, 1000, 10_000, 100_000, 1_000_000] and ticks(0.9e-2, 6e-2, True) == [
         0.01,
         0.02,

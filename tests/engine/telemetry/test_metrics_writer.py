@@ -13,7 +13,9 @@ VALUES = {"loss": 1.5, "ce": 1.25, "kl": None, "task_ce": {"alpha": 1.0}, "lr": 
 
 
 def book(run_dir: Path, resume_step: int = 1, tensorboard: bool = False, active: bool = True) -> MetricsWriter:
-    return MetricsWriter(run_dir, "teach", 20, resume_step, tensorboard, active)
+    return MetricsWriter(
+        run_dir, name="teach", total_steps=20, resume_step=resume_step, tensorboard=tensorboard, active=active
+    )
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -128,8 +130,10 @@ def test_settings_and_scores_read_back_from_tensorboard(tmp_path: Path) -> None:
     )
     tuning = {"metaprompt": {"4": {"rates": [0.125, 0.5], "scores": [0.2, 0.3], "best": 1}}}
     for score in (0.1, 0.5):  # an evaluation that is repeated replaces the row
-        write_hparams(tmp_path, config, {"metaprompt": {"4": score, "full": 0.75}, "lora": {"full": 0.5}}, tuning)
-    write_hparams(tmp_path / "other", config, {}, tuning)
+        write_hparams(
+            tmp_path, config, average={"metaprompt": {"4": score, "full": 0.75}, "lora": {"full": 0.5}}, tuning=tuning
+        )
+    write_hparams(tmp_path / "other", config, average={}, tuning=tuning)
     assert not (tmp_path / "other").exists() and len(list((tmp_path / "tensorboard/hparams").iterdir())) == 1
     events = EventAccumulator(str(tmp_path / "tensorboard/hparams"))
     events.Reload()

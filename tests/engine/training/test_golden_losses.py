@@ -26,7 +26,7 @@ def test_teach(make_holder, make_loop, tasks, metrics) -> None:
 
 def test_distill(make_holder, make_loop, teachers, tasks, metrics) -> None:
     holder = make_holder(**{"distill.steps": 5, "distill.warmup_steps": 1, "distill.temperature": 2.0})
-    trainer = make_loop(distill_stage(holder, tasks, teachers(3), "hash"), holder)
+    trainer = make_loop(distill_stage(holder, data=tasks, teachers=teachers(3), teachers_hash="hash"), holder)
     trainer.run()
     lines = metrics(trainer.stage.run_dir)
     for name, wanted in DISTILL.items():

@@ -29,7 +29,11 @@ def build(request: pytest.FixtureRequest, make_holder, make_loop, teachers, task
             }
         )
         taught: JoinedBank = teachers(3)
-        stage = teach_stage(holder, tasks) if kind == "teach" else distill_stage(holder, tasks, taught, "hash")
+        stage = (
+            teach_stage(holder, tasks)
+            if kind == "teach"
+            else distill_stage(holder, data=tasks, teachers=taught, teachers_hash="hash")
+        )
         trainer = make_loop(stage, holder, **settings)
         with torch.no_grad():
             for n, parameter in enumerate(stage.bank.parameters()):
@@ -138,7 +142,11 @@ def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
     ends = []
     for forward_backward in ("packed", "padded"):
         holder = make_holder(forward_backward, **{"teach.steps": 50, "distill.steps": 50, "batching": forward_backward})
-        stage = teach_stage(holder, tasks) if kind == "teach" else distill_stage(holder, tasks, teachers(3), "hash")
+        stage = (
+            teach_stage(holder, tasks)
+            if kind == "teach"
+            else distill_stage(holder, data=tasks, teachers=teachers(3), teachers_hash="hash")
+        )
         start = stage.bank.prompts(torch.arange(3)).detach().clone()
         trainer = make_loop(stage, holder)
         trainer.run()

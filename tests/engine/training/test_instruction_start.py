@@ -36,9 +36,14 @@ def test_teachers_and_prompt_tuning_start_from_their_tasks_instructions(
     for k, row in enumerate(rows.rows):  # a seed draws examples and their order, not the start
         assert torch.equal(rows.bank.prompts(torch.tensor([k]))[0].detach(), starts[list(WORDS).index(row.task)])
     holder.context.config.prompt.init = "vocabulary"
-    from_vocabulary = distill_stage(holder, data, None, "").bank.prompts(torch.tensor([0])).detach()
+    from_vocabulary = (
+        distill_stage(holder, data, teachers=None, teachers_hash="").bank.prompts(torch.tensor([0])).detach()
+    )
     holder.context.config.prompt.init = "instruction"
-    assert torch.equal(distill_stage(holder, data, None, "").bank.prompts(torch.tensor([0])).detach(), from_vocabulary)
+    assert torch.equal(
+        distill_stage(holder, data, teachers=None, teachers_hash="").bank.prompts(torch.tensor([0])).detach(),
+        from_vocabulary,
+    )
 
 
 def test_an_instruction_that_does_not_fit_is_cut_with_one_warning_a_task(

@@ -117,7 +117,11 @@ def test_recomputed_layers_change_nothing(
 ) -> None:
     wanted = gradients(build())
     again = ShardedBackbone(
-        card, "", torch.device("cpu"), recompute=card.random["num_hidden_layers"], dtype=torch.float64
+        card,
+        deepspeed_file="",
+        device=torch.device("cpu"),
+        recompute=card.random["num_hidden_layers"],
+        dtype=torch.float64,
     )
     again.model.load_state_dict(backbone.model.state_dict())
     exact_norms(again.model)

@@ -47,7 +47,7 @@ def build(make_holder, make_loop, teachers, tasks: dict[str, TaskData]) -> Build
         stage = (
             teach_stage(holder, tasks_of_teachers)
             if kind == "teach"
-            else distill_stage(holder, train_only, teachers(3), "hash")
+            else distill_stage(holder, data=train_only, teachers=teachers(3), teachers_hash="hash")
         )
         return make_loop(stage, holder)
 

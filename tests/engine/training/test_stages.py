@@ -48,7 +48,10 @@ def test_prompts_start_from_text_where_asked(make_holder, tasks: dict[str, TaskD
     holder = make_holder(**{"prompt.init": "text", "prompt.init_text": "Dose"})
     ids = holder.context.tokenizer.encode("Dose")
     wanted = backbone.model.get_input_embeddings().weight[(ids * 5)[:5]]
-    for stage in (teach_stage(holder, tasks), distill_stage(holder, tasks, _teachers(), "hash")):
+    for stage in (
+        teach_stage(holder, tasks),
+        distill_stage(holder, data=tasks, teachers=_teachers(), teachers_hash="hash"),
+    ):
         assert torch.equal(prompts(stage, [0, 1, 2]), wanted.expand(3, -1, -1))
 
 
@@ -69,7 +72,7 @@ def test_teachers_keep_their_best_only_where_they_are_validated(make_holder, tas
 def test_distillation_starts_at_one_metaprompt_for_every_task(
     rank: int, make_holder, tasks: dict[str, TaskData]
 ) -> None:
-    stage = distill_stage(make_holder(**{"prompt.rank": rank}), tasks, _teachers(), "hash")
+    stage = distill_stage(make_holder(**{"prompt.rank": rank}), data=tasks, teachers=_teachers(), teachers_hash="hash")
     part = stage.bank.parts["metaprompt"]
     assert part.shared_SLD.shape == (1, 5, 64) and part.cols_KLR.shape == (3, 5, rank)
     assert torch.equal(prompts(stage, [0, 1, 2]), part.shared_SLD.detach().expand(3, -1, -1))
@@ -84,7 +87,7 @@ def test_distillation_starts_at_one_metaprompt_for_every_task(
 
 def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_holder, tasks: dict[str, TaskData], make_loop) -> None:
     holder = make_holder(**{"distill.batch_size": 3})
-    stage = distill_stage(holder, tasks, _teachers(), "hash")
+    stage = distill_stage(holder, data=tasks, teachers=_teachers(), teachers_hash="hash")
     trainer = make_loop(stage, holder)
     trainer.run()
     group = stage.optimizer.groups["task"]
@@ -95,9 +98,9 @@ def test_a_tasks_schedule_counts_the_steps_it_is_drawn_in(make_holder, tasks: di
 def test_the_samplers_weights_are_the_tasks_sizes(make_holder, tasks: dict[str, TaskData]) -> None:
     stage = distill_stage(
         make_holder(**{"distill.sampler": "capped", "distill.cap": 10, "distill.task_subsets": False}),
-        tasks,
-        _teachers(),
-        "hash",
+        data=tasks,
+        teachers=_teachers(),
+        teachers_hash="hash",
     )
     assert (
         isinstance(stage.sampler, TaskMixture)
@@ -194,7 +197,9 @@ def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(
         sources(bank),
     )
     if how:
-        u, v = average_factors(part.cols_KLR.detach(), part.rows_KRD.detach(), how, torch.zeros(5, rank))
+        u, v = average_factors(
+            part.cols_KLR.detach(), rows_KRD=part.rows_KRD.detach(), how=how, start_cols_LR=torch.zeros(5, rank)
+        )
         wanted = part.shared_SLD[0] * (u @ v if how != "ones" else torch.ones(5, 64))
     else:
         wanted = part.prompts(torch.tensor([1]))[0]

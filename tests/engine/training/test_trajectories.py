@@ -138,7 +138,7 @@ def test_the_validation_loss_is_the_mean_over_answer_tokens(teach: Teach, naive_
 
 
 def test_tasks_that_are_absent_from_most_steps_equal_each_alone(teach: Teach, fixed, near) -> None:
-    mixture = TaskMixture([23, 6, 11], 4, "uniform", 0, True, seed=4)
+    mixture = TaskMixture([23, 6, 11], batch=4, how="uniform", cap=0, subsets=True, seed=4)
     counts = [mixture.counts(step, [True] * 3) for step in range(STEPS)]
     together = teach([0, 1, 2], mixture, own_steps=False)
     present = [sum(c[k] > 0 for c in counts) for k in range(3)]
@@ -174,7 +174,7 @@ def adapted(make_holder, make_loop, tasks: dict[str, TaskData]) -> Callable[...,
             **{"adapt.train": train, "adapt.seeds": [0, 1], "adapt.shots": ["full", "4", "0"], **changes},
         )
         generator = torch.Generator().manual_seed(1)
-        cols_KLR, rows_KRD = identity_factors(3, 5, 2, 64, generator)
+        cols_KLR, rows_KRD = identity_factors(3, length=5, rank=2, hidden=64, generator=generator)
         part = DecomposedBank(starts()[:1], cols_KLR + 0.1 * torch.randn(cols_KLR.shape, generator=generator), rows_KRD)
         stage = adapt_stage(
             holder,

@@ -56,7 +56,7 @@ def test_other_temperatures_have_other_files(cached, tmp_path) -> None:
 
 def cache_of(folder: Path, stage: Stage, prompts: torch.Tensor) -> TeacherCache:
     rows = [TaughtRow(r.task, prompts[k], r.train, r.train_indices) for k, r in enumerate(stage.rows)]
-    return TeacherCache(rows, folder, "x", 1.0, prompts.shape[-1], 8)
+    return TeacherCache(rows, folder, decided_by="x", temperature=1.0, hidden=prompts.shape[-1], itemsize=8)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

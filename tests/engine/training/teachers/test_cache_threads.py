@@ -163,8 +163,8 @@ def test_a_benchmark_fills_what_its_steps_read(make_holder, make_loop, teachers,
     said: list[str] = []
     holder.context.print_rank0 = said.append
     taught = teachers(3).double()
-    stage = distill_stage(holder, tasks, taught, "hash")
-    cache_teachers(holder, stage, taught, steps=1)
+    stage = distill_stage(holder, data=tasks, teachers=taught, teachers_hash="hash")
+    cache_teachers(holder, stage, teachers=taught, steps=1)
     cache = stage.cached_teachers.cache
     assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
     assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)

@@ -22,7 +22,12 @@ def files(sizes: list[tuple[int, int]], seed: int = 0):
     for row, n in sizes:
         begin = next_of.get(row, 0)
         out.append(
-            [placeholder_sample(row, begin + i, int(rng.integers(5, 30)), int(rng.integers(1, 6))) for i in range(n)]
+            [
+                placeholder_sample(
+                    row, index=begin + i, context=int(rng.integers(5, 30)), answer=int(rng.integers(1, 6))
+                )
+                for i in range(n)
+            ]
         )
         next_of[row] = begin + n
     return out
@@ -38,7 +43,7 @@ SIZES = [(0, 30), (0, 30), (0, 2), (1, 3), (2, 4), (2, 1), (3, 200), (4, 2)]
 def test_micro_batches_hold_what_the_budget_allows(monkeypatch) -> None:
     monkeypatch.setattr(teacher_parts, "JOINED", 1)
     parts = files(SIZES)
-    found = plan_blocks(parts, range(len(parts)), 8, 600)
+    found = plan_blocks(parts, wanted=range(len(parts)), prompt_length=8, max_tokens_per_micro_batch=600)
     for block in found:
         total = sum(tokens(g, 8) for g in block.groups)
         assert all(tokens(g, 8) <= 600 for g in block.groups) and len(block.groups) <= -(-total // 600) + 1
@@ -50,7 +55,7 @@ def test_micro_batches_hold_what_the_budget_allows(monkeypatch) -> None:
 def test_small_files_share_micro_batches() -> None:
     parts = files([(k, 20) for k in range(10)])
     total = sum(tokens(part, 8) for part in parts)
-    found = plan_blocks(parts, range(10), 8, 600)
+    found = plan_blocks(parts, wanted=range(10), prompt_length=8, max_tokens_per_micro_batch=600)
     passes = sum(len(b.groups) for b in found)
     assert [b.parts for b in found] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert total > 6 * 600 and passes == 8  # two are not full
@@ -59,14 +64,18 @@ def test_small_files_share_micro_batches() -> None:
 @pytest.mark.parametrize("number", range(len(SIZES)))
 def test_what_computes_a_file_does_not_depend_on_what_else_is_missing(number) -> None:
     parts = files(SIZES)
-    together = next(b for b in plan_blocks(parts, range(len(parts)), 8, 600) if number in b.parts)
-    (alone,) = plan_blocks(parts, [number], 8, 600)
+    together = next(
+        b
+        for b in plan_blocks(parts, wanted=range(len(parts)), prompt_length=8, max_tokens_per_micro_batch=600)
+        if number in b.parts
+    )
+    (alone,) = plan_blocks(parts, wanted=[number], prompt_length=8, max_tokens_per_micro_batch=600)
     assert alone.parts == [number] and alone.groups == together.groups
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 16])
 def test_ranks_get_all_blocks_once_and_like_numbers_of_micro_batches(world) -> None:
-    dealt = plan_blocks(files(SIZES), range(len(SIZES)), 8, 600)
+    dealt = plan_blocks(files(SIZES), wanted=range(len(SIZES)), prompt_length=8, max_tokens_per_micro_batch=600)
     shares = assign_blocks(dealt, world)
     assert len(shares) == world
     assert sorted(b.parts for share in shares for b in share) == sorted(b.parts for b in dealt)
