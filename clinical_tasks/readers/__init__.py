@@ -1,8 +1,8 @@
 """One reader per release format. A reader takes the files of a split, the card and the task's folder, and returns or
 yields documents.
 
-To add one: write the function, name it in `READERS` and in `ReaderName` (clinical_tasks/schema/card.py), give it a
-version in `READER_VERSIONS`, and state which `reader_options` it knows in `READER_OPTIONS`.
+To add one: write the function, name it in `READERS`, give it a version in `READER_VERSIONS`, and state which
+`reader_options` it knows in `READER_OPTIONS`.
 """
 
 from __future__ import annotations

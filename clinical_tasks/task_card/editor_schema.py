@@ -23,6 +23,11 @@ def card_json_schema() -> dict[str, Any]:
     schema["properties"] = {"extends": extends, **properties}
     schema["if"] = {"required": ["extends"]}
     schema["else"] = {"required": schema.pop("required")}
+    properties["reader"] = {
+        "description": properties["reader"]["description"],
+        "enum": list(READER_OPTIONS),
+        "type": "string",
+    }
     properties["reader_options"] |= _reader_options()
     return schema
 
