@@ -5,7 +5,7 @@ from dataclasses import replace
 from engine.config import RunConfig
 from engine.core import UserError
 from engine.distributed import GB, DeviceKind, Machine, read_kind
-from engine.planning.step_workload import Assumed
+from engine.planning.sample_lengths import Assumed
 
 LINKS = {"pcie_gbs": "pcie", "nvlink_gbs": "intra", "network_gbs": "network"}  # flag -> key of a DeviceKind
 

@@ -16,7 +16,7 @@ from engine.planning.flags import assumed_of
 from engine.planning.format import stage_json, time_lines
 from engine.planning.memory_table import Findings, memory_findings
 from engine.planning.planner import Case, Planner
-from engine.planning.step_workload import Assumed
+from engine.planning.sample_lengths import Assumed
 from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
 from engine.training import RunContext, adapt_rows, check_adapters
 

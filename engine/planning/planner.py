@@ -14,7 +14,8 @@ from engine import distributed
 from engine.config import RunConfig
 from engine.distributed import DeviceKind, Machine, MemoryEstimate, zero_config
 from engine.planning.cost_model import NOTHING, Model, Seconds, attention_of, step_seconds
-from engine.planning.step_workload import Assumed, Parts, StageWork, data_for, stages_of
+from engine.planning.sample_lengths import Assumed, data_for
+from engine.planning.step_workload import Parts, StageWork, stages_of
 from engine.planning.zero3_simulator import Coordinator, rules_of
 from engine.telemetry import utilisation
 from engine.training import RunContext
