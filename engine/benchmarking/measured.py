@@ -41,7 +41,7 @@ class Measured:
     records: list[StepRecord] = field(default_factory=list)
     peak_host: int | None = None
     peak: float | None = None  # operations a second that this rank's device can do
-    teacher: str | None = None  # of a distillation: asked at each step, or kept
+    teacher: str | None = None  # of a distillation: asked at each step, or cached
     beside: int = 0  # other cases that were in memory
     identity: dict[str, Any] = field(default_factory=dict)
     peft: PeftBeside | None = None

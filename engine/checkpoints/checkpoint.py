@@ -30,7 +30,7 @@ FILES = ("prompts.safetensors", "optimizer.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """prompts: bank parameters. optimizer: its flat state. state: step, cursors, hashes, history. kept: by kind, what
+    """prompts: bank parameters. optimizer: its flat state. state: step, cursors, hashes, history. reused: by kind, what
     changes seldom; once loaded it stands among the prompts too.
     """
 

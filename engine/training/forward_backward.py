@@ -25,7 +25,7 @@ from prompt_modules import (
 
 
 class CachedTeachers(Protocol):
-    """What teachers said before, and is kept."""
+    """What teachers said before, cached on disk."""
 
     def __call__(self, group: Sequence[Sample]) -> TeacherStates:
         """Of a micro-batch's answer tokens, in order, on the backbone's device."""
