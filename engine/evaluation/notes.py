@@ -34,7 +34,10 @@ class Wanted:
 
 
 class Notes:
-    """Pieces of notes, as a split has examples. ``sample_indices``: those that fit ``max_length`` with room for their answer."""
+    """Pieces of notes, as a split has examples.
+
+    sample_indices: those that fit ``max_length`` with room for their answer.
+    """
 
     def __init__(self, examples: Sequence[Example], layout: Layout, max_length: int):
         self.examples = list(examples)

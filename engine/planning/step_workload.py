@@ -99,7 +99,7 @@ def stages_of(
     """The stages that a mode runs, or all that the configuration has.
 
     Args:
-        decided: holds from call to call whether teachers' answers are cached, so that other settings are compared alike.
+        decided: holds from call to call whether teachers' answers are cached, so that settings are compared alike.
     """
     c, out = config, []
     if mode in ("", "distill") and c.distill.tasks:
