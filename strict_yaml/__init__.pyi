@@ -20,7 +20,7 @@ from .reader import (
     read_mapping as read_mapping,
 )
 from .structure import build as build, json_schema as json_schema
-from .suggestions import did_you_mean as did_you_mean, nearest as nearest
+from .suggestions import did_you_mean as did_you_mean, nearest as nearest, shown_key as shown_key
 
 __all__ = [
     "BOUNDS",
@@ -42,4 +42,5 @@ __all__ = [
     "parse",
     "read_mapping",
     "shown",
+    "shown_key",
 ]

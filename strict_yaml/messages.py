@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from strict_yaml.keys import Place, is_section, place_of, without_none
-from strict_yaml.suggestions import did_you_mean
+from strict_yaml.suggestions import did_you_mean, shown_key
 
 if typing.TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -48,7 +48,8 @@ class Problem(NamedTuple):
 def problem_of(cls: type, detail: "ErrorDetails", prefix: str = "") -> Problem:
     """One of pydantic's errors about a dataclass. ``prefix``: of the keys, as the file nests them."""
     path = tuple(str(part) for part in detail["loc"] if not isinstance(part, int))
-    key, value, of_type = prefix + ".".join(path), detail["input"], detail["type"]
+    key = prefix + ".".join(map(shown_key, path))
+    value, of_type = detail["input"], detail["type"]
     if of_type in _UNKNOWN:
         known = place_of(cls, path[:-1]).keys
         text = f"unknown key {key!r}" + did_you_mean(path[-1], known)
@@ -81,6 +82,8 @@ def choices_of(kind: Any) -> tuple[Any, ...]:
 
 def shown(value: Any) -> str:
     """A value as a message quotes it: short ones as they are, others by their type."""
+    if isinstance(value, int) and abs(value) >= 10**60:  # Python writes no more than 4,300 digits
+        return type(value).__name__
     short = isinstance(value, int | float | str | bool) and len(str(value)) < 60
     if short:
         return repr(value)
@@ -94,19 +97,21 @@ def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place)
         if short and is_section(place.kind):
             return f"expected {_named(place.below(short))}, or keys and values, found {shown(value)}"
         return "expected keys and values"
+    if of_type == "string_type" and isinstance(value, bool):
+        return f"expected text, found {value}; write it in quotes"
     if of_type in _EXPECTED:
         single = place.metadata.get("one") and of_type in ("list_type", "tuple_type")
         return f"expected {_named(place) if single else _EXPECTED[of_type]}, found {shown(value)}"
     if of_type == "less_than_equal":
-        return f"{value} is above {limits['le']:g}"
+        return f"{shown(value)} is above {limits['le']:g}"
     if place.metadata.get("wrong"):
         return f"{shown(value)} {place.metadata['wrong']}"
     if of_type == "string_pattern_mismatch":
         return f"{shown(value)} does not fit {limits['pattern']}"
     bounds = [f"{BOUNDS[name]} {limit:g}" for name, limit in place.metadata.get("bounds", {}).items()]
     if of_type == "finite_number":
-        return f"{value} is not {' and '.join([*bounds, 'finite'])}"
-    return f"{value} is not {' and '.join(bounds)}"
+        return f"{shown(value)} is not {' and '.join([*bounds, 'finite'])}"
+    return f"{shown(value)} is not {' and '.join(bounds)}"
 
 
 def _named(place: Place) -> str:

@@ -9,7 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from strict_yaml.suggestions import shown_key
+
 _BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class FileProblem(NamedTuple):
@@ -61,10 +64,13 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):  # such as `run_dir: {{ name }}`, a placeholder left in
                 self.problems.append(FileProblem("key", line, "a key must be a word"))
                 return {}
-            key = key_node.value
+            written = key_node.value
+            key = written
+            if key_node.tag != _MERGE:  # 1 and 01 are one number
+                key = str(self.construct_object(key_node))
             if key in first:
-                text = f"key {key!r} stands twice (first in line {first[key]})"
-                self.problems.append(FileProblem("repeated", line, text, key))
+                text = f"key {shown_key(written)!r} stands twice (first in line {first[key]})"
+                self.problems.append(FileProblem("repeated", line, text, written))
             first.setdefault(key, line)
         return super().construct_mapping(node, deep=True)
 
@@ -117,6 +123,8 @@ def _parsed(text: str) -> Any:
         line = mark.line + 1 if mark else 0
         problem = getattr(error, "problem", None) or "malformed"
         raise UnreadableFile([FileProblem("syntax", line, f"not valid YAML ({problem})")]) from None
+    except (ValueError, KeyError, AttributeError, RecursionError):  # !!int x, a number of 5,000 digits, 3,000 brackets
+        raise UnreadableFile([FileProblem("syntax", 0, "not valid YAML (a value that cannot be read)")]) from None
     if loader.problems:
         raise UnreadableFile(loader.problems)
     return content

@@ -14,3 +14,8 @@ def did_you_mean(word: object, known: Iterable[object], cutoff: float = 0.6) -> 
     """``; did you mean 'x'?`` or nothing."""
     close = nearest(word, known, cutoff)
     return f"; did you mean {close!r}?" if close else ""
+
+
+def shown_key(key: str) -> str:
+    """A key as a message names it. A long one may be a line of a note that slipped into the file: it is not quoted."""
+    return key if len(key) < 60 else f"<{len(key)} characters>"

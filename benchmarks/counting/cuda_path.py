@@ -21,10 +21,12 @@ class Kernels:
     def __init__(self, counter: Counter) -> None:
         self.counter = counter
 
-    def widen(self, blocks: Tensor, scales: Tensor, out: Tensor, *_: Any) -> None:
+    def widen(self, blocks: Tensor, scales: Tensor, out: Tensor, *_: Any, **__: Any) -> None:
         self.counter.note("widen (Triton)", size_of(blocks) + size_of(scales) + size_of(out))
 
-    def merge(self, own: Tensor, lse: Tensor, prompt: tuple[Tensor, Tensor] | None, *_: Any) -> tuple[Tensor, Tensor]:
+    def merge(
+        self, own: Tensor, lse: Tensor, prompt: tuple[Tensor, Tensor] | None, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         parts = [own, lse, *(prompt or ())]
         self.counter.note("merge (Triton)", sum(map(size_of, parts)) + size_of(own) + size_of(lse))
         return torch.empty(own.shape, dtype=own.dtype, device=META), torch.empty_like(lse)
@@ -34,11 +36,11 @@ class Kernels:
         self.counter.note("collect (Triton)", sum(map(size_of, (dk, dv, *found))))
         return found[0], found[1]
 
-    def norm(self, x: Tensor, *_: Any) -> Tensor:
+    def norm(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         self.counter.note("norm (Triton)", 2 * size_of(x))
         return torch.empty(x.shape, dtype=x.dtype, device=META)
 
-    def norm_backward(self, grad: Tensor, x: Tensor, *_: Any) -> Tensor:
+    def norm_backward(self, grad: Tensor, x: Tensor, *_: Any, **__: Any) -> Tensor:
         self.counter.note("norm (Triton)", 3 * size_of(x))
         return torch.empty(x.shape, dtype=x.dtype, device=META)
 
@@ -50,12 +52,12 @@ class Kernels:
         self.counter.note("silu times (Triton)", 5 * size_of(gate))
         return torch.empty_like(gate), torch.empty_like(up)
 
-    def rotated(self, x_HSd: Tensor, *_: Any, back: bool) -> Tensor:
+    def rotated(self, x_HSd: Tensor, *_: Any, back: bool, **__: Any) -> Tensor:
         self.counter.note("rotate (Triton)", 2 * size_of(x_HSd))
         heads, tokens, width = x_HSd.shape
         return torch.empty(tokens, heads, width, dtype=x_HSd.dtype, device=META).transpose(0, 1)
 
-    def activated(self, gate_up: Tensor, *_: Any) -> Tensor:
+    def activated(self, gate_up: Tensor, *_: Any, **__: Any) -> Tensor:
         self.counter.note("experts (Triton)", 3 * size_of(gate_up) // 2)
         return torch.empty(len(gate_up), gate_up.shape[1] // 2, dtype=gate_up.dtype, device=META)
 
@@ -65,12 +67,12 @@ class Kernels:
         self.counter.note("experts (Triton)", 2 * size_of(gate_up) + size_of(d_act) + size_of(grad))
         return torch.empty_like(gate_up), torch.empty(share.shape, device=META)
 
-    def combined(self, rows_SD: Tensor, row_C: Tensor, choices: int, *_: Any) -> Tensor:
+    def combined(self, rows_SD: Tensor, row_C: Tensor, choices: int, *_: Any, **__: Any) -> Tensor:
         self.counter.note("experts (Triton)", size_of(rows_SD) + size_of(rows_SD) // choices)
         return torch.empty(len(row_C) // choices, rows_SD.shape[1], dtype=rows_SD.dtype, device=META)
 
 
-def _always(*_: Any) -> bool:
+def _always(*_: Any, **__: Any) -> bool:
     return True
 
 

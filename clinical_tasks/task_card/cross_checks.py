@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clinical_tasks.metrics import ROUGE_TYPES
 from clinical_tasks.readers import READER_OPTIONS, ROW_READERS
 from clinical_tasks.schema import TaskCard
-from strict_yaml import did_you_mean, none_of, shown
+from strict_yaml import did_you_mean, none_of, shown, shown_key
 
 _SCORES = ("f1", "precision", "recall")
 _LENIENT = ("lenient", "n2c2_2018", "brat_scoring")
@@ -163,7 +163,9 @@ def _template_faults(card: TaskCard, known: Collection[str]) -> Iterator[Fault]:
     for name in used:
         if name not in known:
             yield Fault(
-                "input", f"unknown field {{{name}}}; {fields}{did_you_mean(name, known)}", ("columns.*", "options")
+                "input",
+                f"unknown field {{{shown_key(name)}}}; {fields}{did_you_mean(name, known)}",
+                ("columns.*", "options"),
             )
     if not used:
         yield Fault("input", f"shows no field of the data; {fields}", ("columns.*",))

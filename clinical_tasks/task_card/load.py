@@ -32,8 +32,9 @@ def load_card(path: Path | str) -> TaskCard:
             raise CardError(path, ["extends: " + none_of(base, names, "the embedded cards: ")])
         parent = _read(EMBEDDED_CARDS / f"{base}.yaml")
         # A card of another name brings its own files; one that keeps the name keeps the folder.
-        if "name" in raw and "folder" not in raw and raw["name"] != parent["name"]:
-            parent["folder"] = raw["name"]
+        name = raw.get("name", parent["name"])
+        if isinstance(name, str) and "folder" not in raw and name != parent["name"]:
+            parent["folder"] = name
         raw = {**parent, **raw}
     return build_card(raw, path)
 

@@ -2,7 +2,7 @@
 
     python -m engine.benchmarking.compare OLD.json NEW.json
 
-Steps of equal number did equal work in both (same seed, same picks), so ratios are taken step by step where their
+Steps of equal number did equal work in both (same seed, same samples), so ratios are taken step by step where their
 tokens agree, and of the two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread
 within each run and nothing of what differs from run to run: a difference below TOLERANCE is never called one, and where
 a matrix product of a fixed size, timed before each step, takes longer too (lower clocks, busier neighbours), a step is

@@ -1,7 +1,7 @@
 """Trainable-only checkpoints: the whole bank in one small file, whatever the number of ranks or the sharding.
 
     checkpoints/step_00000100/{prompts.safetensors, optimizer.safetensors, state.json}
-    checkpoints/reused/                       see content_store.py
+    checkpoints/reused/                          see content_store.py
     latest -> checkpoints/step_00000100
 
 Written to a temporary folder, synced, renamed: a killed process leaves the previous checkpoint whole. Prompts are

@@ -135,9 +135,9 @@ class Model:
         cuda = self.machine.device == "cuda"
         widened = s.widened[1] if cuda else s.widened[0] * min(experts, max(chosen, b.tokens * chosen))
         wide = widened * n * 2 * (forward + backward)
-        per_kept = TOUCHED_FUSED if self.fused and cuda else TOUCHED
+        per_saved = TOUCHED_FUSED if self.fused and cuda else TOUCHED
         saved = activation_bytes_per_token(s, self.machine.device, self.fused) * b.tokens * n
-        touched = saved * (per_kept[0] * forward + per_kept[1] * backward)
+        touched = saved * (per_saved[0] * forward + per_saved[1] * backward)
         loss = 2 * 24 * s.vocabulary * b.answers
         return copied + wide + touched + loss
 

@@ -26,7 +26,7 @@ from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.trainer import Trainer
 from prompt_modules import SoftPromptBank
 from prompt_modules.bank import JoinedBank
-from tests.engine import asked_task, exported_runs, interrupted_runs, kept_teachers, merged_runs
+from tests.engine import asked_task, cached_teachers, exported_runs, interrupted_runs, merged_runs
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 5  # of a prompt
@@ -35,7 +35,7 @@ TIMING = ("tokens_per_s", "mem", "mfu", "device_seconds")  # what no two launche
 
 
 bank, task = asked_task.bank, asked_task.task  # fixtures of several files
-cached = kept_teachers.cached
+cached = cached_teachers.cached
 source, adapted, cards = merged_runs.source, merged_runs.adapted, merged_runs.cards
 models = exported_runs.models
 build = interrupted_runs.build

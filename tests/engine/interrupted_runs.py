@@ -50,10 +50,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, step: int, act: C
     """Do something in the middle of a step."""
     whole, done = ForwardBackward.train, []
 
-    def train(*args: Any) -> Any:
+    def train(*args: Any, **named: Any) -> Any:
         if trainer.step == step - 1 and not done:
             done.append(act())
-        return whole(*args)
+        return whole(*args, **named)
 
     monkeypatch.setattr(ForwardBackward, "train", train)
 

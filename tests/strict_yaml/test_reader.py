@@ -60,3 +60,31 @@ def test_a_file_that_is_not_there(file: Path) -> None:
     with pytest.raises(UnreadableFile) as error:
         read_mapping(file)
     assert error.value.told(file, "name one") == [f"{file}: No such file or directory; name one"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 0b_\n", "a: 0x_\n", "a: !!int x\n", "a: !!timestamp x\n", "a: !!bool x\n", f"a: {'9' * 5000}\n", "[" * 3000],
+)
+def test_what_yaml_cannot_make_a_value_of_is_no_yaml(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UnreadableFile, match="not valid YAML") as caught:
+        read_mapping(path)
+    assert "999" not in str(caught.value)
+
+
+def test_keys_that_are_one_number_stand_twice(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("labels:\n  1: a\n  01: b\n")
+    with pytest.raises(UnreadableFile, match=r"key '01' stands twice \(first in line 2\)"):
+        read_mapping(path)
+
+
+def test_a_long_key_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    note = "The patient was admitted with " + "pain " * 20
+    path.write_text(f"{note}: 1\n{note}: 2\n")
+    with pytest.raises(UnreadableFile) as caught:
+        read_mapping(path)
+    assert "patient" not in str(caught.value) and "<129 characters>" in str(caught.value)

@@ -187,7 +187,7 @@ class TeacherCache:
         )
 
     def _placeholders(self, part: Part, contexts: Sequence[int]) -> list[Sample]:
-        """Items of a part's samples, without tokens; ``contexts``: context tokens of the row's samples."""
+        """Placeholders of a part's samples, without tokens; ``contexts``: context tokens of the row's samples."""
         answers = self.answers[part.row]
         return [
             teacher_parts.placeholder_sample(part.row, index=i, context=contexts[i], answer=answers[i])

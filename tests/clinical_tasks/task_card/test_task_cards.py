@@ -166,7 +166,11 @@ published: {test: many}
         ),
         ("summarization", {"splits": {"test": 3}}, "splits.test: expected text or a list, or keys and values, found 3"),
         ("summarization", {"splits": {"test": ""}}, "splits.test: needs either files or hold_out"),
-        ("summarization", {"splits": {"test": {"files": [True]}}}, "splits.test.files: expected text, found True"),
+        (
+            "summarization",
+            {"splits": {"test": {"files": [True]}}},
+            "splits.test.files: expected text, found True; write it in quotes",
+        ),
         ("summarization", {"splits": {"test": {"fils": "a"}, "train": "a"}}, "unknown key 'splits.test.fils'; did you"),
         ("summarization", {"splits": {"test": "a", "train": {"ids_from": "b"}}}, "splits.train: needs either files or"),
         (
@@ -395,3 +399,31 @@ def test_a_long_value_is_never_quoted(tmp_path):
     with pytest.raises(CardError) as caught:
         load_card(path)
     assert len(caught.value.problems) >= 5 and "Zebulon" not in "".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("key", ["{}: 1", "splits: {{'{}': a.csv}}", "reader_options: {{'{}': 1}}", "input: '{{{}}}'"])
+def test_a_long_key_is_never_quoted(tmp_path, key):
+    words = "the_patient_was_admitted" if key.startswith("input") else "The patient. Was admitted. "
+    path = tmp_path / "card.yaml"
+    path.write_text(f"extends: pubmedqa\n{key.format(words * 5)}\n")
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    assert "patient" not in str(caught.value) and "characters>" in str(caught.value)
+
+
+def test_numbers_of_thousands_of_digits_are_told_and_not_quoted(tmp_path):
+    path = tmp_path / "card.yaml"
+    digits = "0x" + "f" * 5000
+    path.write_text(f"extends: pubmedqa\ntitle: {digits}\nsplits: {{test: {{hold_out: {{fraction: {digits}}}}}}}\n")
+    with pytest.raises(CardError) as caught:
+        load_card(path)
+    told = "\n".join(caught.value.problems)
+    assert "title: expected text, found int" in told
+    assert "splits.test.hold_out.fraction: expected a number, found int" in told
+
+
+def test_true_and_false_as_words_want_quotes(tmp_path):
+    path = tmp_path / "card.yaml"
+    path.write_text("extends: pubmedqa\nlabels: {yes: true, no: no, maybe: maybe}\n")
+    with pytest.raises(CardError, match="labels.yes: expected text, found True; write it in quotes"):
+        load_card(path)

@@ -108,8 +108,8 @@ def test_commands_that_read_a_run_can_ask_for_it(
     (tmp_path / "config.yaml").write_text("run_dir: x\nbackbone: b.yaml\n")
     seen = []
     monkeypatch.setattr("engine.training.BackboneHolder.of", lambda config, writes: config)
-    monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_: seen.append(state()))
-    monkeypatch.setattr("engine.evaluation.predict_notes", lambda *_: seen.append(state()))
+    monkeypatch.setattr("engine.evaluation.evaluate_run", lambda *_, **__: seen.append(state()))
+    monkeypatch.setattr("engine.evaluation.predict_notes", lambda *_, **__: seen.append(state()))
     asked = {"deterministic": "true"}
     if mode == "evaluate":
         evaluate(str(tmp_path), (), asked)

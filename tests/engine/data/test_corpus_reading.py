@@ -235,7 +235,7 @@ def test_other_ranks_stop_waiting_for_keys_when_rank_0_breaks_off(
     config: DataConfig, layout: Layout, rank_1: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank_1.start()
-    monkeypatch.setattr("engine.data.corpora._build", lambda *_: 1 / 0)
+    monkeypatch.setattr("engine.data.corpora._build", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ready(config, layout, ("pocket_medqa",))
     assert rank_1.is_alive(), "another request"

@@ -96,10 +96,10 @@ def test_two_launches_may_build_the_same_split(
     """The second one to finish finds the first one's folder in its place, and uses it."""
     build, first = corpora_module._build, iter([True])
 
-    def overtaken(card: Any, splits: list[str], *rest: Any) -> dict[str, str]:
+    def overtaken(*args: Any, **named: Any) -> dict[str, str]:
         if next(first, False):
-            build(card, splits, *rest)  # the other launch, in the meantime
-        return build(card, splits, *rest)
+            build(*args, **named)  # the other launch, in the meantime
+        return build(*args, **named)
 
     monkeypatch.setattr(corpora_module, "_build", overtaken)
     assert len(run({"demo_qa": ["train"]})["demo_qa"].splits["train"]) == 36

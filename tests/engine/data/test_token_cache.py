@@ -51,7 +51,7 @@ def test_other_rows_have_another_format(run: Prepare) -> None:
 
 def test_a_second_call_builds_nothing(run: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(ALL)
-    monkeypatch.setattr(corpora_module, "_build", lambda *_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(corpora_module, "_build", lambda *_, **__: pytest.fail("the cache was not used"))
     second = run(ALL)
     assert data_fingerprint(first) == data_fingerprint(second)
     assert [r.sample(0) for d in first.values() for r in d.splits.values()] == [
@@ -65,7 +65,7 @@ def test_a_split_is_built_once_whoever_asks(run: Prepare, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         corpora_module,
         "_build",
-        lambda card, splits, *rest: (built.append((card.name, splits)), build(card, splits, *rest))[1],
+        lambda card, splits, **rest: (built.append((card.name, splits)), build(card, splits=splits, **rest))[1],
     )
     run({"demo_qa": ["train"]})
     run(ALL)

@@ -78,7 +78,7 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored(tmp_path: Path) -> None:
 TOKENISING = """
 import time, train
 from engine.data import corpora as data
-def build(*_):
+def build(*_, **__):
     print("building", flush=True)
     {how}
 data._build = build

@@ -179,8 +179,8 @@ def test_a_row_that_is_never_finite_ends_the_run_by_name(
     trainer = build("run", max_nonfinite_steps=3, **{"distill.task_subsets": False})
     whole = ForwardBackward.train
 
-    def train(self: ForwardBackward, *args: Any) -> Any:
-        terms = whole(self, *args)
+    def train(self: ForwardBackward, *args: Any, **named: Any) -> Any:
+        terms = whole(self, *args, **named)
         trainer.stage.bank.parts["metaprompt"].cols_KLR.grad[1] = torch.nan
         return terms
 

@@ -59,11 +59,11 @@ def cut_at(trainer: Trainer, step: int, monkeypatch: pytest.MonkeyPatch) -> None
     whole = ForwardBackward.train
     calls = iter(range(10**6))
 
-    def train(*args: Any) -> AnswerTerms:
+    def train(*args: Any, **named: Any) -> AnswerTerms:
         if trainer.step == step - 1 and next(calls) == 1:
             trainer.saver.wait()  # the checkpoint before is on disk, however slow that is
             raise PowerCut
-        return whole(*args)
+        return whole(*args, **named)
 
     monkeypatch.setattr(ForwardBackward, "train", train)
     with pytest.raises(PowerCut):

@@ -14,7 +14,7 @@ from engine.training.teachers import cache as teacher_cache, cache_setup as teac
 from engine.training.teachers.cache import TaughtRow, TeacherCache
 from engine.training.teachers.cache_setup import sample_visits
 from prompt_modules import SoftPromptBank
-from tests.engine.kept_teachers import cut, files, gradients, trained
+from tests.engine.cached_teachers import cut, files, gradients, trained
 
 
 def test_gradients_are_those_of_teachers_that_are_asked(cached, near, tmp_path) -> None:

@@ -11,7 +11,7 @@ from engine.training.forward_backward import ForwardBackward
 from engine.training.teach_and_distill import distill_stage
 from engine.training.teachers import cache as teacher_cache, files as teacher_files
 from engine.training.teachers.cache_setup import cache_teachers, sample_visits
-from tests.engine.kept_teachers import cut, files, gradients, trained
+from tests.engine.cached_teachers import cut, files, gradients, trained
 
 PATIENCE = 30.0  # seconds after which a thread that does not come is a failure
 
@@ -106,11 +106,11 @@ def test_states_are_read_before_they_are_asked_for(cached, monkeypatch) -> None:
 
     train, groups = ForwardBackward.train, []
 
-    def trained(self, group, *arguments):
+    def trained(self, group, *arguments, **named):
         groups.append(group)  # so that no other gets its identity
         assert done.setdefault(id(group), threading.Event()).wait(PATIENCE)
         order.append(("asked", id(group)))
-        return train(self, group, *arguments)
+        return train(self, group, *arguments, **named)
 
     monkeypatch.setattr(kept.cache, "read", recorded)
     monkeypatch.setattr(ForwardBackward, "train", trained)
