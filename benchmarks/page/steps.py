@@ -105,7 +105,8 @@ def gpu(content: Content) -> Section:
         elif part["exit_code"] is None:
             missing.append(f"- {part['name']} was ended at its limit")
         elif part["exit_code"] != 0:
-            missing.append(f"- {part['name']} failed")
+            reason = (part["last_lines"] or ["no message"])[-1].partition(". ")[0]
+            missing.append(f"- {part['name']} failed: {reason}")
         if "cases" in part:
             commands.append(" ".join(part["command"]))
         for c in part.get("cases", []):
