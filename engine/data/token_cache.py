@@ -184,7 +184,11 @@ def unique_launch() -> str:
 
 
 def _agreed_token(env: Mapping[str, str]) -> str:
-    """A random word, the one of the rank that asked the agents' store first; another for each restart of the ranks."""
+    """A random word, the one of the rank that asked the agents' store first; another for each restart of all ranks.
+
+    Agents count their restarts each for itself. After a failure on one node alone the ranks disagree here, as they do
+    about the process group; torchrun then ends or restarts them together.
+    """
     from torch.distributed import TCPStore  # a data check on a login node does without torch
 
     # the store through which these ranks will form their process group: where it cannot be reached, that fails too
