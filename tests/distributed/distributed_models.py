@@ -1,13 +1,14 @@
 """Tiny backbones, samples and stages of the jobs that real ranks run: the same on every rank."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from backbones import BackboneCard
-from engine.data.dataset import Sample
+from engine.data.sample import Sample
 from engine.data.sampling import EveryRow, TaskMixture, seed_of
 from engine.distributed import process_group
 from engine.distributed.zero3 import ShardedBackbone
@@ -90,8 +91,8 @@ class Samples:
         ]
         self.sample_indices = list(range(n))
 
-    def sample(self, index: int) -> Sample:
-        return self.rows[index]
+    def sample(self, index: int, row: int = 0) -> Sample:
+        return replace(self.rows[index], row=row, index=index)
 
 
 def stage_of(hidden: int, run_dir: Path, steps: int = 4, dtype: torch.dtype = torch.float32) -> Stage:
