@@ -13,6 +13,8 @@ from strict_yaml.suggestions import shown_key
 
 _BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 _MERGE = "tag:yaml.org,2002:merge"
+_INT = "tag:yaml.org,2002:int"
+DIGITS = 60  # of a whole number; Python writes none of more than 4,300
 
 
 class FileProblem(NamedTuple):
@@ -57,6 +59,13 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self.problems: list[FileProblem] = []
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) <= DIGITS:
+            return super().construct_yaml_int(node)
+        line = node.start_mark.line + 1
+        self.problems.append(FileProblem("syntax", line, f"a number of more than {DIGITS} digits"))
+        return 0
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, int] = {}
         for key_node, _ in node.value:
@@ -83,6 +92,7 @@ def _words_stay_words() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     return kept
 
 
+_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = _words_stay_words()
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
@@ -123,7 +133,7 @@ def _parsed(text: str) -> Any:
         line = mark.line + 1 if mark else 0
         problem = getattr(error, "problem", None) or "malformed"
         raise UnreadableFile([FileProblem("syntax", line, f"not valid YAML ({problem})")]) from None
-    except (ValueError, KeyError, AttributeError, RecursionError):  # !!int x, a number of 5,000 digits, 3,000 brackets
+    except (ValueError, KeyError, AttributeError, RecursionError):  # !!int x, 3,000 brackets
         raise UnreadableFile([FileProblem("syntax", 0, "not valid YAML (a value that cannot be read)")]) from None
     if loader.problems:
         raise UnreadableFile(loader.problems)

@@ -221,8 +221,8 @@ def _as_switch(value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    """A number of shots is a word. Python writes no number of more than 4,300 digits."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**60:
+    """A number of shots is a word."""
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value
 

@@ -62,8 +62,9 @@ def _tables_for(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, 32 G) -> blocks (…, G, 16) and scales (…, G): the largest of a block gets the highest exponent, the rest
-    the nearest value, ties to even.
+    """(…, 32 G) -> blocks (…, G, 16) and scales (…, G).
+
+    The largest number of a block gets the highest exponent. The rest get the nearest value, ties to even.
     """
     values = weight.detach().float().unflatten(-1, (-1, BLOCK))
     largest = values.abs().amax(-1, keepdim=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prompt_modules import cross_entropy, distillation_terms
+from prompt_modules.losses import DistillationTerms
 
 N, V, D = 6, 11, 7
 
@@ -32,6 +33,18 @@ def naive_kl(teacher: Tensor, student: Tensor, temperature: float) -> list[float
     return out
 
 
+def terms_of(student: Tensor, hidden: Tensor, temperature: float) -> DistillationTerms:
+    """Beside the one teacher."""
+    return distillation_terms(
+        student,
+        teacher_logits_NV=TEACHER,
+        student_hidden_ND=hidden,
+        teacher_hidden_ND=TEACHER_H,
+        labels_N=LABELS,
+        temperature=temperature,
+    )
+
+
 def test_cross_entropy_is_minus_log_p_of_the_label() -> None:
     wanted = [-math.log(softmax(row, 1)[label]) for row, label in zip(STUDENT.tolist(), LABELS.tolist(), strict=True)]
     torch.testing.assert_close(
@@ -41,14 +54,7 @@ def test_cross_entropy_is_minus_log_p_of_the_label() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])
 def test_kl_is_the_explicit_sum_times_t_squared(temperature: float) -> None:
-    terms = distillation_terms(
-        STUDENT,
-        teacher_logits_NV=TEACHER,
-        student_hidden_ND=STUDENT_H,
-        teacher_hidden_ND=TEACHER_H,
-        labels_N=LABELS,
-        temperature=temperature,
-    )
+    terms = terms_of(STUDENT, STUDENT_H, temperature)
     wanted = torch.tensor(naive_kl(TEACHER, STUDENT, temperature), dtype=torch.float64)
     torch.testing.assert_close(terms.kl_N, wanted, rtol=0, atol=1e-11)
     # the direction matters: KL(student || teacher) is another number
@@ -61,27 +67,13 @@ def test_kl_is_the_explicit_sum_times_t_squared(temperature: float) -> None:
 def test_gradient_of_kl_is_t_times_the_difference_of_probabilities(temperature: float) -> None:
     """d/dz T^2 KL(p || softmax(z / T)) = T (q - p)."""
     student = STUDENT.clone().requires_grad_()
-    distillation_terms(
-        student,
-        teacher_logits_NV=TEACHER,
-        student_hidden_ND=STUDENT_H,
-        teacher_hidden_ND=TEACHER_H,
-        labels_N=LABELS,
-        temperature=temperature,
-    ).kl_N.sum().backward()
+    terms_of(student, STUDENT_H, temperature).kl_N.sum().backward()
     wanted = temperature * (torch.softmax(STUDENT / temperature, -1) - torch.softmax(TEACHER / temperature, -1))
     torch.testing.assert_close(student.grad, wanted, rtol=0, atol=1e-12)
 
 
 def test_the_hidden_term_is_a_mean_over_d() -> None:
-    terms = distillation_terms(
-        STUDENT,
-        teacher_logits_NV=TEACHER,
-        student_hidden_ND=STUDENT_H,
-        teacher_hidden_ND=TEACHER_H,
-        labels_N=LABELS,
-        temperature=1.0,
-    )
+    terms = terms_of(STUDENT, STUDENT_H, 1.0)
     wanted = [
         sum((s - t) ** 2 for s, t in zip(a, b, strict=True)) / D
         for a, b in zip(STUDENT_H.tolist(), TEACHER_H.tolist(), strict=True)
@@ -101,14 +93,7 @@ def test_the_teacher_gets_no_gradient() -> None:
 def test_a_student_that_equals_its_teacher_has_no_distillation_loss() -> None:
     student = TEACHER.clone().requires_grad_()
     hidden = TEACHER_H.clone().requires_grad_()
-    terms = distillation_terms(
-        student,
-        teacher_logits_NV=TEACHER,
-        student_hidden_ND=hidden,
-        teacher_hidden_ND=TEACHER_H,
-        labels_N=LABELS,
-        temperature=2.0,
-    )
+    terms = terms_of(student, hidden, 2.0)
     assert terms.kl_N.abs().max() < 1e-14 and not terms.hidden_N.any()
     (terms.kl_N + terms.hidden_N).sum().backward()
     assert student.grad.abs().max() < 1e-14 and not hidden.grad.any()

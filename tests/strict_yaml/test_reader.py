@@ -64,14 +64,25 @@ def test_a_file_that_is_not_there(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a: 0b_\n", "a: 0x_\n", "a: !!int x\n", "a: !!timestamp x\n", "a: !!bool x\n", f"a: {'9' * 5000}\n", "[" * 3000],
+    ["a: 0b_\n", "a: 0x_\n", "a: !!int x\n", "a: !!timestamp x\n", "a: !!bool x\n", "[" * 3000],
 )
 def test_what_yaml_cannot_make_a_value_of_is_no_yaml(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(UnreadableFile, match="not valid YAML") as caught:
+    with pytest.raises(UnreadableFile, match="not valid YAML"):
         read_mapping(path)
-    assert "999" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digits", ["9" * 61, "9" * 5000, "0x" + "f" * 5000, "-" + "1" * 4000])
+def test_whole_numbers_that_no_message_and_no_hash_can_hold_are_refused_with_their_line(
+    tmp_path: Path, digits: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"b: {'9' * 60}\na:\n  - {digits}\n")
+    with pytest.raises(UnreadableFile) as caught:
+        read_mapping(path)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.text) == (3, "a number of more than 60 digits")
 
 
 def test_keys_that_are_one_number_stand_twice(tmp_path: Path) -> None:
