@@ -60,6 +60,7 @@ def calibrate(
     if cuda:
         name, memory_bytes = torch.cuda.get_device_name(device), float(torch.cuda.mem_get_info(device)[1])
         matches = [name]
+    memory_bytes = min(distributed.gather_objects(memory_bytes))  # what is free on a host changes between two readings
     return DeviceKind(
         f"{name}, measured on {nodes} x {per_node} ranks at {tokens} tokens of {card.name}",
         flops=flops,

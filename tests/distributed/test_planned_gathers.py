@@ -205,6 +205,7 @@ def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_p
 
     first, second = two.run("calibrated", family=family, nodes=nodes, file=str(tmp_path / "mine.yaml"))
     assert first == second, "every rank agrees on the slowest"
+    assert first["memory_bytes"] == (8 << 30) / (2 // nodes), "the smallest that a rank found free"
     found = asdict(read_kind(str(tmp_path / "mine.yaml")))
     assert (
         found.keys() == first.keys()
