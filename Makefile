@@ -68,12 +68,12 @@ STUDY = python -m clinical_tasks.pocket --output runs/pocket/data && torchrun --
 
 study: setup
 	$(STUDY) --config=configs/pocket/study.yaml
-	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/evidence/results.md
 
 # ablations, a transfer matrix, one source left out at a time besides: hours, in as many sittings as it takes (ONLY=transfer,rank)
 study-full: study
 	$(STUDY) --config=configs/pocket/study_full.yaml $(if $(ONLY),--only=$(ONLY))
-	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/results.md
+	python -m engine.reporting.study_page --study=runs/study-$(BACKBONE) --output=docs/evidence/results.md
 
 # speed beside its peers, what takes less than a quarter of an hour on two quiet cores: one after the other, then the page
 RESULT = --output benchmarks/results/
@@ -142,7 +142,7 @@ test-slurm: setup
 
 # every fault, on hundreds of runs: about half an hour on two cores; file systems are mounted as root
 test-faults: setup
-	python -m tests.faults.sweep --tries 20 --output docs/faults.md
+	python -m tests.faults.sweep --tries 20 --output docs/evidence/faults.md
 
 # whether requirements-dev.txt can be installed with the torch that the registry serves (CUDA); installs nothing
 TARGET ?= $(VENV)/resolve

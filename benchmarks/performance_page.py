@@ -1,7 +1,7 @@
-"""docs/performance.md from the JSON under benchmarks/results/: every figure with the command that made it, and where we
-are not faster.
+"""docs/evidence/performance.md from the JSON under benchmarks/results/: every figure with the command that made it,
+and where we are not faster.
 
-python -m benchmarks.performance_page --results benchmarks/results --output docs/performance.md
+python -m benchmarks.performance_page --results benchmarks/results --output docs/evidence/performance.md
 """
 
 import argparse
@@ -62,7 +62,7 @@ def page(results: Path) -> list[str]:
         "anew what two quiet cores can in a quarter of an "
         "hour, and writes this page again. Ratios are the peer's time (or memory) over ours, from turns on the "
         "same machine: above 1 is ours. "
-        "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](benchmark.md)).",
+        "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](../how_to/benchmark.md)).",
         "",
         "## Where it is not faster",
         "",
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--output", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--output", type=Path, default=Path("docs/evidence/performance.md"))
     a = parser.parse_args(arguments)
     a.output.write_text("\n".join(page(a.results)))
     print(f"written {a.output}")

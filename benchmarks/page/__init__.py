@@ -1,1 +1,1 @@
-"""docs/performance.md, section by section."""
+"""docs/evidence/performance.md, section by section."""

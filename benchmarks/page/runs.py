@@ -116,11 +116,11 @@ def planning(cases: Content) -> Section:
         rows.append([c["name"], *errors, received])
     note = (
         "Predicted less measured, over measured; the machine calibrated in the same run. Figures and misses: "
-        "[planning.md](planning.md#predicted-beside-measured)."
+        "[planning.md](../how_to/planning.md#predicted-beside-measured)."
     )
     return Section(
         "What `plan` predicts",
-        "python -m benchmarks.planning --docs docs/planning.md --output benchmarks/results/planning_cpu.json",
+        "python -m benchmarks.planning --docs docs/how_to/planning.md --output benchmarks/results/planning_cpu.json",
         [
             note,
             "",

@@ -1,4 +1,4 @@
-"""What a section of docs/performance.md is made of."""
+"""What a section of docs/evidence/performance.md is made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

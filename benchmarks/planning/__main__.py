@@ -1,7 +1,7 @@
 """What ``plan`` predicts beside what is measured: peak memory of a rank, seconds of a step, bytes gathered.
 
-    python -m benchmarks.planning --output benchmarks/results/planning_cpu.json --docs docs/planning.md     (root: it
-    makes network namespaces)
+    python -m benchmarks.planning --output benchmarks/results/planning_cpu.json --docs docs/how_to/planning.md
+    (root: it makes network namespaces)
 
 The machine is calibrated first, by engine.planning.calibration, through ranks placed as the case's are. Memory is a
 rank's VmHWM less that of a process which has imported the same and joined the same group. Two "nodes" are two network

@@ -1,7 +1,7 @@
-"""What ``plan`` predicts of the steps that ``benchmarks.gpu`` measured, side by side in docs/planning.md. No GPU is
-needed.
+"""What ``plan`` predicts of the steps that ``benchmarks.gpu`` measured, side by side in docs/how_to/planning.md.
+No GPU is needed.
 
-    python -m benchmarks.planning.gpu --measured benchmarks/results/gpu_*.json --docs docs/planning.md
+    python -m benchmarks.planning.gpu --measured benchmarks/results/gpu_*.json --docs docs/how_to/planning.md
 
 Each case is planned with the command that measured it, on the maker's figures of that kind of GPU. Lengths are assumed
 as the invented samples' are: 100 tokens, 10 of them answer; and as many samples a task.
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--measured", type=Path, required=True, nargs="+", help="files of benchmarks.gpu")
-    parser.add_argument("--docs", type=Path, default=Path("docs/planning.md"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/how_to/planning.md"))
     a = parser.parse_args(arguments)
     before, _, rest = a.docs.read_text().partition(BEGIN)
     if END not in rest:

@@ -34,7 +34,7 @@ def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | Non
         if check.status != "absent":
             lines += ["", f"{check.name}: {len(check.found)} files", *_indented(_particulars(check))]
     if overlaps is not None:
-        lines += ["", "overlap of test with training documents (docs/data.md says how it is found):"]
+        lines += ["", "overlap of test with training documents (docs/reference/data.md says how it is found):"]
         lines += _indented([overlap.line() for overlap in overlaps]) or ["  none"]
     return "\n".join(lines)
 

@@ -110,7 +110,7 @@ def _field(record: Mapping[str, Any], key: str, where: str, card: TaskCard) -> s
     if key not in record:
         raise ReadError(
             f"{where}: has no '{key}', which the input of {card.name} needs. Fix: give it in a .jsonl, as "
-            "docs/running.md says"
+            "docs/how_to/running.md says"
         )
     value = record[key]
     if not isinstance(value, str) and not _are_texts(value):

@@ -1,5 +1,5 @@
 """The pocket corpus: invented clinical notes with gold structure, as 21 source and 10 target tasks. See
-docs/data.md.
+docs/reference/data.md.
 """
 
 from clinical_tasks.pocket.corpus import (

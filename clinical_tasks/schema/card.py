@@ -1,4 +1,5 @@
-"""The task card: everything that distinguishes one dataset from another, as data. `docs/data.md` documents the YAML.
+"""The task card: everything that distinguishes one dataset from another, as data. `docs/reference/data.md`
+documents the YAML.
 
 The fields are the keys of the file, and their metadata what the reader of cards, editors and this text know of them.
 """
@@ -129,7 +130,7 @@ class PublishedCounts:
         return {unit: count for unit, count in dataclasses.asdict(self).items() if count is not None}
 
 
-_SAID = "add it; docs/data.md says what it holds"
+_SAID = "add it; docs/reference/data.md says what it holds"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from strict_yaml import json_schema
 def card_json_schema() -> dict[str, Any]:
     """For editors, which explain, complete and check a card's keys with it."""
     schema = json_schema(TaskCard)
-    schema["description"] = "A corpus as a task: where it lies, how it is released, asked and scored. docs/data.md"
+    schema["description"] = (
+        "A corpus as a task: where it lies, how it is released, asked and scored. docs/reference/data.md"
+    )
     properties = schema["properties"]
     extends = {
         "description": "An embedded card to start from; each top-level key given here replaces that card's.",

@@ -113,8 +113,8 @@ MODES: dict[str, Mode] = {
     "study": Mode(
         "a protocol file's distillations and adaptations, evaluated, in one report; goes on where it was",
         {
-            "config": "YAML protocol (required), see docs/studies.md; keys of the run configuration can follow as "
-            "--a.b=value, for every run",
+            "config": "YAML protocol (required), see docs/how_to/studies.md; keys of the run configuration can follow "
+            "as --a.b=value, for every run",
             "only": "only these protocols, comma-separated",
             "dry_run": "true: name the runs and what is done of them",
         },

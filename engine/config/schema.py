@@ -91,7 +91,8 @@ class RunConfig:
     deterministic: bool = machine(
         False,
         "On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and "
-        "sharding; what it costs: docs/fast_path.md. An operator that cannot do so ends the run. CPUs do so anyway.",
+        "sharding; what it costs: docs/explanation/fast_path.md. An operator that cannot do so ends the run. CPUs do "
+        "so anyway.",
     )
     # dummy weights are another backbone, which its own hash tells
     dummy_weights: bool = keys.key(

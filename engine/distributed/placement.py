@@ -129,7 +129,7 @@ def bank_numbers(config: RunConfig, hidden: int, linear_sides: int) -> int:
 def estimate_memory(
     sizes: ModelFootprint, sharding: str, recompute: int, work: MicroBatchShape, m: Machine, offloaded: bool = False
 ) -> MemoryEstimate:
-    """Memory of a rank; formulas in docs/deepspeed.md."""
+    """Memory of a rank; formulas in docs/explanation/deepspeed.md."""
     parts: dict[str, tuple[float, float]] = {"weights": _weights(sizes, sharding, m)}
     if sharding != "replicated" and not (m.world == 1 and m.device == "cpu"):  # there a parameter is its shard
         layers = min(sum(sizes.layers), max(sizes.layers) * (REUSE / sizes.layer_elements + AHEAD))

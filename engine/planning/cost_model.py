@@ -1,5 +1,5 @@
 """How long a micro-batch takes: operations, bytes and calls over what a device and its links reach. Formulas and
-sources: docs/planning.md.
+sources: docs/how_to/planning.md.
 
 A term is what a step would take if all else were free. A device's own kernels, products (compute) and what only reads
 and writes (memory), run one after another. The others hide behind them as far as the device kind's ``overlap`` says: on

@@ -1,7 +1,7 @@
-"""docs/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its figures as SVG
-files beside it.
+"""docs/evidence/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its
+figures as SVG files beside it.
 
-    python -m engine.reporting.study_page --study runs/study-llama --output docs/results.md
+    python -m engine.reporting.study_page --study runs/study-llama --output docs/evidence/results.md
 
 Whatever cells are evaluated stand in it; the full report, with every task's intervals and tests, is report.html in the
 study's folder.
@@ -34,8 +34,8 @@ Invented notes (`clinical_tasks/pocket`), backbone {backbone}, frozen. Metapromp
 then every method trains on the same
 examples of each of ten unseen tasks, as many steps, with {seeds} seeds, its learning rate chosen on validation data \
 with a seed that is not reported
-([how](studies.md)). Test examples: {n_test}. These tasks are small and alike; what holds here need not hold on \
-clinical notes.
+([how](../how_to/studies.md)). Test examples: {n_test}. These tasks are small and alike; what holds here need not \
+hold on clinical notes.
 """
 BASE, GAP, ACROSS = 20, 18, 3  # points
 STYLE = (Path(__file__).parent / "templates/report.css").read_text()

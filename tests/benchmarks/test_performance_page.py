@@ -1,4 +1,4 @@
-"""docs/performance.md: every results file is read, and what is not faster is named by the page itself."""
+"""docs/evidence/performance.md: every results file is read, and what is not faster is named by the page itself."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from benchmarks.performance_page import FASTER, SECTIONS, main, page
 
 
 def test_the_committed_page_is_what_the_committed_results_say(project: Path) -> None:
-    assert (project / "docs/performance.md").read_text() == "\n".join(page(project / "benchmarks/results"))
+    assert (project / "docs/evidence/performance.md").read_text() == "\n".join(page(project / "benchmarks/results"))
 
 
 def test_every_results_file_has_a_section_with_its_command(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/extending.md as it stands: its cards and configurations written where it says, its commands run, on an
+"""docs/how_to/extending.md as it stands: its cards and configurations written where it says, its commands run, on an
 invented brat corpus.
 """
 

@@ -161,8 +161,8 @@ def test_the_backbone_is_built_once_and_what_is_done_is_passed_over(study: tuple
 
 def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str], tmp_path: Path) -> None:
     runs, _, _ = study
-    write_page(runs, tmp_path / "docs/results.md")
-    text = (tmp_path / "docs/results.md").read_text()
+    write_page(runs, tmp_path / "docs/evidence/results.md")
+    text = (tmp_path / "docs/evidence/results.md").read_text()
     figures = re.findall(r"\]\((\S+\.svg)\)", text)
     assert figures == ["results_all_methods.svg", "results_transfer.svg"]
     for figure in figures:

@@ -1,6 +1,6 @@
 """Break many runs in every way and write the table.
 
-    python -m tests.faults.sweep --tries 20 --output docs/faults.md
+    python -m tests.faults.sweep --tries 20 --output docs/evidence/faults.md
     python -m tests.faults.sweep --tries 20 --only hung
 
 With ``--keep FOLDER`` each try's outcome is kept there and the table is of all that lie there: rows can be run at
@@ -39,7 +39,7 @@ next launch reached the end. Where
 - **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and \
 metrics (bit for bit; timings aside), a step that
   `metrics.jsonl` has twice or not at all, a file left over. Runs on GPUs are
-  equal to the bit with `deterministic: true` alone (docs/fast_path.md), and are not tried here.
+  equal to the bit with `deterministic: true` alone (docs/explanation/fast_path.md), and are not tried here.
   On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
   of a tensor's largest number, which is what sums in another order may cost; steps of `metrics.jsonl` as above.
 

@@ -1,4 +1,6 @@
-"""The table of docs/faults.md in short: each kind of fault once, on real runs. ``make test-faults`` is the whole."""
+"""The table of docs/evidence/faults.md in short: each kind of fault once, on real runs.
+``make test-faults`` is the whole.
+"""
 
 import random
 from collections.abc import Callable, Iterator
@@ -60,7 +62,7 @@ def test_the_disk_is_full(runs: Runs, tmp_path: Path) -> None:
         pytest.skip("no file system can be mounted here (root is needed): a full disk is NOT tested")
     holds(
         tried(lambda: storage.disk_full(runs, 1, ranks=1)), EVERY + 1
-    )  # a write that fails costs the step that trains meanwhile too: docs/faults.md
+    )  # a write that fails costs the step that trains meanwhile too: docs/evidence/faults.md
 
 
 def test_a_save_that_is_killed_at_any_of_its_system_calls(tmp_path: Path) -> None:
