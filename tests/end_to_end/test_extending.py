@@ -57,7 +57,7 @@ def results_of(file):
 
 
 def test_the_page_runs_as_it_stands(tmp_path):
-    page = (ROOT / "docs/how_to/extending.md").read_text()
+    page = (ROOT / "docs" / "how_to" / "extending.md").read_text()
     mine = tmp_path / "my"
     write_notes(mine / "data" / "my_notes")
 
