@@ -166,7 +166,7 @@ def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str],
     figures = re.findall(r"\]\((\S+\.svg)\)", text)
     assert figures == ["results_all_methods.svg", "results_transfer.svg"]
     for figure in figures:
-        root = ElementTree.parse(tmp_path / "docs" / figure).getroot()
+        root = ElementTree.parse(tmp_path / "docs/evidence" / figure).getroot()
         assert root.tag.endswith("svg") and float(root.attrib["width"]) > 200
     scores = json.loads((runs / "all_methods/results.json").read_text())["average"]
     table = next(block for block in text.split("\n\n") if block.startswith("| method ") and "in_context" in block)
@@ -176,7 +176,8 @@ def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str],
         "## One source at a time",
         "| against ",
         " *  ",
-        "Numbers that one task trains: metaprompt ",
+        "## The metaprompt in both settings",
+        "numbers that one task trains",
         "with 2 seeds",
     ):
         assert wanted in text, wanted
