@@ -48,7 +48,7 @@ These tasks are small and similar. The results need not hold on clinical notes.
 BOTH = (
     "The metaprompt has two settings. With `train: factors` a task trains only its factors, (L + d)·R numbers. With "
     "`train: all` it also trains its own copy of P\\*. A score belongs to the setting that it was measured with. This "
-    "table shows the few-shot runs beside runs of the other setting with the same steps, rank and start."
+    "table lists the few-shot runs. Beside them are the runs that differ from one only in setting or learning rate."
 )
 BASE, GAP, ACROSS = 20, 18, 3  # points
 STYLE = (Path(__file__).parent / "templates/report.css").read_text()
