@@ -238,8 +238,8 @@ def table(rows: list[Row], tries: int) -> str:
     ]
     if any(r.calls for r in rows):
         how.append(
-            f"**System calls.** A save makes {CALLS.calls} system calls and was killed at each of them. The folder held "
-            "no checkpoint, one, as many as are kept, or one of the same step.\n"
+            f"**System calls.** A save makes {CALLS.calls} system calls and was killed at each of them. The folder "
+            "held no checkpoint, one, as many as are kept, or one of the same step.\n"
         )
     if hung:
         most = 60 * faults.HANG_MINUTES + faults.SHUTDOWN + faults.SLACK
