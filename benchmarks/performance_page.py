@@ -1,5 +1,6 @@
-"""docs/evidence/performance.md from the JSON under benchmarks/results/: every figure with the command that made it,
-and where we are not faster.
+"""Write docs/evidence/performance.md from the JSON under benchmarks/results/.
+
+Each figure has the command that made it. The page begins with the cases where we are not faster.
 
 python -m benchmarks.performance_page --results benchmarks/results --output docs/evidence/performance.md
 """
@@ -15,11 +16,11 @@ from typing import Any
 
 from benchmarks.page.components import attention, ceilings, loss, projection, roofline
 from benchmarks.page.runs import checkpoint, evaluation, loader, long_notes, planning
-from benchmarks.page.section import Content, Ratio, Section
+from benchmarks.page.section import Content, Ratio, Section, table
 from benchmarks.page.steps import gpu, lora, one_pass, vs_peft
 from engine.core import protect
 
-FASTER = 1.1  # a ratio below stands in the list of regimes where we are not faster
+FASTER = 1.1  # ratios below are listed as cases where we are not faster
 
 SECTIONS: dict[str, Callable[[Content], Section]] = {
     "gpu": gpu,
@@ -39,8 +40,26 @@ SECTIONS: dict[str, Callable[[Content], Section]] = {
 }
 
 
+INTRODUCTION = [
+    "# Performance",
+    "",
+    "This page compares the speed and memory of this program with PEFT, transformers and PyTorch.",
+    "A *ratio* is the peer's time or memory divided by ours. Both ran in turns on the same machine. A ratio above 1",
+    "means that this program is faster or needs less memory.",
+    "",
+    "| to do | command |",
+    "|---|---|",
+    "| write this page from `benchmarks/results/` | `python -m benchmarks.performance_page` |",
+    "| repeat in a quarter of an hour what two quiet cores can measure, and write this page | `make bench` |",
+    "| measure your own cluster ([benchmark.md](../how_to/benchmark.md)) | `python train.py benchmark` |",
+    "",
+    "## Where it is not faster",
+    "",
+]
+
+
 def page(results: Path) -> list[str]:
-    """The page, from every results file that is there; those that are not are named."""
+    """The page, from all results files that exist; it names the benchmarks without one."""
     sections, made, missing = [], [], []
     for name, build in SECTIONS.items():
         files = sorted(results.glob(f"{name}_*.json"))
@@ -56,16 +75,7 @@ def page(results: Path) -> list[str]:
             made.append(made_on(content))
     ratios = list(chain.from_iterable(section.ratios for section in sections))
     out = [
-        "# How fast, beside what",
-        "",
-        "Written by `python -m benchmarks.performance_page` from `benchmarks/results/`; `make bench` measures "
-        "anew what two quiet cores can in a quarter of an "
-        "hour, and writes this page again. Ratios are the peer's time (or memory) over ours, from turns on the "
-        "same machine: above 1 is ours. "
-        "What a cluster does is measured with `python train.py benchmark` ([benchmark.md](../how_to/benchmark.md)).",
-        "",
-        "## Where it is not faster",
-        "",
+        *INTRODUCTION,
         *not_faster(ratios),
     ]
     for section, where in zip(sections, made, strict=True):
@@ -78,22 +88,20 @@ def page(results: Path) -> list[str]:
 
 
 def name_device(section: Section, device: str) -> None:
-    """Say on which device a section was measured, where several devices have one."""
+    """Put the device into the title and ratios of a section that several devices have."""
     section.title += f", {device}"
     section.ratios = [replace(ratio, where=f"{device}: {ratio.where}") for ratio in section.ratios]
 
 
 def not_faster(ratios: Sequence[Ratio]) -> list[str]:
-    """How many ratios are below FASTER, and a list of them, the lowest first."""
+    """How many ratios are below FASTER, and a table of them with the lowest first."""
     slow = sorted((r for r in ratios if r.value < FASTER), key=lambda r: r.value)
     if not slow:
         return [f"None of the {len(ratios)} ratios on this page is below {FASTER}.", ""]
     verb = "is" if len(slow) == 1 else "are"
-    lines = [f"Of {len(ratios)} ratios on this page {len(slow)} {verb} below {FASTER}:", ""]
-    for r in slow:
-        detail = f" ({r.detail})" if r.detail else ""
-        lines.append(f"- {r.value:.2f}: {r.where}{detail}")
-    return lines
+    rows = [[f"{r.value:.2f}", r.where, r.detail] for r in slow]
+    head = f"Of {len(ratios)} ratios on this page {len(slow)} {verb} below {FASTER}:"
+    return [head, "", *table(["ratio", "measurement", "remark"], rows)]
 
 
 def wrapped(lines: Sequence[str]) -> list[str]:

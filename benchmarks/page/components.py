@@ -18,7 +18,8 @@ def loss(content: Content) -> Section:
                 rows.append([name, f"{value:.2f}", compared(c["seconds"][peer], c["seconds"][own], 3)])
                 ratios.append(Ratio(f"the loss alone, {name}", value, "chunks bound its memory"))
     lines = [
-        "With its gradient, through the frozen head, against whole logits and autograd.",
+        "The table times the loss and its gradient through the frozen head. The peer computes whole logits and uses "
+        "autograd.",
         "",
         *table(["", "ratio", "seconds peer / ours"], rows),
     ]
@@ -27,7 +28,7 @@ def loss(content: Content) -> Section:
     )
 
 
-# ways of attention, the one that is used where it can be first
+# variants of attention; the first available one is used
 ATTENDED = ("in parts", "gathered, one call", "gathered")
 
 
@@ -43,17 +44,20 @@ def attention(content: Content) -> Section:
         for peer, what in (("gathered", "gathered keys in padded calls"), ("padded", "a padded batch")):
             if peer in seconds and peer != own:
                 ratios.append(Ratio(f"attention, {c['size']}, against {what}", seconds[peer] / seconds[own]))
-    note = (
-        "Forward and backward, in ms. In parts: two calls of flash attention, on a GPU alone, in layers without "
-        "a window. Gathered, one call: a GPU's way "
-        "in layers with a window. Gathered: the way of CPUs, samples of like length in one padded call. Padded: "
-        "PyTorch's attention with the prompt before "
-        "every sample. TFLOP/s are of the one that is used."
-    )
+    notes = [
+        "The table lists the time of the forward and backward pass in ms, by variant:",
+        "",
+        "- In parts: two calls of flash attention, on GPUs in layers without a window.",
+        "- Gathered, one call: one call of flash attention over gathered keys, on GPUs in layers with a window.",
+        "- Gathered: padded calls over samples of similar length, on CPUs.",
+        "- Padded: PyTorch's attention with the prompt before every sample.",
+        "",
+        "This program uses the first variant of a row that has a time. TFLOP/s belong to that variant.",
+    ]
     return Section(
         "Attention of a packed row",
         "python -m benchmarks.attention --output benchmarks/results/attention_cpu.json",
-        [note, "", *table(["", *ATTENDED, "padded", "TFLOP/s"], rows)],
+        [*notes, "", *table(["", *ATTENDED, "padded", "TFLOP/s"], rows)],
         ratios,
     )
 
@@ -67,15 +71,15 @@ def projection(content: Content) -> Section:
         seconds = c["seconds"]
         own, detail = "kernels", ""
         if "kernels" not in seconds:
-            own, detail = "eager", "eager torch is what runs without a GPU"
+            own, detail = "eager", "without a GPU this program uses eager torch"
         for peer, who in PROJECTED.items():
             if peer in seconds and peer != own:
                 value = seconds[peer] / seconds[own]
                 rows.append([c["size"], who, f"{value:.2f}", compared(1e3 * seconds[peer], 1e3 * seconds[own])])
                 ratios.append(Ratio(f"the projection, {c['size']}, against {who}", value, detail))
     note = (
-        "Prompts into the packed row and their gradient out of it. It is a small part of a step: `benchmark` says "
-        "how small (`kernel_share`)."
+        "This operation writes K prompts of L tokens into the packed row and returns their gradient. d is the hidden "
+        "size and R the rank. The operation is a small part of a step. `benchmark` measures its share (`kernel_share`)."
     )
     return Section(
         "The projection of prompts",
@@ -91,7 +95,7 @@ def roofline(content: Content) -> Section:
         longest = [f"{kind} {1e3 * cost['seconds']:.0f}" for kind, cost in c["longest"].items()]
         rows.append(
             [
-                f"{c['shape']}, row of {c['row']:,}, {c['stage']}",
+                f"{c['shape']}, row of {c['row']:,}, {c['stage'].replace('teacher asked', 'teacher computed')}",
                 f"{c['launches']:,}",
                 f"{c['bytes'] / 1e9:,.0f} GB",
                 f"{c['operations'] / 1e12:.0f}",
@@ -102,14 +106,14 @@ def roofline(content: Content) -> Section:
         )
     on = content["modelled_on"]
     note = (
-        "One micro-batch at full size, forward and backward, weights resident: counted, not measured. Each "
-        "operator takes as long as its bytes "
-        f"({on['memory_bytes_per_s'] / 1e12:.2f} TB/s), its matrix products "
-        f"({on['matrix_operations_per_s'] / 1e12:.0f} TFLOP/s) or a launch "
-        f"({1e6 * on['launch_s']:.0f} us), whichever is longest. What is not matrix products is what joining "
-        "operators could save."
+        "These figures are counted, not measured. They cover the forward and backward pass of one micro-batch at full "
+        "size, with the weights on the GPU. Bytes move at "
+        f"{on['memory_bytes_per_s'] / 1e12:.2f} TB/s, matrix products run at "
+        f"{on['matrix_operations_per_s'] / 1e12:.0f} TFLOP/s, and a launch takes {1e6 * on['launch_s']:.0f} us. "
+        "The longest of the three is the time of an operator. "
+        "Fusing operators can save at most the time outside matrix products."
     )
-    head = ["", "operators", "moved", "TFLOP", "ms", "share of matrix products", "longest, ms"]
+    head = ["", "operators", "bytes moved", "TFLOP", "ms", "share of matrix products", "longest operators, ms"]
     command = "python -m benchmarks.roofline --output benchmarks/results/roofline_modelled.json"
     return Section("What a GPU has to do", command, [note, "", *table(head, rows)])
 
@@ -123,5 +127,5 @@ def ceilings(content: Content) -> Section:
     return Section(
         "Ceilings of a GPU",
         "python -m benchmarks.ceilings --output benchmarks/results/ceilings_cpu.json",
-        table(["", "reached"], rows),
+        ["These are the rates that the card reached in single operations.", "", *table(["", "rate"], rows)],
     )

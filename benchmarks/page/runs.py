@@ -1,4 +1,4 @@
-"""Sections about what a run does beside its steps: loading, answers, checkpoints, long notes, predictions."""
+"""Sections about loading, answers, checkpoints, long notes and predictions."""
 
 import statistics
 from typing import Any
@@ -19,14 +19,15 @@ def loader(c: Content) -> Section:
         ]
     ]
     note = (
-        "A rank's peak may be its half of the model and a tenth of the largest tensor: "
-        f"{c['allowed_bytes'] / 1e9:.3f} GB."
+        "Each rank reads only its own shards. The peer is `from_pretrained` under DeepSpeed. The limit for the peak of "
+        f"a rank is {c['allowed_bytes'] / 1e9:.3f} GB. That is its half of the model and a tenth of the largest tensor."
     )
+    head = ["", "ratio of time", "seconds peer / ours", "peak of a rank, peer / ours"]
     command = "python -m benchmarks.loader --folder runs/loader --output benchmarks/results/loader_cpu.json"
     return Section(
         "Loading into shards",
         command,
-        [*table(["", "against from_pretrained under DeepSpeed", "seconds", "peak of a rank"], rows), "", note],
+        [note, "", *table(head, rows)],
         [
             Ratio("loading", ratio),
             Ratio("peak memory of loading", c["peak_bytes"]["from_pretrained"] / c["peak_bytes"]["ours"]),
@@ -47,22 +48,20 @@ def evaluation(content: Content) -> Section:
                 f"{c['same_answers']} of {c['samples']}",
             ]
         )
-        ratios.append(Ratio(f"answers, {name}", c["ratio"], f"tokens allow {c['token_ratio']:.2f}"))
+        ratios.append(Ratio(f"answers, {name}", c["ratio"], f"bound by tokens {c['token_ratio']:.2f}"))
     for shape, total in content["whole"].items():
         seconds = compared(total["transformers"], total["ours"])
         rows.append([f"**{shape}, whole**", f"{total['ratio']:.2f}", "", seconds, ""])
     note = (
-        "A test split's answers, greedy and by choice among options, against transformers with the prompt before "
-        "each sample, both at their fastest width."
+        "Both programs answer the same test split, by greedy decoding or by choice among options. transformers gets "
+        "the prompt before each sample. Each program runs at its fastest batch width. The bound is the ratio that "
+        "sharing the tokens of the prompt allows by itself."
     )
+    head = ["", "ratio", "bound by tokens", "seconds transformers / ours", "same answers"]
     return Section(
         "Answers",
         "python -m benchmarks.evaluation --output benchmarks/results/evaluation_cpu.json",
-        [
-            note,
-            "",
-            *table(["", "ratio", "sharing allows, by tokens", "seconds transformers / ours", "same answers"], rows),
-        ],
+        [note, "", *table(head, rows)],
         ratios,
     )
 
@@ -78,10 +77,15 @@ def checkpoint(content: Content) -> Section:
         rows.append(
             [c["size"], f"{s[path] * 1e3:.2f}", f"{s['processor'] * 1e3:.1f}", f"{c['bytes'] / 1e6:.2f}", share]
         )
+    note = (
+        "A thread writes a checkpoint while the next steps run. The table lists the time that a step waits, the "
+        "processor time of the thread, and the size. The last column counts both times."
+    )
+    head = ["", "ms that a step waits", "ms of processor time beside it", "MB", "share of training time"]
     return Section(
         "Checkpoints",
         "python -m benchmarks.checkpoint --output benchmarks/results/checkpoint_cpu.json",
-        table(["", "ms on the step's path", "ms of a processor beside it", "MB", "cost"], rows),
+        [note, "", *table(head, rows)],
     )
 
 
@@ -100,11 +104,15 @@ def long_notes(content: Content) -> Section:
                 compared(kept["seconds"], again["seconds"], 1),
             ]
         )
-    head = ["", "peak in GB, all kept (predicted)", "layers recomputed (predicted)", "seconds kept / recomputed"]
+    note = (
+        "A step trains one sample of the given length. It runs once with all activations kept and once with all layers "
+        "recomputed. The predicted peak is in brackets."
+    )
+    head = ["", "peak GB, kept", "peak GB, recomputed", "seconds kept / recomputed"]
     return Section(
         "Long notes",
         "python -m benchmarks.long_notes --output benchmarks/results/long_notes_cpu.json",
-        table(head, rows),
+        [note, "", *table(head, rows)],
     )
 
 
@@ -115,8 +123,8 @@ def planning(cases: Content) -> Section:
         errors = (f"{c['memory_error']:+.0%}", f"{c['seconds_error']:+.0%}", f"{c['spread']:.0%}")
         rows.append([c["name"], *errors, received])
     note = (
-        "Predicted less measured, over measured; the machine calibrated in the same run. Figures and misses: "
-        "[planning.md](../how_to/planning.md#predicted-beside-measured)."
+        "An error is (predicted - measured) / measured. The machine was calibrated in the same run. "
+        "[planning.md](../how_to/planning.md#predicted-beside-measured) lists the values and discusses the errors."
     )
     return Section(
         "What `plan` predicts",
@@ -124,6 +132,6 @@ def planning(cases: Content) -> Section:
         [
             note,
             "",
-            *table(["", "peak memory of a rank", "a step", "spread of the measured steps", "bytes received"], rows),
+            *table(["", "error, peak memory", "error, step time", "spread of step time", "bytes received"], rows),
         ],
     )

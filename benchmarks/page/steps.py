@@ -3,6 +3,21 @@
 from benchmarks.common.workload import REGIMES, SHAPES
 from benchmarks.page.section import Content, Ratio, Section, compared, gigabytes, median_seconds, spread, table
 
+PEFT_NOTES = [
+    "A case has 32 samples of 4 tasks unless its name says otherwise. The prompt length L is 100 (pocket: 16). R is "
+    "the mean length of a sample in tokens. PEFT trains multitask prompt tuning on the same model, samples and token "
+    "budget:",
+    "",
+    "- Its batches are grouped by length. It uses SDPA and no activation checkpointing.",
+    "- It runs the operators of transformers. On a GPU this program uses fused operators.",
+    "- gpt-oss runs on our packed experts, because transformers cannot train through MXFP4. Its attention is eager.",
+    "- It computes logits at every position. `logits_to_keep` does not fit labels of rows with padding on the right.",
+    "",
+    "A step does not include the single forward pass that caches a teacher. The operation bound is the ratio of "
+    "multiply-adds, attention included. Ratios above the bound come from the memory traffic of logits that this "
+    "program does not compute.",
+]
+
 
 def vs_peft(cases: Content) -> Section:
     rows, ratios = [], []
@@ -10,7 +25,7 @@ def vs_peft(cases: Content) -> Section:
         kept = ", teacher cached" if c["teacher_cache"] else ""
         name = f"{c['shape']}, R = {REGIMES[c['regime']][0]}, {c['stage']}{kept}{_sizes(c)}"
         mine, row = c["methods"]["packed"], [name]
-        for peer, peer_name in (("peft", "PEFT"), ("plain", "our plain formulation")):
+        for peer, peer_name in (("peft", "PEFT"), ("plain", "padded batching")):
             found = c.get(f"packed_vs_{peer}")
             if found is None:
                 row.append("-")
@@ -26,22 +41,13 @@ def vs_peft(cases: Content) -> Section:
         rows.append(row)
     head = [
         "",
-        "against PEFT (10th-90th), operations allow",
-        "against our plain formulation, operations allow",
+        "ratio to PEFT (10th-90th percentile), operation bound",
+        "ratio to padded batching (10th-90th percentile), operation bound",
         "seconds PEFT / ours",
         "peak memory PEFT / ours",
     ]
-    note = (
-        "32 samples of 4 tasks where nothing else is said, L = 100 (pocket: 16); R is a sample's mean length in "
-        "tokens. PEFT's multitask prompt tuning on the same model, samples and token budget, length-grouped "
-        "batches, SDPA, no checkpointing. PEFT runs transformers' own operators, on a GPU too, where ours are "
-        "joined. It runs gpt-oss on our packed experts, for transformers cannot train through MXFP4, and with "
-        "eager attention. PEFT makes logits at every position: `logits_to_keep` does not fit labels of rows that "
-        "are padded on the right. The one forward pass that keeps a teacher is not in a step. Operations: "
-        "multiply-adds, attention counted; what lies above them is memory traffic of logits that are not made."
-    )
     command = "python -m benchmarks.vs_peft --output benchmarks/results/vs_peft_cpu.json"
-    return Section("A training step beside PEFT", command, [note, "", *table(head, rows)], ratios)
+    return Section("A training step beside PEFT", command, [*PEFT_NOTES, "", *table(head, rows)], ratios)
 
 
 def _sizes(c: Content) -> str:
@@ -71,10 +77,15 @@ def one_pass(c: Content) -> Section:
             f"{compared(moved['one run each'] / 1e6, moved['one pass'] / 1e6, 1)} MB",
         ]
     ]
+    note = (
+        "One pass trains all teachers together, so they share each all-gather of the backbone. The alternative is one "
+        "run for each teacher."
+    )
+    head = ["", "ratio", "seconds one run each / one pass", "all-gathered, one run each / one pass"]
     return Section(
         "All teachers in one pass",
         "torchrun --nproc_per_node 2 -m benchmarks.one_pass --output benchmarks/results/one_pass_cpu.json",
-        table(["", "one pass against one run each", "seconds", "gathered"], rows),
+        [note, "", *table(head, rows)],
         [Ratio("one pass against one run each", c["ratio"])],
     )
 
@@ -85,8 +96,8 @@ def lora(content: Content) -> Section:
         rows.append([c["size"], f"{c['ratio']:.2f}", compared(c["seconds"]["peft"], c["seconds"]["ours"])])
         ratios.append(Ratio(f"LoRA adapters, {c['size']}", c["ratio"]))
     note = (
-        "A step of one LoRA adapter a task (r = 16, eight samples each): rows of one bank in packed rows against "
-        "stock PEFT, adapter after adapter."
+        "A step trains one LoRA adapter for each task, with r = 16 and eight samples each. This program trains all "
+        "adapters together in packed rows. PEFT trains one adapter after another."
     )
     return Section(
         "LoRA adapters, many at once",
@@ -97,13 +108,13 @@ def lora(content: Content) -> Section:
 
 
 def gpu(content: Content) -> Section:
-    """Whole steps; parts that failed or were left out are named."""
+    """Whole steps, with the names of parts that failed or were left out."""
     rows, missing, commands = [], [], []
     for part in content["parts"]:
         if "left_out" in part:
             missing.append(f"- {part['name']} was left out: it {part['left_out']}")
         elif part["exit_code"] is None:
-            missing.append(f"- {part['name']} was ended at its limit")
+            missing.append(f"- {part['name']} was stopped at its time limit")
         elif part["exit_code"] != 0:
             reason = (part["last_lines"] or ["no message"])[-1].partition(". ")[0]
             missing.append(f"- {part['name']} failed: {reason}")
@@ -113,15 +124,19 @@ def gpu(content: Content) -> Section:
             rows.append(_gpu_row(part["name"], c, content["peak_operations_per_s"]))
     measured = commands[0] if commands else ""
     note = (
-        f"Steps of a whole distillation on invented samples of 21 tasks, the first with `{measured}`. TFLOP/s "
-        "and, of the maker's peak, MFU count 4 N a "
-        "real token, also where a teacher is asked besides. Ceilings of the same card stand below."
+        "Each case is a whole distillation step on invented samples of 21 tasks. The teacher is read from the cache or "
+        f"computed in the step. This command measured the first case: `{measured}`. TFLOP/s and MFU count 4 N "
+        "operations for each real token, even if the teacher is computed too. MFU is relative to the maker's peak. "
+        "Measured ceilings of the card are below."
     )
     head = ["", "seconds a step", "real tokens/s", "TFLOP/s (MFU)", "GPU GB", "GB uploaded a step"]
     lines = [note, "", *table(head, rows)]
     if missing:
         lines += ["", *missing]
     return Section("Whole steps on a GPU", "python -m benchmarks.gpu --output benchmarks/results/gpu_cpu.json", lines)
+
+
+TEACHER = {"asked": "computed"}  # what results files call it, in the page's words
 
 
 def _gpu_row(part: str, c: Content, peak: float | None) -> list[str]:
@@ -131,7 +146,7 @@ def _gpu_row(part: str, c: Content, peak: float | None) -> list[str]:
     if c["peak_gpu_bytes"] is not None:
         held = f"{c['peak_gpu_bytes'] / 1e9:.1f}"
     return [
-        f"{part}, {c['sharding']}, teacher {c['teacher']}",
+        f"{part}, {c['sharding']}, teacher {TEACHER.get(c['teacher'], c['teacher'])}",
         f"{c['step_seconds']['median']:.3f}",
         f"{c['tokens_per_s']:,.0f}",
         reached,

@@ -1,10 +1,10 @@
-"""docs/evidence/results.md of a study: the report's averages, comparisons, sweeps and matrices in one page, its
-figures as SVG files beside it.
+"""Write docs/evidence/results.md of a study: averages, comparisons, sweeps and matrices of the report in one page.
+Its figures are SVG files beside it.
 
     python -m engine.reporting.study_page --study runs/study-llama --output docs/evidence/results.md
 
-Whatever cells are evaluated stand in it; the full report, with every task's intervals and tests, is report.html in the
-study's folder.
+The page covers the evaluated cells of the study. report.html in the study's folder is the full report, with intervals
+and tests of every task.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from engine.config import UNTRAINED, Rate
 from engine.core import protect
+from engine.evaluation import OUR_METHOD
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.reporting.comparisons import comparisons
 from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
@@ -24,19 +25,31 @@ from engine.reporting.score_figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
 from engine.reporting.words import score, with_spread
 
-HEAD = """# What the methods reach on invented notes
+HEAD = """# Results of the pocket study
 
 ```
-make study        # few-shot curves of every method, each tuned; make study-full adds ablations and matrices
+make study        # few-shot curves of every method, with tuned learning rates
+make study-full   # also ablations and matrices
 ```
 
-Invented notes (`clinical_tasks/pocket`), backbone {backbone}, frozen. Metaprompts are distilled from 21 source tasks; \
-then every method trains on the same
-examples of each of ten unseen tasks, as many steps, with {seeds} seeds, its learning rate chosen on validation data \
-with a seed that is not reported
-([how](../how_to/studies.md)). Test examples: {n_test}. These tasks are small and alike; what holds here need not \
-hold on clinical notes.
+Does a metaprompt help on tasks that it has not seen? The study measures this on invented notes \
+(`clinical_tasks/pocket`).
+The backbone is {backbone}, frozen.
+
+- Metaprompts are distilled from 21 source tasks.
+- Every method then trains on the same examples of each of ten unseen tasks, for the same number of steps and with \
+{seeds} seeds.
+- Validation data select each learning rate, with a separate seed that is not reported \
+([studies.md](../how_to/studies.md)).
+- Test examples: {n_test}.
+
+These tasks are small and similar. The results need not hold on clinical notes.
 """
+BOTH = (
+    "The metaprompt has two settings. With `train: factors` a task trains only its factors, (L + d)·R numbers. With "
+    "`train: all` it also trains its own copy of P\\*. A score belongs to the setting that it was measured with. This "
+    "table lists the few-shot runs. Beside them are the runs that differ from one only in setting or learning rate."
+)
 BASE, GAP, ACROSS = 20, 18, 3  # points
 STYLE = (Path(__file__).parent / "templates/report.css").read_text()
 
@@ -60,6 +73,8 @@ def write_page(study: Path, output: Path) -> None:
             others.append(run)
     output.parent.mkdir(parents=True, exist_ok=True)
     parts = [_head((curves or runs)[0])]
+    if curves:
+        parts.append(markdown([Section("The metaprompt in both settings", list(_both_settings(curves, others)))]))
     for run in curves:
         drawn = _drawn(few_shot(run)[0], output, run.name)  # type: ignore[arg-type]
         parts.append(markdown(list(_curve_blocks(run))).replace("@@", drawn))
@@ -95,10 +110,56 @@ def _head(run: Run) -> str:
 
 
 _ABLATIONS = (
-    "Averages of the targets by cell, ± half the 95 % interval over seeds; protocols in "
-    "`configs/pocket/study_full.yaml`. Learning rates are those of the base "
-    "configuration, the same for every cell: a part that would like another rate is not at its best here."
+    "This table averages the targets by cell, ± half the 95 % interval over seeds. `configs/pocket/study_full.yaml` "
+    "defines the cells. All cells use the learning rates of the base configuration. A part that needs another rate is "
+    "therefore not at its best here."
 )
+
+
+def _setting(run: Run) -> str:
+    """`adapt.train` of a run, as a user writes it; empty where its configuration is not known."""
+    train = run.config.get("adapt", {}).get("train", "")
+    return f"`train: {train}`" if train else ""
+
+
+def _both_settings(curves: Sequence[Run], others: Sequence[Run]) -> Iterator[Block]:
+    """Scores of the few-shot runs, and of the runs that differ from one of them in `adapt.train` alone."""
+    chosen: list[Run] = []
+    alone: list[str] = []
+    for curve in curves:
+        alike = {_setting(run): run for run in others if _trained(run) and _conditions(run) == _conditions(curve)}
+        chosen += [curve, *alike.values()]
+        if alike.keys() <= {_setting(curve)}:
+            alone.append(f"`{curve.name}`")
+    shots = shots_of(chosen)
+    rows: list[list[Cell | str]] = []
+    for run in chosen:
+        rate = "tuned" if run.results.get("tuning") else "not tuned"
+        steps = str(run.config.get("adapt", {}).get("steps", ""))
+        cells = [mean_cell(run, OUR_METHOD, s) for s in shots]
+        rows.append([run.name, _setting(run), _trained(run), steps, rate, *cells])
+    yield Text(BOTH)
+    yield Table(["run", "setting", "trained numbers", "steps", "learning rate", *shots], rows, 2)
+    if alone:
+        yield Text(f"The study did not measure the other setting under the conditions of {', '.join(alone)}.")
+
+
+def _conditions(run: Run) -> tuple[object, ...]:
+    """What must be equal for two runs to differ in `adapt.train` alone; rates apart."""
+    adapt, prompt = run.config.get("adapt", {}), run.config.get("prompt", {})
+    return (
+        adapt.get("steps"),
+        adapt.get("init"),
+        Path(adapt.get("source_run") or "").name,
+        prompt.get("rank"),
+        prompt.get("num_virtual_tokens"),
+    )
+
+
+def _trained(run: Run, method: str = OUR_METHOD) -> str:
+    """How many numbers a task trains with a method; empty where the run does not have it."""
+    methods = run.results["trainable"]["methods"]
+    return f"{methods[method]['count']:,}" if method in methods else ""
 
 
 def _curve_blocks(run: Run) -> Iterator[Block]:
@@ -106,26 +167,33 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     assert numbers is not None
     verdict, compared = comparisons(run)
     paired = (
-        "Difference: the metaprompt minus the other, averaged over the targets, paired by seed; Student's t over the "
-        "seeds."
+        "A difference is the metaprompt minus the other method, averaged over the targets and paired by seed. Its "
+        "interval uses Student's t over the seeds."
     )
     blocks: list[Block] = [
         Text("@@"),
-        Text("Average of the targets, ± half the 95 % interval over seeds, by number of training examples."),
+        Text(
+            "This table averages the targets, ± half the 95 % interval over seeds, by number of training examples. The "
+            f"metaprompt trains with {_setting(run) or 'an unknown setting'}."
+        ),
         numbers,
         Text(f"{verdict} {paired}"),
         compared,
-        Text("By task, all examples or the most there are, ± the standard deviation over seeds."),
+        Text("Scores by task, with all examples or the most measured, ± the standard deviation over seeds:"),
         _by_task(run),
     ]
     if run.results.get("tuning"):
         told = (
-            "Learning rates that were tried, with the mean validation score of the targets; * was used (at sizes "
-            "that were not tried, the nearest size's); beyond an edge there may be a better one."
+            "The next table lists the candidate learning rates with the mean validation score of the targets. A star "
+            "marks the chosen rate. Other numbers of examples use the rate of the nearest size. If the chosen rate is "
+            "at an edge of the range, a better rate may exist beyond it."
         )
         blocks += [Text(told), _rates(run)]
-    counts = ", ".join(f"{m} {t['count']:,}" for m, t in run.results["trainable"]["methods"].items())
-    blocks.append(Text(f"Numbers that one task trains: {counts}."))
+    rows = []
+    for method in run.results["trainable"]["methods"]:
+        setting = _setting(run) if method in (OUR_METHOD, "multitask_prompt") else ""
+        rows.append([method, setting, _trained(run, method)])
+    blocks.append(Table(["method", "setting", "numbers that one task trains"], rows, 2))
     yield Section(run.name, blocks)
 
 
@@ -167,12 +235,13 @@ def _by_cell(runs: Sequence[Run]) -> Table:
         for method in run.averages():
             if not source_of(method) and method not in UNTRAINED:
                 cells = [mean_cell(run, method, s) for s in shots]
-                rows.append([run.name, str(len(run.tasks)), method, *cells])
-    return Table(["cell", "targets", "method", *shots], rows, 3)
+                trained = _trained(run, method)
+                rows.append([run.name, str(len(run.tasks)), method, _setting(run), trained, *cells])
+    return Table(["cell", "targets", "method", "setting", "trained numbers", *shots], rows, 4)
 
 
 def _best_sources(run: Run) -> Iterator[Block]:
-    """Of each target the single source that helps most and least, at the fewest examples."""
+    """For each target the single source that helps most and least, at the fewest examples."""
     columns = run.columns(transfer=True)
     shots = min((s for _, s in columns), key=shots_value)
     rows = []
@@ -186,7 +255,9 @@ def _best_sources(run: Run) -> Iterator[Block]:
         if found[best] == found[worst]:
             both = ["all alike", f"{found[best]:.3f}"]
         rows.append([name.removeprefix("pocket_"), *both, score(mean_of(task, "metaprompt", shots))])
-    yield Text(f"Of each target the best and the worst source at {shots} examples, and all sources together.")
+    yield Text(
+        f"For each target this table lists the best and the worst source at {shots} examples, beside all sources."
+    )
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 
 

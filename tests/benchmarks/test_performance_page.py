@@ -30,8 +30,10 @@ def test_a_ratio_below_the_bar_is_listed_and_one_above_is_not(project: Path, tmp
     content = json.loads((project / "benchmarks/results/lora_cpu.json").read_text())
     content["cases"][0]["ratio"], content["cases"][1]["ratio"] = FASTER - 0.01, FASTER
     (tmp_path / "lora_cpu.json").write_text(json.dumps(content))
-    listed = [line for line in page(tmp_path) if line.startswith("- ")]
-    assert listed == [f"- {FASTER - 0.01:.2f}: LoRA adapters, {content['cases'][0]['size']}"]
+    whole = page(tmp_path)
+    start = whole.index("| ratio | measurement | remark |")
+    listed = whole[start + 2 : whole.index("", start)]
+    assert listed == [f"| {FASTER - 0.01:.2f} | LoRA adapters, {content['cases'][0]['size']} |  |"]
     assert f"Of 3 ratios on this page 1 is below {FASTER}:" in page(tmp_path)
 
 

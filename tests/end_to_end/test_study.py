@@ -176,7 +176,8 @@ def test_the_page_of_a_study_and_its_figures(study: tuple[Path, list[str], str],
         "## One source at a time",
         "| against ",
         " *  ",
-        "Numbers that one task trains: metaprompt ",
+        "## The metaprompt in both settings",
+        "numbers that one task trains",
         "with 2 seeds",
     ):
         assert wanted in text, wanted

@@ -25,32 +25,42 @@ from tests.faults import faults, storage
 from tests.faults.faults import Hung, NotHit, Runs, Try
 from tests.faults.jobs import EVERY, ROOT, STEPS, TEACH, Jobs, can_mount
 
-HEAD = f"""# Faults
+HEAD = f"""# Fault-injection tests
 
-Real runs of `train.py distill` (`configs/demo` on the tiny backbone, fp32 on CPUs: {TEACH} steps of teaching, \
-{STEPS} of distilling),
-each broken once, then started again with the same command. Written by `make test-faults`; a short form of it \
-is in `make test`.
+A long job is interrupted sooner or later. These tests show that an interrupted run loses few steps and ends with the
+same result. Each test starts a real run of `train.py distill`, breaks it once and starts it again with the same
+command. `make test-faults` writes this page. `make test` contains a short form.
 
-- **Survived**: the broken run ended by itself (unless it was killed whole), left no process behind, and the \
-next launch reached the end. Where
-  it must refuse: it ended with exit code 2, said why, and changed no file.
-- **Lost**: the most steps that were logged and had to be trained again; in brackets the interval of checkpoints.
-- **Wrong**: the finished run differs from one that nobody disturbed: any number of prompts, optimizer and \
-metrics (bit for bit; timings aside), a step that
-  `metrics.jsonl` has twice or not at all, a file left over. Runs on GPUs are
-  equal to the bit with `deterministic: true` alone (docs/explanation/fast_path.md), and are not tried here.
-  On other ranks or another accumulation: prompts beyond {faults.TOLERANCE:g}
-  of a tensor's largest number, which is what sums in another order may cost; steps of `metrics.jsonl` as above.
+The runs use `configs/demo` on the tiny backbone, in fp32 on CPUs, with {TEACH} steps of teaching and {STEPS} of
+distillation.
 
-An instant is drawn at random (seeded): one in four in a run's start-up, the others within a random step of \
-either stage. A try in which the run was
-over before the fault came is drawn again.
+| column | meaning |
+|---|---|
+| Survived | the broken run ended by itself (unless all of it was killed) and left no process; the next launch reached \
+the end |
+| Survived, if the run must be refused | it ended with exit code 2, named the reason and changed no file |
+| Lost, at most | most steps that were logged and then trained again; in brackets the checkpoint interval |
+| Wrong | runs that differ from an undisturbed run |
 
-How it is driven: a server imports torch, DeepSpeed and the engine once and forks ranks from there; several \
-ranks are started, watched and ended by
-torchrun's own agent, one rank is `train.py` itself. Everything else is as a user's run: process group, gloo, \
-files, exit codes.
+A run differs if any of these holds:
+
+- A number in prompts, optimizer state or metrics is not bit-identical. Timings do not count.
+- `metrics.jsonl` lacks a step or has it twice.
+- A file is left over.
+
+Summation order changes with the number of ranks and with gradient accumulation. If a run resumes with others, prompts
+may therefore differ by {faults.TOLERANCE:g} of the largest number of a tensor. The check of `metrics.jsonl` stays the \
+same.
+
+These tests do not cover GPUs. Runs on GPUs are bit-identical only with `deterministic: true`
+([fast_path.md](../explanation/fast_path.md#equal-bits-on-a-gpu)).
+
+The moment of a fault is drawn at random with a seed. One in four is during start-up. The others are within a random
+step of either stage. If the run ends before the fault, the moment is drawn again.
+
+To save time, a server imports torch, DeepSpeed and the engine once and forks the ranks. torchrun's own agent starts,
+watches and ends several ranks. A single rank is `train.py` itself. Process group, gloo, files and exit codes are
+those of a user's run.
 """
 
 
@@ -113,7 +123,7 @@ ROWS = [
     Row("hung", "one rank of two stopped (SIGSTOP) at a random instant", Hung.outcome),  # type: ignore[arg-type]
     Row(
         "elsewhere",
-        "`kill -9` of all of 2 ranks; goes on on 1 or 3 ranks, or with another `max_tokens_per_micro_batch`",
+        "`kill -9` of all 2 ranks; resumed on 1 or 3 ranks, or with another `max_tokens_per_micro_batch`",
         faults.resumed_elsewhere,
     ),
 ]
@@ -219,7 +229,7 @@ def table(rows: list[Row], tries: int) -> str:
         ["git", "log", "-1", "--format=%h"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     hung = next((r for r in rows if r.name == "hung" and r.tries), None)
-    how = ["", f"Every `--only NAME` stands for `python -m tests.faults.sweep --tries {tries} --only NAME`.", ""]
+    how = ["", f"`--only NAME` in the table means `python -m tests.faults.sweep --tries {tries} --only NAME`.", ""]
     how += [
         "| Fault | Tries | Survived | Lost, at most | Wrong | Command |",
         "|---|---|---|---|---|---|",
@@ -228,22 +238,22 @@ def table(rows: list[Row], tries: int) -> str:
     ]
     if any(r.calls for r in rows):
         how.append(
-            f"A save makes {CALLS.calls} system calls; it was killed at each, with no checkpoint before it, one, "
-            "as many as are kept, and "
-            "over one of the same step."
+            f"**System calls.** A save makes {CALLS.calls} system calls and was killed at each of them. The folder "
+            "held no checkpoint, one, as many as are kept, or one of the same step.\n"
         )
     if hung:
         most = 60 * faults.HANG_MINUTES + faults.SHUTDOWN + faults.SLACK
         how.append(
-            f"Hung: with `hang_minutes: {faults.HANG_MINUTES:g}` every job was over within {most:g} s, "
-            f"{faults.SHUTDOWN} s of them torchrun's patience "
-            "with a rank that does not end on SIGTERM; rank, host and last collective of the rank that "
-            "waited, and the rank that it waited for, were named."
+            f"**Hung ranks.** With `hang_minutes: {faults.HANG_MINUTES:g}` every job ended within {most:g} s. "
+            f"torchrun waits {faults.SHUTDOWN} s of these for a rank that does not end on SIGTERM. The log named the "
+            "rank, host and last collective of the waiting rank. It also named the rank that was waited for.\n"
         )
     how += [
-        "A write goes on while the next step trains: a kill during a write costs the steps since the checkpoint "
-        "before it, a write that fails that step too. What a machine loses from its "
-        "own page cache when the power goes is not tried here; files are synced before they get their name.",
+        "**Writes in the background.** A checkpoint is written while the next step trains. A kill during the write "
+        "loses the steps since the checkpoint before it. A failed write also loses the step that trained meanwhile.",
+        "",
+        "**Power failure.** Files are synced before they get their name. The tests do not cover data that a machine "
+        "loses from its page cache in a power failure.",
         "",
         f"Commit {commit}, Python {platform.python_version()}, {cores} cores, {total / 60:.0f} minutes.",
     ]
