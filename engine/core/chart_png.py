@@ -49,6 +49,15 @@ class _Canvas:
                 ends = [(x + (x2 - x) * share, y + (y2 - y) * share) for share in (begin, end)]
                 self.line(ends, colour, width)
 
+    def path(self, places: Sequence[tuple[float, float]], colour: str, dashed: bool) -> None:
+        """A line with a dot at each place; dashed without dots."""
+        if dashed:
+            self.dashes(places, colour, 2)
+            return
+        self.line(places, colour, 2.5)
+        for x, y in places:
+            self.dot(x, y, colour)
+
     def box(self, x: float, y: float, x2: float, y2: float, colour: str) -> None:
         if x2 > x:
             self.draw.rectangle((x * FINE, y * FINE, x2 * FINE, y2 * FINE), colour)
@@ -160,13 +169,7 @@ def line_chart(
         canvas.text(at_x(x), bottom + 18, f"{x:,g}", 13, "mm")
     canvas.text((left + right) / 2, bottom + 46, across, 15, "mm")
     for (name, own), colour in zip(series.items(), COLOURS * 3, strict=False):
-        places = [(at_x(x), at_y(y)) for x, y in own]
-        if name in dashed:
-            canvas.dashes(places, colour, 2)
-            continue
-        canvas.line(places, colour, 2.5)
-        for x, y in places:
-            canvas.dot(x, y, colour)
+        canvas.path([(at_x(x), at_y(y)) for x, y in own], colour, dashed=name in dashed)
     canvas.save(file)
 
 

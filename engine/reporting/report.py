@@ -106,8 +106,15 @@ def terminal(runs: Sequence[Run]) -> str:
         text = table(rows)
         if run.tasks and text.index("\n") <= WIDE:
             out.append(f"{run.name}\n{text}")
-    for run in runs:
-        compared = rivals(run)
-        if compared:
-            out.append(sentence(headline(compared), len(run.tasks)))
-    return "\n".join(out)
+    return "\n".join([*out, *leads(runs)])
+
+
+def leads(runs: Sequence[Run]) -> list[str]:
+    """The first sentence of each run that compares the metaprompt; with several, each behind its run's name."""
+    found = {run.name: (run, rivals(run)) for run in runs}
+    found = {name: (run, compared) for name, (run, compared) in found.items() if compared}
+    out = []
+    for name, (run, compared) in found.items():
+        lead = sentence(headline(compared), len(run.tasks))
+        out.append(f"{name}: {lead}" if len(found) > 1 else lead)
+    return out

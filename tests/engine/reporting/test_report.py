@@ -120,11 +120,11 @@ def test_published_numbers_stand_only_beside_tasks_of_their_name(written: tuple[
     assert (
         cells(text, "radnli", "0.823 (F1)")
         and cells(text, "headqa", "0.644 (accuracy)")
-        and "Theirs, not ours: another backbone" in text
+        and "The published scores are of another backbone" in text
     )
     assert (
         not cells(text, "pocket_medqa", "0.644 (accuracy)")
-        and "The pocket_ tasks are invented notes: no published number is comparable with them" in text
+        and "The pocket_ tasks are invented notes. No published score compares with them" in text
     )
 
 

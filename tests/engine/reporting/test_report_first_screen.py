@@ -46,6 +46,12 @@ def test_the_first_screen_says_who_wins_by_how_much_and_at_which_cost(demo: tupl
     assert "- Without training examples the metaprompt scores" in first and "- With all examples" in first
 
 
+def test_the_terminal_says_the_same_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write_report(write_demo(tmp_path), tmp_path / "out", ["runs/demo/distill", "runs/demo/adapt"])
+    lead = capsys.readouterr().out.splitlines()[-2]
+    assert lead.startswith("With 16 examples the metaprompt scores") and lead in text
+
+
 def test_adaptation_stands_before_distillation_and_all_is_in_the_contents(demo: tuple[str, str]) -> None:
     text, page = demo
     titles = re.findall(r"^## (.*)", text, re.MULTILINE)
