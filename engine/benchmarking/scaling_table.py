@@ -105,17 +105,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         a.output.mkdir(parents=True, exist_ok=True, mode=0o700)
         modes = ", ".join(sorted({content["mode"] for content in contents}))
         write_atomic(a.output / "scaling.md", "\n".join([f"# benchmark: {modes}", "", *lines, ""]))
-        series: dict[str, list[tuple[float, float]]] = {}
-        for _, case in _cases(contents):
-            name = " ".join(filter(None, _key(case)))
-            series.setdefault(name, []).append((case["world_size"], case["tokens_per_s"]))
-        core.line_chart(
-            a.output / "scaling.png",
-            title="real tokens a second by ranks",
-            across="ranks",
-            upwards="tokens/s",
-            series=series,
-        )
+        _chart(a.output / "scaling.png", contents)
+
+
+def _chart(file: Path, contents: Sequence[dict[str, Any]]) -> None:
+    """Real tokens a second of every case by ranks; dashed, what they were if they grew with the ranks."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for _, case in _cases(contents):
+        name = " ".join(filter(None, _key(case)))
+        series.setdefault(name, []).append((case["world_size"], case["tokens_per_s"]))
+    ideals: dict[str, list[tuple[float, float]]] = {}
+    for name, measured in series.items():
+        ranks, tokens = measured[0]
+        label = "ideal (in proportion to ranks)" if len(series) == 1 else f"{name}, ideal"
+        ideals[label] = [(x, tokens * x / ranks) for x, _ in measured]
+    core.line_chart(
+        file,
+        title="scaling: real tokens a second by ranks",
+        across="ranks (devices)",
+        upwards="real tokens/s",
+        series={**series, **ideals},
+        by_logs=True,
+        dashed=tuple(ideals),
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -24,12 +25,38 @@ class _Canvas:
     def text(self, x: float, y: float, text: str, size: int = 15, anchor: str = "lm") -> None:
         self.draw.text((x * FINE, y * FINE), text, INK, self.fonts[size], anchor)
 
+    def upright(self, x: float, y: float, text: str, size: int = 15) -> None:
+        """Text that reads upwards, its middle at this place."""
+        font = self.fonts[size]
+        sheet = Image.new("RGB", (math.ceil(font.getlength(text)), 2 * size * FINE), "white")
+        ImageDraw.Draw(sheet).text((0, size * FINE), text, INK, font, "lm")
+        turned = sheet.transpose(Image.Transpose.ROTATE_90)
+        self.image.paste(turned, (round(x * FINE) - turned.width // 2, round(y * FINE) - turned.height // 2))
+
     def wide(self, text: str, size: int = 15) -> float:
         return float(self.fonts[size].getlength(text)) / FINE
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
         fine = [(x * FINE, y * FINE) for x, y in points]
         self.draw.line(fine, colour, max(1, round(width * FINE)), "curve")
+
+    def dashes(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1, dash: float = 9) -> None:
+        """A line of dashes as long as the gaps between them."""
+        for (x, y), (x2, y2) in pairwise(points):
+            n = max(1, round(math.dist((x, y), (x2, y2)) / dash))
+            for i in range(0, n, 2):
+                begin, end = i / n, min((i + 1) / n, 1.0)
+                ends = [(x + (x2 - x) * share, y + (y2 - y) * share) for share in (begin, end)]
+                self.line(ends, colour, width)
+
+    def path(self, places: Sequence[tuple[float, float]], colour: str, dashed: bool) -> None:
+        """A line with a dot at each place; dashed without dots."""
+        if dashed:
+            self.dashes(places, colour, 2)
+            return
+        self.line(places, colour, 2.5)
+        for x, y in places:
+            self.dot(x, y, colour)
 
     def box(self, x: float, y: float, x2: float, y2: float, colour: str) -> None:
         if x2 > x:
@@ -101,8 +128,10 @@ def line_chart(
     upwards: str,
     series: Mapping[str, Sequence[tuple[float, float]]],
     by_logs: bool = False,
+    dashed: Sequence[str] = (),
 ) -> None:
-    """Lines through points (x, y), from 0 upwards. A range of x of more than eight to one is drawn by its logarithm;
+    """Lines through points (x, y), from 0 upwards. ``upwards`` names the y axis and its unit; series in ``dashed`` are
+    no measurements (an ideal, say) and have no dots. A range of x of more than eight to one is drawn by its logarithm;
     ``by_logs``: both are, whatever their ranges, so that what grows in proportion is straight. Values are then above
         0.
     """
@@ -114,7 +143,7 @@ def line_chart(
             ys.append(y)
     ticks = log_ticks(min(ys), max(ys)) if by_logs else ticks_to(max(*ys, 1e-12))
     labels = [_number(tick) for tick in ticks]
-    left, right, top, bottom = 40 + max(canvas.wide(label, 13) for label in labels), WIDTH - 40, 96, 490
+    left, right, top, bottom = 66 + max(canvas.wide(label, 13) for label in labels), WIDTH - 40, 96, 490
     across_by_log = by_logs or (min(xs) > 0 and max(xs) / min(xs) > 8)
     x_low, x_high = _scaled(min(xs), across_by_log), _scaled(max(xs), across_by_log)
 
@@ -131,21 +160,16 @@ def line_chart(
         return bottom - (bottom - top) * rise
 
     canvas.text(20, 28, title, 19)
-    names = list(series)
-    if upwards not in title:
-        names = [f"{name} {upwards}" for name in series]
-    canvas.legend(names, 20, 64)
+    canvas.legend(list(series), 20, 64)
+    canvas.upright(24, (top + bottom) / 2, upwards)
     for tick, label in zip(ticks, labels, strict=True):
         canvas.line([(left, at_y(tick)), (right, at_y(tick))], GRID)
         canvas.text(left - 8, at_y(tick), label, 13, "rm")
     for x in sorted(set(xs)):
         canvas.text(at_x(x), bottom + 18, f"{x:,g}", 13, "mm")
     canvas.text((left + right) / 2, bottom + 46, across, 15, "mm")
-    for own, colour in zip(series.values(), COLOURS * 3, strict=False):
-        places = [(at_x(x), at_y(y)) for x, y in own]
-        canvas.line(places, colour, 2.5)
-        for x, y in places:
-            canvas.dot(x, y, colour)
+    for (name, own), colour in zip(series.items(), COLOURS * 3, strict=False):
+        canvas.path([(at_x(x), at_y(y)) for x, y in own], colour, dashed=name in dashed)
     canvas.save(file)
 
 

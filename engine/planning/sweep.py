@@ -20,6 +20,7 @@ from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 KEYS = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
 DEVICES = ("nodes", "gpus_per_node")
 BAR = 40  # letters of the longest
+IDEAL = "ideal (in proportion)"  # of a chart: what the smallest machine would reach, multiplied
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
     if sweep.key in DEVICES:
         weak = [(float(point.value), point.of(case).tokens_per_s) for point, case in weak_cases(points)]
         ideal = [(x, strong[0][1] * x / points[0].value) for x, _ in strong]
-        series = {"strong scaling": strong, "weak scaling": weak, "in proportion": ideal}
+        series = {"strong scaling": strong, "weak scaling": weak, IDEAL: ideal}
     core.line_chart(
         file,
         title=f"{title}: {points[0].stage}, real tokens/s",
@@ -209,4 +210,5 @@ def drawn(sweep: Sweep, points: Sequence[Point], file: Path, title: str) -> None
         upwards="real tokens/s",
         series=series,
         by_logs=True,
+        dashed=(IDEAL,),
     )

@@ -9,10 +9,10 @@ from engine.reporting.blocks import Block, Code, Fold, Table, Text
 from engine.reporting.data import Run, cell_of, reference_rows
 
 REFERENCE_NOTE = (
-    "Theirs, not ours: another backbone, other data and splits, read from a third party's table. No claim rests on a "
-    "comparison with them."
+    "The published scores are of another backbone, other data and other splits. They were read from a third party's "
+    "table. They do not compare with the scores of this report."
 )
-INVENTED_NOTE = "The pocket_ tasks are invented notes: no published number is comparable with them, and none is shown."
+INVENTED_NOTE = "The pocket_ tasks are invented notes. No published score compares with them, so none is shown."
 
 
 def trained(run: Run) -> list[Block]:
@@ -33,7 +33,7 @@ def references(run: Run) -> list[Block]:
     for name, metric, published in reference_rows(run.tasks):
         rows.append([name, f"{published:.3f} ({metric})", _best(run.tasks[name])])
     if rows:
-        head = ["task", "published: theirs, not ours", "metaprompt here, its best number of shots"]
+        head = ["task", "published, of others", "metaprompt in this run, best number of examples"]
         out += [Text(REFERENCE_NOTE, "note"), Table(head, rows)]
     if any(name.startswith("pocket_") for name in run.tasks):
         out.append(Text(INVENTED_NOTE, "note"))

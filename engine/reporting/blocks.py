@@ -7,6 +7,8 @@ from markupsafe import Markup
 
 from engine.core import markdown_table
 
+SUMMARY = "average of targets"  # first cell of the row that sums up a table
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -22,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Text:
-    """kind: plain, note (in a box) or warning."""
+    """kind: plain, answer (to what the page is about), small, note (in a box) or warning."""
 
     text: str
     kind: str = "plain"
@@ -37,11 +39,14 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """rows: as long as head. words: this many first columns hold words, the others numbers."""
+    """rows: as long as head. words: this many first columns hold words, the others numbers. common: what holds for all
+    rows, said above the table.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     words: int = 1
+    common: str = ""
     name: str = "table"
 
 
@@ -53,7 +58,7 @@ class Figure:
     colours: how to read the charts, for who sees them. keys: (drawn mark, words).
     """
 
-    title: str
+    title: str  # may be empty
     charts: Sequence[Markup]
     caption: str = ""
     colours: str = ""
@@ -115,15 +120,22 @@ def _written(blocks: Sequence[Block], folded: list[str], level: int = 2, where: 
                 yield f"{'#' * level} {block.title}\n"
                 if block.caption:
                     yield f"{block.caption}\n"
-                yield table([block.numbers.head, *block.numbers.rows])
+                yield from _table(block.numbers)
         elif isinstance(block, Table):
-            yield table([block.head, *block.rows])
+            yield from _table(block)
         elif isinstance(block, Items):
             yield "".join(f"- {item}\n" for item in block.items)
         elif isinstance(block, Code):
             yield f"```{block.language}\n{block.text.rstrip()}\n```\n"
         else:
-            yield f"{block.text}\n" if block.kind == "plain" else f"> {block.text}\n"
+            boxed = block.kind in ("note", "warning")
+            yield f"> {block.text}\n" if boxed else f"{block.text}\n"
+
+
+def _table(block: Table) -> Iterator[str]:
+    if block.common:
+        yield f"{block.common}\n"
+    yield table([block.head, *block.rows])
 
 
 def table(rows: Sequence[Sequence[Cell | str]]) -> str:

@@ -4,34 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.evaluation import OUR_METHOD, paired_over_targets
-from engine.reporting.blocks import Block, Cell, Figure, Fold, Table, Text
+from engine.reporting.blocks import Block, Cell, Fold, Table, Text
 from engine.reporting.data import Run, shots_value, source_of
-from engine.reporting.score_figures import differences
+from engine.reporting.figures import differences
 from engine.reporting.words import examples
 
 ONE_SEED = "without a verdict (one seed)"
 VERDICTS = {"good": "ahead", "bad": "behind", "": "not shown to differ"}  # by the mark of a difference
 
 
-def compared_figure(run: Run, title: str) -> Figure | None:
-    """The differences of all averages; None where nothing can be compared."""
-    rows = _compared(run)
-    if not rows:
-        return None
-    verdict, numbers = comparisons(run)
-    caption = f"{verdict} Averages over the {len(run.tasks)} targets, paired by seed."
-    drawn = [(f"{method}, {shots}", d) for method, shots, d in rows]
-    return differences(title, [("", drawn)], caption, "metaprompt minus the other, average of targets", numbers)
-
-
 def comparisons(run: Run) -> tuple[str, Table]:
     """The metaprompt against every other method at the same number of examples: in words, and as a table."""
-    rows = _compared(run)
+    rows = compared(run)
     head = ["against", "shots", "difference", "95 % interval", "seeds", "won / lost / tied", "so the metaprompt is"]
     return _verdicts([d for _, _, d in rows]), Table(head, [_over_targets(*row) for row in rows], 2)
 
 
-def _compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
+def compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(method, shots, difference) of all averages that can be paired with the metaprompt's."""
     out: list[tuple[str, str, Mapping[str, Any]]] = []
     if run.role != "target":
         return out
@@ -45,7 +35,7 @@ def _compared(run: Run) -> list[tuple[str, str, Mapping[str, Any]]]:
 
 def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
     """In words, as the numbers stand."""
-    words = [_verdict(d) for d in found]
+    words = [verdict(d) for d in found]
     counts = []
     for word in ("ahead", "behind", "not shown to differ", ONE_SEED):
         if word in words:
@@ -53,12 +43,13 @@ def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
     return f"Of {len(words)} comparisons with other methods at the same number of examples: {', '.join(counts)}."
 
 
-def _verdict(d: Mapping[str, Any]) -> str:
-    return ONE_SEED if d["interval"] is None else VERDICTS[_mark(d)]
+def verdict(d: Mapping[str, Any]) -> str:
+    """What the metaprompt is by this difference."""
+    return ONE_SEED if d["interval"] is None else VERDICTS[mark_of(d)]
 
 
 def _over_targets(method: str, shots: str, d: Mapping[str, Any]) -> list[Cell | str]:
-    mark = _mark(d)
+    mark = mark_of(d)
     return [
         method,
         shots,
@@ -66,7 +57,7 @@ def _over_targets(method: str, shots: str, d: Mapping[str, Any]) -> list[Cell | 
         _ends(d["interval"]),
         str(len(d["seeds"])),
         f"{d['won']} / {d['lost']} / {d['tied']}",
-        Cell(_verdict(d), "", mark),
+        Cell(verdict(d), "", mark),
     ]
 
 
@@ -74,7 +65,7 @@ def _ends(interval: Sequence[float] | None) -> str:
     return "one seed" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
-def _mark(d: Mapping[str, Any]) -> str:
+def mark_of(d: Mapping[str, Any]) -> str:
     """good or bad; empty where the interval holds 0, or there is none."""
     interval = d["interval"]
     if interval is None or interval[0] <= 0 <= interval[1]:
@@ -91,7 +82,7 @@ def paired_tests(run: Run) -> list[Block]:
         found = _tests(run, pair, shots)
         adjusted = holm({name: d["p"] for name, d in found.items()})
         for name, d in found.items():
-            difference = Cell(f"{d['difference']:+.3f}", "", _mark(d))
+            difference = Cell(f"{d['difference']:+.3f}", "", mark_of(d))
             ps = [f"{d['p']:.3f}", f"{adjusted[name]:.3f}"]
             rows.append([name, other, shots, difference, _ends(d["interval"]), *ps])
         if not source_of(other):
@@ -99,14 +90,14 @@ def paired_tests(run: Run) -> list[Block]:
     if not rows:
         return []
     explained = (
-        "Metaprompt minus another method on the same documents, resample by resample; each side is the mean over its "
-        f"seeds. p is two-sided; its second column is corrected for the {len(run.tasks)} tasks of one comparison "
-        f"(Holm). {len(rows)} tests: without any difference about {0.05 * len(rows):.1f} of them would have p < 0.05."
+        "Metaprompt minus another method on the same resampled test documents (bootstrap). Each side is the mean over "
+        f"its seeds. p is two-sided; p (Holm) is corrected for the {len(run.tasks)} tasks of one comparison. "
+        f"There are {len(rows)} tests: by chance alone about {0.05 * len(rows):.1f} of them would have p < 0.05."
     )
     out: list[Block] = [Text(explained)]
     if drawn:
         charts = drawn[max(drawn, key=shots_value)]
-        caption = "With the most examples; the other numbers of them below."
+        caption = "With the most examples. The table below has the other numbers of examples."
         out.append(differences("Task by task", charts, caption, "difference"))
     table = Table(["task", "against", "shots", "difference", "95 % interval", "p", "p (Holm)"], rows, 3)
     return [*out, Fold("Every paired test", [table])]

@@ -3,14 +3,18 @@ terminal a short table.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.evaluation import made_with
-from engine.reporting.blocks import Block, Section, Text, markdown, table
+from engine.reporting.blocks import SUMMARY, Block, Section, Text, markdown, table
+from engine.reporting.constant_columns import without_constant_columns
 from engine.reporting.data import Run, gather, mean_of
-from engine.reporting.sections import LEGEND, averages_table, of_run, overview, warnings
+from engine.reporting.figures import score_range
+from engine.reporting.sections import averages_table, of_run, overview, warnings
+from engine.reporting.verdict import headline, rivals, sentence
 from engine.reporting.words import score
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,14 +36,12 @@ def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), 
     Raises:
         UserError: a run has no results.json, or it cannot be read (all at once); ``vocabulary`` cannot be had.
     """
-    found = gather(runs, names)
-    made = made_with()
-    glance = Section("At a glance", overview(found), level=2)
-    blocks: list[Block] = [Text(LEGEND)]
-    if glance.blocks:
-        blocks.append(glance)
-    blocks += [of_run(run, vocabulary) for run in found]
-    text = "# Results\n\n" + markdown([*blocks[:1], Text(f"Made {made['date']}."), *blocks[1:]])
+    found = sorted(gather(runs, names), key=lambda run: run.role != "target")  # adaptations first
+    made, axis = made_with(), score_range(found)
+    first = overview(found)
+    blocks = without_constant_columns([first] if first.blocks else [])
+    blocks += without_constant_columns([of_run(run, vocabulary, axis) for run in found])
+    text = "# Results\n\n" + markdown([Text(f"Made {made['date']}."), *blocks])
     output.mkdir(parents=True, exist_ok=True, mode=0o700)
     (output / "report.html").write_text(page(blocks, made["date"]))
     (output / "report.md").write_text(text)
@@ -59,19 +61,31 @@ def page(blocks: Sequence[Block], date: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [block for block in blocks if isinstance(block, Section)]
-    return environment.get_template("report.html").render(blocks=numbered(blocks), sections=sections, date=date)
+    found = numbered(blocks)
+    return environment.get_template("report.html").render(
+        blocks=found, contents=contents(found), date=date, summary=SUMMARY
+    )
 
 
-def numbered(blocks: Sequence[Block]) -> list[Block]:
-    """Top sections with an anchor each, for the contents."""
+def numbered(blocks: Sequence[Block], prefix: str = "s") -> list[Block]:
+    """Sections with an anchor each, for the contents: s0, s0-0, s0-1, s1, …"""
     out: list[Block] = []
     number = 0
     for block in blocks:
         if isinstance(block, Section):
-            block = Section(block.title, block.blocks, f"s{number}", block.level)
+            anchor = f"{prefix}{number}"
+            block = replace(block, blocks=numbered(block.blocks, f"{anchor}-"), anchor=anchor)
             number += 1
         out.append(block)
+    return out
+
+
+def contents(blocks: Sequence[Block]) -> list[tuple[Section, list[Section]]]:
+    """The sections, each with those directly within it."""
+    out = []
+    for block in blocks:
+        if isinstance(block, Section):
+            out.append((block, [inner for inner in block.blocks if isinstance(inner, Section)]))
     return out
 
 
@@ -92,4 +106,15 @@ def terminal(runs: Sequence[Run]) -> str:
         text = table(rows)
         if run.tasks and text.index("\n") <= WIDE:
             out.append(f"{run.name}\n{text}")
-    return "\n".join(out)
+    return "\n".join([*out, *leads(runs)])
+
+
+def leads(runs: Sequence[Run]) -> list[str]:
+    """The first sentence of each run that compares the metaprompt; with several, each behind its run's name."""
+    found = {run.name: (run, rivals(run)) for run in runs}
+    found = {name: (run, compared) for name, (run, compared) in found.items() if compared}
+    out = []
+    for name, (run, compared) in found.items():
+        lead = sentence(headline(compared), len(run.tasks))
+        out.append(f"{name}: {lead}" if len(found) > 1 else lead)
+    return out

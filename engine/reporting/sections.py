@@ -8,19 +8,17 @@ import yaml
 from engine.core import UserError
 from engine.data import overlap_lines
 from engine.reporting.appendix import label_tables, origin, references, trained
-from engine.reporting.blocks import Block, Cell, Fold, Items, Section, Table, Text
-from engine.reporting.comparisons import compared_figure, paired_tests
+from engine.reporting.blocks import SUMMARY, Block, Cell, Fold, Items, Section, Table, Text
+from engine.reporting.comparisons import paired_tests
 from engine.reporting.data import Run, cell_of, scrubbed, shots_value, source_of
+from engine.reporting.figures import by_run, cost, few_shot, prompt_geometry, score_range, sweeps, training, transfer
 from engine.reporting.geometry import geometry, nearest_vocabulary
-from engine.reporting.prompt_figures import prompt_geometry
-from engine.reporting.score_figures import by_run, few_shot, transfer
-from engine.reporting.training_figures import cost, sweeps, training
+from engine.reporting.verdict import TITLE, Axis, first_screen
 from engine.reporting.words import plus_minus, score
 
 LEGEND = (
-    "Scores are fractions of 1; a plus-minus is half the 95 % interval over seeds, brackets hold the 95 % "
-    "interval over test documents (bootstrap); "
-    "n: test examples; dropped: those that were too long, which count as wrong."
+    "Scores are fractions of 1. ± is half the 95 % interval over seeds. Brackets hold the 95 % interval over test "
+    "documents (bootstrap). n: test examples. dropped: examples that were too long; they count as wrong."
 )
 MOST_COLUMNS = 12  # of one main table, beside those of the task: what a printed page holds
 UNLIKE = (
@@ -29,21 +27,24 @@ UNLIKE = (
 )
 
 
-def overview(runs: Sequence[Run]) -> list[Block]:
-    """At a glance: averages of all runs, and what the metaprompt gains or loses against every other method."""
+def overview(runs: Sequence[Run]) -> Section:
+    """The first screen: whether the metaprompt wins; of several runs their averages too."""
+    axis = score_range(runs)
+    preparation = [run for run in runs if run.role == "source"]
+    answers = {run.name: first_screen(run, axis, preparation) for run in runs}
+    answers = {name: found for name, found in answers.items() if found}
+    if len(answers) == 1 and len(runs) - len(preparation) == 1:
+        return Section(TITLE, next(iter(answers.values())), level=2)
     found: list[Block] = []
     if any(run.averages() for run in runs):
         found.append(averages_table(runs))
     if _unlike(runs):
         found.insert(0, Text(UNLIKE, "warning"))
     else:
-        found += by_run(runs)
-    for run in runs:
-        title = "Does the metaprompt win?"
-        figure = compared_figure(run, f"{title} {run.name}" if len(runs) > 1 else title)
-        if figure is not None:
-            found.append(figure)
-    return found
+        found += by_run(runs, axis)
+    for name, blocks in answers.items():
+        found.append(Section(name, blocks, level=3))
+    return Section(TITLE if answers else "At a glance", found, level=2)
 
 
 def _unlike(runs: Sequence[Run]) -> bool:
@@ -85,8 +86,14 @@ def mean_cell(run: Run, method: str, shots: str) -> Cell | str:
     return Cell(score(averages[shots]), plus_minus(run.half_interval(method, shots)))
 
 
-def of_run(run: Run, vocabulary: bool) -> Section:
+STAGES = {"target": "Adaptation", "source": "Distillation"}
+
+
+def of_run(run: Run, vocabulary: bool, axis: Axis) -> Section:
     """All of one run.
+
+    Args:
+        axis: both ends of the score axes.
 
     Raises:
         UserError: ``vocabulary`` is asked for and cannot be had.
@@ -99,28 +106,39 @@ def of_run(run: Run, vocabulary: bool) -> Section:
     blocks: list[Block] = [Text(note)]
     blocks += [Text(line, "warning") for line in warnings(run)]
     blocks += [Text(line, "note") for line in notes(run)]
-    blocks += _main_tables(run)
-    remarks: list[str] = []
-    for name, task in run.tasks.items():
-        remarks += _remarks(name, task)
-    if remarks:
-        blocks.append(Fold("Rules of the metrics, documents, resamples", [Items(remarks)]))
+    blocks.append(Section("Task by task", _tasks(run), level=3))
     parts: list[tuple[str, list[Block]]] = [
+        ("Few-shot curves", few_shot(run, axis, whole=False)),
         ("Paired tests", paired_tests(run)),
-        ("Few-shot curves", few_shot(run)),
         ("Transfer", transfer(run)),
-        ("Quality against cost", [*cost(run), *trained(run)]),
-        ("Learning rates", sweeps(run)),
+        ("Quality against cost", cost(run, axis) or trained(run)),
+        ("Learning rates", sweeps(run, axis)),
         ("Published numbers", references(run)),
         ("Training", training(run)),
-        ("Prompt geometry", _geometry(run, vocabulary)),
-        ("By label", label_tables(run)),
-        ("Where it comes from", origin(run)),
+        ("Prompt geometry", _folded("Prompts on a plane, and their cosines", _geometry(run, vocabulary))),
+        ("By label", _folded("Precision, recall and F1 of every label", label_tables(run))),
+        ("Origin", _folded("Hashes, versions, configuration", origin(run))),
     ]
     for title, found in parts:
         if found:
             blocks.append(Section(title, found, level=3))
-    return Section(run.name, blocks, level=2)
+    return Section(f"{STAGES[run.role]}: {run.name}", blocks, level=2)
+
+
+def _tasks(run: Run) -> list[Block]:
+    """Scores of every task, and what else is to be known of them."""
+    remarks: list[str] = []
+    for name, task in run.tasks.items():
+        remarks += _remarks(name, task)
+    folded = [Fold("Rules of the metrics, documents, resamples", [Items(remarks)])] if remarks else []
+    return [Text(LEGEND, "small"), *_main_tables(run), *folded]
+
+
+def _folded(title: str, blocks: list[Block]) -> list[Block]:
+    """What few readers need; a warning stays in sight."""
+    if any(isinstance(block, Text | Section) for block in blocks):
+        return blocks
+    return [Fold(title, blocks)] if blocks else []
 
 
 def warnings(run: Run) -> list[str]:
@@ -178,7 +196,7 @@ def _main_table(run: Run, columns: Sequence[tuple[str, str]]) -> Table:
     averages = run.results["average"]
     if averages:
         means = [averages.get(method, {}).get(shots) for method, shots in columns]
-        rows.append(["average of targets", "", "", "", "", *map(score, means)])
+        rows.append([SUMMARY, "", "", "", "", *map(score, means)])
     return Table(["task", "role", "metric", "n", "dropped", *map(" ".join, columns)], rows, 3)
 
 

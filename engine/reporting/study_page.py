@@ -21,7 +21,7 @@ from engine.evaluation import OUR_METHOD
 from engine.reporting.blocks import Block, Cell, Figure, Section, Table, Text, markdown
 from engine.reporting.comparisons import comparisons
 from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
-from engine.reporting.score_figures import few_shot, transfer
+from engine.reporting.figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
 from engine.reporting.words import score, with_spread
 
@@ -50,7 +50,7 @@ BOTH = (
     "`train: all` it also trains its own copy of P\\*. A score belongs to the setting that it was measured with. This "
     "table lists the few-shot runs. Beside them are the runs that differ from one only in setting or learning rate."
 )
-BASE, GAP, ACROSS = 20, 18, 3  # points
+BASE, GAP, WIDEST = 20, 18, 800  # points; README pages are about this wide
 STYLE = (Path(__file__).parent / "templates/report.css").read_text()
 
 
@@ -269,20 +269,25 @@ def _drawn(figure: Figure, output: Path, name: str) -> str:
 
 
 def sheet(figure: Figure) -> str:
-    """Charts side by side with their legend, as an SVG that stands alone and follows the reader's theme."""
-    parts, x, y, tall, widest = [], 8.0, 26.0, 0.0, 0.0
+    """Charts side by side, as wide as a README page, with their legend: an SVG that stands alone and follows the
+    reader's theme.
+    """
+    parts, x, y, tall, widest = [], 8.0, 4.0, 0.0, 0.0
     for mark, words in figure.keys:
-        parts.append(_placed(mark, x, 4) + f'<text x="{x + 32:.0f}" y="15">{Markup.escape(words)}</text>')
-        x += 46 + 6.6 * len(words)
+        wide = 46 + 6.6 * len(words)
+        if x + wide > WIDEST:
+            x, y = 8.0, y + 20
+        parts.append(_placed(mark, x, y) + f'<text x="{x + 32:.0f}" y="{y + 11:.0f}">{Markup.escape(words)}</text>')
+        x += wide
         widest = max(widest, x)
-    x = 0.0
-    for number, chart in enumerate(figure.charts):
+    x, y = 0.0, y + 22
+    for chart in figure.charts:
         width, height = _side(chart, "width"), _side(chart, "height")
-        if number and number % ACROSS == 0:
+        if x and x + width > WIDEST:
             x, y, tall = 0.0, y + tall + GAP, 0.0
         parts.append(_placed(chart, x, y))
         x, tall = x + width + GAP, max(tall, height)
-        widest = max(widest, x)
+        widest = max(widest, x - GAP)
     total = y + tall + BASE
     size = f'width="{widest:.0f}" height="{total:.0f}" viewBox="0 0 {widest:.0f} {total:.0f}"'
     return (

@@ -1,6 +1,6 @@
 """How numbers stand in tables and figures; what was not measured is empty."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -29,3 +29,29 @@ def learning_rate(rate: float | Mapping[str, Any]) -> str:
     if not isinstance(rate, Mapping):
         return f"{rate:g}"
     return ", ".join(f"{name} {value:g}" for name, value in rate.items())
+
+
+NAMES = {
+    "metaprompt": "the metaprompt",
+    "prompt_tuning": "prompt tuning",
+    "lora": "LoRA",
+    "multitask_prompt": "the multitask prompt",
+    "instruction": "the written instruction",
+    "in_context": "in-context examples",
+}
+
+
+def method_name(method: str) -> str:
+    """A method within a sentence; a variant as it is written in the configuration."""
+    return NAMES.get(method, method)
+
+
+def with_examples(shots: str) -> str:
+    """16 -> with 16 examples"""
+    names = {"0": "without training examples", "1": "with 1 example"}
+    return names.get(shots, f"with {examples(shots)}")
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -339,6 +339,22 @@ def test_charts_are_png_files_for_their_owner(tmp_path: Path) -> None:
         upwards="y",
         series={"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]},
     )
+    chart_png.line_chart(
+        tmp_path / "ideal.png",
+        title="t",
+        across="nodes",
+        upwards="tokens/s",
+        series={"measured": [(1, 2.0), (8, 9.0)], "ideal": [(1, 2.0), (8, 16.0)]},
+        by_logs=True,
+        dashed=("ideal",),
+    )
+    with Image.open(tmp_path / "ideal.png") as image:
+        plot = np.asarray(image.convert("RGB"), float)[97:489, 150:750]  # below the legend
+        wanted = list(bytes.fromhex(chart_png.COLOURS[1][1:]))
+        drawn = (np.abs(plot - wanted).max(axis=2) < 60).any(axis=0)
+        assert 0.2 < drawn.mean() < 0.8  # dashes and gaps
+        axis = image.convert("L").crop((10, 200, 40, 400))
+        assert min(axis.getdata()) < 100  # the y axis has its name
     for name in ("bars.png", "lines.png"):
         with Image.open(tmp_path / name) as image:
             assert image.width == chart_png.WIDTH and len(set(image.convert("RGB").resize((100, 50)).getdata())) > 20

@@ -222,7 +222,7 @@ def test_cut_relations_rules_intervals_and_labels_go_from_answers_to_the_report(
     assert "- mine: 3 documents, 1000 resamples, seed 0.\n" in text
     assert "- mine: relations cut in two with their long documents, counted as missed: 1.\n" in text
     assert (
-        f"""### mine, by label ({run})
+        f"""### mine, by label (Adaptation: {run})
 
 | label  | support | metaprompt full (P R F1) |
 |--------|---------|--------------------------|
@@ -264,15 +264,17 @@ RESULT = {
 }
 
 TABLE = """\
-| task               | role   | metric   | n  | dropped | metaprompt 0 \
+The same in every row: role: target.
+
+| task               | metric   | n  | dropped | metaprompt 0 \
 | metaprompt 4 | metaprompt 16 | metaprompt full | lora full |
-|--------------------|--------|----------|----|---------|--------------\
+|--------------------|----------|----|---------|--------------\
 |--------------|---------------|-----------------|-----------|
-| alpha              | target | accuracy | 18 | 2       | 0.125        \
+| alpha              | accuracy | 18 | 2       | 0.125        \
 | 0.250        | 0.300         | 0.500 ± 0.125   | 0.750     |
-| be                 | target | f1       | 7  | 0       |              \
+| be                 | f1       | 7  | 0       |              \
 |              |               | 1.000           |           |
-| average of targets |        |          |    |         |              \
+| average of targets |          |    |         |              \
 |              |               | 0.750           |           |
 """
 
@@ -304,7 +306,8 @@ def test_the_table_of_a_result(
     text = write_report([run], tmp_path / "out", ["my-run"])
     assert (tmp_path / "out/report.md").read_text() == text
     assert (
-        TABLE in text and "## my-run\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
+        TABLE in text
+        and "## Adaptation: my-run\n\nBackbone tiny; one adapted task trains 1,234 numbers, 0.0457 % of it.\n" in text
     )
     printed = capsys.readouterr().out
     assert printed == f"{SHORT}written to {tmp_path / 'out/report.html'} and {tmp_path / 'out/report.md'}\n"
@@ -314,7 +317,10 @@ def test_runs_stand_one_after_another(tmp_path: Path) -> None:
     first = written(tmp_path / "first", RESULT)
     second = written(tmp_path / "second", {**RESULT, "average": {}})
     text = write_report([second, first], first)
-    assert text.index(f"## {second}\n") < text.index(f"## {first}\n") and text.count("average of targets") == 1
+    assert (
+        text.index(f"## Adaptation: {second}\n") < text.index(f"## Adaptation: {first}\n")
+        and text.count("average of targets") == 1
+    )
 
 
 def test_every_run_without_results_is_named(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_the_main_table_holds_means_and_both_intervals(written: tuple[str, str])
         cell = task["methods"]["lora"]["full"]
         low, high = cell["intervals"]["accuracy"]
         shown = f"{cell['mean']:.3f} ± {cell['ci95'][1] - cell['mean']:.3f} [{low:.3f}, {high:.3f}]"
-        assert shown in cells(text, name, "target", "accuracy", "20", "1")[0]
+        assert shown in cells(text, name)[0]
         assert shown.replace(" [", "\n[").replace(" ± ", " <small>± ") in page
 
 
@@ -50,8 +50,8 @@ def test_a_wide_table_is_divided_between_methods(tmp_path: Path) -> None:
     for task in found["tasks"].values():
         task["methods"] |= {f"metaprompt@v{n}": task["methods"]["lora"] for n in range(4)}
     text = write_report([write_run(tmp_path / "run", found)], tmp_path / "out")
-    heads = [line for line in text.splitlines() if line.startswith("| task ") and "dropped" in line]
-    assert len(heads) == 2 and all(len(re.findall(r" \| ", h)) <= 5 + 12 for h in heads)
+    heads = [line for line in text.splitlines() if re.match(r"\| task .*(metaprompt@v|lora 4)", line)]
+    assert len(heads) == 2 and all(len(re.findall(r" \| ", h)) <= 1 + 12 for h in heads)
     assert all(sum(f"metaprompt@v{n} {s} " in h for h in heads) == 1 for n in range(4) for s in ("4", "full"))
 
 
@@ -65,7 +65,7 @@ def test_where_it_wins_and_loses_is_said_as_the_numbers_stand(written: tuple[str
         low, high = found["interval"]
         clear = low > 0 or high < 0
         assert row[-1] == ("not shown to differ" if not clear else "ahead" if found["difference"] > 0 else "behind")
-        assert row[5] == f"{found['won']} / {found['lost']} / {found['tied']}"
+        assert row[4] == f"{found['won']} / {found['lost']} / {found['tied']}"
     assert cells(text, "lora", "full")[0][-1] == "behind" and cells(text, "prompt_tuning", "full")[0][-1] == "ahead"
     assert '<td class="n bad">behind</td>' in page and '<td class="n good">ahead</td>' in page
 
@@ -100,9 +100,8 @@ def test_transfer_cost_and_sweeps(written: tuple[str, str]) -> None:
     assert "metaprompt@task:mednli full" not in text.split("## At length")[0]  # in the matrix, not in the main table
     average = f"{results()['average']['lora']['full']:.3f}"
     assert ["lora", "full", average, "40,000", "2,000", "0.02"] in cells(text, "lora", "full")
-    assert ["metaprompt", "full", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(
-        text, "metaprompt", "full"
-    )
+    assert "The same in every row: shots: full." in text  # rates were tried at one number of examples alone
+    assert ["metaprompt", "lr_task 0.3, relative_lr_shared 0.3", "0.620 chosen"] in cells(text, "metaprompt")
 
 
 def test_curves_of_the_run_its_teachers_and_its_sweeps(written: tuple[str, str]) -> None:
@@ -121,11 +120,11 @@ def test_published_numbers_stand_only_beside_tasks_of_their_name(written: tuple[
     assert (
         cells(text, "radnli", "0.823 (F1)")
         and cells(text, "headqa", "0.644 (accuracy)")
-        and "Theirs, not ours: another backbone" in text
+        and "The published scores are of another backbone" in text
     )
     assert (
         not cells(text, "pocket_medqa", "0.644 (accuracy)")
-        and "The pocket_ tasks are invented notes: no published number is comparable with them" in text
+        and "The pocket_ tasks are invented notes. No published score compares with them" in text
     )
 
 
@@ -201,11 +200,11 @@ def test_several_runs_are_compared_first(tmp_path: Path) -> None:
         task["methods"]["metaprompt"]["full"]["mean"] += 0.01
     other["average"]["metaprompt"]["full"] += 0.01
     text = write_report([write_run(tmp_path / "a"), write_run(tmp_path / "b", other)], tmp_path / "out", ["a", "b"])
-    glance = text[: text.index("## a\n")]
+    glance = text[: text.index("## Adaptation: a\n")]
     first, second = (f"{v['average']['metaprompt']['full']:.3f}" for v in (results(), other))
-    assert cells(glance, "a", "3 targets", "metaprompt")[0][-1].startswith(first) and cells(
-        glance, "b", "3 targets", "metaprompt"
-    )[0][-1].startswith(second)
+    assert "The same in every row: average of: 3 targets." in glance
+    assert cells(glance, "a", "metaprompt")[0][-1].startswith(first)
+    assert cells(glance, "b", "metaprompt")[0][-1].startswith(second)
     assert "### The metaprompt, by run" in glance and "do not compare" not in glance
     del other["tasks"]["headqa"]
     text = write_report([tmp_path / "a", write_run(tmp_path / "c", other)], tmp_path / "out", ["a", "c"])

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from engine.evaluation.aggregate import by_seed, paired_over_targets, student, summarise, two_sided
-from engine.reporting.axes import short, ticks
 from engine.reporting.blocks import Cell, table
-from engine.reporting.charts import lines
 from engine.reporting.comparisons import holm
+from engine.reporting.figures.axes import short, ticks
+from engine.reporting.figures.charts import lines
+from engine.reporting.figures.marks import style_of
 from engine.reporting.geometry import components, cosines, nearest
-from engine.reporting.marks import style_of
 from tests.engine.reported_run import scored
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from engine.reporting.report import write_report
+from tests.engine.reported_demo import write_demo
 from tests.engine.reported_run import results, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-WIDTHS = {"desk": 1200, "phone": 390}
+WIDTHS = {"desk": 1200, "narrow": 500, "phone": 390}
+MOST_PAGES = 8
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,34 @@ def test_it_opens_from_disk_in_both_themes(page: Path, tmp_path: Path) -> None:
         grounds.append(first_pixel(picture.read_bytes()))
     ground = [tuple(bytes.fromhex(c)) for c in re.findall(r"--page: #(\w{6})", page.read_text())[:2]]
     assert grounds == ground and ground[0] != ground[1]
+
+
+def test_the_report_of_a_demo_prints_on_eight_pages(tmp_path: Path) -> None:
+    write_report(write_demo(tmp_path), tmp_path / "out", ["runs/demo/distill", "runs/demo/adapt"])
+    printed = tmp_path / "report.pdf"
+    done = browse(tmp_path, f"--print-to-pdf={printed}", (tmp_path / "out/report.html").as_uri())
+    assert "CONSOLE" not in done.stderr, done.stderr
+    pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
+    assert 2 <= pages <= MOST_PAGES
+
+
+def test_the_first_screen_of_a_demo_holds_answer_table_and_figure(tmp_path: Path) -> None:
+    """Their places on a desk's screen of 1280 x 1000."""
+    write_report(write_demo(tmp_path), tmp_path / "out", ["runs/demo/distill", "runs/demo/adapt"])
+    frame = (tmp_path / "out/report.html").read_text()
+    (tmp_path / "measure.html").write_text(
+        f'<pre id="found"></pre><iframe width="1280" height="1000" srcdoc="{html.escape(frame)}"></iframe>'
+        '<script>addEventListener("load", () => {'
+        'const page = document.querySelector("iframe").contentDocument;'
+        'const ends = [".answer", "table", "figure .charts"].map('
+        "s => page.querySelector(s).getBoundingClientRect().bottom);"
+        'document.getElementById("found").textContent = JSON.stringify(ends); });</script>'
+    )
+    done = browse(tmp_path, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "measure.html").as_uri())
+    shown = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert shown is not None
+    answer, table, figure = json.loads(shown[1])
+    assert answer < table < figure <= 1000
 
 
 def first_pixel(picture: bytes) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ import numpy as np
 from markupsafe import Markup
 
 from engine.reporting.blocks import Block, Figure, Section, Table, Text
-from engine.reporting.charts import heat, lines
 from engine.reporting.data import Run
+from engine.reporting.figures.charts import heat, lines
+from engine.reporting.figures.marks import Point, Series, Style, key
 from engine.reporting.geometry import Geometry
-from engine.reporting.marks import Point, Series, Style, key
 
 TYPES = {"ner": 0, "re": 1, "qa": 2, "nli": 3, "summarization": 4}
 OTHER = 7  # colour of the metaprompt, which has no type

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from engine.reporting.blocks import Block, Cell, Figure, Table
-from engine.reporting.charts import lines
+from engine.reporting.blocks import Block, Cell, Figure, Table, Text
 from engine.reporting.data import Run, shots_value
-from engine.reporting.marks import Point, Series, Style, key, style_of
-from engine.reporting.score_figures import keys_of
-from engine.reporting.words import learning_rate, score
+from engine.reporting.figures.charts import WIDTH, lines
+from engine.reporting.figures.marks import Point, Series, Style, key, style_of
+from engine.reporting.figures.score_figures import keys_of
+from engine.reporting.words import examples, learning_rate, score
 
 LOSSES = {"loss": 0, "ce": 1, "kl": 2, "hidden": 3}
 LOSS_WORDS = {
@@ -42,29 +42,45 @@ AXES = {
 COST_FORMATS = {"trainable": "{:,}", "tokens": "{:,.0f}", "device_hours": "{:.3g}"}
 
 
-def cost(run: Run) -> list[Block]:
+def cost(run: Run, axis: tuple[float, float] | None = None) -> list[Block]:
     """Average score against trainable numbers, tokens and device hours; what was not recorded is left out."""
-    costs, methods = _costs(run), run.methods()
+    costs = _costs(run)
     charts = []
-    for field, title in AXES.items():
-        series = []
-        for method in methods:
-            points = _cost_points(costs, method, field)
-            if points:
-                series.append(Series(method, style_of(method, methods), points))
-        if series:
-            charts.append(lines(f"score against {title}", series, (), title, log_x=True, joined=False))
-    if not charts:
+    for field in AXES:
+        if run.role == "target" and field == "trainable":
+            continue  # the first screen has it
+        chart = cost_chart(run, axis, field)
+        if chart:
+            charts.append(chart)
+    if not costs:
         return []
+    if len(costs) < 2:  # one point shows nothing
+        charts = []
     head = ["method", "shots", "average score", "trainable numbers", "tokens of a row", "device hours of a row"]
     caption = (
-        "Average over the tasks. Numbers trained for one adapted task; a row's own tokens, and its share (by tokens) "
-        "of the devices' time in the shared pass. The distillation before it is not in it."
+        "Average over the tasks. A row is one task, method, number of examples and seed. All rows train in one pass: "
+        "a row's device hours are its share of that pass, by tokens. The distillation before it is not included."
     )
     colours = "Small words: numbers of examples."
     keys = keys_of(list(dict.fromkeys(one.method for one in costs)), False)
     numbers = Table(head, [_cost_row(one) for one in costs], 2)
-    return [Figure("Score against what it took", charts, caption, colours, keys, numbers)]
+    if not charts:
+        return [Text(caption), numbers]
+    return [Figure("Score against cost", charts, caption, colours, keys, numbers)]
+
+
+def cost_chart(run: Run, axis: tuple[float, float] | None, field: str = "trainable", width: int = WIDTH) -> Markup:
+    """Average score against one kind of cost; empty where that was not recorded."""
+    methods, title = run.methods(), AXES[field]
+    series = []
+    for method in methods:
+        points = _cost_points(_costs(run), method, field)
+        if points:
+            series.append(Series(method, style_of(method, methods), points))
+    if not series:
+        return Markup("")
+    heading = f"score against {title}"
+    return lines(heading, series, (), title, log_x=True, joined=False, y_range=axis, width=width)
 
 
 def _costs(run: Run) -> list[_Cost]:
@@ -99,7 +115,7 @@ def _cost_row(one: _Cost) -> list[str]:
     return row
 
 
-def sweeps(run: Run) -> list[Block]:
+def sweeps(run: Run, axis: tuple[float, float] | None = None) -> list[Block]:
     """Validation scores of every learning rate that was tried."""
     tuning = run.results.get("tuning") or {}
     methods = list(tuning)
@@ -113,7 +129,10 @@ def sweeps(run: Run) -> list[Block]:
             if tried:
                 rows += _tried_rows(method, shots, tried)
                 series.append(Series(method, style_of(method, methods), _tried_points(method, tried)))
-        charts.append(lines(f"{shots} examples", series, (), "learning rate", "validation score", log_x=True))
+        inside = axis and all(axis[0] <= point.y <= axis[1] for one in series for point in one.points)
+        y_range = axis if inside else None  # a validation score that is no fraction has an axis of its own
+        title = examples(shots)
+        charts.append(lines(title, series, (), "learning rate", "validation score", log_x=True, y_range=y_range))
     if not rows:
         return []
     caption = (

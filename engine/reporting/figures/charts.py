@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from engine.reporting.axes import Scale, padded, scale, short, ticks
-from engine.reporting.marks import LETTER, Point, Series, Style, cut, mark, text
+from engine.reporting.figures.axes import Scale, padded, scale, short, ticks
+from engine.reporting.figures.marks import LETTER, Point, Series, Style, cut, mark, text
 
 WIDTH, HEIGHT = 340, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
@@ -40,9 +40,14 @@ def lines(
     joined: bool = True,
     whole_x: bool = False,
     width: int = WIDTH,
+    height: int = HEIGHT,
+    y_range: tuple[float, float] | None = None,
 ) -> Markup:
     """Points joined by lines (or not), with intervals. ``x_names``: x are places 0, 1, … with these names; else
     numbers (``whole_x``: whole ones).
+
+    Args:
+        y_range: both ends of the y axis, for charts that share one; default: what the points need.
     """
     drawn, points = [], []
     for one in series:
@@ -50,7 +55,7 @@ def lines(
         points += drawn[-1]
     if not points:
         return Markup("")
-    y_low, y_high = _y_range(points, log_y)
+    y_low, y_high = y_range or _y_range(points, log_y)
     named: list[tuple[float, str]]
     if x_names:
         x_low, x_high = -0.3, len(x_names) - 0.7
@@ -60,8 +65,9 @@ def lines(
         x_low, x_high = padded(min(xs), max(xs), log_x)
         named = [(value, short(value)) for value in ticks(x_low, high=x_high, log=log_x, most=6, whole=whole_x)]
     across = scale(x_low, high=x_high, start=LEFT, end=width - RIGHT, log=log_x)
-    up = scale(y_low, high=y_high, start=HEIGHT - BOTTOM, end=TOP, log=log_y)
-    body = _grid(ticks(y_low, y_high, log_y), up, width) + _x_axis(named, across, title=x_title, width=width)
+    up = scale(y_low, high=y_high, start=height - BOTTOM, end=TOP, log=log_y)
+    body = _grid(ticks(y_low, y_high, log_y), up, width)
+    body += _x_axis(named, across, title=x_title, width=width, height=height)
     marks = Markup("")
     taken: list[tuple[float, float]] = []
     for number, (one, found) in enumerate(zip(series, drawn, strict=True)):
@@ -73,7 +79,7 @@ def lines(
     for point in points:
         if point.label:
             marks += _label(point.label, x=across(point.x), y=up(point.y), taken=taken, width=width)
-    return _chart(title, body=body + marks, width=width, height=HEIGHT, y_title=y_title)
+    return _chart(title, body=body + marks, width=width, height=height, y_title=y_title)
 
 
 def _drawable(one: Series, log_x: bool, log_y: bool) -> list[Point]:
@@ -109,13 +115,13 @@ def _grid(values: Sequence[float], up: Scale, width: int) -> Markup:
     return out
 
 
-def _x_axis(named: Sequence[tuple[float, str]], across: Scale, title: str, width: int) -> Markup:
+def _x_axis(named: Sequence[tuple[float, str]], across: Scale, title: str, width: int, height: int) -> Markup:
     out = Markup("")
     for value, name in named:
-        out += Markup(f'<path d="M{across(value):.1f} {HEIGHT - BOTTOM}v4" class="axis"/>')
-        out += text(across(value), HEIGHT - BOTTOM + 16, name)
-    out += Markup(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{width - RIGHT}" class="axis"/>')
-    return out + text((LEFT + width - RIGHT) / 2, HEIGHT - 6, title, "middle", "soft")
+        out += Markup(f'<path d="M{across(value):.1f} {height - BOTTOM}v4" class="axis"/>')
+        out += text(across(value), height - BOTTOM + 16, name)
+    out += Markup(f'<path d="M{LEFT} {height - BOTTOM}H{width - RIGHT}" class="axis"/>')
+    return out + text((LEFT + width - RIGHT) / 2, height - 6, title, "middle", "soft")
 
 
 def _strokes(one: Series, placed: Sequence[_Placed], up: Scale, joined: bool, width: int) -> Markup:
@@ -155,12 +161,12 @@ def _label(words: str, x: float, y: float, taken: list[tuple[float, float]], wid
 
 
 def forest(
-    title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], x_title: str, width: int = 420
+    title: str, rows: Sequence[tuple[str, float, tuple[float, float] | None, str]], x_title: str, width: int = 440
 ) -> Markup:
     """Differences against nothing: (name, difference, interval, what hovering says), one under another, and a line
     at zero.
     """
-    left = min(190, 12 + LETTER * max((len(row[0]) for row in rows), default=0))
+    left = min(215, 12 + LETTER * max((len(row[0]) for row in rows), default=0))
     ends = [0.0]
     for _, difference, ci, _ in rows:
         ends += [difference, *(ci or ())]
@@ -224,6 +230,23 @@ def heat(
             if value is not None and written:
                 body += text(x + side / 2, y + tall / 2 + 4, f"{value:.2f}")
     return _chart(title, body, width=math.ceil(width), height=math.ceil(height), fits=False)
+
+
+def tint_key(strongest: float, less: str, more: str, width: int = 310) -> Markup:
+    """What the colours of a heat map mean: a scale from ``-strongest`` to ``strongest``, words below both of its
+    ends.
+    """
+    shares = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+    side = (width - 8) / len(shares)
+    body = Markup("")
+    for number, share in enumerate(shares):
+        x = 4 + side * number
+        body += Markup(f'<rect x="{x:.1f}" y="6" width="{side - 1:.1f}" height="16" {_fill(share)}/>')
+        if number % 2 == 0:
+            value = share * strongest
+            body += text(x + side / 2, 36, f"{value:+.2f}" if value else "0")
+    body += text(4, 54, less, "start") + text(width - 4, 54, more, "end")
+    return _chart("", body, width=width, height=62, label=f"colours: {less} to {more}")
 
 
 def _fill(tint: float) -> str:
