@@ -1,11 +1,15 @@
 """How readable the documents are: length of sentences, length of lines, and the project's list of terms.
 
-python -m tools.readability            # README.md, CONTRIBUTING.md and docs/: a table, the longest sentences, what breaks a limit
+python -m tools.readability            # README.md, CONTRIBUTING.md and docs/
 python -m tools.readability FILE ...   # these files alone
 
-Exit code 1 where a limit is broken: sentences of more than 20 words on average (of a document, or of all), a line of more
-than 400 characters, a phrase that tools/terms.toml lists. Code blocks, tables, headings and addresses are no sentences.
-A piece of code in a sentence counts as one word.
+It prints a table, the longest sentences and every limit that is broken. Exit code 1 where one is broken:
+
+- sentences have more than 20 words on average, in a document or in all of them
+- a line has more than 400 characters
+- a document has a phrase that tools/terms.toml lists
+
+Code blocks, tables, headings and addresses are not sentences. A piece of code in a sentence counts as one word.
 """
 
 import argparse
@@ -95,8 +99,8 @@ def prose_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), start=1):
         found = FENCE.match(line)
         if fence:
-            if found and found[1].startswith(fence) and not line.strip().strip("`~> "):
-                fence = ""
+            closes = found and found[1].startswith(fence) and not line.strip(" `~>")
+            fence = "" if closes else fence
         elif found:
             fence = found[1]
             yield number, ""
@@ -164,15 +168,15 @@ def read_terms(path: Path = TERMS) -> dict[str, dict[str, str]]:
 def banned_phrases(text: str, name: str, terms: dict[str, dict[str, str]]) -> list[str]:
     """Where the document has a phrase of the list, with what to write instead."""
     prose = [""] * (text.count("\n") + 1)
-    for number, line in prose_lines(without_comments(text)):
-        prose[number - 1] = line
+    for index, line in prose_lines(without_comments(text)):
+        prose[index - 1] = line
     outside_code = CODE.sub(lambda found: CODE_WORD + "\n" * found[0].count("\n"), "\n".join(prose))
     found: list[tuple[int, str]] = []
-    for table, searched in (("prose", outside_code), ("everywhere", text)):
-        for phrase, instead in terms.get(table, {}).items():
-            for match in _phrase(phrase, exact=table == "everywhere").finditer(searched):
-                line = searched.count("\n", 0, match.start()) + 1
-                found.append((line, f'{name}:{line}: "{phrase}": {instead}'))
+    for section, searched in (("prose", outside_code), ("everywhere", text)):
+        for phrase, instead in terms.get(section, {}).items():
+            for match in _phrase(phrase, exact=section == "everywhere").finditer(searched):
+                number = searched.count("\n", 0, match.start()) + 1
+                found.append((number, f'{name}:{number}: "{phrase}": {instead}'))
     return [message for _, message in sorted(found)]
 
 
