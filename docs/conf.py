@@ -5,12 +5,24 @@ link to a page that does not exist, an anchor without a heading or a page that n
 """
 
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.api_page import markdown_of_faces  # noqa: E402
+
 START = "docs/index"
+KINDS = {
+    "Tutorials": "tutorials/*",
+    "How-to guides": "how_to/*",
+    "Explanation": "explanation/*",
+    "Reference": "reference/*",
+    "Evidence": "evidence/*",
+}
 
 project = "clinical-metaprompt"
 copyright = "its authors, Apache License 2.0"  # noqa: A001
@@ -20,7 +32,8 @@ version = release = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").r
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 root_doc = START
-include_patterns = ["*.md", "docs/**/*.md", "backbones/pocket/README.md", "benchmarks/results/*/README.md"]
+OTHERS = ("*.md", "backbones/pocket/README.md", "benchmarks/results/*/README.md")
+include_patterns = ["docs/**.md", *OTHERS]
 exclude_patterns = [".*", "runs", "build", "dist", "gpu-wheels", "wheelhouse"]
 nitpicky = True
 myst_heading_anchors = 4
@@ -32,7 +45,28 @@ html_show_sphinx = False
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", add_to_source)
     app.connect("build-finished", lead_to_start)
+
+
+def add_to_source(app: Sphinx, page: str, source: list[str]) -> None:
+    """Add what only the site has: lists of contents, and the docstrings of the packages."""
+    if page == START:
+        source[0] += contents()
+    elif page == "docs/reference/api":
+        source[0] += "\n" + markdown_of_faces()
+
+
+def contents() -> str:
+    """The side bar: the pages of each kind, then those outside docs/."""
+    parts = []
+    for caption, pattern in KINDS.items():
+        if any((ROOT / "docs").glob(f"{pattern}.md")):
+            parts.append(f"```{{toctree}}\n:caption: {caption}\n:glob:\n:hidden:\n\n{pattern}\n```")
+    others = sorted(str(page.relative_to(ROOT)) for pattern in OTHERS for page in ROOT.glob(pattern))
+    pages = "\n".join(f"/{page.removesuffix('.md')}" for page in others)
+    parts.append(f"```{{toctree}}\n:caption: Project\n:hidden:\n\n{pages}\n```")
+    return "\n" + "\n\n".join(parts) + "\n"
 
 
 def lead_to_start(app: Sphinx, error: Exception | None) -> None:

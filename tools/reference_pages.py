@@ -1,6 +1,6 @@
-"""Reference pages of docs/, written from what the code says of its keys, flags and files.
+"""Pages of docs/ that are written from the code: reference of keys, flags and files, and the start page.
 
-python -m tools.reference_pages            # write docs/reference/{configuration,command_line,cards}.md
+python -m tools.reference_pages            # write docs/index.md, docs/reference/{configuration,command_line,cards}.md
 python -m tools.reference_pages --check    # exit code 1 where one of them is out of date
 """
 
@@ -17,7 +17,7 @@ from engine.config import RunConfig, schema_keys
 from engine.distributed import DeviceKind
 from strict_yaml import json_schema
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTE = "<!-- Written by: python -m tools.reference_pages -->\n"
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 MANY = 12  # choices that a cell does not list
@@ -204,15 +204,50 @@ def card_table(schema: Mapping[str, Any]) -> str:
     return table(["key", "values", "default", "meaning"], rows)
 
 
+KINDS = {
+    "tutorials": ("Tutorials", "From a small corpus of your own to a trained prompt, step by step."),
+    "how_to": ("How-to guides", "One question each: how to run, plan, measure, export or extend."),
+    "explanation": ("Explanation", "How the method works, why it is fast, and how the code is arranged."),
+    "reference": ("Reference", "Every configuration key, flag, card and exported name, and the words."),
+    "evidence": ("Evidence", "What was measured: scores, speed and fault-injection tests."),
+}
+
+
+def index() -> Iterator[str]:
+    """The start page: all documents, by kind."""
+    yield "# Documentation"
+    yield (
+        "The program distils one soft prompt, the *metaprompt*, from many clinical tasks. "
+        "A new task adapts it and trains a few thousand parameters. The language model stays frozen. "
+        "The [README](../README.md) shows a first run."
+    )
+    for kind, (title, about) in KINDS.items():
+        files = sorted((DOCS / kind).glob("*.md"))
+        generated = [file_of(page) for page in PAGES if page.startswith(f"{kind}/")]
+        links = [f"- [{title_of(file)}]({kind}/{file.name})" for file in sorted({*files, *generated})]
+        if links:
+            yield f"## {title}"
+            yield about
+            yield "\n".join(links)
+
+
+def title_of(file: Path) -> str:
+    """A document's first heading; of a generated page that is not there yet, what it will be."""
+    page = str(file.relative_to(DOCS).with_suffix(""))
+    text = next(PAGES[page]()) if page in PAGES else file.read_text()
+    return text.partition("\n")[0].removeprefix("# ")
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
-    "configuration": configuration,
-    "command_line": command_line,
-    "cards": cards,
+    "reference/configuration": configuration,
+    "reference/command_line": command_line,
+    "reference/cards": cards,
+    "index": index,
 }
 
 
 def file_of(page: str) -> Path:
-    return FOLDER / f"{page}.md"
+    return DOCS / f"{page}.md"
 
 
 def text_of(page: str) -> str:
