@@ -159,6 +159,7 @@ check: setup
 	python -m tools.json_schemas --check
 	python -m tools.reference_pages --check
 	python -m tools.readability
+	python -m tools.docstrings
 	codespell
 	ruff check .
 	ruff format --check .
