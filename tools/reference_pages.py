@@ -99,21 +99,25 @@ def cell(text: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table without padding, so that no line is longer than its text."""
-    lines = [" | ".join(row) for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def lines(*sentences: str) -> str:
+    """A paragraph, a line for each sentence."""
+    return "\n".join(sentences)
 
 
 def configuration() -> Iterator[str]:
     """The page of the run configuration."""
     yield "# Configuration keys"
-    yield (
-        "Every key can be in a YAML file or on the command line, as `--section.key=value`. "
-        "An unknown key is an error, with the nearest known key as a suggestion."
+    yield lines(
+        "Every key can be in a YAML file or on the command line, as `--section.key=value`.",
+        "An unknown key is an error. The message suggests the nearest known key.",
     )
-    yield (
-        "*Read by* names the modes that read a key. `plan`, `benchmark` and `study` read what the planned mode reads. "
-        "*On resume* says whether a key may change between a checkpoint and its resumption: a `free` key may, "
-        "a `fixed` key may not, unless `accept_changes` is true."
+    yield lines(
+        "*Read by* names the modes that read a key. `plan`, `benchmark` and `study` read what the planned mode reads.",
+        "*On resume* says whether a key may change between a checkpoint and its resumption.",
+        "A `free` key may change. A `fixed` key may not, unless `accept_changes` is true.",
     )
     schema = json_schema(RunConfig)
     plain = {name: inner for name, inner in schema["properties"].items() if inner.get("type") != "object"}
@@ -148,10 +152,10 @@ def command_line() -> Iterator[str]:
     """The page of the modes, their flags and the exit codes."""
     yield "# Command line"
     yield "```\npython train.py MODE [--flag=value ...]\n```"
-    yield (
-        "`python train.py MODE --help` prints the flags of a mode and the configuration keys that it reads. "
-        "A flag can be written as `--flag=value` or `--flag value`. Several values are separated by commas. "
-        "`torchrun` starts a mode on several GPUs: `torchrun --nproc_per_node 8 -- train.py MODE ...`."
+    yield lines(
+        "`python train.py MODE --help` prints the flags of a mode and the configuration keys that it reads.",
+        "A flag can be written as `--flag=value` or `--flag value`. Several values are separated by commas.",
+        "`torchrun` starts a mode on several GPUs: `torchrun --nproc_per_node 8 -- train.py MODE ...`.",
     )
     yield table(["mode", "what it does"], [(f"[{name}](#{name})", cell(m.help)) for name, m in MODES.items()])
     for name, mode in MODES.items():
@@ -170,23 +174,23 @@ def command_line() -> Iterator[str]:
             yield "It also takes the [configuration keys](configuration.md) that it reads, as flags."
     yield "## Exit codes"
     yield table(["exit code", "meaning"], [(str(number), text) for number, text in EXIT_CODES.items()])
-    yield (
-        "`torchrun` answers 1 for every failed worker. "
-        "The program's own message is the line that starts with `error:`, above the summary of `torchrun`."
+    yield lines(
+        "`torchrun` answers 1 for every failed worker.",
+        "The program's own message is the line that starts with `error:`, above the summary of `torchrun`.",
     )
 
 
 def cards() -> Iterator[str]:
     """The page of task cards, backbone cards and machine files."""
     yield "# Task cards, backbone cards and machine files"
-    yield (
-        "These YAML files are read strictly: an unknown key is an error. "
-        "`configs/schemas/` has a JSON schema of each, with which editors complete and check the keys."
+    yield lines(
+        "These YAML files are read strictly: an unknown key is an error.",
+        "`configs/schemas/` has a JSON schema of each, with which editors complete and check the keys.",
     )
     yield "## Task card"
-    yield (
-        "A task card describes a corpus as a task. [Tasks and data](data.md) explains the keys with examples. "
-        "A card that has `extends` needs no other key."
+    yield lines(
+        "A task card describes a corpus as a task. [Tasks and data](data.md) explains the keys with examples.",
+        "A card that has `extends` needs no other key.",
     )
     yield card_table(card_json_schema())
     yield "## Backbone card"
@@ -216,10 +220,10 @@ KINDS = {
 def index() -> Iterator[str]:
     """The start page: all documents, by kind."""
     yield "# Documentation"
-    yield (
-        "The program distils one soft prompt, the *metaprompt*, from many clinical tasks. "
-        "A new task adapts it and trains a few thousand parameters. The language model stays frozen. "
-        "The [README](../README.md) shows a first run."
+    yield lines(
+        "The program distils one soft prompt, the *metaprompt*, from many clinical tasks.",
+        "A new task adapts it and trains a few thousand parameters. The language model stays frozen.",
+        "The [README](../README.md) shows a first run.",
     )
     for kind, (title, about) in KINDS.items():
         files = sorted((DOCS / kind).glob("*.md"))

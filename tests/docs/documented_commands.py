@@ -12,7 +12,7 @@ from engine.config import schema_keys
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = ("", "bash", "sh", "console", "shell", "text")
 PROGRAMS = {
-    *("python", "python3", "torchrun", "deepspeed", "clinical-metaprompt", "make", "pip", "pre-commit", "tensorboard"),
+    *("python", "python3", "torchrun", "deepspeed", "make", "pip", "pre-commit", "tensorboard"),
     *("sbatch", "srun", "squeue", "scancel", "apptainer", "docker", "git", "hf", "nvidia-smi", "apt-get"),
     *(
         ".",
@@ -133,6 +133,8 @@ def split(line: str) -> Iterator[tuple[str, ...]]:
             if words:
                 yield tuple(words)
             words = []
+        elif piece == "clinical-metaprompt" and not words:  # the installed command
+            words += ["python", "train.py"]
         elif words or not ASSIGNMENT.match(piece):
             words.append(piece)
 
@@ -187,8 +189,8 @@ def problems_of(command: Command) -> Iterator[str]:
     program, *rest = command.words
     if program == "make":
         yield from _wrong_target(rest)
-    elif program in ("torchrun", "deepspeed", "python", "python3", "clinical-metaprompt"):
-        words = _behind_launcher(program, rest)
+    elif program in ("torchrun", "deepspeed", "python", "python3"):
+        words = _behind_launcher(rest)
         if words[:1] == ["-m"]:
             yield from _wrong_module(words[1], words[2:])
         elif words[:1] == ["train.py"]:
@@ -198,10 +200,8 @@ def problems_of(command: Command) -> Iterator[str]:
     yield from _missing_files(command.words)
 
 
-def _behind_launcher(program: str, rest: list[str]) -> list[str]:
+def _behind_launcher(rest: list[str]) -> list[str]:
     """From train.py or -m on."""
-    if program == "clinical-metaprompt":
-        return ["train.py", *rest]
     starts = [rest.index(word) for word in ("train.py", "-m") if word in rest]
     return rest[min(starts) :] if starts else []
 
@@ -265,7 +265,8 @@ def flags_of(words: list[str]) -> list[tuple[str, str]]:
     for index, word in enumerate(words):
         if word.startswith("--") and len(word) > 2:
             name, given, value = word[2:].partition("=")
-            found.append((name, value if given else " ".join(words[index + 1 : index + 2])))
+            following = [word for word in words[index + 1 : index + 2] if not word.startswith("--")]
+            found.append((name, value if given else " ".join(following)))
     return found
 
 
@@ -281,7 +282,7 @@ def _wrong_value(name: str, value: str) -> Iterator[str]:
             yield f"--{name}: {part!r} must be one of {', '.join(choices)}"
         elif kind is int and not re.fullmatch(r"-?\d+", part):
             yield f"--{name}: {part!r} is not a whole number"
-        elif kind is bool and part not in ("true", "false"):
+        elif kind is bool and part not in ("true", "false", ""):
             yield f"--{name}: {part!r} must be true or false"
 
 
