@@ -6,7 +6,7 @@ python -m tools.readability FILE ...   # these files alone
 It prints a table, the longest sentences and every limit that is broken. Exit code 1 where one is broken:
 
 - sentences have more than 20 words on average, in a document or in all of them
-- a line has more than 400 characters
+- a line, or a cell of a table, has more than 400 characters
 - a document has a phrase that tools/terms.toml lists
 
 Code blocks, tables, headings and addresses are not sentences. A piece of code in a sentence counts as one word.
@@ -148,13 +148,15 @@ def sentences_of(text: str, name: str) -> Iterator[Sentence]:
 
 
 def long_lines(text: str, name: str) -> list[str]:
-    """Lines that are too long, code and addresses left out; tables count."""
-    shown = ((number, LINK.sub(r"\1", ADDRESS.sub("", line))) for number, line in prose_lines(text))
-    return [
-        f"{name}:{number}: a line of {len(line)} characters; the limit is {LINE_LENGTH}"
-        for number, line in shown
-        if len(line) > LINE_LENGTH
-    ]
+    """Lines that are too long, without code and addresses; of a table's row its longest cell counts."""
+    problems = []
+    for number, line in prose_lines(text):
+        shown = LINK.sub(r"\1", ADDRESS.sub("", line))
+        cells = shown.split("|") if TABLE_ROW.match(line) else [shown]
+        length = max(map(len, cells))
+        if length > LINE_LENGTH:
+            problems.append(f"{name}:{number}: a line of {length} characters; the limit is {LINE_LENGTH}")
+    return problems
 
 
 def read_terms(path: Path = TERMS) -> dict[str, dict[str, str]]:

@@ -47,6 +47,7 @@ def test_a_number_or_a_name_with_a_full_stop_is_one_word() -> None:
 def test_lines_are_measured_without_addresses_and_code() -> None:
     address = f"[here](https://example.org/{'a' * 500})"
     assert readability.long_lines(f"{address}\n```\n{'b' * 500}\n```\n", "page.md") == []
+    assert readability.long_lines(f"| {'c' * 300} | {'d' * 300} |\n", "page.md") == []
     (problem,) = readability.long_lines(f"ok\n{'b ' * 250}\n", "page.md")
     assert problem.startswith("page.md:2: a line of 500 characters")
 
