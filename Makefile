@@ -15,7 +15,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve lock wheel wheelhouse check clean
+.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve lock wheel wheelhouse check docs clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -157,10 +157,18 @@ wheelhouse:
 check: setup
 	python -m tools.lock --check
 	python -m tools.json_schemas --check
+	python -m tools.reference_pages --check
+	python -m tools.readability
+	python -m tools.docstrings
+	codespell
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+
+# README.md and docs/ as a site, build/docs/index.html; warnings are errors, and nothing is fetched
+docs: setup
+	sphinx-build -q -W --keep-going -j 2 -d build/doctrees -c docs -b html . build/docs
 
 clean:
 	rm -rf .venv .venv-floor .cache runs gpu-wheels build dist *.egg-info

@@ -52,7 +52,7 @@ def fill(model: nn.Module, source: WeightSource, print_rank0: Callable[[str], No
     """Read this rank's part of every parameter.
 
     Args:
-        say: takes progress lines.
+        print_rank0: takes progress lines.
     """
     jobs = []
     for name, parameter in model.named_parameters():

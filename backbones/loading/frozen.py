@@ -36,7 +36,7 @@ def build_backbone(
         zero_config: a DeepSpeed configuration: parameters are partitioned as they are made (call after
             init_distributed); None builds a plain model, whole on ``device``.
         dtype: overrides the card's; fp64 only without DeepSpeed (``zero.Init`` would turn it into fp32).
-        say: takes progress lines.
+        print_rank0: takes progress lines.
 
     Raises:
         BackboneError: unknown family, missing / extra / wrongly shaped weights, a packing of weights or a buffer that

@@ -1,3 +1,4 @@
+from .exit_codes import EXIT_CODES as EXIT_CODES
 from .main import (
     MODES as MODES,
     check_raw as check_raw,
@@ -6,6 +7,7 @@ from .main import (
 )
 
 __all__ = [
+    "EXIT_CODES",
     "MODES",
     "check_raw",
     "run_mode",

@@ -95,3 +95,14 @@ def _group_started() -> bool:
     import torch.distributed as dist
 
     return dist.is_available() and dist.is_initialized()
+
+
+EXIT_CODES = {
+    0: "done, or the run was already complete",
+    FAULT: "a fault: the message names the rank and the place",
+    USER_ERROR: "the configuration, the data or the command is wrong; nothing was started",
+    SLOWER: "`benchmark --compare`: a step is slower than before, beyond the spread; `plan`: the job does not fit",
+    START_AGAIN: "stopped on request (a signal, Ctrl-C or a file `STOP`) after a checkpoint; start it again to go on",
+    130: "Ctrl-C before training starts, or for the second time",
+}
+"""Exit code -> what it means, for the reference of the command line."""

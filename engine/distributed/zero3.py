@@ -40,7 +40,7 @@ class ShardedBackbone(BackboneCalls):
             pass.
         offload_inputs: keep those inputs in host memory.
         ranks_per_node: between so many ranks secondary shards are kept, where the file asks for them.
-        say: takes progress lines. sizes: the card's, where they are known already.
+        print_rank0: takes progress lines. sizes: the card's, where they are known already.
         fused: on a GPU, operators of a layer joined (``backbones.layers.fused``).
     """
 
