@@ -1,13 +1,13 @@
 from .main import (
     MODES as MODES,
-    check_raw as check_raw,
+    read_command as read_command,
     run_mode as run_mode,
     without_launcher_flag as without_launcher_flag,
 )
 
 __all__ = [
     "MODES",
-    "check_raw",
+    "read_command",
     "run_mode",
     "without_launcher_flag",
 ]

@@ -66,9 +66,7 @@ def parse(arguments: Sequence[str], known: Collection[str], switches: Collection
     return typed
 
 
-def _take_flag(
-    argument: str, rest: list[str], typed: Typed, known: Collection[str], switches: Collection[str]
-) -> None:
+def _take_flag(argument: str, rest: list[str], typed: Typed, known: Collection[str], switches: Collection[str]) -> None:
     """Add one flag to ``typed``, with the next word as its value where it has none of its own."""
     name, equals, value = argument.partition("=")
     name = name.lstrip("-").replace("-", "_")
@@ -101,7 +99,9 @@ def word_problem(word: str, known: Collection[str]) -> str:
 def flag_problem(name: str, switches: Collection[str]) -> str | None:
     """The sentence of an unknown flag that users of launchers and of other programs type; None for any other."""
     if name in LAUNCHER_FLAGS:
-        return f"command line: --{name}: belongs to the launcher; write it before train.py: torchrun --{name}=… train.py"
+        return (
+            f"command line: --{name}: belongs to the launcher; write it before train.py: torchrun --{name}=… train.py"
+        )
     positive = name.removeprefix("no").lstrip("_")
     if name != positive and positive in switches:
         return f"command line: --{name}: unknown flag; write --{positive}=false"

@@ -62,6 +62,6 @@ def _in_file(body: str, key: str, file: str, lines: Mapping[str, int]) -> str:
     return f"{file}: {body}" if line is None else f"{file}, line {line}: {body}"
 
 
-def of_file(path: str) -> str:
+def existing(path: str) -> str:
     """The path of a configuration as problems name it; empty where there is no such file."""
     return path if path and Path(path).is_file() else ""

@@ -13,7 +13,6 @@ from backbones import BackboneCalls, BackboneCard, FrozenRoot, GatherCounter, bu
 from backbones.layers import LinearUpdates, fuse
 from backbones.loading import recompute_first
 from backbones.tracing import ModelFootprint, measure_footprint
-from engine.core import UserError
 from engine.distributed import watchdog
 from engine.distributed.deepspeed_file import read_deepspeed
 from engine.distributed.hardware import peak_here

@@ -5,33 +5,38 @@ tokenizer, and what depends on them (positions, vocabulary, packed rows of a fam
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from backbones import BackboneError, load_backbone_card
+from backbones.loading import backbone_fingerprint
 from clinical_tasks import TaskCard
 from clinical_tasks.corpus import split_files
 from engine import distributed
-from engine.config import RunConfig, check_hashes, compared, expand, value_at
+from engine.config import DataConfig, RunConfig, check_hashes, compared, expand, value_at
 from engine.core import UserError
 from engine.data import load_cards, unknown_task
 from engine.recipes.checks.run_state import state_of
 
+READ_NOW = 50_000_000  # bytes of weights that are hashed in a fraction of a second
 Splits = Mapping[str, Sequence[str]]  # configuration key of a list of tasks -> the splits that are read of each
+CardsOf = Callable[[DataConfig], dict[str, TaskCard]]
 
 
-def distillation_problems(config: RunConfig, earlier: Sequence[Path] = ()) -> list[str]:
+def distillation_problems(config: RunConfig, earlier: Sequence[Path] = (), cards_of: CardsOf = load_cards) -> list[str]:
     """What ``distill`` can be refused with before torch is imported. Nothing is written.
 
     Args:
-        earlier: run directories that the same study makes before this run.
+        earlier: run directories that the same study makes before this run. cards_of: reads the task cards.
     """
     splits = ["train"]
     if config.teach.eval_interval or config.lr_sweep.relative_lr_teach:
         splits.append("validation")
     problems = required_problems(config, "distill.sources")
     problems += backbone_problems(config)
-    problems += task_problems(config, {"distill.sources": splits, "data.decontaminate_against": ["test"]})
+    problems += task_problems(config, {"distill.sources": splits, "data.decontaminate_against": ["test"]}, cards_of)
     problems += machine_problems(config)
     problems += run_dir_problems(config, "distill")
     if config.teach.run and expand(config.teach.run) not in earlier:
@@ -71,7 +76,29 @@ def backbone_problems(config: RunConfig) -> list[str]:
     return []
 
 
-def task_problems(config: RunConfig, splits: Splits) -> list[str]:
+def backbone_differs(config: RunConfig, state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is surely of another backbone. Weights too large to be read here are compared later.
+
+    Args:
+        state: the checkpoint's own record.
+    """
+    saved = state.get("hashes", {}).get("backbone")
+    try:
+        card = load_backbone_card(config.backbone)
+        if config.dummy_weights and card.path:
+            card = replace(card, dummy=True)
+        if saved is None or (card.path and not card.dummy and _bytes_in(Path(card.path)) > READ_NOW):
+            return False
+        return bool(backbone_fingerprint(card) != saved)
+    except (BackboneError, OSError):
+        return False  # told of elsewhere
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def task_problems(config: RunConfig, splits: Splits, cards_of: CardsOf = load_cards) -> list[str]:
     """Folders of cards, the data root, names of tasks, and released files that are not there.
 
     Args:
@@ -86,7 +113,7 @@ def task_problems(config: RunConfig, splits: Splits) -> list[str]:
         problems.append(f"data.root: {root} is not a folder; name the one that holds the corpora")
         root = None
     try:
-        cards = load_cards(config.data)
+        cards = cards_of(config.data)
     except UserError as error:
         return problems + error.problems
     for key, wanted in splits.items():

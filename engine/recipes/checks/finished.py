@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, expand, read_config
+from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, read_config
 from engine.distributed import room_for
 from engine.recipes.checks.configuration import (
+    backbone_differs,
     backbone_problems,
     expand_or_tell,
     machine_problems,
@@ -52,7 +53,7 @@ def evaluation_problems(run: str, tasks: Sequence[str], overrides: Mapping[str, 
         splits.append("train")
     key = "adapt.targets" if found.stage == "adapt" else "distill.sources"
     here = set(config.adapt.targets if found.stage == "adapt" else config.distill.tasks)
-    problems += backbone_problems(config)
+    problems += _backbone_problems(config, found)
     problems += task_problems(_only(config, [task for task in scored if task in here]), {key: splits})
     return problems + machine_problems(config, ("--run", "data.cache"))
 
@@ -76,7 +77,7 @@ def prediction_problems(
     if found is not None:
         problems += _row_problems(found, row)
     if config is not None:
-        problems += backbone_problems(config)
+        problems += _backbone_problems(config, found)
         problems += machine_problems(config, ())
     return problems
 
@@ -190,6 +191,14 @@ def _run_and_config(
     return found, config
 
 
+def _backbone_problems(config: RunConfig, found: RunState | None) -> list[str]:
+    """What is wrong with the backbone's card, or that it is another one than the run's."""
+    problems = backbone_problems(config)
+    if found is not None and not problems and backbone_differs(config, found.state):
+        problems.append(f"backbone: {config.backbone} is not the one that {found.folder} was trained with")
+    return problems
+
+
 def _row_problems(run: RunState, row: Sequence[str]) -> list[str]:
     """Whether a run has a row of this task, method, number of shots and seed."""
     task, method, shots, seed = row
@@ -216,4 +225,3 @@ def _only(config: RunConfig, tasks: Sequence[str]) -> RunConfig:
         distill=replace(config.distill, sources=list(tasks), without=[]),
         adapt=replace(config.adapt, targets=list(tasks)),
     )
-

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from clinical_tasks import TaskCard
+from engine.config import DataConfig
 from engine.core import UserError
+from engine.data import load_cards
 from engine.recipes.checks.adaptation import adaptation_problems
-from engine.recipes.checks.configuration import distillation_problems
+from engine.recipes.checks.configuration import CardsOf, distillation_problems
 from engine.recipes.protocols import read_study
+from engine.recipes.study import needed_cells
 
 
 def study_problems(file: str, only: Sequence[str], overrides: Mapping[str, str]) -> list[str]:
@@ -17,10 +21,24 @@ def study_problems(file: str, only: Sequence[str], overrides: Mapping[str, str])
         return list(error.problems)
     names = list(dict.fromkeys(cell.protocol for cell in cells))
     problems = [f"--only: {name!r}: must be one of {', '.join(names)}" for name in only if name not in names]
+    cards_of = _cards_once()
     earlier: list[Path] = []
-    for cell in cells:
+    for cell in needed_cells(cells, only):
         if not (cell.run_dir / "COMPLETED").exists():
             check = distillation_problems if cell.mode == "distill" else adaptation_problems
-            problems += check(cell.config, earlier)
+            problems += check(cell.config, earlier, cards_of)
         earlier.append(cell.run_dir)
     return list(dict.fromkeys(problems))
+
+
+def _cards_once() -> CardsOf:
+    """Reads the cards of the same folders once: a study may have a hundred cells."""
+    read: dict[tuple[str, ...], dict[str, TaskCard]] = {}
+
+    def cards_of(data: DataConfig) -> dict[str, TaskCard]:
+        folders = tuple(data.cards)
+        if folders not in read:
+            read[folders] = load_cards(data)
+        return read[folders]
+
+    return cards_of
