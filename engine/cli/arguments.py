@@ -38,6 +38,7 @@ class Typed:
     words: list[str] = field(default_factory=list)
     flags: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    without_value: set[str] = field(default_factory=set)  # told of among the problems
 
     def asks_for_help(self) -> bool:
         return "help" in self.words or any(name in self.flags for name in HELP)
@@ -78,6 +79,8 @@ def _take_flag(argument: str, rest: list[str], typed: Typed, known: Collection[s
             value = rest.pop(0)
         elif name in known:
             typed.problems.append(f"command line: --{name}: needs a value; write --{name}=VALUE")
+            typed.without_value.add(name)
+            return
     if name in typed.flags and name not in HELP:
         typed.problems.append(
             f"command line: --{name}: duplicate flag, with {typed.flags[name]!r} and {value!r}; keep one of them"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.cli.flags import listed
-from engine.config import RunConfig, expand, read_config, read_switch
+from engine.config import RunConfig, read_config, read_switch
 from engine.core import UserError
 from engine.recipes import checks
 
@@ -100,14 +100,20 @@ def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
 
 
 def _tasks(own: Flags, _: Flags, words: Sequence[str]) -> list[str]:
-    problems: list[str] = []
     if list(words) != ["check"]:
-        return problems
+        return []
     if not own.get("data_root"):
-        problems.append("command line: --data_root: missing; name the folder that holds the corpora")
-    elif not expand(own["data_root"]).is_dir():
-        problems.append(f"--data_root: {expand(own['data_root'])} is not a folder; name the one that holds the corpora")
-    return problems
+        return ["--data_root: missing; name the folder that holds the corpora"]
+    from engine.data import OverlapQuestion, TokenQuestion, check_problems
+
+    return check_problems(
+        own["data_root"],
+        cards=listed(own.get("cards")),
+        tasks=listed(own.get("tasks")),
+        output=own.get("output", ""),
+        tokens=TokenQuestion(own.get("backbone", ""), own.get("max_length", ""), own.get("max_new_tokens", "")),
+        overlap=OverlapQuestion(own.get("overlap", "true"), listed(own.get("targets")), listed(own.get("sources"))),
+    )
 
 
 _FINDERS: dict[str, Callable[[Flags, Flags, Sequence[str]], list[str]]] = {

@@ -78,9 +78,11 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
             told = flag_problem(key, switches(mode))
             problems.append(told or f"command line: --{key}: " + unknown_key(key, known))
     for key in mode.required:
+        if key in typed.without_value:
+            continue
         if key not in typed.flags:
             problems.append(f"command line: --{key}: missing; {mode.flags[key]}")
-        elif not typed.flags[key].strip() and not _told_of(key, typed):
+        elif not typed.flags[key].strip():
             problems.append(f"command line: --{key}: is empty; {mode.flags[key]}")
     if mode.positional and (len(typed.words) != 1 or typed.words[0] not in mode.positional):
         found = " ".join(typed.words) or "nothing"
@@ -88,10 +90,6 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
     elif not mode.positional:
         problems += [word_problem(word, known) for word in typed.words]
     return problems + distributed.output_problems(typed.flags)
-
-
-def _told_of(key: str, typed: Typed) -> bool:
-    return any(f"--{key}: " in problem for problem in typed.problems)
 
 
 def print_help(name: str, mode: Mode) -> None:

@@ -254,10 +254,8 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
 
     All that can be found wrong without torch ends the process with exit code 2, in one list. Nothing has started then.
     """
-    first, rest = arguments[0], arguments[1:]
-    name = first if first in MODES else nearest(first, MODES, 0.55)
-    problems = [] if first in MODES else [mode_problem(first, rest, MODES)]
-    if name is None or first.startswith("-"):
+    name, rest, problems = _mode_of(arguments)
+    if name is None:
         exit_codes.fail(problems)
     mode = MODES[name]
     typed = parse(rest, known_flags(mode), switches(mode))
@@ -273,6 +271,20 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
         if problems:
             raise UserError(problems)
     return name, typed
+
+
+def _mode_of(arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """The mode that is meant (None: nobody can tell), the words besides it, and what is wrong with how it is named."""
+    first, rest = arguments[0], list(arguments[1:])
+    if first in MODES:
+        return first, rest, []
+    problems = [mode_problem(first, rest, MODES)]
+    if first.startswith("-"):
+        later = next((word for word in rest if word in MODES), None)
+        if later is not None:
+            rest.remove(later)
+        return later, [first, *rest], problems
+    return nearest(first, MODES, 0.55), rest, problems
 
 
 @contextlib.contextmanager

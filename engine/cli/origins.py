@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from engine.config import key_lines
+from engine.config import at_line, key_lines
 
 COMMAND_LINE = "command line: "
 _KEY = re.compile(r"(?:--)?([A-Za-z_][A-Za-z0-9_.]*): ")
@@ -41,25 +41,20 @@ def _with_origin(
     found = _KEY.match(body)
     unknown = _UNKNOWN.match(body)
     if unknown is not None and body != problem:
-        return _in_file(body, unknown[1], file, lines)
+        return at_line(body, file, unknown[1], lines)
     if found is None:
         return problem
     key = found[1]
     if key not in keys and key not in own:
         if body != problem and key in lines:
-            return _in_file(body, key, file, lines)
+            return at_line(body, file, key, lines)
         return problem
     text = body.removeprefix("--")
     if key in flags or (key in own and key not in keys):
         return f"{COMMAND_LINE}--{text}"
     if file and key in lines:
-        return _in_file(text, key, file, lines)
+        return at_line(text, file, key, lines)
     return problem
-
-
-def _in_file(body: str, key: str, file: str, lines: Mapping[str, int]) -> str:
-    line = lines.get(key)
-    return f"{file}: {body}" if line is None else f"{file}, line {line}: {body}"
 
 
 def existing(path: str) -> str:

@@ -1,4 +1,4 @@
-from .key_lines import key_lines as key_lines
+from .key_lines import at_line as at_line, key_lines as key_lines
 from .keys import READERS as READERS
 from .learning_rates import (
     Rate as Rate,
@@ -55,6 +55,7 @@ __all__ = [
     "EvaluateConfig",
     "Rate",
     "RunConfig",
+    "at_line",
     "check_hashes",
     "compared",
     "expand",

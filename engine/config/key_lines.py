@@ -1,5 +1,6 @@
 """The line of each key of a YAML file, for messages about its value."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -14,6 +15,12 @@ def key_lines(file: str | Path) -> dict[str, int]:
     found: dict[str, int] = {}
     _collect(root, "", found)
     return found
+
+
+def at_line(problem: str, file: str | Path, key: str, lines: Mapping[str, int]) -> str:
+    """A problem with the file, and the line of its key where the file has it, in front."""
+    line = lines.get(key)
+    return f"{file}: {problem}" if line is None else f"{file}, line {line}: {problem}"
 
 
 def _collect(node: yaml.Node | None, prefix: str, found: dict[str, int]) -> None:

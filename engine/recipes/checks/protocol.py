@@ -1,10 +1,10 @@
 """A study's cells, each checked as the run that it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from clinical_tasks import TaskCard
-from engine.config import DataConfig
+from engine.config import DataConfig, at_line, key_lines, read_yaml
 from engine.core import UserError
 from engine.data import load_cards
 from engine.recipes.checks.adaptation import adaptation_problems
@@ -21,14 +21,28 @@ def study_problems(file: str, only: Sequence[str], overrides: Mapping[str, str])
         return list(error.problems)
     names = list(dict.fromkeys(cell.protocol for cell in cells))
     problems = [f"--only: {name!r}: must be one of {', '.join(names)}" for name in only if name not in names]
-    cards_of = _cards_once()
+    cards_of, origin = _cards_once(), _origins(file, overrides)
     earlier: list[Path] = []
-    for cell in needed_cells(cells, only):
+    for cell in needed_cells(cells, [name for name in only if name in names]):
         if not (cell.run_dir / "COMPLETED").exists():
             check = distillation_problems if cell.mode == "distill" else adaptation_problems
-            problems += check(cell.config, earlier, cards_of)
+            problems += [origin(cell.mode, problem) for problem in check(cell.config, earlier, cards_of)]
         earlier.append(cell.run_dir)
     return list(dict.fromkeys(problems))
+
+
+def _origins(file: str, overrides: Mapping[str, str]) -> Callable[[str, str], str]:
+    """(mode of a cell, problem) -> the problem, with the file of that mode that its key stands in."""
+    content = read_yaml(file)
+    lines = {mode: key_lines(content[mode]) for mode in ("distill", "adapt")}
+
+    def origin(mode: str, problem: str) -> str:
+        key = problem.partition(": ")[0]
+        if key in overrides or key not in lines[mode]:
+            return problem
+        return at_line(problem, content[mode], key, lines[mode])
+
+    return origin
 
 
 def _cards_once() -> CardsOf:
