@@ -7,6 +7,7 @@ from clinical_tasks import TaskCard
 from engine.config import DataConfig, at_line, key_lines, read_yaml
 from engine.core import UserError
 from engine.data import load_cards
+from engine.distributed import room_for
 from engine.recipes.checks.adaptation import adaptation_problems
 from engine.recipes.checks.configuration import CardsOf, distillation_problems
 from engine.recipes.protocols import read_study
@@ -16,17 +17,21 @@ from engine.recipes.study import needed_cells
 def study_problems(file: str, only: Sequence[str], overrides: Mapping[str, str]) -> list[str]:
     """What ``study`` can be refused with before torch is imported. Nothing is written."""
     try:
-        _, cells = read_study(file, overrides)
+        folder, cells = read_study(file, overrides)
     except UserError as error:
         return list(error.problems)
     names = list(dict.fromkeys(cell.protocol for cell in cells))
     problems = [f"--only: {name!r}: must be one of {', '.join(names)}" for name in only if name not in names]
+    of_folder = room_for("run_dir", folder, 0)
+    problems += of_folder
     cards_of, origin = _cards_once(), _origins(file, overrides)
     earlier: list[Path] = []
     for cell in needed_cells(cells, [name for name in only if name in names]):
         if not (cell.run_dir / "COMPLETED").exists():
             check = distillation_problems if cell.mode == "distill" else adaptation_problems
-            problems += [origin(cell.mode, problem) for problem in check(cell.config, earlier, cards_of)]
+            found = [origin(cell.mode, problem) for problem in check(cell.config, earlier, cards_of)]
+            # what is wrong with the study's folder is wrong with every cell's in it
+            problems += [line for line in found if not (of_folder and line.startswith("run_dir: "))]
         earlier.append(cell.run_dir)
     return list(dict.fromkeys(problems))
 

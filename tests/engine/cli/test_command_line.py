@@ -64,7 +64,7 @@ REFUSED = [
     (["--run-dir=x", "--run_dir=y"], "--run_dir: duplicate flag"),
     (["word"], "'word': not a flag; write --key=value"),
     (["-", "--seed=1"], "'-' has no meaning here"),
-    (["--", "--interactive"], "'--' has no meaning here"),
+    (["--", "--seed=1"], "'--' has no meaning here"),
     (["--max_tokens_per_micro_batch=0"], "--max_tokens_per_micro_batch: 0"),
 ]
 
