@@ -12,7 +12,7 @@ python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invent
 
 import sys
 
-from engine.cli import MODES, check_raw, run_mode, without_launcher_flag
+from engine.cli import MODES, read_command, run_mode, without_launcher_flag
 from engine.core import protect
 from engine.distributed import ends_at_once
 
@@ -24,10 +24,7 @@ def main(arguments: list[str]) -> None:
 
 
 def enter(arguments: list[str]) -> None:
-    """Hand the mode and everything after it, as typed, to the strict resolver; Fire finds the mode."""
-    import fire
-    from fire.decorators import SetParseFn
-
+    """Check the command strictly, then let Fire call the mode with everything after it, as typed."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(
             __doc__
@@ -35,19 +32,19 @@ def enter(arguments: list[str]) -> None:
             + "\n".join(f"  {name:10} {mode.help}" for name, mode in MODES.items())
         )
         raise SystemExit(0 if arguments else 2)
-    check_raw(arguments)
-    if arguments[0] not in MODES:
-        run_mode(arguments[0], (), {})
+    command = read_command(arguments)
+    if command is None:
+        return
+    import fire
+    from fire.decorators import SetParseFn
 
-    def door(mode: str):
-        def enter(*words: str, **flags: str) -> None:
-            run_mode(mode, words, flags)
+    name, typed = command
 
-        return SetParseFn(str)(
-            enter
-        )  # Fire would turn 2024_01 into 202401 and 1e10 into a float: everything arrives as text
+    def mode(*words: str, **flags: str) -> None:
+        run_mode(name, words, flags)
 
-    fire.Fire({name: door(name) for name in MODES}, command=arguments, name="train.py")
+    # Fire would turn 2024_01 into 202401 and 1e10 into a float: everything arrives as text
+    fire.Fire({name: SetParseFn(str)(mode)}, command=[name, *typed.for_fire()], name="train.py")
 
 
 def console() -> None:

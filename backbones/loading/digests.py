@@ -3,12 +3,13 @@
 A digest is remembered under all that changes when a file does: its real path, size, inode and times. A time of
 modification can be set back, a time of change (ctime) cannot. What is remembered lies in ``WEIGHT_DIGESTS_DIR``, a file
 for each digest, readable by its user alone. Where there is no such folder, or it cannot be written to, the weights are
-hashed each time.
+hashed each time. No torch here: a wrong command ends before it is imported.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import time
@@ -17,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backbones.card import BackboneCard, BackboneError
-from backbones.loading.safetensors_source import weight_files
 
 FOLDER = "WEIGHT_DIGESTS_DIR"  # environment variable
 ENDING = ".sha256"  # of an entry's name
@@ -47,6 +47,20 @@ def folder_fingerprint(folder: Path) -> str:
         reason = f"{error.strerror} while reading; check the disk, or copy the file again"
         raise BackboneError(f"backbone {error.filename or folder}: {reason}") from None
     return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """Names of the files that hold a folder's weights, each tensor's file by the index, and what is wrong with it."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            wanted = dict(json.loads(index.read_text())["weight_map"])
+            return sorted(set(wanted.values())), wanted, []
+        except (ValueError, KeyError, TypeError):
+            return [], {}, [f"{index.name} is no safetensors index; copy it again"]
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"], {}, []
+    return [], {}, ["holds neither model.safetensors nor model.safetensors.index.json"]
 
 
 def backbone_fingerprint(card: BackboneCard) -> str:

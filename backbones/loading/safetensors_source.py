@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backbones.card import BackboneError
+from backbones.loading.digests import weight_files
 from backbones.loading.weight_source import CHUNK, Stored
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
@@ -91,20 +92,6 @@ class SafetensorsSource:
             if done == 0:
                 raise BackboneError(f"backbone {file}: ended while it was read; has it been replaced?")
             view, offset = view[done:], offset + done
-
-
-def weight_files(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
-    """Names of the files that hold a folder's weights, each tensor's file by the index, and what is wrong with it."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            wanted = dict(json.loads(index.read_text())["weight_map"])
-            return sorted(set(wanted.values())), wanted, []
-        except (ValueError, KeyError, TypeError):
-            return [], {}, [f"{index.name} is no safetensors index; copy it again"]
-    if (folder / "model.safetensors").exists():
-        return ["model.safetensors"], {}, []
-    return [], {}, ["holds neither model.safetensors nor model.safetensors.index.json"]
 
 
 def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:

@@ -3,15 +3,27 @@
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from engine.benchmarking import peft_beside
-from engine.benchmarking.stage import for_steps, mode_of
-from engine.config import RunConfig, expand, known_keys, new_value, read_switch, resolve, unknown_key
+from engine.benchmarking import choices
+from engine.benchmarking.choices import for_steps, mode_of
+from engine.config import (
+    RunConfig,
+    expand,
+    known_keys,
+    new_value,
+    read_config,
+    read_switch,
+    resolve,
+    schema_keys,
+    unknown_key,
+)
 from engine.core import UserError
 from engine.data import Invention, invention_of
-from engine.distributed import ROOM, SHARDINGS, room_for
+from engine.distributed import ROOM, room_for
 
+# without `auto`, which measures one that it chooses
+SHARDINGS = tuple(name for name in get_args(schema_keys()["sharding"].type) if name != "auto")
 PROFILED = 2  # steps of a trace, after the measured ones
 
 
@@ -59,10 +71,10 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     alternate = read_switch(own.get("alternate", "True"), "command line: --alternate", problems)
     compare_anyway = read_switch(own.get("compare_anyway", "False"), "command line: --compare_anyway", problems)
     axes = _axes(own, overrides, problems)
-    try:
-        base = resolve(file, overrides)
-    except UserError as error:
-        raise UserError([*problems, *error.problems]) from None
+    base, of_config = read_config(file, overrides)
+    problems += of_config
+    if base is None:
+        raise UserError(problems)
     mode, invented = "", None
     try:
         mode = mode_of(own.get("mode", ""), base)
@@ -81,7 +93,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
         configs = [case.config for case in cases]
         if not cases and "sharding" not in axes:
             configs = [base]
-        problems += peft_beside.problems_of(own["beside"], mode, configs)
+        problems += choices.problems_of(own["beside"], mode, configs)
     if problems:
         raise UserError(problems)
     return Request(

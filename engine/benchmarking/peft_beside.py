@@ -3,37 +3,15 @@
 PEFT is in requirements-dev.txt alone.
 """
 
-import importlib.util
 import time
-from collections.abc import Sequence
 
 import torch
 
 from backbones.layers import is_fused, unfused
 from engine.benchmarking.peft_step import PeftTrainer
-from engine.config import RunConfig
 from engine.core import UserError, deterministic
 from engine.distributed import ShardedBackbone
 from engine.training import Stage, Trainer
-
-PEERS = ("peft",)
-STAGES = ("teach", "distill")
-
-
-def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]:
-    """What is wrong with ``--beside`` for these cases, told before anything starts."""
-    if peer not in PEERS:
-        return [f"command line: --beside: {peer!r} is none of {', '.join(PEERS)}"]
-    out = []
-    if importlib.util.find_spec("peft") is None:
-        out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")
-    if mode and mode not in STAGES:
-        out.append(f"command line: --beside: PEFT has no step like that of {mode}; set --mode=teach or --mode=distill")
-    for file, placed in sorted({(c.deepspeed, c.sharding) for c in configs}):
-        if file or placed != "replicated":
-            fix = "--sharding=replicated" + (" --deepspeed=" if file else "")
-            out.append(f"command line: --beside: PEFT needs the whole backbone, not {file or placed}; set {fix}")
-    return out
 
 
 def check_ranks(world: int) -> None:

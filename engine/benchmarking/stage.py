@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from engine.config import DECOMPOSED, RunConfig
-from engine.core import UserError
+from engine.config import DECOMPOSED
 from engine.data import Invention, TaskData, invented_data
 from engine.training import (
     BackboneHolder,
@@ -22,36 +21,6 @@ from engine.training import (
     teach_stage,
 )
 from prompt_modules import DecomposedBank, JoinedBank, SoftPromptBank, identity_factors
-
-MODES = ("teach", "distill", "adapt")
-NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}
-
-
-def mode_of(asked: str, config: RunConfig) -> str:
-    """The stage to measure: as asked, else the configuration's main one.
-
-    Raises:
-        UserError: there is no such stage, or the configuration names no task for it.
-    """
-    mode = asked
-    if not mode:
-        mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
-    if mode not in MODES:
-        raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
-    tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
-    if not tasks:
-        raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
-    return mode
-
-
-def for_steps(config: RunConfig, steps: int) -> RunConfig:
-    """The configuration with stages of at least so many steps, and no validation between them."""
-    return replace(
-        config,
-        teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_interval=0, adapters="", run=""),
-        distill=replace(config.distill, steps=max(config.distill.steps, steps)),
-        adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_interval=0),
-    )
 
 
 def data_of(holder: BackboneHolder, mode: str, invented: Invention | None) -> dict[str, TaskData]:

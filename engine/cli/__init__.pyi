@@ -1,7 +1,7 @@
 from .exit_codes import EXIT_CODES as EXIT_CODES
 from .main import (
     MODES as MODES,
-    check_raw as check_raw,
+    read_command as read_command,
     run_mode as run_mode,
     without_launcher_flag as without_launcher_flag,
 )
@@ -9,7 +9,7 @@ from .main import (
 __all__ = [
     "EXIT_CODES",
     "MODES",
-    "check_raw",
+    "read_command",
     "run_mode",
     "without_launcher_flag",
 ]

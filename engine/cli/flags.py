@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from engine import distributed
-from engine.config import READERS, RunConfig, known_keys, resolve, schema_keys, unknown_key, value_at
-from engine.core import UserError
+from engine.cli.arguments import Typed, flag_problem, word_problem
+from engine.config import READERS, RunConfig, known_keys, schema_keys, unknown_key, value_at
 from strict_yaml import BOUNDS, Leaf
 
 CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
@@ -49,57 +49,47 @@ def listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def separators_and_repetitions(arguments: Sequence[str]) -> list[str]:
-    """What Fire would swallow: its separators, and a flag given twice."""
-    problems: list[str] = []
-    seen: set[str] = set()
-    twice: set[str] = set()
-    for argument in arguments:
-        if argument in ("-", "--"):
-            problems.append(f"command line: {argument!r} has no meaning here")
-        elif argument.startswith("-"):
-            name = argument.split("=", 1)[0].lstrip("-").replace("-", "_")
-            if name in seen:
-                twice.add(name)
-            seen.add(name)
-    return problems + [f"command line: --{name} stands twice" for name in sorted(twice)]
-
-
-def asks_for_help(words: Sequence[str], flags: dict[str, str]) -> bool:
-    return "help" in flags or "h" in flags or "help" in words
-
-
-def check(name: str, mode: Mode, words: Sequence[str], flags: dict[str, str]) -> None:
-    """Whether a mode can take a command.
-
-    Raises:
-        UserError: everything that it cannot.
-    """
-    known = list(mode.flags)
+def switches(mode: Mode) -> set[str]:
+    """Flags that are true or false, and mean true without a value."""
+    found = {name for name, meaning in mode.flags.items() if meaning.startswith(("true:", "false:"))}
     if mode.takes_config:
-        known += known_keys()
-    problems = [f"command line: --{key}: " + unknown_key(key, known) for key in flags if key not in known]
-    if problems and mode.takes_config and "config" in flags:  # everything at once: what is wrong in the file too
-        of_config = {key: text for key, text in flags.items() if key in known and key not in mode.flags}
-        problems += _wrong_in_file(flags["config"], of_config)
+        found.update(key for key, leaf in schema_keys().items() if leaf.type is bool)
+    return found
+
+
+def known_flags(mode: Mode) -> list[str]:
+    """The mode's own flags, then the keys of the run configuration that it takes."""
+    return [*mode.flags, *(known_keys() if mode.takes_config else ())]
+
+
+def divided(mode: Mode, flags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Known flags with their values: the mode's own, and keys of the run configuration."""
+    own = {name: text for name, text in flags.items() if name in mode.flags}
+    keys = {name: text for name, text in flags.items() if name not in own and name in known_flags(mode)}
+    return own, keys
+
+
+def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
+    """What is wrong with the flags of a command by themselves: unknown, missing, empty, or no flags at all."""
+    known = known_flags(mode)
+    problems = list(typed.problems)
+    for key in typed.flags:
+        if key not in known:
+            told = flag_problem(key, switches(mode))
+            problems.append(told or f"command line: --{key}: " + unknown_key(key, known))
     for key in mode.required:
-        if key not in flags:
+        if key in typed.without_value:
+            continue
+        if key not in typed.flags:
             problems.append(f"command line: --{key}: missing; {mode.flags[key]}")
-    if mode.positional and (len(words) != 1 or words[0] not in mode.positional):
-        problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
+        elif not typed.flags[key].strip():
+            problems.append(f"command line: --{key}: is empty; {mode.flags[key]}")
+    if mode.positional and (len(typed.words) != 1 or typed.words[0] not in mode.positional):
+        found = " ".join(typed.words) or "nothing"
+        problems.append(f"command line: {name}: expected one of {' | '.join(mode.positional)}, found {found}")
     elif not mode.positional:
-        problems += [f"command line: {word!r}: not a flag; write --key=value" for word in words]
-    problems += distributed.output_problems(flags)
-    if problems:
-        raise UserError(problems)
-
-
-def _wrong_in_file(file: str, overrides: dict[str, str]) -> list[str]:
-    try:
-        resolve(file, overrides)
-    except UserError as error:
-        return error.problems
-    return []
+        problems += [word_problem(word, known) for word in typed.words]
+    return problems + distributed.output_problems(typed.flags)
 
 
 def print_help(name: str, mode: Mode) -> None:

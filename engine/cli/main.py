@@ -4,24 +4,28 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 ``--help``.
 """
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine import distributed, recipes, telemetry
-from engine.cli import exit_codes
+from engine.cli import early, exit_codes, origins
+from engine.cli.arguments import Typed, mode_problem, parse
 from engine.cli.flags import (
     BENCHMARK,
     CONFIG,
     Mode,
-    asks_for_help,
-    check,
+    divided,
+    known_flags,
     listed,
     print_help,
-    separators_and_repetitions,
+    problems_of,
+    switches,
 )
-from engine.config import read_switch, resolve, unknown_key
+from engine.config import known_keys, read_switch, resolve
 from engine.core import Slower, Stopped, UserError
+from strict_yaml import nearest
 
 SIGNALLED = ("distill", "adapt", "evaluate", "predict", "study")  # modes that a scheduler's signal may reach
 
@@ -236,18 +240,60 @@ MODES: dict[str, Mode] = {
 
 
 def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
-    """Check the command, run the mode, leave with the contract's exit code (see ``exit_codes``)."""
+    """Run a mode whose command is right, and leave with the contract's exit code (see ``exit_codes``)."""
+    if name not in MODES:
+        exit_codes.fail([mode_problem(name, (), MODES)])
+    own, keys = divided(MODES[name], flags)
+    with _ends(name, own, keys):
+        MODES[name].run(flags, words)
+    exit_codes.leave_group(0)
+
+
+def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
+    """The mode and flags of a command in which nothing is wrong; None where help was asked for and printed.
+
+    All that can be found wrong without torch ends the process with exit code 2, in one list. Nothing has started then.
+    """
+    name, rest, problems = _mode_of(arguments)
+    if name is None:
+        exit_codes.fail(problems)
+    mode = MODES[name]
+    typed = parse(rest, known_flags(mode), switches(mode))
+    if typed.asks_for_help() and not problems:
+        print_help(name, mode)
+        return None
+    if name in SIGNALLED:  # a scheduler's signal may come while files are checked and libraries are imported
+        telemetry.defer_early_signal(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
+    own, keys = divided(mode, typed.flags)
+    with _ends(name, own, keys):
+        problems += problems_of(name, mode, typed)
+        problems += early.problems_of(name, own, keys, typed.words)
+        if problems:
+            raise UserError(problems)
+    return name, typed
+
+
+def _mode_of(arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """The mode that is meant (None: nobody can tell), the words besides it, and what is wrong with how it is named."""
+    first, rest = arguments[0], list(arguments[1:])
+    if first in MODES:
+        return first, rest, []
+    problems = [mode_problem(first, rest, MODES)]
+    if first.startswith("-"):
+        later = next((word for word in rest if word in MODES), None)
+        if later is not None:
+            rest.remove(later)
+        return later, [first, *rest], problems
+    return nearest(first, MODES, 0.55), rest, problems
+
+
+@contextlib.contextmanager
+def _ends(name: str, own: Mapping[str, str], keys: Mapping[str, str]) -> Iterator[None]:
+    """End the process with the contract's exit code where the block raises; values are blamed on where they stand."""
     try:
-        mode = _mode(name)
-        if asks_for_help(words, flags):
-            print_help(name, mode)
-        else:
-            check(name, mode, words, flags)
-            if name in SIGNALLED:  # a scheduler's signal may come while libraries are imported
-                telemetry.defer_early_signal(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
-            mode.run(flags, words)
+        yield
     except UserError as error:
-        exit_codes.fail(error.problems)
+        exit_codes.fail(_with_origins(error.problems, name, own, keys))
     except Stopped as end:
         exit_codes.ended(end, exit_codes.START_AGAIN)
     except Slower as end:
@@ -256,13 +302,16 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
         os._exit(exit_codes.FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said
         exit_codes.fault(error)
-    exit_codes.leave_group(0)
 
 
-def _mode(name: str) -> Mode:
-    if name not in MODES:
-        raise UserError(unknown_key(name, MODES).replace("key", "mode") + f" (modes: {', '.join(MODES)})")
-    return MODES[name]
+def _with_origins(problems: Sequence[str], name: str, own: Mapping[str, str], keys: Mapping[str, str]) -> list[str]:
+    mode = MODES[name]
+    file = own.get("config", "")
+    if not file and "run" in mode.flags and mode.takes_config:
+        file = f"{own.get('run', '')}/config.yaml"
+    of_file = origins.existing(file) if mode.takes_config else ""
+    configuration = known_keys() if mode.takes_config else ()
+    return origins.with_origins(problems, {**own, **keys}, own=mode.flags, keys=configuration, file=of_file)
 
 
 def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
@@ -271,10 +320,3 @@ def without_launcher_flag(arguments: Sequence[str]) -> list[str]:
         return distributed.without_local_rank(arguments, os.environ)
     except UserError as error:
         exit_codes.fail(error.problems)
-
-
-def check_raw(arguments: Sequence[str]) -> None:
-    """What Fire would swallow: its separators, and a flag given twice. Exits 2."""
-    problems = separators_and_repetitions(arguments)
-    if problems:
-        exit_codes.fail(problems)

@@ -1,3 +1,4 @@
+from .key_lines import at_line as at_line, key_lines as key_lines
 from .keys import READERS as READERS
 from .learning_rates import (
     Rate as Rate,
@@ -8,6 +9,7 @@ from .learning_rates import (
 )
 from .loader import (
     expand as expand,
+    read_config as read_config,
     read_switch as read_switch,
     read_yaml as read_yaml,
     resolve as resolve,
@@ -22,7 +24,7 @@ from .methods import (
     UNTRAINED as UNTRAINED,
 )
 from .renamed import new_key as new_key, new_value as new_value
-from .resume_check import check_hashes as check_hashes, flat as flat
+from .resume_check import check_hashes as check_hashes, compared as compared, flat as flat
 from .schema import (
     FREE_IN_EVALUATION as FREE_IN_EVALUATION,
     FREE_ON_RESUME as FREE_ON_RESUME,
@@ -53,13 +55,17 @@ __all__ = [
     "EvaluateConfig",
     "Rate",
     "RunConfig",
+    "at_line",
     "check_hashes",
+    "compared",
     "expand",
     "flat",
+    "key_lines",
     "known_keys",
     "new_key",
     "new_value",
     "own_rate",
+    "read_config",
     "read_switch",
     "read_yaml",
     "resolve",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,6 +17,8 @@ from engine.config.validation import impossible
 from engine.core import UserError
 from strict_yaml import TYPES, UnreadableFile, nearest, parse, read_mapping
 
+UNMISTAKABLE = ("sharding", "deepspeed", "batching")  # keys without a dot that messages name as keys only
+
 
 def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None) -> RunConfig:
     """The run configuration of a file, with flags on top.
@@ -26,8 +29,24 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
     Raises:
         UserError: every unknown key (with a suggestion), wrong type and impossible value, each with file and key.
     """
+    config, problems = read_config(config_file, overrides)
+    if config is None or problems:
+        raise UserError(problems)
+    return config
+
+
+def read_config(
+    config_file: str | Path, overrides: Mapping[str, str] | None = None
+) -> tuple[RunConfig | None, list[str]]:
+    """What ``resolve`` reads, and every problem: later checks can go on with the keys that are right.
+
+    A wrong key holds its default in the configuration, which is None where no configuration can be made.
+    """
     flags = dict(overrides or {})
-    content = read_yaml(config_file)
+    try:
+        content = read_yaml(config_file)
+    except UserError as error:
+        return None, [*_wrong_flags(flags), *error.problems]
     told = []
     for dotted, text in flags.items():
         if dotted not in REPLACED:
@@ -44,11 +63,34 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
     # a key already told about holds its default here: once is enough
     for line in impossible(config) if config is not None else ():
         if not any(f"{line.partition(':')[0]}:" in earlier for earlier in told):
-            told.append(f"{config_file}: {line}")
-    if told:
-        raise UserError(told)
-    built: RunConfig = config
-    return built
+            told.append(_from(line, flags, config_file))
+    return config, told
+
+
+def _wrong_flags(flags: Mapping[str, str]) -> list[str]:
+    """What is wrong with flags whose file cannot be read."""
+    content: dict[str, Any] = {}
+    told = []
+    for dotted, text in flags.items():
+        if dotted not in REPLACED:
+            told += _override(content, dotted, text)
+    _, found = strict_yaml.build(RunConfig, content)
+    return told + [f"command line: --{problem.key}: {_text(problem)}" for problem in found if problem.key in flags]
+
+
+def _from(line: str, flags: Mapping[str, str], config_file: str | Path) -> str:
+    """A problem between keys, with the place to change: the flag that gave its first key a value, or another of its
+    keys, else the file.
+    """
+    key = line.partition(":")[0]
+    if key in flags:
+        return f"command line: --{line}"
+    words = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", line))
+    # `seed` and `backbone` are ordinary words too
+    typed = [name for name in flags if name in words and ("." in name or name in UNMISTAKABLE)]
+    if typed:
+        return f"command line: --{typed[0]}: {line}"
+    return f"{config_file}: {line}"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

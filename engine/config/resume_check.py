@@ -1,11 +1,27 @@
 """What a checkpoint came from, against what this run is: configuration, data, backbone."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.config.schema import known_keys
+from engine.config.schema import FREE_ON_RESUME, RunConfig, known_keys
 from engine.core import UserError
+
+
+def compared(config: RunConfig, sections: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint depends on of a configuration: keys without a section, and those of the named sections."""
+    found = {}
+    for key, value in asdict(config).items():
+        if key not in FREE_ON_RESUME and (not isinstance(value, dict) or key in sections):
+            found[key] = value
+    for dotted in FREE_ON_RESUME:
+        section, _, leaf = dotted.rpartition(".")
+        if section in found:
+            found[section].pop(leaf, None)
+    found.pop("backbone")
+    return found
 
 
 def check_hashes(saved: dict[str, Any], now: dict[str, Any], run_dir: Path, accept: bool = False) -> list[str]:

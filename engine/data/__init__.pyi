@@ -1,4 +1,9 @@
-from .audit import OverlapQuestion as OverlapQuestion, TokenQuestion as TokenQuestion, check_data as check_data
+from .audit import (
+    OverlapQuestion as OverlapQuestion,
+    TokenQuestion as TokenQuestion,
+    check_data as check_data,
+    check_problems as check_problems,
+)
 from .dataset import (
     Split as Split,
     TaskData as TaskData,
@@ -52,6 +57,7 @@ __all__ = [
     "TaskMixture",
     "TokenQuestion",
     "check_data",
+    "check_problems",
     "collate",
     "data_fingerprint",
     "decontaminate",

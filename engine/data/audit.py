@@ -47,22 +47,15 @@ def check_data(
     Raises:
         UserError: all problems at once, after both.
     """
-    found = load_cards(DataConfig(cards=list(cards)))
-    named = {"tasks": tasks, "targets": overlap.targets, "sources": overlap.sources}
-    problems = []
-    for flag, names in named.items():
-        for task in names:
-            if task not in found:
-                problems.append(f"--{flag}: {unknown_key(task, found).replace('key', 'task', 1)}")
-    root = expand(data_root)
-    if not root.is_dir():
-        problems.append(f"--data_root: {root} is no folder")
-    compare = read_switch(overlap.wanted, "--overlap", problems)
-    if output and expand(output).is_dir():
-        problems.append(f"--output: {expand(output)} is a folder; name a file")
-    limits = _limits(tokens, problems)
+    problems = check_problems(data_root, cards, tasks=tasks, output=output, tokens=tokens, overlap=overlap)
+    limits = None if problems else _limits(tokens, problems)
     if problems:
         raise UserError(problems)
+    found, root, compare = (
+        load_cards(DataConfig(cards=list(cards))),
+        expand(data_root),
+        overlap.wanted.lower() == "true",
+    )
     chosen = {n: c for n, c in found.items() if not tasks or n in {*tasks, *overlap.targets, *overlap.sources}}
     checks = clinical_tasks.check_tasks(
         chosen, data_root=root, required=[*tasks, *overlap.targets, *overlap.sources], limits=limits
@@ -76,7 +69,44 @@ def check_data(
         raise UserError(problems)
 
 
-def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
+def check_problems(
+    data_root: str,
+    cards: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    output: str = "",
+    tokens: TokenQuestion = TokenQuestion(),
+    overlap: OverlapQuestion = OverlapQuestion(),  # noqa: B008
+) -> list[str]:
+    """What is wrong with the flags of a check, and with what they name. No torch; corpora are not opened."""
+    problems: list[str] = []
+    try:
+        found = load_cards(DataConfig(cards=list(cards)))
+        named = {"tasks": tasks, "targets": overlap.targets, "sources": overlap.sources}
+        for flag, names in named.items():
+            for task in names:
+                if task not in found:
+                    problems.append(f"--{flag}: {unknown_key(task, found).replace('key', 'task', 1)}")
+    except UserError as error:
+        problems += error.problems
+    root = expand(data_root)
+    if not root.is_dir():
+        problems.append(f"--data_root: {root} is no folder")
+    read_switch(overlap.wanted, "--overlap", problems)
+    if output and expand(output).is_dir():
+        problems.append(f"--output: {expand(output)} is a folder; name a file")
+    _numbers(tokens, problems)
+    if tokens.backbone:
+        from backbones import BackboneError, load_backbone_card
+
+        try:
+            load_backbone_card(tokens.backbone)
+        except BackboneError as error:
+            problems += error.problems
+    return problems
+
+
+def _numbers(tokens: TokenQuestion, problems: list[str]) -> dict[str, int]:
+    """The limits as numbers, where they are."""
     numbers = {"max_length": DataConfig().max_length, "max_new_tokens": EvaluateConfig().max_new_tokens}
     for name in numbers:
         text = getattr(tokens, name)
@@ -86,6 +116,11 @@ def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
             numbers[name] = int(text)
             if not tokens.backbone:
                 problems.append(f"--{name}: needs --backbone, whose tokenizer counts")
+    return numbers
+
+
+def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
+    numbers = _numbers(tokens, problems)
     if not tokens.backbone:
         return None
     from backbones import BackboneError, Layout, load_backbone_card, load_tokenizer

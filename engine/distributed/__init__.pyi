@@ -1,5 +1,6 @@
 from .build_ops import build_collectives as build_collectives
-from .ctrl_c import ends_at_once as ends_at_once
+from .ctrl_c import ends_at_once as ends_at_once, signal_number as signal_number
+from .deepspeed_file import read_deepspeed as read_deepspeed
 from .hardware import (
     OVERLAPPED as OVERLAPPED,
     REACHED as REACHED,
@@ -7,7 +8,12 @@ from .hardware import (
     peak_here as peak_here,
     read_kind as read_kind,
 )
-from .launcher import launcher_rank as launcher_rank, slurm_task as slurm_task, without_local_rank as without_local_rank
+from .launcher import (
+    check_launcher as check_launcher,
+    launcher_rank as launcher_rank,
+    slurm_task as slurm_task,
+    without_local_rank as without_local_rank,
+)
 from .machine import (
     GB as GB,
     Machine as Machine,
@@ -31,11 +37,7 @@ from .placement import (
     possible_shardings as possible_shardings,
     requested_sharding as requested_sharding,
 )
-from .preemption import (
-    PreemptionHandler as PreemptionHandler,
-    StopRequest as StopRequest,
-    signal_number as signal_number,
-)
+from .preemption import PreemptionHandler as PreemptionHandler, StopRequest as StopRequest
 from .preflight import (
     ROOM as ROOM,
     TRAINS as TRAINS,
@@ -60,7 +62,7 @@ from .process_group import (
     world_size as world_size,
 )
 from .watchdog import last_progress as last_progress, note_progress as note_progress, start_watchdog as start_watchdog
-from .zero3 import ShardedBackbone as ShardedBackbone, read_deepspeed as read_deepspeed, zero_config as zero_config
+from .zero3 import ShardedBackbone as ShardedBackbone, zero_config as zero_config
 
 __all__ = [
     "DS_CONFIGS",
@@ -85,6 +87,7 @@ __all__ = [
     "bank_numbers",
     "barrier",
     "build_collectives",
+    "check_launcher",
     "check_toolchain",
     "choose_sharding",
     "deepspeed_file_of",

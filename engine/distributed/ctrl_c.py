@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from engine.core import UserError
 from engine.distributed import launcher
 
 INTERRUPTED = 130  # as shells say of a process that Ctrl-C ended
@@ -53,3 +54,15 @@ def leave() -> None:
         with contextlib.suppress(OSError), open(file, "w") as stream:
             stream.write(f"{INTERRUPTED}\n")
     os._exit(INTERRUPTED)
+
+
+def signal_number(name: str) -> signal.Signals:
+    """``USR1`` or ``SIGUSR1``.
+
+    Raises:
+        UserError: there is no such signal, or a process cannot catch it.
+    """
+    found = getattr(signal, "SIG" + name.upper().removeprefix("SIG"), None)
+    if not isinstance(found, signal.Signals) or found in (signal.SIGKILL, signal.SIGSTOP):
+        raise UserError(f"preempt_signal: {name!r} is no signal that a process can catch; for example USR1")
+    return found

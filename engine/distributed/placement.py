@@ -14,8 +14,8 @@ from typing import Any
 from backbones.tracing import ModelFootprint
 from engine.config import RunConfig, tried_rates
 from engine.core import resource_folder
+from engine.distributed.deepspeed_file import read_deepspeed
 from engine.distributed.machine import GB, Machine
-from engine.distributed.zero3 import read_deepspeed
 from prompt_modules import CHUNK_BYTES
 
 SHARDINGS = ("replicated", "zero3_hpz", "zero3", "zero3_offload")

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from engine import telemetry
-from engine.core import UserError
 from engine.distributed import ctrl_c
+from engine.distributed.ctrl_c import signal_number
 from engine.distributed.process_group import sum_over_ranks, world_size
 
 SAVE_FILE, STOP_FILE, STOPPED_FILE = "SAVE", "STOP", "STOPPED"
@@ -118,15 +118,3 @@ class PreemptionHandler:
         self._asked = self._last = StopRequest.NONE
         if self.is_main_process:
             (self.run_dir / STOPPED_FILE).touch()
-
-
-def signal_number(name: str) -> signal.Signals:
-    """``USR1`` or ``SIGUSR1``.
-
-    Raises:
-        UserError: there is no such signal, or a process cannot catch it.
-    """
-    found = getattr(signal, "SIG" + name.upper().removeprefix("SIG"), None)
-    if not isinstance(found, signal.Signals) or found in (signal.SIGKILL, signal.SIGSTOP):
-        raise UserError(f"preempt_signal: {name!r} is no signal that a process can catch; for example USR1")
-    return found

@@ -3,9 +3,7 @@ backward.
 """
 
 import gc
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,19 +13,9 @@ from backbones import BackboneCalls, BackboneCard, FrozenRoot, GatherCounter, bu
 from backbones.layers import LinearUpdates, fuse
 from backbones.loading import recompute_first
 from backbones.tracing import ModelFootprint, measure_footprint
-from engine.core import UserError
 from engine.distributed import watchdog
+from engine.distributed.deepspeed_file import read_deepspeed
 from engine.distributed.hardware import peak_here
-
-ALLOWED = (
-    "train_micro_batch_size_per_gpu",
-    "bf16",
-    "zero_optimization",
-    "comms_logger",
-    "zero_allow_untested_optimizer",
-    "wall_clock_breakdown",
-)
-REFUSED = ("zero_quantized_nontrainable_weights", "zero_quantized_weights")
 
 
 class ShardedBackbone(BackboneCalls):
@@ -148,37 +136,3 @@ def zero_config(file: str, card: BackboneCard, sizes: ModelFootprint, ranks_per_
     zero.setdefault("stage3_param_persistence_threshold", 0)
     content["train_micro_batch_size_per_gpu"] = 1
     return {**content, "zero_optimization": zero}
-
-
-def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A DeepSpeed file and its ``zero_optimization``, checked.
-
-    Raises:
-        UserError: as zero_config's.
-    """
-    try:
-        content = json.loads(Path(file).read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not a text file") from None
-    zero = content.get("zero_optimization", {}) if isinstance(content, dict) else None
-    if not isinstance(zero, dict):
-        raise UserError(f"{file}: expected an object with an object zero_optimization in it")
-    problems = []
-    for key in content:
-        if key not in ALLOWED:
-            problems.append(f"{file}: {key}: not used here; DeepSpeed files hold {', '.join(ALLOWED)} only")
-    for key in REFUSED:
-        if zero.get(key):
-            problems.append(f"{file}: zero_optimization.{key}: corrupts frozen weights or undoes offload; remove it")
-    if zero.get("stage") != 3:
-        problems.append(
-            f"{file}: zero_optimization.stage: must be 3 (or `sharding: replicated` for the whole backbone on "
-            "every rank)"
-        )
-    if isinstance(zero.get("offload_param"), dict) and zero["offload_param"].get("device") == "nvme":
-        problems.append(f"{file}: zero_optimization.offload_param.device: nvme is not supported; cpu is")
-    if problems:
-        raise UserError(problems)
-    return content, zero

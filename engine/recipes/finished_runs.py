@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from engine.config import FREE_IN_EVALUATION, RunConfig, expand, read_switch, resolve
+from engine.config import RunConfig, expand, read_switch
 from engine.core import UserError
 from engine.distributed import room_for
+from engine.recipes.checks import config_of_run
 
 
 def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | None = None) -> None:
@@ -39,18 +40,10 @@ def predict(run: str, row: Sequence[str], source: str, output: str, overrides: d
 
 def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
     """A finished run's configuration, with what a command that only reads the run may change."""
-    run_dir = expand(run)
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
-    problems = []
-    for key in overrides:
-        if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION:
-            free = ", ".join(FREE_IN_EVALUATION)
-            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
-    if problems:
+    config, problems = config_of_run(expand(run), overrides, mode)
+    if config is None or problems:
         raise UserError(problems)
-    # the run's own `overwrite` was of its training
-    return resolve(run_dir / "config.yaml", {"overwrite": "false", **overrides, "run_dir": str(run_dir)})
+    return config
 
 
 def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:

@@ -194,10 +194,14 @@ class _Reader:
             return resolve(base, {**typed, **self.common})
         except UserError as error:
             for problem in error.problems:
-                if not problem.startswith(self.file):
+                if not problem.startswith(self.file) and not self._is_typed(problem):
                     problem = f"{self.file}: {name}: {problem.replace('command line: --', '')}"
                 self.problems.append(problem)
             return None
+
+    def _is_typed(self, problem: str) -> bool:
+        """Whether a problem is that of a flag, which is the same in every cell."""
+        return any(problem.startswith(f"command line: --{key}: ") for key in self.common)
 
     def _put(self, name: str, value: Any, inherited: Mapping[str, Any]) -> Any:
         """With $KEY replaced by the distillation's value of that axis.

@@ -35,7 +35,7 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         refused = room_for("run_dir", folder, 0)
         if refused:
             raise UserError(refused)
-    chosen = _needed(cells, only)
+    chosen = needed_cells(cells, only)
     is_main_process = distributed.dist_env().rank == 0
     if is_main_process and not plan_only:
         _tell(folder, file, chosen)
@@ -90,7 +90,7 @@ def _tell(folder: Path, file: str, cells: Sequence[Cell]) -> None:
     write_atomic(path, json.dumps({"cells": others + told}, indent=1) + "\n")
 
 
-def _needed(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+def needed_cells(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     """The chosen ones, behind the distillations that they start from."""
     chosen = [c for c in cells if not only or c.protocol in only]
     wanted = {c.config.run_dir for c in chosen}

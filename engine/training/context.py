@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from backbones import PACKED_FAMILIES, BackboneCard, BackboneError, Layout, load
 from backbones.loading import backbone_config, backbone_fingerprint
 from backbones.tracing import ModelFootprint, measure_footprint
 from engine import distributed, telemetry
-from engine.config import FREE_ON_RESUME, RunConfig, expand
+from engine.config import RunConfig, compared, expand
 from engine.core import UserError, workspace_problems
 from engine.data import TaskData, prepare
 from engine.distributed import read_deepspeed, signal_number
@@ -128,17 +128,8 @@ class RunContext:
 
     def hashes(self, sections: Sequence[str], data: str, **further: Any) -> dict[str, Any]:
         """What a checkpoint of this run depends on: configuration sections, data, backbone."""
-        compared = {}
-        for key, value in asdict(self.config).items():
-            if key not in FREE_ON_RESUME and (not isinstance(value, dict) or key in sections):
-                compared[key] = value
-        for dotted in FREE_ON_RESUME:
-            section, _, leaf = dotted.rpartition(".")
-            if section in compared:
-                compared[section].pop(leaf, None)
-        compared.pop("backbone")
         return {
-            "config": compared,
+            "config": compared(self.config, sections),
             "data": data,
             "backbone": self.backbone_hash,
             "layout": self.layout.fingerprint(),

@@ -19,8 +19,9 @@ from backbones import BackboneCard
 from backbones.layers.fused import fuse, is_fused
 from engine import distributed
 from engine.benchmarking.cases import request_of
+from engine.benchmarking.choices import problems_of
 from engine.benchmarking.output import peft_table
-from engine.benchmarking.peft_beside import PeftBeside, problems_of
+from engine.benchmarking.peft_beside import PeftBeside
 from engine.benchmarking.peft_step import IGNORED, PeftTrainer, padded_ids
 from engine.benchmarking.result import peft_content, spread
 from engine.benchmarking.runner import run_benchmark

@@ -126,11 +126,12 @@ def test_what_is_written_into_such_a_run_is_refused(run: Run, clone: Path, finis
     done = run("train.py", "evaluate", "--run=done")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"error: --run: done: {clone / 'done'} cannot be written to by this user; "
+        f"error: command line: --run: done: {clone / 'done'} cannot be written to by this user; "
         "copy the run to a folder of yours, or have it opened\n"
     )
     done = run("train.py", "report", "--runs=done")
-    assert done.returncode == 2 and done.stderr == (
+    assert done.returncode == 2 and "--runs: done has no results.json" in done.stderr
+    assert done.stderr.endswith(
         f"error: command line: --output: done: {clone / 'done'} cannot be written to by this user; "
         "name another folder (--output=FOLDER), or have it opened\n"
     )
@@ -187,5 +188,7 @@ def test_libraries_compile_in_the_users_cache_folder(run: Run, clone: Path, tmp_
 def test_outputs_in_it_are_refused_before_anything_starts(run: Run, clone: Path, command: tuple[str, ...]) -> None:
     done = run("train.py", *command)
     assert done.returncode == 2 and done.stdout == ""
-    named = "run_dir: runs/study" if command[0] == "study" else "command line: --output: "
-    assert done.stderr.startswith(f"error: {named}") and f"{clone} cannot be written to by this user" in done.stderr
+    named = "configs/pocket/study.yaml, line 3: run_dir: runs/study"
+    if command[0] != "study":
+        named = "command line: --output: "
+    assert f"error: {named}" in done.stderr and f"{clone} cannot be written to by this user" in done.stderr

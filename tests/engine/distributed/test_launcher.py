@@ -251,7 +251,7 @@ def test_every_mode_takes_the_launchers_flag_before_it(
         (["--local-rank"], "--local-rank: '' is no rank"),
         (["--local_rank=-1", "distill"], "--local_rank: '-1' is no rank"),
         (["--local_rank=0", "distill"], "--local_rank=0: but LOCAL_RANK is 1"),
-        (["distill", "--local_rank=1", "--config=configs/demo/distill.yaml"], "unknown key 'local_rank'"),
+        (["distill", "--local_rank=1", "--config=configs/demo/distill.yaml"], "--local_rank: belongs to the launcher"),
         (["--local_rank=1", "distil"], "did you mean 'distill'?"),
     ],
 )

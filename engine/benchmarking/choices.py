@@ -1,0 +1,58 @@
+"""What the flags of ``benchmark`` may ask for: a stage, its steps, a peer beside it. No torch, so that a wrong command
+ends before it is imported.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+
+from engine.config import RunConfig
+from engine.core import UserError
+
+MODES = ("teach", "distill", "adapt")
+NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}
+PEERS = ("peft",)
+STAGES = ("teach", "distill")
+
+
+def mode_of(asked: str, config: RunConfig) -> str:
+    """The stage to measure: as asked, else the configuration's main one.
+
+    Raises:
+        UserError: there is no such stage, or the configuration names no task for it.
+    """
+    mode = asked
+    if not mode:
+        mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
+    if mode not in MODES:
+        raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
+    tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
+    if not tasks:
+        raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
+    return mode
+
+
+def for_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The configuration with stages of at least so many steps, and no validation between them."""
+    return replace(
+        config,
+        teach=replace(config.teach, steps=max(config.teach.steps, steps), eval_interval=0, adapters="", run=""),
+        distill=replace(config.distill, steps=max(config.distill.steps, steps)),
+        adapt=replace(config.adapt, steps=max(config.adapt.steps, steps), eval_interval=0),
+    )
+
+
+def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]:
+    """What is wrong with ``--beside`` for these cases, told before anything starts."""
+    if peer not in PEERS:
+        return [f"command line: --beside: {peer!r} is none of {', '.join(PEERS)}"]
+    out = []
+    if importlib.util.find_spec("peft") is None:
+        out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")
+    if mode and mode not in STAGES:
+        out.append(f"command line: --beside: PEFT has no step like that of {mode}; set --mode=teach or --mode=distill")
+    for file, placed in sorted({(c.deepspeed, c.sharding) for c in configs}):
+        if file or placed != "replicated":
+            fix = "--sharding=replicated" + (" --deepspeed=" if file else "")
+            out.append(f"command line: --beside: PEFT needs the whole backbone, not {file or placed}; set {fix}")
+    return out

@@ -1,0 +1,201 @@
+"""A configuration against what it names: backbone card, corpora, tasks, folders, launcher. No torch.
+
+What needs torch or transformers is checked afterwards, by ``RunContext``: the backbone's configuration and weights, its
+tokenizer, and what depends on them (positions, vocabulary, packed rows of a family, the size of a checkpoint).
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backbones import BackboneError, load_backbone_card
+from backbones.loading import backbone_fingerprint
+from clinical_tasks import TaskCard
+from clinical_tasks.corpus import split_files
+from engine import distributed
+from engine.config import DataConfig, RunConfig, check_hashes, compared, expand, value_at
+from engine.core import UserError
+from engine.data import load_cards, unknown_task
+from engine.recipes.checks.run_state import state_of
+
+READ_NOW = 50_000_000  # bytes of weights that are hashed in a fraction of a second
+Splits = Mapping[str, Sequence[str]]  # configuration key of a list of tasks -> the splits that are read of each
+CardsOf = Callable[[DataConfig], dict[str, TaskCard]]
+
+
+def distillation_problems(config: RunConfig, earlier: Sequence[Path] = (), cards_of: CardsOf = load_cards) -> list[str]:
+    """What ``distill`` can be refused with before torch is imported. Nothing is written.
+
+    Args:
+        earlier: run directories that the same study makes before this run. cards_of: reads the task cards.
+    """
+    splits = ["train"]
+    if config.teach.eval_interval or config.lr_sweep.relative_lr_teach:
+        splits.append("validation")
+    problems = required_problems(config, "distill.sources")
+    problems += backbone_problems(config)
+    problems += task_problems(config, {"distill.sources": splits, "data.decontaminate_against": ["test"]}, cards_of)
+    problems += machine_problems(config)
+    problems += run_dir_problems(config, "distill")
+    if config.teach.run and expand(config.teach.run) not in earlier:
+        problems += _teacher_problems(config)
+    if config.teach.adapters and not expand(config.teach.adapters).is_dir():
+        problems.append(f"teach.adapters: {config.teach.adapters} is not a folder; name one that holds PEFT adapters")
+    return problems
+
+
+def benchmark_problems(config: RunConfig, mode: str, invented: bool) -> list[str]:
+    """What ``benchmark`` can be refused with; a stage on invented rows reads no corpus.
+
+    Args:
+        mode: teach, distill or adapt.
+    """
+    problems = backbone_problems(config)
+    key = "adapt.targets" if mode == "adapt" else "distill.sources"
+    problems += task_problems(config, {key: [] if invented else ["train"]})
+    return problems + machine_problems(config, () if invented else ("data.cache",))
+
+
+def required_problems(config: RunConfig, *keys: str) -> list[str]:
+    """Keys that a mode cannot do without and that have no value."""
+    return [f"{key}: missing; this mode needs it" for key in keys if not value_at(config, key)]
+
+
+def backbone_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the backbone's card and the files that it names. An absent key is told of elsewhere."""
+    if not config.backbone:
+        return []
+    try:
+        load_backbone_card(config.backbone)
+    except BackboneError as error:
+        if not Path(config.backbone).exists():
+            return [f"backbone: {config.backbone} does not exist; name a backbone card, a YAML file"]
+        return list(error.problems)
+    return []
+
+
+def backbone_differs(config: RunConfig, state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is surely of another backbone. Weights too large to be read here are compared later.
+
+    Args:
+        state: the checkpoint's own record.
+    """
+    saved = state.get("hashes", {}).get("backbone")
+    try:
+        card = load_backbone_card(config.backbone)
+        if config.dummy_weights and card.path:
+            card = replace(card, dummy=True)
+        if saved is None or (card.path and not card.dummy and _bytes_in(Path(card.path)) > READ_NOW):
+            return False
+        return bool(backbone_fingerprint(card) != saved)
+    except (BackboneError, OSError):
+        return False  # told of elsewhere
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def task_problems(config: RunConfig, splits: Splits, cards_of: CardsOf = load_cards) -> list[str]:
+    """Folders of cards, the data root, names of tasks, and released files that are not there.
+
+    Args:
+        splits: key of a list of tasks -> splits that are read of each; none: the cards alone.
+    """
+    problems: list[str] = []
+    reads_files = any(splits.values())
+    root = expand_or_tell(config.data.root, "data.root", problems) if reads_files else None
+    if reads_files and not config.data.root:
+        problems.append("data.root: missing; name the folder that holds the corpora")
+    elif root is not None and not root.is_dir():
+        problems.append(f"data.root: {root} is not a folder; name the one that holds the corpora")
+        root = None
+    try:
+        cards = cards_of(config.data)
+    except UserError as error:
+        return problems + error.problems
+    for key, wanted in splits.items():
+        tasks = config.distill.tasks if key == "distill.sources" else value_at(config, key)
+        for task in tasks:
+            if task not in cards:
+                problems.append(f"{key}: {unknown_task(task, cards)}")
+            elif root is not None:
+                problems += _file_problems(cards[task], root, wanted)
+    return list(dict.fromkeys(problems))
+
+
+def _file_problems(card: TaskCard, root: Path, splits: Sequence[str]) -> list[str]:
+    problems = []
+    for split in splits:
+        if split not in card.splits:
+            problems.append(f"task {card.name}: its card names no split {split!r} ({card.path})")
+            continue
+        missing = split_files(card, root, split).missing
+        if missing:
+            problems.append(
+                f"task {card.name}, split {split}: not found in {root / card.folder}: {', '.join(missing)}; put the "
+                f"released files there, or correct splits.{split} in {card.path}"
+            )
+    return problems
+
+
+def machine_problems(config: RunConfig, writes: distributed.Writes = distributed.TRAINS) -> list[str]:
+    """The launcher's variables, a signal, a DeepSpeed file, the releases of libraries, and folders to write to."""
+    problems: list[str] = []
+    for check in (
+        lambda: distributed.check_launcher(os.environ),
+        lambda: distributed.signal_number(config.preempt_signal),
+        lambda: config.deepspeed and Path(config.deepspeed).is_file() and distributed.read_deepspeed(config.deepspeed),
+    ):
+        try:
+            check()
+        except UserError as error:
+            problems += error.problems
+    for key in ("run_dir", "data.cache"):
+        expand_or_tell(value_at(config, key), key, problems)
+    if problems or not config.run_dir:  # a folder that is not named is told of elsewhere
+        return problems
+    return distributed.preflight_problems(config, 0, writes)
+
+
+def run_dir_problems(config: RunConfig, stage: str) -> list[str]:
+    """What a checkpoint in the run directory depends on and this configuration says otherwise."""
+    if not config.run_dir or "$" in config.run_dir or config.overwrite:
+        return []
+    folder = expand(config.run_dir)
+    found = state_of(folder)
+    if found is None or not found.state:
+        return []
+    if found.stage != stage:
+        return [
+            f"run_dir: {folder} holds a run of mode {found.stage}; name another folder, or give --overwrite=true to "
+            "replace it"
+        ]
+    saved = found.state.get("hashes", {}).get("config")
+    if not isinstance(saved, dict):
+        return []
+    now = compared(config, [key for key, value in saved.items() if isinstance(value, dict)])
+    try:
+        check_hashes({"config": saved}, now={"config": now}, run_dir=folder, accept=config.accept_changes)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def _teacher_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the folder of ``teach.run``; whether its teachers fit is seen once they are read."""
+    folder = expand(config.teach.run) / "teachers"
+    if not (folder / "COMPLETED").exists():
+        return [f"teach.run: {config.teach.run} holds no finished teachers; run that distillation first"]
+    return []
+
+
+def expand_or_tell(path: str, key: str, problems: list[str]) -> Path | None:
+    """``expand``, whose problem is added with the key in front."""
+    try:
+        return expand(path)
+    except UserError as error:
+        problems += [f"{key}: {problem}" for problem in error.problems]
+        return None

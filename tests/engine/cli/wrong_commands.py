@@ -1,0 +1,325 @@
+"""Wrong commands of every mode, and what each must be told: one part of a line for each of its problems.
+
+``{runs}`` stands for the folder that ``write_runs`` fills, ``{out}`` for one that nothing may be written to.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.config.loader import resolve, to_yaml
+from engine.config.resume_check import compared
+
+DISTILL = ("distill", "--config=configs/demo/distill.yaml", "--run_dir={out}/run")
+ADAPT = ("adapt", "--config=configs/demo/adapt.yaml", "--run_dir={out}/run")
+FROM = "--adapt.source_run={runs}/distilled"
+
+
+class Wrong(NamedTuple):
+    """``told``: a part of each line of the answer, as many as there are problems."""
+
+    command: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+TABLE: dict[str, Wrong] = {
+    # the form of a command
+    "mode misspelt": Wrong(("distil", *DISTILL[1:]), ("unknown mode 'distil'; did you mean 'distill'?",)),
+    "mode misspelt, and more": Wrong(
+        ("evaluat", "--run={runs}/gone", "--nonsense"), ("did you mean 'evaluate'?", "--nonsense:", "--run: ")
+    ),
+    "mode unknown": Wrong(("fly",), ("unknown mode 'fly' (modes: distill, adapt,",)),
+    "mode missing": Wrong(("--seed=1",), ("--seed: the mode is missing; write python train.py MODE",)),
+    "mode last": Wrong(("--seed=1", *DISTILL[1:], "distill"), ("the mode comes first: python train.py distill",)),
+    "unknown flag": Wrong((*DISTILL, "--nonsense"), ("command line: --nonsense: unknown key 'nonsense'",)),
+    "near flag": Wrong((*DISTILL, "--teach.stpes=3"), ("--teach.stpes: ",)),
+    "flag without a value": Wrong(
+        ("plan", "--config=configs/demo/distill.yaml", "--nodes"), ("--nodes: needs a value; write --nodes=VALUE",)
+    ),
+    "flag before a flag": Wrong(
+        ("distill", "--config", "--seed=1"), ("--config: needs a value; write --config=VALUE",)
+    ),
+    "empty config": Wrong(("distill", "--config="), ("--config: is empty; YAML run configuration",)),
+    "empty run": Wrong(("evaluate", "--run="), ("--run: is empty; run directory",)),
+    "flag twice": Wrong((*DISTILL, "--seed=1", "--seed", "2"), ("--seed: duplicate flag, with '1' and '2'",)),
+    "flag twice, two spellings": Wrong((*DISTILL, "--run-dir=x"), ("--run_dir: duplicate flag",)),
+    "word": Wrong((*DISTILL, "fast"), ("'fast': not a flag; write --key=value",)),
+    "key without dashes": Wrong((*DISTILL, "seed=1"), ("'seed=1': not a flag; write --seed=1",)),
+    "key as a word": Wrong((*DISTILL, "overwrite"), ("'overwrite': not a flag; write --overwrite=VALUE",)),
+    "negation": Wrong((*DISTILL, "--nooverwrite"), ("--nooverwrite: unknown flag; write --overwrite=false",)),
+    "separator": Wrong((*DISTILL, "--", "--seed=1"), ("'--' has no meaning here",)),
+    "launcher's flag": Wrong(
+        (*DISTILL, "--nproc_per_node=2"), ("--nproc_per_node: belongs to the launcher; write it before train.py",)
+    ),
+    "launcher's flags, dashes": Wrong(
+        (*DISTILL, "--nproc-per-node", "2", "--standalone"),
+        ("--nproc_per_node: belongs to the launcher", "--standalone: belongs to the launcher"),
+    ),
+    # values, from the command line and from a file
+    "wrong type": Wrong((*DISTILL, "--teach.steps=many"), ("command line: --teach.steps: ",)),
+    "wrong choice": Wrong((*DISTILL, "--sharding=whole"), ("command line: --sharding: 'whole'",)),
+    "out of bounds": Wrong(
+        (*DISTILL, "--max_tokens_per_micro_batch=0"), ("command line: --max_tokens_per_micro_batch",)
+    ),
+    "between two keys": Wrong((*DISTILL, "--prompt.rank=99"), ("command line: --prompt.rank: 99",)),
+    "between a flag and the file": Wrong(
+        (*DISTILL, "--distill.without=demo_qu"), ("command line: --distill.without: 'demo_qu'",)
+    ),
+    "file that is not there": Wrong(
+        ("distill", "--config={runs}/gone.yaml", "--teach.steps=many"),
+        ("{runs}/gone.yaml: ", "command line: --teach.steps: "),
+    ),
+    "everything in the file": Wrong(
+        ("distill", "--config={runs}/wrong.yaml"),
+        (
+            "{runs}/wrong.yaml, line 2: backbone: ",
+            "{runs}/wrong.yaml, line 3: unknown key 'sedd'",
+            "{runs}/wrong.yaml, line 5: data.root: ",
+            "{runs}/wrong.yaml, line 8: teach.steps: ",
+            "{runs}/wrong.yaml, line 10: distill.sources: unknown task 'demo_qu'",
+        ),
+    ),
+    "the same from both places": Wrong(
+        ("distill", "--config={runs}/wrong.yaml", "--data.root={runs}/none", "--seed=x", "--nonsense"),
+        (
+            "--nonsense: ",
+            "command line: --seed: ",
+            "wrong.yaml, line 2: backbone: ",
+            "unknown key 'sedd'",
+            "command line: --data.root: {runs}/none",
+            "line 8: teach.steps: ",
+            "line 10: distill.sources: ",
+        ),
+    ),
+    # what a configuration names
+    "backbone, data, task, folder, signal": Wrong(
+        (
+            "distill",
+            "--config=configs/demo/distill.yaml",
+            "--backbone=gone.yaml",
+            "--data.root={runs}/none",
+            "--distill.sources=demo_qa,demo_qu",
+            "--run_dir={runs}/file.txt",
+        ),
+        (
+            "command line: --backbone: gone.yaml does not exist",
+            "command line: --data.root: {runs}/none",
+            "command line: --distill.sources: unknown task 'demo_qu'; did you mean 'demo_qa'?",
+            "command line: --run_dir: {runs}/file.txt is a file",
+        ),
+    ),
+    "released files are missing": Wrong(
+        (*DISTILL, "--data.root={runs}", "--distill.sources=demo_qa"),
+        ("task demo_qa, split train: not found in {runs}/demo_qa", "task demo_qa, split validation: not found"),
+    ),
+    "no sources": Wrong((*DISTILL, "--distill.sources="), ("distill.sources: missing",)),
+    "no such signal": Wrong((*DISTILL, "--preempt_signal=KILL"), ("command line: --preempt_signal: 'KILL'",)),
+    "cards that are not there": Wrong((*DISTILL, "--data.cards={runs}/none"), ("command line: --data.cards: ",)),
+    "teachers that are not there": Wrong(
+        (*DISTILL, "--teach.run={runs}/adapted"), ("command line: --teach.run: {runs}/adapted holds no finished",)
+    ),
+    "run directory of another mode": Wrong(
+        ("distill", "--config=configs/demo/distill.yaml", "--run_dir={runs}/adapted"),
+        ("command line: --run_dir: {runs}/adapted holds a run of mode adapt",),
+    ),
+    "run directory of another configuration": Wrong(
+        ("distill", "--config=configs/demo/distill.yaml", "--run_dir={runs}/distilled", "--distill.steps=7"),
+        ("config.distill.steps: the checkpoint has 40, this run 7",),
+    ),
+    "DeepSpeed file": Wrong(
+        (*DISTILL, "--deepspeed={runs}/ds.json", "--sharding=auto"), ("ds.json: optimizer: ", "zero_optimization.stage")
+    ),
+    "adapt: no source": Wrong(
+        (*ADAPT, "--adapt.source_run={runs}/none"), ("--adapt.source_run: {runs}/none does not",)
+    ),
+    "adapt: source is stopped": Wrong(
+        (*ADAPT, "--adapt.source_run={runs}/teaching"),
+        ("--adapt.source_run: {runs}/teaching is not finished: teach reached step 6 of 40",),
+    ),
+    "adapt: source is an adaptation": Wrong(
+        (*ADAPT, "--adapt.source_run={runs}/adapted"), ("{runs}/adapted is no distillation but a run of adapt",)
+    ),
+    "adapt: everything": Wrong(
+        (
+            *ADAPT,
+            FROM,
+            "--backbone=configs/tiny/gpt_oss.yaml",
+            "--prompt.rank=2",
+            "--adapt.init=task:demo_qu",
+            "--adapt.targets=demo_relation",
+        ),
+        (
+            "command line: --backbone: configs/tiny/gpt_oss.yaml is not the one that",
+            "command line: --prompt.rank: 2, but the metaprompt of",
+            "command line: --adapt.init: 'demo_qu' is no source task",
+            "command line: --adapt.targets: unknown task 'demo_relation'; did you mean 'demo_relations'?",
+        ),
+    ),
+    # commands that read runs
+    "evaluate: no run": Wrong(("evaluate", "--run={runs}/none"), ("--run: {runs}/none is no run directory",)),
+    "evaluate: stopped": Wrong(
+        ("evaluate", "--run={runs}/stopped"),
+        (
+            "--run: {runs}/stopped is not finished: adapt reached step 10 of 20; continue it with: python train.py "
+            "adapt --config={runs}/stopped/config.yaml",
+        ),
+    ),
+    "evaluate: stopped as it taught": Wrong(
+        ("evaluate", "--run={runs}/teaching"),
+        (
+            "is not finished: teach reached step 6 of 40; continue it with: python train.py distill "
+            "--config={runs}/teaching/teachers/config.yaml",
+        ),
+    ),
+    "evaluate: everything": Wrong(
+        (
+            "evaluate",
+            "--run={runs}/distilled",
+            "--tasks=demo_qu",
+            "--data.max_length=9",
+            "--evaluate.batch_size=0",
+            "--data.root={runs}/none",
+        ),
+        (
+            "--data.max_length: belongs to the run",
+            "command line: --evaluate.batch_size: ",
+            "command line: --tasks: 'demo_qu' is not in",
+            "command line: --data.root: {runs}/none",
+        ),
+    ),
+    "predict: everything": Wrong(
+        ("predict", "--run={runs}/distilled", "--task=demo_qu", "--input={runs}/none", "--output={out}/a/b.jsonl"),
+        ("--task: 'demo_qu' is not in", "--input: {runs}/none does not exist", "--output: {out}/a is not a folder"),
+    ),
+    "predict: nothing": Wrong(
+        ("predict",), ("--run: missing", "--task: missing", "--input: missing", "--output: missing")
+    ),
+    "predict: no such row": Wrong(
+        (
+            "predict",
+            "--run={runs}/adapted",
+            "--task=demo_relations",
+            "--method=lora",
+            "--input={runs}",
+            "--output={out}/b.jsonl",
+        ),
+        ("has no row lora * * of demo_relations",),
+    ),
+    "report: not evaluated": Wrong(
+        ("report", "--runs={runs}/none,{runs}/distilled,{runs}/stopped", "--vocabulary=perhaps"),
+        ("--vocabulary: ", "{runs}/none", "train.py evaluate --run {runs}/distilled", "adapt reached step 10 of 20"),
+    ),
+    "export: everything": Wrong(
+        ("export", "--run={runs}/distilled", "--format=onnx", "--output={runs}", "--tasks=demo_qu"),
+        ("--format: 'onnx'", "--output: {runs} exists already", "--tasks: 'demo_qu'"),
+    ),
+    "export: stopped": Wrong(
+        ("export", "--run={runs}/stopped", "--format=peft", "--output={out}/x"), ("adapt reached step 10 of 20",)
+    ),
+    "merge: everything": Wrong(
+        ("merge", "--runs={runs}/adapted,{runs}/adapted,{runs}/distilled,{runs}/stopped", "--output={runs}"),
+        (
+            "--output: {runs} exists already",
+            "--runs: duplicate run directory {runs}/adapted",
+            "{runs}/distilled is no adaptation but a run of",
+            "{runs}/stopped is not finished",
+        ),
+    ),
+    # the other modes
+    "tasks: nothing": Wrong(("tasks",), ("tasks: expected one of list | check, found nothing",)),
+    "tasks: everything": Wrong(
+        ("tasks", "check", "--data_root={runs}/none", "--tasks=pubmedq", "--max_length=0", "--overlap=maybe"),
+        ("--tasks: ", "--data_root: {runs}/none", "--overlap: ", "--max_length: "),
+    ),
+    "study: everything": Wrong(
+        ("study", "--config={runs}/whole_study.yaml", "--only=few", "--backbone=gone.yaml", "--dry_run=perhaps"),
+        (
+            "--dry_run: ",
+            "--only: 'few'",
+            "command line: --backbone: gone.yaml does not exist",
+            "{runs}/wrong_data.yaml, line 2: data.root: ",
+        ),
+    ),
+    "study: the protocol": Wrong(
+        ("study", "--config={runs}/study.yaml"),
+        ("{runs}/study.yaml, line 1: unknown key 'run_dr'", "adapt: missing", "run_dir: missing"),
+    ),
+    "benchmark: everything": Wrong(
+        (
+            "benchmark",
+            "--config=configs/demo/distill.yaml",
+            "--mode=train",
+            "--shardings=whole",
+            "--steps=none",
+            "--invented=many",
+            "--sweep=seed",
+            "--compare={runs}/none.json",
+            "--backbone=gone.yaml",
+        ),
+        ("--mode: ", "--shardings: ", "--steps: ", "--invented: ", "--sweep: ", "--compare: ", "--backbone: "),
+    ),
+    "benchmark: no steps": Wrong(("benchmark", "--config=configs/demo/distill.yaml"), ("--steps: missing",)),
+    "plan: nothing": Wrong(("plan",), ("--config: missing",)),
+}
+
+
+def write_runs(folder: Path) -> None:
+    """Run directories by their text files alone, and files that are wrong."""
+    folder.mkdir()
+    (folder / "file.txt").write_text("a note\n")
+    (folder / "ds.json").write_text(json.dumps({"optimizer": {}, "zero_optimization": {"stage": 2}}))
+    (folder / "study.yaml").write_text("run_dr: x\ndistill: configs/demo/distill.yaml\n")
+    (folder / "whole_study.yaml").write_text(
+        f"run_dir: {folder}/study\ndistill: {folder}/wrong_data.yaml\nadapt: configs/demo/adapt.yaml\n"
+        "distillations: {metaprompt: {}}\nadaptations: {few_shot: {source: metaprompt}}\n"
+    )
+    (folder / "wrong_data.yaml").write_text(
+        f"data:\n  root: {folder}/absent\n  cards: [configs/demo/cards]\nbackbone: configs/tiny/llama.yaml\n"
+        "distill: {sources: [demo_qa]}\n"
+    )
+    (folder / "wrong.yaml").write_text(
+        f"run_dir: {folder}/new\nbackbone: gone.yaml\nsedd: 1\ndata:\n  root: {folder}/absent\n"
+        "  cards: [configs/demo/cards]\nteach:\n  steps: many\ndistill:\n  sources: [demo_qu]\n"
+    )
+    distill, adapt = "configs/demo/distill.yaml", "configs/demo/adapt.yaml"
+    sources = {"distill.steps": "40", "teach.steps": "40"}
+    _write_run(folder / "distilled", distill, "distill", step=40, overrides=sources, completed=True)
+    _write_run(folder / "adapted", adapt, "adapt", step=20, overrides={}, completed=True)
+    _write_run(folder / "stopped", adapt, "adapt", step=10, overrides={})
+    _write_run(folder / "teaching", distill, "teach", step=6, overrides=sources, part="teachers")
+
+
+def _write_run(
+    folder: Path,
+    file: str,
+    stage: str,
+    step: int,
+    overrides: dict[str, str],
+    part: str = "",
+    completed: bool = False,
+) -> None:
+    config = resolve(file, {**overrides, "run_dir": str(folder)})
+    inside = folder / part
+    checkpoint = inside / "checkpoints" / f"step_{step:08d}"
+    checkpoint.mkdir(parents=True)
+    (inside / "config.yaml").write_text(to_yaml(config))
+    tasks = config.adapt.targets if stage == "adapt" else config.distill.sources
+    method = "teacher" if stage == "teach" else "metaprompt"
+    state: dict[str, Any] = {
+        "stage": stage,
+        "step": step,
+        "rows": [{"task": task, "method": method, "shots": "full", "seed": 0} for task in tasks],
+        "hashes": {"config": compared(config, ["data", "prompt", stage]), "backbone": backbone_hash(config.backbone)},
+    }
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    (inside / "latest").symlink_to(Path("checkpoints") / checkpoint.name)
+    if completed:
+        (folder / "COMPLETED").touch()
+
+
+def backbone_hash(card: str) -> str:
+    """As a run's checkpoint holds it."""
+    from backbones import load_backbone_card
+    from backbones.loading import backbone_fingerprint
+
+    return backbone_fingerprint(load_backbone_card(card))
