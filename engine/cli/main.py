@@ -21,7 +21,7 @@ from engine.cli.flags import (
     separators_and_repetitions,
 )
 from engine.config import read_switch, resolve, unknown_key
-from engine.core import Slower, Stopped, UserError
+from engine.core import DoesNotFit, Slower, Stopped, UserError
 
 SIGNALLED = ("distill", "adapt", "evaluate", "predict", "study")  # modes that a scheduler's signal may reach
 
@@ -83,7 +83,7 @@ def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
-    recipes.plan(resolve(flags["config"], _without(flags, tuple(MODES["plan"].flags))), flags)
+    recipes.plan(flags["config"], _without(flags, tuple(MODES["plan"].flags)), flags)
 
 
 def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -252,6 +252,8 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
         exit_codes.ended(end, exit_codes.START_AGAIN)
     except Slower as end:
         exit_codes.ended(end, exit_codes.SLOWER)
+    except DoesNotFit as end:
+        exit_codes.ended(end, exit_codes.DOES_NOT_FIT)
     except BrokenPipeError:  # the reader of our output left
         os._exit(exit_codes.FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said

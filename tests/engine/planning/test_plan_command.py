@@ -15,8 +15,7 @@ from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.distributed.hardware import OVERLAPPED, REACHED, names, read_kind
 from engine.planning.cost_model import TERMS
-from engine.planning.flags import assumed_of, device_of
-from engine.planning.sweep import Sweep, check_png, read_sweep
+from engine.planning.flags import Sweep, assumed_of, check_png, device_of, read_sweep
 
 GB = 10**9
 
