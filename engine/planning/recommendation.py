@@ -1,8 +1,8 @@
 """The sharding and the ``max_tokens_per_micro_batch`` that a plan recommends: of those that fit, the fastest.
 
-A run decides without times: ``sharding: auto`` takes the first sharding that fits, in a fixed order, and the micro-batch
-size is the configured one. A plan of a known kind of GPU has times. Where another setting is faster it names the flags,
-and goes on to describe the configuration as written.
+A run decides without times: ``sharding: auto`` takes the first sharding that fits, in a fixed order, and the
+micro-batch size is the configured one. A plan of a known kind of GPU has times. Where another setting is faster, it
+names the flags. It goes on to describe the configuration as written.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class Option:
 
     Args:
         tokens: its max_tokens_per_micro_batch.
-        flags: what to add to the configuration, so that a run takes this setting; none for the configuration as written.
+        flags: what to add to the configuration, so that a run takes this setting; none where it takes it as written.
     """
 
     sharding: str
@@ -57,8 +57,8 @@ def recommend(planner: Planner, config: RunConfig, machine: Machine) -> Recommen
     """The fastest setting that a climb finds: from the configuration as written to the other shardings, twice and half
     the tokens, as long as one of them is faster.
 
-    Settings within 2 % of the fastest count as equally fast. Of them the configuration as written is taken, else the one
-    with the fewest flags, then the smallest micro-batch, which leaves most memory.
+    Settings within 2 % of the fastest count as equally fast. Of them the configuration as written is taken, else
+    the one with the fewest flags, then the smallest micro-batch, which leaves most memory.
     """
     search = _Search(planner, config, machine)
     search.climb()

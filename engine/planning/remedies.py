@@ -1,5 +1,5 @@
-"""What would make a configuration fit that does not: single changes, or several together where none is enough. The memory
-of each is computed.
+"""What would make a configuration fit that does not: single changes, or several together where none is enough. The
+memory of each is computed.
 """
 
 import math

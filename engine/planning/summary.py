@@ -1,5 +1,5 @@
-"""A plan in one paragraph of plain words: what was asked, what fits, what is recommended, how long it takes, what limits
-it, and what is uncertain.
+"""A plan in one paragraph of plain words: what was asked, what fits, what is recommended, how long it takes, what
+limits it, and what is uncertain.
 """
 
 import textwrap

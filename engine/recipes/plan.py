@@ -28,7 +28,7 @@ def plan(config_file: str, overrides: Mapping[str, str], flags: Mapping[str, str
     config = _read(problems, resolve, config_file, overrides)
     mode = flags.get("mode", "")
     if mode not in ("", *MODES):
-        problems.append(f"command line: --mode: must be one of {', '.join(MODES)}, not {mode!r}")
+        problems.append(f"command line: --mode: must be one of {', '.join(MODES)}; got {mode!r}")
         mode = ""
     if config is not None:
         problems += _refusals(config, mode)
