@@ -85,7 +85,9 @@ def _refusals(config: RunConfig, mode: str) -> list[str]:
     from engine.distributed import preflight_problems
 
     problems = list(_missing_keys(config, mode))
-    cards = _read(problems, load_cards, config.data)
+    cards = None
+    if all(map(_exists, config.data.cards)):  # else its tasks are not known here yet
+        cards = _read(problems, load_cards, config.data)
     named = {
         "distill.sources": config.distill.tasks if mode != "adapt" else [],
         "data.decontaminate_against": config.data.decontaminate_against if mode != "adapt" else [],
@@ -116,16 +118,18 @@ def _missing_keys(config: RunConfig, mode: str) -> Iterator[str]:
 
 def _unchecked(config: RunConfig, mode: str) -> Iterator[str]:
     """What is not on this machine yet: a plan is made before corpora are copied and distillations are run."""
-    folders = {}
+    folders = []
     if mode != "adapt" and config.distill.tasks:
-        folders["teach.run"] = config.teach.run
+        folders.append(("teach.run", config.teach.run))
     if mode != "distill" and config.adapt.targets:
         for method, key in SOURCES.items():
             if method in config.adapt.methods:
-                folders[key] = value_at(config, key)
-    folders["data.root"] = config.data.root
-    for key, folder in folders.items():
-        if folder and not _exists(folder):
+                folders.append((key, value_at(config, key)))
+    folders += [("data.cards", folder) for folder in config.data.cards]
+    folders.append(("data.root", config.data.root))
+    for key, folder in folders:
+        inside = "latest" if key in SOURCES.values() else ""  # a run's last checkpoint
+        if folder and not _exists(f"{folder}/{inside}"):
             yield f"{key} ({folder})"
     if not config.data.root:
         yield "data.root (not set)"

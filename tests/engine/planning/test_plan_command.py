@@ -250,7 +250,7 @@ def test_the_paragraph_comes_before_the_tables(
     flags = ("--config=configs/demo/distill.yaml", "--gpu=h100", f"--output={tmp_path / 'plan.json'}")
     found = run_plan(*flags)
     paragraph = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
-    for begin in ("Asked: distillation with ", "It fits: `replicated` needs ", "It takes ", "Recommended: "):
+    for begin in ("Asked: distillation with ", "It fits: `", "It takes ", "Recommended: "):
         assert begin in paragraph
     assert "is limited by " in paragraph and "Uncertain: lengths are assumed (192 tokens a sample" in paragraph
     assert "the maker's figures times an assumed share" in paragraph

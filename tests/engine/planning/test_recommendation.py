@@ -97,7 +97,7 @@ def machine_with(machine: Machine, flags: tuple[str, ...]) -> Machine:
     [
         (Machine(1, 1, "cuda", 48 * GB, 256 * GB), {"max_tokens_per_micro_batch": 262144, "sharding": "replicated"}, 2),
         (Machine(1, 1, "cuda", 16 * GB, 256 * GB), {"sharding": "replicated"}, 3),
-        (Machine(1, 1, "cuda", 16 * GB, 8 * GB), {}, 2),
+        (Machine(1, 1, "cuda", 16 * GB, 8 * GB), {}, 1),
         (Machine(1, 1, "cuda", 6 * GB, 8 * GB), {"activation_checkpointing": "none", "sharding": "replicated"}, 1),
         (Machine(1, 2, "cpu", 0, 16 * GB), {}, 1),
     ],
