@@ -62,7 +62,7 @@ def remedies(planner: Planner, config: RunConfig, machine: Machine) -> list[Reme
         *_larger_gpu(planner, config, machine),
     ]
     fitting = [remedy for remedy in found if remedy.need.fits(remedy.machine)]
-    return fitting or list(_several_changes(planner, config, machine))
+    return fitting or [*_several_changes(planner, config, machine)] or [*_more_memory(planner, config, machine)]
 
 
 def _fewer_tokens(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
@@ -131,6 +131,21 @@ def _several_changes(planner: Planner, config: RunConfig, machine: Machine) -> I
             return
 
 
+def _more_memory(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
+    """Of GPUs and of their host together, for the sharding that needs least of a GPU."""
+    need = planner.need(config, machine)
+    gpu, host = _gigabytes(need.device), _gigabytes(need.host * machine.ranks_per_node)
+    if machine.device == "cuda" and gpu <= LARGEST_GPU and host <= LARGEST_HOST:
+        other = replace(machine, device_bytes=int(gpu * GB), host_bytes=max(machine.host_bytes, int(host * GB)))
+        flags = (f"--gpu_gb={gpu}", f"--host_gb={other.host_bytes / GB:g}")
+        yield Remedy(flags, other, planner.need(config, other), "free memory")
+
+
+def _gigabytes(held: float) -> int:
+    """Free memory in whole GB that holds so many bytes."""
+    return math.ceil(held / USABLE / GB)
+
+
 def _larger_machines(machine: Machine) -> list[Machine]:
     """More GPUs a node, then more nodes of as many."""
     larger = []
@@ -160,7 +175,7 @@ def _more_host_memory(planner: Planner, config: RunConfig, machine: Machine) -> 
     """Of a node: for shards or layers' inputs that wait there, on CPUs for everything."""
     wanted = planner.need(config, replace(machine, host_bytes=1 << 60))
     held = wanted.host if machine.device == "cuda" else wanted.device + wanted.host
-    gigabytes = math.ceil(held * machine.ranks_per_node / USABLE / GB)
+    gigabytes = _gigabytes(held * machine.ranks_per_node)
     if gigabytes <= LARGEST_HOST:
         other = replace(machine, host_bytes=int(gigabytes * GB))
         yield Remedy((f"--host_gb={gigabytes}",), other, wanted, "free memory of a node")
@@ -168,7 +183,7 @@ def _more_host_memory(planner: Planner, config: RunConfig, machine: Machine) -> 
 
 def _larger_gpu(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
     """The memory that a GPU must have free for the sharding that needs least of it."""
-    gigabytes = math.ceil(planner.need(config, machine).device / USABLE / GB)
+    gigabytes = _gigabytes(planner.need(config, machine).device)
     if machine.device == "cuda" and machine.device_bytes / GB < gigabytes <= LARGEST_GPU:
         other = replace(machine, device_bytes=int(gigabytes * GB))
         yield Remedy((f"--gpu_gb={gigabytes}",), other, planner.need(config, other), "free memory of a GPU")

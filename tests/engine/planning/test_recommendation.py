@@ -99,9 +99,10 @@ def machine_with(machine: Machine, flags: tuple[str, ...]) -> Machine:
         (Machine(1, 1, "cuda", 16 * GB, 256 * GB), {"sharding": "replicated"}, 3),
         (Machine(1, 1, "cuda", 16 * GB, 8 * GB), {}, 1),
         (Machine(1, 1, "cuda", 6 * GB, 8 * GB), {"activation_checkpointing": "none", "sharding": "replicated"}, 1),
+        (Machine(1, 1, "cuda", 6 * GB, 8 * GB), {}, 1),
         (Machine(1, 2, "cpu", 0, 16 * GB), {}, 1),
     ],
-    ids=["tokens", "weights", "host", "small", "cpu"],
+    ids=["tokens", "weights", "host", "small", "both", "cpu"],
 )
 def test_every_remedy_fits_when_it_is_planned_anew(
     planner: Planner, llama: RunConfig, project: Path, machine: Machine, changes: dict[str, Any], wanted: int
