@@ -22,7 +22,10 @@ read -r -a options <<< "${SBATCH_OPTIONS:-}"
 
 # no GPU, no network: keys, paths, tokenizer, data; what is compiled or tokenised once is done here, not while nodes are held
 check() {  # mode config flags…: prints the run directory
-  "$VENV/bin/python" train.py plan --mode="$1" --config="$2" "${@:3}" --prepare=true --output="$plan" >&2 || return
+  "$VENV/bin/python" train.py plan --mode="$1" --config="$2" "${@:3}" --prepare=true --output="$plan" >&2 || {
+    local code=$?
+    [ "$code" -eq 3 ] || return "$code"  # 3: too large for the one GPU that plan counts with here; nodes are not known yet
+  }
   "$VENV/bin/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["run_dir"])' "$plan"
 }
 plan="$(mktemp)"

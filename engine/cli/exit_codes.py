@@ -1,4 +1,6 @@
-"""How a command ends: 0 done, 2 the user's, 3 slower than before, 75 start me again, 1 a fault."""
+"""How a command ends: 0 done, 1 a fault, 2 the user's error, 75 start me again. 3: done, and the answer is no: a
+benchmark is slower than the one it was compared with, or a plan's configuration does not fit the machine.
+"""
 
 import contextlib
 import os
@@ -11,7 +13,8 @@ from typing import NoReturn
 
 from engine import distributed, telemetry
 
-USER_ERROR, FAULT, START_AGAIN, SLOWER = 2, 1, telemetry.START_AGAIN, 3
+USER_ERROR, FAULT, START_AGAIN = 2, 1, telemetry.START_AGAIN
+SLOWER = DOES_NOT_FIT = 3
 LET_RANK_0_SPEAK = 5  # seconds
 
 

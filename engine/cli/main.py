@@ -24,7 +24,7 @@ from engine.cli.flags import (
     switches,
 )
 from engine.config import known_keys, read_switch, resolve
-from engine.core import Slower, Stopped, UserError
+from engine.core import DoesNotFit, Slower, Stopped, UserError
 from strict_yaml import nearest
 
 SIGNALLED = ("distill", "adapt", "evaluate", "predict", "study")  # modes that a scheduler's signal may reach
@@ -87,7 +87,7 @@ def _predict(flags: dict[str, str], _: Sequence[str]) -> None:
 
 
 def _plan(flags: dict[str, str], _: Sequence[str]) -> None:
-    recipes.plan(resolve(flags["config"], _without(flags, tuple(MODES["plan"].flags))), flags)
+    recipes.plan(flags["config"], _without(flags, tuple(MODES["plan"].flags)), flags)
 
 
 def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
@@ -298,6 +298,8 @@ def _ends(name: str, own: Mapping[str, str], keys: Mapping[str, str]) -> Iterato
         exit_codes.ended(end, exit_codes.START_AGAIN)
     except Slower as end:
         exit_codes.ended(end, exit_codes.SLOWER)
+    except DoesNotFit as end:
+        exit_codes.ended(end, exit_codes.DOES_NOT_FIT)
     except BrokenPipeError:  # the reader of our output left
         os._exit(exit_codes.FAULT)
     except Exception as error:  # a fault: where it happened, never what a note said

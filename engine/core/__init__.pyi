@@ -15,7 +15,7 @@ from .environment import (
     machine_info as machine_info,
     source_commit as source_commit,
 )
-from .errors import Slower as Slower, Stopped as Stopped, UserError as UserError
+from .errors import DoesNotFit as DoesNotFit, Slower as Slower, Stopped as Stopped, UserError as UserError
 from .privacy import (
     CODE_CACHES as CODE_CACHES,
     LIBRARIES as LIBRARIES,
@@ -28,6 +28,7 @@ from .text_table import aligned_columns as aligned_columns, markdown_table as ma
 __all__ = [
     "CODE_CACHES",
     "LIBRARIES",
+    "DoesNotFit",
     "Slower",
     "Stopped",
     "UserError",

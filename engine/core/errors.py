@@ -24,3 +24,7 @@ class Stopped(Exception):
 
 class Slower(Exception):
     """A benchmark was compared with an earlier one, and a step takes longer beyond the spread. Exit code 3."""
+
+
+class DoesNotFit(Exception):
+    """A plan has been printed, and its configuration does not fit the machine as written. Exit code 3."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from engine.config import read_yaml
 from engine.core import UserError, resource_folder
 from strict_yaml import about, build
@@ -82,6 +80,8 @@ def read_kind(name: str) -> DeviceKind:
 
 def kind_here() -> DeviceKind | None:
     """The kind of this process's GPU; None without one, or where it is not known."""
+    import torch  # plan reads a kind's file before torch is loaded
+
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_name()

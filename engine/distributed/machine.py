@@ -4,10 +4,10 @@ import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from engine.distributed.process_group import gather_objects
+if TYPE_CHECKING:  # plan checks its flags before torch is loaded
+    import torch
 
 GB = 1e9
 
@@ -37,8 +37,12 @@ def free_memory_text(m: Machine) -> str:
     return f"{m.device_bytes / GB:.1f} GB of a device and {host}"
 
 
-def machine_here(device: torch.device) -> Machine:
+def machine_here(device: "torch.device") -> Machine:
     """What this job runs on, alike on every rank. A collective."""
+    import torch
+
+    from engine.distributed.process_group import gather_objects
+
     free = 0
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

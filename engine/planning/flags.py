@@ -1,13 +1,43 @@
-"""Flags of ``plan`` as typed, checked: lengths to count with, a kind of device, a machine."""
+"""Flags of ``plan`` as typed, checked: lengths to count with, a kind of device, a machine, a sweep. torch is not needed
+for it.
+"""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from engine.config import RunConfig
+from engine.config import RunConfig, new_key
 from engine.core import UserError
 from engine.distributed import GB, DeviceKind, Machine, read_kind
 from engine.planning.sample_lengths import Assumed
 
 LINKS = {"pcie_gbs": "pcie", "nvlink_gbs": "intra", "network_gbs": "network"}  # flag -> key of a DeviceKind
+SWEPT = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """key: of SWEPT. values: ascending."""
+
+    key: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and
+    compile what is compiled once, so that a job does not hold its nodes for that. device: None for memory and bytes
+    alone. sweep, png: settings to try one after another, and where to draw them. unchecked: what a run needs and this
+    machine does not have yet.
+    """
+
+    mode: str = ""
+    prepare: bool = False
+    device: DeviceKind | None = None
+    assumed: Assumed | None = None
+    sweep: Sweep | None = None
+    png: str = ""
+    output: str = ""
+    unchecked: tuple[str, ...] = ()
 
 
 def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = "", examples: str = "") -> Assumed:
@@ -23,9 +53,9 @@ def assumed_of(config: RunConfig, sample_tokens: str = "", answer_tokens: str = 
     answer = _whole("answer_tokens", answer_tokens, max(1, sample // 16), problems)
     n_examples = _whole("task_examples", examples, 10_000, problems)
     if not problems and sample > longest:
-        problems.append(f"command line: --sample_tokens: {sample} is above data.max_length, {longest}")
+        problems.append(f"command line: --sample_tokens: must be <= data.max_length, {longest}; got {sample}")
     if not problems and answer >= sample:
-        problems.append(f"command line: --answer_tokens: {answer} leaves nothing of --sample_tokens {sample}")
+        problems.append(f"command line: --answer_tokens: must be < --sample_tokens, {sample}; got {answer}")
     if problems:
         raise UserError(problems)
     return Assumed(sample, answer, n_examples)
@@ -37,7 +67,7 @@ def _whole(name: str, text: str, default: int, problems: list[str]) -> int:
         return default
     if text.isdigit() and int(text):
         return int(text)
-    problems.append(f"command line: --{name}: {text!r} is no whole number above 0")
+    problems.append(f"command line: --{name}: must be a whole number > 0; got {text!r}")
     return default
 
 
@@ -59,7 +89,7 @@ def device_of(gpu: str, links: dict[str, str]) -> DeviceKind | None:
         if 0 < rate < float("inf"):
             rates[LINKS[name]] = rate
         else:
-            problems.append(f"command line: --{name}: {text!r} is no number of GB/s above 0")
+            problems.append(f"command line: --{name}: must be a number of GB/s > 0; got {text!r}")
     try:
         kind = read_kind(gpu)
     except UserError as error:
@@ -91,7 +121,7 @@ def _at_least(name: str, text: str, least: float, whole: bool, problems: list[st
     if value >= least and value < float("inf") and (not whole or value == int(value)):
         return value
     kind = "whole number" if whole else "number"
-    problems.append(f"command line: --{name}: {text!r} is no {kind} from {least:g} up")
+    problems.append(f"command line: --{name}: must be a {kind} >= {least:g}; got {text!r}")
     return least
 
 
@@ -101,3 +131,43 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return -1.0
+
+
+def read_sweep(text: str) -> Sweep | None:
+    """``nodes=1,2,4`` -> a sweep; None for an empty text.
+
+    Raises:
+        UserError: another key, or values that are no ascending whole numbers; all at once.
+    """
+    if not text:
+        return None
+    key, equals, listed = text.partition("=")
+    problems = []
+    if key not in SWEPT or not equals:
+        expected = "must be like " + " or ".join(f"{name}=1,2,4" for name in SWEPT)
+        if renamed := new_key(key):
+            expected = f"{key} is called {renamed} now"
+        problems.append(f"command line: --sweep: {expected}; got {text!r}")
+    values = []
+    for part in listed.split(","):
+        if part.strip().isdigit() and int(part) > 0:
+            values.append(int(part))
+        elif not problems or part:
+            problems.append(f"command line: --sweep: must be whole numbers > 0; got {part!r}")
+    if not problems and values != sorted(set(values)):
+        problems.append(f"command line: --sweep: values must ascend; got {listed}")
+    if problems:
+        raise UserError(problems)
+    return Sweep(key, tuple(values))
+
+
+def check_png(png: str, sweep: Sweep | None) -> None:
+    """Before anything is computed.
+
+    Raises:
+        UserError: there is nothing to draw, or no place for it.
+    """
+    if png and sweep is None:
+        raise UserError("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
+    if png and not (png.lower().endswith(".png") and Path(png).absolute().parent.is_dir()):
+        raise UserError(f"command line: --png: must be a .png file in a folder that exists; got {png}")

@@ -3,104 +3,100 @@ configuration and a machine in words.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from engine import distributed
-from engine.config import RunConfig, value_at
-from engine.core import UserError
+from engine.config import RunConfig
+from engine.core import DoesNotFit
 from engine.data import decontaminate
-from engine.distributed import DeviceKind, Machine
-from engine.planning.flags import assumed_of
+from engine.distributed import Machine
+from engine.planning.flags import Asked, assumed_of
 from engine.planning.format import stage_json, time_lines
 from engine.planning.memory_table import Findings, memory_findings
 from engine.planning.planner import Case, Planner
-from engine.planning.sample_lengths import Assumed
-from engine.planning.sweep import Sweep, drawn, scaling, sweep_lines
+from engine.planning.recommendation import recommend
+from engine.planning.remedies import remedies
+from engine.planning.summary import Found, summary_lines
+from engine.planning.sweep import drawn, scaling, sweep_lines
 from engine.training import RunContext, adapt_rows, check_adapters
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Of one plan. mode: distill or adapt, to check what that needs too, or empty. prepare: tokenise its corpora and
-    compile what is compiled once, so that a job does not hold its nodes for that. device: None for memory and bytes
-    alone. sweep, png: settings to try one after another, and where to draw them.
-    """
-
-    mode: str = ""
-    prepare: bool = False
-    device: DeviceKind | None = None
-    assumed: Assumed | None = None
-    sweep: Sweep | None = None
-    png: str = ""
-    output: str = ""
-
-
 def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
-    """Print the memory table of every sharding, what ``auto`` takes, the bytes gathered and, on a known device, times;
-    JSON to ``asked.output`` if named.
+    """Print a summary, the memory table of every sharding, what ``auto`` takes, the bytes gathered and, on a known
+    device, times; JSON to ``asked.output`` if named.
 
     Raises:
         UserError: whatever a run of this configuration would be refused with.
+        DoesNotFit: all is printed, and the configuration as written does not fit.
     """
     run_context = _checked(config, asked)
     planner = Planner(run_context, asked.mode, asked.device, assumed=asked.assumed or assumed_of(config))
-    found = memory_findings(planner, config, machine)
-    if asked.device is not None:
-        _time(planner, config, machine, asked, found)
-    for line in found.lines:
+    findings = memory_findings(planner, config, machine)
+    found = _found(planner, config, machine, asked)
+    findings.content |= _advice_json(found)
+    if found.case is not None:
+        _time(planner, found.case, asked, findings)
+    for line in [*summary_lines(planner, config, machine, found), "", *findings.lines]:
         print(line)
     if asked.output:
-        Path(asked.output).write_text(json.dumps(found.content, indent=1) + "\n")
+        Path(asked.output).write_text(json.dumps(findings.content, indent=1) + "\n")
+    if not found.need.fits(machine):
+        raise DoesNotFit("The configuration as written does not fit: exit code 3.")
+
+
+def _found(planner: Planner, config: RunConfig, machine: Machine, asked: Asked) -> Found:
+    need = planner.need(config, machine)
+    case = recommended = None
+    if asked.device is not None:
+        case = planner.case(config, machine)
+        recommended = recommend(planner, config, machine)
+    changes = [] if need.fits(machine) else remedies(planner, config, machine)
+    return Found(need, case, recommended, changes, asked.unchecked)
+
+
+def _advice_json(found: Found) -> dict[str, Any]:
+    recommended = None
+    if found.recommended is not None and found.case is not None:
+        recommended = found.recommended.as_json(found.case)
+    return {"recommended": recommended, "would_fit": [remedy.as_json() for remedy in found.remedies]}
 
 
 def _checked(config: RunConfig, asked: Asked) -> RunContext:
-    mode = asked.mode
-    if mode:
-        require_key(config, {"distill": "distill.sources", "adapt": "adapt.targets"}[mode])
+    """What needs torch to check; ``engine.recipes.plan`` has checked the rest.
+
+    Raises:
+        UserError: all that is wrong.
+    """
     run_context = RunContext(config)
-    if mode == "adapt" and "metaprompt" in config.adapt.methods and not config.adapt.source_run:
-        raise UserError("adapt.source_run: missing; name the run directory of the distillation")
-    if mode == "distill":
+    distilled = config.distill.tasks if asked.mode != "adapt" else []
+    targets = config.adapt.targets if asked.mode != "distill" else []
+    if distilled:
         check_adapters(config, run_context.model_config.hidden_size)
     if asked.prepare:
         splits = ["train", "validation", "test"]
-        if mode == "adapt":
-            data = run_context.data(dict.fromkeys(config.adapt.targets, splits))
-            adapt_rows(config, data)  # more shots than a task has examples, say
-        else:
-            data = run_context.data(dict.fromkeys(config.distill.tasks, splits))
-            if mode == "distill":
-                decontaminate(data, config.data)
+        if distilled:
+            decontaminate(run_context.data(dict.fromkeys(distilled, splits)), config.data)
+        if targets:
+            # more shots than a task has examples, say
+            adapt_rows(config, run_context.data(dict.fromkeys(targets, splits)))
         distributed.build_collectives()
     return run_context
 
 
-def require_key(config: RunConfig, key: str) -> None:
-    if not value_at(config, key):
-        raise UserError(f"{key}: missing; name at least one task")
-
-
-def _time(planner: Planner, config: RunConfig, machine: Machine, asked: Asked, found: Findings) -> None:
-    case = planner.case(config, machine)
-    if not case.stages:
-        raise UserError("nothing to time: the configuration has neither distill.sources nor adapt.targets")
+def _time(planner: Planner, case: Case, asked: Asked, findings: Findings) -> None:
     knobs = planner.knobs(case)
-    found.lines += ["", *time_lines(case, planner.told, knobs)]
-    found.content |= _times_json(case, planner.told, knobs)
+    findings.lines += ["", *time_lines(case, planner.told, knobs)]
+    findings.content |= _times_json(case, planner.told, knobs)
     if asked.sweep is not None:
-        points = scaling(planner, config, machine, asked.sweep)
-        found.lines += ["", *sweep_lines(asked.sweep, points)]
-        found.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
+        points = scaling(planner, case.config, case.machine, asked.sweep)
+        findings.lines += ["", *sweep_lines(asked.sweep, points)]
+        findings.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
         if asked.png:
-            drawn(
-                asked.sweep,
-                points,
-                file=Path(asked.png),
-                title=f"{planner.run_context.card.name} on {case.device.name}",
-            )
-            found.lines += ["", f"drawn in {asked.png}"]
+            title = f"{planner.run_context.card.name} on {case.device.name}"
+            drawn(asked.sweep, points, file=Path(asked.png), title=title)
+            findings.lines += ["", f"drawn in {asked.png}"]
 
 
 def _times_json(case: Case, told: str, knobs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Planner:
         self._traces: dict[tuple[int, bool], Trace] = {}
         self._steady: dict[Any, Gathered] = {}
         self._decided: dict[str, Parts | None] = {}
+        self._cases: dict[Any, Case] = {}
 
     @cached_property
     def _data(self) -> tuple[dict[str, Any], str]:
@@ -173,6 +174,13 @@ class Planner:
         )
 
     def case(self, config: RunConfig, machine: Machine, asked: str = "") -> Case:
+        """What a configuration takes on a machine, under the sharding ``asked`` or its own; computed once."""
+        key = (repr(config), machine, repr(self.device), asked)
+        if key not in self._cases:
+            self._cases[key] = self._case(config, machine, asked)
+        return self._cases[key]
+
+    def _case(self, config: RunConfig, machine: Machine, asked: str) -> Case:
         need = self.need(config, machine, asked)
         model = self.model(config, machine, need)
         stages = stages_of(config, self.mode, data=self._data[0], world=machine.world, decided=self._decided)
@@ -240,12 +248,12 @@ class Planner:
         c, m, d = case.config, case.machine, case.device
         asked = distributed.requested_sharding(c)
         for budget in (c.max_tokens_per_micro_batch * 2, c.max_tokens_per_micro_batch // 2):
-            yield "max_tokens_per_micro_batch", budget, _with(c, max_tokens_per_micro_batch=budget), m, d, asked
+            yield "max_tokens_per_micro_batch", budget, with_values(c, max_tokens_per_micro_batch=budget), m, d, asked
         for name in distributed.possible_shardings(m, "auto"):
             if name != case.need.sharding and not c.deepspeed:
-                yield "sharding", name, _with(c, sharding=name), m, d, name
+                yield "sharding", name, with_values(c, sharding=name), m, d, name
         if case.need.recompute:
-            yield "activation_checkpointing", "none", _with(c, activation_checkpointing="none"), m, d, asked
+            yield "activation_checkpointing", "none", with_values(c, activation_checkpointing="none"), m, d, asked
         section, leaf = EXAMPLES_KEY[case.main.work.name]
         changed = copy.deepcopy(c)
         number = 2 * getattr(getattr(c, section), leaf)
@@ -258,5 +266,6 @@ class Planner:
             yield "--nvlink_gbs", 2 * d.intra / 1e9, c, m, replace(d, intra=2 * d.intra), asked
 
 
-def _with(config: RunConfig, **values: Any) -> RunConfig:
+def with_values(config: RunConfig, **values: Any) -> RunConfig:
+    """A copy of a configuration with other values of keys that have no section."""
     return replace(copy.deepcopy(config), **values)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import clinical_tasks
 from engine.core import UserError
 from engine.data import Sample, Split, TaskData, is_tokenised
-from engine.training import RunContext
+
+if TYPE_CHECKING:  # plan checks its flags before torch is loaded
+    from engine.training import RunContext
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class AssumedSplit:
         return [self._lengths(index)[1] for index in self.sample_indices]
 
 
-def data_for(run_context: RunContext, mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
+def data_for(run_context: "RunContext", mode: str, assumed: Assumed) -> tuple[dict[str, TaskData], str]:
     """Splits that a mode trains and validates on, and where their lengths come from. Nothing is tokenised."""
     c = run_context.config
     tasks = [*c.distill.tasks, *c.adapt.targets]
@@ -76,7 +78,7 @@ def data_for(run_context: RunContext, mode: str, assumed: Assumed) -> tuple[dict
     return {task: TaskData(cast(Any, None), cast(dict[str, Split], splits)) for task in own}, assumed.told()
 
 
-def _cached(run_context: RunContext, tasks: Sequence[str]) -> dict[str, TaskData] | None:
+def _cached(run_context: "RunContext", tasks: Sequence[str]) -> dict[str, TaskData] | None:
     """The tasks' splits if all of them are tokenised already."""
     c = run_context.config
     wanted: dict[str, Sequence[str]] = {task: ("train", "validation") for task in tasks}

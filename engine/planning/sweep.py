@@ -11,24 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.config import RunConfig, new_key
-from engine.core import UserError, aligned_columns
+from engine.config import RunConfig
+from engine.core import aligned_columns
 from engine.distributed import Machine
+from engine.planning.flags import Sweep
 from engine.planning.format import bound, duration, hours, percent, yes_no
 from engine.planning.planner import EXAMPLES_KEY, Case, Planner, StageTime
 
-KEYS = ("nodes", "gpus_per_node", "max_tokens_per_micro_batch")
 DEVICES = ("nodes", "gpus_per_node")
 BAR = 40  # letters of the longest
 IDEAL = "ideal (in proportion)"  # of a chart: what the smallest machine would reach, multiplied
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """key: of KEYS. values: ascending."""
-
-    key: str
-    values: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -62,46 +54,6 @@ class Point:
                     "node_hours": case.node_hours,
                 }
         return out
-
-
-def read_sweep(text: str) -> Sweep | None:
-    """``nodes=1,2,4`` -> a sweep; None for an empty text.
-
-    Raises:
-        UserError: another key, or values that are no ascending whole numbers; all at once.
-    """
-    if not text:
-        return None
-    key, equals, listed = text.partition("=")
-    problems = []
-    if key not in KEYS or not equals:
-        expected = "expected " + " or ".join(f"{name}=1,2,4" for name in KEYS)
-        if renamed := new_key(key):
-            expected = f"{key} is called {renamed} now"
-        problems.append(f"command line: --sweep: {text!r}: {expected}")
-    values = []
-    for part in listed.split(","):
-        if part.strip().isdigit() and int(part) > 0:
-            values.append(int(part))
-        elif not problems or part:
-            problems.append(f"command line: --sweep: {part!r} is no whole number above 0")
-    if not problems and values != sorted(set(values)):
-        problems.append(f"command line: --sweep: {listed}: values must ascend")
-    if problems:
-        raise UserError(problems)
-    return Sweep(key, tuple(values))
-
-
-def check_png(png: str, sweep: Sweep | None) -> None:
-    """Before anything is computed.
-
-    Raises:
-        UserError: there is nothing to draw, or no place for it.
-    """
-    if png and sweep is None:
-        raise UserError("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
-    if png and not (png.lower().endswith(".png") and Path(png).absolute().parent.is_dir()):
-        raise UserError(f"command line: --png: {png}: name a .png file in a folder that exists")
 
 
 def scaling(planner: Planner, config: RunConfig, machine: Machine, sweep: Sweep) -> list[Point]:

@@ -266,7 +266,10 @@ def test_plan_from_the_command_line(
         assert p["device_bytes"] == pytest.approx(sum(d for d, _ in p["parts"].values()), abs=10)
     small = run_plan(config, shape, "--gpu_gb=16", "--host_gb=64", str(tmp_path / "small.json"))
     assert small["chosen"] == "zero3_offload" and not small["shardings"]["replicated"]["fits"]
-    asked = run_plan(config, shape, "--sharding=zero3", "--gpu_gb=8", str(tmp_path / "asked.json"))
+    with pytest.raises(SystemExit) as end:
+        run_plan(config, shape, "--sharding=zero3", "--gpu_gb=8", str(tmp_path / "asked.json"))
+    asked = json.loads((tmp_path / "asked.json").read_text())
+    assert end.value.code == 3
     assert (
         asked["chosen"] == "zero3"
         and not asked["fits"]
@@ -279,7 +282,7 @@ def test_plan_refuses_what_a_run_would(
 ) -> None:
     monkeypatch.chdir(project)
     for flags, wanted in (
-        (["--nodes=none"], "--nodes: 'none' is no whole number"),
+        (["--nodes=none"], "--nodes: must be a whole number >= 1; got 'none'"),
         (["--max_tokens_per_micro_batch=0"], "max_tokens_per_micro_batch: 0 is not above 0"),
     ):
         with pytest.raises(SystemExit) as end:

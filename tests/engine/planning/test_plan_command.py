@@ -1,6 +1,8 @@
 """``plan --gpu`` from the command line: what it prints and writes, and what it refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.distributed.hardware import OVERLAPPED, REACHED, names, read_kind
 from engine.planning.cost_model import TERMS
-from engine.planning.flags import assumed_of, device_of
-from engine.planning.sweep import Sweep, check_png, read_sweep
+from engine.planning.flags import Sweep, assumed_of, check_png, device_of, read_sweep
 
 GB = 10**9
 
@@ -149,12 +150,12 @@ def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("nodes", "expected nodes=1,2,4"),
-        ("gpus=1,2", "expected nodes=1,2,4"),
-        ("nodes=1,x", "'x' is no whole number"),
+        ("nodes", "must be like nodes=1,2,4"),
+        ("gpus=1,2", "must be like nodes=1,2,4"),
+        ("nodes=1,x", "whole numbers > 0; got 'x'"),
         ("nodes=4,2", "must ascend"),
-        ("nodes=1,0", "'0' is no whole number"),
-        ("nodes=", "expected|no whole number"),
+        ("nodes=1,0", "whole numbers > 0; got '0'"),
+        ("nodes=", "must be whole numbers > 0"),
         ("max_tokens_per_micro_batch=2,2", "must ascend"),
     ],
 )
@@ -194,13 +195,13 @@ def test_wrong_flags_are_told_together(
     told = capsys.readouterr().err
     assert end.value.code == 2
     for wanted in (
-        "--gpu: 'h101'",
-        "--network_gbs: 'fast'",
-        "--sample_tokens: '-3'",
-        "--answer_tokens: 'x'",
-        "--sweep: 'a'",
+        "--gpu: ",
+        "--network_gbs: must be a number of GB/s > 0; got 'fast'",
+        "--sample_tokens: must be a whole number > 0; got '-3'",
+        "--answer_tokens: must be a whole number > 0; got 'x'",
+        "--sweep: must be whole numbers > 0; got 'a'",
         "--png",
-        "--nodes: '0'",
+        "--nodes: must be a whole number >= 1; got '0'",
     ):
         assert wanted in told, (wanted, told)
     for alone in (["--network_gbs=50"], ["--sweep=nodes=1,2"]):
@@ -214,11 +215,98 @@ def test_assumed_lengths_go_together() -> None:
     config.data.max_length = 4096
     assert assumed_of(config).sample_tokens == 1024 and assumed_of(config).answer_tokens == 64
     cases = (
-        (("9999",), "above data.max_length"),
-        (("100", "100"), "leaves nothing"),
+        (("9999",), "must be <= data.max_length, 4096; got 9999"),
+        (("100", "100"), "must be < --sample_tokens, 100; got 100"),
         (("1.5",), "whole number"),
         (("", "", "0"), "--task_examples"),
     )
     for flags, wanted in cases:
         with pytest.raises(UserError, match=wanted):
             assumed_of(config, *flags)
+
+
+SHAPE = ("--config=configs/gpt_oss_20b/adapt.yaml", "--backbone=configs/gpt_oss_20b/shape.yaml")
+
+
+def test_what_does_not_fit_is_told_with_what_would_and_ends_with_3(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(SystemExit) as end:
+        run_plan(*SHAPE, "--sharding=replicated", "--gpu_gb=16", f"--output={tmp_path / 'plan.json'}")
+    found = json.loads((tmp_path / "plan.json").read_text())
+    paragraph = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+    assert end.value.code == 3 and not found["fits"] and found["would_fit"]
+    assert "It does not fit: `replicated` needs " in paragraph and "16.0 GB (14.7 GB usable)" in paragraph
+    for remedy in found["would_fit"]:
+        assert " ".join(remedy["flags"]) in paragraph
+    assert "not checked: adapt.source_run (runs/gpt_oss_20b/distill), data.root" in paragraph
+
+
+def test_the_paragraph_comes_before_the_tables(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    flags = ("--config=configs/demo/distill.yaml", "--gpu=h100", f"--output={tmp_path / 'plan.json'}")
+    found = run_plan(*flags)
+    paragraph = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+    for begin in ("Asked: distillation with ", "It fits: `", "It takes ", "Recommended: "):
+        assert begin in paragraph
+    assert "is limited by " in paragraph and "Uncertain: lengths are assumed (192 tokens a sample" in paragraph
+    assert "the maker's figures times an assumed share" in paragraph
+    assert found["would_fit"] == [] and found["recommended"]["node_hours"] <= found["node_hours"]
+
+
+def test_all_refusals_come_at_once_and_before_torch(project: Path) -> None:
+    code = (
+        "import sys, train\n"
+        "try: train.main(sys.argv[1:])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
+    )
+    flags = [
+        "plan",
+        "--config=configs/demo/distill.yaml",
+        "--mode=teach",
+        "--gpu=none.yaml",
+        "--backbone=none.yaml",
+        "--distill.sources=scinly",
+        "--adapt.targets=headqua",
+        "--adapt.methods=metaprompt,multitask_prompt",
+        "--data.decontaminate_against=nothing_like_it",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    for wanted in (
+        "--mode: must be one of distill, adapt; got 'teach'",
+        "--gpu: ",
+        "backbone card none.yaml: ",
+        "distill.sources: unknown task 'scinly'; did you mean 'scinli'?",
+        "adapt.targets: unknown task 'headqua'; did you mean 'headqa'?",
+        "adapt.source_run: missing",
+        "adapt.multitask_run: missing",
+        "data.decontaminate_against: unknown task 'nothing_like_it'",
+    ):
+        assert wanted in done.stderr, (wanted, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--mode=adapt"], "adapt.targets: missing"),
+        (["--distill.sources=", "--mode=distill"], "distill.sources: missing"),
+        (["--distill.sources="], "distill.sources: missing, and adapt.targets too"),
+        (["--adapt.methods=lora,soup"], "'soup'"),
+        (["--sharding=zero3", "--deepspeed=ds_configs/zero3.json"], "take one of deepspeed and sharding away"),
+    ],
+)
+def test_plan_refuses_what_a_run_would_be_refused_with(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    wanted: str,
+) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(SystemExit) as end:
+        train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
+    assert end.value.code == 2 and wanted in capsys.readouterr().err

@@ -22,9 +22,9 @@ from engine.distributed.placement import (
 )
 from engine.distributed.zero3 import zero_config
 from engine.planning.cost_model import combined, gather_seconds, passes
-from engine.planning.flags import assumed_of
+from engine.planning.flags import Sweep, assumed_of
 from engine.planning.planner import Planner
-from engine.planning.sweep import Sweep, scaling
+from engine.planning.sweep import scaling
 from engine.planning.zero3_simulator import Coordinator, rules_of
 from engine.telemetry.flops import model_operations, utilisation
 from engine.training.context import RunContext

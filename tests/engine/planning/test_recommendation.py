@@ -1,0 +1,117 @@
+"""What ``plan`` recommends: the fastest of what fits, a run's own choice under the flags, remedies that fit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import distributed
+from engine.config.loader import resolve
+from engine.config.schema import RunConfig, schema_keys
+from engine.distributed.hardware import read_kind
+from engine.distributed.machine import Machine
+from engine.planning.flags import assumed_of
+from engine.planning.planner import WORTH_TELLING, Planner
+from engine.planning.recommendation import recommend
+from engine.planning.remedies import Remedy, remedies
+from engine.training.context import RunContext
+
+GB = 10**9
+MACHINE_FLAGS = ("--nodes", "--gpus_per_node", "--gpu_gb", "--host_gb")
+
+
+@pytest.fixture(scope="module")
+def llama(project: Path) -> RunConfig:
+    flags = {"backbone": str(project / "configs/llama31_8b/shape.yaml"), "data.root": "", "distill.steps": "50"}
+    return resolve(str(project / "configs/llama31_8b/distill.yaml"), flags)
+
+
+@pytest.fixture(scope="module")
+def run_context(llama: RunConfig) -> RunContext:
+    return RunContext(llama)
+
+
+@pytest.fixture(scope="module")
+def planner(run_context: RunContext, llama: RunConfig) -> Planner:
+    return Planner(run_context, mode="distill", device=read_kind("l40s"), assumed=assumed_of(llama))
+
+
+def with_flags(config: RunConfig, flags: tuple[str, ...], project: Path) -> RunConfig:
+    """The configuration that a run has under the flags."""
+    overrides = {"backbone": config.backbone, "data.root": ""}
+    for key in ("sharding", "max_tokens_per_micro_batch", "activation_checkpointing"):
+        overrides[key] = str(getattr(config, key))
+    for flag in flags:
+        key, _, text = flag.removeprefix("--").partition("=")
+        if key in schema_keys():
+            overrides[key] = text
+    return resolve(str(project / "configs/llama31_8b/distill.yaml"), overrides)
+
+
+def test_no_row_of_the_plan_s_own_table_is_faster_than_what_it_recommends(
+    planner: Planner, llama: RunConfig, project: Path
+) -> None:
+    """A single L40S: the micro-batch as written makes 20 layers be recomputed."""
+    machine = Machine(1, 1, "cuda", 48 * GB, 256 * GB)
+    case = planner.case(llama, machine)
+    found = recommend(planner, llama, machine)
+    assert found.option is not None and found.option.case.need.fits(machine)
+    assert found.option.flags and case.node_hours > found.option.case.node_hours * WORTH_TELLING
+    of_setting = [k for k in planner.knobs(case) if k["key"] in ("sharding", "max_tokens_per_micro_batch")]
+    assert of_setting
+    for knob in of_setting:
+        assert found.option.case.node_hours <= knob["node_hours"] * WORTH_TELLING
+    # a run under these flags makes the same choice
+    run = with_flags(llama, found.option.flags, project)
+    need = distributed.choose_sharding(
+        planner.sizes,
+        asked=distributed.requested_sharding(run),
+        recompute=run.activation_checkpointing,
+        work=distributed.micro_batch_shape(run, planner.sizes),
+        m=machine,
+    )
+    assert need == found.option.case.need and run.max_tokens_per_micro_batch == found.option.tokens
+    again = recommend(planner, replace(llama, max_tokens_per_micro_batch=found.option.tokens), machine)
+    assert again.option is not None and again.option.flags == ()
+
+
+def machine_with(machine: Machine, flags: tuple[str, ...]) -> Machine:
+    """The machine that the flags name."""
+    names = {
+        "--nodes": "nodes",
+        "--gpus_per_node": "ranks_per_node",
+        "--gpu_gb": "device_bytes",
+        "--host_gb": "host_bytes",
+    }
+    changes: dict[str, Any] = {}
+    for flag in flags:
+        name, _, text = flag.partition("=")
+        if name in names:
+            changes[names[name]] = int(text) * (GB if name.endswith("_gb") else 1)
+    return replace(machine, **changes)
+
+
+@pytest.mark.parametrize(
+    ("machine", "changes", "wanted"),
+    [
+        (Machine(1, 1, "cuda", 48 * GB, 256 * GB), {"max_tokens_per_micro_batch": 262144, "sharding": "replicated"}, 2),
+        (Machine(1, 1, "cuda", 16 * GB, 256 * GB), {"sharding": "replicated"}, 3),
+        (Machine(1, 1, "cuda", 16 * GB, 8 * GB), {}, 1),
+        (Machine(1, 1, "cuda", 6 * GB, 8 * GB), {"activation_checkpointing": "none", "sharding": "replicated"}, 1),
+        (Machine(1, 1, "cuda", 6 * GB, 8 * GB), {}, 1),
+        (Machine(1, 2, "cpu", 0, 16 * GB), {}, 1),
+    ],
+    ids=["tokens", "weights", "host", "small", "both", "cpu"],
+)
+def test_every_remedy_fits_when_it_is_planned_anew(
+    planner: Planner, llama: RunConfig, project: Path, machine: Machine, changes: dict[str, Any], wanted: int
+) -> None:
+    config = replace(llama, **changes)
+    assert not planner.need(config, machine).fits(machine)
+    found: list[Remedy] = remedies(planner, config, machine)
+    assert len(found) >= wanted, [remedy.text() for remedy in found]
+    for remedy in found:
+        own, other = with_flags(config, remedy.flags, project), machine_with(machine, remedy.flags)
+        need = planner.need(own, other)
+        assert need.fits(other) and need == remedy.need and other == remedy.machine, remedy.text()
