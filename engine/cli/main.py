@@ -6,6 +6,7 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 
 from engine import distributed, recipes, telemetry
@@ -243,6 +244,7 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
             print_help(name, mode)
         else:
             check(name, mode, words, flags)
+            _announce_loading(name)
             if name in SIGNALLED:  # a scheduler's signal may come while libraries are imported
                 telemetry.defer_early_signal(signal.SIGUSR1, leave=name in ("evaluate", "predict"))
             mode.run(flags, words)
@@ -257,6 +259,12 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
     except Exception as error:  # a fault: where it happened, never what a note said
         exit_codes.fault(error)
     exit_codes.leave_group(0)
+
+
+def _announce_loading(name: str) -> None:
+    """Rank 0 says that libraries load: in the log of a job, else beside what the mode prints as its result."""
+    if distributed.launcher_rank(os.environ) == 0:
+        telemetry.announce_loading(sys.stdout if name in SIGNALLED else sys.stderr)
 
 
 def _mode(name: str) -> Mode:

@@ -23,6 +23,7 @@ from .privacy import (
     protect as protect,
 )
 from .resources import resource_folder as resource_folder, source_tree as source_tree
+from .size_text import size_text as size_text
 from .text_table import aligned_columns as aligned_columns, markdown_table as markdown_table
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "resource_folder",
     "seal",
     "sha256_of",
+    "size_text",
     "source_commit",
     "source_tree",
     "stacked_bar_chart",

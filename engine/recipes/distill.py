@@ -18,7 +18,7 @@ def distill(config: RunConfig) -> None:
         Stopped: on request, with a checkpoint.
     """
     require(config, "distill.sources")
-    from engine.data import decontaminate, write_overlap_record
+    from engine.data import decontaminate, warn_of_equal_answers, write_overlap_record
     from engine.training import (
         BackboneHolder,
         RunContext,
@@ -38,6 +38,7 @@ def distill(config: RunConfig) -> None:
     validated = config.teach.eval_interval or config.lr_sweep.relative_lr_teach
     data = context.data({task: ["train", "validation"] if validated else ["train"] for task in config.distill.tasks})
     data, overlap = decontaminate(data, config=config.data, rank=context.env.rank, print_rank0=context.print_rank0)
+    warn_of_equal_answers(data, context.env.rank, context.print_rank0)
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
     given = _given_teachers(context) if taught and config.teach.run else None  # its errors come before any rank's
     holder = BackboneHolder(context)
