@@ -16,6 +16,7 @@ from .environment import (
     source_commit as source_commit,
 )
 from .errors import Slower as Slower, Stopped as Stopped, UserError as UserError
+from .next_step import next_step as next_step, without_next_steps as without_next_steps
 from .privacy import (
     CODE_CACHES as CODE_CACHES,
     LIBRARIES as LIBRARIES,
@@ -43,6 +44,7 @@ __all__ = [
     "markdown_table",
     "nearest_existing",
     "new_partial",
+    "next_step",
     "protect",
     "publish",
     "remove",
@@ -55,6 +57,7 @@ __all__ = [
     "stacked_bar_chart",
     "sync",
     "unsealed",
+    "without_next_steps",
     "workspace_problems",
     "write_atomic",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import SOURCES, RunConfig, expand, value_at
-from engine.core import UserError
+from engine.core import UserError, next_step
 from engine.recipes.steps import repeatable, require
 
 if TYPE_CHECKING:  # checks come before torch is loaded
@@ -67,9 +67,8 @@ def adapt(config: RunConfig) -> None:
     run_stage(holder, stage, lock)
     holder.verify()
     complete_run_dir(context, context.run_dir)
-    context.print_rank0(
-        f"adapted rows in {context.run_dir / 'latest'}; next: python train.py evaluate --run {context.run_dir}"
-    )
+    hint = next_step(f"python train.py evaluate --run {context.run_dir}")
+    context.print_rank0(f"adapted rows in {context.run_dir / 'latest'}{hint}")
 
 
 def _loaded(folders: Mapping[str, Path]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig, expand
+from engine.core import next_step
 from engine.recipes.steps import repeatable, require
 
 if TYPE_CHECKING:  # checks come before torch is loaded
@@ -57,9 +58,8 @@ def distill(config: RunConfig) -> None:
     run_stage(holder, stage, lock)
     holder.verify()
     complete_run_dir(context, context.run_dir)
-    context.print_rank0(
-        f"metaprompt in {context.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {context.run_dir}"
-    )
+    hint = next_step(f"python train.py adapt, or evaluate --run {context.run_dir}")
+    context.print_rank0(f"metaprompt in {context.run_dir / 'latest'}{hint}")
 
 
 def _given_teachers(context: "RunContext") -> tuple[Any, str]:
