@@ -56,7 +56,7 @@ wheel: setup
 demo: setup
 	@test -f $(CARD) || { echo "there is no pocket backbone $(BACKBONE): $(CARD) is missing. Fix: make demo BACKBONE=llama" >&2; exit 1; }
 	python -m clinical_tasks.pocket --output runs/pocket/data
-	$(TORCHRUN) study --config=configs/pocket/demo.yaml $(COMMON) --run_dir=$(DEMO)
+	$(TORCHRUN) study --config=configs/pocket/study_demo.yaml $(COMMON) --run_dir=$(DEMO)
 	@echo "The whole report: $(DEMO)/report.html. Curves: tensorboard --logdir $(DEMO). The same on your data: README.md"
 
 # the metaprompt against its baselines, each tuned: ten tasks x (0, 4, 16, 64, all examples) x three seeds; goes on where it was
