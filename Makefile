@@ -56,12 +56,8 @@ wheel: setup
 demo: setup
 	@test -f $(CARD) || { echo "there is no pocket backbone $(BACKBONE): $(CARD) is missing. Fix: make demo BACKBONE=llama" >&2; exit 1; }
 	python -m clinical_tasks.pocket --output runs/pocket/data
-	$(TORCHRUN) distill --config=configs/pocket/distill.yaml $(COMMON) --run_dir=$(DEMO)/distill
-	$(TORCHRUN) adapt --config=configs/pocket/adapt.yaml $(COMMON) --run_dir=$(DEMO)/adapt --adapt.source_run=$(DEMO)/distill
-	$(TORCHRUN) evaluate --run=$(DEMO)/distill
-	$(TORCHRUN) evaluate --run=$(DEMO)/adapt
-	python train.py report --runs=$(DEMO)/distill,$(DEMO)/adapt --output=$(DEMO)
-	@echo "Where to look next: $(DEMO)/report.html, tensorboard --logdir $(DEMO), README.md (on your data), docs/"
+	$(TORCHRUN) study --config=configs/pocket/study_demo.yaml $(COMMON) --run_dir=$(DEMO)
+	@echo "The whole report: $(DEMO)/report.html. Curves: tensorboard --logdir $(DEMO). The same on your data: README.md"
 
 # the metaprompt against its baselines, each tuned: ten tasks x (0, 4, 16, 64, all examples) x three seeds; goes on where it was
 STUDY = python -m clinical_tasks.pocket --output runs/pocket/data && torchrun --nproc_per_node 2 -- train.py study $(COMMON) --run_dir=runs/study-$(BACKBONE)

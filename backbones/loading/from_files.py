@@ -74,10 +74,9 @@ def fill(model: nn.Module, source: WeightSource, print_rank0: Callable[[str], No
     finally:
         pool.shutdown(cancel_futures=True)
     seconds = time.monotonic() - begin
-    print_rank0(
-        f"backbone: this rank's {total / 1e9:.2f} GB of weights in {seconds:.1f} s, "
-        f"{total / 1e9 / max(seconds, 1e-3):.2f} GB/s"
-    )
+    amount = f"{total / 1e9:.2f} GB" if total >= 1e8 else f"{total / 1e6:.2f} MB"
+    speed = f", {total / 1e9 / seconds:.2f} GB/s" if seconds >= 1 else ""
+    print_rank0(f"backbone: this rank's {amount} of weights in {seconds:.1f} s{speed}")
 
 
 def shards(parameter: nn.Parameter) -> Iterator[tuple[int, Tensor]]:

@@ -7,6 +7,7 @@ Fire alone would run the body first and complain about a typo afterwards, swallo
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine import distributed, recipes, telemetry
@@ -245,6 +246,7 @@ def run_mode(name: str, words: Sequence[str], flags: dict[str, str]) -> None:
         exit_codes.fail([mode_problem(name, (), MODES)])
     own, keys = divided(MODES[name], flags)
     with _ends(name, own, keys):
+        _announce_loading(name)
         MODES[name].run(flags, words)
     exit_codes.leave_group(0)
 
@@ -314,6 +316,12 @@ def _with_origins(problems: Sequence[str], name: str, own: Mapping[str, str], ke
     of_file = origins.existing(file) if mode.takes_config else ""
     configuration = known_keys() if mode.takes_config else ()
     return origins.with_origins(problems, {**own, **keys}, own=mode.flags, keys=configuration, file=of_file)
+
+
+def _announce_loading(name: str) -> None:
+    """Rank 0 says that libraries load: in the log of a job, else beside what the mode prints as its result."""
+    if distributed.launcher_rank(os.environ) == 0:
+        telemetry.announce_loading(sys.stdout if name in SIGNALLED else sys.stderr)
 
 
 def without_launcher_flag(arguments: Sequence[str]) -> list[str]:

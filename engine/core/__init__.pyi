@@ -16,6 +16,7 @@ from .environment import (
     source_commit as source_commit,
 )
 from .errors import DoesNotFit as DoesNotFit, Slower as Slower, Stopped as Stopped, UserError as UserError
+from .next_step import next_step as next_step, without_next_steps as without_next_steps
 from .privacy import (
     CODE_CACHES as CODE_CACHES,
     LIBRARIES as LIBRARIES,
@@ -23,6 +24,7 @@ from .privacy import (
     protect as protect,
 )
 from .resources import resource_folder as resource_folder, source_tree as source_tree
+from .size_text import size_text as size_text
 from .text_table import aligned_columns as aligned_columns, markdown_table as markdown_table
 
 __all__ = [
@@ -43,17 +45,20 @@ __all__ = [
     "markdown_table",
     "nearest_existing",
     "new_partial",
+    "next_step",
     "protect",
     "publish",
     "remove",
     "resource_folder",
     "seal",
     "sha256_of",
+    "size_text",
     "source_commit",
     "source_tree",
     "stacked_bar_chart",
     "sync",
     "unsealed",
+    "without_next_steps",
     "workspace_problems",
     "write_atomic",
 ]

@@ -21,6 +21,7 @@ from .decontamination import (
     target_overlap_record as target_overlap_record,
     write_overlap_record as write_overlap_record,
 )
+from .equal_answers import warn_of_equal_answers as warn_of_equal_answers
 from .packing import (
     collate as collate,
     micro_batches as micro_batches,
@@ -79,6 +80,7 @@ __all__ = [
     "seed_of",
     "target_overlap_record",
     "unknown_task",
+    "warn_of_equal_answers",
     "weight_answer_tokens",
     "write_overlap_record",
 ]

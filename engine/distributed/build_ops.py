@@ -10,7 +10,9 @@ with its process, tells a build that runs from one that was killed.
 
 import contextlib
 import fcntl
+import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -42,12 +44,15 @@ def build_collectives() -> None:
     if torch.cuda.is_available():
         return
     os.environ["DS_ACCELERATOR"] = "cpu"
-    load_cpu_collectives()
+    load_cpu_collectives(announce=True)
     print("DeepSpeed's CPU collectives are built")
 
 
-def load_cpu_collectives() -> None:
+def load_cpu_collectives(announce: bool) -> None:
     """Before DeepSpeed does it, which then finds them loaded. For a process whose DeepSpeed works on CPUs.
+
+    Args:
+        announce: print a line where they have to be compiled first.
 
     Raises:
         UserError: another program's build in the same folder does not end.
@@ -56,8 +61,26 @@ def load_cpu_collectives() -> None:
 
     builder, name = ShareMemCommBuilder(), "TORCH_EXTENSIONS_DIR"
     root = os.environ.setdefault(name, str(library_folder(CODE_CACHES[name])))
-    with build_folder(Path(root) / builder.name):
+    folder = Path(root) / builder.name
+    if announce and not any(folder.glob("*.so")):
+        print("compiling DeepSpeed's CPU collectives, once: about a minute", flush=True)
+    with build_folder(folder):
         builder.load(verbose=False)
+
+
+@contextlib.contextmanager
+def without_build_lines() -> Iterator[None]:
+    """Within, DeepSpeed's "… built successfully" is not printed: each rank says so whenever it loads what was built
+    long ago. All else is printed at the end.
+    """
+    held = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(held):
+            yield
+    finally:
+        for line in held.getvalue().splitlines():
+            if not re.fullmatch(r"DeepSpeed \S+ built successfully", line):
+                print(line, flush=True)
 
 
 @contextlib.contextmanager

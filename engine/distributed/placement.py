@@ -13,7 +13,7 @@ from typing import Any
 
 from backbones.tracing import ModelFootprint
 from engine.config import RunConfig, tried_rates
-from engine.core import resource_folder
+from engine.core import resource_folder, size_text
 from engine.distributed.deepspeed_file import read_deepspeed
 from engine.distributed.machine import GB, Machine
 from prompt_modules import CHUNK_BYTES
@@ -80,12 +80,12 @@ class MemoryEstimate:
         for name, (on_device, on_host) in self.parts.items():
             if on_device + on_host >= 5e6:
                 shown.append(f"{name} {(on_device + on_host) / GB:.2f}")
-        parts = ", ".join(shown)
         again = f", {self.again()}" if self.recompute else ""
-        return (
-            f"sharding {self.sharding}{again}: predicted {self.device / GB:.2f} GB on a rank's device, "
-            f"{self.host / GB:.2f} GB on its host ({parts})"
-        )
+        where = f"{size_text(self.device)} on a rank's device"
+        if self.host:
+            where += f" and {size_text(self.host)} on its host"
+        parts = f" (GB: {'; '.join(shown)})" if shown else ""
+        return f"sharding {self.sharding}{again}: predicted {where}{parts}"
 
 
 def micro_batch_shape(config: RunConfig, sizes: ModelFootprint) -> MicroBatchShape:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.core import UserError
 from engine.distributed import watchdog
-from engine.distributed.build_ops import load_cpu_collectives
+from engine.distributed.build_ops import load_cpu_collectives, without_build_lines
 from engine.distributed.launcher import check_launcher, slurm_task
 
 _set_by_start: dict[str, str] = {}  # by this process for DeepSpeed's sake: no launcher's word
@@ -80,8 +80,9 @@ def start_process_group(where: DistEnv, hang_minutes: float = 30.0) -> torch.dev
             backend, store=_meeting_point(where, wait), rank=where.rank, world_size=where.world, timeout=wait
         )
     if not on_gpu:
-        load_cpu_collectives()
-    deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=wait)
+        load_cpu_collectives(announce=where.rank == 0)
+    with without_build_lines():
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=wait)
     if not on_gpu:
         return torch.device("cpu")
     return torch.device("cuda", gpu)

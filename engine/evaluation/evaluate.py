@@ -13,7 +13,7 @@ import clinical_tasks
 from backbones import parameter_count
 from clinical_tasks import TaskCard
 from engine.checkpoints import Checkpoint
-from engine.core import UserError, write_atomic
+from engine.core import UserError, next_step, write_atomic
 from engine.data import TaskData, read_overlap_record, target_overlap_record
 from engine.evaluation.aggregate import average, identities, made_with, summarise
 from engine.evaluation.eval_targets import ScoredRow, rows_of_run, shown_examples
@@ -221,7 +221,7 @@ def _write(holder: BackboneHolder, request: _Request, results: dict[str, Any]) -
     write_atomic(request.file, json.dumps(results, indent=1))
     said = f"results in {request.file}"
     if not request.suffix:
-        said += f"; next: python train.py report --runs {holder.context.run_dir}"
+        said += next_step(f"python train.py report --runs {holder.context.run_dir}")
         if holder.context.config.log.tensorboard:
             whole = request.average(results["tasks"], request.role)
             write_hparams(

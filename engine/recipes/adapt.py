@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import SOURCES, RunConfig, expand, value_at
-from engine.core import UserError
+from engine.core import UserError, next_step
 from engine.recipes.steps import repeatable, require
 
 if TYPE_CHECKING:  # checks come before torch is loaded
     from engine.training import BackboneHolder, RunContext, Source
+
+# parameters from which on 0.05 % is a yardstick: a prompt grows with the hidden size, a backbone about with its square,
+# so that of a small backbone every prompt is a larger part
+LARGE_BACKBONE = 1e9
 
 
 @repeatable
@@ -27,7 +31,7 @@ def adapt(config: RunConfig) -> None:
         if method in config.adapt.methods:
             require(config, key)
             folders[method] = expand(value_at(config, key))
-    from engine.data import read_overlap_record, write_overlap_record
+    from engine.data import read_overlap_record, warn_of_equal_answers, write_overlap_record
     from engine.training import (
         BackboneHolder,
         RunContext,
@@ -46,6 +50,7 @@ def adapt(config: RunConfig) -> None:
         return
     validated = config.adapt.eval_interval or config.lr_sweep.any()
     data = context.data({task: ["train", "validation"] if validated else ["train"] for task in config.adapt.targets})
+    warn_of_equal_answers(data, context.env.rank, context.print_rank0)
     adapt_rows(config, data)  # its errors before the process group starts
     adapt_rows(config, data, tuning=True)
 
@@ -62,9 +67,8 @@ def adapt(config: RunConfig) -> None:
     run_stage(holder, stage, lock)
     holder.verify()
     complete_run_dir(context, context.run_dir)
-    context.print_rank0(
-        f"adapted rows in {context.run_dir / 'latest'}; next: python train.py evaluate --run {context.run_dir}"
-    )
+    hint = next_step(f"python train.py evaluate --run {context.run_dir}")
+    context.print_rank0(f"adapted rows in {context.run_dir / 'latest'}{hint}")
 
 
 def _loaded(folders: Mapping[str, Path]) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _print_trainable(holder: "BackboneHolder", bank: Any) -> None:
         holder.context.print_rank0(
             f"trainable for one adapted task, {name}: {numbers:,} numbers, {percent:.4f} % of the backbone"
         )
-        if percent > 0.05:
+        if total >= LARGE_BACKBONE and percent > 0.05:
             holder.context.print_rank0(
                 f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or "
                 "adapt.train=factors brings it down"

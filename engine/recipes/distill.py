@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig, expand
+from engine.core import next_step
 from engine.recipes.steps import repeatable, require
 
 if TYPE_CHECKING:  # checks come before torch is loaded
@@ -18,7 +19,7 @@ def distill(config: RunConfig) -> None:
         Stopped: on request, with a checkpoint.
     """
     require(config, "distill.sources")
-    from engine.data import decontaminate, write_overlap_record
+    from engine.data import decontaminate, warn_of_equal_answers, write_overlap_record
     from engine.training import (
         BackboneHolder,
         RunContext,
@@ -38,6 +39,7 @@ def distill(config: RunConfig) -> None:
     validated = config.teach.eval_interval or config.lr_sweep.relative_lr_teach
     data = context.data({task: ["train", "validation"] if validated else ["train"] for task in config.distill.tasks})
     data, overlap = decontaminate(data, config=config.data, rank=context.env.rank, print_rank0=context.print_rank0)
+    warn_of_equal_answers(data, context.env.rank, context.print_rank0)
     taught = bool(config.distill.lambda_kl or config.distill.lambda_hidden)
     given = _given_teachers(context) if taught and config.teach.run else None  # its errors come before any rank's
     holder = BackboneHolder(context)
@@ -56,9 +58,8 @@ def distill(config: RunConfig) -> None:
     run_stage(holder, stage, lock)
     holder.verify()
     complete_run_dir(context, context.run_dir)
-    context.print_rank0(
-        f"metaprompt in {context.run_dir / 'latest'}; next: python train.py adapt, or evaluate --run {context.run_dir}"
-    )
+    hint = next_step(f"python train.py adapt, or evaluate --run {context.run_dir}")
+    context.print_rank0(f"metaprompt in {context.run_dir / 'latest'}{hint}")
 
 
 def _given_teachers(context: "RunContext") -> tuple[Any, str]:

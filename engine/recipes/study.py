@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import checkpoints, distributed, telemetry
 from engine.config import to_yaml
-from engine.core import UserError, write_atomic
+from engine.core import UserError, without_next_steps, write_atomic
 from engine.distributed import room_for
 from engine.recipes.adapt import adapt
 from engine.recipes.distill import distill
@@ -43,14 +43,20 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
         if is_main_process:
             print(f"study: {cell.mode} {cell.name}, {number} of {len(chosen)}: {state_of(cell)}", flush=True)
         if not plan_only:
-            {"distill": distill, "adapt": adapt}[cell.mode](cell.config)
-            if cell.mode == "adapt" and state_of(cell) != "done":
-                with telemetry.exit_on_signal():
-                    evaluate(cell.config.run_dir)
+            with without_next_steps():
+                _run(cell)
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not is_main_process or not adapted:
         return
     report([c.config.run_dir for c in adapted], str(folder))
+
+
+def _run(cell: Cell) -> None:
+    """What of the cell is not done yet: train, and evaluate an adaptation."""
+    {"distill": distill, "adapt": adapt}[cell.mode](cell.config)
+    if cell.mode == "adapt" and state_of(cell) != "done":
+        with telemetry.exit_on_signal():
+            evaluate(cell.config.run_dir)
 
 
 def state_of(cell: Cell) -> str:

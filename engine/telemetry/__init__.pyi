@@ -1,4 +1,5 @@
 from .flops import model_operations as model_operations, utilisation as utilisation
+from .loading_line import announce_loading as announce_loading
 from .metrics_writer import MetricsWriter as MetricsWriter, write_hparams as write_hparams
 from .phase_timer import (
     BACKWARD as BACKWARD,
@@ -40,6 +41,7 @@ __all__ = [
     "STEP",
     "MetricsWriter",
     "PhaseTimer",
+    "announce_loading",
     "backward_from",
     "carry_stop_request",
     "defer_early_signal",

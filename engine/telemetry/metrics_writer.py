@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from engine.config import Rate, RunConfig
 from engine.core import write_atomic
 
-SHOWN = ("loss", "ce", "kl", "hidden", "grad_norm", "tokens_per_s")  # in the log line of a step
+LOSS_TERMS = ("ce", "kl", "hidden")
 
 
 class MetricsWriter:
@@ -23,9 +23,20 @@ class MetricsWriter:
     Args:
         resume_step: first step that will be logged next; what earlier launches wrote from there on is dropped, in both
             files, so that a resumed run's curves do not double back.
+        terms: parts of the loss that the log line of a step shows beside their sum.
     """
 
-    def __init__(self, run_dir: Path, name: str, total_steps: int, resume_step: int, tensorboard: bool, active: bool):
+    def __init__(
+        self,
+        run_dir: Path,
+        name: str,
+        total_steps: int,
+        resume_step: int,
+        tensorboard: bool,
+        active: bool,
+        terms: Sequence[str] = LOSS_TERMS,
+    ):
+        self._shown = ("loss", *terms, "grad_norm", "tokens_per_s")
         self.name, self.total, self.active = name, total_steps, active
         self._started, self._first = time.monotonic(), resume_step
         self._bar = active and sys.stderr.isatty()
@@ -57,7 +68,7 @@ class MetricsWriter:
         if self._writer is not None:
             self._write_curves(step, values)
         shown = []
-        for key in SHOWN:
+        for key in self._shown:
             if isinstance(values.get(key), int | float):
                 shown.append(f"{key} {values[key]:.4g}")
         self.print_rank0(

@@ -62,7 +62,6 @@ class BackboneHolder:
             except BackboneError as error:
                 raise UserError(error.problems) from None
             self._checksum = backbone_checksum(self._backbone.model)
-            self._report(self._backbone)
             telemetry.mark_startup("weights")
         return self._backbone
 
@@ -124,6 +123,7 @@ class BackboneHolder:
         self._report_choice(chosen, machine)
         backbone = self.build(device, chosen, machine.ranks_per_node)
         _standing = _Standing(context.card, config.deepspeed, _how(chosen, config), machine, backbone)
+        self._report(backbone)  # not again in a study's later runs, where layers may still be gathered
         return backbone
 
     def _chosen(self, work: distributed.MicroBatchShape, machine: distributed.Machine) -> distributed.MemoryEstimate:

@@ -69,6 +69,16 @@ class Stage:
     source_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method -> what checkpoints note of the distillation that its rows start from (``source_terms``), for cards."""
 
+    @property
+    def loss_terms(self) -> list[str]:
+        """Terms of the loss that this stage has besides cross-entropy, and that one; none where it is alone."""
+        terms = ["ce"]
+        if self.weights.kl:
+            terms.append("kl")
+        if self.weights.hidden:
+            terms.append("hidden")
+        return terms if len(terms) > 1 else []
+
 
 @dataclass
 class TrainerConfig:

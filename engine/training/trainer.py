@@ -166,6 +166,7 @@ class Trainer(TrainerState):
             resume_step=self.step + 1,
             tensorboard=settings.tensorboard,
             active=settings.rank == 0,
+            terms=stage.loss_terms,
         )
         # zero-shot rows alone: nothing to train, and still something to evaluate
         if all(self.stopped) and self.step == 0:

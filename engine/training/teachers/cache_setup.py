@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.config import expand
-from engine.core import UserError, nearest_existing
+from engine.core import UserError, nearest_existing, size_text
 from engine.data import Stream, plan_step
 from engine.distributed import gather_objects
 from engine.training.backbone_holder import BackboneHolder
@@ -112,11 +112,13 @@ def _worth(
     tokens = cache.tokens(missing)
     size = tokens * cache.bytes_per_token
     free = min(gather_objects(shutil.disk_usage(nearest_existing(folder)).free))  # ranks must decide alike
-    need = f"{tokens:,} answer tokens, {size / 1e9:.3f} GB, in {folder}"
+    need = f"{tokens:,} answer tokens, {size_text(size)}, in {folder}"
     if how == "auto":
         times = read / max(1, cache.tokens(wanted))
         if missing and times < WORTH:
-            print_rank0(f"teacher cache: off, an answer token is read {times:.1f} times only")
+            print_rank0(
+                f"teacher cache: off; an answer token is read {times:.1f} times, and it pays from {WORTH} times on"
+            )
             return False
         if size > DISK_SHARE * free:
             print_rank0(

@@ -17,7 +17,7 @@ import pytest
 
 from engine.core.errors import UserError
 from engine.distributed import build_ops
-from engine.distributed.build_ops import OURS, QUIET, build_folder
+from engine.distributed.build_ops import OURS, QUIET, build_folder, without_build_lines
 
 COMPILES = """
 import sys, time
@@ -114,3 +114,11 @@ def test_the_collectives_load_after_a_build_was_killed(tmp_path: Path, project: 
     done = subprocess.run(command, env=env, cwd=project, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "are built" in done.stdout, done.stderr
     assert not (copied / "lock").exists() and (copied / OURS).read_bytes() == b""
+
+
+def test_deepspeed_does_not_say_on_every_rank_that_it_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError), without_build_lines():
+        print("something else")
+        print("DeepSpeed deepspeed.ops.comm.deepspeed_shm_comm_op built successfully")
+        raise RuntimeError
+    assert capsys.readouterr().out == "something else\n"

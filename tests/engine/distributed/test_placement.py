@@ -16,6 +16,7 @@ from engine.distributed.machine import Machine, free_host_bytes, machine_here
 from engine.distributed.placement import (
     FILES,
     USABLE,
+    MemoryEstimate,
     MicroBatchShape,
     choose_sharding,
     deepspeed_file_of,
@@ -297,3 +298,15 @@ def test_a_config_s_largest_micro_batch_holds_its_longest_sample() -> None:
     config.data.max_length, config.prompt.num_virtual_tokens = 500, 20
     sizes = ModelFootprint(1, 8, 10, 2, 1, 1, 1, (1,), 1, 1, (1,), 1, 1, (0, 0))
     assert micro_batch_shape(config, sizes).tokens == 520
+
+
+def test_the_line_of_a_run_has_no_part_that_rounds_to_nothing() -> None:
+    pocket = MemoryEstimate("zero3_offload", 0, False, {"weights": (0, 4_354_944), "activations": (2.5e8, 0)})
+    assert pocket.line() == (
+        "sharding zero3_offload: predicted 0.25 GB on a rank's device and 4.35 MB on its host (GB: activations 0.25)"
+    )
+    resident = MemoryEstimate("replicated", 2, False, {"weights": (16e9, 0), "freed, or not": (1e9, 0)})
+    assert resident.line() == (
+        "sharding replicated, 2 layers recomputed: predicted 17.00 GB on a rank's device "
+        "(GB: weights 16.00; freed, or not 1.00)"
+    )

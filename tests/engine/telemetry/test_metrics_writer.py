@@ -32,6 +32,15 @@ def test_one_object_a_logged_step_and_one_line_to_read(tmp_path: Path, capsys: p
     )
 
 
+def test_terms_of_the_loss_that_a_stage_does_not_have_are_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = MetricsWriter(tmp_path, name="teach", total_steps=20, resume_step=1, tensorboard=False, active=True, terms=())
+    log.step(1, {**VALUES, "ce": 1.5, "kl": 0.0, "hidden": 0.0})
+    assert capsys.readouterr().out.startswith("teach 1/20 | loss 1.5 | tokens_per_s 1000 | lr 0.1 | left ")
+    assert '"kl": 0.0' in (tmp_path / "metrics.jsonl").read_text()
+
+
 @pytest.mark.parametrize("torn", ["", '{"step": 9, "lo', '{"step": 9'])
 def test_a_resumed_run_does_not_double_back(torn: str, tmp_path: Path) -> None:
     first = book(tmp_path)

@@ -219,3 +219,10 @@ def test_adapting_leaves_its_source_as_it_was(make_holder, make_loop, tasks: dic
     holder = make_holder(**{"adapt.train": "all"})
     make_loop(adapt_stage(holder, tasks, sources(bank)), holder).run()
     assert all(torch.equal(p, before[n]) for n, p in bank.named_parameters())
+
+
+def test_the_log_shows_the_terms_that_a_stage_has(make_holder, tasks: dict[str, TaskData]) -> None:
+    assert teach_stage(make_holder(), tasks).loss_terms == []  # cross-entropy alone, which is the loss
+    for weights, terms in (((0.5, 0.5), ["ce", "kl", "hidden"]), ((0, 0.5), ["ce", "hidden"]), ((0, 0), [])):
+        holder = make_holder(**{"distill.lambda_kl": weights[0], "distill.lambda_hidden": weights[1]})
+        assert distill_stage(holder, tasks, teachers=None, teachers_hash="").loss_terms == terms
