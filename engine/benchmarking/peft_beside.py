@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.core import UserError, deterministic
 from engine.distributed import ShardedBackbone
 from engine.training import Stage, Trainer
+from strict_yaml import must_be_one_of
 
 PEERS = ("peft",)
 STAGES = ("teach", "distill")
@@ -23,7 +24,7 @@ STAGES = ("teach", "distill")
 def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]:
     """What is wrong with ``--beside`` for these cases, told before anything starts."""
     if peer not in PEERS:
-        return [f"command line: --beside: {peer!r} is none of {', '.join(PEERS)}"]
+        return [f"command line: --beside: {must_be_one_of(peer, PEERS)}"]
     out = []
     if importlib.util.find_spec("peft") is None:
         out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")

@@ -22,6 +22,7 @@ from engine.training import (
     teach_stage,
 )
 from prompt_modules import DecomposedBank, JoinedBank, SoftPromptBank, identity_factors
+from strict_yaml import must_be_one_of
 
 MODES = ("teach", "distill", "adapt")
 NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}
@@ -37,7 +38,7 @@ def mode_of(asked: str, config: RunConfig) -> str:
     if not mode:
         mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
     if mode not in MODES:
-        raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
+        raise UserError(f"command line: --mode: {must_be_one_of(asked, MODES)}")
     tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
     if not tasks:
         raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")

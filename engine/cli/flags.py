@@ -56,13 +56,13 @@ def separators_and_repetitions(arguments: Sequence[str]) -> list[str]:
     twice: set[str] = set()
     for argument in arguments:
         if argument in ("-", "--"):
-            problems.append(f"command line: {argument!r} has no meaning here")
+            problems.append(f"command line: {argument!r} is not a flag; write --key=value")
         elif argument.startswith("-"):
             name = argument.split("=", 1)[0].lstrip("-").replace("-", "_")
             if name in seen:
                 twice.add(name)
             seen.add(name)
-    return problems + [f"command line: --{name} stands twice" for name in sorted(twice)]
+    return problems + [f"command line: --{name}: duplicate flag" for name in sorted(twice)]
 
 
 def asks_for_help(words: Sequence[str], flags: dict[str, str]) -> bool:
@@ -86,7 +86,9 @@ def check(name: str, mode: Mode, words: Sequence[str], flags: dict[str, str]) ->
         if key not in flags:
             problems.append(f"command line: --{key}: missing; {mode.flags[key]}")
     if mode.positional and (len(words) != 1 or words[0] not in mode.positional):
-        problems.append(f"{name}: expected one of {' | '.join(mode.positional)}, found {' '.join(words) or 'nothing'}")
+        problems.append(
+            f"{name}: must be followed by one of {' | '.join(mode.positional)}; got {' '.join(words) or 'nothing'}"
+        )
     elif not mode.positional:
         problems += [f"command line: {word!r}: not a flag; write --key=value" for word in words]
     problems += distributed.output_problems(flags)

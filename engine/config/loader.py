@@ -66,7 +66,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence that every unknown key gets."""
     if renamed := new_key(key):
-        return f"unknown key {key!r}; it is called {renamed!r} now"
+        return f"unknown key {key!r}; it was renamed to {renamed!r}"
     known = list(known)
     section, dot, leaf = key.rpartition(".")
     if dot and key in known:
@@ -84,7 +84,7 @@ def read_switch(text: str, where: str, problems: list[str]) -> bool:
         where: the flag as a message names it, such as ``command line: --prepare``.
     """
     if text.lower() not in ("true", "false"):
-        problems.append(f"{where}: {text!r} is neither true nor false")
+        problems.append(f"{where}: must be true or false; got {text!r}")
     return text.lower() == "true"
 
 
@@ -118,7 +118,7 @@ def _override(content: dict[str, Any], dotted: str, text: str) -> list[str]:
     try:
         value = _typed(kind, text)
     except UnreadableFile:
-        return [f"command line: --{dotted}: cannot be read as {TYPES.get(kind, 'a list')}"]
+        return [f"command line: --{dotted}: must be {TYPES.get(kind, 'a list')}"]
     section, _, leaf = dotted.rpartition(".")
     node = content
     if section:
@@ -141,7 +141,7 @@ def _typed(kind: Any, text: str) -> Any:
 def _text(problem: strict_yaml.Problem) -> str:
     """What is wrong, without the key."""
     if problem.kind == "choice" and (renamed := new_value(problem.value, problem.known)):
-        return f"{problem.value!r} is called {renamed!r} now"
+        return f"{problem.value!r} was renamed to {renamed!r}"
     return problem.text
 
 

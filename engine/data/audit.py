@@ -56,7 +56,7 @@ def check_data(
                 problems.append(f"--{flag}: {unknown_key(task, found).replace('key', 'task', 1)}")
     root = expand(data_root)
     if not root.is_dir():
-        problems.append(f"--data_root: {root} is no folder")
+        problems.append(f"--data_root: {root} is not a folder")
     compare = read_switch(overlap.wanted, "--overlap", problems)
     if output and expand(output).is_dir():
         problems.append(f"--output: {expand(output)} is a folder; name a file")
@@ -81,7 +81,7 @@ def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
     for name in numbers:
         text = getattr(tokens, name)
         if text and not (text.isdecimal() and int(text) > 0):
-            problems.append(f"--{name}: {text!r} is no number above 0")
+            problems.append(f"--{name}: must be a whole number > 0; got {text!r}")
         elif text:
             numbers[name] = int(text)
             if not tokens.backbone:

@@ -41,7 +41,7 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
     """A finished run's configuration, with what a command that only reads the run may change."""
     run_dir = expand(run)
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"--run: {run_dir} is no run directory (it has no config.yaml)")
+        raise UserError(f"--run: {run_dir} is not a run directory (it has no config.yaml)")
     problems = []
     for key in overrides:
         if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION:

@@ -46,7 +46,7 @@ class TeachConfig:
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""
         if self.run and self.adapters:
-            return ["teach.run: and teach.adapters both say where teachers come from; take one away"]
+            return ["teach.run: cannot be combined with teach.adapters, since both name the teachers; remove one"]
         return []
 
 
@@ -79,8 +79,8 @@ class DistillConfig:
     temperature: float = key(1.0, "T, the temperature of the KL divergence.", above=0)
     teacher_cache: str = key(
         "auto",
-        "Keep what teachers say of each answer token on disk, beside data.cache: auto where samples are read again "
-        "and there is room, off, or the most GB it may take.",
+        "Keep the teachers' outputs for each answer token on disk, next to data.cache: auto (where samples are read "
+        "again and there is room), off, or the largest size in GB.",
         on_resume="free",
     )
 
@@ -103,7 +103,7 @@ class DistillConfig:
         if self.sources and not self.tasks:
             problems.append("distill.without: leaves no source task")
         if self.limits_teacher_cache and not _is_size(self.teacher_cache):
-            problems.append(f"distill.teacher_cache: {self.teacher_cache!r} is none of auto, off, a number of GB")
+            problems.append(f"distill.teacher_cache: must be auto, off or a number of GB; got {self.teacher_cache!r}")
         return problems
 
 

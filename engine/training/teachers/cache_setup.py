@@ -116,7 +116,7 @@ def _worth(
     if how == "auto":
         times = read / max(1, cache.tokens(wanted))
         if missing and times < WORTH:
-            print_rank0(f"teacher cache: off, an answer token is read {times:.1f} times only")
+            print_rank0(f"teacher cache: off, an answer token is read only {times:.1f} times")
             return False
         if size > DISK_SHARE * free:
             print_rank0(
@@ -125,7 +125,7 @@ def _worth(
             return False
     elif size > min(float(how) * 1e9, free):
         raise UserError(
-            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
+            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; set "
             "more, or auto, or off"
         )
     if missing:
