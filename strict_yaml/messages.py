@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-MAPPING = "keys with values (key: value)"
+MAPPING = "a mapping of keys to values"
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -82,13 +82,16 @@ def choices_of(kind: Any) -> tuple[Any, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: a short one as it is, a longer one, which may be a line of a note, by its type."""
-    if isinstance(value, int | float | str | bool):
-        written = str(value)
-        return repr(value) if len(written) < 60 else f"{len(written)} characters"
+    """A value as a message quotes it. A long one may be a line of a note: only its length is told."""
+    if isinstance(value, bool | float) or (isinstance(value, int | str) and len(str(value)) < 60):
+        return repr(value)
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, int):
+        return f"a number of {len(str(abs(value)))} digits"
     if value is None:
         return "nothing"
-    return {list: "a list", dict: MAPPING}.get(type(value), type(value).__name__)
+    return {list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
 
 
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place) -> str:
@@ -96,7 +99,7 @@ def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place)
     if of_type in _NO_MAPPING:
         short = place.metadata.get("short")
         if short and is_section(place.kind):
-            return f"must be {_named(place.below(short))}, or keys with values; got {shown(value)}"
+            return f"must be {_named(place.below(short))}, or a mapping; got {shown(value)}"
         return f"must be {MAPPING}"
     if of_type == "string_type" and isinstance(value, bool):
         return f"must be text; got {value}; write it in quotes"

@@ -151,7 +151,7 @@ def _header(file: Path) -> dict[str, _Place]:
     out = {}
     for name, entry in header.items():
         if entry.get("dtype") not in DTYPES:
-            raise _Torn(f"{name} has dtype {entry.get('dtype')}; must be one of {', '.join(DTYPES)}")
+            raise _Torn(f"{name}: dtype must be one of {', '.join(DTYPES)}; got {entry.get('dtype')}")
         stored = Stored(tuple(entry["shape"]), DTYPES[entry["dtype"]])
         begin, end = entry["data_offsets"]
         if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:

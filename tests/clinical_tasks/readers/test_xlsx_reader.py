@@ -159,8 +159,8 @@ def test_what_the_writer_writes_comes_back(sheet):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"Zebulon", "not an .xlsx file (no zip archive"),
-        (b"\xd0\xcf\x11\xe0 Zebulon", "not an .xlsx file (no zip archive"),
+        (b"Zebulon", "not an .xlsx file (it is not a zip archive"),
+        (b"\xd0\xcf\x11\xe0 Zebulon", "not an .xlsx file (it is not a zip archive"),
         ({"xl__workbook.xml": None}, "a zip archive without xl/workbook.xml"),
         ({"sheets": ()}, "the workbook has no sheet"),
         ({"xl__sharedStrings.xml": None}, "its part with the sharedStrings is not there"),
@@ -171,7 +171,7 @@ def test_what_the_writer_writes_comes_back(sheet):
             "xl/sharedStrings.xml declares a document type",
         ),
         ({"rows": HEADER + cells(2, ' t="s"><v>9</v>', "><v>1</v>")}, ":2: a cell refers to a text that is not there"),
-        ({"rows": HEADER + cells(2, "><v>Zebulon</v>")}, ":2: a cell is marked as a number and holds none"),
+        ({"rows": HEADER + cells(2, "><v>Zebulon</v>")}, ":2: a cell is marked as a number but holds none"),
         ({"rows": HEADER + cells(2, ' t="str"><v>Zebulon_xD800_</v>')}, ":2: an escape in a cell is half a character"),
         ({"rows": HEADER + cells(2, "><v>1</v>") + cells(2, "><v>1</v>")}, ":2: its rows are not in order"),
         ({"rows": HEADER + '<row r="2"><c r="B2"><v>1</v></c><c r="A2"/></row>'}, ":2: its cells are not in order"),

@@ -200,7 +200,7 @@ def test_a_source_of_nothing_but_overlap_is_refused(
         ),
         (
             {"data": {"decontaminate_against": ["a"]}, "distill": {"sources": ["a", "b"]}},
-            "a stands in distill.sources too",
+            "a must not be in distill.sources too",
         ),
         ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
     ],
@@ -235,5 +235,5 @@ def test_results_and_report_say_what_was_compared(
         (run / "results.json").write_text(json.dumps({**results, "overlap": record}))
         assert reason in write_report([run], tmp_path / "report")
     (run / "overlap.json").write_text("{")
-    with pytest.raises(UserError, match=r"overlap\.json: not readable"):
+    with pytest.raises(UserError, match=r"overlap\.json: cannot be read"):
         read_overlap_record(run)

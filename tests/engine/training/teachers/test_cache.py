@@ -209,7 +209,7 @@ def test_a_file_that_is_damaged_under_a_run_is_named(cached, tmp_path) -> None:
     trainer, _ = cached()
     for file in files(tmp_path / "cache"):
         cut(file, 30)
-    with pytest.raises(RuntimeError, match="safetensors was whole as this run began .* start again"):
+    with pytest.raises(RuntimeError, match="safetensors was intact when this run began .* start again"):
         gradients(trainer)
     trainer, said = cached()
     assert any("WARNING" in line for line in said)
