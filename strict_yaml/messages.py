@@ -91,7 +91,8 @@ def shown(value: Any) -> str:
         return f"a number of {len(str(abs(value)))} digits"
     if value is None:
         return "nothing"
-    return {list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
+    named: dict[type, str] = {list: "a list", dict: "a mapping"}
+    return named.get(type(value), type(value).__name__)
 
 
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place) -> str:

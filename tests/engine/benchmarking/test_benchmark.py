@@ -234,14 +234,14 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         request_of(DEMO, own, {})
     text = "\n".join(error.value.problems)
     for wanted in (
-        "--steps: '0'",
-        "--warmup: '-1'",
+        "--steps: must be a whole number >= 1; got '0'",
+        "--warmup: must be a whole number >= 0; got '-1'",
         "--mode: must be one of teach, distill, adapt; got 'evaluate'",
-        "--invented: 'x'",
-        "--shardings: 'cloud'",
+        "rows of a task, such as 200,20 or 200,20,5000; got 'x'",
+        "--shardings: must be one of ",
         "did you mean 'max_tokens_per_micro_batch'?",
         "--sweep: must be KEY=VALUE,VALUE; got 'seed'",
-        "--profile: 'yes'",
+        "--profile: must be true or false; got 'yes'",
         "/none.json is not a file",
     ):
         assert wanted in text, wanted

@@ -193,7 +193,8 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     assert len(error.value.problems) == 4 and not (tmp_path / "no").exists()
     assert (
         error.value.problems[0]
-        == f"--runs: {other} and {a} both hold alpha/metaprompt/4/0, with different numbers; adapt one of them without it"
+        == f"--runs: {other} and {a} both hold alpha/metaprompt/4/0, with different numbers; adapt one of them "
+        "without it"
     )
 
 
