@@ -130,7 +130,7 @@ class PublishedCounts:
         return {unit: count for unit, count in dataclasses.asdict(self).items() if count is not None}
 
 
-_SAID = "add it; docs/reference/data.md says what it holds"
+_SAID = "see docs/reference/data.md"
 
 
 @dataclass(frozen=True)

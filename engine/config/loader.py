@@ -60,7 +60,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         return read_mapping(path)
     except UnreadableFile as error:
-        raise UserError(error.told(path, "--config names a YAML file")) from None
+        raise UserError(error.told(path, "name an existing YAML file")) from None
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

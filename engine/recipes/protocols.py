@@ -95,7 +95,11 @@ def _top_level_problems(file: str, content: Mapping[str, Any], folder: Any) -> l
     Args:
         folder: of the study's runs, as typed or as the file names it.
     """
-    problems = [f"{file}: " + unknown_key(key, TOP) for key in content if key not in TOP]
+    problems = []
+    for key in content:
+        if key not in TOP:  # --help lists a run configuration's keys, not these
+            text = unknown_key(key, TOP).replace("see --help", f"keys: {', '.join(TOP)}")
+            problems.append(f"{file}: {text}")
     for key in ("distill", "adapt"):
         if not isinstance(content.get(key), str):
             problems.append(f"{file}: {key}: missing; name a run configuration")

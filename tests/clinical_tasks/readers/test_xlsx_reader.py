@@ -163,8 +163,8 @@ def test_what_the_writer_writes_comes_back(sheet):
         (b"\xd0\xcf\x11\xe0 Zebulon", "not an .xlsx file (it is not a zip archive"),
         ({"xl__workbook.xml": None}, "a zip archive without xl/workbook.xml"),
         ({"sheets": ()}, "the workbook has no sheet"),
-        ({"xl__sharedStrings.xml": None}, "its part with the sharedStrings is not there"),
-        ({"xl__worksheets__sheet0.xml": None}, "its part with the worksheet is not there"),
+        ({"xl__sharedStrings.xml": None}, "its part with the sharedStrings is missing"),
+        ({"xl__worksheets__sheet0.xml": None}, "its part with the worksheet is missing"),
         ({"rows": HEADER + "<row r='2'><c>Zebulon"}, "xl/worksheets/sheet0.xml is not well-formed XML at line 1"),
         (
             {"xl__sharedStrings.xml": '<!DOCTYPE x [<!ENTITY a "Zebulon">]><sst>&a;</sst>'},

@@ -28,8 +28,8 @@ published: {test: many}
     problems = caught.value.problems
     expected = [
         "unknown key 'lables'; did you mean 'labels'?",
-        "licence: missing; add it",
-        "access: missing; add it",
+        "licence: missing; see docs/reference/data.md",
+        "access: missing; see docs/reference/data.md",
         "name: must consist of letters, digits, _ and - (it names files and options); got 'bad name'",
         "reader: must be one of brat, pubtator, ",
         "unknown key 'splits.trian'; did you mean 'train'?",
@@ -113,7 +113,7 @@ published: {test: many}
             "type: must be one of ner, re, qa, nli, summarization; got 'sumarization'; ",
         ),
         ("summarization", {"reader": "cvs"}, "reader: must be one of brat, "),
-        ("summarization", {"licence": ""}, "licence: missing; add it"),
+        ("summarization", {"licence": ""}, "licence: missing; see docs/reference/data.md"),
         ("summarization", {"title": ["a"]}, "title: must be text; got a list"),
         ("summarization", {"answer": "likelyhood"}, "answer: must be one of likelihood, generation; got 'likelyhood'"),
         ("summarization", {"answer": "likelihood"}, "answer: there are no options to compare"),
