@@ -109,7 +109,7 @@ class RunConfig:
     )
     max_nonfinite_steps: int = conduct(
         50,
-        "End the run when a row's gradient was not finite in this many consecutive steps; 0 is never. Each such step "
+        "End the run when a row's gradient was not finite in this many consecutive steps; 0: never. Each such step "
         "leaves the row unchanged.",
         at_least=0,
     )

@@ -80,7 +80,7 @@ class AdaptConfig:
         at_least=0,
         in_step=False,
     )
-    patience: int = key(0, "A row stops after this many validations without a better one; 0 never.", at_least=0)
+    patience: int = key(0, "A row stops after this many validations without a better one; 0: never.", at_least=0)
     few_shot_validation: bool = key(False, "Also let few-shot rows choose their best step on the validation split.")
 
     def problems(self) -> list[str]:

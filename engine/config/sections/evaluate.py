@@ -27,7 +27,7 @@ class EvaluateConfig:
     )
     split: Literal["test", "validation"] = key(
         "test",
-        "What to score on. validation, for choosing settings, leaves results.json alone: see results_validation.json.",
+        "The split to score on. validation, for choosing settings, writes results_validation.json, not results.json.",
     )
     likelihood: Literal["sum", "mean"] = key(
         "sum",
