@@ -95,10 +95,10 @@ def test_cells_are_every_combination_and_follow_their_distillation(write, tmp_pa
         ({"run_dir": 3}, "run_dir: missing"),
         ({"distill": None}, "distill: missing; name a run configuration"),
         ({"adaptations": ["few"]}, "adaptations: must be names, each with keys and values"),
-        ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: is a distillation and an adaptation"),
+        ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: cannot be both a distillation and an adaptation"),
         (
             {"adaptations": {"few": {"source": "plan"}}},
-            "few: source: must be one of the distillations before it (plain); got 'plan'",
+            "few: source: must be one of the distillations before it: plain; got 'plan'",
         ),
         ({"adaptations": {"few": {"adapt.stpes": 3}}}, "few: unknown key 'adapt.stpes'; did you mean 'adapt.steps'?"),
         ({"adaptations": {"few": {"adapt.steps": "many"}}}, "few: adapt.steps: must be a whole number; got 'many'"),
