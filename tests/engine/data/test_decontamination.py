@@ -202,7 +202,7 @@ def test_a_source_of_nothing_but_overlap_is_refused(
             {"data": {"decontaminate_against": ["a"]}, "distill": {"sources": ["a", "b"]}},
             "a must not be in distill.sources too",
         ),
-        ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
+        ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "only a distillation"),
     ],
 )
 def test_keys_that_mean_nothing_are_refused(tmp_path: Path, keys: dict[str, Any], reason: str) -> None:
