@@ -35,10 +35,10 @@ class BackboneCard:
         default_factory=dict,
         metadata=about(
             "A transformers configuration (model_type and its keys): the weights are drawn from the seed; their "
-            "scores mean nothing."
+            "scores are meaningless."
         ),
     )
-    seed: int = field(default=0, metadata=about("Of the random weights."))
+    seed: int = field(default=0, metadata=about("Seed of the random weights."))
     tokenizer: str = field(
         default="",
         metadata=about("A folder that transformers can read, or a sentencepiece .model file; default: path."),
@@ -50,35 +50,37 @@ class BackboneCard:
             "harmony (gpt-oss)."
         ),
     )
-    separator: str = field(default="\n\n", metadata=about("Between input and answer under the template none."))
-    dtype: Literal["float32", "bfloat16"] = field(default="bfloat16", metadata=about("Of the frozen weights."))
+    separator: str = field(default="\n\n", metadata=about("Text between input and answer, under the template none."))
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="bfloat16", metadata=about("Data type of the frozen weights.")
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata=about(
-            "Run the Python code that the tokenizer's folder brings. A model's own code is never run: its family "
-            "must be one of the installed transformers."
+            "Run the Python code in the tokenizer's folder. A model's own code is never run: its family must be part "
+            "of the installed transformers."
         ),
     )
     instruction_first: bool = field(
         default=False,
         metadata=about(
-            "Where a written instruction stands when it is scored for comparison: before BOS, as a soft prompt does "
-            "(pocket backbones), or opening the input."
+            "Put a written instruction that is scored for comparison before BOS, like a soft prompt (pocket "
+            "backbones). Otherwise it opens the input."
         ),
     )
     attention: str = field(default="", metadata=about("transformers' attn_implementation; default: the family's own."))
     dummy: bool = field(
         default=False,
         metadata=about(
-            "Of path read config.json alone and draw the weights from the seed: full shapes for benchmarks, scores "
-            "that mean nothing. A GPU draws them itself: other values than a CPU's."
+            "Read only config.json from path and draw the weights from the seed: full shapes for benchmarks, "
+            "meaningless scores. A GPU draws its own values, which differ from a CPU's."
         ),
     )
     dequantize: bool = field(
         default=False,
         metadata=about(
-            "Widen MXFP4 experts to dtype as they are read, three times the memory: for comparison. The values are "
-            "the same."
+            "Convert MXFP4 experts to dtype while loading, for comparison. The values are the same; they take "
+            "three times the memory."
         ),
     )
 
@@ -121,9 +123,9 @@ def _between_keys(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     problems = []
     random = content.get("random")
     if bool(content.get("path")) == bool(random):
-        problems.append(("path, random", "give exactly one of them"))
+        problems.append(("path, random", "set exactly one of the two"))
     if random and not content.get("tokenizer"):
-        problems.append(("tokenizer", "missing; random weights bring none"))
+        problems.append(("tokenizer", "missing; random weights have no tokenizer of their own, so name one"))
     if isinstance(random, dict) and random and "model_type" not in random:
         problems.append(("random.model_type", "missing; for example llama or gpt_oss"))
     return problems

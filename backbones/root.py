@@ -297,7 +297,7 @@ def _open(plain: Callable[[Tensor], Tensor], head: nn.Module) -> Callable[..., A
         if loss is None:
             return plain(hidden)
         if getattr(head, "bias", None) is not None:
-            raise BackboneError("the head has a bias, which packed rows do not know; set batching: padded")
+            raise BackboneError("the head has a bias, which packed rows do not support; set batching: padded")
         return loss(head.weight, hidden, teacher)
 
     return forward

@@ -99,15 +99,15 @@ class HuggingFaceTokenizer:
         except Exception as error:  # transformers raises many kinds for a folder that holds no tokenizer
             if not trust_remote_code and "trust_remote_code" in str(error):
                 reason = (
-                    "brings Python code of its own, which is not run; read it, and set trust_remote_code: true in "
-                    "the card"
+                    "needs Python code of its own, which is not run; read that code, then set trust_remote_code: true "
+                    "in the card"
                 )
                 raise BackboneError(f"tokenizer {path}: {reason}") from None
             raise BackboneError(
                 f"tokenizer {path}: transformers cannot read it ({type(error).__name__}); it needs tokenizer.json"
             ) from None
         if self.inner.eos_token_id is None:
-            raise BackboneError(f"tokenizer {path}: names no eos_token; set it in tokenizer_config.json")
+            raise BackboneError(f"tokenizer {path}: has no eos_token; set it in tokenizer_config.json")
         self.bos_id, self.eos_id, self.vocab_size = self.inner.bos_token_id, self.inner.eos_token_id, len(self.inner)
 
     def encode(self, text: str) -> list[int]:

@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default="", help="only these, by name, with commas between")
-    parser.add_argument("--small", action="store_true", help="pocket models, a CPU will do")
+    parser.add_argument("--small", action="store_true", help="pocket models, which run on a CPU")
     parser.add_argument("--logs", type=Path, help="keep what each part printed in this folder")
     parser.add_argument(
         "--output",
@@ -223,10 +223,10 @@ def main(arguments: list[str] | None = None) -> int:
     names = a.parts.split(",") if a.parts else list(every)
     unknown = [name for name in names if name not in every]
     if unknown:
-        parser.error(f"--parts: {', '.join(unknown)}: there is {', '.join(every)}")
+        parser.error(f"--parts: must be some of {', '.join(every)}; got {', '.join(unknown)}")
     if device_name() == "cpu" and not a.small:
         parser.error(
-            "there is no GPU here. Fix: run it on a machine that has one, or add --small to see the command work "
+            "no GPU found. Fix: run it on a machine that has one, or add --small to see the command work "
             "on pocket models"
         )
     folder = ROOT / ("runs/gpu-small" if a.small else "benchmarks/results")

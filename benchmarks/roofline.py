@@ -167,8 +167,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--shapes", default="llama_8b,gpt_oss_20b")
-    parser.add_argument("--layers", type=int, default=0, help="so many instead of all")
-    parser.add_argument("--fused", choices=("auto", "off"), default="auto", help="as the key of the configuration")
+    parser.add_argument("--layers", type=int, default=0, help="number of layers; 0 is all")
+    parser.add_argument(
+        "--fused", choices=("auto", "off"), default="auto", help="as the configuration key of this name"
+    )
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
     cases = []

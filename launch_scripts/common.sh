@@ -101,7 +101,7 @@ in_container() {
     none) echo "$VENV/bin/python" ;;
     apptainer) echo "apptainer exec --nv --no-home --bind $PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS} $IMAGE python" ;;
     pyxis) echo "python" ;;
-    *) echo "CONTAINER=$CONTAINER is none of none, apptainer, pyxis" >&2; exit 2 ;;
+    *) echo "CONTAINER must be one of none, apptainer, pyxis; got $CONTAINER" >&2; exit 2 ;;
   esac
 }
 

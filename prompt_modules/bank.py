@@ -171,7 +171,7 @@ class JoinedBank(nn.Module):
                 out_BLD = part_BLD.new_zeros(len(rows_B), *part_BLD.shape[1:])
             out_BLD = out_BLD.index_copy(0, here, part_BLD)
         if out_BLD is None:
-            raise ValueError("no row of this bank was asked for")
+            raise ValueError("no row of this bank was selected")
         return out_BLD
 
     def packed_sequence(self, rows_K: Tensor, tokens_TD: Tensor) -> Tensor:

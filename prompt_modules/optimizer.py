@@ -75,7 +75,7 @@ class RowGroup:
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"schedule: must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
         first = next(iter(self.parameters.values()))
         n_rows, device = len(first), first.device
         if any(len(p) != n_rows for p in self.parameters.values()):

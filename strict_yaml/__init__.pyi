@@ -10,7 +10,7 @@ from .messages import (
     TYPES as TYPES,
     Problem as Problem,
     choices_of as choices_of,
-    none_of as none_of,
+    must_be_one_of as must_be_one_of,
     shown as shown,
 )
 from .reader import (
@@ -37,8 +37,8 @@ __all__ = [
     "fields_of",
     "json_schema",
     "leaves",
+    "must_be_one_of",
     "nearest",
-    "none_of",
     "parse",
     "read_mapping",
     "shown",

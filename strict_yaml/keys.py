@@ -35,7 +35,7 @@ def about(
         meaning: one plain sentence for ``--help`` and editors.
         above, at_least, below, at_most: bounds of a number.
         pattern: regular expression of a text.
-        wrong: what is said behind a value that is none of these, in place of the bound.
+        wrong: what a value must be, in words that replace the bound: ``must be full or a number``.
         missing: what to do where a required key is missing.
         inner: the keys that a mapping must have, no more and no fewer.
         keys: the keys that a mapping may have, no others.

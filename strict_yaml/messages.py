@@ -10,8 +10,9 @@ from strict_yaml.suggestions import did_you_mean, shown_key
 if typing.TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+MAPPING = "a mapping of keys to values"
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -60,15 +61,15 @@ def problem_of(cls: type, detail: "ErrorDetails", prefix: str = "") -> Problem:
         return Problem(key, text, path=path)
     if of_type == "literal_error":
         choices = choices_of(place.kind)
-        return Problem(key, none_of(value, choices), "choice", value, choices, path)
+        return Problem(key, must_be_one_of(value, choices), "choice", value, choices, path)
     return Problem(key, _mismatch(of_type, value, limits=detail.get("ctx", {}), place=place), path=path)
 
 
-def none_of(value: Any, choices: Iterable[Any], called: str = "") -> str:
-    """What is said of a value that is none of the choices. ``called``: what they are called, before their list."""
+def must_be_one_of(value: Any, choices: Iterable[Any], called: str = "") -> str:
+    """The sentence for a value that is not one of the choices. ``called``: what they are called, before their list."""
     choices = tuple(choices)
     listed = ", ".join(map(str, choices))
-    return f"{shown(value)} is none of {called}{listed}" + did_you_mean(value, choices)
+    return f"must be one of {called}{listed}; got {shown(value)}" + did_you_mean(value, choices)
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:
@@ -81,11 +82,17 @@ def choices_of(kind: Any) -> tuple[Any, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: short ones as they are, others by their type."""
-    short = isinstance(value, int | float | str | bool) and len(str(value)) < 60
-    if short:
+    """A value as a message quotes it. A long one may be a line of a note: only its length is told."""
+    if isinstance(value, bool | float) or (isinstance(value, int | str) and len(str(value)) < 60):
         return repr(value)
-    return type(value).__name__
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, int):
+        return f"a number of {len(str(abs(value)))} digits"
+    if value is None:
+        return "nothing"
+    named: dict[type, str] = {list: "a list", dict: "a mapping"}
+    return named.get(type(value), type(value).__name__)
 
 
 def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place) -> str:
@@ -93,23 +100,28 @@ def _mismatch(of_type: str, value: Any, limits: Mapping[str, Any], place: Place)
     if of_type in _NO_MAPPING:
         short = place.metadata.get("short")
         if short and is_section(place.kind):
-            return f"expected {_named(place.below(short))}, or keys and values, found {shown(value)}"
-        return "expected keys and values"
+            return f"must be {_named(place.below(short))}, or a mapping; got {shown(value)}"
+        return f"must be {MAPPING}"
     if of_type == "string_type" and isinstance(value, bool):
-        return f"expected text, found {value}; write it in quotes"
+        return f"must be text; got {value}; write it in quotes"
     if of_type in _EXPECTED:
         single = place.metadata.get("one") and of_type in ("list_type", "tuple_type")
-        return f"expected {_named(place) if single else _EXPECTED[of_type]}, found {shown(value)}"
+        return f"must be {_named(place) if single else _EXPECTED[of_type]}; got {shown(value)}"
+    return f"{_limit(of_type, limits, place)}; got {shown(value)}"
+
+
+def _limit(of_type: str, limits: Mapping[str, Any], place: Place) -> str:
+    """What a value of the right type must be."""
     if of_type == "less_than_equal":
-        return f"{shown(value)} is above {limits['le']:g}"
+        return f"must be <= {limits['le']:g}"
     if place.metadata.get("wrong"):
-        return f"{shown(value)} {place.metadata['wrong']}"
+        return str(place.metadata["wrong"])
     if of_type == "string_pattern_mismatch":
-        return f"{shown(value)} does not fit {limits['pattern']}"
+        return f"must match {limits['pattern']}"
     bounds = [f"{BOUNDS[name]} {limit:g}" for name, limit in place.metadata.get("bounds", {}).items()]
     if of_type == "finite_number":
-        return f"{shown(value)} is not {' and '.join([*bounds, 'finite'])}"
-    return f"{shown(value)} is not {' and '.join(bounds)}"
+        bounds.append("finite")
+    return f"must be {' and '.join(bounds)}"
 
 
 def _named(place: Place) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from strict_yaml.messages import MAPPING
 from strict_yaml.suggestions import shown_key
 
 _BOOL, _TIMESTAMP = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
@@ -53,7 +54,7 @@ class UnreadableFile(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with words left as words. It notes keys that stand twice, of which YAML would keep the last."""
+    """SafeLoader with words left as words. It notes duplicate keys, of which YAML would keep the last."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -63,7 +64,7 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) <= DIGITS:
             return super().construct_yaml_int(node)
         line = node.start_mark.line + 1
-        self.problems.append(FileProblem("syntax", line, f"a number of more than {DIGITS} digits"))
+        self.problems.append(FileProblem("syntax", line, f"a number must have at most {DIGITS} digits"))
         return 0
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -71,14 +72,14 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):  # such as `run_dir: {{ name }}`, a placeholder left in
-                self.problems.append(FileProblem("key", line, "a key must be a word"))
+                self.problems.append(FileProblem("key", line, "a key must be plain text"))
                 return {}
             written = key_node.value
             key = written
             if key_node.tag != _MERGE:  # 1 and 01 are one number
                 key = str(self.construct_object(key_node))
             if key in first:
-                text = f"key {shown_key(written)!r} stands twice (first in line {first[key]})"
+                text = f"duplicate key {shown_key(written)!r} (first in line {first[key]})"
                 self.problems.append(FileProblem("repeated", line, text, written))
             first.setdefault(key, line)
         return super().construct_mapping(node, deep=True)
@@ -108,10 +109,12 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UnreadableFile([FileProblem("absent", 0, str(error.strerror))]) from None
     except UnicodeDecodeError as error:
-        raise UnreadableFile([FileProblem("encoding", 0, f"no text file: not UTF-8 at byte {error.start}")]) from None
+        raise UnreadableFile(
+            [FileProblem("encoding", 0, f"not a text file: byte {error.start} is not UTF-8")]
+        ) from None
     content = _parsed(text)
     if not isinstance(content, dict):
-        raise UnreadableFile([FileProblem("content", 0, "expected keys and values")])
+        raise UnreadableFile([FileProblem("content", 0, f"must hold {MAPPING}")])
     return {str(key): value for key, value in content.items()}
 
 
@@ -134,7 +137,7 @@ def _parsed(text: str) -> Any:
         problem = getattr(error, "problem", None) or "malformed"
         raise UnreadableFile([FileProblem("syntax", line, f"not valid YAML ({problem})")]) from None
     except (ValueError, KeyError, AttributeError, RecursionError):  # !!int x, 3,000 brackets
-        raise UnreadableFile([FileProblem("syntax", 0, "not valid YAML (a value that cannot be read)")]) from None
+        raise UnreadableFile([FileProblem("syntax", 0, "not valid YAML (unreadable value)")]) from None
     if loader.problems:
         raise UnreadableFile(loader.problems)
     return content

@@ -65,7 +65,7 @@ def shared_prefix_attention(
     asked = [name for name in ("softcap", "position_bias") if further.get(name) is not None]
     if (prefix is None and slots is None) or attention_mask is not None or dropout or asked:
         raise RuntimeError(
-            f"{type(module).__name__} asks for what packed rows do not have: {', '.join(asked) or 'a mask or dropout'}"
+            f"{type(module).__name__} needs what packed rows do not support: {', '.join(asked) or 'a mask or dropout'}"
         )
     # squeeze, for the backward pass of an index writes zeros everywhere else
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))

@@ -49,12 +49,12 @@ def _written_config(card: BackboneCard) -> PreTrainedConfig:
     config = _read_config(card)
     if card.attention and card.attention not in ALL_ATTENTION_FUNCTIONS and card.attention != "eager":
         raise BackboneError(
-            f"backbone {card.name}: attention: {card.attention!r} is not known to transformers; for example sdpa "
+            f"backbone {card.name}: attention: transformers does not know {card.attention!r}; use for example sdpa "
             "or eager"
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BackboneError(
-            f"backbone {card.name}: {config.model_type} is no causal language model in this transformers release"
+            f"backbone {card.name}: {config.model_type} is not a causal language model in this transformers release"
         )
     _check_packing(card, config)
     for key in LOGIT_TRANSFORMS:
@@ -76,7 +76,7 @@ def _read_config(card: BackboneCard) -> PreTrainedConfig:
     except Exception as error:
         if "trust_remote_code" in str(error):
             reason = (
-                "brings Python code of its own, which is never run; the family must be one of the installed "
+                "needs Python code of its own, which is never run; the family must be part of the installed "
                 "transformers"
             )
             raise BackboneError(f"backbone {card.path}: {reason}") from None
@@ -91,13 +91,12 @@ def _check_packing(card: BackboneCard, config: PreTrainedConfig) -> None:
     packing = getattr(config, "quantization_config", None)
     if not packing:
         if card.dequantize:
-            raise BackboneError(f"backbone {card.name}: dequantize: the weights are not packed; take the key away")
+            raise BackboneError(f"backbone {card.name}: dequantize: the weights are not packed; remove the key")
         return
     method = packing.get("quant_method") if isinstance(packing, dict) else getattr(packing, "quant_method", None)
     if config.model_type != "gpt_oss" or method != "mxfp4":
         raise BackboneError(
-            f"backbone {card.name}: {method} weights cannot be trained through; give a bfloat16 folder, or "
-            "gpt-oss in MXFP4"
+            f"backbone {card.name}: {method} weights do not pass gradients; use a bfloat16 folder, or gpt-oss in MXFP4"
         )
     if config.hidden_size % BLOCK or config.intermediate_size % BLOCK:
         raise BackboneError(

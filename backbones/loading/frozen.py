@@ -93,7 +93,7 @@ def _filled(
         )
     source = _source(card, config, dtype, device, wanted, tied)
     if isinstance(source, SafetensorsSource) and _is_converted(config, source, wanted):
-        way = "renames or merges weights as it loads; transformers does it, whole on every rank"
+        way = "renames or merges weights while loading; every rank loads the whole model through transformers"
         print_rank0(f"backbone {card.name}: {config.model_type} {way}")
         source = ConvertedSource(Path(card.path))
         _refuse_untied(card, source, tied)
@@ -133,7 +133,7 @@ def _refuse_untied(card: BackboneCard, source: ConvertedSource, tied: dict[str, 
     """transformers' loader has kept a weight and the one that it should share apart: their values differ."""
     apart = sorted(source.tensors().keys() & tied.keys())
     if apart:
-        remedy = "which config.json lets it share; set tie_word_embeddings: false there"
+        remedy = "although config.json ties them; set tie_word_embeddings: false there"
         raise BackboneError([f"backbone {card.path}: {name} differs from {tied[name]}, {remedy}" for name in apart])
 
 

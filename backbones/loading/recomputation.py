@@ -23,7 +23,7 @@ def recompute_first(model: nn.Module, layers: int) -> None:
     if layers and not found:
         name = type(model).__name__
         raise BackboneError(
-            f"{name}: transformers cannot compute layers of this family again; set activation_checkpointing: none"
+            f"{name}: transformers cannot recompute layers of this family; set activation_checkpointing: none"
         )
     for layer in found[:layers]:
         layer.forward = _computed_again(layer.forward, model.config)

@@ -113,7 +113,7 @@ def _index(folder: Path) -> tuple[dict[str, _Place], list[str]]:
     if not problems:  # else every tensor of a broken file would be told once more
         for key, file in wanted.items():
             if key not in places:
-                problems.append(f"{key} should be in {file}, says the index; it is not")
+                problems.append(f"{key} should be in {file} according to the index, but is not")
     return places, problems
 
 
@@ -138,13 +138,13 @@ def _header(file: Path) -> dict[str, _Place]:
     out = {}
     for name, entry in header.items():
         if entry.get("dtype") not in DTYPES:
-            raise _Torn(f"{name} has dtype {entry.get('dtype')}; known are {', '.join(DTYPES)}")
+            raise _Torn(f"{name}: dtype must be one of {', '.join(DTYPES)}; got {entry.get('dtype')}")
         stored = Stored(tuple(entry["shape"]), DTYPES[entry["dtype"]])
         begin, end = entry["data_offsets"]
         if end - begin != math.prod(stored.shape) * stored.dtype.itemsize:
             raise _Torn(f"{name}: {end - begin} bytes for shape {stored.shape}; copy the file again")
         if 8 + length + end > size:
             whole = 8 + length + max(other["data_offsets"][1] for other in header.values())
-            raise _Torn(f"cut short: {size:,} bytes, its header speaks of {whole:,}; copy it again")
+            raise _Torn(f"cut short: {size:,} bytes, its header says {whole:,}; copy it again")
         out[name] = _Place(file, 8 + length + begin, stored)
     return out

@@ -46,7 +46,7 @@ def changed(shape: Shape, samples: int | None, tasks: int | None, layers: int | 
     """
     for flag, value in (("--samples", samples), ("--tasks", tasks), ("--layers", layers)):
         if value is not None and value < 1:
-            raise ValueError(f"{flag}: {value} is below 1")
+            raise ValueError(f"{flag}: must be >= 1; got {value}")
     out = replace(shape, samples=samples or shape.samples, tasks=tasks or shape.tasks)
     if layers:
         out = replace(out, card={**shape.card, "num_hidden_layers": layers})

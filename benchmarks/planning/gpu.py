@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     before, _, rest = a.docs.read_text().partition(BEGIN)
     if END not in rest:
-        parser.error(f"{a.docs}: {BEGIN} and {END} must stand where the table belongs")
+        parser.error(f"{a.docs}: {BEGIN} and {END} must mark the place of the table")
     rows = []
     for file in a.measured:
         measured = json.loads(file.read_text())

@@ -219,7 +219,8 @@ def _compare(check: TaskCheck, split: str) -> None:
         found = check.released[split].get(unit)
         if found is not None and found != published:
             check.problems.append(
-                f"split {split} has {found} {unit}, published are {published}. Fix: compare the files with the release"
+                f"split {split} has {found} {unit}, but {published} are published. Fix: compare the files with the "
+                "release"
             )
 
 

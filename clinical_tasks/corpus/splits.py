@@ -174,11 +174,11 @@ class _Released:
             if not ids.passes(document):
                 return False
         if document.doc_id in self._places:
-            fix = "give each an id of its own"
+            fix = "give each its own id"
             if "id" in self.card.columns:
                 fix += ", or drop columns.id from the card to number the rows"
             first = self._places[document.doc_id]
-            raise ReadError(f"{document.source}: the same id as at {first}. Fix: {fix}")
+            raise ReadError(f"{document.source}: duplicate id (first at {first}). Fix: {fix}")
         self._places[document.doc_id] = document.source
         return True
 

@@ -37,13 +37,11 @@ def read_notes(path: Path, card: TaskCard) -> tuple[list[Example], list[str]]:
             examples.append(example)
             earlier = first.setdefault(example.document, where)
             if earlier != where:
-                problems.append(f"{where}: its id stands in {earlier} too. Fix: give every note an id of its own")
+                problems.append(f"{where}: duplicate id (first in {earlier}). Fix: give every note its own id")
     except ReadError as error:
         problems.append(str(error))
     if not examples and not problems:
-        problems.append(
-            f"{path}: holds no note. Fix: name a .txt, a folder of .txt, or a .jsonl with one object a line"
-        )
+        problems.append(f"{path}: has no notes. Fix: name a .txt, a folder of .txt, or a .jsonl with one object a line")
     return examples, problems
 
 
@@ -59,8 +57,8 @@ def _records(path: Path, card: TaskCard) -> Iterator[tuple[str, Callable[[], Exa
             if line.strip():
                 yield f"{path}:{number}", partial(_line, path, number, line, card)
     else:
-        reason = "is neither .txt, nor .jsonl, nor a folder" if path.exists() else "does not exist"
-        raise read_error(path, reason, fix="name one of them")
+        reason = "must be a .txt, a .jsonl or a folder" if path.exists() else "does not exist"
+        raise read_error(path, reason, fix="name one of these")
 
 
 def _content(path: Path, *, skip_bom: bool = True) -> str:
@@ -77,9 +75,9 @@ def _line(path: Path, number: int, line: str, card: TaskCard) -> Example:
     try:
         record = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
-        raise read_error(path, "is no JSON", line=number, fix="write one object a line") from None
+        raise read_error(path, "is not JSON", line=number, fix="write one object a line") from None
     if not isinstance(record, dict):
-        raise read_error(path, "is no object", line=number, fix='write {"id": ..., "text": ...}')
+        raise read_error(path, "is not a JSON object", line=number, fix='write {"id": ..., "text": ...}')
     identifier = record.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or not str(identifier).strip():
         raise read_error(path, "has no 'id'", line=number, fix="give it a word or a whole number")
@@ -114,7 +112,7 @@ def _field(record: Mapping[str, Any], key: str, where: str, card: TaskCard) -> s
         )
     value = record[key]
     if not isinstance(value, str) and not _are_texts(value):
-        raise ReadError(f"{where}: '{key}' is no text. Fix: write a text, or a list of texts")
+        raise ReadError(f"{where}: '{key}' must be text. Fix: write a text, or a list of texts")
     if card.type in ("ner", "re"):
         if not isinstance(value, str):
             raise ReadError(f"{where}: '{key}' is a list. Fix: write one text, which offsets count in")
@@ -132,7 +130,7 @@ def _options(record: Mapping[str, Any], where: str, card: TaskCard) -> list[Any]
     value = record.get("options")
     texts = list(value.values()) if isinstance(value, dict) else value
     if not _are_texts(texts) or not all(text.strip() for text in texts):
-        raise ReadError(f"{where}: has no 'options', a list of texts. Fix: give what the question lets one choose from")
+        raise ReadError(f"{where}: has no 'options', a list of texts. Fix: list the options of the question")
     if len(card.options.columns) > 1:
         return texts
     if card.options.text:
@@ -144,14 +142,14 @@ def _mentions(record: Mapping[str, Any], text: str, where: str, card: TaskCard) 
     value = record.get("entities")
     if not isinstance(value, list):
         raise ReadError(
-            f"{where}: has no 'entities', which relations are sought between. Fix: list them with type, start "
+            f"{where}: has no 'entities', the ends of the relations. Fix: list them with type, start "
             "and end, in a .jsonl"
         )
     mentions = []
     for number, item in enumerate(value, start=1):
         if not isinstance(item, dict) or not _is_span(item, len(text)):
             raise ReadError(
-                f"{where}: entity {number} has no type, or no start and end within the text. Fix: count "
+                f"{where}: entity {number} needs a type, and a start and an end within the text. Fix: count "
                 "characters from 0, the end excluded"
             )
         ids = item.get("ids", [])
@@ -164,7 +162,7 @@ def _mentions(record: Mapping[str, Any], text: str, where: str, card: TaskCard) 
             Mention(str(item.get("key", f"T{number}")), item["type"], item["start"], item["end"], ids=tuple(ids))
         )
     if len({mention.key for mention in mentions}) < len(mentions):
-        raise ReadError(f"{where}: two entities have one key. Fix: give each its own, or none")
+        raise ReadError(f"{where}: two entities have the same key. Fix: give each its own, or none")
     return tuple(sorted(mentions, key=mention_order))
 
 

@@ -56,7 +56,7 @@ class Archive(abc.ABC):
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")) or "\0" in name:
             raise read_error(
-                self.path, "holds a member whose name leads out of the archive", fix=f"do not trust it; {_UNPACK}"
+                self.path, "has a member whose path leads out of the archive", fix=f"do not trust it; {_UNPACK}"
             )
         return "/".join(parts)
 
@@ -151,11 +151,11 @@ def refusing_damage(path: Path) -> Iterator[None]:
         raise read_error(path, reason, fix=f"do not trust it; {_UNPACK}") from None
     except NotImplementedError:
         raise read_error(
-            path, "uses a compression that is not known here", fix=f"pack it as an ordinary zip or tar.gz, or {_UNPACK}"
+            path, "uses an unsupported compression", fix=f"pack it as an ordinary zip or tar.gz, or {_UNPACK}"
         ) from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise read_error(
-            path, f"is damaged or no such archive ({type(error).__name__})", fix="fetch the release again"
+            path, f"is damaged or not an archive of its kind ({type(error).__name__})", fix="fetch the release again"
         ) from None
 
 

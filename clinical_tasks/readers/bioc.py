@@ -114,7 +114,7 @@ def _add_block(draft: _Draft, block: Element) -> None:
             continue
         key = attribute(path, item, "id")
         if key in draft.mentions:
-            raise read_error(path, "an id is used twice", line=item.line, fix="give each annotation its own id")
+            raise read_error(path, "duplicate id", line=item.line, fix="give each annotation its own id")
         if "type" not in infons:
             raise read_error(path, "an annotation without a type", line=item.line, fix='add <infon key="type">')
         draft.mentions[key] = Mention(key, infons["type"], start, end, tuple(spans) if len(spans) > 1 else (), ids)

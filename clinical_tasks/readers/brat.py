@@ -46,7 +46,7 @@ def _read_note(text_path: Path, folder: Path, events: str) -> Document:
     quotes: list[Quote] = []
     for line, key, fields in rows["T"]:
         if key in mentions:
-            raise read_error(ann_path, "an id is used twice", line=line, fix="give each annotation its own id")
+            raise read_error(ann_path, "duplicate id", line=line, fix="give each annotation its own id")
         mentions[key] = _mention(ann_path, line, key, fields)
         quotes.append(Quote(line, mentions[key].fragments, fields[1] if len(fields) > 1 else ""))
     check_line_ends(text_path, annotations=ann_path, text=text, quotes=quotes)
@@ -163,10 +163,10 @@ def _triggers(path: Path, rows: list[Row], mentions: dict[str, Mention]) -> dict
         trigger = (fields[0].split() or [""])[0].partition(":")[2]
         if trigger not in mentions:
             raise read_error(
-                path, "an event names no trigger that is in the file", line=line, fix="write 'Type:T1 Role:T2 ...'"
+                path, "an event names a trigger that is not in the file", line=line, fix="write 'Type:T1 Role:T2 ...'"
             )
         if key in triggers:
-            raise read_error(path, "an id is used twice", line=line, fix="give each annotation its own id")
+            raise read_error(path, "duplicate id", line=line, fix="give each annotation its own id")
         triggers[key] = trigger
     return triggers
 
@@ -199,7 +199,10 @@ def _check_targets(
         parts = fields[0].split()
         if len(parts) < 2 or not (parts[1] in mentions or parts[1] in triggers or parts[1] in relation_keys):
             raise read_error(
-                path, "an attribute names nothing that is in the file", line=line, fix="write 'Name TARGET [value]'"
+                path,
+                "an attribute names a target that is not in the file",
+                line=line,
+                fix="write 'Name TARGET [value]'",
             )
 
 

@@ -35,7 +35,7 @@ def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[D
         kinds = [kind for kind in _KINDS if kind in path.name]
         if not kinds:
             raise read_error(
-                path, "its name says nothing of what it holds", fix=f"it has one of {', '.join(_KINDS)} in it"
+                path, "its name does not say what it holds", fix=f"the name must contain one of {', '.join(_KINDS)}"
             )
         files[kinds[0]].append(path)
     entities = _by_document(files["entities"])
@@ -53,7 +53,7 @@ def read_chemprot(paths: list[Path], card: TaskCard, folder: Path) -> Iterator[D
         for rows in rest.values():
             path, line, _ = rows[0]
             raise read_error(
-                path, "a document that no file of abstracts holds", line=line, fix="list the files of one set together"
+                path, "a document that is in no file of abstracts", line=line, fix="list the files of one set together"
             )
 
 
@@ -86,9 +86,7 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
     for entity_path, line, cells in entities:
         mention, quoted = _mention(entity_path, line, cells, text)
         if mention.key in mentions:
-            raise read_error(
-                entity_path, "an id is used twice in a document", line=line, fix="give each entity its own id"
-            )
+            raise read_error(entity_path, "duplicate id in a document", line=line, fix="give each entity its own id")
         mentions[mention.key] = mention
         if one_line(quoted) != one_line(text[mention.start : mention.end]):
             mismatches.append(f"{entity_path}:{line}")

@@ -41,7 +41,7 @@ def _document(path: Path, element: Element) -> Document:
         for entity in sentence.find("entity"):
             mention = _mention(path, entity, words, base)
             if mention.key in mentions:
-                raise read_error(path, "an id is used twice", line=entity.line, fix="give each entity its own id")
+                raise read_error(path, "duplicate id", line=entity.line, fix="give each entity its own id")
             mentions[mention.key] = mention
             spans = mention.fragments or ((mention.start, mention.end),)
             pieces = [text[start:end] for start, end in spans]
@@ -77,7 +77,7 @@ def _mention(path: Path, entity: Element, words: str, base: int) -> Mention:
         start = whole_number(path, entity.line, name="charOffset", text=first)
         end = whole_number(path, entity.line, name="charOffset", text=last if dash else first)
         if not start <= end < len(words):
-            reason = f"characters {start}-{end} are none or beyond the sentence's {len(words)}"
+            reason = f"characters {start}-{end} are empty or beyond the sentence's {len(words)}"
             raise read_error(
                 path, reason, line=entity.line, fix="charOffset counts from 0 in the sentence, ends inclusive"
             )
@@ -101,7 +101,7 @@ def _add_pair(
         )
     interacts = attribute(path, pair, "ddi")
     if interacts not in ("true", "false"):
-        raise read_error(path, "ddi is neither true nor false", line=pair.line, fix="compare the file with the release")
+        raise read_error(path, "ddi must be true or false", line=pair.line, fix="compare the file with the release")
     relation = Relation(pair.attributes.get("type", ""), *ends)
     if interacts == "false":
         left_out["pairs that do not interact"] += 1

@@ -70,7 +70,7 @@ def _by_name(paths: list[Path], suffix: str) -> dict[str, Path]:
         if path.suffix == suffix and found.setdefault(path.stem, path) != path:
             raise read_error(
                 path,
-                f"a second {suffix} of this name in one split",
+                f"duplicate {suffix} of this name in one split",
                 fix="a note's files are found by their name: rename one set",
             )
     return found
@@ -176,10 +176,10 @@ def span_of(path: Path, number: int, lines: TokenSpans, place: Place) -> tuple[i
     """Characters from the start of the first token to the end of the last."""
     for line, token in (place[:2], place[2:]):
         if not 1 <= line <= len(lines):
-            reason = f"line {line} of the note is named, which has {len(lines)}"
+            reason = f"line {line} is named, but the note has {len(lines)} lines"
             raise read_error(path, reason, line=number, fix="lines count from 1; check that the files belong together")
         if token >= len(lines[line - 1]):
-            reason = f"token {token} of the note's line {line} is named, which has {len(lines[line - 1])}"
+            reason = f"token {token} of line {line} is named, but that line has {len(lines[line - 1])} tokens"
             raise read_error(path, reason, line=number, fix="tokens count from 0 and are divided by single spaces")
     start, end = lines[place[0] - 1][place[1]][0], lines[place[2] - 1][place[3]][1]
     if start >= end:
@@ -197,7 +197,7 @@ def _assertions(path: Path) -> Iterator[tuple[tuple[Place, str], tuple[int, str]
         key = (place_of(numbers), kind)
         if key in seen:
             raise read_error(
-                path, f"a second assertion of the concept of line {seen[key]}", line=number, fix="keep one of them"
+                path, f"duplicate assertion of the concept of line {seen[key]}", line=number, fix="keep one of them"
             )
         seen[key] = number
         yield key, (number, assertion)

@@ -81,7 +81,7 @@ def _by_name(paths: Iterator[Path]) -> dict[str, Path]:
         if found.setdefault(name, path) != path:
             raise read_error(
                 path,
-                "a second file for the same note in one split",
+                "duplicate file for the same note in one split",
                 fix="a note's files are found by their name: rename one set",
             )
     return found

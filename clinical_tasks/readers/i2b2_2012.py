@@ -56,7 +56,7 @@ def _read_note(path: Path, folder: Path) -> Document:
             mismatches.append(f"{path}:{span.element.line}")
         key = attribute(path, span.element, "id")
         if key in mentions:
-            raise read_error(path, "an id is used twice", line=span.element.line, fix="give each tag its own id")
+            raise read_error(path, "duplicate id", line=span.element.line, fix="give each tag its own id")
         mentions[key] = Mention(key, attribute(path, span.element, "type"), start, end)
     relations = _relations(path, tags, mentions, left_out)
     text, dropped = _without_frame(text, mentions)
@@ -123,7 +123,7 @@ def _relations(path: Path, tags: Element, mentions: dict[str, Mention], left_out
         kind, head, tail = (attribute(path, element, name) for name in ("type", "fromID", "toID"))
         if head not in mentions or tail not in mentions:
             # Links to the times of admission and discharge, which are SECTIME elements.
-            left_out["TLINK elements of which an end is no mention"] += 1
+            left_out["TLINK elements with an end that is not a mention"] += 1
         elif (relation := Relation(kind, head, tail)) in relations:
             left_out["TLINK elements repeated"] += 1
         else:

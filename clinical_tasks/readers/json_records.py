@@ -67,7 +67,7 @@ def _walk(
         yield node, parent
     elif steps[0] == "*":
         if not isinstance(node, (list, dict)):
-            reason = f"'*' of records '{place}' meets something that is neither a list nor a mapping"
+            reason = f"'*' of records '{place}' must stand for a list or a mapping"
             raise read_error(path, reason, fix="correct reader_options.records")
         children = node.items() if isinstance(node, dict) else enumerate(node)
         for name, child in children:
@@ -80,7 +80,7 @@ def _walk(
     else:
         hint = did_you_mean(steps[0], node if isinstance(node, dict) else ())
         raise read_error(
-            path, f"no key '{steps[0]}' on the way of records '{place}'{hint}", fix="correct reader_options.records"
+            path, f"no key '{steps[0]}' in the path of records '{place}'{hint}", fix="correct reader_options.records"
         )
 
 
@@ -96,7 +96,7 @@ def _entries(path: Path, node: Any, orient: str) -> Iterable[tuple[str, Any]]:
         orient, "neither a list nor a mapping of records"
     )
     raise read_error(
-        path, expected, fix="set reader_options.records to the path of the records, and orient to how they lie there"
+        path, expected, fix="set reader_options.records to the path of the records, and orient to how they are stored"
     )
 
 

@@ -38,5 +38,5 @@ def parse_json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise NotJson("an object gives the same key twice")
+        raise NotJson("duplicate key in an object")
     return found

@@ -77,7 +77,7 @@ class LineEndError(ReadError):
             files = "1 more file" if len(others) == 1 else f"{len(others)} more files"
             reason += f"; the line ends of {files} do not agree either ({', '.join(names)})"
             if not whole_folder:
-                fix += ", and mend the other notes as a further check says of each"
+                fix += ", and correct the other notes as the next check says"
         super().__init__(str(read_error(first.annotations, reason, line=first.line, fix=fix)))
 
     def __reduce__(self) -> tuple[type[LineEndError], tuple[list[LineEndFault], bool]]:

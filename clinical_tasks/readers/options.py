@@ -40,7 +40,7 @@ class JsonOptions:
     records: str = field(default="", metadata=about("json: dotted path to the records, * for every entry."))
     orient: Literal["list", "by_id", "columns"] | None = field(
         default=None,
-        metadata=about("json: how the records lie there; default: a list or a mapping by id, whichever is found."),
+        metadata=about("json: how the records are stored; default: a list or a mapping by id, whichever is found."),
     )
 
 
@@ -60,9 +60,9 @@ class TableOptions:
     delimiter: str = field(
         default=",",
         metadata=about(
-            "csv, tsv: what stands between fields; default: a comma, a tab.",
+            "csv, tsv: the field separator; default: a comma, a tab.",
             pattern="^.$",
-            wrong="is not one character; write for example ';'",
+            wrong="must be one character, for example ';'",
         ),
     )
     quoting: bool = field(

@@ -68,7 +68,7 @@ def _add_text(path: Path, number: int, drafts: dict[str, _Draft], key: str, part
         draft.repeated = True
         draft.left_out["text lines repeated"] += 1
     elif known is not None:
-        reason = f"a second {name} for the same document"
+        reason = f"duplicate {name} for the same document"
         raise read_error(path, reason, line=number, fix="each document occurs once in a file")
     if part == "t":
         draft.title = text
@@ -82,7 +82,7 @@ def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns:
             path,
             "neither a text line nor an annotation of a document above",
             line=number,
-            fix="expected 'ID|t|...' or tabs",
+            fix="write 'ID|t|...' or columns separated by tabs",
         )
     draft = drafts[columns[0]]
     again = draft.repeated and tuple(columns) in draft.lines

@@ -79,7 +79,7 @@ class _Workbook:
             # Excel's older .xls and any file with a password are no zip archives.
             raise read_error(
                 path,
-                "not an .xlsx file (no zip archive; older .xls files and those with a password are none)",
+                "not an .xlsx file (it is not a zip archive; older .xls files and files with a password are not)",
                 fix=_RESAVE,
             ) from None
         self._names = set(self._archive.namelist())
@@ -130,7 +130,7 @@ class _Workbook:
         try:
             number = float(text)
         except ValueError:
-            raise self.damaged("a cell is marked as a number and holds none", row) from None
+            raise self.damaged("a cell is marked as a number but holds none", row) from None
         if style.isdecimal() and int(style) in self._dates:
             return self._date(number) or text
         # Long identifiers would not survive a float.
@@ -173,7 +173,7 @@ class _Workbook:
                 target = attributes.get("Target", "")
                 part = target[1:] if target.startswith("/") else f"xl/{target}"
                 if part not in self._names:
-                    raise self.damaged(f"its part with the {kind} is not there")
+                    raise self.damaged(f"its part with the {kind} is missing")
                 if kind == "worksheet":
                     worksheets[attributes.get("Id", "")] = part
                 else:
@@ -188,7 +188,7 @@ class _Workbook:
 
         for part, start in (("xl/_rels/workbook.xml.rels", relation), ("xl/workbook.xml", sheet)):
             if part not in self._names:
-                raise self.damaged(f"a zip archive without {part}, so no .xlsx file")
+                raise self.damaged(f"a zip archive without {part}, so not an .xlsx file")
             list(self._parse(part, start, lambda tag, text: None))
         if not self._sheets:
             raise self.damaged("the workbook has no sheet")

@@ -32,7 +32,7 @@ class HoldOut:
             "The share of its documents.",
             above=0,
             below=1,
-            wrong="is not between 0 and 1; 0.1 holds out a tenth",
+            wrong="must be > 0 and < 1 (0.1 holds out a tenth)",
             missing="0.1 holds out a tenth",
             stand_in=0.1,
         )
@@ -110,7 +110,7 @@ class RelationSpec:
 
     level: Literal["mention", "entity"] = field(
         default="mention",
-        metadata=about("What relations lie between: mentions (spans) or a document's entities (identifiers)."),
+        metadata=about("What relations connect: mentions (spans) or a document's entities (identifiers)."),
     )
     head: tuple[str, ...] = field(default=(), metadata=about("Mention types of the first end.", one=True))
     tail: tuple[str, ...] = field(default=(), metadata=about("Mention types of the second end.", one=True))
@@ -130,7 +130,7 @@ class PublishedCounts:
         return {unit: count for unit, count in dataclasses.asdict(self).items() if count is not None}
 
 
-_SAID = "add it; docs/reference/data.md says what it holds"
+_SAID = "see docs/reference/data.md"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class TaskCard:
         metadata=about(
             "Names the task in configurations, files and tables: letters, digits, _ and -.",
             pattern=r"^[A-Za-z0-9_\-]+$",
-            wrong="holds characters other than letters, digits, _ and -; it names files and options",
+            wrong="must consist of letters, digits, _ and - (it names files and options)",
             missing=_SAID,
             stand_in="unnamed",
         )
@@ -171,7 +171,7 @@ class TaskCard:
             stand_in="-",
         )
     )
-    metric: str = field(metadata=about("The score that stands for the task.", missing=_SAID, stand_in="-"))
+    metric: str = field(metadata=about("The main score of the task.", missing=_SAID, stand_in="-"))
     licence: str = field(metadata=about("Under which terms the files may be used.", missing=_SAID, stand_in="-"))
     access: str = field(metadata=about("How one gets the files.", missing=_SAID, stand_in="-"))
     folder: str = field(default="", metadata=about("Where the files lie below the data root; default: the name."))
@@ -204,13 +204,11 @@ class TaskCard:
         default=(),
         metadata=about('Rows with these answers are left out; "" stands for no answer.', one=True),
     )
-    options: OptionsSpec | None = field(default=None, metadata=about("Multiple choice: where the options stand."))
+    options: OptionsSpec | None = field(default=None, metadata=about("Multiple choice: where the options are."))
     relations: RelationSpec = field(
         default=RelationSpec(), metadata=about("How relations are compared, and what they lie between.")
     )
-    instruction: str = field(
-        default="", metadata=about("What an untrained model is told to do; never part of the input.")
-    )
+    instruction: str = field(default="", metadata=about("Instruction for an untrained model; never part of the input."))
     extra_metrics: tuple[str, ...] = field(default=(), metadata=about("Further scores that are reported.", one=True))
     duplicates: Literal["set", "discard", "penalise"] = field(
         default="set",

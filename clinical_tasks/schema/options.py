@@ -69,7 +69,7 @@ def gold_index(spec: OptionsSpec, document: Document, found: Sequence[Choice]) -
         if spec.gold.startswith("index"):
             hint = "the corpus may count from the other end: index0 or index1"
         raise row_error(
-            document, f"the answer names none of the {len(found)} options (or more than one) as '{spec.gold}'", hint
+            document, f"the answer must name exactly one of the {len(found)} options, given as '{spec.gold}'", hint
         )
     return names.index(gold)
 
@@ -102,9 +102,9 @@ def counted_answers(path: Path, documents: list[Document], card: TaskCard) -> It
         if number is not None:
             fitting = [base for base in (0, 1) if number - base in places]
         if not fitting:
-            reason = "the answer is the number of no option, counted from 0 or from 1"
+            reason = "the answer is not the number of an option, counted from 0 or from 1"
             raise row_error(
-                document, reason, "correct columns.answer; answers that stand for none go into ignore_labels"
+                document, reason, "correct columns.answer; put answers that mean no option into ignore_labels"
             )
         if len(fitting) == 1:
             only[fitting[0]].append(document.source)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clinical_tasks.metrics import ROUGE_TYPES
 from clinical_tasks.readers import READER_OPTIONS, ROW_READERS
 from clinical_tasks.schema import TaskCard
-from strict_yaml import did_you_mean, none_of, shown, shown_key
+from strict_yaml import did_you_mean, must_be_one_of, shown, shown_key
 
 _SCORES = ("f1", "precision", "recall")
 _LENIENT = ("lenient", "n2c2_2018", "brat_scoring")
@@ -67,11 +67,11 @@ def _split_faults(card: TaskCard) -> Iterator[Fault]:
         for below, paths in named.items():
             for path in map(Path, paths):
                 if path.is_absolute() or ".." in path.parts:
-                    text = f"{shown(str(path))} leads out of the task's folder; name files inside DATA_ROOT/<folder>"
+                    text = f"{shown(str(path))} is outside the task's folder; name files inside DATA_ROOT/<folder>"
                     yield Fault(f"{key}.{below}", text)
         parent = spec.hold_out_from
         if parent and (parent not in card.splits or card.splits[parent].hold_out):
-            text = f"'{parent}' is no split with files; hold out of a split that has files"
+            text = f"must be a split with files; got '{parent}'"
             yield Fault(f"{key}.hold_out.from", text, (f"splits.{parent}",))
         if sum(other.fraction for other in card.splits.values() if other.hold_out_from == name) >= 1:
             text = f"nothing is left of '{name}'; let the fractions held out of it sum to less than 1"
@@ -86,7 +86,7 @@ def _metric_faults(card: TaskCard) -> Iterator[Fault]:
     named = [("metric", card.metric), *(("extra_metrics", metric) for metric in card.extra_metrics)]
     for key, metric in named:
         if metric not in known:
-            yield Fault(key, none_of(metric, known, f"the metrics of type {card.type}: "), needs)
+            yield Fault(key, must_be_one_of(metric, known, f"the metrics of type {card.type}: "), needs)
 
 
 def known_metrics(card: TaskCard) -> tuple[str, ...]:
@@ -106,22 +106,24 @@ def _label_faults(card: TaskCard) -> Iterator[Fault]:
     # A choice may fold several official labels into one word; a mention or relation must come back as the label that it
     # was.
     if not all(words) or (card.type in ("ner", "re") and len(set(words)) < len(words)):
-        text = "two labels are written with the same word, or one with none; give each label its own word"
+        text = "two labels have the same word, or one has an empty word; give each label its own word"
         yield Fault("labels", text, ("type",))
     elif len(words) > 1 and card.type in ("qa", "nli") and len(set(words)) < 2:
-        text = "all labels are written with the same word; there is nothing to choose between"
+        text = "all labels have the same word, so there is nothing to choose between"
         yield Fault("labels", text, ("type",))
 
 
 def _annotated_faults(card: TaskCard) -> Iterator[Fault]:
     if card.reader in ROW_READERS:
         annotated = ", ".join(name for name in READER_OPTIONS if name not in ROW_READERS)
-        yield Fault("reader", f"'{card.reader}' reads no annotations; a {card.type} task uses one of {annotated}")
+        yield Fault(
+            "reader", f"must be one of {annotated} in a {card.type} task, which needs annotations; got '{card.reader}'"
+        )
     if card.answer == "likelihood":
         yield Fault("answer", f"a {card.type} task has no options to compare; use answer: generation, or drop the key")
     for label in card.triggers:
         if card.labels and label not in card.labels:
-            yield Fault("triggers", none_of(label, card.labels, "the card's labels: "), ("labels.*",))
+            yield Fault("triggers", must_be_one_of(label, card.labels, "the card's labels: "), ("labels.*",))
     if card.triggers and card.type == "re":
         yield Fault("triggers", "unused in a re task; its triggers are the heads; drop the key")
     yield from _template_faults(card, ("text", "entities") if card.type == "re" else ("text",))
@@ -134,11 +136,14 @@ def _annotated_faults(card: TaskCard) -> Iterator[Fault]:
 
 def _row_faults(card: TaskCard) -> Iterator[Fault]:
     if card.reader not in ROW_READERS:
-        yield Fault("reader", f"'{card.reader}' reads no rows; a {card.type} task uses one of {', '.join(ROW_READERS)}")
+        yield Fault(
+            "reader",
+            f"must be one of {', '.join(ROW_READERS)} in a {card.type} task, which needs rows; got '{card.reader}'",
+        )
     if "answer" not in card.columns:
         yield Fault("columns.answer", "missing; name the column that holds the answer or label")
     if "options" in card.columns:
-        yield Fault("columns.options", "the name is taken; describe options under 'options:'")
+        yield Fault("columns.options", "this name is reserved; describe options under 'options:'")
     if card.type == "nli" and not card.labels:
         yield Fault("labels", "missing; map each official label to the word that the answer uses")
     if card.triggers:
@@ -168,4 +173,4 @@ def _template_faults(card: TaskCard, known: Collection[str]) -> Iterator[Fault]:
                 ("columns.*", "options"),
             )
     if not used:
-        yield Fault("input", f"shows no field of the data; {fields}", ("columns.*",))
+        yield Fault("input", f"must show at least one field of the data; {fields}", ("columns.*",))

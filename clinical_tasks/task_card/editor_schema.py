@@ -15,7 +15,7 @@ def card_json_schema() -> dict[str, Any]:
     """For editors, which explain, complete and check a card's keys with it."""
     schema = json_schema(TaskCard)
     schema["description"] = (
-        "A corpus as a task: where it lies, how it is released, asked and scored. docs/reference/data.md"
+        "A corpus as a task: where its files are, their format, the input and the scores. See docs/reference/data.md"
     )
     properties = schema["properties"]
     extends = {

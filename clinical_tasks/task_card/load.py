@@ -8,7 +8,7 @@ from typing import Any
 
 from clinical_tasks.schema import CardError, TaskCard
 from clinical_tasks.task_card.validate import build_card
-from strict_yaml import UnreadableFile, none_of, read_mapping
+from strict_yaml import UnreadableFile, must_be_one_of, read_mapping
 
 EMBEDDED_CARDS = Path(__file__).parents[1] / "cards"
 
@@ -29,7 +29,7 @@ def load_card(path: Path | str) -> TaskCard:
     if base is not None:
         names = embedded_names()
         if base not in names:
-            raise CardError(path, ["extends: " + none_of(base, names, "the embedded cards: ")])
+            raise CardError(path, ["extends: " + must_be_one_of(base, names, "the embedded cards: ")])
         parent = _read(EMBEDDED_CARDS / f"{base}.yaml")
         # A card of another name brings its own files; one that keeps the name keeps the folder.
         name = raw.get("name", parent["name"])
@@ -48,7 +48,7 @@ def load_cards(extra_dirs: Sequence[Path | str] = ()) -> dict[str, TaskCard]:
     problems: list[str] = []
     for directory in (EMBEDDED_CARDS, *map(Path, extra_dirs)):
         if not directory.is_dir():
-            problems.append(f"{directory}: no such directory of cards")
+            problems.append(f"{directory}: this directory of cards does not exist")
             continue
         here: dict[str, Path] = {}
         for path in sorted((*directory.glob("*.yaml"), *directory.glob("*.yml"))):
@@ -58,7 +58,7 @@ def load_cards(extra_dirs: Sequence[Path | str] = ()) -> dict[str, TaskCard]:
                 problems += [f"{path}: {problem}" for problem in error.problems]
                 continue
             if card.name in here:
-                problems.append(f"{path}: name '{card.name}' is also that of {here[card.name].name}; rename one")
+                problems.append(f"{path}: duplicate name '{card.name}' (first in {here[card.name].name}); rename one")
             here[card.name] = path
             cards[card.name] = card
     if problems:

@@ -9,7 +9,7 @@ from typing import Any
 from clinical_tasks.readers import READER_OPTIONS
 from clinical_tasks.schema import CardError, TaskCard
 from clinical_tasks.task_card.cross_checks import faults
-from strict_yaml import Problem, build, fields_of, none_of
+from strict_yaml import Problem, build, fields_of, must_be_one_of
 
 
 def build_card(raw: dict[str, Any], path: Path) -> TaskCard:
@@ -18,7 +18,7 @@ def build_card(raw: dict[str, Any], path: Path) -> TaskCard:
     built, problems = build(TaskCard, content)
     card = dataclasses.replace(built, path=path, **_defaults(content, built))
     if card.reader not in READER_OPTIONS:
-        text = none_of(card.reader, READER_OPTIONS)
+        text = must_be_one_of(card.reader, READER_OPTIONS)
         problems.append(Problem("reader", text, "choice", card.reader, tuple(READER_OPTIONS), ("reader",)))
         card = dataclasses.replace(card, reader=next(iter(READER_OPTIONS)))
     if not any(problem.path[0] in ("reader", "reader_options") for problem in problems):

@@ -167,7 +167,7 @@ def _labelled(card: TaskCard, document: Document) -> Parts:
     if label not in card.labels:
         near = did_you_mean(label, card.labels)
         raise row_error(
-            document, f"the answer is none of the card's labels{near}", "add it to labels or to ignore_labels"
+            document, f"the answer must be one of the card's labels{near}", "add it to labels or to ignore_labels"
         )
     return _texts(document), card.labels[label], options, {"label": card.labels[label], "options": list(options)}
 

@@ -21,6 +21,7 @@ from engine.config import (
 from engine.core import UserError
 from engine.data import Invention, invention_of
 from engine.distributed import ROOM, room_for
+from strict_yaml import must_be_one_of
 
 # without `auto`, which measures one that it chooses
 SHARDINGS = tuple(name for name in get_args(schema_keys()["sharding"].type) if name != "auto")
@@ -117,7 +118,7 @@ def _files(own: dict[str, str], run_dir: Path, problems: list[str]) -> tuple[Pat
     if own.get("compare"):
         compare = expand(own["compare"])
         if not compare.is_file():
-            problems.append(f"command line: --compare: {compare} is no file; name an earlier benchmark.json")
+            problems.append(f"command line: --compare: {compare} is not a file; name an earlier benchmark.json")
     output = run_dir.with_name(run_dir.name + "-benchmark")
     if own.get("output"):
         output = expand(own["output"])
@@ -152,22 +153,22 @@ def _axes(own: dict[str, str], overrides: dict[str, str], problems: list[str]) -
         for sharding in axes["sharding"]:
             if sharding not in SHARDINGS:
                 renamed = new_value(sharding, SHARDINGS)
-                told = f"is called {renamed!r} now" if renamed else f"is none of {', '.join(SHARDINGS)}"
-                problems.append(f"command line: --shardings: {sharding!r} {told}")
+                text = f"{sharding!r} was renamed to {renamed!r}" if renamed else must_be_one_of(sharding, SHARDINGS)
+                problems.append(f"command line: --shardings: {text}")
     for axis in filter(None, own.get("sweep", "").split(";")):
         key, _, values = axis.partition("=")
         key, values = key.strip(), values.strip()
         if key not in known_keys():
             problems.append(f"command line: --sweep: {unknown_key(key, known_keys())}")
         elif key in axes or key in overrides:
-            problems.append(f"command line: --sweep: {key} stands twice; take its flag away")
+            problems.append(f"command line: --sweep: duplicate {key}; remove its flag")
         elif not values:
-            problems.append(f"command line: --sweep: {axis.strip()!r} is no KEY=VALUE,VALUE")
+            problems.append(f"command line: --sweep: must be KEY=VALUE,VALUE; got {axis.strip()!r}")
         else:
             axes[key] = _listed(values)
     for key, tried in axes.items():
         if len(set(tried)) < len(tried):
-            problems.append(f"command line: {key}: a value stands twice in {','.join(tried)}")
+            problems.append(f"command line: {key}: duplicate value in {','.join(tried)}")
     return axes
 
 
@@ -178,6 +179,6 @@ def _listed(text: str) -> list[str]:
 def _count(own: dict[str, str], name: str, default: int, least: int, problems: list[str]) -> int:
     text = own.get(name, str(default))
     if not text.strip().isdecimal() or int(text) < least:
-        problems.append(f"command line: --{name}: {text!r} is no whole number from {least} up")
+        problems.append(f"command line: --{name}: must be a whole number >= {least}; got {text!r}")
         return max(default, least)
     return int(text)

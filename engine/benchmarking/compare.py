@@ -31,7 +31,7 @@ SLOWER, FASTER, SAME, FEW = (
 HARDWARE = ("cpu", "gpu", "cores", "threads")
 SINCE = {"deterministic": False}  # keys that a benchmark.json of this release may lack
 SINGLE = ("peak_gpu_bytes", "peak_host_bytes", "load_seconds", "h2d_bytes_per_step")
-REMEDY = "measure with the same command, or give --compare_anyway=true"
+REMEDY = "measure with the same command, or set --compare_anyway=true"
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ def read_old(path: Path) -> Old:
         whole = False
     if not whole:
         raise UserError(
-            f"--compare: {path} is no benchmark.json of this release: its steps or its configuration are "
-            "missing; measure it anew"
+            f"--compare: {path} is not a benchmark.json of this release: its steps or its configuration are "
+            "missing; measure it again"
         )
     return Old(path, content)
 

@@ -228,7 +228,9 @@ def _built(m: Measured, device: torch.device, machine: Machine) -> _Standing:
     assert m.chosen is not None
     m.holder.context.print_rank0(m.chosen.line())
     if not m.chosen.fits(machine):
-        m.holder.context.print_rank0(f"WARNING more than the {distributed.free_memory_text(machine)} that are free")
+        m.holder.context.print_rank0(
+            f"WARNING this is more than the {distributed.free_memory_text(machine)} that are free"
+        )
     distributed.barrier()
     before, begin = gpu_held(), time.perf_counter()
     torch.manual_seed(m.case.config.seed)

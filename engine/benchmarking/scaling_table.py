@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             contents.append(json.loads(file.read_text()))
             table(contents[-1:])
         except (OSError, ValueError, KeyError, TypeError):
-            problems.append(f"{file} is no benchmark.json of this release")
+            problems.append(f"{file} is not a benchmark.json of this release")
     if problems:
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr)

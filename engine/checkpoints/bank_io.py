@@ -48,7 +48,7 @@ def teachers_of(run_dir: Path, tasks: Sequence[str], wanted: dict[str, Any]) -> 
             problems.append(f"teach.run: {run_dir} has no teacher of {task}; it has {', '.join(names)}")
     for key in ("backbone", "layout"):
         if saved[key] != wanted[key]:
-            problems.append(f"teach.run: {run_dir}: its teachers are of another {key}")
+            problems.append(f"teach.run: {run_dir}: its teachers have another {key}")
     for section in ("prompt", "teach", "data"):
         before, now = _section(saved, section), _section(wanted, section)
         for key in sorted(before.keys() | now.keys()):

@@ -100,8 +100,7 @@ def save(run_dir: Path, step: int, checkpoint: Checkpoint, keep: int, run_lock: 
         return _save(run_dir / "checkpoints", run_dir / "latest", step, checkpoint, keep, run_lock)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"checkpoint of step {step} in {run_dir}: {error}; the previous one is whole, start again once there "
-            "is room"
+            f"checkpoint of step {step} in {run_dir}: {error}; the previous one is intact. Make room and start again"
         ) from None
 
 
@@ -167,7 +166,7 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
     newest, older = _newest_and_older(run_dir)
     damage = []
     if older and newest is None:  # removed by somebody, or the very first was renamed and not yet pointed at
-        damage.append(f"{latest} is missing, and there are checkpoints")
+        damage.append(f"{latest} is missing, but there are checkpoints")
     candidates = []
     if newest is not None:
         candidates.append(newest)
@@ -181,7 +180,7 @@ def load(run_dir: Path, pass_over: Callable[[str], None] | None = None) -> Check
             continue
         if pass_over is not None:
             for told in damage:
-                pass_over(f"WARNING {told}; going on from {folder.name}, which is whole")
+                pass_over(f"WARNING {told}; continuing from {folder.name}, which is intact")
         return found
     if damage:
         raise UserError([f"{problem}; point {latest} at an older one, or give --overwrite=true" for problem in damage])

@@ -39,8 +39,8 @@ class RunLock:
         same_job = bool(job) and owner.get("slurm_job") == job.get("slurm_job")
         if same_job and int(owner.get("restart", 0)) > int(job.get("restart", 0)):
             raise RunLockLost(
-                f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this one "
-                "writes nothing"
+                f"{run_dir}: opened by a later start of job {job['slurm_job']} ({_shown(owner)}); this "
+                "process writes nothing"
             )
         partial = self.file.with_name(f".{OWNER}.{self.token}")
         try:
@@ -53,7 +53,7 @@ class RunLock:
                 partial.unlink()
             raise OSError(
                 error.errno,
-                f"{error.strerror}; nothing was changed, start again once it can be written",
+                f"{error.strerror}; nothing was changed. Start again once it can be written",
                 str(self.file),
             ) from None
 
@@ -65,7 +65,7 @@ class RunLock:
         owner = self._owner()
         if owner.get("token") != self.token:
             raise RunLockLost(
-                f"{self.file.parent}: opened by another job since ({_shown(owner)}); this one writes no more"
+                f"{self.file.parent}: opened by another job since ({_shown(owner)}); this process stops writing"
             )
 
     def _owner(self) -> dict[str, Any]:
@@ -79,4 +79,4 @@ class RunLock:
 
 
 def _shown(owner: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in owner.items() if k != "token") or "nobody that can be read"
+    return ", ".join(f"{k} {v}" for k, v in owner.items() if k != "token") or "an unreadable owner"

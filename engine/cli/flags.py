@@ -86,7 +86,7 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
             problems.append(f"command line: --{key}: is empty; {mode.flags[key]}")
     if mode.positional and (len(typed.words) != 1 or typed.words[0] not in mode.positional):
         found = " ".join(typed.words) or "nothing"
-        problems.append(f"command line: {name}: expected one of {' | '.join(mode.positional)}, found {found}")
+        problems.append(f"command line: {name}: must be followed by one of {' | '.join(mode.positional)}; got {found}")
     elif not mode.positional:
         problems += [word_problem(word, known) for word in typed.words]
     return problems + distributed.output_problems(typed.flags)

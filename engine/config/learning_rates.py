@@ -120,13 +120,16 @@ def refusal(old: str, value: Any, rms: float | None, backbone: str) -> str:
     values = value if isinstance(value, list) else [value]
     numbers = [_number(v) for v in values]
     if rms is None or None in numbers:
-        return f"{old}: is now {new}, in multiples of the RMS of the backbone's input embeddings; divide it by that RMS"
+        return (
+            f"{old}: was renamed to {new}, in multiples of the RMS of the backbone's input embeddings; divide it by "
+            "that RMS"
+        )
     relative = ", ".join(f"{n / rms:.2g}" for n in numbers if n is not None)
     if isinstance(value, list):
         relative = f"[{relative}]"
     return (
-        f"{old}: is now {new}, in multiples of the RMS of the backbone's input embeddings ({rms:g} for {backbone}); "
-        f"write {new}: {relative}"
+        f"{old}: was renamed to {new}, in multiples of the RMS of the backbone's input embeddings ({rms:g} for "
+        f"{backbone}); write {new}: {relative}"
     )
 
 

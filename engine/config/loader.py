@@ -102,13 +102,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         return read_mapping(path)
     except UnreadableFile as error:
-        raise UserError(error.told(path, "--config names a YAML file")) from None
+        raise UserError(error.told(path, "name an existing YAML file")) from None
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence that every unknown key gets."""
     if renamed := new_key(key):
-        return f"unknown key {key!r}; it is called {renamed!r} now"
+        return f"unknown key {key!r}; it was renamed to {renamed!r}"
     known = list(known)
     section, dot, leaf = key.rpartition(".")
     if dot and key in known:
@@ -126,7 +126,7 @@ def read_switch(text: str, where: str, problems: list[str]) -> bool:
         where: the flag as a message names it, such as ``command line: --prepare``.
     """
     if text.lower() not in ("true", "false"):
-        problems.append(f"{where}: {text!r} is neither true nor false")
+        problems.append(f"{where}: must be true or false; got {text!r}")
     return text.lower() == "true"
 
 
@@ -160,7 +160,7 @@ def _override(content: dict[str, Any], dotted: str, text: str) -> list[str]:
     try:
         value = _typed(kind, text)
     except UnreadableFile:
-        return [f"command line: --{dotted}: cannot be read as {TYPES.get(kind, 'a list')}"]
+        return [f"command line: --{dotted}: must be {TYPES.get(kind, 'a list')}"]
     section, _, leaf = dotted.rpartition(".")
     node = content
     if section:
@@ -183,7 +183,7 @@ def _typed(kind: Any, text: str) -> Any:
 def _text(problem: strict_yaml.Problem) -> str:
     """What is wrong, without the key."""
     if problem.kind == "choice" and (renamed := new_value(problem.value, problem.known)):
-        return f"{problem.value!r} is called {renamed!r} now"
+        return f"{problem.value!r} was renamed to {renamed!r}"
     return problem.text
 
 

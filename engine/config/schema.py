@@ -56,70 +56,71 @@ class RunConfig:
     backbone: str = keys.key("", "Path of a backbone card.", modes=keys.READERS, in_step=False)
     sharding: Literal["auto", "replicated", "zero3_hpz", "zero3", "zero3_offload"] = machine(
         "auto",
-        "Where the frozen backbone lives: whole on each device; in ZeRO-3 shards on devices, a second set within each "
-        "node, or one set; in shards on hosts. auto takes the fastest that is predicted to fit.",
+        "Where the frozen backbone is kept: replicated, whole on each device; zero3, in shards over all devices; "
+        "zero3_hpz, with a second set of shards within each node; zero3_offload, in shards in host memory. auto takes "
+        "the fastest that is predicted to fit.",
     )
     deepspeed: str = machine(
-        "", "A DeepSpeed JSON of your own (ZeRO and precision only), in place of a sharding's file in ds_configs/."
+        "", "A DeepSpeed JSON of your own (ZeRO and precision only), instead of a sharding's file in ds_configs/."
     )
     seed: int = keys.key(
         0,
         "Seed of starts, data order and subsets.",
         above=-(2**63),
         below=2**63,
-        wrong="has more than 63 bits",
+        wrong="must fit into 63 bits",
     )
     max_tokens_per_micro_batch: int = machine(
-        4096, "Tokens of a micro-batch, prompts and padding counted; decides memory, never the result.", above=0
+        4096, "Tokens of a micro-batch, prompts and padding included; changes memory, never the result.", above=0
     )
     batching: Literal["packed", "padded"] = machine(
         "packed",
         "packed: each prompt once per micro-batch, no padding, head and losses on answer tokens only. padded: one "
         "padded row per sample, whole logits; the same result, slower, for checks and for families that packed rows "
-        "do not know.",
+        "do not support.",
     )
     activation_checkpointing: Literal["auto", "none", "all", "all_offloaded"] = machine(
         "auto",
-        "Layers whose activations are computed again in the backward pass; all_offloaded keeps the layers' inputs in "
-        "host memory besides, for samples of tens of thousands of tokens; auto: as little as fits.",
+        "Layers that are recomputed in the backward pass. all_offloaded also keeps the layers' inputs in host memory, "
+        "for samples of tens of thousands of tokens. auto recomputes as few as fit.",
     )
     fused: Literal["auto", "off"] = machine(
         "auto",
-        "On a GPU, norms, SwiGLU and rotary positions are one kernel each, what lies between products of gpt-oss's "
-        "experts three; off: as in transformers.",
+        "auto: on a GPU, fuse norms, SwiGLU and rotary positions into one kernel each, and the steps between matrix "
+        "products of gpt-oss's experts into three. off: use transformers' own operators.",
     )
     deterministic: bool = machine(
         False,
         "On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and "
-        "sharding; what it costs: docs/explanation/fast_path.md. An operator that cannot do so ends the run. CPUs do "
-        "so anyway.",
+        "sharding. An operator that cannot do so ends the run. CPUs are always deterministic. For its cost see "
+        "docs/explanation/fast_path.md.",
     )
     # dummy weights are another backbone, which its own hash tells
     dummy_weights: bool = keys.key(
         False,
-        "Draw the backbone's weights from its card's seed, full shapes, in place of reading files: to measure speed "
+        "Draw the backbone's weights from its card's seed, in full shapes, instead of reading files: to measure speed "
         "without them.",
         on_resume="free",
     )
     preempt_signal: str = conduct(
         "USR1",
-        "Beside SIGTERM: at the next step save, and leave with exit code 75. So do files SAVE (and go on) and STOP in "
-        "run_dir.",
+        "A signal, besides SIGTERM, on which the run saves at the next step and exits with code 75. A file STOP in "
+        "run_dir does the same; a file SAVE saves and continues.",
     )
     max_nonfinite_steps: int = conduct(
         50,
-        "End the run when a row's gradient was not finite in so many steps running (each such step leaves the row as "
-        "it was); 0 never.",
+        "End the run when a row's gradient was not finite in this many consecutive steps; 0: never. Each such step "
+        "leaves the row unchanged.",
         at_least=0,
     )
     hang_minutes: float = conduct(
-        30.0, "A rank that makes no progress for so long ends the job and says where it was.", above=0
+        30.0, "End the job when a rank makes no progress for this long, and say where it was.", above=0
     )
     overwrite: bool = conduct(False, "Ignore checkpoints in run_dir and start again.", modes=keys.READERS)
     accept_changes: bool = conduct(
         False,
-        "Go on from a checkpoint of another configuration, data or backbone (same tasks, same shapes). Said aloud, "
-        "and kept in checkpoints and results.",
+        "Continue from a checkpoint of a different configuration, data or backbone (same tasks, same shapes). The "
+        "changes are logged and recorded in checkpoints and results.",
     )
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

@@ -30,9 +30,9 @@ def _whole_run(c: RunConfig) -> Iterator[str]:
     if not c.backbone:
         yield "backbone: missing; name a backbone card"
     if c.deepspeed and not Path(c.deepspeed).is_file():
-        yield f"deepspeed: {c.deepspeed} does not exist; name a DeepSpeed file, or a sharding in its stead"
+        yield f"deepspeed: {c.deepspeed} does not exist; name a DeepSpeed file, or set sharding instead"
     if c.deepspeed and c.sharding != "auto":
-        yield f"deepspeed: {c.deepspeed} decides the sharding; take one of deepspeed and sharding away"
+        yield f"deepspeed: {c.deepspeed} already sets the sharding; remove deepspeed or sharding"
 
 
 def _repeated_items(c: RunConfig) -> Iterator[str]:
@@ -41,23 +41,23 @@ def _repeated_items(c: RunConfig) -> Iterator[str]:
             values = value_at(c, key)
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
-                yield f"{key}: {', '.join(twice)} stands twice"
+                yield f"{key}: duplicate {', '.join(twice)}"
 
 
 def _data_and_distill(c: RunConfig) -> Iterator[str]:
     if c.data.decontaminate_against and not c.distill.sources:
         yield (
-            "data.decontaminate_against: is of a distillation (distill.sources); an adaptation takes over what its "
-            "source_run found"
+            "data.decontaminate_against: only a distillation (distill.sources) reads it; an adaptation takes over what "
+            "its source_run found"
         )
     both = sorted(set(c.data.decontaminate_against) & set(c.distill.sources))
     if both:
-        yield f"data.decontaminate_against: {', '.join(both)} stands in distill.sources too; a source is not unseen"
+        yield f"data.decontaminate_against: {', '.join(both)} must not be in distill.sources too"
 
 
 def _distill_and_run(c: RunConfig) -> Iterator[str]:
     if c.distill.limits_teacher_cache and c.batching == "padded":
-        yield "distill.teacher_cache: only batching: packed reads it; take the limit away"
+        yield "distill.teacher_cache: only batching: packed reads it; remove the limit"
 
 
 def _lr_sweep_and_methods(c: RunConfig) -> Iterator[str]:
@@ -67,9 +67,6 @@ def _lr_sweep_and_methods(c: RunConfig) -> Iterator[str]:
             "lr_sweep.relative_lr_teach: the teachers are given (teach.run or teach.adapters); nothing is left to tune"
         )
     if sweep.relative_lr_shared and c.adapt.train != "all":
-        yield (
-            "lr_sweep.relative_lr_shared: is of adapt.train: all, which trains P* too; take it away or set "
-            "adapt.train: all"
-        )
+        yield "lr_sweep.relative_lr_shared: needs adapt.train: all, which also trains P*; remove it or set that"
     if sweep.seed in c.adapt.seeds:
-        yield f"lr_sweep.seed: {sweep.seed} stands in adapt.seeds; what a rate was chosen on must not be reported"
+        yield f"lr_sweep.seed: {sweep.seed} must not be in adapt.seeds; rates are chosen on a seed that is not reported"

@@ -54,7 +54,7 @@ def damage(file: Path, of: str) -> str:
             if _checksum(head, stream).encode() != checksum:
                 return "is damaged or cut (its checksum differs)"
             if written_as.decode() != of:
-                return "is another file, whole, under this name"
+                return "is a different, intact file under this name"
             return ""
     except FileNotFoundError:
         return "is missing"
@@ -79,7 +79,7 @@ def _head(stream: BinaryIO, size: int) -> bytes:
     length = stream.read(8)
     n = int.from_bytes(length, "little")
     if n > size - len(length):
-        raise ValueError("is cut in its header, or the header is damaged")
+        raise ValueError("has a damaged or truncated header")
     return length + stream.read(n)
 
 

@@ -19,7 +19,9 @@ class Stopped(Exception):
     """Training stopped on request, its checkpoint written. Exit code 75."""
 
     def __init__(self, stage: str, step: int, total: int):
-        super().__init__(f"{stage}: stopped at step {step} of {total} as asked; the same command goes on from there")
+        super().__init__(
+            f"{stage}: stopped at step {step} of {total} as requested; run the same command again to continue"
+        )
 
 
 class Slower(Exception):

@@ -104,7 +104,7 @@ def foreign(folder: Path) -> str:
         if one.st_uid not in (os.geteuid(), 0):
             return f"belongs to another user ({one.st_uid})"
     if not stat.S_ISDIR(found.st_mode):
-        return "is no folder"
+        return "is not a folder"
     if found.st_mode & OTHERS_WRITE:
         return "can be written to by others"
     return ""

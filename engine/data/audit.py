@@ -111,7 +111,7 @@ def _numbers(tokens: TokenQuestion, problems: list[str]) -> dict[str, int]:
     for name in numbers:
         text = getattr(tokens, name)
         if text and not (text.isdecimal() and int(text) > 0):
-            problems.append(f"--{name}: {text!r} is no number above 0")
+            problems.append(f"--{name}: must be a whole number > 0; got {text!r}")
         elif text:
             numbers[name] = int(text)
             if not tokens.backbone:

@@ -79,7 +79,7 @@ class Corpora:
     def check_split(self, task: str, split: str) -> None:
         card = self.cards[task]
         if split not in card.splits:
-            raise UserError(f"task {task}: its card names no split {split!r} ({card.path})")
+            raise UserError(f"task {task}: its card has no split {split!r} ({card.path})")
 
     def build(self, task: str, splits: Sequence[str], keys: dict[str, str]) -> None:
         """Make a task's splits as far as they are missing or damaged, and add their keys.

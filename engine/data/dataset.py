@@ -137,7 +137,7 @@ def prepare(
     if not config.root:
         problems.append("data.root: missing; name the folder that holds the corpora")
     elif not root.is_dir():
-        problems.append(f"data.root: {root} is no folder")
+        problems.append(f"data.root: {root} is not a folder")
     problems += [unknown_task(task, cards) for task in tasks if task not in cards]
     if problems:
         raise UserError(problems)

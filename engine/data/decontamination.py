@@ -70,7 +70,7 @@ def decontaminate(
         record["dropped"][name] = train.n_excluded
         if not train.sample_indices:
             problems.append(
-                f"task {name}: data.drop_contaminated leaves no training example; take the task out of distill.sources"
+                f"task {name}: data.drop_contaminated leaves no training example; remove the task from distill.sources"
             )
     if problems:
         raise UserError(problems)
@@ -108,7 +108,7 @@ def read_overlap_record(run_dir: Path) -> dict[str, Any] | None:
         return None
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{run_dir / FILE}: not readable ({type(error).__name__}); take it away: the targets then count as "
+            f"{run_dir / FILE}: cannot be read ({type(error).__name__}); remove it: the targets then count as "
             "not compared"
         ) from None
     return record
@@ -195,4 +195,4 @@ def _damage(file: Path) -> str:
         return "is damaged or cut"
     if checksum != _checksum(found):
         return "is damaged (its checksum differs)"
-    return "" if name == file.name else "holds another comparison than its name says"
+    return "" if name == file.name else "holds a different comparison than its name says"

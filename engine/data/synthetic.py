@@ -32,16 +32,15 @@ def invention_of(text: str, max_length: int) -> Invention:
     parts = [p.strip() for p in text.split(",")]
     if len(parts) not in (2, 3) or not all(p.isdecimal() for p in parts) or min(map(int, parts[1:])) < 1:
         raise UserError(
-            f"command line: --invented: {text!r} is no CONTEXT,ANSWER[,ROWS]: whole numbers, mean tokens of "
-            "contexts and of answers, rows of a "
-            "task, such as 200,20 or 200,20,5000"
+            "command line: --invented: must be CONTEXT,ANSWER[,ROWS], whole numbers: mean tokens of contexts and of "
+            f"answers, rows of a task, such as 200,20 or 200,20,5000; got {text!r}"
         )
     context, answer, *rows = map(int, parts)
     if longest(context) + longest(answer) > max_length:
         raise UserError(
-            f"command line: --invented: {text}: rows are up to half as long again, "
+            f"command line: --invented: {text}: rows can be half as long again, "
             f"{longest(context) + longest(answer)} tokens, "
-            f"and data.max_length is {max_length}; set --data.max_length={longest(context) + longest(answer)}"
+            f"but data.max_length is {max_length}; set --data.max_length={longest(context) + longest(answer)}"
         )
     return Invention(context, answer, *rows)
 

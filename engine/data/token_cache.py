@@ -56,7 +56,7 @@ def is_whole(final: Path, what: str, damage: Damage, print_rank0: Callable[[str]
         return False
     problem = damage(final)
     if problem:
-        print_rank0(f"WARNING {what}: {final} {problem}; it is made again")
+        print_rank0(f"WARNING {what}: {final} {problem}; it is rebuilt")
     return not problem
 
 
@@ -86,7 +86,7 @@ def raise_if_refused(error: OSError, folders: Sequence[Path]) -> None:
     """A cache that cannot be written to is its user's error, and is told as one."""
     for folder in folders:
         if error.errno in REFUSED and _concerns(error.filename, folder):
-            fix = "name another folder (--data.cache=FOLDER), or have it opened"
+            fix = "name another folder (--data.cache=FOLDER), or ask for write permission"
             raise UserError(f"data.cache: {folder} cannot be written to ({error.strerror}); {fix}") from None
 
 
@@ -103,7 +103,7 @@ def await_build(final: Path, rank: int, what: str, damage: Damage) -> None:
             problem = damage(final)
             if not problem:
                 return
-            told = f"rank {rank}: {what}: {final} {problem}; waiting for rank 0 to make it again"
+            told = f"rank {rank}: {what}: {final} {problem}; waiting for rank 0 to rebuild it"
             print(told, file=sys.stderr, flush=True)
         seen = version
         # a marker of another launch says nothing about this one, whichever rank came first
@@ -222,10 +222,10 @@ def damage_of_rows(folder: Path) -> str:
     try:
         told = json.loads((folder / CHECKSUM).read_text())
         if told["of"] != folder.name:
-            return "holds other rows than its name says"
+            return "holds different rows than its name says"
         return "" if sha256_of(folder / ROWS) == told[ROWS] else f"is damaged or cut (the checksum of {ROWS} differs)"
     except FileNotFoundError as error:
-        return f"is not whole ({Path(error.filename).name} is missing)"
+        return f"is incomplete ({Path(error.filename).name} is missing)"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError):

@@ -48,7 +48,9 @@ def leave() -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         if is_main_process:
-            print("interrupted; the same command goes on from what is on disk", file=sys.stderr, flush=True)
+            print(
+                "interrupted; run the same command again to continue from what is on disk", file=sys.stderr, flush=True
+            )
     file = os.environ.get("EXIT_CODE_FILE")
     if file and is_main_process:
         with contextlib.suppress(OSError), open(file, "w") as stream:

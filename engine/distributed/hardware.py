@@ -27,24 +27,24 @@ class DeviceKind:
     flops: dict[str, float] = field(
         metadata=_needed("dtype -> multiply-adds x 2 of dense matrix products.", inner=("bfloat16", "float32"), above=0)
     )
-    memory: float = field(metadata=_needed("Bytes read or written in the device's own memory.", above=0))
-    memory_bytes: float = field(metadata=_needed("Bytes that its memory has.", above=0))
-    pcie: float = field(metadata=_needed("Bytes from host memory.", above=0))
-    intra: float = field(metadata=_needed("Bytes between devices of a node.", above=0))
-    network: float = field(metadata=_needed("Bytes into a node.", above=0))
+    memory: float = field(metadata=_needed("Bytes a second read or written in the device's own memory.", above=0))
+    memory_bytes: float = field(metadata=_needed("Capacity of the device's memory in bytes.", above=0))
+    pcie: float = field(metadata=_needed("Bytes a second from host memory.", above=0))
+    intra: float = field(metadata=_needed("Bytes a second between devices of a node.", above=0))
+    network: float = field(metadata=_needed("Bytes a second into a node.", above=0))
     reach: dict[str, float] = field(
-        metadata=_needed("Of each the part of the peak that a step gets.", inner=REACHED, above=0, at_most=1)
+        metadata=_needed("Fraction of each peak that a step reaches.", inner=REACHED, above=0, at_most=1)
     )
     overlap: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(OVERLAPPED, 1.0),
         metadata=about(
-            "Of each the part that hides behind the device's kernels (1 all, 0 nothing).",
+            "Fraction of each that overlaps with the device's kernels (1 all, 0 nothing).",
             inner=OVERLAPPED,
             at_least=0,
             at_most=1,
         ),
     )
-    latency: float = field(default=3e-5, metadata=about("Seconds of an all-gather besides its bytes.", above=0))
+    latency: float = field(default=3e-5, metadata=about("Seconds of latency of an all-gather.", above=0))
     entering: float = field(
         default=6e-5,
         metadata=about(
@@ -52,7 +52,7 @@ class DeviceKind:
         ),
     )
     matches: list[str] = field(default_factory=list, metadata=about("Words of the name that the driver reports."))
-    source: str = field(default="", metadata=about("Where the peaks stand."))
+    source: str = field(default="", metadata=about("Where the peaks are published."))
 
 
 def names() -> list[str]:
@@ -63,14 +63,14 @@ def read_kind(name: str) -> DeviceKind:
     """A kind by its name in configs/machines, or by the path of a YAML file.
 
     Raises:
-        UserError: there is none, or the file lacks a key, has one more, or a value that is no number above zero; all at
-            once.
+        UserError: there is none, or the file lacks a key, has an unknown one, or a value that is not a number above
+            zero; all at once.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name.lower()}.yaml"
     if not path.is_file():
         raise UserError(
-            f"command line: --gpu: {name!r} is none of {', '.join(names())}, and no YAML file; copy one of "
-            "configs/machines"
+            f"command line: --gpu: must be one of {', '.join(names())}, or a YAML file (copy one of configs/machines); "
+            f"got {name!r}"
         )
     kind, problems = build(DeviceKind, read_yaml(path))
     if problems:

@@ -68,7 +68,9 @@ def check_launcher(env: Mapping[str, str]) -> None:
     numbers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     wrong = [name for name in numbers if name in env and _number(env, name) is None]
     if wrong:
-        raise UserError([f"{name}: {env[name]!r} is no rank or number of ranks; unset {name}" for name in wrong])
+        raise UserError(
+            [f"{name}: must be a rank or a number of ranks; got {env[name]!r}; unset {name}" for name in wrong]
+        )
 
 
 def _left_behind(env: Mapping[str, str], started: Mapping[str, str] | None, task: Task, stale: Sequence[str]) -> str:
@@ -84,8 +86,8 @@ def _left_behind(env: Mapping[str, str], started: Mapping[str, str] | None, task
         if name in stale or (name in env and (started is None or env[name] == started.get(name))):
             left.append(name)
     return (
-        f"{', '.join(listed)}: set by no launcher of this job, and SLURM says {found}; left in the shell that "
-        f"submitted it. Before sbatch or srun: unset {' '.join(left)}"
+        f"{', '.join(listed)}: not set by a launcher of this job (SLURM says {found}), but inherited from the shell "
+        f"that submitted it. Before sbatch or srun: unset {' '.join(left)}"
     )
 
 
@@ -150,9 +152,11 @@ def without_local_rank(arguments: Sequence[str], env: Mapping[str, str]) -> list
     if not equals and rest:
         value = rest.pop(0)
     if not re.fullmatch(r"[0-9]+", value):
-        raise UserError(f"command line: {name}: {value!r} is no rank; a launcher writes {name}=N before the mode")
+        raise UserError(
+            f"command line: {name}: must be a rank; got {value!r}; a launcher writes {name}=N before the mode"
+        )
     if "LOCAL_RANK" in env and _number(env, "LOCAL_RANK") != int(value):
-        raise UserError(f"command line: {name}={value}: but LOCAL_RANK is {env['LOCAL_RANK']}; leave {name} out")
+        raise UserError(f"command line: {name}={value}: differs from LOCAL_RANK={env['LOCAL_RANK']}; leave {name} out")
     return rest
 
 

@@ -75,7 +75,7 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
         fix = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
         if key == "--run":
             fix = "copy the run to a folder of yours"
-        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}, or have it opened"]
+        return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}, or ask for write permission"]
     free = shutil.disk_usage(there).free
     if free < wanted:
         needed = f"{free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed"

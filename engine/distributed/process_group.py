@@ -123,7 +123,7 @@ def _meeting_point(where: DistEnv, wait: timedelta) -> dist.Store | None:
         listening = _listen(host, port).detach()
     except OSError as error:
         remedy = "export another MASTER_PORT (JOB_PORT for launch_scripts/), or the first node's address as MASTER_ADDR"
-        raise UserError(f"MASTER_PORT: nothing can listen on {host}:{port} ({error.strerror}); {remedy}") from None
+        raise UserError(f"MASTER_PORT: cannot listen on {host}:{port} ({error.strerror}); {remedy}") from None
     return dist.TCPStore(host, port, where.world, True, wait, wait_for_workers=False, master_listen_fd=listening)
 
 

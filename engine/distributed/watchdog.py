@@ -86,7 +86,7 @@ class Heartbeats:
                 if rank == self.rank:
                     continue
                 if not self.store.check([f"watch/{rank}"]):
-                    found.append((float("inf"), f"rank {rank}: never heard of"))
+                    found.append((float("inf"), f"rank {rank}: no sign of life since the start"))
                     continue
                 there = json.loads(self.store.get(f"watch/{rank}"))
                 silent = time.time() - there["time"]
@@ -97,7 +97,7 @@ class Heartbeats:
                         life = f"idle for {there['idle'] + silent:.0f} s"
                     found.append((silent, f"rank {rank} on {there['host']}: {life}; last: {there['last']}"))
         except Exception as error:
-            found.append((0.0, f"the other ranks cannot be asked ({type(error).__name__})"))
+            found.append((0.0, f"the other ranks cannot be reached ({type(error).__name__})"))
         lines = [line for _, line in sorted(found, reverse=True)]
         if len(lines) > SHOWN:
             return [*lines[:SHOWN], f"and {len(lines) - SHOWN} more"]

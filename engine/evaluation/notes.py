@@ -202,7 +202,7 @@ def _results(card: TaskCard, notes: Notes, answers: dict[int, Prediction]) -> li
 
 def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens: int) -> list[str]:
     said = {
-        "n_not_asked": f"have a part longer than data.max_length={max_length} that was not asked (n_not_asked)",
+        "n_not_asked": f"have a part longer than data.max_length={max_length} that was skipped (n_not_asked)",
         "n_truncated": f"have an answer cut at evaluate.max_new_tokens={max_new_tokens} (n_truncated)",
         "unaligned": "have lines in their answer that name nothing of the note (unaligned)",
     }
@@ -217,7 +217,7 @@ def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens
 def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite: bool) -> list[str]:
     parent = output.parent
     if not parent.is_dir():
-        return [f"--output: {parent} is no folder; make it first"]
+        return [f"--output: {parent} is not a folder; create it first"]
     if not os.access(parent, os.W_OK | os.X_OK):
         return [f"--output: {parent} cannot be written to by this user"]
     if into_folder and card.type != "ner":
@@ -227,7 +227,7 @@ def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite:
     else:  # a folder cannot be written over a file
         refused = output.exists() and (into_folder or not overwrite)
     if refused:
-        return [f"--output: {output} is there already; name another, or give --overwrite=true to write over it"]
+        return [f"--output: {output} already exists; name another, or give --overwrite=true to write over it"]
     return []
 
 

@@ -49,7 +49,7 @@ class InferenceStats:
 
     def line(self) -> str:
         if not self.answers:
-            return f"nothing asked, {self.read_back} answers read back"
+            return f"nothing generated, {self.read_back} answers read back"
         tokens = f", {self.tokens / self.seconds:.0f} generated tokens/s" if self.tokens else ""
         return f"{self.answers} answers in {self.seconds:.1f} s, {self.answers / self.seconds:.1f} a second{tokens}"
 

@@ -106,13 +106,13 @@ def _problems_of(
     """All that keeps a distillation from being adapted under this configuration, at once."""
     config, key = context.config, SOURCES[method]
     if state["stage"] != "distill":
-        return [f"{key}: {folder} is no distillation but a run of {state['stage']}"]
+        return [f"{key}: {folder} is not a distillation but a run of {state['stage']}"]
     own = state["rows"][0]["method"]
     if own != method:
         kind = "with" if own == "metaprompt" else "without"
         remedy = "one without has distill.lambda_kl and distill.lambda_hidden 0"
         return [
-            f"{key}: {folder} is a distillation {kind} teachers, method {method} starts from the other kind; {remedy}"
+            f"{key}: {folder} is a distillation {kind} teachers, but method {method} needs the other kind; {remedy}"
         ]
     problems = _backbone_problems(state, context, folder)
     _, length, rank = source.part.cols_KLR.shape
@@ -126,7 +126,7 @@ def _problems_of(
     named += [("adapt.transfer", name) for name in config.adapt.transfer if method == "metaprompt"]
     for at, name in named:
         if name not in source.tasks:
-            problems.append(f"{at}: {name!r} is no source task of {folder}; it has {', '.join(source.tasks)}")
+            problems.append(f"{at}: {name!r} is not a source task of {folder}; it has {', '.join(source.tasks)}")
     return problems
 
 

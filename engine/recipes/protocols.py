@@ -27,6 +27,7 @@ import yaml
 
 from engine.config import RunConfig, expand, known_keys, read_yaml, resolve, unknown_key
 from engine.core import UserError
+from strict_yaml import must_be_one_of
 
 NAME = "name"  # in a list of mappings: of the cell
 TOP = ("run_dir", "distill", "adapt", "distillations", "adaptations")
@@ -71,7 +72,7 @@ def read_study(file: str, overrides: Mapping[str, str]) -> tuple[Path, list[Cell
     distillations = _named_cells(file, content, group="distillations", problems=problems)
     adaptations = _named_cells(file, content, group="adaptations", problems=problems)
     for name in sorted(distillations.keys() & adaptations.keys()):
-        problems.append(f"{file}: {name}: is a distillation and an adaptation; a run directory holds one")
+        problems.append(f"{file}: {name}: cannot be both a distillation and an adaptation; a run directory holds one")
     if problems:
         raise UserError(problems)
     common = {key: value for key, value in overrides.items() if key != "run_dir"}
@@ -94,7 +95,11 @@ def _top_level_problems(file: str, content: Mapping[str, Any], folder: Any) -> l
     Args:
         folder: of the study's runs, as typed or as the file names it.
     """
-    problems = [f"{file}: " + unknown_key(key, TOP) for key in content if key not in TOP]
+    problems = []
+    for key in content:
+        if key not in TOP:  # --help lists a run configuration's keys, not these
+            text = unknown_key(key, TOP).replace("see --help", f"keys: {', '.join(TOP)}")
+            problems.append(f"{file}: {text}")
     for key in ("distill", "adapt"):
         if not isinstance(content.get(key), str):
             problems.append(f"{file}: {key}: missing; name a run configuration")
@@ -107,7 +112,7 @@ def _named_cells(file: str, content: Mapping[str, Any], group: str, problems: li
     """The bodies that stand under ``group``, by name; none where it is written otherwise, which is a problem."""
     bodies = content.get(group) or {}
     if not isinstance(bodies, dict) or any(not isinstance(body, dict | None) for body in bodies.values()):
-        problems.append(f"{file}: {group}: expected names, each with keys and values")
+        problems.append(f"{file}: {group}: must be names, each with keys and values")
         return {}
     return bodies
 
@@ -123,7 +128,7 @@ class _Reader:
         self, name: str, mode: str, base: str, body: Mapping[str, Any], distilled: Mapping[str, list[Cell]]
     ) -> list[Cell]:
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
-            self.problems.append(f"{self.file}: {name!r}: is no name for a folder; letters, digits and _ . + - are")
+            self.problems.append(f"{self.file}: {name!r}: must be a folder name of letters, digits and _ . + -")
             return []
         unknown = self._unknown_words(name, mode, body, distilled)
         if unknown:
@@ -162,11 +167,10 @@ class _Reader:
         for key in body:
             if key not in allowed:
                 problems.append(f"{self.file}: {name}: " + unknown_key(str(key), allowed))
-        there = ", ".join(distilled)
         for word in SOURCES[mode]:
             if word in body and body[word] not in distilled:
-                source = f"{word}: {body[word]!r}"
-                problems.append(f"{self.file}: {name}: {source} is none of the distillations before it ({there})")
+                text = must_be_one_of(body[word], distilled, "the distillations before it: ")
+                problems.append(f"{self.file}: {name}: {word}: {text}")
         return problems
 
     def _each(self, name: str, axes: Any) -> Iterator[dict[str, Any]]:
@@ -174,9 +178,7 @@ class _Reader:
         known = known_keys()
         alternatives = _alternatives(axes)
         if alternatives is None:
-            self.problems.append(
-                f"{self.file}: {name}: each: expected keys with lists of values, or a list of mappings"
-            )
+            self.problems.append(f"{self.file}: {name}: each: must be keys with lists of values, or a list of mappings")
             return
         keys: set[str] = set()
         for alternative in alternatives:

@@ -17,6 +17,7 @@ from engine.recipes.adapt import adapt
 from engine.recipes.distill import distill
 from engine.recipes.finished_runs import evaluate, report
 from engine.recipes.protocols import Cell, read_study
+from strict_yaml import must_be_one_of
 
 
 def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan_only: bool = False) -> None:
@@ -30,7 +31,7 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     names = list(dict.fromkeys(c.protocol for c in cells))
     unknown = [name for name in only if name not in names]
     if unknown:
-        raise UserError([f"--only: {name!r} is none of {', '.join(names)}" for name in unknown])
+        raise UserError([f"--only: {must_be_one_of(name, names)}" for name in unknown])
     if not plan_only:
         refused = room_for("run_dir", folder, 0)
         if refused:

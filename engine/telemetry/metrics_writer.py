@@ -62,7 +62,7 @@ class MetricsWriter:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}; the last checkpoint is whole, start again once it can be written",
+                f"{error.strerror}; the last checkpoint is intact; start again once it can be written",
                 str(self._file),
             ) from None
         if self._writer is not None:

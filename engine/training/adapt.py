@@ -180,7 +180,7 @@ def _start(
     if name not in source.tasks:
         run = a.source_run if method == "metaprompt" else a.multitask_run
         raise UserError(
-            f"adapt.init: {name!r} is no source task of {run or holder.context.run_dir}; it has "
+            f"adapt.init: {name!r} is not a source task of {run or holder.context.run_dir}; it has "
             f"{', '.join(source.tasks)}"
         )
     k = source.tasks.index(name)

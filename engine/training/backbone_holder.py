@@ -139,8 +139,8 @@ class BackboneHolder:
         if not chosen.fits(machine):
             free = distributed.free_memory_text(machine)
             self.context.print_rank0(
-                f"WARNING more than the {free} that are free; a smaller max_tokens_per_micro_batch or more ranks bring "
-                "it down"
+                f"WARNING this is more than the {free} that are free; reduce max_tokens_per_micro_batch or use more "
+                "ranks"
             )
 
     def verify(self) -> None:

@@ -36,6 +36,6 @@ class NonfiniteSteps:
         if span is not None:
             names = [self.stage.rows[span[k]].name for k in worst]
         raise RuntimeError(
-            f"{self.stage.name} {step}: in {self.limit} steps running the gradient of {', '.join(names[:8])} "
-            "was not finite; a lower learning rate, a smaller max_grad_norm, or the data of these tasks"
+            f"{self.stage.name} {step}: the gradient of {', '.join(names[:8])} was not finite in {self.limit} "
+            "consecutive steps; lower the learning rate or max_grad_norm, or check the data of these tasks"
         )

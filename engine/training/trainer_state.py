@@ -105,7 +105,7 @@ def resume(trainer: TrainerState) -> None:
     _restore(trainer, found)
     if is_main_process:
         for line in accepted:
-            print(f"WARNING {stage.run_dir}: goes on although it changed: {line}", flush=True)
+            print(f"WARNING {stage.run_dir}: continues although it changed: {line}", flush=True)
         print(f"{stage.name}: resumed at step {trainer.step} of {stage.total_steps}", flush=True)
 
 
@@ -143,7 +143,7 @@ def _check_shapes(trainer: TrainerState, found: Checkpoint, parameters: dict[str
     rows = [_labels(row) for row in stage.rows]
     problems = []
     if found.state["rows"] != rows:
-        problems.append(f"its rows are {len(found.state['rows'])}, of this run {len(rows)}, or others")
+        problems.append(f"it has {len(found.state['rows'])} rows and this run {len(rows)}, or other ones")
     shapes = _shapes(parameters)
     saved = _shapes({name: tensor for name, tensor in found.prompts.items() if not name.startswith("best.")})
     for name in sorted(saved.keys() | shapes.keys()):

@@ -51,7 +51,7 @@ def test_all_parts_take_less_than_nine_minutes_and_their_memory_fits_an_h100() -
         ]
         assert all((gpu.ROOT / w).exists() for w in words)
         flags = [w.partition("=")[0] for w in part.command if w.startswith("--")]
-        assert len(set(flags)) == len(flags), f"{part.name}: a flag stands twice, which is refused"
+        assert len(set(flags)) == len(flags), f"{part.name}: a duplicate flag, which is refused"
 
 
 def test_the_peer_gets_a_micro_batch_that_fits_the_card() -> None:
@@ -156,7 +156,7 @@ def test_a_part_that_fails_is_told_and_the_next_runs(
     "arguments, told_",
     [
         (["--small", "--parts", "llama,lama"], "--parts: lama: there is tests, ceilings, llama, gpt-oss, vs_peft"),
-        ([], "there is no GPU here. Fix:"),
+        ([], "no GPU found. Fix:"),
     ],
 )
 def test_what_cannot_run_is_refused(arguments: list[str], told_: str, capsys: pytest.CaptureFixture[str]) -> None:

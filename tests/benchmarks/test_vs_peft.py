@@ -51,9 +51,9 @@ def test_sizes_replace_those_of_the_shape() -> None:
     [
         ((3, None, None), "3 samples for 4 tasks: each task needs one; set --samples 4 or more"),
         ((None, 40, None), "32 samples for 40 tasks"),
-        ((0, None, None), "--samples: 0 is below 1"),
-        ((None, -1, None), "--tasks: -1 is below 1"),
-        ((None, None, 0), "--layers: 0 is below 1"),
+        ((0, None, None), "--samples: must be >= 1; got 0"),
+        ((None, -1, None), "--tasks: must be >= 1; got -1"),
+        ((None, None, 0), "--layers: must be >= 1; got 0"),
     ],
 )
 def test_sizes_that_make_no_step_are_refused(

@@ -58,7 +58,7 @@ def test_ctrl_c_to_torchrun_saves_on_all_ranks_at_one_step(tmp_path: Path) -> No
                 break
         rest, _ = process.communicate(timeout=120)
     text = "".join(seen) + rest
-    (step,) = re.findall(r"teach: stopped at step (\d+) of 5000 as asked", text)
+    (step,) = re.findall(r"teach: stopped at step (\d+) of 5000 as requested", text)
     assert (tmp_path / "run/teachers/latest").resolve().name == f"step_{int(step):08}", text
     assert (tmp_path / "code").read_text() == "75\n" and "fault" not in text
 

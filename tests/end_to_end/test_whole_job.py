@@ -258,7 +258,7 @@ def test_a_users_notes_are_answered_by_two_ranks_or_one(place, outputs):
     assert answer["id"] == notes[0].stem and {"answer", "spans", "unaligned"} <= answer.keys()
     for path in ((place / "answered"), (place / "answered.jsonl"), *(place / "answered").iterdir()):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077
-    assert "answered.jsonl is there already" in outputs["predict again"] and not list(place.glob(".answered*"))
+    assert "answered.jsonl already exists" in outputs["predict again"] and not list(place.glob(".answered*"))
 
 
 def test_no_note_text_leaves_caches_and_predictions(place, outputs):
@@ -320,10 +320,10 @@ def test_a_source_that_does_not_fit_is_refused_with_every_reason(place, outputs)
     for reason in (
         "fits its own backbone only",
         "prompt.rank: 2, but the metaprompt of",
-        "adapt.init: 'demo_qu' is no source task",
+        "adapt.init: 'demo_qu' is not a source task",
     ):
         assert reason in output
-    assert "is no distillation but a run of adapt" in run(
+    assert "is not a distillation but a run of adapt" in run(
         *adapt, f"--adapt.source_run={place / 'adapt'}", ranks=1, expect=2
     )
     assert not (place / "other").exists()

@@ -194,7 +194,7 @@ def killed_at_every_call(place: Path, stride: int = 1) -> tuple[list[Try], int]:
 
     out, calls, base = [], 0, place / "base"
     shutil.rmtree(base, ignore_errors=True)
-    # nothing there yet; one checkpoint; as many as are kept, so that one is removed; a step that is there already
+    # nothing there yet; one checkpoint; as many as are kept, so that one is removed; a step that already exists
     for before, step in ((0, 1), (1, 2), (2, 3), (2, 2)):
         if before and step > before:
             checkpoint.save(base, before, content(before), 2)

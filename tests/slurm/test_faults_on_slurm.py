@@ -128,6 +128,6 @@ def test_a_job_out_of_time_saves_is_requeued_and_equals_one_with_time_enough(
     ]
     job = cluster.submit(output, "distill.sbatch", *distill(place, "time", LONGER), options=options)
     text = cluster.wait_for(job, "COMPLETED", output)
-    assert "as asked; the same command goes on from there" in text and f"requeued as {job} (restart 1" in text
+    assert "as requested; run the same command again to continue" in text and f"requeued as {job} (restart 1" in text
     assert int(cluster.shown(job, "Restarts")) >= 1
     assert_same(place / "time", longer)

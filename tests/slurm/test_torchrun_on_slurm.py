@@ -25,7 +25,7 @@ def test_stopped_requeued_and_finished_equals_srun_to_the_bit(
     text = cluster.wait_for(job, "COMPLETED", output)
     assert (
         "2 ranks" in text
-        and "as asked; the same command goes on from there" in text
+        and "as requested; run the same command again to continue" in text
         and f"requeued as {job} (restart 1" in text
     )
     assert_same(place / name, whole)

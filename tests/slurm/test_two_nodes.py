@@ -36,7 +36,7 @@ def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(
         (run / "STOP").touch()
     text = cluster.wait_for(job, "COMPLETED", output)
     assert (
-        "as asked; the same command goes on from there" in text
+        "as requested; run the same command again to continue" in text
         and f"requeued as {job} (restart 1" in text
         and "teachers: reused" in text
     )

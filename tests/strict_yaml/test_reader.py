@@ -29,9 +29,9 @@ def test_every_key_that_stands_twice_is_told_with_both_lines(file: Path) -> None
     with pytest.raises(UnreadableFile) as error:
         read_mapping(file)
     assert sorted(error.value.told(file, "fix")) == [
-        f"{file}, line 4: key 'c' stands twice (first in line 3)",
-        f"{file}, line 5: key 'a' stands twice (first in line 1)",
-        f"{file}, line 6: key 'e' stands twice (first in line 6)",
+        f"{file}, line 4: duplicate key 'c' (first in line 3)",
+        f"{file}, line 5: duplicate key 'a' (first in line 1)",
+        f"{file}, line 6: duplicate key 'e' (first in line 6)",
     ]
 
 
@@ -41,10 +41,10 @@ def test_every_key_that_stands_twice_is_told_with_both_lines(file: Path) -> None
         (b"a: [1\n", "syntax", "not valid YAML"),
         (b"a: 1\n  b: 2\n", "syntax", ", line 2: not valid YAML"),
         (b"a: \x01\n", "syntax", "not valid YAML (malformed)"),
-        (b"a: {{ name }}\n", "key", ", line 1: a key must be a word"),
-        (b"- a\n", "content", ": expected keys and values"),
-        (b"", "content", ": expected keys and values"),
-        (b"a: \x80\n", "encoding", ": no text file: not UTF-8 at byte 3; fix"),
+        (b"a: {{ name }}\n", "key", ", line 1: a key must be plain text"),
+        (b"- a\n", "content", ": must hold a mapping of keys to values"),
+        (b"", "content", ": must hold a mapping of keys to values"),
+        (b"a: \x80\n", "encoding", ": not a text file: byte 3 is not UTF-8; fix"),
     ],
 )
 def test_what_is_no_mapping(content: bytes, kind: str, wanted: str, file: Path) -> None:
@@ -82,13 +82,13 @@ def test_whole_numbers_that_no_message_and_no_hash_can_hold_are_refused_with_the
     with pytest.raises(UnreadableFile) as caught:
         read_mapping(path)
     (problem,) = caught.value.problems
-    assert (problem.line, problem.text) == (3, "a number of more than 60 digits")
+    assert (problem.line, problem.text) == (3, "a number must have at most 60 digits")
 
 
 def test_keys_that_are_one_number_stand_twice(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("labels:\n  1: a\n  01: b\n")
-    with pytest.raises(UnreadableFile, match=r"key '01' stands twice \(first in line 2\)"):
+    with pytest.raises(UnreadableFile, match=r"duplicate key '01' \(first in line 2\)"):
         read_mapping(path)
 
 

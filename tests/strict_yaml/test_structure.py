@@ -21,7 +21,7 @@ class Inner:
     on: bool = field(default=False, metadata=about("On."))
     weight: float = field(default=1.0, metadata=about("Weight.", at_least=0))
     shots: list[str] = field(
-        default_factory=list, metadata=about("Shots.", pattern="^(full|[0-9]+)$", wrong="is neither")
+        default_factory=list, metadata=about("Shots.", pattern="^(full|[0-9]+)$", wrong="must be full or a number")
     )
 
 
@@ -64,23 +64,23 @@ def test_defaults_are_each_ones_own_and_an_empty_section_is_the_default() -> Non
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [
-        ({"steps": 0}, "inner.steps: 0 is not above 0"),
-        ({"steps": 3.0}, "inner.steps: expected a whole number, found 3.0"),
-        ({"steps": True}, "inner.steps: expected a whole number, found True"),
-        ({"steps": "3"}, "inner.steps: expected a whole number, found '3'"),
-        ({"steps": None}, "inner.steps: expected a whole number, found NoneType"),
-        ({"rates": [1, -1]}, "inner.rates: -1.0 is not above 0"),
-        ({"rates": 1}, "inner.rates: expected a list, found 1"),
-        ({"weight": True}, "inner.weight: expected a number, found True"),
-        ({"weight": "fast"}, "inner.weight: expected a number, found 'fast'"),
-        ({"weight": 10**400}, "inner.weight: expected a number, found int"),
-        ({"weight": math.inf}, "inner.weight: inf is not at least 0 and finite"),
-        ({"weight": math.nan}, "inner.weight: nan is not at least 0 and finite"),
-        ({"way": "cosin"}, "inner.way: 'cosin' is none of linear, cosine; did you mean 'cosine'?"),
-        ({"names": ["a", 2.5]}, "inner.names: expected text, found 2.5"),
-        ({"names": ["a", False]}, "inner.names: expected text, found False; write it in quotes"),
-        ({"on": 1}, "inner.on: expected true or false, found 1"),
-        ({"shots": ["4", "half"]}, "inner.shots: 'half' is neither"),
+        ({"steps": 0}, "inner.steps: must be > 0; got 0"),
+        ({"steps": 3.0}, "inner.steps: must be a whole number; got 3.0"),
+        ({"steps": True}, "inner.steps: must be a whole number; got True"),
+        ({"steps": "3"}, "inner.steps: must be a whole number; got '3'"),
+        ({"steps": None}, "inner.steps: must be a whole number; got nothing"),
+        ({"rates": [1, -1]}, "inner.rates: must be > 0; got -1.0"),
+        ({"rates": 1}, "inner.rates: must be a list; got 1"),
+        ({"weight": True}, "inner.weight: must be a number; got True"),
+        ({"weight": "fast"}, "inner.weight: must be a number; got 'fast'"),
+        ({"weight": 10**400}, "inner.weight: must be a number; got a number of 401 digits"),
+        ({"weight": math.inf}, "inner.weight: must be >= 0 and finite; got inf"),
+        ({"weight": math.nan}, "inner.weight: must be >= 0 and finite; got nan"),
+        ({"way": "cosin"}, "inner.way: must be one of linear, cosine; got 'cosin'; did you mean 'cosine'?"),
+        ({"names": ["a", 2.5]}, "inner.names: must be text; got 2.5"),
+        ({"names": ["a", False]}, "inner.names: must be text; got False; write it in quotes"),
+        ({"on": 1}, "inner.on: must be true or false; got 1"),
+        ({"shots": ["4", "half"]}, "inner.shots: must be full or a number; got 'half'"),
         ({"stpes": 1}, "inner.stpes: unknown key 'inner.stpes'; did you mean 'steps'?"),
         ({5: 1}, "inner.5: unknown key 'inner.5'"),
     ],
@@ -91,11 +91,11 @@ def test_what_a_value_must_not_be(values: dict[Any, Any], wanted: str) -> None:
 
 def test_a_mapping_of_given_keys_has_them_all_and_no_more() -> None:
     found = told({"name": "x", "shares": {"x": 1.6, "z": 1}})
-    assert found == ["shares.x: 1.6 is above 1", "shares.y: missing", "shares.z: unknown key 'shares.z'"]
+    assert found == ["shares.x: must be <= 1; got 1.6", "shares.y: missing", "shares.z: unknown key 'shares.z'"]
     assert told({"name": "x", "shares": 3, "free": 3, "inner": 3}) == [
-        "shares: expected keys and values",
-        "free: expected keys and values",
-        "inner: expected keys and values",
+        "shares: must be a mapping of keys to values",
+        "free: must be a mapping of keys to values",
+        "inner: must be a mapping of keys to values",
     ]
 
 
@@ -158,7 +158,7 @@ class File:
     """A file of sections by name."""
 
     name: str = field(
-        metadata=about("Name.", pattern="^[a-z]+$", wrong="is no name", missing="give one", stand_in="none")
+        metadata=about("Name.", pattern="^[a-z]+$", wrong="must be a name", missing="give one", stand_in="none")
     )
     sources: dict[str, Source] = field(
         metadata=about("Sources.", keys=("train", "test"), short="files", missing="list them", stand_in={})
@@ -200,31 +200,31 @@ def test_sections_by_name_short_values_and_lists_of_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"name": "X1"}, "name: 'X1' is no name"),
+        ({"name": "X1"}, "name: must be a name; got 'X1'"),
         ({"name": ""}, "name: missing; give one"),
         ({"name": None}, "name: missing; give one"),
         ({"place": "there"}, "unknown key 'place'; keys: name, sources, ways, words, columns, counts, free"),
         ({"sources": {"tset": "a"}}, "unknown key 'sources.tset'; did you mean 'test'?"),
-        ({"sources": {"test": 2.5}}, "sources.test: expected text or a list, or keys and values, found 2.5"),
-        ({"sources": {"test": [2.5]}}, "sources.test.files: expected text, found 2.5"),
-        ({"sources": {"test": {"share": 1}}}, "sources.test.share: expected keys and values"),
+        ({"sources": {"test": 2.5}}, "sources.test: must be text or a list, or a mapping; got 2.5"),
+        ({"sources": {"test": [2.5]}}, "sources.test.files: must be text; got 2.5"),
+        ({"sources": {"test": {"share": 1}}}, "sources.test.share: must be a mapping of keys to values"),
         ({"sources": {"test": {"share": {"of": "a", "from": "a", "part": 0.1}}}}, None),
         ({"sources": {"test": {"share": {"from": "a"}}}}, "sources.test.share.part: missing; 0.1 is a tenth"),
         (
             {"sources": {"test": {"share": {"from": "a", "part": 1}}}},
-            "sources.test.share.part: 1.0 is not above 0 and ",
+            "sources.test.share.part: must be > 0 and ",
         ),
-        ({"sources": "a"}, "sources: expected keys and values"),
+        ({"sources": "a"}, "sources: must be a mapping of keys to values"),
         ({"sources": None}, "sources: missing; list them"),
-        ({"ways": 2.5}, "ways: expected text or a list, found 2.5"),
-        ({"words": {"a": True}}, "words.a: expected text, found True; write it in quotes"),
-        ({"words": {"a": ["x"]}}, "words.a: expected text, found list"),
-        ({"words": ["a"]}, "words: expected keys and values"),
-        ({"columns": {"a.b": 2.5}}, "columns.a.b: expected text or a list, found 2.5"),
-        ({"counts": {"a": "many"}}, "counts.a: expected a whole number, or keys and values, found 'many'"),
-        ({"counts": {"a": {"rows": -1}}}, "counts.a.rows: -1 is not at least 0"),
+        ({"ways": 2.5}, "ways: must be text or a list; got 2.5"),
+        ({"words": {"a": True}}, "words.a: must be text; got True; write it in quotes"),
+        ({"words": {"a": ["x"]}}, "words.a: must be text; got a list"),
+        ({"words": ["a"]}, "words: must be a mapping of keys to values"),
+        ({"columns": {"a.b": 2.5}}, "columns.a.b: must be text or a list; got 2.5"),
+        ({"counts": {"a": "many"}}, "counts.a: must be a whole number, or a mapping; got 'many'"),
+        ({"counts": {"a": {"rows": -1}}}, "counts.a.rows: must be >= 0; got -1"),
         ({"counts": {"a": {"rws": 1}}}, "unknown key 'counts.a.rws'; did you mean 'rows'?"),
-        ({"free": 1}, "free: expected keys and values"),
+        ({"free": 1}, "free: must be a mapping of keys to values"),
     ],
 )
 def test_what_a_file_of_sections_must_not_hold(changes: dict[str, Any], wanted: str | None) -> None:
@@ -237,9 +237,9 @@ def test_a_long_value_is_never_quoted() -> None:
     long = "Zebulon " * 20
     found = of_file(name=long, ways=[{"a": long}], counts={"a": long})
     assert found == [
-        "name: str is no name",
-        "ways: expected text, found dict",
-        "counts.a: expected a whole number, or keys and values, found str",
+        "name: must be a name; got text of 160 characters",
+        "ways: must be text; got a mapping",
+        "counts.a: must be a whole number, or a mapping; got text of 160 characters",
     ]
 
 
@@ -254,7 +254,7 @@ def test_required_keys_that_are_wrong_hold_their_stand_ins() -> None:
 def test_a_prefix_stands_before_every_key() -> None:
     _, problems = build(Share, {"from": 2.5, "prt": 1}, "inner.")
     assert [problem.line for problem in problems] == [
-        "inner.from: expected text, found 2.5",
+        "inner.from: must be text; got 2.5",
         "inner.part: missing; 0.1 is a tenth",
         "unknown key 'inner.prt'; did you mean 'part'?",
     ]

@@ -286,7 +286,10 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--hidden=100"], "--hidden: 100 is no multiple of 32"), (["--from=gone"], "--from: gone is no finished folder")],
+    [
+        (["--hidden=100"], "--hidden: 100 must be a multiple of 32"),
+        (["--from=gone"], "--from: gone is not a finished folder"),
+    ],
 )
 def test_what_cannot_be_trained_is_refused(project: Path, tmp_path: Path, flags: list[str], said: str) -> None:
     command = [

@@ -72,10 +72,10 @@ def arguments() -> argparse.Namespace:
         try:
             shape = json.loads((a.source / "config.json").read_text())
         except (OSError, ValueError):
-            parser.error(f"--from: {a.source} is no finished folder (config.json is missing or not JSON)")
+            parser.error(f"--from: {a.source} is not a finished folder (config.json is missing or not JSON)")
         a.hidden, a.layers = shape["hidden_size"], shape["num_hidden_layers"]
     if a.hidden % HEAD:
-        parser.error(f"--hidden: {a.hidden} is no multiple of {HEAD}, the numbers a head has")
+        parser.error(f"--hidden: {a.hidden} must be a multiple of {HEAD}, the size of a head")
     return a
 
 

@@ -8,7 +8,7 @@ from engine.config import keys
 from engine.config.methods import METHODS, UNTRAINED, MethodName
 
 key = partial(keys.key, modes=("adapt",))
-shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong="is neither full nor a number")
+shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong="must be full or a number")
 
 
 @dataclass
@@ -19,22 +19,22 @@ class AdaptConfig:
     targets: list[str] = key([], "Target tasks, by the names of their cards.", distinct=True, on_merge="union")
     multitask_run: str = key(
         "",
-        "Of method multitask_prompt: run directory of a distillation without teachers (distill.lambda_kl and "
+        "For method multitask_prompt: run directory of a distillation without teachers (distill.lambda_kl and "
         "lambda_hidden 0).",
         in_step=False,
     )
     methods: list[MethodName] = key(
         ["metaprompt", "prompt_tuning"],
-        "What to hold against one another on each target: multitask_prompt is a metaprompt that was trained "
-        "without teachers, lora low-rank updates of every linear layer. Two train nothing: instruction, the card's "
-        "written instruction (at shots 0), and in_context, the instruction and solved examples: of every number in "
-        "shots and every seed, the very few-shot set that is trained on.",
+        "Methods to compare on each target. multitask_prompt is a metaprompt that was trained without teachers. lora "
+        "is low-rank updates of every linear layer. Two methods train nothing: instruction is the card's written "
+        "instruction (at shots 0); in_context is the instruction and solved examples, for every number in shots and "
+        "every seed the same few-shot set that the other methods train on.",
         distinct=True,
         on_merge="union",
     )
     transfer: list[str] = key(
         [],
-        "Source tasks: the metaprompt is adapted from the factors of each one alone too, as metaprompt@task:NAME (a "
+        "Source tasks: the metaprompt is also adapted from the factors of each one alone, as metaprompt@task:NAME (a "
         "transfer matrix).",
         distinct=True,
         on_merge="union",
@@ -46,7 +46,7 @@ class AdaptConfig:
         on_merge="union",
     )
     seeds: list[int] = key(
-        [0], "Each draws its own few-shot set, data order and start.", distinct=True, on_merge="union"
+        [0], "Each seed draws its own few-shot set, data order and start.", distinct=True, on_merge="union"
     )
     steps: int = key(150, "Steps of each row.", above=0)
     batch_size: int = key(8, "Examples of each row in a step.", above=0)
@@ -55,9 +55,9 @@ class AdaptConfig:
         "Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product "
         "above.",
         pattern="^(auto|mean_factors|mean_product|ones|task:.*)$",
-        wrong="is none of auto, mean_factors, mean_product, ones, task:NAME",
+        wrong="must be one of auto, mean_factors, mean_product, ones, task:NAME",
     )
-    train: Literal["factors", "all"] = key("factors", "Train U and V, or P* too (one copy per row).")
+    train: Literal["factors", "all"] = key("factors", "factors: train U and V; all: also P* (one copy per row).")
     relative_lr_shared: float = key(
         0.3,
         "Peak learning rate of P* under train: all, in multiples of the RMS of the backbone's input embeddings.",
@@ -80,8 +80,8 @@ class AdaptConfig:
         at_least=0,
         in_step=False,
     )
-    patience: int = key(0, "A row stops after this many validations without a better one; 0 never.", at_least=0)
-    few_shot_validation: bool = key(False, "Let few-shot rows choose their best step on the validation split too.")
+    patience: int = key(0, "A row stops after this many validations without a better one; 0: never.", at_least=0)
+    few_shot_validation: bool = key(False, "Also let few-shot rows choose their best step on the validation split.")
 
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""
@@ -90,15 +90,13 @@ class AdaptConfig:
             if METHODS[name].missing:
                 problems.append(f"adapt.methods: {name!r} is not here: {METHODS[name].missing}")
         if self.transfer and "metaprompt" not in self.methods:
-            problems.append("adapt.transfer: is of the method metaprompt, which adapt.methods does not name")
+            problems.append("adapt.transfer: needs the method metaprompt, which adapt.methods does not name")
         if self.methods and set(self.methods) <= set(UNTRAINED):
             problems.append(
-                f"adapt.methods: {', '.join(self.methods)}: nothing to train, so no run to score; name a trained "
-                "method beside it, or score the written instruction with any finished run (python train.py evaluate "
-                "--run DIR --evaluate.instruction=true)"
+                f"adapt.methods: {', '.join(self.methods)} trains nothing, so there is no run to score; add a trained "
+                "method, or score the written instruction with any finished run (python train.py evaluate --run DIR "
+                "--evaluate.instruction=true)"
             )
         if "in_context" in self.methods and not set(self.shots) - {"0", "full"}:
-            problems.append(
-                "adapt.shots: in_context takes its numbers of examples from here, and there is none above 0"
-            )
+            problems.append("adapt.shots: in_context takes its numbers of examples from here; at least one must be > 0")
         return problems

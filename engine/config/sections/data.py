@@ -43,8 +43,8 @@ class DataConfig:
     decontaminate_against: list[str] = key(
         [],
         "Tasks that the distillation will be adapted to. Their test documents are looked for in the sources' training "
-        "documents (same id, same or nearly the same text); what is found is told, and stands in results and report "
-        "of the adaptations.",
+        "documents (same id, same or nearly the same text). Overlaps are logged, and listed in results and report of "
+        "the adaptations.",
         modes=("distill",),
         distinct=True,
     )
@@ -82,7 +82,9 @@ class PromptConfig:
         """What is impossible between the keys of this section."""
         problems = []
         if self.rank > self.num_virtual_tokens:
-            problems.append(f"prompt.rank: {self.rank} is above prompt.num_virtual_tokens ({self.num_virtual_tokens})")
+            problems.append(
+                f"prompt.rank: must be <= prompt.num_virtual_tokens ({self.num_virtual_tokens}); got {self.rank}"
+            )
         if self.init == "text" and not self.init_text.strip():
             problems.append("prompt.init_text: missing; prompt.init is text")
         return problems

@@ -27,18 +27,18 @@ class TeachConfig:
         at_least=0,
         in_step=False,
     )
-    patience: int = key(0, "A row stops after this many validations without a better one; 0 never.", at_least=0)
+    patience: int = key(0, "A row stops after this many validations without a better one; 0: never.", at_least=0)
     adapters: str = key(
         "",
-        "A folder of PEFT prompt-tuning adapters, one of each source task's name: the teachers, in place of teaching "
-        "them.",
+        "Folder of PEFT prompt-tuning adapters, one for each source task and of its name. They are the teachers; none "
+        "are trained.",
         on_resume="free",
         in_step=False,
     )
     run: str = key(
         "",
-        "Run directory of a distillation whose teachers are taken, in place of teaching the same ones again; it may "
-        "have more source tasks.",
+        "Run directory of a distillation whose teachers are reused instead of trained again; it may have more source "
+        "tasks.",
         on_resume="free",
         in_step=False,
     )
@@ -46,7 +46,7 @@ class TeachConfig:
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""
         if self.run and self.adapters:
-            return ["teach.run: and teach.adapters both say where teachers come from; take one away"]
+            return ["teach.run: cannot be combined with teach.adapters, since both name the teachers; remove one"]
         return []
 
 
@@ -59,10 +59,12 @@ class DistillConfig:
     steps: int = key(600, "Steps of the distillation, over all tasks.", above=0)
     batch_size: int = key(32, "Examples in a step, over all tasks.", above=0)
     sampler: Literal["uniform", "proportional", "capped"] = key(
-        "uniform", "How tasks are drawn: alike, by their number of examples, or by min(examples, cap)."
+        "uniform", "How tasks are drawn: equally often, by their number of examples, or by min(examples, cap)."
     )
-    cap: int = key(10000, "Most examples of a task that the sampler capped counts.", above=0)
-    task_subsets: bool = key(True, "Per step draw a number of tasks from 2..K, then that many tasks (MPT).")
+    cap: int = key(10000, "Largest number of examples that the sampler capped counts for a task.", above=0)
+    task_subsets: bool = key(
+        True, "In each step draw a number of tasks from 2 to K, then that many tasks (as MPT does)."
+    )
     relative_lr_shared: float = key(
         0.3,
         "Peak learning rate of the metaprompt, in multiples of the RMS of the backbone's input embeddings.",
@@ -79,8 +81,8 @@ class DistillConfig:
     temperature: float = key(1.0, "T, the temperature of the KL divergence.", above=0)
     teacher_cache: str = key(
         "auto",
-        "Keep what teachers say of each answer token on disk, beside data.cache: auto where samples are read again "
-        "and there is room, off, or the most GB it may take.",
+        "Keep the teachers' outputs for each answer token on disk, next to data.cache: auto (where samples are read "
+        "again and there is room), off, or the largest size in GB.",
         on_resume="free",
     )
 
@@ -103,7 +105,7 @@ class DistillConfig:
         if self.sources and not self.tasks:
             problems.append("distill.without: leaves no source task")
         if self.limits_teacher_cache and not _is_size(self.teacher_cache):
-            problems.append(f"distill.teacher_cache: {self.teacher_cache!r} is none of auto, off, a number of GB")
+            problems.append(f"distill.teacher_cache: must be auto, off or a number of GB; got {self.teacher_cache!r}")
         return problems
 
 

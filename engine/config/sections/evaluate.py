@@ -17,17 +17,17 @@ class EvaluateConfig:
 
     max_new_tokens: int = key(64, "Longest generated answer in tokens.", above=0)
     batch_size: int = key(
-        32, "Sequences generated at once on a rank; decides memory and speed, never the result.", above=0
+        32, "Sequences generated at once on a rank; changes memory and speed, never the result.", above=0
     )
     max_context: int = key(
         8192,
-        "Longest context of in_context in tokens: instruction, solved examples, input and the room for its answer. "
-        "Never more than the backbone's positions. A row of which no context holds an example gets no score.",
+        "Longest context of in_context in tokens: instruction, solved examples, input and room for the answer. Never "
+        "more than the backbone's positions. A row without a context that holds an example gets no score.",
         above=0,
     )
     split: Literal["test", "validation"] = key(
         "test",
-        "What to score on. validation, for choosing settings, leaves results.json alone: see results_validation.json.",
+        "The split to score on. validation, for choosing settings, writes results_validation.json, not results.json.",
     )
     likelihood: Literal["sum", "mean"] = key(
         "sum",
@@ -39,17 +39,17 @@ class EvaluateConfig:
     )
     instruction: bool = key(
         False,
-        "Score each task's written instruction too, in place of a prompt; nothing is trained for it. Of any run, "
-        "whatever its adapt.methods.",
+        "Also score each task's written instruction in place of a prompt; nothing is trained for it. Works with any "
+        "run, whatever its adapt.methods.",
     )
     server: str = key(
         "",
-        "Have a vLLM server (vllm serve MODEL --enable-prompt-embeds), such as http://localhost:8000, generate the "
-        "answers; choices are compared here. What is sent are embeddings of the notes' tokens, which can be turned "
-        "back into text.",
+        "Address of a vLLM server that generates the answers, such as http://localhost:8000 (vllm serve MODEL "
+        "--enable-prompt-embeds). Choices are compared here. It receives embeddings of the notes' tokens, which can "
+        "be turned back into text.",
     )
     server_model: str = key("", "The model's name on the server; default: the card's path.")
-    server_remote: bool = key(False, "Let the server be another machine.")
+    server_remote: bool = key(False, "Allow the server to be on another machine.")
 
     def problems(self) -> list[str]:
         """What is wrong with the server's address."""
@@ -57,7 +57,7 @@ class EvaluateConfig:
             return []
         host = _host(self.server)
         if host is None:
-            return [f"evaluate.server: {self.server!r} is no address such as http://localhost:8000"]
+            return [f"evaluate.server: must be an address such as http://localhost:8000; got {self.server!r}"]
         if not _is_here(host) and not self.server_remote:
             return [
                 f"evaluate.server: {host} may be another machine, and notes would go there; "

@@ -36,10 +36,12 @@ class LrSweepConfig:
     lora: list[float] = rates("Peak learning rates of LoRA. Empty: adapt.lr_lora is used.")
     shots: list[str] = shots_key(
         [],
-        "Training set sizes to choose a rate for; the others take that of the nearest. Empty: all of adapt.shots.",
+        "Training set sizes to choose a rate for; the others take the rate of the nearest. Empty: all of adapt.shots.",
         in_step=False,
     )
-    seed: int = key(100, "Draws their few-shot sets, data order and starts; none of adapt.seeds.", modes=keys.TRAINING)
+    seed: int = key(
+        100, "Seed of their few-shot sets, data order and starts; must not be in adapt.seeds.", modes=keys.TRAINING
+    )
 
     def any(self) -> bool:
         """Whether an adaptation has anything to choose from."""

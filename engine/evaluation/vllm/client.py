@@ -50,7 +50,7 @@ class Table:
                 if name in self.slices.keys():  # noqa: SIM118  no dictionary
                     self.rows = self.slices.get_slice(name)
                     return
-        raise SystemExit(f"--model: {folder}: none of {', '.join(TABLES)} in its safetensors files")
+        raise SystemExit(f"--model: {folder}: its safetensors files have none of {', '.join(TABLES)}")
 
     def __call__(self, ids: list[int]) -> Tensor:
         return torch.stack([self.rows[i] for i in ids])

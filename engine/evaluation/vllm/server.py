@@ -73,7 +73,7 @@ def ask_server(url: str, body: dict[str, Any]) -> tuple[str, bool, int]:
         except OSError as error:
             reason, again = type(error).__name__, True
         except (ValueError, KeyError, IndexError, TypeError):
-            reason, again = "an answer that is no completion", False
+            reason, again = "an answer that is not a completion", False
         if not again:
             break
         if attempt + 1 < TRIES:

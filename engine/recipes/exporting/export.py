@@ -25,6 +25,7 @@ from engine.core import UserError
 from engine.recipes.exporting.model_card import model_card
 from engine.recipes.merging import METHOD as SUM
 from prompt_modules import DecomposedBank, JoinedBank, LoraBank
+from strict_yaml import must_be_one_of
 
 FORMATS = ("peft", "peft_collapsed", "vllm")
 CLIENT = Path(__file__).parents[2] / "evaluation" / "vllm" / "client.py"
@@ -88,11 +89,11 @@ def _check_arguments(run_dir: Path, fmt: str, output: Path) -> None:
     """
     problems = []
     if fmt not in FORMATS:
-        problems.append(f"--format: {fmt!r} is none of {', '.join(FORMATS)}")
+        problems.append(f"--format: {must_be_one_of(fmt, FORMATS)}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        problems.append(f"--output: {output} is there already; name a new folder")
+        problems.append(f"--output: {output} already exists; name a new folder")
     if not (run_dir / "config.yaml").is_file():
-        problems.append(f"--run: {run_dir} is no run directory (it has no config.yaml)")
+        problems.append(f"--run: {run_dir} is not a run directory (it has no config.yaml)")
     if problems:
         raise UserError(problems)
 
@@ -106,13 +107,13 @@ def _check_format(rows: list[dict[str, Any]], chosen: list[int], fmt: str) -> No
     for k in chosen:
         if fmt == "peft" and rows[k]["method"] == SUM:
             problems.append(
-                f"--format: {_name(rows, k)}: a sum of prompts has no factors; take peft_collapsed or vllm, or --tasks "
-                "without its task"
+                f"--format: {_name(rows, k)}: a sum of prompts has no factors; use peft_collapsed or vllm, or leave "
+                "its task out of --tasks"
             )
         if fmt == "vllm" and rows[k]["method"] == "lora":
             problems.append(
-                f"--format: {_name(rows, k)}: LoRA is no prompt; vLLM serves it as a PEFT adapter (peft), or take "
-                "--tasks without its task"
+                f"--format: {_name(rows, k)}: LoRA is not a prompt; vLLM serves it as a PEFT adapter (peft), or leave "
+                "its task out of --tasks"
             )
     if problems:
         raise UserError(problems)

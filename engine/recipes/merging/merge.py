@@ -66,7 +66,7 @@ def merge_runs(
         print_rank0(f"NOTE {line}")
     repeated = sum(len(run.rows) for run in runs) - n_joined
     if repeated:
-        print_rank0(f"{repeated} rows stood twice, the same to the bit: kept once")
+        print_rank0(f"{repeated} duplicate rows, bit-identical: kept once")
     print_rank0(f"{len(merged.state['rows'])} rows in {output}; next: python train.py evaluate --run {output}")
 
 
@@ -78,11 +78,11 @@ def _compatible_runs(folders: Sequence[Path], output: Path, sums: str) -> list[R
     """
     problems = []
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        problems.append(f"--output: {output} is there already; name a new folder")
+        problems.append(f"--output: {output} already exists; name a new folder")
     resolved = [folder.resolve() for folder in folders]
     for n, folder in enumerate(folders):
         if resolved[n] in resolved[:n]:
-            problems.append(f"--runs: {folder} stands twice")
+            problems.append(f"--runs: duplicate {folder}")
     if len(folders) < 2 and not sums.strip(" ,"):
         problems.append("--runs: nothing to merge; name several run directories, or a --sum")
     runs = []
@@ -100,10 +100,10 @@ def _compatible_runs(folders: Sequence[Path], output: Path, sums: str) -> list[R
 def _opened(folder: Path, name: str, problems: list[str]) -> Run | None:
     try:
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder} is no run directory (it has no config.yaml)")
+            raise UserError(f"{folder} is not a run directory (it has no config.yaml)")
         bank, found = load_bank(folder, "adaptation")
         if found.state["stage"] != "adapt":
-            raise UserError(f"{folder} is no adaptation but a run of {found.state['stage']}")
+            raise UserError(f"{folder} is not an adaptation but a run of {found.state['stage']}")
         return Run(folder, name, resolve(folder / "config.yaml", {"run_dir": str(folder)}), found, bank.spans())
     except UserError as error:
         problems += [f"--runs: {p}" for p in error.problems]
@@ -118,7 +118,7 @@ def _disagreements(runs: Sequence[Run]) -> list[str]:
         own, other = run.found.state["hashes"], first.found.state["hashes"]
         for key in ("backbone", "layout"):
             if own[key] != other[key]:
-                problems.append(f"{both}: another {key}; prompts fit their own only")
+                problems.append(f"{both}: different {key}; prompts fit only their own")
         for key in ("prompt.num_virtual_tokens", "prompt.rank"):
             here, there = value_at(run.config, key), value_at(first.config, key)
             if here != there:

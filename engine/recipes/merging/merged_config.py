@@ -69,7 +69,7 @@ def differences(runs: Sequence[Run], merged: RunConfig) -> list[str]:
                 out.append(f"{run.name}: the learning rate of {key} is {there} there, {earlier} in an earlier run")
         if own["data.root"] != kept["data.root"]:
             out.append(
-                f"{run.name}: another data.root than {runs[0].name}; give evaluate a --data.root that holds all corpora"
+                f"{run.name}: different data.root than {runs[0].name}; give evaluate a --data.root that has all corpora"
             )
     return out
 

@@ -21,7 +21,7 @@ def joined_optimizer(runs: Sequence[Run], parts: dict[str, list[Entry]], told: l
         for group, tensors in _groups(run).items():
             part = _part_of(run, group, tensors)
             if part is None:
-                told.append(f"{run.name}: optimizer state of {group}, which is no part's by row, is left out")
+                told.append(f"{run.name}: optimizer state of {group}, which is not stored by row, is left out")
             else:
                 held.setdefault((group, part), {})[number] = tensors
     out = {}

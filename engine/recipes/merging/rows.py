@@ -38,14 +38,14 @@ def shape_problems(runs: Sequence[Run]) -> list[str]:
             if differing:
                 shown = ", ".join(f"{n} {own.get(n)} and {shapes.get(n)}" for n in differing[:4])
                 both = f"--runs: {run.folder} and {holders[0].folder}"
-                problems.append(f"{both}: rows of {part} of other shapes: {shown}")
+                problems.append(f"{both}: rows of {part} have different shapes: {shown}")
         if problems:
             continue
         for name in shapes:
             if not _is_repeatable(name, part, holders) and not _is_shared(name, part, holders):
                 problems.append(
-                    f"--runs: rows of {part}: {name} is shared by the rows of a run and differs from run to run, "
-                    "and cannot be repeated by row"
+                    f"--runs: rows of {part}: {name} is shared by the rows of a run and differs between runs, so it "
+                    "cannot be repeated by row"
                 )
     return problems
 
@@ -91,7 +91,7 @@ def entries(runs: Sequence[Run], problems: list[str]) -> dict[str, list[Entry]]:
                 if not _same_to_the_bit(run.row(k), runs[there].row(k_there)):
                     shown = "/".join(map(str, label))
                     problems.append(
-                        f"--runs: {run.folder} and {runs[there].folder} both hold {shown}, with other numbers; "
+                        f"--runs: {run.folder} and {runs[there].folder} both hold {shown}, with different numbers; "
                         "adapt one of them without it"
                     )
     return parts
@@ -214,7 +214,7 @@ def _by_row(
         elif all(v == here[0] for v in here):
             out[key] = here[0]
         elif key != "step":
-            told.append(f"merged: {key} differs from run to run and is no row's own: left out")
+            told.append(f"merged: {key} differs between runs and belongs to no single row: left out")
     return out
 
 

@@ -39,7 +39,7 @@ def with_sums(
     method, _, shots = sum_of.partition("/")
     problems = []
     if method not in SUMMED or not shots:
-        problems.append(f"--sum_of: {sum_of!r}: expected metaprompt/SHOTS or prompt_tuning/SHOTS")
+        problems.append(f"--sum_of: {sum_of!r}: must be metaprompt/SHOTS or prompt_tuning/SHOTS")
     cards = load_cards(config.data)
     for s in sums:
         if s.target not in cards:
@@ -59,7 +59,7 @@ def with_sums(
         seeds = _seeds_with_all_rows(s, rows=merged.state["rows"], method=method, shots=shots)
         if not seeds:
             tasks = ", ".join(s.tasks)
-            problems.append(f"--sum: {s.text!r}: no seed of which {tasks} each have a row {sum_of}; see --sum_of")
+            problems.append(f"--sum: {s.text!r}: no seed for which {tasks} each have a row {sum_of}; see --sum_of")
         for seed in seeds:
             label = (s.target, prompt_sums.METHOD, "0", seed)
             if label in numbers and seed == seeds[0]:
@@ -125,7 +125,7 @@ def _start_of_prompt_tuning(runs: Sequence[Run], needed: bool, problems: list[st
             if (row["method"], row["shots"]) == ("prompt_tuning", "0"):
                 return run.row(k)["best.prompts_KLD"]
     problems.append(
-        '--sum: weights that do not sum to 1 need the start of the prompts: adapt with shots "0" too, which is it'
+        '--sum: weights that do not sum to 1 need the start of the prompts; to have it, adapt with shots "0" too'
     )
     return None
 

@@ -117,7 +117,7 @@ class TeacherCache:
         for problems, _ in every:
             found |= problems
         for number in sorted(found):
-            print_rank0(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is computed again")
+            print_rank0(f"WARNING teacher cache: {self.parts[number].file} {found[number]}; it is recomputed")
         return sorted(found)
 
     def tokens(self, numbers: Sequence[int]) -> int:
@@ -217,7 +217,7 @@ class TeacherCache:
         at = bisect_left(indices, sample.index)
         if at == len(indices) or indices[at] != sample.index:  # a benchmark fills what its steps read
             task = self.rows[sample.row].task
-            raise RuntimeError(f"teacher cache: sample {sample.index} of {task} was not asked for when it was filled")
+            raise RuntimeError(f"teacher cache: sample {sample.index} of {task} was not requested when it was filled")
         number = self.part_of(sample.row, sample.index)
         return number, bisect_left(self.parts[number].indices, sample.index)
 
@@ -230,8 +230,8 @@ class TeacherCache:
                 slices = {name: file.get_slice(name) for name in TeacherStates._fields}
                 offsets = file.get_tensor("offsets").tolist()
             except (OSError, SafetensorError) as error:
-                told = f"{self.parts[number].file} was whole as this run began ({type(error).__name__}: {error})"
-                raise RuntimeError(f"teacher cache: {told}; start again: what is damaged is computed again") from None
+                told = f"{self.parts[number].file} was intact when this run began ({type(error).__name__}: {error})"
+                raise RuntimeError(f"teacher cache: {told}; start again: damaged parts are recomputed") from None
             self._open[number] = {"file": file, "offsets": offsets, **slices}
         return self._open[number]  # type: ignore[no-any-return]
 

@@ -127,7 +127,7 @@ def _worth(
             return False
     elif size > min(float(how) * 1e9, free):
         raise UserError(
-            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; give "
+            f"distill.teacher_cache: {how} GB (and {free / 1e9:.1f} GB free) are too little for {need}; set "
             "more, or auto, or off"
         )
     if missing:

@@ -57,7 +57,7 @@ def _read(folder: Path, length: int, width: int) -> Tensor:
     weights = folder / "adapter_model.safetensors"
     if not folder.is_dir():
         raise ValueError(
-            "missing; each source task needs a folder of its name, or leave teach.adapters away and have all taught"
+            "missing; each source task needs a folder of its name; or leave teach.adapters out to teach all"
         )
     if not weights.is_file():
         why = ""

@@ -224,7 +224,7 @@ def test_random_and_dummy_cards_can_be_packed(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "more", "wanted"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, {}, "gptq weights cannot be trained through"),
+        ({"quantization_config": {"quant_method": "gptq"}}, {}, "gptq weights do not pass gradients"),
         ({"quantization_config": {"quant_method": "mxfp4"}, "hidden_size": 80}, {}, "must be multiples"),
         ({}, {"dequantize": True}, "not packed"),
     ],

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_code_beside_a_tokenizer_is_not_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        BackboneError, match="brings Python code of its own, which is not run; .*trust_remote_code: true"
+        BackboneError, match="needs Python code of its own, which is not run; .*trust_remote_code: true"
     ):
         load_tokenizer(folder)
     assert not (tmp_path / "canary").exists()
@@ -66,6 +66,6 @@ def test_it_is_run_where_the_card_says_so(folder: Path, tmp_path: Path, monkeypa
 def test_a_models_own_code_is_never_run(folder: Path, tmp_path: Path) -> None:
     for trusted in (False, True):
         card = BackboneCard(name="own", path=str(folder), tokenizer=str(folder), trust_remote_code=trusted)
-        with pytest.raises(BackboneError, match="brings Python code of its own, which is never run"):
+        with pytest.raises(BackboneError, match="needs Python code of its own, which is never run"):
             backbone_config(card)
     assert not (tmp_path / "canary").exists()

@@ -85,7 +85,9 @@ def test_missing_files_are_named_by_release_name(card, folder, tmp_path):
 
 def test_an_id_given_twice_names_both_lines(card, folder, tmp_path):
     write(folder / "test.jsonl", [1, 2, 1])
-    with pytest.raises(ReadError, match=r"test\.jsonl:3: the same id as at .*test\.jsonl:1\. Fix: .*columns\.id"):
+    with pytest.raises(
+        ReadError, match=r"test\.jsonl:3: duplicate id \(first at .*test\.jsonl:1\)\. Fix: .*columns\.id"
+    ):
         read_split(qa(card), tmp_path, "test")
 
 

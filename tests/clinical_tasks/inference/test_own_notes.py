@@ -183,7 +183,7 @@ def test_everything_wrong_is_told_with_its_line_and_without_its_text(card, tmp_p
     faults = (
         (file, "UTF-8"),
         (absent, "does not exist"),
-        (empty, "holds no note"),
+        (empty, "has no notes"),
         (tmp_path / "x.pdf", "does not exist"),
         (tmp_path / "y.txt", "not exist"),
     )

@@ -198,7 +198,7 @@ def test_encrypted_and_damaged_archives_are_told_apart(folder, canary):
     (folder / "b.zip").write_bytes(data)
     assert "b.zip/x.txt: is encrypted" in refusal(folder / "b.zip/x.txt")
     (folder / "c.zip").write_bytes(b"no zip: " + canary.encode())
-    assert "c.zip: is damaged or no such archive (BadZipFile)" in refusal(folder / "c.zip/x.txt")
+    assert "c.zip: is damaged or not an archive of its kind (BadZipFile)" in refusal(folder / "c.zip/x.txt")
     whole = pack(folder / "d.tar.gz", {"x.txt": canary * 1000, "y.txt": "y"}).read_bytes()
     (folder / "d.tar.gz").write_bytes(whole[: len(whole) // 2])
     assert "d.tar.gz: is damaged" in refusal(folder / "d.tar.gz/y.txt")

@@ -137,7 +137,7 @@ def test_a_document_level_task_round_trips(read, card, tmp_path):
         ),
         (passage(0, "Zebulon", annotation(0, "Disease", "", "Zebulon", ("x", 5))), "offset is not a whole number"),
         (passage(0, "Zebulon", annotation(0, "Disease", "", "Zebulon")), "an annotation without a location"),
-        (passage(0, "Zebulon", *[annotation(0, "Disease", "", "Zebulon", (0, 7))] * 2), "an id is used twice"),
+        (passage(0, "Zebulon", *[annotation(0, "Disease", "", "Zebulon", (0, 7))] * 2), "duplicate id"),
         (
             passage(0, "Zebulon", annotation(0, "Disease", "", "Zebulon", (0, 7)).replace('key="type"', 'key="kind"')),
             "an annotation without a type",

@@ -72,9 +72,9 @@ def test_the_relations_table_may_stand_for_the_gold_standard(mine, write, tmp_pa
         ("entities", "7\tT9\tGENE-Y\t6\t700\tZebulon", "span 6-700 is empty or beyond the document's 37 characters"),
         ("entities", "7\tT9\tGENE-Y\t6\t6\tZebulon", "span 6-6 is empty or beyond the document's 37 characters"),
         ("entities", "7\tT9\tGENE-Y\tx\t7\tZebulon", "start is not a whole number"),
-        ("entities", "7\tT1\tGENE-Y\t6\t7\tZebulon", "an id is used twice in a document"),
+        ("entities", "7\tT1\tGENE-Y\t6\t7\tZebulon", "duplicate id in a document"),
         ("entities", "7\tT9\tGENE-Y\t6\t7\tZebulon\tZebulon", "7 columns"),
-        ("entities", "Zebulon", "a document that no file of abstracts holds"),
+        ("entities", "Zebulon", "a document that is in no file of abstracts"),
         ("gold", "7\tCPR:3\tArg1:T1\tArg2:T99", "a relation names an entity that the document does not have"),
         ("gold", "7\tCPR:3\tArg1:T1", "3 columns"),
         ("abstracts", "Zebulon", "1 columns"),
@@ -97,5 +97,5 @@ def test_mismatches_and_files_of_other_names(mine, write, folder, tmp_path):
     write(entities=ENTITIES.replace("24\t25", "25\t26"))
     assert read_documents(mine, tmp_path, "test")[0].mismatches == (f"{folder}/chemprot_test_entities_gs.tsv:4",)
     (folder / "chemprot_test_notes.tsv").write_text("")
-    with pytest.raises(ReadError, match=r"chemprot_test_notes\.tsv: its name says nothing of what it holds"):
+    with pytest.raises(ReadError, match=r"chemprot_test_notes\.tsv: its name does not say what it holds"):
         read_documents(mine, tmp_path, "test")

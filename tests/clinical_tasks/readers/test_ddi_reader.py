@@ -85,14 +85,14 @@ def test_exclusive_ends_would_be_mismatches(read, tmp_path):
 @pytest.mark.parametrize(
     ("inner", "reason"),
     [
-        (entity(1, "0-70", "Zebulon"), "characters 0-70 are none or beyond the sentence's 7"),
-        (entity(1, "3-2", "Zebulon"), "characters 3-2 are none or beyond the sentence's 7"),
+        (entity(1, "0-70", "Zebulon"), "characters 0-70 are empty or beyond the sentence's 7"),
+        (entity(1, "3-2", "Zebulon"), "characters 3-2 are empty or beyond the sentence's 7"),
         (entity(1, "0-x", "Zebulon"), "charOffset is not a whole number"),
         (entity(1, "", "Zebulon"), "charOffset is not a whole number"),
-        (entity(0, "0-6", "Zebulon"), "an id is used twice"),
+        (entity(0, "0-6", "Zebulon"), "duplicate id"),
         ('<entity charOffset="0-6" type="drug" text="Zebulon"/>\n', "<entity> has no attribute id"),
         (pair(0, 9, 'ddi="true" type="Zebulon"'), "a pair names an entity that the document does not have"),
-        (pair(0, 0, 'ddi="Zebulon"'), "ddi is neither true nor false"),
+        (pair(0, 0, 'ddi="Zebulon"'), "ddi must be true or false"),
         (pair(0, 0, 'type="Zebulon"'), "<pair> has no attribute ddi"),
         ("<entity Zebulon>\n", "not well-formed XML"),
     ],

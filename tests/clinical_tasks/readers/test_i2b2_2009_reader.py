@@ -103,7 +103,7 @@ def test_notes_and_entries_find_each_other(mine, write, folder, tmp_path):
     assert [d.doc_id for d in documents] == ["notes/11", "notes/12", "notes/13"]
     assert [d.left_out for d in documents] == [{"notes without entries": 1}, {}, {}]
     (folder / "entries" / "11.entries").write_text("")
-    with pytest.raises(ReadError, match="a second file for the same note in one split"):
+    with pytest.raises(ReadError, match="duplicate file for the same note in one split"):
         read_documents(mine, tmp_path, "test")
     (folder / "entries" / "11.entries").rename(folder / "entries" / "15.entries")
     with pytest.raises(ReadError, match=r"15\.entries: no note of this name"):
@@ -118,8 +118,8 @@ def test_notes_and_entries_find_each_other(mine, write, folder, tmp_path):
         ('m="Zebulon" 1:0 1:0||m="Quackenbush" 1:1 1:1', "not an entry of this format"),
         ('m="Zebulon" 1:0 1:0|||do="Quackenbush" 1:1 1:1||ln="list"', "not an entry of this format"),
         ('z="Zebulon" 1:0 1:0', "not an entry of this format"),
-        ('m="Zebulon" 9:0 9:0', "line 9 of the note is named, which has 2"),
-        ('m="Zebulon" 1:0 1:0,1:7 1:7', "token 7 of the note's line 1 is named, which has 2"),
+        ('m="Zebulon" 9:0 9:0', "line 9 is named, but the note has 2 lines"),
+        ('m="Zebulon" 1:0 1:0,1:7 1:7', "token 7 of line 1 is named, but that line has 2 tokens"),
         ('m="Zebulon" 1:1 1:0', "a span is empty or ends before it begins"),
     ],
 )

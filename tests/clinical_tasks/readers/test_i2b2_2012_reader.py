@@ -57,7 +57,7 @@ def test_the_release_counts_from_one_after_the_first_line_break(read):
     assert document.left_out == {
         "SECTIME elements": 1,
         "TLINK elements repeated": 1,
-        "TLINK elements of which an end is no mention": 1,
+        "TLINK elements with an end that is not a mention": 1,
         "EVENT elements without a place": 1,
     }
 
@@ -130,7 +130,7 @@ def test_a_byte_order_mark_before_the_declaration_is_none_of_the_note(read):
         (event("Zebulon", 1, "8" * 5000), "end is not a whole number"),
         ('<EVENT id="E1" start="1" text="Zebulon" type="PROBLEM" />', "<EVENT> has no attribute end"),
         ('<EVENT id="E1" start="1" end="8" text="Zebulon" />', "<EVENT> has no attribute type"),
-        (event("Zebulon", 1, 8, "E9"), "an id is used twice"),
+        (event("Zebulon", 1, 8, "E9"), "duplicate id"),
         ("<EVENT Zebulon", "not well-formed XML (not well-formed (invalid token))"),
         ("&zebulon;", "not well-formed XML (undefined entity)"),
     ],

@@ -92,7 +92,7 @@ def test_assertions_are_counted_or_are_the_types(card, write, folder, tmp_path):
     assert document.left_out == {} and [m.type for m in document.mentions] == ["test", "absent", "present"]
     for lines, reason in (
         ('c="no" 1:2 1:2||t="problem"||a="absent"', "an assertion names a concept that the .con does not hold"),
-        ('c="cough" 1:3 1:3||t="problem"||a="present"\n' * 2, "a second assertion of the concept of line 1"),
+        ('c="cough" 1:3 1:3||t="problem"||a="present"\n' * 2, "duplicate assertion of the concept of line 1"),
         ('c="cough" 1:3 1:3||t="problem"', "not a line of this format"),
     ):
         path.write_text(lines)
@@ -107,13 +107,13 @@ def test_assertions_are_counted_or_are_the_types(card, write, folder, tmp_path):
     ("concept", "relation", "where", "reason"),
     [
         ('c="Zebulon" 1:0 1:0', "", "concept/a.con:2", "not a line of this format"),
-        ('c="Zebulon" 9:0 9:0||t="problem"', "", "concept/a.con:2", "line 9 of the note is named, which has 2"),
-        ('c="Zebulon" 0:0 1:0||t="problem"', "", "concept/a.con:2", "line 0 of the note is named, which has 2"),
+        ('c="Zebulon" 9:0 9:0||t="problem"', "", "concept/a.con:2", "line 9 is named, but the note has 2 lines"),
+        ('c="Zebulon" 0:0 1:0||t="problem"', "", "concept/a.con:2", "line 0 is named, but the note has 2 lines"),
         (
             'c="Zebulon" 1:0 1:5||t="problem"',
             "",
             "concept/a.con:2",
-            "token 5 of the note's line 1 is named, which has 2",
+            "token 5 of line 1 is named, but that line has 2 tokens",
         ),
         ('c="Zebulon" 1:1 1:0||t="problem"', "", "concept/a.con:2", "a span is empty or ends before it begins"),
         (
@@ -153,7 +153,7 @@ def test_every_note_needs_its_files(card, write, folder, tmp_path):
     (folder / "more").mkdir()
     (folder / "more" / "a.con").write_text("")
     both = card("ner", reader="i2b2", splits={"test": ["txt/*", "concept/*", "more/*"]}, labels=None)
-    with pytest.raises(ReadError, match=r"more/a\.con: a second \.con of this name"):
+    with pytest.raises(ReadError, match=r"more/a\.con: duplicate \.con of this name"):
         read_split(both, tmp_path, "test")
 
 

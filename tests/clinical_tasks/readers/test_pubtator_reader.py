@@ -71,7 +71,7 @@ def test_offset_mismatches_are_found_by_line(tmp_path):
         ("7\tZebulon", "2 columns are neither a mention nor a relation"),
         ("9\t0\t3\tZebulon\tDisease\tD1", "neither a text line nor an annotation of a document above"),
         ("Zebulon", "neither a text line nor an annotation of a document above"),
-        ("7|t|Zebulon", "a second title for the same document"),
+        ("7|t|Zebulon", "duplicate title for the same document"),
         ("8|a|Zebulon", "a document without a title line"),
     ],
 )

@@ -126,9 +126,9 @@ def test_csv_errors_name_the_line_where_the_row_begins(card, folder, tmp_path, c
     [
         ('{"q": "A", "a": "y"}\n\n{"q": "Zebulon", "a": \n', ":3", "not JSON at column"),
         ('{"q": "A", "a": "y"}\n["Zebulon"]\n', ":2", "not a JSON object"),
-        ('{"q": "A", "a": "Zebulon"}\n', ":1", "the answer is none of the card's labels"),
+        ('{"q": "A", "a": "Zebulon"}\n', ":1", "the answer must be one of the card's labels"),
         ('{"que": "Zebulon", "a": "y"}\n', ":1", "no column 'q'"),
-        ('{"q": "Zebulon", "q": "Z", "a": "y"}\n', ":1", "an object gives the same key twice"),
+        ('{"q": "Zebulon", "q": "Z", "a": "y"}\n', ":1", "duplicate key in an object"),
         (
             '{"q": {"Zebulon": 1}, "a": "y"}\n',
             ":1",
@@ -157,7 +157,7 @@ def test_jsonl_errors_name_the_line(card, folder, tmp_path, content, where, reas
         (
             '{"data": ["Zebulon"]}',
             {"records": "dat"},
-            ": no key 'dat' on the way of records 'dat' (did you mean 'data'?)",
+            ": no key 'dat' in the path of records 'dat' (did you mean 'data'?)",
         ),
         ('{"q": "Zebulon"}', {"orient": "columns"}, ": not a mapping of columns"),
         ('{"q": ["Zebulon", "B"], "a": ["y"]}', {"orient": "columns"}, ": columns 1 and 2 do not have the same rows"),
@@ -166,12 +166,12 @@ def test_jsonl_errors_name_the_line(card, folder, tmp_path, content, where, reas
             {"orient": "columns"},
             ": columns 1 and 2 do not have the same rows",
         ),
-        ('{"1": {"q": "Zebulon"}, "1": {"q": "B"}}', {"orient": "by_id"}, ": an object gives the same key twice"),
+        ('{"1": {"q": "Zebulon"}, "1": {"q": "B"}}', {"orient": "by_id"}, ": duplicate key in an object"),
         ('[{"q": "Zebulon"}]', {"orient": "by_id"}, ": not a mapping of records"),
         (
             '{"data": "Zebulon"}',
             {"records": "data.*"},
-            ": '*' of records 'data.*' meets something that is neither a list nor a mapping",
+            ": '*' of records 'data.*' must stand for a list or a mapping",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_answer_outside_the_options_is_an_error(card, folder, tmp_path, answe
     (folder / "test.jsonl").write_text(json.dumps({"q": "Zebulon", "o": ["Zebulon x", "y"], "a": answer}))
     mine = card("qa", options={"columns": "o", "gold": gold}, labels=None, input=MC["input"])
     with pytest.raises(
-        ReadError, match=r"test\.jsonl:1: the answer names none of the 2 options \(or more than one\) as"
+        ReadError, match=r"test\.jsonl:1: the answer must name exactly one of the 2 options, given as"
     ) as caught:
         read_split(mine, tmp_path, "test")
     assert "Zebulon" not in str(caught.value)
@@ -251,8 +251,8 @@ def test_an_answer_outside_the_options_is_an_error(card, folder, tmp_path, answe
             "no row shows whether answers count from 0 or from 1. Fix: state options.gold: index0 or index1",
         ),
         ([0, 3, 3, 1], "answers count from 0 in 1 rows (first {path}:1) and from 1 in 2 (first {path}:2)"),
-        ([1, 4, 2, 2], ":2: the answer is the number of no option, counted from 0 or from 1"),
-        ([1, "B", 3, 2], ":2: the answer is the number of no option, counted from 0 or from 1"),
+        ([1, 4, 2, 2], ":2: the answer is not the number of an option, counted from 0 or from 1"),
+        ([1, "B", 3, 2], ":2: the answer is not the number of an option, counted from 0 or from 1"),
     ],
 )
 def test_whether_answers_count_from_0_or_1_is_found_out_over_the_file(card, folder, tmp_path, answers, found):
@@ -293,5 +293,5 @@ def test_rows_without_a_consensus_label_are_left_out_on_request(card, folder, tm
     lines = [{"sentence1": "p", "sentence2": "h", "gold_label": label} for label in ("entailment", "-", "neutral")]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert [answer for _, _, answer in rows(card("nli", ignore_labels=["-"]), tmp_path)] == ["yes", "maybe"]
-    with pytest.raises(ReadError, match=r"test\.jsonl:2: the answer is none of the card's labels"):
+    with pytest.raises(ReadError, match=r"test\.jsonl:2: the answer must be one of the card's labels"):
         read_split(card("nli"), tmp_path, "test")

@@ -28,16 +28,16 @@ published: {test: many}
     problems = caught.value.problems
     expected = [
         "unknown key 'lables'; did you mean 'labels'?",
-        "licence: missing; add it",
-        "access: missing; add it",
-        "name: 'bad name' holds characters other than",
-        "reader: 'brta' is none of brat, pubtator, ",
+        "licence: missing; see docs/reference/data.md",
+        "access: missing; see docs/reference/data.md",
+        "name: must consist of letters, digits, _ and - (it names files and options); got 'bad name'",
+        "reader: must be one of brat, pubtator, ",
         "unknown key 'splits.trian'; did you mean 'train'?",
-        "splits.test.hold_out.fraction: 2.0 is not between 0 and 1; 0.1 holds out a tenth",
-        "splits.test.hold_out.from: 'nowhere' is none of train, validation, test",
-        "published.test: expected a whole number, or keys and values, found 'many'",
-        "metric: 'span_f1' is none of the metrics of type ner: span_f1_strict, ",
-        "input: shows no field of the data; fields are text",
+        "splits.test.hold_out.fraction: must be > 0 and < 1 (0.1 holds out a tenth); got 2.0",
+        "splits.test.hold_out.from: must be one of train, validation, test; got 'nowhere'",
+        "published.test: must be a whole number, or a mapping; got 'many'",
+        "metric: must be one of the metrics of type ner: span_f1_strict, ",
+        "input: must show at least one field of the data; fields are text",
         "input: needs {text} exactly once",
     ]
     for start in expected:
@@ -54,23 +54,23 @@ published: {test: many}
         (
             "ner",
             {"metric": "span_f1_stict"},
-            "metric: 'span_f1_stict' is none of the metrics of type ner: span_f1_strict, ",
+            "metric: must be one of the metrics of type ner: span_f1_strict, ",
         ),
-        ("ner", {"extra_metrics": ["rouge1"]}, "extra_metrics: 'rouge1' is none of the metrics of type ner: "),
+        ("ner", {"extra_metrics": ["rouge1"]}, "extra_metrics: must be one of the metrics of type ner: "),
         ("ner", {"input": "{text} {txt}"}, "input: unknown field {txt}; fields are text; did you mean 'text'?"),
         ("ner", {"input": "{text} {text}"}, "input: needs {text} exactly once"),
-        ("ner", {"reader": "csv"}, "reader: 'csv' reads no annotations"),
+        ("ner", {"reader": "csv"}, "reader: must be one of brat, pubtator, i2b2, "),
         ("ner", {"answer": "likelihood"}, "answer: a ner task has no options to compare"),
-        ("ner", {"labels": {"A": "drug", "B": "Drug"}}, "labels: two labels are written with the same word"),
-        ("ner", {"duplicates": "drop"}, "duplicates: 'drop' is none of set, discard, penalise"),
+        ("ner", {"labels": {"A": "drug", "B": "Drug"}}, "labels: two labels have the same word"),
+        ("ner", {"duplicates": "drop"}, "duplicates: must be one of set, discard, penalise; got 'drop'"),
         ("ner", {"splits": {"train": "a.txt"}}, "splits.test: missing"),
-        ("ner", {"splits": {"test": "../a.txt"}}, "splits.test.files: '../a.txt' leads out of the task's folder"),
+        ("ner", {"splits": {"test": "../a.txt"}}, "splits.test.files: '../a.txt' is outside the task's folder"),
         ("re", {"relations": {"levl": "entity"}}, "unknown key 'relations.levl'; did you mean 'level'?"),
         ("qa", {"columns": {"question": "q"}}, "columns.answer: missing"),
         (
             "qa",
             {"metric": "exact_match"},
-            "metric: 'exact_match' is none of the metrics of type qa: accuracy, macro_f1",
+            "metric: must be one of the metrics of type qa: accuracy, macro_f1; got 'exact_match'",
         ),
         (
             "qa",
@@ -81,13 +81,13 @@ published: {test: many}
         (
             "qa",
             {"labels": None, "options": {"columns": "o", "gold": "indx0"}, "input": "{question} {options}"},
-            "options.gold: 'indx0' is none of letter, index0, index1, index, text, key; did you mean 'index0'?",
+            "options.gold: must be one of letter, index0, index1, index, text, key; got 'indx0'; did you mean ",
         ),
-        ("qa", {"labels": {"y": "yes", "n": "Yes"}}, "labels: all labels are written with the same word"),
+        ("qa", {"labels": {"y": "yes", "n": "Yes"}}, "labels: all labels have the same word"),
         (
             "qa",
             {"reader": "squad", "reader_options": {"paraphrases": "some"}},
-            "reader_options.paraphrases: 'some' is none of first, all",
+            "reader_options.paraphrases: must be one of first, all; got 'some'",
         ),
         ("qa", {"labels": None, "options": {"columns": "o", "gold": "letter"}}, "input: does not show the options"),
         ("nli", {"labels": None}, "labels: missing"),
@@ -99,32 +99,36 @@ published: {test: many}
         (
             "summarization",
             {"reader_options": {"quoting": "maybe"}},
-            "reader_options.quoting: expected true or false, found 'maybe'",
+            "reader_options.quoting: must be true or false; got 'maybe'",
         ),
-        ("summarization", {"reader": "brat"}, "reader: 'brat' reads no rows"),
-        ("summarization", {"rouge_stemmer": "always"}, "rouge_stemmer: expected true or false, found 'always'"),
+        (
+            "summarization",
+            {"reader": "brat"},
+            "reader: must be one of jsonl, json, csv, tsv, squad, xlsx in a summarization task, which needs rows; got ",
+        ),
+        ("summarization", {"rouge_stemmer": "always"}, "rouge_stemmer: must be true or false; got 'always'"),
         (
             "summarization",
             {"type": "sumarization"},
-            "type: 'sumarization' is none of ner, re, qa, nli, summarization; ",
+            "type: must be one of ner, re, qa, nli, summarization; got 'sumarization'; ",
         ),
-        ("summarization", {"reader": "cvs"}, "reader: 'cvs' is none of brat, "),
-        ("summarization", {"licence": ""}, "licence: missing; add it"),
-        ("summarization", {"title": ["a"]}, "title: expected text, found list"),
-        ("summarization", {"answer": "likelyhood"}, "answer: 'likelyhood' is none of likelihood, generation"),
+        ("summarization", {"reader": "cvs"}, "reader: must be one of brat, "),
+        ("summarization", {"licence": ""}, "licence: missing; see docs/reference/data.md"),
+        ("summarization", {"title": ["a"]}, "title: must be text; got a list"),
+        ("summarization", {"answer": "likelyhood"}, "answer: must be one of likelihood, generation; got 'likelyhood'"),
         ("summarization", {"answer": "likelihood"}, "answer: there are no options to compare"),
-        ("summarization", {"splits": "a.csv"}, "splits: expected keys and values"),
+        ("summarization", {"splits": "a.csv"}, "splits: must be a mapping of keys to values"),
         (
             "summarization",
             {"splits": {"test": 3.5}},
-            "splits.test: expected text or a list, or keys and values, found 3.5",
+            "splits.test: must be text or a list, or a mapping; got 3.5",
         ),
-        ("summarization", {"splits": {"test": 3}}, "splits.test: expected text or a list, or keys and values, found 3"),
+        ("summarization", {"splits": {"test": 3}}, "splits.test: must be text or a list, or a mapping; got 3"),
         ("summarization", {"splits": {"test": ""}}, "splits.test: needs either files or hold_out"),
         (
             "summarization",
             {"splits": {"test": {"files": [True]}}},
-            "splits.test.files: expected text, found True; write it in quotes",
+            "splits.test.files: must be text; got True; write it in quotes",
         ),
         ("summarization", {"splits": {"test": {"fils": "a"}, "train": "a"}}, "unknown key 'splits.test.fils'; did you"),
         ("summarization", {"splits": {"test": "a", "train": {"ids_from": "b"}}}, "splits.train: needs either files or"),
@@ -136,12 +140,12 @@ published: {test: many}
         (
             "summarization",
             {"splits": {"test": "a", "train": {"files": "a", "ids_from": "/etc/ids"}}},
-            "splits.train.ids_from: '/etc/ids' leads out of the task's folder",
+            "splits.train.ids_from: '/etc/ids' is outside the task's folder",
         ),
         (
             "summarization",
             {"splits": {"test": {"hold_out": {"from": "train", "fraction": 0.1}}}},
-            "splits.test.hold_out.from: 'train' is no split with files",
+            "splits.test.hold_out.from: must be a split with files; got 'train'",
         ),
         (
             "summarization",
@@ -168,7 +172,7 @@ published: {test: many}
         (
             "summarization",
             {"published": {"test": {"documents": "two"}}},
-            "published.test.documents: expected a whole number, found 'two'",
+            "published.test.documents: must be a whole number; got 'two'",
         ),
         (
             "summarization",
@@ -179,24 +183,24 @@ published: {test: many}
         (
             "summarization",
             {"reader_options": {"delimiter": ";;"}},
-            "reader_options.delimiter: ';;' is not one character",
+            "reader_options.delimiter: must be one character, for example ';'; got ';;'",
         ),
-        ("summarization", {"reader_options": {"header": "a"}}, "reader_options.header: expected a list, found 'a'"),
-        ("summarization", {"reader_options": "quoting"}, "reader_options: expected keys and values"),
+        ("summarization", {"reader_options": {"header": "a"}}, "reader_options.header: must be a list; got 'a'"),
+        ("summarization", {"reader_options": "quoting"}, "reader_options: must be a mapping of keys to values"),
         (
             "qa",
             {"reader": "json", "reader_options": {"orient": "rows"}},
-            "reader_options.orient: 'rows' is none of list, by_id, columns",
+            "reader_options.orient: must be one of list, by_id, columns; got 'rows'",
         ),
         ("qa", {"reader_options": {"header": ["a"]}}, "unknown key 'reader_options.header'; no keys are known there"),
-        ("qa", {"columns": {"question": "q", "answer": 2.5}}, "columns.answer: expected text or a list, found 2.5"),
+        ("qa", {"columns": {"question": "q", "answer": 2.5}}, "columns.answer: must be text or a list; got 2.5"),
         (
             "qa",
             {"columns": {"question": "q", "answer": "a", "options": "o"}},
-            "columns.options: the name is taken",
+            "columns.options: this name is reserved",
         ),
-        ("qa", {"labels": ["yes", "no"]}, "labels: expected keys and values"),
-        ("qa", {"labels": {"y": "yes", "n": ["no"]}}, "labels.n: expected text, found list"),
+        ("qa", {"labels": ["yes", "no"]}, "labels: must be a mapping of keys to values"),
+        ("qa", {"labels": {"y": "yes", "n": ["no"]}}, "labels.n: must be text; got a list"),
         (
             "qa",
             {"options": {"columns": "o", "gold": "letter"}, "input": "{question} {options}"},
@@ -228,24 +232,24 @@ published: {test: many}
         (
             "ner",
             {"reader_options": {"events": "roles"}},
-            "reader_options.events: 'roles' is none of relations, argument",
+            "reader_options.events: must be one of relations, argument",
         ),
         (
             "ner",
             {"reader": "i2b2", "reader_options": {"types": "x"}},
-            "reader_options.types: 'x' is none of concept, assertion",
+            "reader_options.types: must be one of concept, assertion; got 'x'",
         ),
         (
             "ner",
             {"triggers": ["Drgu"]},
-            "triggers: 'Drgu' is none of the card's labels: Drug, Problem; did you mean 'Drug'",
+            "triggers: must be one of the card's labels: Drug, Problem; got 'Drgu'; did you mean 'Drug'",
         ),
-        ("ner", {"labels": {"A": ""}}, "labels: two labels are written with the same word, or one with none"),
-        ("ner", {"ignore_labels": {"a": 1}}, "ignore_labels: expected text or a list, found dict"),
+        ("ner", {"labels": {"A": ""}}, "labels: two labels have the same word, or one has an empty word"),
+        ("ner", {"ignore_labels": {"a": 1}}, "ignore_labels: must be text or a list; got a mapping"),
         ("ner", {"columns": {"a": "b"}}, "columns: unused by reader brat"),
-        ("re", {"relations": {"level": "document"}}, "relations.level: 'document' is none of mention, entity"),
-        ("re", {"relations": {"symmetric": 1}}, "relations.symmetric: expected true or false, found 1"),
-        ("re", {"relations": "entity"}, "relations: expected keys and values"),
+        ("re", {"relations": {"level": "document"}}, "relations.level: must be one of mention, entity; got 'document'"),
+        ("re", {"relations": {"symmetric": 1}}, "relations.symmetric: must be true or false; got 1"),
+        ("re", {"relations": "entity"}, "relations: must be a mapping of keys to values"),
         ("re", {"triggers": ["Treats"]}, "triggers: unused in a re task"),
     ],
 )
@@ -304,11 +308,11 @@ def test_numbers_of_thousands_of_digits_are_told_and_not_quoted(tmp_path):
         load_card(path)
     told = caught.value.problems
     assert [problem.partition(":")[0] for problem in told] == ["line 2", "line 4", "line 5"]
-    assert all("a number of more than 60 digits" in problem and "fff" not in problem for problem in told)
+    assert all("a number must have at most 60 digits" in problem and "fff" not in problem for problem in told)
 
 
 def test_true_and_false_as_words_want_quotes(tmp_path):
     path = tmp_path / "card.yaml"
     path.write_text("extends: pubmedqa\nlabels: {yes: true, no: no, maybe: maybe}\n")
-    with pytest.raises(CardError, match="labels.yes: expected text, found True; write it in quotes"):
+    with pytest.raises(CardError, match="labels.yes: must be text; got True; write it in quotes"):
         load_card(path)

@@ -61,11 +61,11 @@ def test_yes_and_no_are_words(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name: a\nmetric: x\nname: b\n", "line 3: key 'name' stands twice (first in line 1)"),
-        ("splits:\n  test: a\n  test: b\n", "line 3: key 'test' stands twice (first in line 2)"),
+        ("name: a\nmetric: x\nname: b\n", "line 3: duplicate key 'name' (first in line 1)"),
+        ("splits:\n  test: a\n  test: b\n", "line 3: duplicate key 'test' (first in line 2)"),
         ("name: [a\ntype: b\n", "line 2: not valid YAML"),
-        ("- a\n", "expected keys and values"),
-        ("extends: pubmedqaa\n", "extends: 'pubmedqaa' is none of the embedded cards: aci_bench, "),
+        ("- a\n", "must hold a mapping of keys to values"),
+        ("extends: pubmedqaa\n", "extends: must be one of the embedded cards: aci_bench, "),
     ],
 )
 def test_what_is_not_a_card(tmp_path, text, problem):
@@ -79,7 +79,7 @@ def test_what_is_not_a_card(tmp_path, text, problem):
 def test_a_missing_card_and_a_missing_directory_are_card_errors(tmp_path):
     with pytest.raises(CardError, match="No such file or directory; name a YAML file"):
         load_card(tmp_path / "gone.yaml")
-    with pytest.raises(CardError, match="no such directory of cards"):
+    with pytest.raises(CardError, match="this directory of cards does not exist"):
         load_cards([tmp_path / "gone"])
 
 
@@ -101,7 +101,7 @@ def test_user_cards_override_by_name_and_a_name_twice_is_a_problem(tmp_path):
     (tmp_path / "c.yaml").write_text("name: c\n")
     with pytest.raises(CardError) as caught:
         load_cards([tmp_path])
-    assert any("name 'pubmedqa' is also that of a.yaml" in problem for problem in caught.value.problems)
+    assert any("duplicate name 'pubmedqa' (first in a.yaml)" in problem for problem in caught.value.problems)
     assert any(problem.startswith(f"{tmp_path / 'c.yaml'}: type: missing") for problem in caught.value.problems)
 
 

@@ -178,9 +178,9 @@ def test_invented_rows_are_the_same_for_a_seed_and_of_the_sizes_asked_for() -> N
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("200", "is no CONTEXT,ANSWER"),
-        ("a,b", "is no CONTEXT,ANSWER"),
-        ("200,0", "is no CONTEXT,ANSWER"),
+        ("200", "must be CONTEXT,ANSWER"),
+        ("a,b", "must be CONTEXT,ANSWER"),
+        ("200,0", "must be CONTEXT,ANSWER"),
         ("800,20", "set --data.max_length=1230"),
     ],
 )
@@ -234,15 +234,15 @@ def test_everything_wrong_with_a_command_is_told_at_once() -> None:
         request_of(DEMO, own, {})
     text = "\n".join(error.value.problems)
     for wanted in (
-        "--steps: '0'",
-        "--warmup: '-1'",
-        "--mode: 'evaluate' is none of teach, distill, adapt",
-        "--invented: 'x'",
-        "--shardings: 'cloud'",
+        "--steps: must be a whole number >= 1; got '0'",
+        "--warmup: must be a whole number >= 0; got '-1'",
+        "--mode: must be one of teach, distill, adapt; got 'evaluate'",
+        "rows of a task, such as 200,20 or 200,20,5000; got 'x'",
+        "--shardings: must be one of ",
         "did you mean 'max_tokens_per_micro_batch'?",
-        "--sweep: 'seed' is no KEY=VALUE,VALUE",
-        "--profile: 'yes'",
-        "/none.json is no file",
+        "--sweep: must be KEY=VALUE,VALUE; got 'seed'",
+        "--profile: must be true or false; got 'yes'",
+        "/none.json is not a file",
     ):
         assert wanted in text, wanted
 
@@ -254,9 +254,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured
 
 
 def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
-    with pytest.raises(UserError, match="--max_tokens_per_micro_batch: expected a whole number, found 'many'"):
+    with pytest.raises(UserError, match="--max_tokens_per_micro_batch: must be a whole number; got 'many'"):
         request_of(DEMO, {"steps": "1", "sweep": "max_tokens_per_micro_batch=512,many"}, {})
-    with pytest.raises(UserError, match="seed stands twice"):
+    with pytest.raises(UserError, match="duplicate seed"):
         request_of(DEMO, {"steps": "1", "sweep": "seed=1,2"}, {"seed": "3"})
     with pytest.raises(UserError, match="adapt.targets: missing; --mode=adapt needs at least one task"):
         request_of(DEMO, {"steps": "1", "mode": "adapt"}, {})

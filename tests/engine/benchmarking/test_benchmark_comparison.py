@@ -172,7 +172,7 @@ def test_a_key_that_an_older_file_lacks_had_its_default() -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"cases": []}', '{"cases": [{}], "world_size": 1}'])
 def test_a_file_that_is_no_measurement_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(text)
-    with pytest.raises(UserError, match=r"old.json is no benchmark.json of this release"):
+    with pytest.raises(UserError, match=r"old.json is not a benchmark.json of this release"):
         read_old(tmp_path / "old.json")
 
 

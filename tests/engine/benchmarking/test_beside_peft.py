@@ -176,8 +176,8 @@ def test_it_is_taken_for_teach_and_distill_where_the_backbone_is_resident() -> N
 @pytest.mark.parametrize(
     ("flags", "overrides", "wanted"),
     [
-        ({"beside": "lora"}, RESIDENT, "--beside: 'lora' is none of peft"),
-        ({"beside": ""}, RESIDENT, "--beside: '' is none of peft"),
+        ({"beside": "lora"}, RESIDENT, "--beside: must be one of peft; got 'lora'"),
+        ({"beside": ""}, RESIDENT, "--beside: must be one of peft; got ''"),
         (
             {"mode": "adapt"},
             {**RESIDENT, "adapt.targets": "[demo_qa]"},

@@ -179,7 +179,7 @@ def test_without_latest_the_newest_whole_one_is_gone_on_from_aloud(tmp_path: Pat
     (tmp_path / "latest").unlink()
     told: list[str] = []
     assert checkpoint.load(tmp_path, told.append).state["step"] == 6
-    assert len(told) == 1 and "latest is missing" in told[0] and "going on from step_00000006" in told[0]
+    assert len(told) == 1 and "latest is missing" in told[0] and "continuing from step_00000006" in told[0]
     with pytest.raises(UserError, match="latest is missing.*point .*latest at an older one"):
         checkpoint.load(tmp_path)  # a finished run is not guessed at
     flip(tmp_path / "checkpoints/step_00000006" / FILES[1])

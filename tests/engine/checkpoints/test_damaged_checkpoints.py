@@ -30,7 +30,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
         whole(*args, **kwargs)
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
-    failed = pytest.raises(OSError, match="checkpoint of step 4 .*No space left.*previous one is whole")
+    failed = pytest.raises(OSError, match="checkpoint of step 4 .*No space left.*previous one is intact")
     with PreemptionHandler(tmp_path / "run", "USR1", True) as preemption, failed:
         build("run", preemption, **{"checkpoint.interval": 2}).run()
     assert checkpoint.load(tmp_path / "run").state["step"] == 2  # type: ignore[union-attr]
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_aloud(
     out = capsys.readouterr().out
     assert (
         "WARNING checkpoint" in out
-        and "going on from step_00000008, which is whole" in out
+        and "continuing from step_00000008, which is intact" in out
         and "resumed at step 8 of 9" in out
     )
     for n, tensor in expected.items():

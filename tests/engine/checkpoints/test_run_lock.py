@@ -72,7 +72,7 @@ def test_a_claim_that_was_taken_away_is_lost(tmp_path: Path) -> None:
     run_lock = RunLock(tmp_path)
     run_lock.check()
     run_lock.file.write_text("{")
-    with pytest.raises(RunLockLost, match="nobody that can be read"):
+    with pytest.raises(RunLockLost, match="an unreadable owner"):
         run_lock.check()
 
 
@@ -92,6 +92,6 @@ def test_a_claim_that_cannot_be_written_says_where_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match=r"No space left on device; nothing was changed, .*owner\.json") as error:
+    with pytest.raises(OSError, match=r"No space left on device; nothing was changed. Start .*owner\.json") as error:
         RunLock(tmp_path)
     assert error.value.errno == 28 and list(tmp_path.iterdir()) == []

@@ -59,13 +59,13 @@ REFUSED = [
     (["--dryrun"], "--dryrun: unknown key 'dryrun'"),
     (["-d"], "--d: unknown key 'd'"),
     (["--teach.stpes=3"], "did you mean 'teach.steps'?"),
-    (["--teach.steps=abc"], "--teach.steps: expected a whole number, found 'abc'"),
+    (["--teach.steps=abc"], "--teach.steps: must be a whole number; got 'abc'"),
     (["--seed=1", "--seed=2"], "--seed: duplicate flag, with '1' and '2'"),
     (["--run-dir=x", "--run_dir=y"], "--run_dir: duplicate flag"),
     (["word"], "'word': not a flag; write --key=value"),
     (["-", "--seed=1"], "'-' has no meaning here"),
     (["--", "--seed=1"], "'--' has no meaning here"),
-    (["--max_tokens_per_micro_batch=0"], "--max_tokens_per_micro_batch: 0"),
+    (["--max_tokens_per_micro_batch=0"], "--max_tokens_per_micro_batch: must be > 0; got 0"),
 ]
 
 
@@ -114,11 +114,11 @@ def test_a_wrong_command_never_calls_training(
         (["distill"], "--config: missing"),
         (["distill", "--config=gone.yaml"], "gone.yaml: No such file"),
         (["evaluate"], "--run: missing"),
-        (["evaluate", "--run=gone"], "gone is no run directory"),
+        (["evaluate", "--run=gone"], "gone is not a run directory"),
         (["report"], "--runs: missing"),
         (["report", "--run=x"], "did you mean 'runs'?"),
-        (["tasks"], "expected one of list | check, found nothing"),
-        (["tasks", "chek"], "expected one of list | check, found chek"),
+        (["tasks"], "must be followed by one of list | check; got nothing"),
+        (["tasks", "chek"], "must be followed by one of list | check; got chek"),
         (["tasks", "check"], "--data_root: missing"),
         (["adapt", "--config=configs/demo/adapt.yaml", "--adapt.targets=[]"], "adapt.targets: missing"),
         (["distill", "--config=configs/demo/distill.yaml", "--distill.sources="], "distill.sources: missing"),
@@ -170,7 +170,7 @@ def test_help_of_a_mode_explains_every_key_that_it_reads_and_starts_nothing(
         read = "distill" in leaf.metadata["modes"]
         assert (f"--{key} " in done.stdout) == read, key
         assert leaf.help in told or not read, key
-    assert "--teach.steps whole number, above 0; default: 300 Steps of each teacher's own optimizer rows." in told
+    assert "--teach.steps whole number, > 0; default: 300 Steps of each teacher's own optimizer rows." in told
     assert "--teach.schedule constant | linear | cosine; default: linear" in told
     assert not (tmp_path / "out").exists()
 
@@ -323,7 +323,8 @@ def test_a_check_of_absent_corpora_is_refused_with_all_problems(tmp_path: Path) 
         check_data(str(tmp_path / "gone"), tasks=["pubmedq", "bc5cdr_cid"])
     assert len(error.value.problems) == 2
     assert (
-        "'pubmedq'; did you mean 'pubmedqa'?" in error.value.problems[0] and "is no folder" in error.value.problems[1]
+        "'pubmedq'; did you mean 'pubmedqa'?" in error.value.problems[0]
+        and "is not a folder" in error.value.problems[1]
     )
 
 

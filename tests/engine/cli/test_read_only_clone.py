@@ -81,7 +81,7 @@ def test_the_key_is_named_and_nothing_starts(run: Run, clone: Path, tmp_path: Pa
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
         f"error: data.cache: .cache/tokens: {clone} cannot be written to by this user; "
-        "name another folder (--data.cache=FOLDER), or have it opened\n"
+        "name another folder (--data.cache=FOLDER), or ask for write permission\n"
     )
     assert not (tmp_path / "run").exists() and not list((tmp_path / "home").iterdir())
 
@@ -127,13 +127,13 @@ def test_what_is_written_into_such_a_run_is_refused(run: Run, clone: Path, finis
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
         f"error: command line: --run: done: {clone / 'done'} cannot be written to by this user; "
-        "copy the run to a folder of yours, or have it opened\n"
+        "copy the run to a folder of yours, or ask for write permission\n"
     )
     done = run("train.py", "report", "--runs=done")
     assert done.returncode == 2 and "--runs: done has no results.json" in done.stderr
     assert done.stderr.endswith(
         f"error: command line: --output: done: {clone / 'done'} cannot be written to by this user; "
-        "name another folder (--output=FOLDER), or have it opened\n"
+        "name another folder (--output=FOLDER), or ask for write permission\n"
     )
 
 

@@ -106,17 +106,17 @@ def test_absolute_rates_are_refused_with_the_value_to_write(project: Path, tmp_p
     with pytest.raises(UserError) as refused:
         resolve(file, {"adapt.lr_shared": "0.03", "teach.steps": "0"})
     told = refused.value.problems
-    assert len(told) == 6 and any("teach.steps: 0 is not above 0" in line for line in told)
+    assert len(told) == 6 and any("teach.steps: must be > 0; got 0" in line for line in told)
     unit = f"in multiples of the RMS of the backbone's input embeddings ({rms:g} for {backbone})"
     for line in (
-        f"{file}: teach.lr: is now teach.relative_lr, {unit}; write teach.relative_lr: {0.1 / rms:.2g}",
+        f"{file}: teach.lr: was renamed to teach.relative_lr, {unit}; write teach.relative_lr: {0.1 / rms:.2g}",
         (
-            f"{file}: distill.lr_shared: is now distill.relative_lr_shared, {unit}; write "
+            f"{file}: distill.lr_shared: was renamed to distill.relative_lr_shared, {unit}; write "
             f"distill.relative_lr_shared: {0.05 / rms:.2g}"
         ),
-        f"{file}: tune.prompt_tuning: is now lr_sweep.relative_lr_prompt, {unit}; "
+        f"{file}: tune.prompt_tuning: was renamed to lr_sweep.relative_lr_prompt, {unit}; "
         f"write lr_sweep.relative_lr_prompt: [{0.1 / rms:.2g}, {0.3 / rms:.2g}]",
-        f"command line: --adapt.lr_shared: is now adapt.relative_lr_shared, {unit}; "
+        f"command line: --adapt.lr_shared: was renamed to adapt.relative_lr_shared, {unit}; "
         f"write adapt.relative_lr_shared: {0.03 / rms:.2g}",
     ):
         assert line in told

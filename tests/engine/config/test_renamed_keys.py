@@ -29,7 +29,7 @@ def test_an_old_key_is_refused_with_its_new_name(old: str, new: str, tmp_path) -
     assert [p for p in error.value.problems if "unknown key" in p and told in p and p.startswith(f"{file}: ")]
     with pytest.raises(UserError) as error:
         resolve(file, {old: "3"})
-    assert f"command line: --{old}: unknown key {old!r}; it is called {new!r} now" in error.value.problems
+    assert f"command line: --{old}: unknown key {old!r}; it was renamed to {new!r}" in error.value.problems
 
 
 def test_a_key_with_dots_in_a_file_is_told_how_to_nest(tmp_path) -> None:
@@ -50,4 +50,4 @@ def test_an_old_value_is_refused_with_its_new_name(key: str, old: str, new: str,
     file.write_text(f"run_dir: runs/x\nbackbone: b.yaml\n{key}: {old}\n")
     with pytest.raises(UserError) as error:
         resolve(file, {})
-    assert f"{file}: {key}: {old!r} is called {new!r} now" in error.value.problems
+    assert f"{file}: {key}: {old!r} was renamed to {new!r}" in error.value.problems

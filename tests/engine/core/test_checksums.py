@@ -44,7 +44,7 @@ def test_every_cut_is_seen(sealed: Path) -> None:
 
 
 def test_reasons(sealed: Path, tmp_path: Path) -> None:
-    assert damage(sealed, OF.replace("3", "4")) == "is another file, whole, under this name"
+    assert damage(sealed, OF.replace("3", "4")) == "is a different, intact file under this name"
     assert damage(tmp_path / "gone", OF) == "is missing"
     assert damage(tmp_path, OF) == "cannot be read (Is a directory)"
     sealed.write_bytes(b"")

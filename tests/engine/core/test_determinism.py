@@ -51,7 +51,7 @@ def left_as_it_was() -> Any:
 def test_the_key_is_read_and_off_by_default() -> None:
     assert resolve(DEMO).deterministic is False
     assert resolve(DEMO, {"deterministic": "true"}).deterministic is True
-    with pytest.raises(UserError, match="deterministic: expected true or false"):
+    with pytest.raises(UserError, match="deterministic: must be true or false"):
         resolve(DEMO, {"deterministic": "maybe"})
 
 

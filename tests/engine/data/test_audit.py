@@ -112,11 +112,11 @@ def test_every_wrong_flag_is_told_at_once(tmp_path: Path, capsys: pytest.Capture
     lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and len(lines) == 6
     for reason in (
-        "is no folder",
-        "'none' is no number",
+        "is not a folder",
+        "must be a whole number > 0; got 'none'",
         "--max_new_tokens: needs --backbone",
         "did you mean 'pubmedqa'",
-        "neither true nor false",
+        "must be true or false; got",
         "is a folder; name a file",
     ):
         assert any(reason in line for line in lines), reason

@@ -155,7 +155,7 @@ def test_a_damaged_comparison_is_named_and_made_again(
     file.write_text(changed[how])
     said: list[str] = []
     assert decontaminate(sources, config, print_rank0=said.append)[1] == first
-    assert said[0].startswith(f"WARNING data.decontaminate_against: {file} ") and "made again" in said[0]
+    assert said[0].startswith(f"WARNING data.decontaminate_against: {file} ") and "rebuilt" in said[0]
     assert file.read_text() == whole
 
 
@@ -200,9 +200,9 @@ def test_a_source_of_nothing_but_overlap_is_refused(
         ),
         (
             {"data": {"decontaminate_against": ["a"]}, "distill": {"sources": ["a", "b"]}},
-            "a stands in distill.sources too",
+            "a must not be in distill.sources too",
         ),
-        ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "is of a distillation"),
+        ({"data": {"decontaminate_against": ["a"]}, "adapt": {"targets": ["a"]}}, "only a distillation"),
     ],
 )
 def test_keys_that_mean_nothing_are_refused(tmp_path: Path, keys: dict[str, Any], reason: str) -> None:
@@ -235,5 +235,5 @@ def test_results_and_report_say_what_was_compared(
         (run / "results.json").write_text(json.dumps({**results, "overlap": record}))
         assert reason in write_report([run], tmp_path / "report")
     (run / "overlap.json").write_text("{")
-    with pytest.raises(UserError, match=r"overlap\.json: not readable"):
+    with pytest.raises(UserError, match=r"overlap\.json: cannot be read"):
         read_overlap_record(run)

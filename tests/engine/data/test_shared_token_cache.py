@@ -117,7 +117,7 @@ def test_damaged_rows_are_named_and_tokenised_again(run: Prepare, config: DataCo
     assert rows_of(found) == wanted and data_fingerprint(found) == mark
     said = run.said  # type: ignore[attr-defined]
     assert len(said) == (2 if how == "swapped" else 1) and any(str(train) in line for line in said)
-    assert all(line.startswith("WARNING task demo_qa: split t") and "made again" in line for line in said)
+    assert all(line.startswith("WARNING task demo_qa: split t") and "rebuilt" in line for line in said)
     said.clear()
     assert rows_of(run(ALL)) == wanted and said == []
     assert len(folders(config)) == 4

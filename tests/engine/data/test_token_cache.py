@@ -217,7 +217,7 @@ def test_no_example_that_fits_is_an_error(run: Prepare) -> None:
 
 def test_everything_that_is_missing_is_told_at_once(run: Prepare, corpora: Path, tmp_path: Path) -> None:
     assert problems(run, {"demo_q": ["train"], "zzz": ["train"]}, root=str(tmp_path / "gone")) == [
-        f"data.root: {tmp_path / 'gone'} is no folder",
+        f"data.root: {tmp_path / 'gone'} is not a folder",
         "unknown task 'demo_q'; did you mean 'demo_qa'?",
         "unknown task 'zzz'; see `python train.py tasks list`",
     ]
@@ -239,7 +239,7 @@ def test_a_split_that_a_card_does_not_name(run: Prepare, monkeypatch: pytest.Mon
     bare = dataclasses.replace(cards["demo_qa"], splits={"train": cards["demo_qa"].splits["train"]})
     monkeypatch.setattr(dataset, "load_cards", lambda _: {"demo_qa": bare})
     (problem,) = problems(run, {"demo_qa": ["validation"]})
-    assert "its card names no split 'validation'" in problem
+    assert "its card has no split 'validation'" in problem
 
 
 def test_labels_of_choice_tasks_are_those_of_kept_rows(run: Prepare) -> None:

@@ -114,7 +114,10 @@ def test_before_training_ctrl_c_ends_with_130_and_one_line(how: str, project: Pa
             break
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and said == "interrupted; the same command goes on from what is on disk\n"
+    assert (
+        process.returncode == 130
+        and said == "interrupted; run the same command again to continue from what is on disk\n"
+    )
     assert (tmp_path / "code").read_text() == "130\n" and not (tmp_path / "run").exists()
 
 
@@ -129,7 +132,7 @@ def test_during_training_ctrl_c_saves_and_leaves_with_75(project: Path, tmp_path
             break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 75 and "as asked; the same command goes on from there" in out
+    assert process.returncode == 75 and "as requested; run the same command again to continue" in out
     assert preemption.TOLD.decode() in err and "Traceback" not in err
     (step,) = re.findall(r"teach: stopped at step (\d+) of 2000", out)
     assert (tmp_path / "run/teachers/latest").resolve().name == f"step_{int(step):08}"

@@ -247,10 +247,10 @@ def test_every_mode_takes_the_launchers_flag_before_it(
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["--local_rank=x", "distill"], "--local_rank: 'x' is no rank"),
-        (["--local-rank"], "--local-rank: '' is no rank"),
-        (["--local_rank=-1", "distill"], "--local_rank: '-1' is no rank"),
-        (["--local_rank=0", "distill"], "--local_rank=0: but LOCAL_RANK is 1"),
+        (["--local_rank=x", "distill"], "--local_rank: must be a rank; got 'x'"),
+        (["--local-rank"], "--local-rank: must be a rank; got ''"),
+        (["--local_rank=-1", "distill"], "--local_rank: must be a rank; got '-1'"),
+        (["--local_rank=0", "distill"], "--local_rank=0: differs from LOCAL_RANK=1"),
         (["distill", "--local_rank=1", "--config=configs/demo/distill.yaml"], "--local_rank: belongs to the launcher"),
         (["--local_rank=1", "distil"], "did you mean 'distill'?"),
     ],

@@ -284,7 +284,7 @@ def test_plan_refuses_what_a_run_would(
     monkeypatch.chdir(project)
     for flags, wanted in (
         (["--nodes=none"], "--nodes: must be a whole number >= 1; got 'none'"),
-        (["--max_tokens_per_micro_batch=0"], "max_tokens_per_micro_batch: 0 is not above 0"),
+        (["--max_tokens_per_micro_batch=0"], "max_tokens_per_micro_batch: must be > 0; got 0"),
     ):
         with pytest.raises(SystemExit) as end:
             train.main(["plan", "--config=configs/demo/distill.yaml", *flags])

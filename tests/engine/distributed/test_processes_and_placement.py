@@ -238,9 +238,7 @@ def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
-        with pytest.raises(
-            UserError, match="MASTER_PORT: nothing can listen on 127.0.0.1:.*export another MASTER_PORT"
-        ):
+        with pytest.raises(UserError, match="MASTER_PORT: cannot listen on 127.0.0.1:.*export another MASTER_PORT"):
             _meeting_point(DistEnv(0, 2, 0), timedelta(seconds=5))
 
 

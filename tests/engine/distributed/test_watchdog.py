@@ -74,7 +74,7 @@ def test_the_rank_that_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -
         rolls[rank].sign()
     host = socket.gethostname()
     assert rolls[0].others("a sum") == [  # rank 3 waits as this one does
-        "rank 4: never heard of",
+        "rank 4: no sign of life since the start",
         f"rank 1 on {host}: no sign of life for 30 s; last: a sum",
         f"rank 2 on {host}: idle for 20 s; last: a barrier",
     ]

@@ -125,7 +125,7 @@ def test_every_note_is_answered_in_order_and_a_kill_costs_what_was_not_written(
     assert output.stat().st_mode & 0o777 == 0o600 and not list(tmp_path.glob(".out*"))
     said = capsys.readouterr().out
     assert "5 notes in 5 pieces, by mine.metaprompt.full.3" in said and CANARY not in said
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         predict_notes(s, wanted=Wanted("mine"), source=source, output=output, into_folder=False)
     before = output.read_text()
     s.context.config.overwrite = True
@@ -185,11 +185,11 @@ def test_what_is_wrong_is_told_before_anything_starts(make, tmp_path: Path, monk
     found = problems(broken, tmp_path / "full", True)
     assert (
         len(found) == 3
-        and f"{broken}:2: is no JSON" in found[0]
-        and "is there already" in found[1]
+        and f"{broken}:2: is not JSON" in found[0]
+        and "already exists" in found[1]
         and "note 1: its id cannot name a file" in found[2]
     )
-    assert "is no folder; make it first" in problems(notes(tmp_path), tmp_path / "nowhere" / "x.jsonl")[0]
+    assert "is not a folder; create it first" in problems(notes(tmp_path), tmp_path / "nowhere" / "x.jsonl")[0]
     holder = make("nli")
     source = tmp_path / "pairs.jsonl"
     source.write_text(json.dumps({"id": 1, "premise": CANARY, "hypothesis": "h"}))

@@ -112,7 +112,7 @@ def test_stock_peft_computes_the_same(
 
 def test_lora_is_no_prompt_for_vllm(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--format: demo_qa: LoRA is no prompt; vLLM serves it as a PEFT adapter \(peft\)"
+        UserError, match=r"--format: demo_qa: LoRA is not a prompt; vLLM serves it as a PEFT adapter \(peft\)"
     ):
         export_run(write_run(tmp_path / "run", "llama", "lora"), "vllm", tmp_path / "out")
 

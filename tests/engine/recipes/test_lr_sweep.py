@@ -183,10 +183,10 @@ def test_tuning_seed_and_shots_are_checked(make_holder) -> None:
     ).context.config
     told = " ".join(problems(config))
     for wanted in (
-        "lr_sweep.seed: 1 stands in adapt.seeds",
+        "lr_sweep.seed: 1 must not be in adapt.seeds",
         "lr_sweep.shots: 0 trains nothing",
-        "lr_sweep.shots: 'x' is neither",
-        "lr_sweep.lora: 0.0 is not above 0",
+        "lr_sweep.shots: must be full or a number; got 'x'",
+        "lr_sweep.lora: must be > 0; got 0.0",
     ):
         assert wanted in told
     assert config.lr_sweep.any()
@@ -196,6 +196,6 @@ def test_tuning_seed_and_shots_are_checked(make_holder) -> None:
     ).context.config
     told = " ".join(problems(config))
     assert (
-        "lr_sweep.relative_lr_shared: is of adapt.train: all" in told
+        "lr_sweep.relative_lr_shared: needs adapt.train: all" in told
         and "lr_sweep.relative_lr_teach: the teachers are given" in told
     )

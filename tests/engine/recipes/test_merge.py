@@ -183,7 +183,7 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     )
     said: list[str] = []
     merge_runs([a, same], tmp_path / "out", print_rank0=said.append)  # zero-shot rows of both are the untouched start
-    assert "2 rows stood twice, the same to the bit: kept once" in said
+    assert "2 duplicate rows, bit-identical: kept once" in said
     each = (("0", 0), ("4", 0), ("4", 1), ("full", 0), ("full", 1))
     assert list(rows_of(tmp_path / "out")) == [
         ("alpha", method, shots, seed) for method in ("metaprompt", "prompt_tuning") for shots, seed in each
@@ -193,7 +193,8 @@ def test_a_row_that_stands_twice_is_kept_once_or_refused(adapted, tmp_path: Path
     assert len(error.value.problems) == 4 and not (tmp_path / "no").exists()
     assert (
         error.value.problems[0]
-        == f"--runs: {other} and {a} both hold alpha/metaprompt/4/0, with other numbers; adapt one of them without it"
+        == f"--runs: {other} and {a} both hold alpha/metaprompt/4/0, with different numbers; adapt one of them "
+        "without it"
     )
 
 
@@ -217,10 +218,10 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_holder, tm
     told = "\n".join(error.value.problems)
     wanted = [
         "--output: ",
-        f"{a} stands twice",
-        "gone is no run directory",
+        f"duplicate {a}",
+        "gone is not a run directory",
         f"{unfinished}: holds no finished adaptation",
-        "no adaptation but a run of distill",
+        "is not an adaptation but a run of distill",
         f"{short} and {a}: prompt.num_virtual_tokens is 4 and 5",
         f"{short} and {a}: prompt.rank is 1 and 2",
         f"{far} and {a}: another backbone",
@@ -253,7 +254,9 @@ def test_parts_of_other_shapes_are_refused(adapted, tmp_path: Path) -> None:
     checkpoint.save(
         b, found.state["step"], Checkpoint(prompts, found.optimizer, state, found.reused | {"best": wide}), 1
     )
-    with pytest.raises(UserError, match=r"rows of metaprompt of other shapes: best.rows_KRD \[2, 128\] and \[2, 64\]"):
+    with pytest.raises(
+        UserError, match=r"rows of metaprompt have different shapes: best.rows_KRD \[2, 128\] and \[2, 64\]"
+    ):
         merge_runs([a, b], tmp_path / "out", print_rank0=silent)
 
 
@@ -301,7 +304,7 @@ def test_tensors_and_lists_of_any_name_go_with_their_rows(adapted, tmp_path: Pat
         and each[:, 0].tolist() == [0, 0, 0, 100, 100]
     )
     assert merged.state["rates"] == [0.1] * 3 + [1.1] * 2 and merged.state["same"] == 4 and "of_run" not in merged.state
-    assert said == ["merged: of_run differs from run to run and is no row's own: left out"]
+    assert said == ["merged: of_run differs between runs and belongs to no single row: left out"]
 
 
 def test_an_optimizers_group_goes_with_the_part_it_is_named_after(tmp_path: Path) -> None:

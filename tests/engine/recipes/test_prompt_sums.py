@@ -160,7 +160,7 @@ def test_sums_that_cannot_be_are_said_at_once(adapted, cards, tmp_path: Path) ->
         "--sum_of",
         "--sum",
     ] and "did you mean 'gamma'?" in error.value.problems[1]
-    with pytest.raises(UserError, match="no seed of which alpha each have a row metaprompt/16"):
+    with pytest.raises(UserError, match="no seed for which alpha each have a row metaprompt/16"):
         merge_runs([run], output=tmp_path / "out", sums="gamma=alpha", sum_of="metaprompt/16", print_rank0=silent)
     assert not (tmp_path / "out").exists()
 

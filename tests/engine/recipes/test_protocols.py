@@ -94,22 +94,22 @@ def test_cells_are_every_combination_and_follow_their_distillation(write, tmp_pa
         ({"adaptation": {}}, "unknown key 'adaptation'; did you mean 'adaptations'?"),
         ({"run_dir": 3}, "run_dir: missing"),
         ({"distill": None}, "distill: missing; name a run configuration"),
-        ({"adaptations": ["few"]}, "adaptations: expected names, each with keys and values"),
-        ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: is a distillation and an adaptation"),
+        ({"adaptations": ["few"]}, "adaptations: must be names, each with keys and values"),
+        ({"distillations": {"x": {}}, "adaptations": {"x": {}}}, "x: cannot be both a distillation and an adaptation"),
         (
             {"adaptations": {"few": {"source": "plan"}}},
-            "few: source: 'plan' is none of the distillations before it (plain)",
+            "few: source: must be one of the distillations before it: plain; got 'plan'",
         ),
         ({"adaptations": {"few": {"adapt.stpes": 3}}}, "few: unknown key 'adapt.stpes'; did you mean 'adapt.steps'?"),
-        ({"adaptations": {"few": {"adapt.steps": "many"}}}, "few: adapt.steps: expected a whole number, found 'many'"),
+        ({"adaptations": {"few": {"adapt.steps": "many"}}}, "few: adapt.steps: must be a whole number; got 'many'"),
         ({"adaptations": {"few": {"each": {"adapt.stpes": [1]}}}}, "few: each: unknown key 'adapt.stpes'"),
-        ({"adaptations": {"few": {"each": {"adapt.steps": 1}}}}, "few: each: expected keys with lists of values"),
+        ({"adaptations": {"few": {"each": {"adapt.steps": 1}}}}, "few: each: must be keys with lists of values"),
         ({"adaptations": {"few": {"each": [{"name": "a"}, {"name": "a"}]}}}, "few: two of its cells are the same"),
         (
             {"adaptations": {"few": {"source": "plain", "adapt.targets": "$distill.without"}}},
             "$distill.without: its distillation has no axis distill.without",
         ),
-        ({"adaptations": {"a/b": {}}}, "'a/b': is no name for a folder"),
+        ({"adaptations": {"a/b": {}}}, "'a/b': must be a folder name of letters"),
         ({"distillations": {"plain": {"distill.without": ["d"]}}}, "distill.without: 'd' is not in distill.sources"),
     ],
 )
@@ -194,5 +194,5 @@ def test_a_study_runs_what_is_needed_in_order_and_passes_over_what_is_done(write
     told.clear()
     run_study(file, only=["rank_too"], overrides={}, plan_only=True)
     assert told == []
-    with pytest.raises(UserError, match="--only: 'fwe' is none of plain, rank, left_out, few, rank_too"):
+    with pytest.raises(UserError, match="--only: must be one of plain, rank, left_out, few, rank_too; got 'fwe'"):
         run_study(file, ["fwe"], {})

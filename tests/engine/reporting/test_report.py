@@ -257,7 +257,7 @@ def test_nearest_entries_only_on_request_and_with_a_warning(tmp_path: Path, writ
     assert nearest_vocabulary(shown, str(card))[0][0][1] == pytest.approx(1.0)
     with pytest.raises(UserError, match="prompts are 4 wide, own 3"):
         nearest_vocabulary(torch.ones(1, 2, 4), str(card))
-    with pytest.raises(UserError, match="'perhaps' is neither true nor false"):
+    with pytest.raises(UserError, match="must be true or false; got 'perhaps'"):
         report([str(run)], "", "perhaps")
 
 

@@ -120,7 +120,7 @@ def test_a_step_that_cannot_be_logged_names_the_file(tmp_path: Path) -> None:
     found = book(tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(OSError, match="the last checkpoint is whole, start again .*metrics.jsonl"):
+    with pytest.raises(OSError, match="the last checkpoint is intact; start again .*metrics.jsonl"):
         found.step(1, VALUES)
 
 

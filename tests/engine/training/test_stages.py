@@ -209,7 +209,7 @@ def test_adaptation_starts_from_the_metaprompt_and_the_named_factors(
 
 
 def test_a_source_task_that_is_not_there_is_refused(make_holder, tasks: dict[str, TaskData]) -> None:
-    with pytest.raises(UserError, match=r"adapt\.init: 'delta' is no source task of .*; it has alpha, beta, gamma"):
+    with pytest.raises(UserError, match=r"adapt\.init: 'delta' is not a source task of .*; it has alpha, beta, gamma"):
         adapt_stage(make_holder(**{"adapt.init": "task:delta"}), tasks, sources(source(2)))
 
 

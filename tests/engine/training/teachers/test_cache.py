@@ -148,7 +148,7 @@ DAMAGES: dict[str, tuple[Callable[[list[Path]], None], int, str]] = {
     "a bit of the header": (lambda f: flipped(f[1], 150), 1, "checksum differs"),
     "a bit of the header's length": (lambda f: flipped(f[1], 7), 1, "header"),
     "cut in the data": (lambda f: cut(f[1], -9), 1, "damaged or cut"),
-    "cut in the header": (lambda f: cut(f[1], 20), 1, "cut in its header"),
+    "cut in the header": (lambda f: cut(f[1], 20), 1, "damaged or truncated header"),
     "empty": (lambda f: cut(f[1], 0), 1, "is empty"),
     "swapped": (lambda f: swapped(f[0], f[1]), 2, "another file"),
     "swapped with another teacher's": (lambda f: swapped(f[0], f[-1]), 2, "another file"),
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_named_and_computed_again(cached, tmp_path, how) -> No
     assert len(damaged) == count
     trainer, said = cached(run_dir=str(tmp_path / "again"))
     warned = [line for line in said if line.startswith("WARNING")]
-    assert len(warned) == count and all(reason in line and "computed again" in line for line in warned)
+    assert len(warned) == count and all(reason in line and "recomputed" in line for line in warned)
     assert all(any(str(file) in line for line in warned) for file in damaged)
     found = trained(trainer)
     assert all(found[name].equal(tensor) for name, tensor in wanted.items())
@@ -209,7 +209,7 @@ def test_a_file_that_is_damaged_under_a_run_is_named(cached, tmp_path) -> None:
     trainer, _ = cached()
     for file in files(tmp_path / "cache"):
         cut(file, 30)
-    with pytest.raises(RuntimeError, match="safetensors was whole as this run began .* start again"):
+    with pytest.raises(RuntimeError, match="safetensors was intact when this run began .* start again"):
         gradients(trainer)
     trainer, said = cached()
     assert any("WARNING" in line for line in said)

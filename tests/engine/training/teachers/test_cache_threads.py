@@ -140,7 +140,7 @@ def test_no_thread_outlives_a_run_that_fails(cached, tmp_path) -> None:
     for file in files(tmp_path / "cache"):
         cut(file, 30)
     trainer.stage.teachers = None
-    with pytest.raises(RuntimeError, match="was whole as this run began"):
+    with pytest.raises(RuntimeError, match="was intact when this run began"):
         trainer.run()
     assert not background()
 
@@ -171,7 +171,7 @@ def test_a_benchmark_fills_what_its_steps_read(make_holder, make_loop, teachers,
     trainer = make_loop(stage, holder)
     stage.teachers = None
     trainer.gradients(0)
-    with pytest.raises(RuntimeError, match="was not asked for when it was filled"):
+    with pytest.raises(RuntimeError, match="was not requested when it was filled"):
         for step in range(1, 4):
             trainer.gradients(step)
     trainer.close()
