@@ -57,7 +57,7 @@ def weight_files(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
             wanted = dict(json.loads(index.read_text())["weight_map"])
             return sorted(set(wanted.values())), wanted, []
         except (ValueError, KeyError, TypeError):
-            return [], {}, [f"{index.name} is no safetensors index; copy it again"]
+            return [], {}, [f"{index.name} is not a safetensors index; copy it again"]
     if (folder / "model.safetensors").exists():
         return ["model.safetensors"], {}, []
     return [], {}, ["holds neither model.safetensors nor model.safetensors.index.json"]

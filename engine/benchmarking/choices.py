@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from engine.config import RunConfig
 from engine.core import UserError
+from strict_yaml import must_be_one_of
 
 MODES = ("teach", "distill", "adapt")
 NEEDS = {"teach": "distill.sources", "distill": "distill.sources", "adapt": "adapt.targets"}
@@ -25,7 +26,7 @@ def mode_of(asked: str, config: RunConfig) -> str:
     if not mode:
         mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
     if mode not in MODES:
-        raise UserError(f"command line: --mode: {asked!r} is none of {', '.join(MODES)}")
+        raise UserError(f"command line: --mode: {must_be_one_of(asked, MODES)}")
     tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
     if not tasks:
         raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
@@ -45,7 +46,7 @@ def for_steps(config: RunConfig, steps: int) -> RunConfig:
 def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]:
     """What is wrong with ``--beside`` for these cases, told before anything starts."""
     if peer not in PEERS:
-        return [f"command line: --beside: {peer!r} is none of {', '.join(PEERS)}"]
+        return [f"command line: --beside: {must_be_one_of(peer, PEERS)}"]
     out = []
     if importlib.util.find_spec("peft") is None:
         out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")

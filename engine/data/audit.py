@@ -90,7 +90,7 @@ def check_problems(
         problems += error.problems
     root = expand(data_root)
     if not root.is_dir():
-        problems.append(f"--data_root: {root} is no folder")
+        problems.append(f"--data_root: {root} is not a folder")
     read_switch(overlap.wanted, "--overlap", problems)
     if output and expand(output).is_dir():
         problems.append(f"--output: {expand(output)} is a folder; name a file")

@@ -66,5 +66,5 @@ def signal_number(name: str) -> signal.Signals:
     """
     found = getattr(signal, "SIG" + name.upper().removeprefix("SIG"), None)
     if not isinstance(found, signal.Signals) or found in (signal.SIGKILL, signal.SIGSTOP):
-        raise UserError(f"preempt_signal: {name!r} is no signal that a process can catch; for example USR1")
+        raise UserError(f"preempt_signal: must be a signal that a process can catch, for example USR1; got {name!r}")
     return found

@@ -28,10 +28,10 @@ def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from None
     except UnicodeDecodeError:
-        raise UserError(f"{file}: not a text file") from None
+        raise UserError(f"{file}: is not a text file") from None
     zero = content.get("zero_optimization", {}) if isinstance(content, dict) else None
     if not isinstance(zero, dict):
-        raise UserError(f"{file}: expected an object with an object zero_optimization in it")
+        raise UserError(f"{file}: must be a JSON object that holds an object zero_optimization")
     problems = []
     for key in content:
         if key not in ALLOWED:
@@ -45,7 +45,7 @@ def read_deepspeed(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "every rank)"
         )
     if isinstance(zero.get("offload_param"), dict) and zero["offload_param"].get("device") == "nvme":
-        problems.append(f"{file}: zero_optimization.offload_param.device: nvme is not supported; cpu is")
+        problems.append(f"{file}: zero_optimization.offload_param.device: must be cpu; nvme is not supported")
     if problems:
         raise UserError(problems)
     return content, zero

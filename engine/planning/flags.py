@@ -146,7 +146,7 @@ def read_sweep(text: str) -> Sweep | None:
     if key not in SWEPT or not equals:
         expected = "must be like " + " or ".join(f"{name}=1,2,4" for name in SWEPT)
         if renamed := new_key(key):
-            expected = f"{key} is called {renamed} now"
+            expected = f"{key} was renamed to {renamed}"
         problems.append(f"command line: --sweep: {expected}; got {text!r}")
     values = []
     for part in listed.split(","):

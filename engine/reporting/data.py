@@ -108,7 +108,7 @@ def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
             if isinstance(results, dict) and {"tasks", "average", "trainable", "backbone"} <= results.keys():
                 found.append(Run(run, without_home(name), results, _curves(run), scrubbed(_config(run))))
             else:
-                problems.append(f"--runs: {run / 'results.json'}: is no results file; evaluate the run again")
+                problems.append(f"--runs: {run / 'results.json'}: is not a results file; evaluate the run again")
         except FileNotFoundError:
             problems.append(f"--runs: {run} has no results.json; run `python train.py evaluate --run {run}` first")
         except (OSError, ValueError) as error:

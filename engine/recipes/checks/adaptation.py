@@ -49,9 +49,9 @@ def _source_problems(config: RunConfig, method: str, key: str, folder: Path) -> 
         return [f"{key}: {folder} does not exist; name the run directory of a distillation"]
     run = state_of(folder)
     if run is None:
-        return [f"{key}: {folder} is no run directory (it has no config.yaml); name that of a distillation"]
+        return [f"{key}: {folder} is not a run directory (it has no config.yaml); name that of a distillation"]
     if run.stage not in ("", "distill", "teach", "lr_sweep"):
-        return [f"{key}: {folder} is no distillation but a run of {run.stage}"]
+        return [f"{key}: {folder} is not a distillation but a run of {run.stage}"]
     if not run.completed:
         return [f"{key}: {unfinished(run)}"]
     problems = _shape_problems(config, folder)
@@ -69,7 +69,7 @@ def _unknown_sources(named: Sequence[tuple[str, str]], run: RunState) -> list[st
     problems = []
     for key, name in named:
         if run.tasks and name not in run.tasks:
-            problems.append(f"{key}: {name!r} is no source task of {run.folder}; it has {', '.join(run.tasks)}")
+            problems.append(f"{key}: {name!r} is not a source task of {run.folder}; it has {', '.join(run.tasks)}")
     return problems
 
 

@@ -22,7 +22,7 @@ FORMATS = ("peft", "peft_collapsed", "vllm")  # of export
 def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tuple[RunConfig | None, list[str]]:
     """A run's configuration, with what a command that only reads the run may change, and all problems.
 
-    The configuration is None where the folder is no run directory.
+    The configuration is None where the folder is not a run directory.
     """
     problems = []
     for key in overrides:
@@ -30,7 +30,7 @@ def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tupl
             free = ", ".join(FREE_IN_EVALUATION)
             problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
     if not (folder / "config.yaml").is_file():
-        return None, [f"--run: {folder} is no run directory (it has no config.yaml)", *problems]
+        return None, [f"--run: {folder} is not a run directory (it has no config.yaml)", *problems]
     allowed = {key: text for key, text in overrides.items() if f"--{key}: " not in " ".join(problems)}
     # the run's own `overwrite` was of its training
     of_run = {"overwrite": "false", **allowed, "run_dir": str(folder)}
@@ -123,11 +123,11 @@ def merge_problems(runs: Sequence[str], output: str, sums: str) -> list[str]:
 def _adaptation_problems(folder: Path) -> list[str]:
     found = state_of(folder)
     if found is None:
-        return [f"--runs: {folder} is no run directory (it has no config.yaml)"]
+        return [f"--runs: {folder} is not a run directory (it has no config.yaml)"]
     if not found.completed:
         return [f"--runs: {unfinished(found)}"]
     if found.stage and found.stage != "adapt":
-        return [f"--runs: {folder} is no adaptation but a run of mode {found.stage}"]
+        return [f"--runs: {folder} is not an adaptation but a run of mode {found.stage}"]
     return []
 
 
@@ -161,7 +161,7 @@ def _result_problems(folder: Path) -> list[str]:
     try:
         if isinstance(json.loads(file.read_text()), dict):
             return []
-        return [f"--runs: {file}: is no results file; evaluate the run again"]
+        return [f"--runs: {file}: is not a results file; evaluate the run again"]
     except (OSError, ValueError) as error:
         return [f"--runs: {file}: not readable ({type(error).__name__}); evaluate the run again"]
 

@@ -36,7 +36,7 @@ class RunState:
 
 
 def state_of(folder: Path) -> RunState | None:
-    """None where the folder is no run directory: nothing that a run writes at its start is in it."""
+    """None where the folder is not a run directory: nothing that a run writes at its start is in it."""
     config = _config_file(folder)
     if config is None:
         return None

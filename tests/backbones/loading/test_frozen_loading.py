@@ -249,7 +249,7 @@ def test_what_is_wrong_with_single_files(tmp_path):
     with pytest.raises(BackboneError, match="b should be in model.safetensors according to the index, but is not"):
         SafetensorsSource(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(BackboneError, match="no safetensors index"):
+    with pytest.raises(BackboneError, match="not a safetensors index"):
         SafetensorsSource(tmp_path)
 
 

@@ -137,7 +137,7 @@ TABLE: dict[str, Wrong] = {
         ("--adapt.source_run: {runs}/teaching is not finished: teach reached step 6 of 40",),
     ),
     "adapt: source is an adaptation": Wrong(
-        (*ADAPT, "--adapt.source_run={runs}/adapted"), ("{runs}/adapted is no distillation but a run of adapt",)
+        (*ADAPT, "--adapt.source_run={runs}/adapted"), ("{runs}/adapted is not a distillation but a run of adapt",)
     ),
     "adapt: everything": Wrong(
         (
@@ -151,12 +151,12 @@ TABLE: dict[str, Wrong] = {
         (
             "command line: --backbone: configs/tiny/gpt_oss.yaml is not the one that",
             "command line: --prompt.rank: 2, but the metaprompt of",
-            "command line: --adapt.init: 'demo_qu' is no source task",
+            "command line: --adapt.init: 'demo_qu' is not a source task",
             "command line: --adapt.targets: unknown task 'demo_relation'; did you mean 'demo_relations'?",
         ),
     ),
     # commands that read runs
-    "evaluate: no run": Wrong(("evaluate", "--run={runs}/none"), ("--run: {runs}/none is no run directory",)),
+    "evaluate: no run": Wrong(("evaluate", "--run={runs}/none"), ("--run: {runs}/none is not a run directory",)),
     "evaluate: stopped": Wrong(
         ("evaluate", "--run={runs}/stopped"),
         (
@@ -221,7 +221,7 @@ TABLE: dict[str, Wrong] = {
         (
             "--output: {runs} exists already",
             "--runs: duplicate run directory {runs}/adapted",
-            "{runs}/distilled is no adaptation but a run of",
+            "{runs}/distilled is not an adaptation but a run of",
             "{runs}/stopped is not finished",
         ),
     ),
