@@ -261,7 +261,9 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
         exit_codes.fail(problems)
     mode = MODES[name]
     typed = parse(rest, known_flags(mode), switches(mode))
-    if typed.asks_for_help() and not problems:
+    if typed.asks_for_help():
+        if problems:
+            exit_codes.fail(problems)
         print_help(name, mode)
         return None
     if name in SIGNALLED:  # a scheduler's signal may come while files are checked and libraries are imported

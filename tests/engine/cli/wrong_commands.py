@@ -28,6 +28,7 @@ TABLE: dict[str, Wrong] = {
     "mode misspelt, and more": Wrong(
         ("evaluat", "--run={runs}/gone", "--nonsense"), ("did you mean 'evaluate'?", "--nonsense:", "--run: ")
     ),
+    "help of a mode misspelt": Wrong(("distil", "--help"), ("did you mean 'distill'?",)),
     "mode unknown": Wrong(("fly",), ("unknown mode 'fly' (modes: distill, adapt,",)),
     "mode missing": Wrong(("--seed=1",), ("--seed: the mode is missing; write python train.py MODE",)),
     "mode last": Wrong(("--seed=1", *DISTILL[1:], "distill"), ("the mode comes first: python train.py distill",)),
