@@ -93,7 +93,7 @@ class AdaptConfig:
             problems.append("adapt.transfer: needs the method metaprompt, which adapt.methods does not name")
         if self.methods and set(self.methods) <= set(UNTRAINED):
             problems.append(
-                f"adapt.methods: {', '.join(self.methods)} trains nothing, so there is no run to score; add a trained "
+                f"adapt.methods: {', '.join(self.methods)}: no method is trained, so there is no run to score; add a trained "
                 "method, or score the written instruction with any finished run (python train.py evaluate --run DIR "
                 "--evaluate.instruction=true)"
             )
