@@ -93,9 +93,9 @@ class AdaptConfig:
             problems.append("adapt.transfer: needs the method metaprompt, which adapt.methods does not name")
         if self.methods and set(self.methods) <= set(UNTRAINED):
             problems.append(
-                f"adapt.methods: {', '.join(self.methods)} trains nothing, so there is no run to score; add a trained "
-                "method, or score the written instruction with any finished run (python train.py evaluate --run DIR "
-                "--evaluate.instruction=true)"
+                f"adapt.methods: {', '.join(self.methods)}: no method is trained, so there is no run to score; add a "
+                "trained method, or score the written instruction with any finished run (python train.py evaluate "
+                "--run DIR --evaluate.instruction=true)"
             )
         if "in_context" in self.methods and not set(self.shots) - {"0", "full"}:
             problems.append("adapt.shots: in_context takes its numbers of examples from here; at least one must be > 0")

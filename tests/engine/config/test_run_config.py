@@ -196,7 +196,7 @@ def test_a_flag_mends_what_the_file_has_wrong(write) -> None:
         ({"distill": {"sources": ["a", "b", "a"]}}, "distill.sources: duplicate a"),
         (
             {"adapt": {"methods": ["instruction", "in_context"], "shots": ["4"]}},
-            "adapt.methods: instruction, in_context: nothing to train",
+            "adapt.methods: instruction, in_context: no method is trained",
         ),
         (
             {"adapt": {"methods": ["metaprompt", "in_context"], "shots": ["0", "full"]}},
