@@ -98,6 +98,11 @@ def output_problems(flags: Mapping[str, str]) -> list[str]:
     return out
 
 
+def may_have_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether a GPU's driver is on this machine (NVIDIA's, AMD's, WSL's); without torch, which finds none otherwise."""
+    return any((devices / name).exists() for name in ("nvidiactl", "kfd", "dxg"))
+
+
 def library_problems(with_gpu: bool) -> list[str]:
     """What keeps libraries from compiling: triton on a GPU, DeepSpeed's CPU collectives elsewhere. Writes nothing."""
     name = "TRITON_CACHE_DIR" if with_gpu else "TORCH_EXTENSIONS_DIR"

@@ -157,7 +157,10 @@ def machine_problems(config: RunConfig, writes: distributed.Writes = distributed
         expand_or_tell(value_at(config, key), key, problems)
     if problems or not config.run_dir:  # a folder that is not named is told of elsewhere
         return problems
-    return distributed.preflight_problems(config, 0, writes)
+    problems = distributed.preflight_problems(config, 0, writes)
+    if not distributed.may_have_gpu():  # with one, torch must say which library compiles
+        problems += distributed.library_problems(with_gpu=False)
+    return problems
 
 
 def run_dir_problems(config: RunConfig, stage: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,8 +89,8 @@ def test_the_key_is_named_and_nothing_starts(run: Run, clone: Path, tmp_path: Pa
 
 def test_everything_that_cannot_be_written_is_named_at_once(run: Run, clone: Path) -> None:
     done = run(*distill(), HOME=str(clone / "home"))
-    keys = [line.split(":")[1].strip() for line in done.stderr.splitlines()]
-    assert done.returncode == 2 and keys == ["run_dir", "data.cache", "TORCH_EXTENSIONS_DIR"]
+    keys = re.findall(r"(\S+): \S+: \S+ cannot be written to", done.stderr)
+    assert done.returncode == 2 and keys == ["run_dir", "data.cache", "TORCH_EXTENSIONS_DIR"], done.stderr
     assert "export TORCH_EXTENSIONS_DIR=FOLDER" in done.stderr
 
 

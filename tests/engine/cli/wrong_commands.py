@@ -58,11 +58,17 @@ TABLE: dict[str, Wrong] = {
     ),
     # values, from the command line and from a file
     "wrong type": Wrong((*DISTILL, "--teach.steps=many"), ("command line: --teach.steps: ",)),
-    "wrong choice": Wrong((*DISTILL, "--sharding=whole"), ("command line: --sharding: 'whole'",)),
+    "wrong choice": Wrong(
+        (*DISTILL, "--sharding=whole"),
+        ("command line: --sharding: must be one of auto, replicated, zero3_hpz, zero3, zero3_offload; got 'whole'",),
+    ),
     "out of bounds": Wrong(
         (*DISTILL, "--max_tokens_per_micro_batch=0"), ("command line: --max_tokens_per_micro_batch",)
     ),
-    "between two keys": Wrong((*DISTILL, "--prompt.rank=99"), ("command line: --prompt.rank: 99",)),
+    "between two keys": Wrong(
+        (*DISTILL, "--prompt.rank=99"),
+        ("command line: --prompt.rank: must be <= prompt.num_virtual_tokens (16); got 99",),
+    ),
     "between a flag and the file": Wrong(
         (*DISTILL, "--distill.without=demo_qu"), ("command line: --distill.without: 'demo_qu'",)
     ),
@@ -114,7 +120,10 @@ TABLE: dict[str, Wrong] = {
         ("task demo_qa, split train: not found in {runs}/demo_qa", "task demo_qa, split validation: not found"),
     ),
     "no sources": Wrong((*DISTILL, "--distill.sources="), ("distill.sources: missing",)),
-    "no such signal": Wrong((*DISTILL, "--preempt_signal=KILL"), ("command line: --preempt_signal: 'KILL'",)),
+    "no such signal": Wrong(
+        (*DISTILL, "--preempt_signal=KILL"),
+        ("command line: --preempt_signal: must be a signal that a process can catch, for example USR1; got 'KILL'",),
+    ),
     "cards that are not there": Wrong((*DISTILL, "--data.cards={runs}/none"), ("command line: --data.cards: ",)),
     "teachers that are not there": Wrong(
         (*DISTILL, "--teach.run={runs}/adapted"), ("command line: --teach.run: {runs}/adapted holds no finished",)
@@ -227,7 +236,7 @@ TABLE: dict[str, Wrong] = {
         ),
     ),
     # the other modes
-    "tasks: nothing": Wrong(("tasks",), ("tasks: expected one of list | check, found nothing",)),
+    "tasks: nothing": Wrong(("tasks",), ("tasks: must be followed by one of list | check; got nothing",)),
     "tasks: everything": Wrong(
         ("tasks", "check", "--data_root={runs}/none", "--tasks=pubmedq", "--max_length=0", "--overlap=maybe"),
         ("--tasks: ", "--data_root: {runs}/none", "--overlap: ", "--max_length: "),
