@@ -19,6 +19,7 @@ from engine.reporting.words import score
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE = 120  # columns of a terminal that a table may take
+DETAILED = 3  # sections whose parts the contents list names too
 
 __all__ = ["table", "write_report"]
 
@@ -81,12 +82,11 @@ def numbered(blocks: Sequence[Block], prefix: str = "s") -> list[Block]:
 
 
 def contents(blocks: Sequence[Block]) -> list[tuple[Section, list[Section]]]:
-    """The sections, each with those directly within it."""
-    out = []
-    for block in blocks:
-        if isinstance(block, Section):
-            out.append((block, [inner for inner in block.blocks if isinstance(inner, Section)]))
-    return out
+    """The sections, each with those directly within it; of many sections the names alone, for the first screen."""
+    out = [block for block in blocks if isinstance(block, Section)]
+    if len(out) > DETAILED:
+        return [(section, []) for section in out]
+    return [(section, [inner for inner in section.blocks if isinstance(inner, Section)]) for section in out]
 
 
 def terminal(runs: Sequence[Run]) -> str:

@@ -13,6 +13,7 @@ from engine.reporting.comparisons import paired_tests
 from engine.reporting.data import Run, cell_of, scrubbed, shots_value, source_of
 from engine.reporting.figures import by_run, cost, few_shot, prompt_geometry, score_range, sweeps, training, transfer
 from engine.reporting.geometry import geometry, nearest_vocabulary
+from engine.reporting.several_runs import answers_of_runs
 from engine.reporting.verdict import TITLE, Axis, first_screen
 from engine.reporting.words import plus_minus, score
 
@@ -35,7 +36,7 @@ def overview(runs: Sequence[Run]) -> Section:
     answers = {name: found for name, found in answers.items() if found}
     if len(answers) == 1 and len(runs) - len(preparation) == 1:
         return Section(TITLE, next(iter(answers.values())), level=2)
-    found: list[Block] = []
+    found = answers_of_runs(runs)
     if any(run.averages() for run in runs):
         found.append(averages_table(runs))
     if _unlike(runs):

@@ -139,7 +139,7 @@ def summary_table(run: Run) -> Table:
         row: list[Cell | str] = [method]
         for s in shots:
             row.append(_score(run, method, shots=s, difference=differences.get((method, s))))
-        rows.append([*row, _trained(run, method), _hours(run, method)])
+        rows.append([*row, trained_numbers(run, method), _hours(run, method)])
     names = ["no examples" if s == "0" else examples(s) for s in shots]
     head = ["method", *names, "trained numbers per task", "device-hours per task"]
     keep = list(range(len(head) - 2))
@@ -149,7 +149,8 @@ def summary_table(run: Run) -> Table:
     return Table([head[n] for n in keep], [[row[n] for n in keep] for row in rows], 1)
 
 
-def _trained(run: Run, method: str) -> str:
+def trained_numbers(run: Run, method: str) -> str:
+    """Numbers that one task trains; empty where the results do not say."""
     counted = run.results["trainable"].get("methods", {}).get(method)
     if method in UNTRAINED:
         return "0"

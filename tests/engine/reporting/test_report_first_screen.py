@@ -121,3 +121,20 @@ def test_score_axes_end_at_one_and_share_their_range(demo: tuple[str, str], tmp_
         if "training examples" in chart or "score against" in chart:
             shared.add(tuple(re.findall(r'text-anchor="end">([\d.]+)</text>', chart)))
     assert shared == {("0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1")}
+
+
+def test_several_runs_are_counted_and_compared_in_one_table(tmp_path: Path) -> None:
+    folders = []
+    for name, gain in (("factors", -0.02), ("all", 0.02)):
+        folders.append(write_run(tmp_path / name, demo_results("target", gain=gain)))
+    text = write_report(folders, tmp_path / "out", ["runs/unseen/factors", "runs/unseen/all"])
+    first = text.split("## Adaptation: ")[0]
+    assert (
+        "2 runs compare the metaprompt with the best other method. It is behind in 1 and ahead in 1. "
+        "The written instruction alone scores 0.500." in first
+    )
+    (behind,) = re.findall(r"^\| factors .*", first, re.MULTILINE)
+    (ahead,) = re.findall(r"^\| all .*", first, re.MULTILINE)
+    assert "-0.020 (-0.021 to -0.018)" in behind and re.search(r"\| behind +\|$", behind)
+    assert "+0.020 (+0.019 to +0.022)" in ahead and re.search(r"\| ahead +\|$", ahead)
+    assert "The runs are in runs/unseen." in first

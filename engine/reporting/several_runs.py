@@ -1,0 +1,86 @@
+"""The first screen of several runs: in which of them the metaprompt wins, by how much, and with how many numbers."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from engine.evaluation import OUR_METHOD
+from engine.reporting.blocks import Block, Cell, Figure, Table, Text
+from engine.reporting.comparisons import mark_of, verdict
+from engine.reporting.data import Run
+from engine.reporting.figures import difference_chart
+from engine.reporting.verdict import QUESTION, Rival, headline, rivals, trained_numbers
+from engine.reporting.words import listed, method_name, plus_minus, score
+
+HEAD = (
+    "run",
+    "examples",
+    "metaprompt",
+    "its trained numbers",
+    "best other method",
+    "its score",
+    "its trained numbers",
+    "difference",
+    "verdict",
+)
+
+
+def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
+    """A sentence, a table and a figure; nothing where fewer than two runs compare the metaprompt."""
+    found = {run.name: (run, headline(rivals(run))) for run in runs if run.role == "target" and rivals(run)}
+    if len(found) < 2:
+        return []
+    names = short_names(list(found))
+    rows, charted = [], []
+    for name, (run, rival) in found.items():
+        rows.append(_row(names[name], run, rival))
+        charted.append((names[name], rival.difference))
+    chart = difference_chart(f"metaprompt minus {QUESTION}", charted, "difference of the averages", width=520)
+    figure = Figure("Difference by run", [chart], "Lines: 95 % intervals over seeds.")
+    where = Text(f"Each run at its fewest examples above 0. {_where(found)}".strip(), "small")
+    said = _counted([rival for _, rival in found.values()])
+    return [Text(said + _instruction(runs), "answer"), Table(list(HEAD), rows, 1), where, figure]
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name without the folders that all of them share."""
+    shared = os.path.commonpath(names) if len({name.startswith("/") for name in names}) == 1 else ""
+    return {name: os.path.relpath(name, shared) if shared else name for name in names}
+
+
+def _where(found: Mapping[str, tuple[Run, Rival]]) -> str:
+    shared = os.path.commonpath(list(found)) if len({name.startswith("/") for name in found}) == 1 else ""
+    return f"The runs are in {shared}." if shared else ""
+
+
+def _counted(found: Sequence[Rival]) -> str:
+    """In how many runs the metaprompt is ahead, behind, or neither."""
+    words = Counter(verdict(rival.difference) for rival in found)
+    parts = [f"{word} in {count}" for word, count in words.items()]
+    return f"{len(found)} runs compare the metaprompt with {QUESTION}. It is {listed(parts)}."
+
+
+def _instruction(runs: Sequence[Run]) -> str:
+    """What the written instruction reaches with nothing trained, which every trained prompt should be held against."""
+    scores = [run.averages().get("instruction", {}).get("0") for run in runs if run.role == "target"]
+    found = sorted({score(value) for value in scores if value is not None})
+    if not found:
+        return ""
+    spread = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f" The written instruction alone scores {spread}."
+
+
+def _row(name: str, run: Run, rival: Rival) -> list[Cell | str]:
+    ends = rival.difference["interval"]
+    interval = f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "one seed"
+    return [
+        name,
+        rival.shots,
+        Cell(score(rival.ours), plus_minus(run.half_interval(OUR_METHOD, rival.shots))),
+        trained_numbers(run, OUR_METHOD),
+        method_name(rival.method).removeprefix("the "),
+        Cell(score(rival.theirs), plus_minus(run.half_interval(rival.method, rival.shots))),
+        trained_numbers(run, rival.method),
+        Cell(f"{rival.difference['difference']:+.3f}", f"({interval})", mark_of(rival.difference)),
+        verdict(rival.difference),
+    ]
