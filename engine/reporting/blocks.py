@@ -85,10 +85,13 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
+    """folded: in HTML behind its title, which opens it; on paper it stays closed."""
+
     title: str
     blocks: Sequence["Block"] = field(default_factory=list)
     anchor: str = ""
     level: int = 2
+    folded: bool = False
     name: str = "section"
 
 

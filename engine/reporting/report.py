@@ -19,7 +19,7 @@ from engine.reporting.words import score
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE = 120  # columns of a terminal that a table may take
-DETAILED = 3  # sections whose parts the contents list names too
+DETAILED = 3  # of more sections, those after the first are folded, and the contents list names them alone
 
 __all__ = ["table", "write_report"]
 
@@ -63,9 +63,15 @@ def page(blocks: Sequence[Block], date: str) -> str:
         lstrip_blocks=True,
     )
     found = numbered(blocks)
+    if len(found) > DETAILED:
+        found = [found[0], *map(_folded, found[1:])]
     return environment.get_template("report.html").render(
         blocks=found, contents=contents(found), date=date, summary=SUMMARY
     )
+
+
+def _folded(block: Block) -> Block:
+    return replace(block, folded=True) if isinstance(block, Section) else block
 
 
 def numbered(blocks: Sequence[Block], prefix: str = "s") -> list[Block]:

@@ -138,3 +138,13 @@ def test_several_runs_are_counted_and_compared_in_one_table(tmp_path: Path) -> N
     assert "-0.020 (-0.021 to -0.018)" in behind and re.search(r"\| behind +\|$", behind)
     assert "+0.020 (+0.019 to +0.022)" in ahead and re.search(r"\| ahead +\|$", ahead)
     assert "The runs are in runs/unseen." in first
+
+
+def test_details_of_many_runs_are_folded_and_the_contents_name_them_alone(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"run{n}", demo_results("target")) for n in range(4)]
+    write_report(folders, tmp_path / "out", [f"runs/unseen/run{n}" for n in range(4)])
+    page = (tmp_path / "out/report.html").read_text()
+    folded = re.findall(r'<details class="section" id="(s\d+)"><summary><h2>(.*?)</h2>', page)
+    assert folded == [(f"s{n + 1}", f"Adaptation: runs/unseen/run{n}") for n in range(4)]
+    contents = page[page.index("<nav") : page.index("</nav>")]
+    assert contents.count("<a href=") == 5
