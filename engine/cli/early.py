@@ -99,6 +99,15 @@ def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
     return problems
 
 
+def _plan(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
+    if not own.get("config"):
+        return []
+    from engine.recipes import plan_problems
+
+    flags = {name: text for name, text in own.items() if name != "config"}
+    return plan_problems(own["config"], keys, flags)
+
+
 def _tasks(own: Flags, _: Flags, words: Sequence[str]) -> list[str]:
     if list(words) != ["check"]:
         return []
@@ -120,7 +129,7 @@ _FINDERS: dict[str, Callable[[Flags, Flags, Sequence[str]], list[str]]] = {
     "distill": _of_config(lambda config: checks.distillation_problems(config)),
     "adapt": _of_config(lambda config: checks.adaptation_problems(config)),
     "benchmark": _benchmark,
-    "plan": _of_config(lambda config: []),  # engine.planning checks the rest
+    "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
     "export": _export,

@@ -24,6 +24,24 @@ def plan(config_file: str, overrides: Mapping[str, str], flags: Mapping[str, str
         UserError: all that a run would be refused with, and all flags that cannot be understood, at once.
         DoesNotFit: the plan is printed, and the configuration does not fit the machine.
     """
+    config, machine, asked, problems = _request(config_file, overrides, flags)
+    if problems:
+        raise UserError(problems)
+    assert config is not None
+    from engine.planning import plan as print_plan  # imports torch
+
+    print_plan(config, machine, asked)
+
+
+def plan_problems(config_file: str, overrides: Mapping[str, str], flags: Mapping[str, str]) -> list[str]:
+    """All that ``plan`` refuses, found without torch."""
+    return _request(config_file, overrides, flags)[-1]
+
+
+def _request(
+    config_file: str, overrides: Mapping[str, str], flags: Mapping[str, str]
+) -> tuple[RunConfig | None, Any, "Asked", list[str]]:
+    """The configuration, the machine, what to print of it, and every problem."""
     config, problems = read_config(config_file, overrides)
     mode = flags.get("mode", "")
     if mode not in ("", *MODES):
@@ -32,12 +50,7 @@ def plan(config_file: str, overrides: Mapping[str, str], flags: Mapping[str, str
     if config is not None:
         problems += _refusals(config, mode)
     machine, asked = _asked(flags, config or RunConfig(), problems)
-    if problems:
-        raise UserError(problems)
-    assert config is not None
-    from engine.planning import plan as print_plan  # imports torch
-
-    print_plan(config, machine, asked)
+    return config, machine, asked, problems
 
 
 def _read(problems: list[str], reader: Callable[..., Any], *arguments: Any) -> Any:

@@ -270,6 +270,22 @@ TABLE: dict[str, Wrong] = {
     ),
     "benchmark: no steps": Wrong(("benchmark", "--config=configs/demo/distill.yaml"), ("--steps: missing",)),
     "plan: nothing": Wrong(("plan",), ("--config: missing",)),
+    "plan: machine, sharding and tasks": Wrong(
+        (
+            "plan",
+            "--config=configs/demo/distill.yaml",
+            "--nodes=0",
+            "--gpu=h1000",
+            "--sharding=whole",
+            "--distill.sources=[nope]",
+        ),
+        (
+            "command line: --sharding: must be one of auto, replicated, zero3_hpz, zero3, zero3_offload; got 'whole'",
+            "command line: --distill.sources: unknown task 'nope'",
+            "command line: --gpu: must be one of a100, h100, h200, l40s, or a YAML file",
+            "command line: --nodes: must be a whole number >= 1; got '0'",
+        ),
+    ),
 }
 
 
