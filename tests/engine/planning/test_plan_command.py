@@ -139,7 +139,7 @@ def test_every_error_of_a_machine_s_file_is_told_at_once(tmp_path: Path) -> None
         "memory: must be > 0; got -1.0",
         "pcie: must be a number; got True",
         "reach.compute: must be <= 1; got 1.6",
-        "reach.network: must be > 0; got 0.0",
+        "reach.network: must be > 0 and <= 1; got 0.0",
         "latency: must be > 0; got 0.0",
     ):
         assert wanted in told, (wanted, told)
@@ -296,7 +296,7 @@ def test_all_refusals_come_at_once_and_before_torch(project: Path) -> None:
         (["--distill.sources=", "--mode=distill"], "distill.sources: missing"),
         (["--distill.sources="], "distill.sources: missing, and adapt.targets too"),
         (["--adapt.methods=lora,soup"], "'soup'"),
-        (["--sharding=zero3", "--deepspeed=ds_configs/zero3.json"], "take one of deepspeed and sharding away"),
+        (["--sharding=zero3", "--deepspeed=ds_configs/zero3.json"], "already sets the sharding; remove deepspeed or sharding"),
     ],
 )
 def test_plan_refuses_what_a_run_would_be_refused_with(
