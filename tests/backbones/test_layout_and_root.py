@@ -290,7 +290,7 @@ def test_impossible_configurations_are_the_users_error(key, value):
 
 def test_an_unknown_attention_is_refused_before_anything_is_built():
     card = BackboneCard(name="x", random=dict(FAMILIES["llama"]), tokenizer="t", dtype="float32", attention="foo")
-    with pytest.raises(BackboneError, match="attention: 'foo'"):
+    with pytest.raises(BackboneError, match="attention: transformers does not know 'foo'"):
         build_backbone(card, None)
 
 

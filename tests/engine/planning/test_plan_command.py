@@ -232,6 +232,7 @@ def test_what_does_not_fit_is_told_with_what_would_and_ends_with_3(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
+    monkeypatch.delenv("CLINICAL_DATA_ROOT", raising=False)
     with pytest.raises(SystemExit) as end:
         run_plan(*SHAPE, "--sharding=replicated", "--gpu_gb=16", f"--output={tmp_path / 'plan.json'}")
     found = json.loads((tmp_path / "plan.json").read_text())
@@ -296,7 +297,10 @@ def test_all_refusals_come_at_once_and_before_torch(project: Path) -> None:
         (["--distill.sources=", "--mode=distill"], "distill.sources: missing"),
         (["--distill.sources="], "distill.sources: missing, and adapt.targets too"),
         (["--adapt.methods=lora,soup"], "'soup'"),
-        (["--sharding=zero3", "--deepspeed=ds_configs/zero3.json"], "already sets the sharding; remove deepspeed or sharding"),
+        (
+            ["--sharding=zero3", "--deepspeed=ds_configs/zero3.json"],
+            "already sets the sharding; remove deepspeed or sharding",
+        ),
     ],
 )
 def test_plan_refuses_what_a_run_would_be_refused_with(

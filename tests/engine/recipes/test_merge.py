@@ -224,8 +224,8 @@ def test_all_that_does_not_fit_together_is_said_at_once(adapted, make_holder, tm
         "is not an adaptation but a run of distill",
         f"{short} and {a}: prompt.num_virtual_tokens is 4 and 5",
         f"{short} and {a}: prompt.rank is 1 and 2",
-        f"{far} and {a}: another backbone",
-        f"{far} and {a}: another layout",
+        f"{far} and {a}: different backbone",
+        f"{far} and {a}: different layout",
         f"{far} and {a}: rows of metaprompt adapted from different distillations",
     ]
     assert [w for w in wanted if w not in told] == [] and len(error.value.problems) == len(

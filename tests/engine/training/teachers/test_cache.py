@@ -21,7 +21,7 @@ def test_gradients_are_those_of_teachers_that_are_asked(cached, near, tmp_path) 
     asked, said = cached(**{"distill.teacher_cache": "off"})
     assert asked.stage.cached_teachers is None and not said and not (tmp_path / "cache").exists()
     kept, said = cached()
-    assert kept.stage.cached_teachers is not None and "answer tokens" in said[0] and "GB" in said[0]
+    assert kept.stage.cached_teachers is not None and "answer tokens" in said[0] and "MB" in said[0]
     kept.stage.teachers = None  # nobody is asked any more
     for a, b in zip(gradients(asked), gradients(kept), strict=True):
         for name, gradient in a.items():
@@ -150,8 +150,8 @@ DAMAGES: dict[str, tuple[Callable[[list[Path]], None], int, str]] = {
     "cut in the data": (lambda f: cut(f[1], -9), 1, "damaged or cut"),
     "cut in the header": (lambda f: cut(f[1], 20), 1, "damaged or truncated header"),
     "empty": (lambda f: cut(f[1], 0), 1, "is empty"),
-    "swapped": (lambda f: swapped(f[0], f[1]), 2, "another file"),
-    "swapped with another teacher's": (lambda f: swapped(f[0], f[-1]), 2, "another file"),
+    "swapped": (lambda f: swapped(f[0], f[1]), 2, "a different, intact file"),
+    "swapped with another teacher's": (lambda f: swapped(f[0], f[-1]), 2, "a different, intact file"),
 }
 
 
