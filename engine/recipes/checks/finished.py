@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, read_config
 from engine.distributed import room_for
@@ -199,10 +200,17 @@ def _backbone_problems(config: RunConfig, found: RunState | None) -> list[str]:
     return problems
 
 
+def _rows_of(run: RunState) -> list[dict[str, Any]]:
+    """Task, method, shots and seed of each prompt; a distillation's own teachers are among them."""
+    rows = list(run.state.get("rows", []))
+    teachers = None if run.stage == "adapt" else state_of(run.folder / "teachers")
+    return rows + (list(teachers.state.get("rows", [])) if teachers else [])
+
+
 def _row_problems(run: RunState, row: Sequence[str]) -> list[str]:
     """Whether a run has a row of this task, method, number of shots and seed."""
     task, method, shots, seed = row
-    rows = run.state.get("rows", [])
+    rows = _rows_of(run)
     if not rows:
         return []
     if task not in run.tasks:
