@@ -4,7 +4,6 @@ python -m tools.json_schemas            # write configs/schemas/*.schema.json
 python -m tools.json_schemas --check    # exit code 1 where one of them is out of date
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from clinical_tasks import card_json_schema
 from engine.config import RunConfig
 from engine.distributed import DeviceKind
 from strict_yaml import json_schema
+from tools.written_files import outdated_files, write_or_check
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "schemas"
 
@@ -50,22 +50,11 @@ def text_of(kind: str) -> str:
 
 def outdated() -> list[str]:
     """The kinds whose files hold something else than `text_of`, or are not there."""
-    return [kind for kind in KINDS if not file_of(kind).is_file() or file_of(kind).read_text() != text_of(kind)]
+    return outdated_files(KINDS, file_of, text_of)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.json_schemas", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file is out of date")
-    check = parser.parse_args(arguments).check
-    stale = outdated()
-    for kind in stale:
-        if check:
-            print(f"{file_of(kind)}: out of date; run: python -m tools.json_schemas", file=sys.stderr)
-        else:
-            file_of(kind).parent.mkdir(parents=True, exist_ok=True)
-            file_of(kind).write_text(text_of(kind))
-            print(f"written {file_of(kind)}")
-    return int(check and bool(stale))
+    return write_or_check("tools.json_schemas", stale=outdated(), file_of=file_of, text_of=text_of, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python -m tools.reference_pages            # write docs/index.md, docs/reference
 python -m tools.reference_pages --check    # exit code 1 where one of them is out of date
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from engine.cli import EXIT_CODES, MODES
 from engine.config import RunConfig, schema_keys
 from engine.distributed import DeviceKind
 from strict_yaml import json_schema
+from tools.written_files import outdated_files, write_or_check
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTE = "<!-- Written by: python -m tools.reference_pages -->\n"
@@ -262,21 +262,13 @@ def text_of(page: str) -> str:
 
 def outdated() -> list[str]:
     """The pages whose files hold something else than `text_of`, or are not there."""
-    return [page for page in PAGES if not file_of(page).is_file() or file_of(page).read_text() != text_of(page)]
+    return outdated_files(PAGES, file_of, text_of)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.reference_pages", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page is out of date")
-    check = parser.parse_args(arguments).check
-    stale = outdated()
-    for page in stale:
-        if check:
-            print(f"{file_of(page)}: out of date; run: python -m tools.reference_pages", file=sys.stderr)
-        else:
-            file_of(page).write_text(text_of(page))
-            print(f"written {file_of(page)}")
-    return int(check and bool(stale))
+    return write_or_check(
+        "tools.reference_pages", stale=outdated(), file_of=file_of, text_of=text_of, arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -173,8 +173,8 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     blocks: list[Block] = [
         Text("@@"),
         Text(
-            "This table averages the targets, ± half the 95 % interval over seeds, by number of training examples. The "
-            f"metaprompt trains with {_setting(run) or 'an unknown setting'}."
+            "This table averages the targets, ± half the 95 % interval over seeds, by number of training examples. "
+            f"The metaprompt trains with {_setting(run) or 'an unknown setting'}."
         ),
         numbers,
         Text(f"{verdict} {paired}"),

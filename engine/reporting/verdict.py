@@ -61,8 +61,8 @@ def first_screen(run: Run, axis: Axis, preparation: Sequence[Run]) -> list[Block
 
 
 HOW_TO_READ = (
-    "Beside a score: ± half the 95 % interval over seeds, or in parentheses the metaprompt minus this method, with its "
-    "95 % interval over seeds. Blue: the metaprompt is clearly ahead of this method; orange: clearly behind."
+    "Beside a score: ± half the 95 % interval over seeds. In parentheses: the metaprompt minus this method, with its "
+    "95 % interval. Blue: the metaprompt is clearly ahead of this method; orange: clearly behind."
 )
 
 

@@ -25,10 +25,8 @@ class AdaptConfig:
     )
     methods: list[MethodName] = key(
         ["metaprompt", "prompt_tuning"],
-        "Methods to compare on each target. multitask_prompt is a metaprompt that was trained without teachers. lora "
-        "is low-rank updates of every linear layer. Two methods train nothing: instruction is the card's written "
-        "instruction (at shots 0); in_context is the instruction and solved examples, for every number in shots and "
-        "every seed the same few-shot set that the other methods train on.",
+        "Methods to compare. multitask_prompt: a metaprompt trained without teachers. lora: low-rank updates. Without "
+        "training: instruction, the card's; in_context, instruction and solved examples.",
         distinct=True,
         on_merge="union",
     )
