@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from engine.evaluation import OUR_METHOD
 from engine.reporting.blocks import Block, Cell, Figure, Table, Text
@@ -30,27 +30,23 @@ def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
     found = {run.name: (run, headline(rivals(run))) for run in runs if run.role == "target" and rivals(run)}
     if len(found) < 2:
         return []
-    names = short_names(list(found))
+    shared = shared_folder(list(found))
     rows, charted = [], []
     for name, (run, rival) in found.items():
-        rows.append(_row(names[name], run, rival))
-        charted.append((names[name], rival.difference))
+        short = os.path.relpath(name, shared) if shared else name
+        rows.append(_row(short, run, rival))
+        charted.append((short, rival.difference))
     chart = difference_chart(f"metaprompt minus {QUESTION}", charted, "difference of the averages", width=520)
     figure = Figure("Difference by run", [chart], "Lines: 95 % intervals over seeds.")
-    where = Text(f"Each run at its fewest examples above 0. {_where(found)}".strip(), "small")
+    place = f" The runs are in {shared}." if shared else ""
+    where = Text(f"Each run at its fewest examples above 0.{place}", "small")
     said = _counted([rival for _, rival in found.values()])
     return [Text(said + _instruction(runs), "answer"), Table(list(HEAD), rows, 1), where, figure]
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Each name without the folders that all of them share."""
-    shared = os.path.commonpath(names) if len({name.startswith("/") for name in names}) == 1 else ""
-    return {name: os.path.relpath(name, shared) if shared else name for name in names}
-
-
-def _where(found: Mapping[str, tuple[Run, Rival]]) -> str:
-    shared = os.path.commonpath(list(found)) if len({name.startswith("/") for name in found}) == 1 else ""
-    return f"The runs are in {shared}." if shared else ""
+def shared_folder(names: Sequence[str]) -> str:
+    """The folder that all runs are in, by their names; empty where there is none."""
+    return os.path.commonpath(names) if len({name.startswith("/") for name in names}) == 1 else ""
 
 
 def _counted(found: Sequence[Rival]) -> str:
