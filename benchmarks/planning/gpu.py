@@ -44,12 +44,14 @@ def predicted(command: list[str], changed: str, device: str) -> dict[str, Any]:
         out = Path(folder) / "plan.json"
         assumed = ["--sample_tokens", "100", "--answer_tokens", "10", "--task_examples", str(ROWS)]
         flags = ["--gpu", device, *assumed, "--mode", "distill", "--output", str(out)]
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "train.py", "plan", *planned_flags(command, changed), *flags],
             cwd=ROOT,
-            check=True,
+            check=False,
             stdout=subprocess.DEVNULL,
         )
+        if not out.is_file():  # it is there where the plan says "does not fit" too, exit code 3
+            raise subprocess.CalledProcessError(done.returncode, done.args)
         plan = json.loads(out.read_text())
     stage = next(s for s in plan["stages"] if s["stage"] == "distill")
     return {

@@ -51,7 +51,10 @@ def _found(planner: Planner, config: RunConfig, machine: Machine, asked: Asked) 
     case = recommended = None
     if asked.device is not None:
         case = planner.case(config, machine)
-        recommended = recommend(planner, config, machine)
+        if case.stages:
+            recommended = recommend(planner, config, machine)
+        else:  # prompts are scored as they are: no step, so no time
+            case = None
     changes = [] if need.fits(machine) else remedies(planner, config, machine)
     return Found(need, case, recommended, changes, asked.unchecked)
 

@@ -24,8 +24,8 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Found:
-    """What a plan computed. case, recommended: None without a kind of GPU. remedies: where the configuration as written
-    does not fit. unchecked: what a run needs, and this machine does not have yet.
+    """What a plan computed. case, recommended: None without a kind of GPU, or without a step. remedies: where the
+    configuration as written does not fit. unchecked: what a run needs, and this machine does not have yet.
     """
 
     need: MemoryEstimate
@@ -40,7 +40,7 @@ def summary_lines(planner: Planner, config: RunConfig, machine: Machine, found: 
     sentences = [
         _asked(planner, config, machine),
         *_memory(planner, config, machine, found),
-        *_time(found, machine),
+        *_time(planner, found, machine),
         *_recommended(config, machine, found),
         *_uncertain(planner, found),
     ]
@@ -117,8 +117,10 @@ def _of_a_node(need: MemoryEstimate, machine: Machine) -> float:
     return (need.host if machine.device == "cuda" else per_rank(need, machine)) * machine.ranks_per_node
 
 
-def _time(found: Found, machine: Machine) -> list[str]:
+def _time(planner: Planner, found: Found, machine: Machine) -> list[str]:
     case = found.case
+    if case is None and planner.device is not None:
+        return ["Nothing is trained, so there are no times."]
     if case is None:
         return ["Name the kind of GPU for times (--gpu=h100, for example)."]
     if not found.need.fits(machine):
@@ -145,13 +147,11 @@ def _seconds(case: Case) -> float:
 
 def _recommended(config: RunConfig, machine: Machine, found: Found) -> list[str]:
     recommended = found.recommended
-    if recommended is None or found.case is None:
+    if recommended is None or recommended.option is None or found.case is None:
         if found.need.fits(machine):
             return []
         return [f"Recommended: {' '.join(found.remedies[0].flags)}."] if found.remedies else []
     option = recommended.option
-    if option is None:
-        return []
     if not option.flags:
         return [
             f"Recommended: run it as written; of {recommended.tried} settings of sharding and "
@@ -163,7 +163,7 @@ def _recommended(config: RunConfig, machine: Machine, found: Found) -> list[str]
         times = ""
     out.append(
         f"It then takes {duration(_seconds(option.case))} ({hours(option.case.node_hours)} node-hours): {times}the "
-        f"fastest of {recommended.tried} settings computed."
+        f"fastest of {recommended.tried} settings computed, or within 2 % of it."
     )
     if found.need.fits(machine):
         out.append(_why_not_by_itself(config))

@@ -9,7 +9,7 @@ from engine.reporting.blocks import Block, Cell, Figure, Table, Text
 from engine.reporting.comparisons import mark_of, verdict
 from engine.reporting.data import Run
 from engine.reporting.figures import difference_chart
-from engine.reporting.verdict import QUESTION, Rival, headline, rivals, trained_numbers
+from engine.reporting.verdict import QUESTION, Rival, headline, instruction_words, rivals, trained_numbers
 from engine.reporting.words import listed, method_name, plus_minus, score
 
 HEAD = (
@@ -41,7 +41,7 @@ def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
     place = f" The runs are in {shared}." if shared else ""
     where = Text(f"Each run at its fewest examples above 0.{place}", "small")
     said = _counted([rival for _, rival in found.values()])
-    return [Text(said + _instruction(runs), "answer"), Table(list(HEAD), rows, 1), where, figure]
+    return [Text(f"{said} {instruction_words(runs)}".strip(), "answer"), Table(list(HEAD), rows, 1), where, figure]
 
 
 def shared_folder(names: Sequence[str]) -> str:
@@ -54,16 +54,6 @@ def _counted(found: Sequence[Rival]) -> str:
     words = Counter(verdict(rival.difference) for rival in found)
     parts = [f"{word} in {count}" for word, count in words.items()]
     return f"{len(found)} runs compare the metaprompt with {QUESTION}. It is {listed(parts)}."
-
-
-def _instruction(runs: Sequence[Run]) -> str:
-    """What the written instruction reaches with nothing trained, which every trained prompt should be held against."""
-    scores = [run.averages().get("instruction", {}).get("0") for run in runs if run.role == "target"]
-    found = sorted({score(value) for value in scores if value is not None})
-    if not found:
-        return ""
-    spread = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
-    return f" The written instruction alone scores {spread}."
 
 
 def _row(name: str, run: Run, rival: Rival) -> list[Cell | str]:

@@ -1,6 +1,7 @@
 """The first screen: whether the metaprompt wins, by how much, and at which cost: a sentence, a table, a figure."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -54,7 +55,8 @@ def first_screen(run: Run, axis: Axis, preparation: Sequence[Run]) -> list[Block
     else:
         out.append(Text("No other method was evaluated on all of these targets: there is nothing to compare with."))
     out.append(summary_table(run))
-    out.append(Text(" ".join([HOW_TO_READ, *cost_words(run, preparation)]), "small"))
+    below = [instruction_words([run]), HOW_TO_READ, *cost_words(run, preparation)]
+    out.append(Text(" ".join(below).strip(), "small"))
     if found:
         out.append(_figure(run, axis))
     return out
@@ -82,6 +84,16 @@ def rivals(run: Run) -> list[Rival]:
         ours = averages[OUR_METHOD][shots]
         out.append(Rival(shots, ours, method, theirs, difference, len(at[shots]) == 1))
     return out
+
+
+def instruction_words(runs: Sequence[Run]) -> str:
+    """What the written instruction reaches with nothing trained, which every trained prompt should be held against."""
+    scores = [run.averages().get("instruction", {}).get("0") for run in runs if run.role == "target"]
+    found = sorted({score(value) for value in scores if value is not None})
+    if not found:
+        return ""
+    spread = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f"The written instruction alone scores {spread}."
 
 
 def headline(found: Sequence[Rival]) -> Rival:
@@ -185,7 +197,13 @@ def cost_words(run: Run, preparation: Sequence[Run]) -> list[str]:
     spent = _device_hours(run, "")
     if spent:
         said.append(f"All adaptations of this run together took {spent:.2g} device-hours.")
+    sweep = sum(_device_hours(run, name) for name in run.curves if name.startswith("lr_sweep"))
+    if sweep:
+        said.append(f"Choosing learning rates took {sweep:.2g} more.")
+    source = Path(run.config.get("adapt", {}).get("source_run") or "-").name
     for other in preparation:
+        if other.folder.name != source:  # another distillation, as that of a baseline
+            continue
         parts = []
         for name, folder in (("teachers", "teachers"), ("distillation", "")):
             hours = _device_hours(other, folder)

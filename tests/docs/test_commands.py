@@ -30,6 +30,7 @@ STAND_INS = {
     "DATA_ROOT": "corpora",
     "DIR": "corpora",
 }
+WRITERS = ("tools.json_schemas", "tools.reference_pages")  # they write into the clone: only checked here
 LINKED = ("configs", "backbones", "ds_configs", "clinical_tasks", "engine", "train.py")
 
 # runs several commands in one process, so that libraries are imported once
@@ -71,6 +72,8 @@ def with_stand_ins(command: Command) -> Command:
     for word in command.words:
         name, given, value = word.rpartition("=")
         words.append(name + given + STAND_INS.get(value, value))
+    if words[1:2] == ["-m"] and words[2] in WRITERS and "--check" not in words:
+        words.append("--check")
     return command._replace(words=tuple(words))
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from engine.config import SOURCES, RunConfig, resolve, value_at
 from engine.core import UserError
-from engine.data import load_cards
 from engine.recipes.checks.configuration import (
-    CardsOf,
+    Corpora,
     backbone_differs,
     backbone_problems,
     expand_or_tell,
+    is_complete,
     machine_problems,
     required_problems,
     run_dir_problems,
@@ -21,11 +21,11 @@ from engine.recipes.checks.run_state import RunState, state_of, unfinished
 SHAPE = ("prompt.num_virtual_tokens", "prompt.rank")
 
 
-def adaptation_problems(config: RunConfig, earlier: Sequence[Path] = (), cards_of: CardsOf = load_cards) -> list[str]:
+def adaptation_problems(config: RunConfig, earlier: Sequence[Path] = (), corpora: Corpora | None = None) -> list[str]:
     """What ``adapt`` can be refused with before torch is imported. Nothing is written.
 
     Args:
-        earlier: run directories that the same study makes before this run. cards_of: reads the task cards.
+        earlier: run directories that the same study makes before this run. corpora: what it has read of them.
     """
     splits = ["train"]
     if config.adapt.eval_interval or config.lr_sweep.any():
@@ -33,9 +33,11 @@ def adaptation_problems(config: RunConfig, earlier: Sequence[Path] = (), cards_o
     used = [key for method, key in SOURCES.items() if method in config.adapt.methods]
     problems = required_problems(config, "adapt.targets", *used)
     problems += backbone_problems(config)
-    problems += task_problems(config, {"adapt.targets": splits}, cards_of)
     problems += machine_problems(config)
-    problems += run_dir_problems(config, "adapt")
+    changed = run_dir_problems(config, "adapt")
+    problems += changed
+    if changed or not is_complete(config, "adapt"):  # a finished one reads no corpus any more
+        problems += task_problems(config, {"adapt.targets": splits}, corpora)
     for method, key in SOURCES.items():
         if key in used and value_at(config, key):
             folder = expand_or_tell(value_at(config, key), key, problems)

@@ -5,7 +5,7 @@ tokenizer, and what depends on them (positions, vocabulary, packed rows of a fam
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,65 @@ from engine.recipes.checks.run_state import state_of
 
 READ_NOW = 50_000_000  # bytes of weights that are hashed in a fraction of a second
 Splits = Mapping[str, Sequence[str]]  # configuration key of a list of tasks -> the splits that are read of each
-CardsOf = Callable[[DataConfig], dict[str, TaskCard]]
 
 
-def distillation_problems(config: RunConfig, earlier: Sequence[Path] = (), cards_of: CardsOf = load_cards) -> list[str]:
+class Corpora:
+    """Task cards and the released files that are missing, each looked for once: a study may have a hundred cells."""
+
+    def __init__(self) -> None:
+        self._cards: dict[tuple[str, ...], dict[str, TaskCard]] = {}
+        self._missing: dict[tuple[Any, ...], list[str]] = {}
+
+    def cards(self, data: DataConfig) -> dict[str, TaskCard]:
+        """As ``load_cards``."""
+        folders = tuple(data.cards)
+        if folders not in self._cards:
+            self._cards[folders] = load_cards(data)
+        return self._cards[folders]
+
+    def missing(self, card: TaskCard, root: Path, split: str) -> list[str]:
+        """Files that the split names and the data root lacks."""
+        key = (str(card.path), card.name, root, split)
+        if key not in self._missing:
+            self._missing[key] = list(split_files(card, root, split).missing)
+        return self._missing[key]
+
+
+def distillation_problems(config: RunConfig, earlier: Sequence[Path] = (), corpora: Corpora | None = None) -> list[str]:
     """What ``distill`` can be refused with before torch is imported. Nothing is written.
 
     Args:
-        earlier: run directories that the same study makes before this run. cards_of: reads the task cards.
+        earlier: run directories that the same study makes before this run. corpora: what it has read of them.
     """
     splits = ["train"]
     if config.teach.eval_interval or config.lr_sweep.relative_lr_teach:
         splits.append("validation")
     problems = required_problems(config, "distill.sources")
     problems += backbone_problems(config)
-    problems += task_problems(config, {"distill.sources": splits, "data.decontaminate_against": ["test"]}, cards_of)
     problems += machine_problems(config)
-    problems += run_dir_problems(config, "distill")
-    if config.teach.run and expand(config.teach.run) not in earlier:
-        problems += _teacher_problems(config)
-    if config.teach.adapters and not expand(config.teach.adapters).is_dir():
-        problems.append(f"teach.adapters: {config.teach.adapters} is not a folder; name one that holds PEFT adapters")
+    changed = run_dir_problems(config, "distill")
+    problems += changed
+    if not changed and is_complete(config, "distill"):
+        return problems  # it reads no corpus and no teacher any more
+    problems += task_problems(config, {"distill.sources": splits, "data.decontaminate_against": ["test"]}, corpora)
+    if config.teach.run and (config.distill.lambda_kl or config.distill.lambda_hidden):
+        folder = expand_or_tell(config.teach.run, "teach.run", problems)
+        if folder is not None and folder not in earlier:
+            problems += _teacher_problems(config, folder)
+    if config.teach.adapters:
+        folder = expand_or_tell(config.teach.adapters, "teach.adapters", problems)
+        if folder is not None and not folder.is_dir():
+            problems.append(f"teach.adapters: {folder} is not a folder; name one that holds PEFT adapters")
     return problems
+
+
+def is_complete(config: RunConfig, stage: str) -> bool:
+    """Whether the run directory holds this run, finished, so that it only says so."""
+    if config.overwrite or config.accept_changes or not config.run_dir:
+        return False
+    folder = expand_or_tell(config.run_dir, "run_dir", [])
+    found = None if folder is None else state_of(folder)
+    return found is not None and found.completed and found.stage == stage
 
 
 def benchmark_problems(config: RunConfig, mode: str, invented: bool) -> list[str]:
@@ -98,22 +135,24 @@ def _bytes_in(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-def task_problems(config: RunConfig, splits: Splits, cards_of: CardsOf = load_cards) -> list[str]:
+def task_problems(config: RunConfig, splits: Splits, corpora: Corpora | None = None) -> list[str]:
     """Folders of cards, the data root, names of tasks, and released files that are not there.
 
     Args:
         splits: key of a list of tasks -> splits that are read of each; none: the cards alone.
     """
     problems: list[str] = []
-    reads_files = any(splits.values())
-    root = expand_or_tell(config.data.root, "data.root", problems) if reads_files else None
+    corpora = corpora or Corpora()
+    reads_files, root = any(splits.values()), None
+    if reads_files and config.data.root:
+        root = expand_or_tell(config.data.root, "data.root", problems)
     if reads_files and not config.data.root:
         problems.append("data.root: missing; name the folder that holds the corpora")
     elif root is not None and not root.is_dir():
         problems.append(f"data.root: {root} is not a folder; name the one that holds the corpora")
         root = None
     try:
-        cards = cards_of(config.data)
+        cards = corpora.cards(config.data)
     except UserError as error:
         return problems + error.problems
     for key, wanted in splits.items():
@@ -122,17 +161,17 @@ def task_problems(config: RunConfig, splits: Splits, cards_of: CardsOf = load_ca
             if task not in cards:
                 problems.append(f"{key}: {unknown_task(task, cards)}")
             elif root is not None:
-                problems += _file_problems(cards[task], root, wanted)
+                problems += _file_problems(corpora, cards[task], root=root, splits=wanted)
     return list(dict.fromkeys(problems))
 
 
-def _file_problems(card: TaskCard, root: Path, splits: Sequence[str]) -> list[str]:
+def _file_problems(corpora: Corpora, card: TaskCard, root: Path, splits: Sequence[str]) -> list[str]:
     problems = []
     for split in splits:
         if split not in card.splits:
             problems.append(f"task {card.name}: its card names no split {split!r} ({card.path})")
             continue
-        missing = split_files(card, root, split).missing
+        missing = corpora.missing(card, root, split)
         if missing:
             problems.append(
                 f"task {card.name}, split {split}: not found in {root / card.folder}: {', '.join(missing)}; put the "
@@ -153,11 +192,13 @@ def machine_problems(config: RunConfig, writes: distributed.Writes = distributed
             check()
         except UserError as error:
             problems += error.problems
-    for key in ("run_dir", "data.cache"):
-        expand_or_tell(value_at(config, key), key, problems)
-    if problems or not config.run_dir:  # a folder that is not named is told of elsewhere
+    untold: list[str] = []
+    for key in ("run_dir", *(["data.cache"] if "data.cache" in writes else [])):
+        expand_or_tell(value_at(config, key), key, untold)
+    problems += untold
+    if untold or not config.run_dir:  # a folder that is not named is told of elsewhere
         return problems
-    problems = distributed.preflight_problems(config, 0, writes)
+    problems += distributed.preflight_problems(config, 0, writes)
     if not distributed.may_have_gpu():  # with one, torch must say which library compiles
         problems += distributed.library_problems(with_gpu=False)
     return problems
@@ -165,9 +206,9 @@ def machine_problems(config: RunConfig, writes: distributed.Writes = distributed
 
 def run_dir_problems(config: RunConfig, stage: str) -> list[str]:
     """What a checkpoint in the run directory depends on and this configuration says otherwise."""
-    if not config.run_dir or "$" in config.run_dir or config.overwrite:
+    folder = expand_or_tell(config.run_dir, "run_dir", []) if config.run_dir else None
+    if folder is None or config.overwrite:
         return []
-    folder = expand(config.run_dir)
     found = state_of(folder)
     if found is None or not found.state:
         return []
@@ -187,10 +228,9 @@ def run_dir_problems(config: RunConfig, stage: str) -> list[str]:
     return []
 
 
-def _teacher_problems(config: RunConfig) -> list[str]:
+def _teacher_problems(config: RunConfig, folder: Path) -> list[str]:
     """What is wrong with the folder of ``teach.run``; whether its teachers fit is seen once they are read."""
-    folder = expand(config.teach.run) / "teachers"
-    if not (folder / "COMPLETED").exists():
+    if not (folder / "teachers/COMPLETED").exists():
         return [f"teach.run: {config.teach.run} holds no finished teachers; run that distillation first"]
     return []
 

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from clinical_tasks import TaskCard
-from engine.config import DataConfig, at_line, key_lines, read_yaml
+from engine.config import at_line, key_lines, read_yaml
 from engine.core import UserError
-from engine.data import load_cards
 from engine.distributed import room_for
 from engine.recipes.checks.adaptation import adaptation_problems
-from engine.recipes.checks.configuration import CardsOf, distillation_problems
+from engine.recipes.checks.configuration import Corpora, distillation_problems
 from engine.recipes.protocols import read_study
 from engine.recipes.study import needed_cells
 
@@ -24,12 +22,12 @@ def study_problems(file: str, only: Sequence[str], overrides: Mapping[str, str])
     problems = [f"--only: {name!r}: must be one of {', '.join(names)}" for name in only if name not in names]
     of_folder = room_for("run_dir", folder, 0)
     problems += of_folder
-    cards_of, origin = _cards_once(), _origins(file, overrides)
+    corpora, origin = Corpora(), _origins(file, overrides)
     earlier: list[Path] = []
     for cell in needed_cells(cells, [name for name in only if name in names]):
         if not (cell.run_dir / "COMPLETED").exists():
             check = distillation_problems if cell.mode == "distill" else adaptation_problems
-            found = [origin(cell.mode, problem) for problem in check(cell.config, earlier, cards_of)]
+            found = [origin(cell.mode, problem) for problem in check(cell.config, earlier, corpora)]
             # what is wrong with the study's folder is wrong with every cell's in it
             problems += [line for line in found if not (of_folder and line.startswith("run_dir: "))]
         earlier.append(cell.run_dir)
@@ -48,16 +46,3 @@ def _origins(file: str, overrides: Mapping[str, str]) -> Callable[[str, str], st
         return at_line(problem, content[mode], key, lines[mode])
 
     return origin
-
-
-def _cards_once() -> CardsOf:
-    """Reads the cards of the same folders once: a study may have a hundred cells."""
-    read: dict[tuple[str, ...], dict[str, TaskCard]] = {}
-
-    def cards_of(data: DataConfig) -> dict[str, TaskCard]:
-        folders = tuple(data.cards)
-        if folders not in read:
-            read[folders] = load_cards(data)
-        return read[folders]
-
-    return cards_of

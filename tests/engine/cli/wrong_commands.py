@@ -269,6 +269,10 @@ TABLE: dict[str, Wrong] = {
         ("--mode: ", "--shardings: ", "--steps: ", "--invented: ", "--sweep: ", "--compare: ", "--backbone: "),
     ),
     "benchmark: no steps": Wrong(("benchmark", "--config=configs/demo/distill.yaml"), ("--steps: missing",)),
+    "unset variables with other mistakes": Wrong(
+        (*DISTILL, "--teach.adapters=$NOT_SET/a", "--distill.cap=0"),
+        ("--teach.adapters: $NOT_SET/a", "--distill.cap: "),
+    ),
     "plan: nothing": Wrong(("plan",), ("--config: missing",)),
     "plan: machine, sharding and tasks": Wrong(
         (

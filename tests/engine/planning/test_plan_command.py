@@ -244,6 +244,16 @@ def test_what_does_not_fit_is_told_with_what_would_and_ends_with_3(
     assert "not checked: adapt.source_run (runs/gpt_oss_20b/distill), data.root" in paragraph
 
 
+def test_a_plan_of_zero_shot_rows_has_no_times(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    flags = ("--mode=adapt", "--adapt.shots=0", "--gpu=h100", "--gpu_gb=80", f"--output={tmp_path / 'plan.json'}")
+    found = run_plan(*SHAPE, *flags)
+    paragraph = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+    assert "Nothing is trained, so there are no times." in paragraph and found["recommended"] is None
+
+
 def test_the_paragraph_comes_before_the_tables(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What the first screen answers, and what every table and axis of a report keeps to."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from engine.reporting.constant_columns import shortened, without_constant_column
 from engine.reporting.data import gather
 from engine.reporting.figures.score_figures import score_range
 from engine.reporting.report import write_report
-from engine.reporting.verdict import answer, rivals, sentence
+from engine.reporting.verdict import answer, cost_words, rivals, sentence
 from tests.engine.reported_demo import demo_results, write_demo
 from tests.engine.reported_run import write_run
 
@@ -148,3 +149,15 @@ def test_details_of_many_runs_are_folded_and_the_contents_name_them_alone(tmp_pa
     assert folded == [(f"s{n + 1}", f"Adaptation: runs/unseen/run{n}") for n in range(4)]
     contents = page[page.index("<nav") : page.index("</nav>")]
     assert contents.count("<a href=") == 5
+
+
+def test_the_cost_names_the_run_that_the_metaprompt_came_from_and_the_search_for_rates(tmp_path: Path) -> None:
+    distilled, adapted = gather(write_demo(tmp_path))
+    seconds = {"": [{"device_seconds": 3600.0}], "lr_sweep": [{"device_seconds": 7200.0}]}
+    run = replace(adapted, curves=seconds, config={"adapt": {"source_run": "runs/mine"}})
+    mine = replace(distilled, folder=tmp_path / "mine", curves={"": [{"device_seconds": 18000.0}]})
+    baseline = replace(mine, folder=tmp_path / "baseline")
+    words = " ".join(cost_words(run, [baseline, mine]))
+    assert "together took 1 device-hours. Choosing learning rates took 2 more." in words
+    assert words.count("made once before") == 1 and "distillation 5 device-hours" in words
+    assert "made once before" not in " ".join(cost_words(run, [baseline]))

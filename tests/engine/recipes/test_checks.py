@@ -1,0 +1,69 @@
+"""What the checks before torch accept: what a run does not read is not asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig, resolve
+from engine.recipes.checks import distillation_problems
+from engine.recipes.checks.configuration import Corpora, machine_problems
+from engine.recipes.checks.protocol import study_problems
+
+
+def config_of(project: Path, **overrides: str) -> RunConfig:
+    return resolve(project / "configs/demo/distill.yaml", overrides)
+
+
+@pytest.fixture
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(project)
+    return project
+
+
+def test_a_finished_run_needs_no_corpus_any_more(here: Path, tmp_path: Path) -> None:
+    flags = {"run_dir": str(tmp_path / "run"), "data.root": str(tmp_path / "gone")}
+    problems = distillation_problems(config_of(here, **flags))
+    assert len(problems) == 1 and problems[0].startswith("data.root: ")
+    checkpoint = tmp_path / "run/checkpoints/step_00000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"stage": "distill", "step": 1, "rows": []}))
+    (tmp_path / "run/latest").symlink_to("checkpoints/step_00000001")
+    (tmp_path / "run/config.yaml").write_text("")
+    (tmp_path / "run/COMPLETED").touch()
+    assert distillation_problems(config_of(here, **flags)) == []
+    assert len(distillation_problems(config_of(here, **flags, overwrite="true"))) == 1
+
+
+def test_teachers_are_asked_for_only_where_a_loss_reads_them(here: Path, tmp_path: Path) -> None:
+    flags = {"run_dir": str(tmp_path / "run"), "teach.run": str(tmp_path / "nowhere")}
+    (problem,) = distillation_problems(config_of(here, **flags))
+    assert "holds no finished teachers" in problem
+    losses = {"distill.lambda_kl": "0", "distill.lambda_hidden": "0"}
+    assert distillation_problems(config_of(here, **flags, **losses)) == []
+
+
+def test_a_folder_that_a_mode_does_not_write_is_not_expanded(here: Path, tmp_path: Path) -> None:
+    config = config_of(here, run_dir=str(tmp_path / "run"), **{"data.cache": "$NOT_SET/cache"})
+    assert machine_problems(config, ()) == []
+    assert machine_problems(config) == ["data.cache: $NOT_SET/cache: an environment variable in it is not set"]
+
+
+def test_a_missing_data_root_is_told_once(here: Path, tmp_path: Path) -> None:
+    (problem,) = distillation_problems(config_of(here, run_dir=str(tmp_path / "run"), **{"data.root": ""}))
+    assert problem.startswith("data.root: missing")
+
+
+def test_a_study_looks_for_each_file_once(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.recipes.checks import configuration
+
+    real, seen = configuration.split_files, []
+
+    def counted(card, root, split):
+        seen.append((card.name, root, split))
+        return real(card, root, split)
+
+    monkeypatch.setattr(configuration, "split_files", counted)
+    study_problems("configs/pocket/study.yaml", [], {"run_dir": str(tmp_path)})
+    assert seen and len(seen) == len(set(seen))
+    assert Corpora().cards(config_of(here).data)
