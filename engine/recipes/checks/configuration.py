@@ -84,15 +84,16 @@ def is_complete(config: RunConfig, stage: str) -> bool:
 
 
 def benchmark_problems(config: RunConfig, mode: str, invented: bool) -> list[str]:
-    """What ``benchmark`` can be refused with; a stage on invented rows reads no corpus.
+    """What ``benchmark`` can be refused with; a stage on invented rows reads no corpus and no card.
 
     Args:
         mode: teach, distill or adapt.
     """
     problems = backbone_problems(config)
+    if invented:
+        return problems + machine_problems(config, ())
     key = "adapt.targets" if mode == "adapt" else "distill.sources"
-    problems += task_problems(config, {key: [] if invented else ["train"]})
-    return problems + machine_problems(config, () if invented else ("data.cache",))
+    return problems + task_problems(config, {key: ["train"]}) + machine_problems(config, ("data.cache",))
 
 
 def required_problems(config: RunConfig, *keys: str) -> list[str]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from clinical_tasks.pocket import write_pocket_corpus
 from engine.config import RunConfig, resolve
-from engine.recipes.checks import distillation_problems
+from engine.recipes.checks import benchmark_problems, distillation_problems
 from engine.recipes.checks.configuration import Corpora, machine_problems
 from engine.recipes.checks.protocol import study_problems
 
@@ -54,6 +55,13 @@ def test_a_missing_data_root_is_told_once(here: Path, tmp_path: Path) -> None:
     assert problem.startswith("data.root: missing")
 
 
+def test_a_benchmark_on_invented_rows_reads_no_card(here: Path, tmp_path: Path) -> None:
+    config = config_of(here, run_dir=str(tmp_path / "run"), **{"data.cards": str(tmp_path / "none"), "data.root": ""})
+    assert benchmark_problems(config, "distill", invented=True) == []
+    problems = benchmark_problems(config, "distill", invented=False)
+    assert [problem.split(":")[0] for problem in problems] == ["data.root", "data.cards"]
+
+
 def test_a_study_looks_for_each_file_once(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.recipes.checks import configuration
 
@@ -64,6 +72,8 @@ def test_a_study_looks_for_each_file_once(here: Path, tmp_path: Path, monkeypatc
         return real(card, root, split)
 
     monkeypatch.setattr(configuration, "split_files", counted)
-    study_problems("configs/pocket/study.yaml", [], {"run_dir": str(tmp_path)})
+    data = {"data.root": str(tmp_path / "data"), "data.cards": str(tmp_path / "data/cards")}
+    write_pocket_corpus(tmp_path / "data", sizes={"train": 1, "validation": 1, "test": 1})
+    assert study_problems("configs/pocket/study.yaml", [], {"run_dir": str(tmp_path / "run"), **data}) == []
     assert seen and len(seen) == len(set(seen))
     assert Corpora().cards(config_of(here).data)
