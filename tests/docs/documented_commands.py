@@ -89,6 +89,16 @@ def commands_of(path: Path) -> Iterator[Command]:
             yield from _inline(name, number, line, mark or always)
 
 
+def commands_of_comments(path: Path) -> Iterator[Command]:
+    """The commands in comments of a YAML file: behind the sign or a colon to the end of the line, or in backquotes."""
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        comment = line.partition("# ")[2].split("   (")[0]
+        for code in (*INLINE.findall(comment), comment.rpartition(": ")[2]):
+            for words in split(code):
+                if is_program(words) and len(words) > 1:
+                    yield Command(f"{path.relative_to(ROOT)}:{number}", words, None, fenced=False)
+
+
 def _fenced(name: str, block: list[tuple[int, str]], mark: tuple[str, str] | None, strict: bool) -> Iterator[Command]:
     """The commands of a block, lines that go on joined, files that are typed in left out. Other blocks than of a
     shell hold output too: there a line counts if it begins with a program.
@@ -195,9 +205,18 @@ def problems_of(command: Command) -> Iterator[str]:
             yield from _wrong_module(words[1], words[2:])
         elif words[:1] == ["train.py"]:
             yield from wrong_in_mode(words[1:], whole=command.fenced or len(words) > 2)
+    elif program == "srun" and "train.py" in rest:
+        yield from wrong_in_mode(_behind_launcher(rest)[1:])
     elif program in ("sbatch", "srun") or program.startswith("launch_scripts/"):
         yield from _wrong_in_job(rest)
     yield from _missing_files(command.words)
+
+
+def without_launcher(command: Command) -> Command:
+    """``torchrun ... train.py MODE`` as ``python train.py MODE``; other commands as they are."""
+    words = _behind_launcher(list(command.words))
+    is_launched = command.words[0] in ("torchrun", "deepspeed") and words[:1] == ["train.py"]
+    return command._replace(words=("python", *words)) if is_launched else command
 
 
 def _behind_launcher(rest: list[str]) -> list[str]:

@@ -14,7 +14,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from documented_commands import REASONS, ROOT, Command, commands_of, documents, need_of, problems_of
+from documented_commands import (
+    REASONS,
+    ROOT,
+    Command,
+    commands_of,
+    commands_of_comments,
+    documents,
+    need_of,
+    problems_of,
+)
 
 # documents whose commands a test runs as they stand
 RUN_BY = {
@@ -104,6 +113,15 @@ def test_there_are_commands_and_no_mode_is_left_out() -> None:
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_names_what_exists(path: Path) -> None:
     problems = [f"{one.where}: {text}\n    {one.text}" for one in commands_of(path) for text in problems_of(one)]
+    assert not problems, "\n".join(problems)
+
+
+def test_commands_in_comments_of_configurations_name_what_exists() -> None:
+    files = [path for top in ("configs", "backbones") for path in sorted((ROOT / top).rglob("*.yaml"))]
+    found = [command for path in files for command in commands_of_comments(path)]
+    named = {command.words[0] for command in found}
+    assert len(found) > 30 and named >= {"python", "torchrun", "srun", "sbatch", "hf"}
+    problems = [f"{one.where}: {text}\n    {one.text}" for one in found for text in problems_of(one)]
     assert not problems, "\n".join(problems)
 
 

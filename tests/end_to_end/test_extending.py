@@ -68,8 +68,8 @@ def test_the_page_runs_as_it_stands(tmp_path):
     assert [name for name, _ in blocks] == [
         "my/cards/my_entities.yaml",
         "my/cards/my_relations.yaml",
-        "my/distill.yaml",
-        "my/adapt.yaml",
+        "my/brat_distill.yaml",
+        "my/brat_adapt.yaml",
         "my/cards/my_doses.yaml",
     ]
     for name, content in blocks:
@@ -89,7 +89,7 @@ def test_the_page_runs_as_it_stands(tmp_path):
         re.search(r"my_entities +ner +ok +\d+ +\d+ +3 +0 +span_f1_strict +1\.0000", said[0])
         and "ignored: Frequency 19" in said[0]
     )
-    results = results_of(mine / "runs" / "adapt" / "results.json")
+    results = results_of(mine / "runs" / "brat_adapt" / "results.json")
     assert set(results["tasks"]["my_relations"]["methods"]["metaprompt"]) == {"0", "4", "full"}
     assert "my_relations" in (mine / "runs" / "report.md").read_text()
     scored = results_of(mine / "runs" / "both" / "results.json")
