@@ -117,7 +117,7 @@ def gpu(content: Content) -> Section:
             missing.append(f"- {part['name']} was stopped at its time limit")
         elif part["exit_code"] != 0:
             reason = (part["last_lines"] or ["no message"])[-1].partition(". ")[0]
-            missing.append(f"- {part['name']} failed: {reason}")
+            missing.append(f"- {part['name']} failed, so its numbers are missing here: {reason}")
         if "cases" in part:
             commands.append(" ".join(part["command"]))
         for c in part.get("cases", []):
