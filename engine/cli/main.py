@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine import distributed, recipes, telemetry
 from engine.cli import early, exit_codes, origins
-from engine.cli.arguments import Typed, mode_problem, parse
+from engine.cli.arguments import Typed, later_mode, mode_problem, parse
 from engine.cli.flags import (
     BENCHMARK,
     CONFIG,
@@ -260,7 +260,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
     if name is None:
         exit_codes.fail(problems)
     mode = MODES[name]
-    typed = parse(rest, known_flags(mode), switches(mode))
+    typed = parse(rest, known_flags(mode), switches(mode), words=(*mode.positional, *MODES))
     if typed.asks_for_help():
         if problems:
             exit_codes.fail(problems)
@@ -271,7 +271,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
     own, keys = divided(mode, typed.flags)
     with _ends(name, own, keys):
         problems += problems_of(name, mode, typed)
-        problems += early.problems_of(name, own, keys, typed.words)
+        problems += early.problems_of(name, own, keys, typed.words, mode.required)
         if problems:
             raise UserError(problems)
     return name, typed
@@ -284,9 +284,8 @@ def _mode_of(arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]
         return first, rest, []
     problems = [mode_problem(first, rest, MODES)]
     if first.startswith("-"):
-        later = next((word for word in rest if word in MODES), None)
-        if later is not None:
-            rest.remove(later)
+        place = later_mode(first, rest, MODES)
+        later = None if place is None else rest.pop(place)
         return later, [first, *rest], problems
     return nearest(first, MODES, 0.55), rest, problems
 
