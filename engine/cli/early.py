@@ -14,9 +14,7 @@ from engine.recipes import checks
 Flags = Mapping[str, str]
 
 
-def problems_of(
-    name: str, own: Flags, keys: Flags, words: Sequence[str], required: Sequence[str] = ()
-) -> list[str]:
+def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str], required: Sequence[str] = ()) -> list[str]:
     """All problems of a command whose flags are known, besides that a required flag is missing or empty.
 
     Args:
@@ -78,7 +76,7 @@ def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 
 
 def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    _, problems = read_config("", keys)
+    problems = read_config("", keys)[1]
     dry_run = read_switch(own.get("dry_run", "false"), "command line: --dry_run", problems)
     if own.get("config") and not dry_run:
         problems += checks.study_problems(own["config"], listed(own.get("only")), keys)

@@ -10,20 +10,23 @@ from engine.cli.arguments import Typed, flag_problem, word_problem
 from engine.config import READERS, RunConfig, known_keys, read_switch, schema_keys, unknown_key, value_at
 from strict_yaml import BOUNDS, Leaf
 
-CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
+CONFIG = {"config": "YAML run configuration (required); any of its keys can be set with --a.b=value"}
+RUN = "run directory (required); keys of its configuration can be set with --a.b=value"
+ONLY_TASKS = "only these tasks, comma-separated"
 BENCHMARK = {
-    "steps": "measured steps (required)",
-    "mode": "teach, distill or adapt; default: what the configuration is for",
-    "warmup": "steps before that are not counted (default 2)",
-    "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
-    "invented": "CONTEXT,ANSWER[,ROWS]: mean tokens of invented rows in place of corpora, and how many a task (512)",
-    "shardings": "shardings to hold side by side, comma-separated",
-    "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;",
-    "alternate": "false: one case after another, each alone in memory",
-    "profile": "true: a torch profiler trace of two more steps, and a page on it",
-    "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
-    "compare_anyway": "true: although configuration, machine or backbone differ",
-    "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, replicated)",
+    "steps": "number of measured steps (required)",
+    "mode": "teach, distill or adapt (default: distill; adapt where the configuration names only targets)",
+    "warmup": "warm-up steps, not measured (default 2)",
+    "output": "folder of benchmark.json, .md and .png (default: run_dir with the suffix -benchmark)",
+    "invented": "CONTEXT,ANSWER[,ROWS]: invented rows in place of corpora: mean tokens of context and answer, "
+    "and the number of rows per task (default 512)",
+    "shardings": "shardings to compare, comma-separated",
+    "sweep": "KEY=VALUE,VALUE…: one case for each value; separate several keys with ;",
+    "alternate": "false: measure one case after another, each alone in memory",
+    "profile": "true: also write a torch profiler trace of two more steps, and a page that summarises it",
+    "compare": "an earlier benchmark.json to compare with; exit code 3 if a step is slower now",
+    "compare_anyway": "true: compare even if configuration, machine or backbone differ",
+    "beside": "peft: after each step, one step of PEFT on the same samples (teach, distill; one process, replicated)",
 }
 # what to do about a required flag that is missing; where two modes differ, under the name of the mode too
 FIXES = {
