@@ -10,6 +10,7 @@ python train.py tasks    list | check --data_root DIR
 python train.py benchmark --config configs/demo/distill.yaml --steps 20 --invented 200,20
 """
 
+import os
 import sys
 
 from engine.cli import MODES, read_command, run_mode, without_launcher_flag
@@ -50,7 +51,14 @@ def enter(arguments: list[str]) -> None:
 def console() -> None:
     """The installed command, `clinical-metaprompt`."""
     protect()
-    main(sys.argv[1:])
+    try:
+        try:
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has left, as in `train.py plan --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush of the interpreter
+        sys.exit(1)
 
 
 if __name__ == "__main__":

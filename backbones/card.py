@@ -29,28 +29,28 @@ class BackboneCard:
     name: str = field(metadata=about("Short name for tables.", missing="give the backbone a short name"))
     path: str = field(
         default="",
-        metadata=about("Local folder with config.json and safetensors as released. Nothing is ever downloaded."),
+        metadata=about("Local folder with config.json and safetensors files, as released. Nothing is ever downloaded."),
     )
     random: dict[str, Any] = field(
         default_factory=dict,
         metadata=about(
-            "A transformers configuration (model_type and its keys): the weights are drawn from the seed; their "
-            "scores are meaningless."
+            "A transformers configuration (model_type and its keys) in place of path. The weights are drawn from the "
+            "seed, so scores are meaningless."
         ),
     )
     seed: int = field(default=0, metadata=about("Seed of the random weights."))
     tokenizer: str = field(
         default="",
-        metadata=about("A folder that transformers can read, or a sentencepiece .model file; default: path."),
+        metadata=about("A folder that transformers can read, or a sentencepiece .model file. Default: path."),
     )
     template: Literal["none", "chat", "harmony"] = field(
         default="none",
         metadata=about(
-            "How input and answer are laid out: none (BOS input separator answer EOS), chat (the tokenizer's own), "
-            "harmony (gpt-oss)."
+            "How input and answer are laid out: none (BOS input separator answer EOS), chat (the tokenizer's chat "
+            "template), harmony (gpt-oss)."
         ),
     )
-    separator: str = field(default="\n\n", metadata=about("Text between input and answer, under the template none."))
+    separator: str = field(default="\n\n", metadata=about("Text between input and answer, with template: none."))
     dtype: Literal["float32", "bfloat16"] = field(
         default="bfloat16", metadata=about("Data type of the frozen weights.")
     )
@@ -64,11 +64,13 @@ class BackboneCard:
     instruction_first: bool = field(
         default=False,
         metadata=about(
-            "Put a written instruction that is scored for comparison before BOS, like a soft prompt (pocket "
-            "backbones). Otherwise it opens the input."
+            "Put a written instruction before BOS, like a soft prompt, when it is scored for comparison (pocket "
+            "backbones). Otherwise it begins the input."
         ),
     )
-    attention: str = field(default="", metadata=about("transformers' attn_implementation; default: the family's own."))
+    attention: str = field(
+        default="", metadata=about("attn_implementation of transformers. Default: that of the model family.")
+    )
     dummy: bool = field(
         default=False,
         metadata=about(
@@ -79,8 +81,8 @@ class BackboneCard:
     dequantize: bool = field(
         default=False,
         metadata=about(
-            "Convert MXFP4 experts to dtype while loading, for comparison. The values are the same; they take "
-            "three times the memory."
+            "Convert MXFP4 experts to dtype while loading, for comparison. The values are the same, but take three "
+            "times the memory."
         ),
     )
 

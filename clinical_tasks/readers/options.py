@@ -18,7 +18,8 @@ class BratOptions:
     events: Literal["relations", "argument_types", "ignore"] = field(
         default="ignore",
         metadata=about(
-            "brat: events as (trigger, role, argument), or as (trigger, type of the argument, argument), or left out."
+            "brat: how events are read: as relations (trigger, role, argument), as argument_types (trigger, type of "
+            "the argument, argument), or not at all (ignore)."
         ),
     )
 
@@ -26,27 +27,29 @@ class BratOptions:
 @dataclass(frozen=True)
 class I2b2Options:
     types: Literal["concept", "assertion"] = field(
-        default="concept", metadata=about("i2b2: whether a concept's type is its own or its assertion.")
+        default="concept", metadata=about("i2b2: whether the type of a concept is its own type or its assertion.")
     )
 
 
 @dataclass(frozen=True)
 class ChemprotOptions:
-    sentence_lines: bool = field(default=False, metadata=about("chemprot: each sentence of an abstract begins a line."))
+    sentence_lines: bool = field(
+        default=False, metadata=about("chemprot: begin a new line with each sentence of an abstract.")
+    )
 
 
 @dataclass(frozen=True)
 class JsonOptions:
-    records: str = field(default="", metadata=about("json: dotted path to the records, * for every entry."))
+    records: str = field(default="", metadata=about("json: dotted path to the records; * stands for every entry."))
     orient: Literal["list", "by_id", "columns"] | None = field(
         default=None,
-        metadata=about("json: how the records are stored; default: a list or a mapping by id, whichever is found."),
+        metadata=about("json: how the records are stored. Default: a list or a mapping by id, whichever the file has."),
     )
 
 
 @dataclass(frozen=True)
 class SquadOptions:
-    titles: list[str] = field(default_factory=list, metadata=about("squad: the parts that are read; default: all."))
+    titles: list[str] = field(default_factory=list, metadata=about("squad: titles of the parts to read. Default: all."))
     paraphrases: Literal["first", "all"] = field(
         default="first", metadata=about("squad: which of a question's paraphrases become rows.")
     )
@@ -55,25 +58,25 @@ class SquadOptions:
 @dataclass(frozen=True)
 class TableOptions:
     header: list[str] = field(
-        default_factory=list, metadata=about("csv, tsv, xlsx: the columns' names, where the file has no header line.")
+        default_factory=list, metadata=about("csv, tsv, xlsx: names of the columns, where the file has no header line.")
     )
     delimiter: str = field(
         default=",",
         metadata=about(
-            "csv, tsv: the field separator; default: a comma, a tab.",
+            "csv, tsv: field separator. Default: a comma for csv, a tab for tsv.",
             pattern="^.$",
             wrong="must be one character, for example ';'",
         ),
     )
     quoting: bool = field(
         default=True,
-        metadata=about("csv, tsv: whether quotes hold fields together; default: true for csv, false for tsv."),
+        metadata=about("csv, tsv: whether fields can be quoted. Default: true for csv, false for tsv."),
     )
 
 
 @dataclass(frozen=True)
 class XlsxOptions:
-    sheet: str = field(default="", metadata=about("xlsx: the sheet's name; default: the first."))
+    sheet: str = field(default="", metadata=about("xlsx: name of the sheet. Default: the first."))
     header: list[str] = field(
-        default_factory=list, metadata=about("csv, tsv, xlsx: the columns' names, where the file has no header line.")
+        default_factory=list, metadata=about("csv, tsv, xlsx: names of the columns, where the file has no header line.")
     )

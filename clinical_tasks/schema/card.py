@@ -25,11 +25,13 @@ class HoldOut:
     """A share of another split's documents, chosen by their ids; they leave that split."""
 
     split: SplitName = field(
-        metadata=about("The split that it is taken from.", key="from", missing="name a split", stand_in="train")
+        metadata=about(
+            "The split that the documents are taken from.", key="from", missing="name a split", stand_in="train"
+        )
     )
     fraction: float = field(
         metadata=about(
-            "The share of its documents.",
+            "The share of that split's documents.",
             above=0,
             below=1,
             wrong="must be > 0 and < 1 (0.1 holds out a tenth)",
@@ -49,13 +51,17 @@ class SplitSpec:
     ids_from: str = field(
         default="",
         metadata=about(
-            "A file of ids: only these documents are kept (a JSON object's keys, a JSON list, or one id a line)."
+            "A file of ids: only these documents are kept. It holds a JSON object (its keys count), a JSON list, or "
+            "one id per line."
         ),
     )
     ids_not_in: str = field(default="", metadata=about("A file of ids: these documents are left out."))
     hold_out: HoldOut | None = field(
         default=None,
-        metadata=about("In place of files: documents whose ids hash into a share of another split; they leave it."),
+        metadata=about(
+            "In place of files: a share of another split's documents, chosen by a hash of their ids. They leave that "
+            "split."
+        ),
     )
 
     @property
@@ -79,8 +85,8 @@ class OptionsSpec:
 
     columns: tuple[str, ...] = field(
         metadata=about(
-            "The columns that hold one option each, or the one that holds a list of texts, a mapping from key to text, "
-            "or a list of objects.",
+            "The columns that hold one option each, or the one column that holds a list of texts, a mapping from key "
+            "to text, or a list of objects.",
             one=True,
             missing="name the columns that hold the options, or the one that holds them all",
             stand_in=["options"],
@@ -88,17 +94,17 @@ class OptionsSpec:
     )
     gold: Literal["letter", "index0", "index1", "index", "text", "key"] = field(
         metadata=about(
-            "How columns.answer names the right option; index finds out from a whole file whether it counts from 0 "
-            "or 1.",
+            "How columns.answer names the correct option. index: find out from the whole file whether it counts from "
+            "0 or 1.",
             missing="say how the answer names an option: letter, index0, index1, index, text or key",
             stand_in="letter",
         )
     )
-    text: str = field(default="", metadata=about("Of a list of objects the field that holds an option's text."))
-    key: str = field(default="", metadata=about("Of a list of objects the field that holds an option's key."))
+    text: str = field(default="", metadata=about("In a list of objects, the field that holds the text of an option."))
+    key: str = field(default="", metadata=about("In a list of objects, the field that holds the key of an option."))
     layout: str = field(
         default="{letter}. {text}",
-        metadata=about("How an option is shown where input has {options}; holds {letter} and {text}."),
+        metadata=about("How an option is written where input has {options}; it contains {letter} and {text}."),
     )
 
 
@@ -114,7 +120,7 @@ class RelationSpec:
     )
     head: tuple[str, ...] = field(default=(), metadata=about("Mention types of the first end.", one=True))
     tail: tuple[str, ...] = field(default=(), metadata=about("Mention types of the second end.", one=True))
-    symmetric: bool = field(default=False, metadata=about("Either order of the two ends is right."))
+    symmetric: bool = field(default=False, metadata=about("Whether either order of the two ends is correct."))
 
 
 @dataclass(frozen=True)
@@ -139,17 +145,18 @@ class TaskCard:
 
     name: str = field(
         metadata=about(
-            "Names the task in configurations, files and tables: letters, digits, _ and -.",
+            "Name of the task in configurations, files and tables: letters, digits, _ and -.",
             pattern=r"^[A-Za-z0-9_\-]+$",
             wrong="must consist of letters, digits, _ and - (it names files and options)",
             missing=_SAID,
             stand_in="unnamed",
         )
     )
-    type: TaskType = field(metadata=about("What kind of task it is.", missing=_SAID, stand_in="ner"))
+    type: TaskType = field(metadata=about("Type of the task.", missing=_SAID, stand_in="ner"))
     reader: str = field(  # a name in READERS of clinical_tasks/readers, which knows this class
         metadata=about(
-            "The release's format: brat to ddi hold annotated notes (ner, re), jsonl to xlsx rows (the other types).",
+            "Format of the released files: brat to ddi for annotated notes (ner, re), jsonl to xlsx for rows (other "
+            "types).",
             missing=_SAID,
             stand_in="brat",
         )
@@ -165,66 +172,72 @@ class TaskCard:
     )
     input: str = field(
         metadata=about(
-            "Template of what the model reads: fields in braces. Annotated notes have {text}, relations {entities} "
-            "too, rows their columns, and {options}.",
+            "Template of the text that the model reads, with fields in braces. Annotated notes have {text}, relations "
+            "also {entities}; rows have their columns, and {options}.",
             missing=_SAID,
             stand_in="-",
         )
     )
     metric: str = field(metadata=about("The main score of the task.", missing=_SAID, stand_in="-"))
-    licence: str = field(metadata=about("Under which terms the files may be used.", missing=_SAID, stand_in="-"))
-    access: str = field(metadata=about("How one gets the files.", missing=_SAID, stand_in="-"))
-    folder: str = field(default="", metadata=about("Where the files lie below the data root; default: the name."))
+    licence: str = field(metadata=about("Terms under which the files may be used.", missing=_SAID, stand_in="-"))
+    access: str = field(metadata=about("How to obtain the files.", missing=_SAID, stand_in="-"))
+    folder: str = field(default="", metadata=about("Folder of the files below the data root; default: the name."))
     answer: Literal["likelihood", "generation"] = field(
         default="generation",
         metadata=about(
-            "Whether options are compared by their likelihood or an answer is generated; default: likelihood where "
+            "Whether options are compared by their likelihood, or an answer is generated. Default: likelihood where "
             "there are options."
         ),
     )
-    title: str = field(default="", metadata=about("The corpus's name, for people."))
+    title: str = field(default="", metadata=about("Name of the corpus as people write it."))
     columns: dict[str, tuple[str, ...]] = field(
         default_factory=dict,
         metadata=about(
-            "Rows: name -> source. A source is a key, a dotted path, or a list of these, joined by newlines. The names "
-            "answer, id and document are special; all others are fields of input.",
+            "For rows, name -> source. A source is a key, a dotted path, or a list of these, whose texts are joined by "
+            "newlines. The names answer, id and document are special; all others are fields of input.",
             one=True,
         ),
     )
     reader_options: dict[str, Any] = field(
-        default_factory=dict, metadata=about("What the reader must know of the files; each reader has its own.")
+        default_factory=dict,
+        metadata=about("What the reader must know about the files; each reader has its own options."),
     )
     labels: dict[str, str] = field(
         default_factory=dict,
         metadata=about(
-            "Official label -> its word in the answer; of a choice, the options in their order.", numbers=True
+            "Official label -> its word in the answer. For a choice, the options in their order.", numbers=True
         ),
     )
     ignore_labels: tuple[str, ...] = field(
         default=(),
         metadata=about('Rows with these answers are left out; "" stands for no answer.', one=True),
     )
-    options: OptionsSpec | None = field(default=None, metadata=about("Multiple choice: where the options are."))
+    options: OptionsSpec | None = field(default=None, metadata=about("For multiple choice, where the options are."))
     relations: RelationSpec = field(
-        default=RelationSpec(), metadata=about("How relations are compared, and what they lie between.")
+        default=RelationSpec(), metadata=about("How relations are compared, and which types they connect.")
     )
-    instruction: str = field(default="", metadata=about("Instruction for an untrained model; never part of the input."))
-    extra_metrics: tuple[str, ...] = field(default=(), metadata=about("Further scores that are reported.", one=True))
+    instruction: str = field(
+        default="", metadata=about("Instruction for a model without a trained prompt; never part of the input.")
+    )
+    extra_metrics: tuple[str, ...] = field(default=(), metadata=about("Further scores to report.", one=True))
     duplicates: Literal["set", "discard", "penalise"] = field(
         default="set",
-        metadata=about("What a second prediction over one gold annotation is in lenient scores."),
+        metadata=about("How lenient scores count a second prediction for the same gold annotation."),
     )
     triggers: tuple[str, ...] = field(
         default=(), metadata=about("ner: labels that sdoh_2022 scores match by overlap.", one=True)
     )
-    rouge_stemmer: bool = field(default=True, metadata=about("Whether ROUGE compares stems of words."))
+    rouge_stemmer: bool = field(default=True, metadata=about("Whether ROUGE compares the stems of words."))
     citation: str = field(default="", metadata=about("The paper to cite."))
-    url: str = field(default="", metadata=about("Where the corpus is described or applied for."))
-    protocol: str = field(default="", metadata=about("Every choice that makes scores comparable or not, for people."))
+    url: str = field(default="", metadata=about("Address where the corpus is described, or where access is requested."))
+    protocol: str = field(
+        default="", metadata=about("All choices that decide whether scores are comparable, in words for people.")
+    )
     published: dict[str, PublishedCounts] = field(
         default_factory=dict,
         metadata=about(
-            "What each split holds as released, before holding out: a number of documents or rows, or several counts.",
+            "What each split holds as released, before documents are held out: a number of documents or rows, or "
+            "several counts.",
             keys=SPLITS,
             short="documents",
         ),

@@ -25,12 +25,17 @@ def mode_of(asked: str, config: RunConfig) -> str:
     mode = asked
     if not mode:
         mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
-    if mode not in MODES:
-        raise UserError(f"command line: --mode: {must_be_one_of(asked, MODES)}")
+    if problems := mode_problems(mode):
+        raise UserError(problems)
     tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
     if not tasks:
         raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
     return mode
+
+
+def mode_problems(asked: str) -> list[str]:
+    """That there is no such stage; an empty name stands for the configuration's own."""
+    return [f"command line: --mode: {must_be_one_of(asked, MODES)}"] if asked and asked not in MODES else []
 
 
 def for_steps(config: RunConfig, steps: int) -> RunConfig:

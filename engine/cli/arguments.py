@@ -48,11 +48,14 @@ class Typed:
         return [*self.words, *(f"--{name}={value}" for name, value in self.flags.items())]
 
 
-def parse(arguments: Sequence[str], known: Collection[str], switches: Collection[str]) -> Typed:
+def parse(
+    arguments: Sequence[str], known: Collection[str], switches: Collection[str], words: Collection[str] = ()
+) -> Typed:
     """Read what stands behind the mode: ``--key=value``, ``--key value``, and ``--switch`` alone for true.
 
     Args:
         known: flags that the mode has. switches: of them those that are true or false.
+        words: words with a meaning of their own, which are not the value of a switch in front of them.
     """
     typed = Typed()
     rest = list(arguments)
@@ -63,18 +66,28 @@ def parse(arguments: Sequence[str], known: Collection[str], switches: Collection
         elif not _FLAG.match(argument):
             typed.words.append(argument)
         else:
-            _take_flag(argument, rest, typed, known, switches)
+            _take_flag(argument, rest, typed, known=known, switches=switches, words={*words, *HELP})
     return typed
 
 
-def _take_flag(argument: str, rest: list[str], typed: Typed, known: Collection[str], switches: Collection[str]) -> None:
+def _take_flag(
+    argument: str,
+    rest: list[str],
+    typed: Typed,
+    *,
+    known: Collection[str],
+    switches: Collection[str],
+    words: Collection[str],
+) -> None:
     """Add one flag to ``typed``, with the next word as its value where it has none of its own."""
     name, equals, value = argument.partition("=")
     name = name.lstrip("-").replace("-", "_")
     if not equals and name not in HELP:
         follows = bool(rest) and rest[0] not in ("-", "--") and not _FLAG.match(rest[0])
         if name in switches:
-            value = rest.pop(0) if follows and rest[0].lower() in ("true", "false") else "true"
+            # --overwrite seed=1: a flag whose dashes were forgotten, which has a message of its own
+            mistyped = follows and "=" in rest[0] and _key_of(rest[0]) in known
+            value = rest.pop(0) if follows and rest[0] not in words and not mistyped else "true"
         elif follows:
             value = rest.pop(0)
         elif name in known:
@@ -90,13 +103,17 @@ def _take_flag(argument: str, rest: list[str], typed: Typed, known: Collection[s
 
 def word_problem(word: str, known: Collection[str]) -> str:
     """What is wrong with a word that is no flag, and how to write it."""
-    key, equals, _ = word.lstrip("-").partition("=")
-    key = key.replace("-", "_")
+    key, equals = _key_of(word), "=" in word
     if equals and key in known:
         return f"command line: {word!r}: not a flag; write --{word}"
     if not equals and key in known:
         return f"command line: {word!r}: not a flag; write --{key}=VALUE"
     return f"command line: {word!r}: not a flag; write --key=value"
+
+
+def _key_of(word: str) -> str:
+    """The key of ``key=value``, or of a word alone."""
+    return word.lstrip("-").partition("=")[0].replace("-", "_")
 
 
 def flag_problem(name: str, switches: Collection[str]) -> str | None:
@@ -111,13 +128,26 @@ def flag_problem(name: str, switches: Collection[str]) -> str | None:
     return None
 
 
+def later_mode(first: str, rest: Sequence[str], modes: Collection[str]) -> int | None:
+    """Where in ``rest`` the mode stands of a command that begins with the flag ``first``; None: nowhere.
+
+    A word behind a flag may be its value, as in ``--mode adapt benchmark``: it counts only if no other word is a mode.
+    """
+    found = [place for place, word in enumerate(rest) if word in modes]
+    for place in found:
+        before = rest[place - 1] if place else first
+        if not _FLAG.match(before) or "=" in before:
+            return place
+    return found[0] if found else None
+
+
 def mode_problem(first: str, rest: Sequence[str], modes: Collection[str]) -> str:
     """What is wrong with the first word of a command, which is no mode."""
     listed = f"(modes: {', '.join(modes)})"
     if first.startswith("-"):
         name = first.partition("=")[0]
-        later = next((word for word in rest if word in modes), None)
+        later = later_mode(first, rest, modes)
         if later is not None:
-            return f"command line: {name}: the mode comes first: python train.py {later} {first} …"
+            return f"command line: {name}: the mode comes first: python train.py {rest[later]} {first} …"
         return f"command line: {name}: the mode is missing; write python train.py MODE {first} … {listed}"
     return f"command line: unknown mode {first!r}{did_you_mean(first, modes, 0.55)} {listed}"

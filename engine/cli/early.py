@@ -1,5 +1,9 @@
-"""What a mode can be refused with before torch is imported, by the flags of its command."""
+"""What a mode can be refused with before torch is imported, by the flags of its command.
 
+A required flag may be missing, which the caller tells. The other flags are checked all the same.
+"""
+
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.cli.flags import listed
@@ -10,26 +14,28 @@ from engine.recipes import checks
 Flags = Mapping[str, str]
 
 
-def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str]) -> list[str]:
-    """All problems of a command whose flags are known.
+def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str], required: Sequence[str] = ()) -> list[str]:
+    """All problems of a command whose flags are known, besides that a required flag is missing or empty.
 
     Args:
         own: the mode's own flags. keys: those of the run configuration.
     """
     find = _FINDERS.get(name)
+    missing = [flag for flag in required if not own.get(flag, "").strip()]
+    given = {flag: text for flag, text in own.items() if flag not in missing}
     try:
-        return [] if find is None else find(own, keys, words)
+        found = [] if find is None else find(given, keys, words)
     except UserError as error:  # such as a path with a variable that is not set
-        return list(error.problems)
+        found = list(error.problems)
+    told = tuple(f"--{flag}: " for flag in missing)
+    return [problem for problem in found if not problem.removeprefix("command line: ").startswith(told)]
 
 
 def _of_config(check: Callable[[RunConfig], list[str]]) -> Callable[[Flags, Flags, Sequence[str]], list[str]]:
     """Problems of the file, then of what the keys that can be read name."""
 
     def find(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-        if not own.get("config"):
-            return []
-        config, problems = read_config(own["config"], keys)
+        config, problems = read_config(own.get("config", ""), keys)
         return problems if config is None else [*problems, *_untold(check(config), problems)]
 
     return find
@@ -41,39 +47,36 @@ def _untold(found: Sequence[str], told: Sequence[str]) -> list[str]:
     return [problem for problem in found if f"{problem.partition(': ')[0]}:" not in text]
 
 
+def _run(own: Flags) -> str:
+    """The run directory; where none is named a path that is not one, of which only that would be told."""
+    return own.get("run") or os.devnull
+
+
 def _evaluate(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    return checks.evaluation_problems(own["run"], listed(own.get("tasks")), keys) if own.get("run") else []
+    return checks.evaluation_problems(_run(own), listed(own.get("tasks")), keys)
 
 
 def _predict(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    if not all(own.get(name) for name in ("run", "task", "input", "output")):
-        return []
     row = [own.get(name, "") for name in ("task", "method", "shots", "seed")]
-    return checks.prediction_problems(own["run"], row, source=own["input"], output=own["output"], overrides=keys)
+    source, output = own.get("input", ""), own.get("output", "")
+    return checks.prediction_problems(_run(own), row, source=source, output=output, overrides=keys)
 
 
 def _export(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
-    if not all(own.get(name) for name in ("run", "format", "output")):
-        return []
-    return checks.export_problems(own["run"], own["format"], output=own["output"], tasks=listed(own.get("tasks")))
+    output = own.get("output", "")
+    return checks.export_problems(_run(own), own.get("format", ""), output=output, tasks=listed(own.get("tasks")))
 
 
 def _merge(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
-    if not all(own.get(name) for name in ("runs", "output")):
-        return []
-    return checks.merge_problems(listed(own["runs"]), own["output"], own.get("sum", ""))
+    return checks.merge_problems(listed(own.get("runs")), own.get("output", ""), own.get("sum", ""))
 
 
 def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
-    problems: list[str] = []
-    read_switch(own.get("vocabulary", "false"), "command line: --vocabulary", problems)
-    if "runs" in own:
-        problems += checks.report_problems(listed(own["runs"]), own.get("output", ""))
-    return problems
+    return checks.report_problems(listed(own.get("runs")), own.get("output", ""))
 
 
 def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    problems: list[str] = []
+    problems = read_config("", keys)[1]
     dry_run = read_switch(own.get("dry_run", "false"), "command line: --dry_run", problems)
     if own.get("config") and not dry_run:
         problems += checks.study_problems(own["config"], listed(own.get("only")), keys)
@@ -81,18 +84,17 @@ def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
 
 
 def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    if not own.get("config"):
-        return []
     from engine.benchmarking import request_of
 
     problems: list[str] = []
+    file = own.get("config", "")
     asked = {name: text for name, text in own.items() if name != "config"}
-    asked.setdefault("steps", "1")  # that it is missing has been told
+    asked.setdefault("steps", "1")  # that it is missing is told elsewhere
     try:
-        request_of(own["config"], asked, dict(keys))
+        request_of(file, asked, dict(keys))
     except UserError as error:
         problems += error.problems
-    config, _ = read_config(own["config"], keys)
+    config, _ = read_config(file, keys)
     if config is not None:
         mode = own.get("mode") or ("adapt" if config.adapt.targets and not config.distill.sources else "distill")
         problems += _untold(checks.benchmark_problems(config, mode, "invented" in own), problems)
@@ -100,23 +102,21 @@ def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
 
 
 def _plan(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    if not own.get("config"):
-        return []
     from engine.recipes import plan_problems
 
     flags = {name: text for name, text in own.items() if name != "config"}
-    return plan_problems(own["config"], keys, flags)
+    return plan_problems(own.get("config", ""), keys, flags)
 
 
 def _tasks(own: Flags, _: Flags, words: Sequence[str]) -> list[str]:
-    if list(words) != ["check"]:
+    if list(words) == ["list"]:
         return []
-    if not own.get("data_root"):
-        return ["--data_root: missing; name the folder that holds the corpora"]
     from engine.data import OverlapQuestion, TokenQuestion, check_problems
 
-    return check_problems(
-        own["data_root"],
+    missing = "check" in words and not own.get("data_root")
+    told = ["--data_root: missing; name the folder that holds the corpora"] if missing else []
+    return told + check_problems(
+        own.get("data_root") or ".",
         cards=listed(own.get("cards")),
         tasks=listed(own.get("tasks")),
         output=own.get("output", ""),

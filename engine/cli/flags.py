@@ -7,23 +7,41 @@ from typing import Any, Literal, get_args, get_origin
 
 from engine import distributed
 from engine.cli.arguments import Typed, flag_problem, word_problem
-from engine.config import READERS, RunConfig, known_keys, schema_keys, unknown_key, value_at
+from engine.config import READERS, RunConfig, known_keys, read_switch, schema_keys, unknown_key, value_at
 from strict_yaml import BOUNDS, Leaf
 
-CONFIG = {"config": "YAML run configuration (required); any of its keys can follow as --a.b=value"}
+CONFIG = {"config": "YAML run configuration (required); any of its keys can be set with --a.b=value"}
+RUN = "run directory (required); keys of its configuration can be set with --a.b=value"
+ONLY_TASKS = "only these tasks, comma-separated"
 BENCHMARK = {
-    "steps": "measured steps (required)",
-    "mode": "teach, distill or adapt; default: what the configuration is for",
-    "warmup": "steps before that are not counted (default 2)",
-    "output": "folder of benchmark.json, .md and .png (default: run_dir with -benchmark behind)",
-    "invented": "CONTEXT,ANSWER[,ROWS]: mean tokens of invented rows in place of corpora, and how many a task (512)",
-    "shardings": "shardings to hold side by side, comma-separated",
-    "sweep": "KEY=VALUE,VALUE…: a value each; several keys apart by ;",
-    "alternate": "false: one case after another, each alone in memory",
-    "profile": "true: a torch profiler trace of two more steps, and a page on it",
-    "compare": "an earlier benchmark.json: exit code 3 if a step is slower now",
-    "compare_anyway": "true: although configuration, machine or backbone differ",
-    "beside": "peft: after each step one of PEFT on the same samples (teach, distill; one process, replicated)",
+    "steps": "number of measured steps (required)",
+    "mode": "teach, distill or adapt (default: distill; adapt where the configuration names only targets)",
+    "warmup": "warm-up steps, not measured (default 2)",
+    "output": "folder of benchmark.json, .md and .png (default: run_dir with the suffix -benchmark)",
+    "invented": "CONTEXT,ANSWER[,ROWS]: invented rows in place of corpora: mean tokens of context and answer, "
+    "and the number of rows per task (default 512)",
+    "shardings": "shardings to compare, comma-separated",
+    "sweep": "KEY=VALUE,VALUE…: one case for each value; separate several keys with ;",
+    "alternate": "false: measure one case after another, each alone in memory",
+    "profile": "true: also write a torch profiler trace of two more steps, and a page that summarises it",
+    "compare": "an earlier benchmark.json to compare with; exit code 3 if a step is slower now",
+    "compare_anyway": "true: compare even if configuration, machine or backbone differ",
+    "beside": "peft: after each step, one step of PEFT on the same samples (teach, distill; one process, replicated)",
+}
+# what to do about a required flag that is missing; where two modes differ, under the name of the mode too
+FIXES = {
+    "config": "name a YAML run configuration, such as configs/demo/distill.yaml",
+    "adapt config": "name a YAML run configuration, such as configs/demo/adapt.yaml",
+    "study config": "name a YAML protocol, such as configs/pocket/study.yaml",
+    "run": "name the run directory of a finished run",
+    "report runs": "name run directories, separated by commas",
+    "merge runs": "name the run directories of finished adaptations, separated by commas",
+    "task": "name one of the run's tasks",
+    "input": "name a .txt file, a folder of .txt files or a .jsonl file",
+    "output": "name a new folder",
+    "predict output": "name a .jsonl file, or for NER a folder (end it with /)",
+    "format": "write peft, peft_collapsed or vllm",
+    "steps": "give the number of steps to measure, such as 20",
 }
 TYPES = {int: "whole number", float: "number", bool: "true | false", str: "text"}
 WIDTH = 118
@@ -70,7 +88,9 @@ def divided(mode: Mode, flags: dict[str, str]) -> tuple[dict[str, str], dict[str
 
 
 def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
-    """What is wrong with the flags of a command by themselves: unknown, missing, empty, or no flags at all."""
+    """What is wrong with the flags of a command by themselves: unknown, missing, empty, not true or false, or not
+    flags at all.
+    """
     known = known_flags(mode)
     problems = list(typed.problems)
     for key in typed.flags:
@@ -81,15 +101,23 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
         if key in typed.without_value:
             continue
         if key not in typed.flags:
-            problems.append(f"command line: --{key}: missing; {mode.flags[key]}")
+            problems.append(f"command line: --{key}: missing; {fix_of(name, key)}")
         elif not typed.flags[key].strip():
-            problems.append(f"command line: --{key}: is empty; {mode.flags[key]}")
+            problems.append(f"command line: --{key}: is empty; {fix_of(name, key)}")
+    for key in typed.flags:
+        if key in mode.flags and key in switches(mode):
+            read_switch(typed.flags[key], f"command line: --{key}", problems)
     if mode.positional and (len(typed.words) != 1 or typed.words[0] not in mode.positional):
         found = " ".join(typed.words) or "nothing"
         problems.append(f"command line: {name}: must be followed by one of {' | '.join(mode.positional)}; got {found}")
     elif not mode.positional:
         problems += [word_problem(word, known) for word in typed.words]
     return problems + distributed.output_problems(typed.flags)
+
+
+def fix_of(name: str, key: str) -> str:
+    """What to do about a required flag of a mode that is missing or empty."""
+    return FIXES.get(f"{name} {key}") or FIXES[key]
 
 
 def print_help(name: str, mode: Mode) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from engine import distributed, recipes, telemetry
 from engine.cli import early, exit_codes, origins
-from engine.cli.arguments import Typed, mode_problem, parse
+from engine.cli.arguments import Typed, later_mode, mode_problem, parse
 from engine.cli.flags import (
     BENCHMARK,
     CONFIG,
+    ONLY_TASKS,
+    RUN,
     Mode,
     divided,
     known_flags,
@@ -100,7 +102,7 @@ def _benchmark(flags: dict[str, str], _: Sequence[str]) -> None:
 
 MODES: dict[str, Mode] = {
     "distill": Mode(
-        "teach every source task a prompt, then distil them into one metaprompt",
+        "train a prompt for every source task, then distil these prompts into one metaprompt",
         CONFIG,
         _with_config(recipes.distill),
         ("config",),
@@ -108,7 +110,7 @@ MODES: dict[str, Mode] = {
         reads=("distill",),
     ),
     "adapt": Mode(
-        "adapt the metaprompt: targets x methods x shots x seeds in one pass",
+        "adapt the metaprompt to target tasks: targets x methods x shots x seeds in one pass",
         CONFIG,
         _with_config(recipes.adapt),
         ("config",),
@@ -116,22 +118,23 @@ MODES: dict[str, Mode] = {
         reads=("adapt",),
     ),
     "study": Mode(
-        "a protocol file's distillations and adaptations, evaluated, in one report; goes on where it was",
+        "run the distillations and adaptations of a protocol file, evaluate them and write one report; continues where "
+        "it stopped",
         {
-            "config": "YAML protocol (required), see docs/how_to/studies.md; keys of the run configuration can follow "
-            "as --a.b=value, for every run",
+            "config": "YAML protocol (required), see docs/how_to/studies.md; a key of the run configuration can be set "
+            "for all runs with --a.b=value",
             "only": "only these protocols, comma-separated",
-            "dry_run": "true: name the runs and what is done of them",
+            "dry_run": "true: list the runs and their state",
         },
         _study,
         ("config",),
         True,
     ),
     "evaluate": Mode(
-        "official metrics of a finished run -> results.json",
+        "score a finished run with the official metrics of its tasks -> results.json",
         {
-            "run": "run directory (required); keys of its configuration can follow as --a.b=value",
-            "tasks": "only these, comma-separated",
+            "run": RUN,
+            "tasks": ONLY_TASKS,
         },
         _evaluate,
         ("run",),
@@ -139,42 +142,43 @@ MODES: dict[str, Mode] = {
         reads=("evaluate",),
     ),
     "report": Mode(
-        "several runs' results with figures: report.html, report.md, averages on the terminal",
+        "write the results of several runs with figures (report.html, report.md); print averages",
         {
             "runs": "run directories, comma-separated (required)",
-            "output": "folder of the files; default: the first run",
-            "vocabulary": "true: the vocabulary entries nearest to each prompt too, which can leak its corpus",
+            "output": "folder of the files (default: the first run directory)",
+            "vocabulary": "true: also list the vocabulary entry nearest to each virtual token, which can leak "
+            "training text",
         },
         lambda f, _: recipes.report(listed(f["runs"]), f.get("output", ""), f.get("vocabulary", "false")),
         ("runs",),
     ),
     "tasks": Mode(
-        "list: the task cards; check: which corpora are there and whole",
+        "list: show the task cards; check: which corpora are present and complete",
         {
-            "data_root": "folder of the corpora (check)",
-            "cards": "folders of further cards, comma-separated",
-            "tasks": "only these (check)",
-            "backbone": "backbone card: count tokens with its tokenizer (check)",
+            "data_root": "folder that holds the corpora (check; required)",
+            "cards": "folders of further task cards, comma-separated",
+            "tasks": "only these tasks, comma-separated (check)",
+            "backbone": "backbone card: also count tokens with its tokenizer (check)",
             "max_length": "longest sample in tokens (check; default 1024)",
-            "max_new_tokens": "longest generated answer (check; default 64)",
+            "max_new_tokens": "longest generated answer in tokens (check; default 64)",
             "overlap": "false: do not compare test with training documents (check)",
-            "targets": "tasks whose test documents are looked for (check; default: all)",
-            "sources": "tasks in whose training documents (check; default: all)",
-            "output": "JSON file to write too (check)",
+            "targets": "tasks whose test documents are compared (check; default: all)",
+            "sources": "tasks whose training documents they are compared with (check; default: all)",
+            "output": "JSON file that the result is also written to (check)",
         },
         _tasks,
         positional=("list", "check"),
     ),
     "predict": Mode(
-        "answers for your own notes",
+        "generate answers for your own notes",
         {
-            "run": "run directory (required); keys of its configuration can follow as --a.b=value",
+            "run": RUN,
             "task": "one of the run's tasks (required)",
-            "input": "a .txt, a folder of them, or a .jsonl (required)",
-            "output": "a .jsonl, or for NER a folder/ of brat .ann files (required)",
-            "method": "default: metaprompt",
-            "shots": "default: full, or the most there are",
-            "seed": "default: the first",
+            "input": "a .txt file, a folder of .txt files, or a .jsonl file (required)",
+            "output": "a .jsonl file, or for NER a folder of brat .ann files, written with a / at its end (required)",
+            "method": "method of the prompt (default: metaprompt)",
+            "shots": "training examples of the prompt (default: full, or the largest number)",
+            "seed": "seed of the prompt (default: the first)",
         },
         _predict,
         ("run", "task", "input", "output"),
@@ -182,55 +186,57 @@ MODES: dict[str, Mode] = {
         reads=("evaluate",),
     ),
     "plan": Mode(
-        "memory, bytes and time before a job is submitted; what a run would be refused with",
+        "predict memory, traffic and time before submission; report errors that would stop the run",
         {
             **CONFIG,
-            "nodes": "how many (default 1)",
-            "gpus_per_node": "how many; 0 is a CPU rank (default 1)",
-            "gpu": "h100 | h200 | a100 | l40s, or a YAML file like those in configs/machines: predict time too",
-            "gpu_gb": "free memory of a GPU in GB (default: the kind's, or 80)",
+            "nodes": "number of nodes (default 1)",
+            "gpus_per_node": "GPUs of a node; 0: one CPU rank instead (default 1)",
+            "gpu": "h100 | h200 | a100 | l40s, or a YAML file like those in configs/machines: also predict time",
+            "gpu_gb": "free memory of a GPU in GB (default: that of --gpu, or 80)",
             "host_gb": "free memory of a node in GB (default 256)",
-            "pcie_gbs": "from host memory to a GPU, GB/s (default: the kind's)",
-            "nvlink_gbs": "between GPUs of a node, GB/s a GPU in one direction (default: the kind's)",
-            "network_gbs": "into a node, GB/s (default: the kind's)",
-            "sample_tokens": "mean length of a sample where no corpus can be read (default: data.max_length / 4)",
-            "answer_tokens": "of them answer (default: a sixteenth)",
-            "task_examples": "training examples of a task where no corpus can be read (default 10000)",
-            "sweep": "nodes=1,2,4 | gpus_per_node=… | max_tokens_per_micro_batch=…: scaling",
-            "png": "draw the sweep here",
-            "output": "JSON file to write too",
-            "mode": "distill or adapt: check what it needs too, and time it alone",
-            "prepare": "true: tokenise the corpora and compile what is compiled once",
+            "pcie_gbs": "bandwidth from host memory to a GPU in GB/s (default: that of --gpu)",
+            "nvlink_gbs": "bandwidth between GPUs of a node in GB/s per GPU, one direction (default: that of --gpu)",
+            "network_gbs": "bandwidth into a node in GB/s (default: that of --gpu)",
+            "sample_tokens": "mean length of a sample in tokens where no corpus can be read (default: data.max_length "
+            "/ 4)",
+            "answer_tokens": "mean length of an answer in tokens (default: 1/16 of sample_tokens)",
+            "task_examples": "training examples per task where no corpus can be read (default 10000)",
+            "sweep": "nodes=1,2,4 | gpus_per_node=… | max_tokens_per_micro_batch=…: predict each case (needs --gpu)",
+            "png": ".png file that the sweep is drawn to",
+            "output": "JSON file that the plan is also written to",
+            "mode": "distill or adapt: also check what this mode needs, and time only this mode",
+            "prepare": "true: tokenise the corpora and compile code now, so that the job does not have to",
         },
         _plan,
         ("config",),
         True,
     ),
     "benchmark": Mode(
-        "how fast this configuration trains here -> benchmark.json",
+        "measure how fast this configuration trains on this machine -> benchmark.json",
         {**CONFIG, **BENCHMARK},
         _benchmark,
         ("config", "steps"),
         True,
     ),
     "export": Mode(
-        "prompts of a finished run for other programs",
+        "write the prompts of a finished run for other programs",
         {
             "run": "run directory (required)",
             "format": "peft | peft_collapsed | vllm (required)",
             "output": "new folder (required)",
-            "tasks": "only these, comma-separated",
+            "tasks": ONLY_TASKS,
         },
         lambda f, _: recipes.export(f["run"], fmt=f["format"], output=f["output"], tasks=listed(f.get("tasks"))),
         ("run", "format", "output"),
     ),
     "merge": Mode(
-        "rows of several adaptations of one metaprompt as one run; sums of prompts",
+        "combine several adaptations of one metaprompt into one run; add prompts",
         {
-            "runs": "finished adaptations, comma-separated (required)",
+            "runs": "run directories of finished adaptations, comma-separated (required)",
             "output": "new run directory (required)",
-            "sum": "NAME=0.5*task1+0.5*task2: an untrained prompt for task NAME; several comma-separated",
-            "sum_of": "METHOD/SHOTS of the rows that are summed (default metaprompt/full)",
+            "sum": "NAME=0.5*task1+0.5*task2: a weighted sum of prompts, untrained, for task NAME; several "
+            "comma-separated",
+            "sum_of": "METHOD/SHOTS of the prompts that are summed (default metaprompt/full)",
         },
         lambda f, _: recipes.merge(
             listed(f["runs"]), f["output"], f.get("sum", ""), f.get("sum_of", "metaprompt/full")
@@ -260,7 +266,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
     if name is None:
         exit_codes.fail(problems)
     mode = MODES[name]
-    typed = parse(rest, known_flags(mode), switches(mode))
+    typed = parse(rest, known_flags(mode), switches(mode), words=(*mode.positional, *MODES))
     if typed.asks_for_help():
         if problems:
             exit_codes.fail(problems)
@@ -271,7 +277,7 @@ def read_command(arguments: Sequence[str]) -> tuple[str, Typed] | None:
     own, keys = divided(mode, typed.flags)
     with _ends(name, own, keys):
         problems += problems_of(name, mode, typed)
-        problems += early.problems_of(name, own, keys, typed.words)
+        problems += early.problems_of(name, own, keys, typed.words, mode.required)
         if problems:
             raise UserError(problems)
     return name, typed
@@ -284,9 +290,8 @@ def _mode_of(arguments: Sequence[str]) -> tuple[str | None, list[str], list[str]
         return first, rest, []
     problems = [mode_problem(first, rest, MODES)]
     if first.startswith("-"):
-        later = next((word for word in rest if word in MODES), None)
-        if later is not None:
-            rest.remove(later)
+        place = later_mode(first, rest, MODES)
+        later = None if place is None else rest.pop(place)
         return later, [first, *rest], problems
     return nearest(first, MODES, 0.55), rest, problems
 
@@ -312,6 +317,8 @@ def _ends(name: str, own: Mapping[str, str], keys: Mapping[str, str]) -> Iterato
 
 def _with_origins(problems: Sequence[str], name: str, own: Mapping[str, str], keys: Mapping[str, str]) -> list[str]:
     mode = MODES[name]
+    if name == "tasks":  # its flags have names of their own
+        problems = origins.of_tasks(problems, own)
     file = own.get("config", "")
     if not file and "run" in mode.flags and mode.takes_config:
         file = f"{own.get('run', '')}/config.yaml"

@@ -57,6 +57,17 @@ def _with_origin(
     return problem
 
 
+def of_tasks(problems: Sequence[str], flags: Mapping[str, str]) -> list[str]:
+    """Problems of the mode ``tasks`` under the names of its flags: it shares its checks with modes that have others."""
+    card = flags.get("backbone", "")
+    names = {"data.cards: ": "--cards: ", f"backbone card {card}: ": f"--backbone: {card}: "}
+    told = []
+    for problem in problems:
+        start = next((start for start in names if problem.startswith(start)), "")
+        told.append(names.get(start, "") + problem.removeprefix(start))
+    return told
+
+
 def existing(path: str) -> str:
     """The path of a configuration as problems name it; empty where there is no such file."""
     return path if path and Path(path).is_file() else ""

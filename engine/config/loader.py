@@ -31,7 +31,7 @@ def resolve(config_file: str | Path, overrides: Mapping[str, str] | None = None)
     """
     config, problems = read_config(config_file, overrides)
     if config is None or problems:
-        raise UserError(problems)
+        raise UserError(problems or "configuration file: missing; name a YAML run configuration")
     return config
 
 
@@ -40,9 +40,12 @@ def read_config(
 ) -> tuple[RunConfig | None, list[str]]:
     """What ``resolve`` reads, and every problem: later checks can go on with the keys that are right.
 
-    A wrong key holds its default in the configuration, which is None where no configuration can be made.
+    A wrong key holds its default in the configuration, which is None where no configuration can be made. Of an empty
+    ``config_file`` only the flags are checked: that none is named is for the caller to tell.
     """
     flags = dict(overrides or {})
+    if not str(config_file):
+        return None, _wrong_flags(flags)
     try:
         content = read_yaml(config_file)
     except UserError as error:

@@ -50,77 +50,86 @@ conduct = partial(keys.key, on_resume="free", in_step=False)
 
 @dataclass
 class RunConfig:
-    """Everything that a run is asked for."""
+    """All settings of a run."""
 
-    run_dir: str = conduct("", "Folder that everything a run writes goes to.")
+    run_dir: str = conduct("", "Folder for all files that a run writes.")
     backbone: str = keys.key("", "Path of a backbone card.", modes=keys.READERS, in_step=False)
     sharding: Literal["auto", "replicated", "zero3_hpz", "zero3", "zero3_offload"] = machine(
         "auto",
-        "Where the frozen backbone is kept: replicated, whole on each device; zero3, in shards over all devices; "
-        "zero3_hpz, with a second set of shards within each node; zero3_offload, in shards in host memory. auto takes "
-        "the fastest that is predicted to fit.",
+        "Where the frozen backbone is kept. replicated: whole on each device. zero3: in shards over all devices. "
+        "zero3_hpz: also with a second set of shards within each node. zero3_offload: in shards in host memory. auto: "
+        "the fastest of these that is predicted to fit.",
     )
     deepspeed: str = machine(
-        "", "A DeepSpeed JSON of your own (ZeRO and precision only), instead of a sharding's file in ds_configs/."
+        "",
+        "Your own DeepSpeed JSON file (ZeRO and precision only), used instead of the file of a sharding in "
+        "ds_configs/.",
     )
     seed: int = keys.key(
         0,
-        "Seed of starts, data order and subsets.",
+        "Seed of the initial values, the data order and the subsets.",
         above=-(2**63),
         below=2**63,
         wrong="must fit into 63 bits",
     )
     max_tokens_per_micro_batch: int = machine(
-        4096, "Tokens of a micro-batch, prompts and padding included; changes memory, never the result.", above=0
+        4096,
+        "Largest number of tokens in a micro-batch, prompts and padding included. It changes memory, never the result.",
+        above=0,
     )
     batching: Literal["packed", "padded"] = machine(
         "packed",
-        "packed: each prompt once per micro-batch, no padding, head and losses on answer tokens only. padded: one "
-        "padded row per sample, whole logits; the same result, slower, for checks and for families that packed rows "
-        "do not support.",
+        "packed: each prompt once per micro-batch, no padding, output head and losses on answer tokens only. padded: "
+        "one padded row per sample, logits of all positions; the same result but slower, for checks and for model "
+        "families that packed batching does not support.",
     )
     activation_checkpointing: Literal["auto", "none", "all", "all_offloaded"] = machine(
         "auto",
-        "Layers that are recomputed in the backward pass. all_offloaded also keeps the layers' inputs in host memory, "
-        "for samples of tens of thousands of tokens. auto recomputes as few as fit.",
+        "Which layers are recomputed in the backward pass. all_offloaded also keeps the inputs of the layers in host "
+        "memory, for samples of tens of thousands of tokens. auto recomputes as few layers as memory allows.",
     )
     fused: Literal["auto", "off"] = machine(
         "auto",
-        "auto: on a GPU, fuse norms, SwiGLU and rotary positions into one kernel each, and the steps between matrix "
-        "products of gpt-oss's experts into three. off: use transformers' own operators.",
+        "auto: on a GPU, use one fused kernel each for norms, SwiGLU and rotary positions, and three for the steps "
+        "between the matrix products of the gpt-oss experts. off: use the operators of transformers.",
     )
     deterministic: bool = machine(
         False,
-        "On a GPU, compute the same bits in every run on the same kind of card with the same versions, ranks and "
-        "sharding. An operator that cannot do so ends the run. CPUs are always deterministic. For its cost see "
-        "docs/explanation/fast_path.md.",
+        "On a GPU, give bit-identical results in every run on the same GPU model with the same versions, ranks and "
+        "sharding. An operator that cannot do so ends the run. CPUs are always deterministic. "
+        "docs/explanation/fast_path.md gives the cost.",
     )
     # dummy weights are another backbone, which its own hash tells
     dummy_weights: bool = keys.key(
         False,
-        "Draw the backbone's weights from its card's seed, in full shapes, instead of reading files: to measure speed "
-        "without them.",
+        "Do not read the backbone's weights; draw them in their full shapes from the seed of its card, to measure "
+        "speed without the files.",
         on_resume="free",
     )
     preempt_signal: str = conduct(
         "USR1",
-        "A signal, besides SIGTERM, on which the run saves at the next step and exits with code 75. A file STOP in "
-        "run_dir does the same; a file SAVE saves and continues.",
+        "Signal, besides SIGTERM, that makes the run save at the next step and exit with code 75. A file STOP in "
+        "run_dir does the same; with a file SAVE the run saves and continues.",
     )
     max_nonfinite_steps: int = conduct(
         50,
-        "End the run when a row's gradient was not finite in this many consecutive steps; 0: never. Each such step "
-        "leaves the row unchanged.",
+        "End the run when the gradient of a prompt or LoRA adapter was not finite in this many consecutive steps; 0: "
+        "never. Each such step leaves it unchanged.",
         at_least=0,
     )
     hang_minutes: float = conduct(
-        30.0, "End the job when a rank makes no progress for this long, and say where it was.", above=0
+        30.0, "End the job when a rank makes no progress for this many minutes, and report where it was.", above=0
     )
-    overwrite: bool = conduct(False, "Ignore checkpoints in run_dir and start again.", modes=keys.READERS)
+    overwrite: bool = conduct(
+        False,
+        "distill, adapt: delete the checkpoints, curves, predictions and results in run_dir and start again. "
+        "evaluate, predict: generate all answers again; predict also replaces the output.",
+        modes=keys.READERS,
+    )
     accept_changes: bool = conduct(
         False,
         "Continue from a checkpoint of a different configuration, data or backbone (same tasks, same shapes). The "
-        "changes are logged and recorded in checkpoints and results.",
+        "changes are logged, and recorded in checkpoints and results.",
     )
     data: DataConfig = field(default_factory=DataConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

@@ -23,22 +23,28 @@ class DeviceKind:
     a node's, shared by its devices.
     """
 
-    name: str = field(metadata=_needed("Name of the kind."))
+    name: str = field(metadata=_needed("Name of the kind of device."))
     flops: dict[str, float] = field(
-        metadata=_needed("dtype -> multiply-adds x 2 of dense matrix products.", inner=("bfloat16", "float32"), above=0)
+        metadata=_needed(
+            "dtype -> floating-point operations per second of dense matrix products (2 per multiply-add).",
+            inner=("bfloat16", "float32"),
+            above=0,
+        )
     )
-    memory: float = field(metadata=_needed("Bytes a second read or written in the device's own memory.", above=0))
+    memory: float = field(
+        metadata=_needed("Bytes per second read from or written to the device's own memory.", above=0)
+    )
     memory_bytes: float = field(metadata=_needed("Capacity of the device's memory in bytes.", above=0))
-    pcie: float = field(metadata=_needed("Bytes a second from host memory.", above=0))
-    intra: float = field(metadata=_needed("Bytes a second between devices of a node.", above=0))
-    network: float = field(metadata=_needed("Bytes a second into a node.", above=0))
+    pcie: float = field(metadata=_needed("Bytes per second from host memory.", above=0))
+    intra: float = field(metadata=_needed("Bytes per second between devices of a node.", above=0))
+    network: float = field(metadata=_needed("Bytes per second into a node.", above=0))
     reach: dict[str, float] = field(
-        metadata=_needed("Fraction of each peak that a step reaches.", inner=REACHED, above=0, at_most=1)
+        metadata=_needed("Fraction of each peak that a training step reaches.", inner=REACHED, above=0, at_most=1)
     )
     overlap: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(OVERLAPPED, 1.0),
         metadata=about(
-            "Fraction of each that overlaps with the device's kernels (1 all, 0 nothing).",
+            "Fraction of gathers, transfers and host time that overlaps with the device's kernels (1: all, 0: none).",
             inner=OVERLAPPED,
             at_least=0,
             at_most=1,
@@ -48,11 +54,13 @@ class DeviceKind:
     entering: float = field(
         default=6e-5,
         metadata=about(
-            "Seconds that the host takes for each module that is entered: ZeRO-3's hooks, kernel launches.", above=0
+            "Seconds of host time for each module that is entered (hooks of ZeRO-3, kernel launches).", above=0
         ),
     )
-    matches: list[str] = field(default_factory=list, metadata=about("Words of the name that the driver reports."))
-    source: str = field(default="", metadata=about("Where the peaks are published."))
+    matches: list[str] = field(
+        default_factory=list, metadata=about("Words in the device name that the driver reports.")
+    )
+    source: str = field(default="", metadata=about("Where the peak values are published."))
 
 
 def names() -> list[str]:

@@ -15,71 +15,79 @@ shots_key = partial(key, distinct=True, pattern="^(full|0|[1-9][0-9]*)$", wrong=
 class AdaptConfig:
     """What is adapted to which targets, from how many examples, and how."""
 
-    source_run: str = key("", "Run directory of the distillation.", in_step=False)
-    targets: list[str] = key([], "Target tasks, by the names of their cards.", distinct=True, on_merge="union")
+    source_run: str = key("", "Run directory of the distillation whose metaprompt is adapted.", in_step=False)
+    targets: list[str] = key([], "Names of the target tasks, as in their cards.", distinct=True, on_merge="union")
     multitask_run: str = key(
         "",
-        "For method multitask_prompt: run directory of a distillation without teachers (distill.lambda_kl and "
-        "lambda_hidden 0).",
+        "For the method multitask_prompt: run directory of a distillation without teachers (distill.lambda_kl and "
+        "distill.lambda_hidden are 0).",
         in_step=False,
     )
     methods: list[MethodName] = key(
         ["metaprompt", "prompt_tuning"],
-        "Methods to compare. multitask_prompt: a metaprompt trained without teachers. lora: low-rank updates. Without "
-        "training: instruction, the card's; in_context, instruction and solved examples.",
+        "Methods to compare. metaprompt: the distilled prompt, adapted. prompt_tuning: a soft prompt for each task. "
+        "multitask_prompt: a metaprompt trained without teachers, adapted. lora: low-rank updates. Without training: "
+        "instruction (of the task's card) and in_context (instruction and solved examples).",
         distinct=True,
         on_merge="union",
     )
     transfer: list[str] = key(
         [],
-        "Source tasks: the metaprompt is also adapted from the factors of each one alone, as metaprompt@task:NAME (a "
-        "transfer matrix).",
+        "Source tasks for a transfer matrix: the metaprompt is also adapted from the factors of each of them alone, "
+        "as method metaprompt@task:NAME.",
         distinct=True,
         on_merge="union",
     )
     shots: list[str] = shots_key(
         ["full"],
-        "Training set sizes: full, or a number of examples; 0 is zero-shot (of prompt tuning: its untrained start). "
-        "Few-shot sets are fixed by seed, nested, and stratified by label where answers are labels.",
+        "Training set sizes: full, or a number of examples. 0: zero-shot (prompt_tuning: its initial values). Few-shot "
+        "sets are determined by the seed, nested, and stratified by label where answers are labels.",
         on_merge="union",
     )
     seeds: list[int] = key(
-        [0], "Each seed draws its own few-shot set, data order and start.", distinct=True, on_merge="union"
+        [0], "Seeds; each draws its own few-shot set, data order and initial values.", distinct=True, on_merge="union"
     )
-    steps: int = key(150, "Steps of each row.", above=0)
-    batch_size: int = key(8, "Examples of each row in a step.", above=0)
+    steps: int = key(
+        150, "Training steps of each adapted prompt or LoRA adapter (one per task, method, shots and seed).", above=0
+    )
+    batch_size: int = key(8, "Examples of each adapted prompt or LoRA adapter in a step.", above=0)
     init: str = key(
         "auto",
-        "Factors' start: mean_factors, mean_product, ones, task:NAME; auto is mean_factors for rank 1, mean_product "
-        "above.",
+        "Initial values of the factors: mean_factors, mean_product, ones, or task:NAME (a source task's). auto: "
+        "mean_factors for rank 1, mean_product for higher ranks.",
         pattern="^(auto|mean_factors|mean_product|ones|task:.*)$",
         wrong="must be one of auto, mean_factors, mean_product, ones, task:NAME",
     )
-    train: Literal["factors", "all"] = key("factors", "factors: train U and V; all: also P* (one copy per row).")
+    train: Literal["factors", "all"] = key(
+        "factors", "factors: train U and V. all: also train P*, a copy for each adapted prompt."
+    )
     relative_lr_shared: float = key(
         0.3,
-        "Peak learning rate of P* under train: all, in multiples of the RMS of the backbone's input embeddings.",
+        "Peak learning rate of P* with train: all, in multiples of the RMS of the backbone's input embeddings.",
         at_least=0,
     )
-    lr_task: float = key(0.1, "Peak learning rate of the factors.", at_least=0)
+    lr_task: float = key(0.1, "Peak learning rate of the task factors.", at_least=0)
     relative_lr_prompt: float = key(
         0.3,
         "Peak learning rate of prompt tuning, in multiples of the RMS of the backbone's input embeddings.",
         at_least=0,
     )
     lr_lora: float = key(1e-3, "Peak learning rate of LoRA.", at_least=0)
-    lora_rank: int = key(16, "r of LoRA; its alpha is r.", above=0)
-    warmup_steps: int = key(10, "Steps of linear warm-up, in a row's own steps.", at_least=0)
+    lora_rank: int = key(16, "Rank r of LoRA; alpha equals r.", above=0)
+    warmup_steps: int = key(10, "Steps of linear warm-up, in the steps of each adapted prompt.", at_least=0)
     schedule: Literal["constant", "linear", "cosine"] = key("linear", "Decay of the learning rate after the warm-up.")
-    max_grad_norm: float = key(1.0, "Largest gradient norm of a row; 0 is off.", at_least=0)
+    max_grad_norm: float = key(
+        1.0, "Largest gradient norm of an adapted prompt or LoRA adapter; 0: no limit.", at_least=0
+    )
     eval_interval: int = key(
         50,
-        "Steps between validations of full-data rows, which keep their best. 0 keeps the last step.",
+        "Steps between validations of prompts that train on all data; each keeps its best step. 0: no validation, the "
+        "last step is kept.",
         at_least=0,
         in_step=False,
     )
-    patience: int = key(0, "A row stops after this many validations without a better one; 0: never.", at_least=0)
-    few_shot_validation: bool = key(False, "Also let few-shot rows choose their best step on the validation split.")
+    patience: int = key(0, "Stop a prompt after this many validations without an improvement; 0: never.", at_least=0)
+    few_shot_validation: bool = key(False, "Also let few-shot prompts choose their best step on the validation split.")
 
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""

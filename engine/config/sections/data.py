@@ -12,46 +12,46 @@ class DataConfig:
 
     root: str = key(
         "",
-        "Data root: one folder per corpus, as released. $NAME is taken from the environment.",
+        "Folder that holds the corpora, one folder each, as released. $NAME is replaced by the environment variable.",
         modes=READERS,
         on_resume="free",
         in_step=False,
     )
     cards: list[str] = key(
         [],
-        "Folders of further task cards; a card there replaces an embedded one of the same name.",
+        "Folders of further task cards. A card there replaces the embedded card of the same name.",
         modes=READERS,
         on_merge="union",
         in_step=False,
     )
     cache: str = key(
         ".cache/tokens",
-        "Folder of the tokenised examples. They hold note text: files are 0600, folders 0700.",
+        "Folder for the tokenised examples. They contain note text, so its files have mode 0600 and its folders 0700.",
         modes=READERS,
         on_resume="free",
         in_step=False,
     )
     max_length: int = key(
         1024,
-        "Longest sample in tokens, prompt not counted. NER and RE documents are split to it; others are dropped, "
-        "counted and reported.",
+        "Longest sample in tokens, without the prompt. Longer NER and RE documents are split; longer samples of other "
+        "tasks are dropped, counted and reported.",
         above=0,
     )
-    max_train: int = key(0, "Use at most this many training examples per task, chosen by hash; 0 is all.", at_least=0)
-    max_validation: int = key(100, "Use at most this many validation examples per task; 0 is all.", at_least=0)
-    max_test: int = key(0, "Use at most this many test examples per task; 0 is all.", modes=READERS, at_least=0)
+    max_train: int = key(0, "Use at most this many training examples per task, chosen by hash; 0: all.", at_least=0)
+    max_validation: int = key(100, "Use at most this many validation examples per task; 0: all.", at_least=0)
+    max_test: int = key(0, "Use at most this many test examples per task; 0: all.", modes=READERS, at_least=0)
     decontaminate_against: list[str] = key(
         [],
-        "Tasks that the distillation will be adapted to. Their test documents are looked for in the sources' training "
-        "documents (same id, same or nearly the same text). Overlaps are logged, and listed in results and report of "
-        "the adaptations.",
+        "Tasks that the metaprompt will be adapted to. The training documents of the sources are searched for their "
+        "test documents (same id, same or nearly the same text). Overlaps are logged, and listed in the results and "
+        "the report of the adaptations.",
         modes=("distill",),
         distinct=True,
     )
     drop_contaminated: bool = key(
         False,
-        "Leave what decontaminate_against finds out of the sources' training documents. Test documents are never "
-        "left out.",
+        "Remove the overlaps that decontaminate_against finds from the training documents of the sources. Test "
+        "documents are never removed.",
         modes=("distill",),
     )
 
@@ -67,16 +67,17 @@ class DataConfig:
 
 @dataclass
 class PromptConfig:
-    """Soft prompts: their size and their start."""
+    """Soft prompts: their size and their initial values."""
 
-    num_virtual_tokens: int = key(100, "L, the number of virtual tokens of a prompt.", above=0)
-    rank: int = key(1, "R, the rank of a task's update of the metaprompt.", above=0)
+    num_virtual_tokens: int = key(100, "Number of virtual tokens of a prompt (L).", above=0)
+    rank: int = key(1, "Rank of a task's update of the metaprompt (R).", above=0)
     init: Literal["vocabulary", "text", "instruction"] = key(
         "vocabulary",
-        "Start of soft prompts: embeddings of sampled vocabulary entries, of init_text, or of the task's written "
-        "instruction (its card's). The metaprompt is all tasks': under instruction it starts from the vocabulary.",
+        "Initial values of soft prompts: the embeddings of sampled vocabulary entries, of init_text, or of the "
+        "instruction in the task's card. With instruction, the metaprompt, which belongs to all tasks, starts from "
+        "the vocabulary.",
     )
-    init_text: str = key("", "The text whose embeddings prompts start from, under init: text.")
+    init_text: str = key("", "Text whose embeddings are the initial values of prompts, with init: text.")
 
     def problems(self) -> list[str]:
         """What is impossible between the keys of this section."""

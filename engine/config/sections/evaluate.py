@@ -17,38 +17,40 @@ class EvaluateConfig:
 
     max_new_tokens: int = key(64, "Longest generated answer in tokens.", above=0)
     batch_size: int = key(
-        32, "Sequences generated at once on a rank; changes memory and speed, never the result.", above=0
+        32, "Sequences that a rank generates at once. It changes memory and speed, never the result.", above=0
     )
     max_context: int = key(
         8192,
-        "Longest context of in_context in tokens: instruction, solved examples, input and room for the answer. Never "
-        "more than the backbone's positions. A row without a context that holds an example gets no score.",
+        "Longest context in tokens for the method in_context: instruction, solved examples, input and room for the "
+        "answer, at most the backbone's positions. Where no context has room for an example, there is no score.",
         above=0,
     )
     split: Literal["test", "validation"] = key(
         "test",
-        "The split to score on. validation, for choosing settings, writes results_validation.json, not results.json.",
+        "Split to score on. validation is for choosing settings; it writes results_validation.json, not results.json.",
     )
     likelihood: Literal["sum", "mean"] = key(
         "sum",
-        "Compare options by the log-likelihood of their tokens, end token included, or by its mean per token "
-        "(length-normalised).",
+        "How options are compared: by the log-likelihood of their tokens, end token included, or by its mean per "
+        "token (length-normalised).",
     )
     resamples: int = key(
-        1000, "Bootstrap resamples of the documents for the intervals in results; 0 is off.", at_least=0
+        1000,
+        "Bootstrap resamples of the documents for the confidence intervals in the results; 0: no intervals.",
+        at_least=0,
     )
     instruction: bool = key(
         False,
-        "Also score each task's written instruction in place of a prompt; nothing is trained for it. Works with any "
+        "Also score the instruction in each task's card in place of a prompt, without training. This works with any "
         "run, whatever its adapt.methods.",
     )
     server: str = key(
         "",
         "Address of a vLLM server that generates the answers, such as http://localhost:8000 (vllm serve MODEL "
-        "--enable-prompt-embeds). Choices are compared here. It receives embeddings of the notes' tokens, which can "
-        "be turned back into text.",
+        "--enable-prompt-embeds). Options of choices are still compared in this process. The server receives "
+        "embeddings of the notes' tokens, which can be turned back into text.",
     )
-    server_model: str = key("", "The model's name on the server; default: the card's path.")
+    server_model: str = key("", "Name of the model on the server. Empty: the path in the backbone card.")
     server_remote: bool = key(False, "Allow the server to be on another machine.")
 
     def problems(self) -> list[str]:

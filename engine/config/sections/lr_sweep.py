@@ -12,35 +12,38 @@ rates = partial(key, [], distinct=True, above=0)
 
 @dataclass
 class LrSweepConfig:
-    """Learning rates that are tried on validation data before training for good: of an adaptation's methods, and of a
-    distillation's teachers. All of them train in one pass. The best mean score of the tasks is taken; equal scores are
-    told apart by cross-entropy.
+    """Learning rates that are compared on validation data before the training itself: of the methods of an adaptation,
+    and of the teachers of a distillation. All of them train in one pass. The rate with the best mean score of the tasks
+    is taken; of equal scores, the one with the lower cross-entropy.
     """
 
     metaprompt: list[float] = rates(
-        "Peak learning rates of the factors of method metaprompt. Empty: adapt.lr_task is used."
+        "Peak learning rates of the task factors for the method metaprompt. Empty: adapt.lr_task is used."
     )
     multitask_prompt: list[float] = rates(
-        "Peak learning rates of the factors of method multitask_prompt. Empty: adapt.lr_task is used."
+        "Peak learning rates of the task factors for the method multitask_prompt. Empty: adapt.lr_task is used."
     )
     relative_lr_shared: list[float] = rates(
-        "Peak learning rates of P* under adapt.train: all, each with every rate of the factors. Empty: it keeps its "
-        "ratio to them (adapt.relative_lr_shared to adapt.lr_task)."
+        "Peak learning rates of P* with adapt.train: all; each is tried with every rate of the factors. Empty: the "
+        "ratio of adapt.relative_lr_shared to adapt.lr_task is kept."
     )
     relative_lr_prompt: list[float] = rates(
         "Peak learning rates of prompt tuning. Empty: adapt.relative_lr_prompt is used."
     )
     relative_lr_teach: list[float] = rates(
-        "Peak learning rates of a distillation's teachers. Empty: teach.relative_lr is used.", modes=("distill",)
+        "Peak learning rates of the teachers of a distillation. Empty: teach.relative_lr is used.", modes=("distill",)
     )
     lora: list[float] = rates("Peak learning rates of LoRA. Empty: adapt.lr_lora is used.")
     shots: list[str] = shots_key(
         [],
-        "Training set sizes to choose a rate for; the others take the rate of the nearest. Empty: all of adapt.shots.",
+        "Training set sizes that a rate is chosen for; other sizes take the rate of the nearest one. Empty: all of "
+        "adapt.shots.",
         in_step=False,
     )
     seed: int = key(
-        100, "Seed of their few-shot sets, data order and starts; must not be in adapt.seeds.", modes=keys.TRAINING
+        100,
+        "Seed of the sweep's few-shot sets, data order and initial values; must not be in adapt.seeds.",
+        modes=keys.TRAINING,
     )
 
     def any(self) -> bool:

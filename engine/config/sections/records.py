@@ -20,5 +20,5 @@ class LogConfig:
 class CheckpointConfig:
     """Checkpoints of a run."""
 
-    interval: int = key(100, "Steps between checkpoints; the last step is always kept.", above=0)
-    keep: int = key(2, "How many of the newest checkpoints to keep.", above=0)
+    interval: int = key(100, "Steps between checkpoints; the last step is always saved.", above=0)
+    keep: int = key(2, "Number of newest checkpoints to keep.", above=0)

@@ -31,6 +31,8 @@ def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tupl
             free = ", ".join(FREE_IN_EVALUATION)
             problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
     if not (folder / "config.yaml").is_file():
+        told = " ".join(problems)
+        problems += read_config("", {key: text for key, text in overrides.items() if f"--{key}: " not in told})[1]
         return None, [f"--run: {folder} is not a run directory (it has no config.yaml)", *problems]
     allowed = {key: text for key, text in overrides.items() if f"--{key}: " not in " ".join(problems)}
     # the run's own `overwrite` was of its training

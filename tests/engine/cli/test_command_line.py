@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 import train
-from engine.cli import main
+from engine.cli import early, main
+from engine.cli.arguments import later_mode, parse
 from engine.cli.exit_codes import LET_RANK_0_SPEAK
+from engine.cli.flags import fix_of
 from engine.config.schema import schema_keys
 from engine.core.errors import UserError
 from engine.data.audit import check_data
@@ -154,6 +156,61 @@ def test_help_lists_every_mode(arguments: list[str], command: Command) -> None:
     assert all(f"\n  {mode}" in done.stdout for mode in main.MODES)
 
 
+@pytest.mark.parametrize("arguments", [["plan", "--help"], ["tasks", "list"], []])
+@pytest.mark.parametrize("read", [0, 10])
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments: list[str], read: int, project: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "train.py", *arguments], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(read)
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert process.returncode in (0, 1, 2) and not [line for line in told.splitlines() if "loading" not in line], told
+
+
+def test_every_required_flag_has_a_fix_that_is_not_its_help() -> None:
+    for name, mode in main.MODES.items():
+        for flag in mode.required:
+            fix = fix_of(name, flag)
+            assert fix.startswith(("name ", "write ", "give ")) and "required" not in fix
+            assert fix != mode.flags[flag]
+
+
+@pytest.mark.parametrize(
+    ("typed", "flags", "words"),
+    [
+        (["--overwrite", "--seed=1"], {"overwrite": "true", "seed": "1"}, []),
+        (["--overwrite"], {"overwrite": "true"}, []),
+        (["--overwrite", "False"], {"overwrite": "False"}, []),
+        (["--overwrite", "yes"], {"overwrite": "yes"}, []),
+        (["--overwrite", "-1"], {"overwrite": "-1"}, []),
+        (["--overwrite", "check"], {"overwrite": "true"}, ["check"]),
+        (["--overwrite", "help"], {"overwrite": "true"}, ["help"]),
+        (["--overwrite", "seed=1"], {"overwrite": "true"}, ["seed=1"]),
+        (["--overwrite", "a=1"], {"overwrite": "a=1"}, []),
+        (["--seed", "check"], {"seed": "check"}, []),
+    ],
+)
+def test_the_word_behind_a_switch_is_its_value(typed: list[str], flags: dict[str, str], words: list[str]) -> None:
+    found = parse(typed, known=("overwrite", "seed"), switches=("overwrite",), words=("check",))
+    assert (found.flags, found.words, found.problems) == (flags, words, [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "place"),
+    [
+        (["--mode", "adapt", "benchmark", "--steps=1"], 1),
+        (["--mode=adapt", "benchmark"], 0),
+        (["--mode", "adapt"], 0),
+        (["--seed", "1", "adapt", "--mode", "distill"], 1),
+        (["--seed", "1"], None),
+    ],
+)
+def test_the_value_of_a_flag_is_not_taken_for_the_mode(typed: list[str], place: int | None) -> None:
+    assert later_mode(typed[0], typed[1:], main.MODES) == place
+
+
 def test_no_mode_at_all_is_help_with_2(command: Command) -> None:
     done = command()
     assert done.returncode == 2 and "distill" in done.stdout
@@ -170,7 +227,7 @@ def test_help_of_a_mode_explains_every_key_that_it_reads_and_starts_nothing(
         read = "distill" in leaf.metadata["modes"]
         assert (f"--{key} " in done.stdout) == read, key
         assert leaf.help in told or not read, key
-    assert "--teach.steps whole number, > 0; default: 300 Steps of each teacher's own optimizer rows." in told
+    assert "--teach.steps whole number, > 0; default: 300 Training steps of each teacher." in told
     assert "--teach.schedule constant | linear | cosine; default: linear" in told
     assert not (tmp_path / "out").exists()
 
@@ -204,6 +261,7 @@ def test_values_arrive_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[dict[str, str]] = []
     mode = main.Mode("", {n: "" for n in "abcdefgk"}, lambda flags, words: seen.append(flags))
     monkeypatch.setitem(main.MODES, "report", mode)
+    monkeypatch.delitem(early._FINDERS, "report")  # of the flags that the real one has
     typed = {
         "a": "2024_01",
         "b": "1e10",

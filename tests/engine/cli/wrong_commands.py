@@ -34,19 +34,44 @@ TABLE: dict[str, Wrong] = {
     "mode last": Wrong(("--seed=1", *DISTILL[1:], "distill"), ("the mode comes first: python train.py distill",)),
     "unknown flag": Wrong((*DISTILL, "--nonsense"), ("command line: --nonsense: unknown key 'nonsense'",)),
     "near flag": Wrong((*DISTILL, "--teach.stpes=3"), ("--teach.stpes: ",)),
+    "mode last, behind another mode's name": Wrong(
+        ("--mode", "adapt", "benchmark", "--config=configs/demo/distill.yaml", "--steps=x"),
+        (
+            "command line: --mode: the mode comes first: python train.py benchmark --mode …",
+            "command line: --steps: must be a whole number >= 1; got 'x'",
+            "adapt.targets: missing; --mode=adapt needs at least one task",
+        ),
+    ),
+    "mode behind a switch": Wrong(
+        ("--overwrite", *DISTILL, "--seed=x"), ("the mode comes first: python train.py distill", "--seed: ")
+    ),
     "flag without a value": Wrong(
         ("plan", "--config=configs/demo/distill.yaml", "--nodes"), ("--nodes: needs a value; write --nodes=VALUE",)
     ),
     "flag before a flag": Wrong(
         ("distill", "--config", "--seed=1"), ("--config: needs a value; write --config=VALUE",)
     ),
-    "empty config": Wrong(("distill", "--config="), ("--config: is empty; YAML run configuration",)),
-    "empty run": Wrong(("evaluate", "--run="), ("--run: is empty; run directory",)),
+    "empty config": Wrong(("distill", "--config="), ("--config: is empty; name a YAML run configuration",)),
+    "empty run": Wrong(("evaluate", "--run="), ("--run: is empty; name the run directory",)),
     "flag twice": Wrong((*DISTILL, "--seed=1", "--seed", "2"), ("--seed: duplicate flag, with '1' and '2'",)),
     "flag twice, two spellings": Wrong((*DISTILL, "--run-dir=x"), ("--run_dir: duplicate flag",)),
     "word": Wrong((*DISTILL, "fast"), ("'fast': not a flag; write --key=value",)),
     "key without dashes": Wrong((*DISTILL, "seed=1"), ("'seed=1': not a flag; write --seed=1",)),
     "key as a word": Wrong((*DISTILL, "overwrite"), ("'overwrite': not a flag; write --overwrite=VALUE",)),
+    "switch with a word": Wrong(
+        ("plan", "--config=configs/demo/distill.yaml", "--prepare", "yes", "--nodes=0", "--overwrite", "perhaps"),
+        (
+            "command line: --prepare: must be true or false; got 'yes'",
+            "command line: --nodes: ",
+            "command line: --overwrite: must be true or false; got 'perhaps'",
+        ),
+    ),
+    "switch before a key without dashes": Wrong(
+        (*DISTILL, "--overwrite", "seed=1"), ("'seed=1': not a flag; write --seed=1",)
+    ),
+    "switch before another mode's name": Wrong(
+        (*DISTILL, "--overwrite", "adapt"), ("'adapt': not a flag; write --key=value",)
+    ),
     "negation": Wrong((*DISTILL, "--nooverwrite"), ("--nooverwrite: unknown flag; write --overwrite=false",)),
     "separator": Wrong((*DISTILL, "--", "--seed=1"), ("'--' has no meaning here",)),
     "launcher's flag": Wrong(
@@ -55,6 +80,65 @@ TABLE: dict[str, Wrong] = {
     "launcher's flags, dashes": Wrong(
         (*DISTILL, "--nproc-per-node", "2", "--standalone"),
         ("--nproc_per_node: belongs to the launcher", "--standalone: belongs to the launcher"),
+    ),
+    # a required flag that is missing hides no other problem
+    "distill: empty config, and more": Wrong(
+        ("distill", "--config=", "--teach.steps=many", "--nonsense"),
+        ("--config: is empty", "--teach.steps: must be a whole number; got 'many'", "--nonsense: "),
+    ),
+    "adapt: no config, and more": Wrong(
+        ("adapt", "--config", "--adapt.methods=foo"), ("--config: needs a value", "--adapt.methods: must be one of ")
+    ),
+    "study: empty config, and more": Wrong(
+        ("study", "--config=", "--dry_run", "yes", "--seed=x", "--backbone"),
+        (
+            "--config: is empty; name a YAML protocol, such as configs/pocket/study.yaml",
+            "--dry_run: must be true or false; got 'yes'",
+            "--seed: ",
+            "--backbone: needs a value",
+        ),
+    ),
+    "benchmark: empty config, and more": Wrong(
+        ("benchmark", "--config=", "--profile", "2", "--alternate", "maybe", "--mode=train", "--seed=x"),
+        ("--config: ", "--steps: missing; ", "--profile: ", "--alternate: ", "--mode: must be one of", "--seed: "),
+    ),
+    "plan: no config, and more": Wrong(
+        ("plan", "--gpu=h1000", "--nodes=x", "--mode=train", "--seed=x", "--sweep=foo"),
+        ("--config: missing", "--gpu: ", "--nodes: ", "--mode: ", "--seed: ", "--sweep: "),
+    ),
+    "evaluate: no run, and more": Wrong(
+        ("evaluate", "--data.max_length=9", "--evaluate.batch_size=0", "--nonsense"),
+        (
+            "--run: missing; name the run directory of a finished run",
+            "--data.max_length: belongs to the run",
+            "command line: --evaluate.batch_size: must be > 0; got 0",
+            "--nonsense: ",
+        ),
+    ),
+    "predict: two flags missing, and more": Wrong(
+        ("predict", "--input={runs}/none", "--output={out}/a/b.jsonl", "--evaluate.batch_size=x"),
+        ("--run: missing", "--task: missing", "--input: {runs}/none", "--output: {out}/a", "--evaluate.batch_size: "),
+    ),
+    "export: two flags missing, and more": Wrong(
+        ("export", "--output={runs}"),
+        ("--run: missing", "--format: missing; write peft, peft_collapsed or vllm", "--output: {runs} exists"),
+    ),
+    "merge: no output, and more": Wrong(
+        ("merge", "--runs={runs}/distilled,{runs}/stopped"),
+        ("--output: missing; name a new folder", "is not an adaptation", "{runs}/stopped is not finished"),
+    ),
+    "report: no runs, and more": Wrong(
+        ("report", "--vocabulary", "perhaps", "--output={runs}/file.txt"),
+        ("--runs: missing; name run directories", "--vocabulary: ", "--output: {runs}/file.txt is "),
+    ),
+    "tasks: no data root, and more": Wrong(
+        ("tasks", "--overlap", "check", "--max_length=0", "--backbone=gone.yaml", "--cards={runs}/none"),
+        (
+            "--data_root: missing",
+            "--max_length: ",
+            "command line: --backbone: gone.yaml: ",
+            "command line: --cards: folder {runs}/none does not exist",
+        ),
     ),
     # values, from the command line and from a file
     "wrong type": Wrong((*DISTILL, "--teach.steps=many"), ("command line: --teach.steps: ",)),
@@ -167,6 +251,10 @@ TABLE: dict[str, Wrong] = {
     ),
     # commands that read runs
     "evaluate: no run": Wrong(("evaluate", "--run={runs}/none"), ("--run: {runs}/none is not a run directory",)),
+    "evaluate: no run, with wrong values": Wrong(
+        ("evaluate", "--run={runs}/none", "--overwrite", "perhaps", "--evaluate.batch_size=0"),
+        ("--run: {runs}/none is not a run directory", "--overwrite: must be true or false", "--evaluate.batch_size: "),
+    ),
     "evaluate: stopped": Wrong(
         ("evaluate", "--run={runs}/stopped"),
         (
