@@ -21,6 +21,7 @@ from engine.evaluation.prediction_store import Prediction, PredictionStore
 from engine.evaluation.predictor import EMPTY, Predictor
 from engine.evaluation.vllm import announce
 from engine.training import BackboneHolder
+from strict_yaml import counted
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def predict_notes(holder: BackboneHolder, wanted: Wanted, source: Path, output: 
         _write(results, output, into_folder)
         store.forget()
         holder.context.print_rank0(
-            f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {predictor.work.line()}"
+            f"{counted(len(results), 'note')} in {counted(len(notes), 'piece')}, by {row.name}: {predictor.work.line()}"
         )
         for line in _warnings(results, config.data.max_length, config.evaluate.max_new_tokens):
             holder.context.print_rank0(f"WARNING {line}")

@@ -16,6 +16,7 @@ from engine.reporting.geometry import geometry, nearest_vocabulary
 from engine.reporting.several_runs import answers_of_runs
 from engine.reporting.verdict import TITLE, Axis, first_screen
 from engine.reporting.words import plus_minus, score
+from strict_yaml import counted
 
 LEGEND = (
     "Scores are fractions of 1. ± is half the 95 % interval over seeds. Brackets hold the 95 % interval over test "
@@ -65,7 +66,7 @@ def averages_table(runs: Sequence[Run]) -> Table:
         for method in run.averages():
             if not source_of(method):
                 cells = [mean_cell(run, method, s) for s in shots]
-                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *cells])
+                rows.append([run.name, counted(len(run.tasks), run.role), method, *cells])
     return Table(["run", "average of", "method", *shots], rows, 3)
 
 
@@ -234,8 +235,8 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
         drawn = task["resampling"]
         how = "not resampled"
         if drawn["resamples"]:
-            how = f"{drawn['resamples']} resamples, seed {drawn['seed']}"
-        out.append(f"{name}: {drawn['n_documents']} documents, {how}.")
+            how = f"{counted(drawn['resamples'], 'resample')}, seed {drawn['seed']}"
+        out.append(f"{name}: {counted(drawn['n_documents'], 'document')}, {how}.")
     for shots, cell in task["methods"].get("in_context", {}).items():
         if any(cell.get("n_examples_left_out", ())):
             fewest, most = min(cell["n_examples_fewest"]), max(cell["n_examples_most"])

@@ -23,7 +23,8 @@ from engine.reporting.comparisons import comparisons
 from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
 from engine.reporting.figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
-from engine.reporting.words import score, with_spread
+from engine.reporting.words import examples, score, with_spread
+from strict_yaml import counted
 
 HEAD = """# Results of the pocket study
 
@@ -38,7 +39,7 @@ The backbone is {backbone}, frozen.
 
 - Metaprompts are distilled from 21 source tasks.
 - Every method then trains on the same examples of each of ten unseen tasks, for the same number of steps and with \
-{seeds} seeds.
+{seeds}.
 - Validation data select each learning rate, with a separate seed that is not reported \
 ([studies.md](../how_to/studies.md)).
 - Test examples: {n_test}.
@@ -106,7 +107,7 @@ def _head(run: Run) -> str:
     n_test = f"{min(sizes)} a task"
     if len(sizes) > 1:
         n_test = f"{min(sizes)} to {max(sizes)} a task"
-    return HEAD.format(backbone=run.results["backbone"], seeds=seeds, n_test=n_test)
+    return HEAD.format(backbone=run.results["backbone"], seeds=counted(seeds, "seed"), n_test=n_test)
 
 
 _ABLATIONS = (
@@ -256,7 +257,7 @@ def _best_sources(run: Run) -> Iterator[Block]:
             both = ["all alike", f"{found[best]:.3f}"]
         rows.append([name.removeprefix("pocket_"), *both, score(mean_of(task, "metaprompt", shots))])
     yield Text(
-        f"For each target this table lists the best and the worst source at {shots} examples, beside all sources."
+        f"For each target this table lists the best and the worst source at {examples(shots)}, beside all sources."
     )
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 

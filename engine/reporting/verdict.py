@@ -13,6 +13,7 @@ from engine.reporting.comparisons import ONE_SEED, compared, comparisons, mark_o
 from engine.reporting.data import Run, shots_value, source_of
 from engine.reporting.figures import average_chart, cost_chart, difference_chart, keys_of
 from engine.reporting.words import examples, listed, method_name, plus_minus, score, with_examples
+from strict_yaml import counted
 
 TITLE = "Does the metaprompt win?"
 QUESTION = "the best other method"
@@ -122,7 +123,7 @@ def sentence(rival: Rival, n_targets: int = 0) -> str:
     Args:
         n_targets: names the number of target tasks, if above 0.
     """
-    over = f" over {n_targets} target tasks" if n_targets else ""
+    over = f" over {counted(n_targets, 'target task')}" if n_targets else ""
     name = method_name(rival.method)
     if not rival.only:
         name = f"{QUESTION} ({name.removeprefix('the ')})"
@@ -137,7 +138,7 @@ def _certainty(difference: Mapping[str, Any]) -> str:
     ends = difference["interval"]
     if ends is None:
         return "one seed: no interval, no verdict"
-    return f"95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}; {len(difference['seeds'])} seeds"
+    return f"95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}; {counted(len(difference['seeds']), 'seed')}"
 
 
 def summary_table(run: Run) -> Table:
@@ -230,7 +231,7 @@ def _figure(run: Run, axis: Axis) -> Figure:
         difference_chart("metaprompt minus another method", rows, "difference of the averages", width=380),
         cost_chart(run, axis),
     ]
-    caption = f"{words} Averages over the {len(run.tasks)} targets, paired by seed."
+    caption = f"{words} Averages over {counted(len(run.tasks), 'target')}, paired by seed."
     colours = "Lines: 95 % intervals over seeds. Differences: blue above 0, orange below 0, grey not clear."
     title = "Score, difference and cost"
     return Figure(title, [chart for chart in charts if chart], caption, colours, keys_of(run.methods()), numbers)

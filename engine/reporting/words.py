@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from strict_yaml import counted
+
 
 def score(value: float | None) -> str:
     """0.5 -> 0.500"""
@@ -21,7 +23,7 @@ def with_spread(value: float, half: float | None) -> str:
 
 def examples(shots: str) -> str:
     """full -> all examples"""
-    return "all examples" if shots == "full" else f"{shots} examples"
+    return "all examples" if shots == "full" else counted(int(shots), "example")
 
 
 def learning_rate(rate: float | Mapping[str, Any]) -> str:
@@ -48,8 +50,7 @@ def method_name(method: str) -> str:
 
 def with_examples(shots: str) -> str:
     """16 -> with 16 examples"""
-    names = {"0": "without training examples", "1": "with 1 example"}
-    return names.get(shots, f"with {examples(shots)}")
+    return "without training examples" if shots == "0" else f"with {examples(shots)}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tupl
     for key in overrides:
         if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION:
             free = ", ".join(FREE_IN_EVALUATION)
-            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
+            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*, log.*")
     if not (folder / "config.yaml").is_file():
         return None, [f"--run: {folder} is not a run directory (it has no config.yaml)", *problems]
     allowed = {key: text for key, text in overrides.items() if f"--{key}: " not in " ".join(problems)}

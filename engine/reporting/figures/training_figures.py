@@ -102,7 +102,7 @@ def _cost_points(costs: Sequence[_Cost], method: str, field: str) -> list[Point]
     for one in costs:
         spent = getattr(one, field)
         if one.method == method and spent:
-            told = f"{method}, {one.shots} examples: {one.score:.3f} at {spent:,.4g} {AXES[field]}"
+            told = f"{method}, {examples(one.shots)}: {one.score:.3f} at {spent:,.4g} {AXES[field]}"
             out.append(Point(spent, one.score, told=told, label=one.shots))
     return out
 
