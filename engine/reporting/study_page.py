@@ -23,6 +23,7 @@ from engine.reporting.comparisons import comparisons
 from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
 from engine.reporting.figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
+from engine.reporting.verdict import trained_numbers
 from engine.reporting.words import examples, score, with_spread
 from strict_yaml import counted
 
@@ -128,7 +129,11 @@ def _both_settings(curves: Sequence[Run], others: Sequence[Run]) -> Iterator[Blo
     chosen: list[Run] = []
     alone: list[str] = []
     for curve in curves:
-        alike = {_setting(run): run for run in others if _trained(run) and _conditions(run) == _conditions(curve)}
+        alike = {
+            _setting(run): run
+            for run in others
+            if trained_numbers(run, OUR_METHOD) and _conditions(run) == _conditions(curve)
+        }
         chosen += [curve, *alike.values()]
         if alike.keys() <= {_setting(curve)}:
             alone.append(f"`{curve.name}`")
@@ -138,7 +143,7 @@ def _both_settings(curves: Sequence[Run], others: Sequence[Run]) -> Iterator[Blo
         rate = "tuned" if run.results.get("tuning") else "not tuned"
         steps = str(run.config.get("adapt", {}).get("steps", ""))
         cells = [mean_cell(run, OUR_METHOD, s) for s in shots]
-        rows.append([run.name, _setting(run), _trained(run), steps, rate, *cells])
+        rows.append([run.name, _setting(run), trained_numbers(run, OUR_METHOD), steps, rate, *cells])
     yield Text(BOTH)
     yield Table(["run", "setting", "trained numbers", "steps", "learning rate", *shots], rows, 2)
     if alone:
@@ -155,12 +160,6 @@ def _conditions(run: Run) -> tuple[object, ...]:
         prompt.get("rank"),
         prompt.get("num_virtual_tokens"),
     )
-
-
-def _trained(run: Run, method: str = OUR_METHOD) -> str:
-    """How many numbers a task trains with a method; empty where the run does not have it."""
-    methods = run.results["trainable"]["methods"]
-    return f"{methods[method]['count']:,}" if method in methods else ""
 
 
 def _curve_blocks(run: Run) -> Iterator[Block]:
@@ -193,7 +192,7 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     rows = []
     for method in run.results["trainable"]["methods"]:
         setting = _setting(run) if method in (OUR_METHOD, "multitask_prompt") else ""
-        rows.append([method, setting, _trained(run, method)])
+        rows.append([method, setting, trained_numbers(run, method)])
     blocks.append(Table(["method", "setting", "numbers that one task trains"], rows, 2))
     yield Section(run.name, blocks)
 
@@ -236,7 +235,7 @@ def _by_cell(runs: Sequence[Run]) -> Table:
         for method in run.averages():
             if not source_of(method) and method not in UNTRAINED:
                 cells = [mean_cell(run, method, s) for s in shots]
-                trained = _trained(run, method)
+                trained = trained_numbers(run, method)
                 rows.append([run.name, str(len(run.tasks)), method, _setting(run), trained, *cells])
     return Table(["cell", "targets", "method", "setting", "trained numbers", *shots], rows, 4)
 

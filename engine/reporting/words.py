@@ -26,6 +26,16 @@ def examples(shots: str) -> str:
     return "all examples" if shots == "full" else counted(int(shots), "example")
 
 
+def significant(value: float, digits: int) -> str:
+    """That many digits; a number that has more before its point keeps them all: 0.0123, 2 -> 0.012; 1234, 2 -> 1,234"""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
+def hours(value: float) -> str:
+    """Device hours: 0.0123 -> 0.012; 1234.5 -> 1,234"""
+    return significant(value, 2)
+
+
 def learning_rate(rate: float | Mapping[str, Any]) -> str:
     """One rate, or several by their names."""
     if not isinstance(rate, Mapping):

@@ -11,6 +11,7 @@ from engine.reporting.data import Run
 from engine.reporting.figures.charts import heat, lines
 from engine.reporting.figures.marks import Point, Series, Style, key
 from engine.reporting.geometry import Geometry
+from engine.reporting.words import significant
 from strict_yaml import counted
 
 TYPES = {"ner": 0, "re": 1, "qa": 2, "nli": 3, "summarization": 4}
@@ -105,7 +106,7 @@ def _places(found: Geometry, names: Sequence[str], axes: Sequence[str]) -> Table
     for k, name in enumerate(names):
         x, y = found.places[k]
         largest = np.delete(found.cosines[k], k).max()
-        rows.append([name, f"{x:.3g}", f"{y:.3g}", f"{largest:.3f}"])
+        rows.append([name, significant(x, 3), significant(y, 3), f"{largest:.3f}"])
     return Table(["prompt", axes[0], axes[1], "largest cosine to another"], rows)
 
 
