@@ -10,6 +10,7 @@ from .messages import (
     TYPES as TYPES,
     Problem as Problem,
     choices_of as choices_of,
+    counted as counted,
     must_be_one_of as must_be_one_of,
     shown as shown,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "about",
     "build",
     "choices_of",
+    "counted",
     "did_you_mean",
     "fields_of",
     "json_schema",

@@ -72,6 +72,11 @@ def must_be_one_of(value: Any, choices: Iterable[Any], called: str = "") -> str:
     return f"must be one of {called}{listed}; got {shown(value)}" + did_you_mean(value, choices)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """1, note -> 1 note; 2000, note -> 2,000 notes. ``plural``: where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def choices_of(kind: Any) -> tuple[Any, ...]:
     """The values of a Literal, or of a list of them."""
     if get_origin(kind) in (list, tuple):

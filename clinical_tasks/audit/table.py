@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinical_tasks.audit.overlap import Overlap
+from strict_yaml import counted
 
 if TYPE_CHECKING:
     from clinical_tasks.audit.check import TaskCheck
@@ -32,7 +33,7 @@ def format_checks(checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | Non
     lines = _aligned(header, [_row(check) for check in checks])
     for check in checks:
         if check.status != "absent":
-            lines += ["", f"{check.name}: {len(check.found)} files", *_indented(_particulars(check))]
+            lines += ["", f"{check.name}: {counted(len(check.found), 'file')}", *_indented(_particulars(check))]
     if overlaps is not None:
         lines += ["", "overlap of test with training documents (docs/reference/data.md says how it is found):"]
         lines += _indented([overlap.line() for overlap in overlaps]) or ["  none"]
@@ -89,7 +90,7 @@ def _particulars(check: TaskCheck) -> list[str]:
     for split, fates in check.fates.items():
         told = [f"{number} {fate}" for fate, number in fates.items() if number and fate != "pieces"]
         if fates["divided"]:
-            told.append(f"{fates['pieces']} pieces in all")
+            told.append(f"{counted(fates['pieces'], 'piece')} in all")
         if told:
             lines.append(f"{split}: " + ", ".join(told))
     return lines + [f"note: {note}" for note in check.notes] + [f"problem: {problem}" for problem in check.problems]

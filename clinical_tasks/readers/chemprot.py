@@ -14,6 +14,7 @@ from pathlib import Path
 from clinical_tasks.readers.files import lines_of
 from clinical_tasks.readers.markup import whole_number
 from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
+from strict_yaml import counted
 
 _KINDS = ("abstracts", "entities", "gold_standard", "relations")
 _JOINT = "\n"
@@ -115,7 +116,7 @@ def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mentio
         whole_number(path, line, name="end", text=places[1]),
     )
     if not start < end <= len(text):
-        reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
+        reason = f"span {start}-{end} is empty or beyond the document's {counted(len(text), 'character')}"
         raise read_error(path, reason, line=line, fix="offsets count characters over title, one character, abstract")
     return Mention(key, kind, start, end), quoted
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clinical_tasks.readers.files import lines_of, name_in, read_text
 from clinical_tasks.schema import Document, Mention, ReadError, Relation, TaskCard, mention_order, one_line, read_error
+from strict_yaml import counted
 
 # Quoted texts may hold quotes and bars themselves; positions and labels cannot. A text that seems to go on after a
 # position is two lines that have run together, as lines that end in "\r" alone do.
@@ -176,10 +177,11 @@ def span_of(path: Path, number: int, lines: TokenSpans, place: Place) -> tuple[i
     """Characters from the start of the first token to the end of the last."""
     for line, token in (place[:2], place[2:]):
         if not 1 <= line <= len(lines):
-            reason = f"line {line} is named, but the note has {len(lines)} lines"
+            reason = f"line {line} is named, but the note has {counted(len(lines), 'line')}"
             raise read_error(path, reason, line=number, fix="lines count from 1; check that the files belong together")
         if token >= len(lines[line - 1]):
-            reason = f"token {token} of line {line} is named, but that line has {len(lines[line - 1])} tokens"
+            there = counted(len(lines[line - 1]), "token")
+            reason = f"token {token} of line {line} is named, but that line has {there}"
             raise read_error(path, reason, line=number, fix="tokens count from 0 and are divided by single spaces")
     start, end = lines[place[0] - 1][place[1]][0], lines[place[2] - 1][place[3]][1]
     if start >= end:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from clinical_tasks.readers.files import name_in, read_text
 from clinical_tasks.readers.markup import Element, attribute, count_others, root_with_text, whole_number
 from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
+from strict_yaml import counted
 
 _MENTIONS = ("EVENT", "TIMEX3")
 
@@ -50,7 +51,7 @@ def _read_note(path: Path, folder: Path) -> Document:
     for span in spans:
         start, end = span.start + first, span.end + last
         if not 0 <= start < end <= len(text):
-            reason = f"span {span.start}-{span.end} is empty or beyond the note's {len(text)} characters"
+            reason = f"span {span.start}-{span.end} is empty or beyond the note's {counted(len(text), 'character')}"
             raise read_error(path, reason, line=span.element.line, fix="compare the file with the release")
         if one_line(text[start:end]) != one_line(span.quoted):
             mismatches.append(f"{path}:{span.element.line}")

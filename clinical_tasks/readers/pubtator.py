@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clinical_tasks.readers.files import lines_of
 from clinical_tasks.schema import Document, Mention, Relation, TaskCard, mention_order, one_line, read_error
+from strict_yaml import counted
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _TEXT_LINE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
@@ -116,7 +117,7 @@ def _document(path: Path, key: str, draft: _Draft) -> Document:
     for number, columns in draft.mentions:
         start, end = int(columns[1]), int(columns[2])
         if start >= end or end > len(text):
-            reason = f"span {start}-{end} is empty or beyond the document's {len(text)} characters"
+            reason = f"span {start}-{end} is empty or beyond the document's {counted(len(text), 'character')}"
             raise read_error(
                 path, reason, line=number, fix="offsets count characters over title, one character, abstract"
             )

@@ -28,6 +28,7 @@ from clinical_tasks.schema import (
     lookup,
     read_error,
 )
+from strict_yaml import counted
 
 # The default of 128 KiB is less than some discharge summaries; a C long may be 32 bits wide.
 _FIELD_LIMIT = 2**31 - 1
@@ -108,7 +109,7 @@ def _table_rows(path: Path, options: dict[str, Any], delimiter: str) -> Iterator
         if not header:
             header = checked_header(path, [cell.strip() for cell in cells], line)
         elif len(cells) != len(header):
-            reason = f"{len(cells)} fields where the header has {len(header)}"
+            reason = f"{counted(len(cells), 'field')} where the header has {len(header)}"
             raise read_error(
                 path, reason, line=line, fix="check the delimiter and the quotes around fields that hold it"
             )

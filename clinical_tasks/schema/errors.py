@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from strict_yaml import counted
+
 
 class CardError(ValueError):
     """A task card is wrong; `problems` lists everything that is, not only the first."""
@@ -13,8 +15,7 @@ class CardError(ValueError):
     def __init__(self, path: Path | str, problems: Sequence[str]) -> None:
         self.path = str(path)
         self.problems = list(problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__(f"{self.path}: {count}: " + "; ".join(self.problems))
+        super().__init__(f"{self.path}: {counted(len(self.problems), 'problem')}: " + "; ".join(self.problems))
 
     def __reduce__(self) -> tuple[type[CardError], tuple[str, list[str]]]:
         # An exception that crosses a process border is rebuilt from its arguments, not from its message.

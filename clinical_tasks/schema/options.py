@@ -16,6 +16,7 @@ from clinical_tasks.schema.card import OptionsSpec, TaskCard
 from clinical_tasks.schema.cells import as_text, holds_object, is_absent
 from clinical_tasks.schema.documents import Document, one_line
 from clinical_tasks.schema.errors import ReadError, read_error
+from strict_yaml import counted
 
 
 class Choice(NamedTuple):
@@ -111,8 +112,8 @@ def counted_answers(path: Path, documents: list[Document], card: TaskCard) -> It
     fix = "state options.gold: index0 or index1 in the card, as the release documents it"
     if only[0] and only[1]:
         reason = (
-            f"answers count from 0 in {len(only[0])} rows (first {only[0][0]}) and from 1 in {len(only[1])} (first "
-            f"{only[1][0]})"
+            f"answers count from 0 in {counted(len(only[0]), 'row')} (first {only[0][0]}) and from 1 in "
+            f"{len(only[1])} (first {only[1][0]})"
         )
         raise read_error(path, reason, fix=f"the file mixes two conventions: take it as released, or {fix}")
     if documents and not only[0] and not only[1]:

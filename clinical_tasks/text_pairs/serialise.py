@@ -28,6 +28,7 @@ from clinical_tasks.schema import (
     row_error,
 )
 from clinical_tasks.text_pairs.entities import EntityNames
+from strict_yaml import counted
 
 # Of what a document becomes, here and in `chunking.py`. Token rows are cached under it: raise it whenever a document
 # may become other text pairs, or other pieces.
@@ -148,7 +149,7 @@ def _question(card: TaskCard, document: Document) -> Parts:
 def _multiple_choice(card: TaskCard, spec: OptionsSpec, document: Document) -> Parts:
     found = choices(spec, document)
     if not 2 <= len(found) <= 26:
-        raise row_error(document, f"{len(found)} options", "correct options.columns in the card")
+        raise row_error(document, counted(len(found), "option"), "correct options.columns in the card")
     letters = tuple(string.ascii_uppercase[: len(found)])
     answer = letters[gold_index(spec, document, found)] if "answer" in document.fields else ""
     lines = []

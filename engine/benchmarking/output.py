@@ -10,6 +10,7 @@ from engine import core
 from engine.benchmarking.compare import Verdict, verdict_table
 from engine.core import write_atomic
 from engine.telemetry import MEANINGS, PHASES
+from strict_yaml import counted
 
 GB = 1e9
 PEFT_NOTE = [
@@ -42,11 +43,11 @@ def write_files(folder: Path, content: dict[str, Any], verdict: Verdict | None, 
 def _page(content: dict[str, Any], table: list[str], compared: list[str], profiled: bool) -> list[str]:
     m, c, versions = content["machine"], content["cases"][0], content["versions"]
     device = m["gpu"] or m["cpu"] or "unknown processor"
-    where = f"{content['world_size']} ranks on {m['nodes']} node{'s' * (m['nodes'] > 1)}, {device}"
+    where = f"{counted(content['world_size'], 'rank')} on {counted(m['nodes'], 'node')}, {device}"
     out = [
         f"# {content['mode']} of {content['backbone']}",
         "",
-        f"{where}. {len(c['steps']['seconds'])} steps after {c['warmup']} of warm-up; medians (10th to 90th "
+        f"{where}. {counted(len(c['steps']['seconds']), 'step')} after {c['warmup']} of warm-up; medians (10th to 90th "
         f"percentile). torch {versions.get('torch')}, DeepSpeed {versions.get('deepspeed')}, "
         f"commit {content['commit'] or 'unknown'}. Made by:",
         "",
@@ -110,7 +111,7 @@ def case_table(cases: list[dict[str, Any]]) -> list[str]:
     for c in cases:
         g, sharding = c["gather_bytes_per_step"], c["sharding"]
         if c["recomputed_layers"]:
-            sharding += f", {c['recomputed_layers']} layers recomputed"
+            sharding += f", {counted(c['recomputed_layers'], 'layer')} recomputed"
         rows.append(
             [
                 c["label"] or "-",
@@ -193,7 +194,7 @@ def chart(file: Path, content: dict[str, Any]) -> None:
     """Phases of every case; of a sweep over one number its tokens a second instead."""
     cases = content["cases"]
     (key, *more) = cases[0]["changed"] or [""]
-    title = f"{content['mode']} of {content['backbone']}, {content['world_size']} ranks"
+    title = f"{content['mode']} of {content['backbone']}, {counted(content['world_size'], 'rank')}"
     real, computed = [], []
     for case in cases:
         number = _number(case["changed"].get(key))

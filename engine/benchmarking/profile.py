@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from engine.core import write_atomic
+from strict_yaml import counted
 
 PAGE, FIRST, SHOWN = "profile.md", "0-0", 15
 CONTENT = (
@@ -113,7 +114,7 @@ def gaps(kernels: Sequence[tuple[str, float, float]]) -> list[str]:
     idle = sum(between)
     return [
         f"- Idle between kernels (launch gaps): {idle / 1e3:.1f} of {whole / 1e3:.1f} ms ({idle / whole:.1%}) in "
-        f"{len(between)} gaps, the longest {max(between, default=0.0) / 1e3:.2f} ms",
+        f"{counted(len(between), 'gap')}, the longest {max(between, default=0.0) / 1e3:.2f} ms",
         (
             f"- Collectives: {length(gathering) / 1e3:.1f} ms, of which {exposed / 1e3:.1f} ms "
             f"({exposed / whole:.1%} of the whole) exposed: nothing else ran"

@@ -32,6 +32,7 @@ from engine.core import Slower, UserError, deterministic
 from engine.data import data_fingerprint
 from engine.distributed import Machine, MemoryEstimate, ShardedBackbone
 from engine.training import BackboneHolder, Stage, Trainer, trainer_config
+from strict_yaml import counted
 
 
 def run_benchmark(request: Request) -> None:
@@ -140,8 +141,8 @@ def _told(every: list[Measured], groups: list[list[Measured]], request: Request)
     rows = "the run's own data"
     if request.invented:
         rows = f"invented rows of {request.invented.context} + {request.invented.answer} tokens"
-    out = f"benchmark of {request.mode}: {len(every)} case{'s' * (len(every) > 1)}"
-    out += f", {request.warmup} + {request.steps} steps on {rows}"
+    out = f"benchmark of {request.mode}: {counted(len(every), 'case')}"
+    out += f", {request.warmup} + {counted(request.steps, 'step')} on {rows}"
     if len(every) > 1:
         if len(groups) == 1:
             out += "; they take turns"
@@ -193,7 +194,7 @@ def _measure(group: list[Measured], request: Request, device: torch.device, mach
                     assert m.trainer is not None
                     m.peft.step(m.trainer, step >= request.warmup)
             if step + 1 == request.warmup:
-                group[0].holder.context.print_rank0(f"warm-up done: {request.warmup} steps")
+                group[0].holder.context.print_rank0(f"warm-up done: {counted(request.warmup, 'step')}")
         for m in group:
             if not m.beside and m.peft is None:
                 m.peak_host = host.peak()

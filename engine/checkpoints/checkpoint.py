@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints import content_store
+from engine.checkpoints.identity import PROMPTS, identity, state_sum
 from engine.checkpoints.run_lock import RunLock
 from engine.core import UserError, new_partial, sync
 
-FILES = ("prompts.safetensors", "optimizer.safetensors")
+FILES = (PROMPTS, "optimizer.safetensors")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Checkpoint:
     @property
     def identity(self) -> str:
         """SHA-256 over the prompts of a loaded checkpoint, each row's best included."""
-        return _identity(self.state)
+        return identity(self.state)
 
 
 class Saver:
@@ -122,7 +123,7 @@ def _save(folder: Path, latest: Path, step: int, checkpoint: Checkpoint, keep: i
         "sha256": {name: _sha256(partial / name) for name in FILES},
     }
     state = json.loads(json.dumps(state))  # as it will be read
-    (partial / "state.json").write_text(json.dumps({**state, "sha256_state": _state_sum(state)}, indent=1))
+    (partial / "state.json").write_text(json.dumps({**state, "sha256_state": state_sum(state)}, indent=1))
     for file in partial.iterdir():
         file.chmod(0o600)
         sync(file)
@@ -198,18 +199,6 @@ def _newest_and_older(run_dir: Path) -> tuple[Path | None, list[Path]]:
     return newest, [folder for folder in there if folder.name < newest.name]
 
 
-def identity_of(run_dir: Path) -> str | None:
-    """``identity`` of the latest checkpoint by its state.json alone; None where that cannot be read."""
-    try:
-        return _identity(json.loads((run_dir / "latest" / "state.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _identity(state: dict[str, Any]) -> str:
-    return _state_sum({"prompts": state["sha256"][FILES[0]], "reused": state["reused"]})
-
-
 class _Damaged(ValueError):
     """What is wrong with a checkpoint."""
 
@@ -218,7 +207,7 @@ def _read(folder: Path, checkpoints: Path) -> Checkpoint:
     try:
         state = json.loads((folder / "state.json").read_text())
         body = {k: v for k, v in state.items() if k != "sha256_state"}
-        if state["sha256_state"] != _state_sum(body):
+        if state["sha256_state"] != state_sum(body):
             raise _Damaged("state.json is damaged (its checksum differs)")
         for name in FILES:
             if _sha256(folder / name) != state["sha256"][name]:
@@ -235,10 +224,6 @@ def _read(folder: Path, checkpoints: Path) -> Checkpoint:
         if isinstance(error, _Damaged):
             raise
         raise _Damaged(f"incomplete ({type(error).__name__})") from None
-
-
-def _state_sum(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _point(link: Path, target: Path) -> None:

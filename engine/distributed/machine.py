@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from strict_yaml import counted
+
 if TYPE_CHECKING:  # plan checks its flags before torch is loaded
     import torch
 
@@ -31,7 +33,7 @@ class Machine:
 
 def free_memory_text(m: Machine) -> str:
     """A machine's free memory, in words."""
-    host = f"{m.host_bytes / GB:.1f} GB of a host ({m.ranks_per_node} ranks)"
+    host = f"{m.host_bytes / GB:.1f} GB of a host ({counted(m.ranks_per_node, 'rank')})"
     if m.device == "cpu":
         return host
     return f"{m.device_bytes / GB:.1f} GB of a device and {host}"

@@ -17,6 +17,7 @@ from engine.core import resource_folder, size_text
 from engine.distributed.deepspeed_file import read_deepspeed
 from engine.distributed.machine import GB, Machine
 from prompt_modules import CHUNK_BYTES
+from strict_yaml import counted
 
 SHARDINGS = ("replicated", "zero3_hpz", "zero3", "zero3_offload")
 FILES = {"replicated": "", "zero3_hpz": "zero3_hpz.json", "zero3": "zero3.json", "zero3_offload": "zero3_offload.json"}
@@ -70,7 +71,7 @@ class MemoryEstimate:
         return self.device <= USABLE * m.device_bytes and self.host * m.ranks_per_node <= USABLE * m.host_bytes
 
     def again(self) -> str:
-        text = f"{self.recompute} layers recomputed"
+        text = f"{counted(self.recompute, 'layer')} recomputed"
         if self.offloaded:
             text += ", their inputs on the host"
         return text

@@ -8,6 +8,7 @@ from .aggregate import (
     paired_over_targets as paired_over_targets,
     student as student,
 )
+from .answer_files import names_folder as names_folder, output_problems as output_problems
 from .evaluate import evaluate_run as evaluate_run
 from .generation import Answer as Answer, Greedy as Greedy
 from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
@@ -29,7 +30,9 @@ __all__ = [
     "evaluate_run",
     "interval_around",
     "made_with",
+    "names_folder",
     "option_likelihoods",
+    "output_problems",
     "paired_over_targets",
     "predict_notes",
     "student",

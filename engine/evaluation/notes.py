@@ -4,7 +4,6 @@ on where it was.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from clinical_tasks import Example, TaskCard
 from engine.core import UserError, write_atomic
 from engine.data import Sample, load_cards, unknown_task
 from engine.distributed import barrier
+from engine.evaluation.answer_files import output_problems
 from engine.evaluation.eval_targets import ScoredRow, rows_of_run
 from engine.evaluation.prediction_store import Prediction, PredictionStore
 from engine.evaluation.predictor import EMPTY, Predictor
 from engine.evaluation.vllm import announce
 from engine.training import BackboneHolder
+from strict_yaml import counted
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def predict_notes(holder: BackboneHolder, wanted: Wanted, source: Path, output: 
         _write(results, output, into_folder)
         store.forget()
         holder.context.print_rank0(
-            f"{len(results)} notes in {len(notes)} pieces, by {row.name}: {predictor.work.line()}"
+            f"{counted(len(results), 'note')} in {counted(len(notes), 'piece')}, by {row.name}: {predictor.work.line()}"
         )
         for line in _warnings(results, config.data.max_length, config.evaluate.max_new_tokens):
             holder.context.print_rank0(f"WARNING {line}")
@@ -98,7 +99,7 @@ def _read(holder: BackboneHolder, card: TaskCard, source: Path, output: Path, in
     """
     whole, unreadable = clinical_tasks.read_notes(source, card)
     problems = [f"--input: {problem}" for problem in unreadable]
-    problems += _output_problems(output, into_folder, card, holder.context.config.overwrite)
+    problems += output_problems(output, into_folder, card, holder.context.config.overwrite)
     if into_folder:
         fix = "Fix: give it another, or name a .jsonl as output"
         for number, example in enumerate(whole, 1):
@@ -212,23 +213,6 @@ def _warnings(results: Sequence[dict[str, Any]], max_length: int, max_new_tokens
         if count:
             out.append(f"{count} of {len(results)} notes {text}")
     return out
-
-
-def _output_problems(output: Path, into_folder: bool, card: TaskCard, overwrite: bool) -> list[str]:
-    parent = output.parent
-    if not parent.is_dir():
-        return [f"--output: {parent} is not a folder; create it first"]
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return [f"--output: {parent} cannot be written to by this user"]
-    if into_folder and card.type != "ner":
-        return [f"--output: a folder of .ann files is for NER; {card.name} is {card.type}: name a .jsonl file"]
-    if into_folder and output.is_dir():
-        refused = any(output.iterdir()) and not overwrite
-    else:  # a folder cannot be written over a file
-        refused = output.exists() and (into_folder or not overwrite)
-    if refused:
-        return [f"--output: {output} already exists; name another, or give --overwrite=true to write over it"]
-    return []
 
 
 def _names_a_file(identifier: str) -> bool:

@@ -12,6 +12,7 @@ from engine.core import aligned_columns
 from engine.distributed import GB, Machine, MemoryEstimate, MicroBatchShape
 from engine.planning.format import side_by_side, size, yes_no
 from engine.planning.planner import Planner
+from strict_yaml import counted
 
 HEADINGS = {
     "replicated": "whole on each device",
@@ -70,7 +71,7 @@ def _heading(planner: Planner, machine: Machine, work: MicroBatchShape) -> list[
     ranks = "GPUs" if machine.device == "cuda" else "CPU ranks"
     return [
         f"{card.name}: {sizes.numbers / 1e9:.2f} billion numbers, {sizes.weights / GB:.2f} GB as loaded ({dtype}), "
-        f"{len(sizes.layers)} layers",
+        f"{counted(len(sizes.layers), 'layer')}",
         f"{machine.nodes} x {machine.ranks_per_node} {ranks}, {distributed.free_memory_text(machine)}; "
         f"micro-batches of {work.tokens:,} tokens, L = {run_context.config.prompt.num_virtual_tokens}",
     ]

@@ -68,7 +68,8 @@ def data_for(run_context: "RunContext", mode: str, assumed: Assumed) -> tuple[di
     own = {"distill": c.distill.tasks, "adapt": c.adapt.targets}.get(mode, tasks)
     found = _cached(run_context, own) if own and c.data.root else None
     if found is not None:
-        return found, f"lengths of {len(found)} tasks' samples from {c.data.cache}"
+        whose = "task's" if len(found) == 1 else "tasks'"
+        return found, f"lengths of {len(found)} {whose} samples from {c.data.cache}"
     validation = min(c.data.max_validation or 100, assumed.examples)
     train = min(c.data.max_train or assumed.examples, assumed.examples)
     splits = {

@@ -155,6 +155,6 @@ def _print_trainable(holder: "BackboneHolder", bank: Any) -> None:
         )
         if total >= LARGE_BACKBONE and percent > 0.05:
             holder.context.print_rank0(
-                f"WARNING {name}: {percent:.4f} % is above 0.05 %; a larger backbone, a shorter prompt or "
-                "adapt.train=factors brings it down"
+                f"WARNING {name}: {percent:.4f} % is above 0.05 %; use a larger backbone, a shorter prompt or "
+                "adapt.train=factors to reduce it"
             )

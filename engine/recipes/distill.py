@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig, expand
 from engine.core import next_step
 from engine.recipes.steps import repeatable, require
+from strict_yaml import counted
 
 if TYPE_CHECKING:  # checks come before torch is loaded
     from engine.training import BackboneHolder, RunContext
@@ -90,12 +91,12 @@ def _teach(holder: "BackboneHolder", data: Any) -> tuple[Any, str]:
             for line in check_hashes(
                 done.state["hashes"], now=stage.hashes, run_dir=folder, accept=config.accept_changes
             ):
-                context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
+                context.print_rank0(f"WARNING {folder}: kept, although the configuration changed: {line}")
             context.print_rank0(f"teachers: reused from {folder}")
     else:
         run_stage(holder, stage, open_run_dir(context, folder, stage.hashes, holder.zero))
         complete_run_dir(context, folder)
         if config.teach.adapters:
-            context.print_rank0(f"teachers: {len(stage.rows)} adapters of {config.teach.adapters}")
+            context.print_rank0(f"teachers: {counted(len(stage.rows), 'adapter')} of {config.teach.adapters}")
     bank, found = load_bank(folder, "teachers")
     return bank.requires_grad_(False), found.identity

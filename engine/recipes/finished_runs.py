@@ -22,7 +22,7 @@ def evaluate(run: str, tasks: Sequence[str] = (), overrides: dict[str, str] | No
 def predict(run: str, row: Sequence[str], source: str, output: str, overrides: dict[str, str] | None = None) -> None:
     """Answers for a user's own notes, by one row of a finished run: task, method, shots and seed (empty: chosen)."""
     from engine.core import deterministic
-    from engine.evaluation import Wanted, predict_notes
+    from engine.evaluation import Wanted, names_folder, predict_notes
     from engine.training import BackboneHolder
 
     config = _of_run(run, overrides or {}, "predict")
@@ -34,7 +34,7 @@ def predict(run: str, row: Sequence[str], source: str, output: str, overrides: d
             wanted=Wanted(*row),
             source=expand(source),
             output=into,
-            into_folder=output.endswith("/") or into.is_dir(),
+            into_folder=names_folder(output, into),
         )
 
 
@@ -46,9 +46,12 @@ def _of_run(run: str, overrides: dict[str, str], mode: str) -> RunConfig:
     return config
 
 
-def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> None:
+def report(runs: Sequence[str], output: str = "", vocabulary: str = "false", distillations: Sequence[str] = ()) -> None:
     """Several runs' results as report.html and report.md in ``output`` (default: the first run), and shortly on the
     terminal.
+
+    Args:
+        distillations: run directories behind the runs, not evaluated, whose cost is told.
     """
     from engine.reporting import write_report
 
@@ -59,7 +62,8 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false") -> 
         problems += room_for("command line: --output", into, 0)
     if problems or into is None:
         raise UserError(problems)
-    write_report([expand(r) for r in runs], output=into, names=runs, vocabulary=shown)
+    folders = [expand(folder) for folder in distillations]
+    write_report([expand(r) for r in runs], output=into, names=runs, vocabulary=shown, distillations=folders)
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

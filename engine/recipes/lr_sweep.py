@@ -79,7 +79,7 @@ def _sweep(
         done = checkpoints.load(folder)
     if done is not None:
         for line in check_hashes(done.state["hashes"], now=stage.hashes, run_dir=folder, accept=c.accept_changes):
-            holder.context.print_rank0(f"WARNING {folder}: kept although it changed: {line}")
+            holder.context.print_rank0(f"WARNING {folder}: kept, although the configuration changed: {line}")
         holder.context.print_rank0(f"learning rates: reused from {folder}")
     else:
         run_stage(holder, stage, open_run_dir(holder.context, folder, stage.hashes, holder.zero))
@@ -158,7 +158,8 @@ def _cell_lines(what: str, tried: Mapping[str, Any]) -> list[str]:
         chosen = Rate.of(tried["rates"][tried["best"]])
         lines.append(
             f"WARNING {what}: all {len(pairs)} have the score {tried['scores'][0]:.3f}; "
-            f"{chosen} is taken for its cross-entropy. More steps or more validation examples tell them apart"
+            f"{chosen} is chosen by its lower cross-entropy. Use more steps or more validation examples to separate "
+            "them"
         )
     return lines
 

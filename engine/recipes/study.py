@@ -49,7 +49,8 @@ def run_study(file: str, only: Sequence[str], overrides: Mapping[str, str], plan
     adapted = [c for c in chosen if c.mode == "adapt"]
     if plan_only or not is_main_process or not adapted:
         return
-    report([c.config.run_dir for c in adapted], str(folder))
+    distilled = [c.config.run_dir for c in chosen if c.mode == "distill"]
+    report([c.config.run_dir for c in adapted], str(folder), distillations=distilled)
 
 
 def _run(cell: Cell) -> None:

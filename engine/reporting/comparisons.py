@@ -8,6 +8,7 @@ from engine.reporting.blocks import Block, Cell, Fold, Table, Text
 from engine.reporting.data import Run, shots_value, source_of
 from engine.reporting.figures import differences
 from engine.reporting.words import examples
+from strict_yaml import counted
 
 ONE_SEED = "without a verdict (one seed)"
 VERDICTS = {"good": "ahead", "bad": "behind", "": "not shown to differ"}  # by the mark of a difference
@@ -40,7 +41,8 @@ def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
     for word in ("ahead", "behind", "not shown to differ", ONE_SEED):
         if word in words:
             counts.append(f"{words.count(word)} {word}")
-    return f"Of {len(words)} comparisons with other methods at the same number of examples: {', '.join(counts)}."
+    compared_with = f"Of {counted(len(words), 'comparison')} with other methods"
+    return f"{compared_with} at the same number of examples: {', '.join(counts)}."
 
 
 def verdict(d: Mapping[str, Any]) -> str:
@@ -91,13 +93,14 @@ def paired_tests(run: Run) -> list[Block]:
         return []
     explained = (
         "Metaprompt minus another method on the same resampled test documents (bootstrap). Each side is the mean over "
-        f"its seeds. p is two-sided; p (Holm) is corrected for the {len(run.tasks)} tasks of one comparison. "
-        f"There are {len(rows)} tests: by chance alone about {0.05 * len(rows):.1f} of them would have p < 0.05."
+        f"its seeds. p is two-sided; p (Holm) is corrected for the {counted(len(run.tasks), 'task')} of one "
+        f"comparison. {counted(len(rows), 'test')} in all: by chance alone about {0.05 * len(rows):.1f} of them would "
+        "have p < 0.05."
     )
     out: list[Block] = [Text(explained)]
     if drawn:
         charts = drawn[max(drawn, key=shots_value)]
-        caption = "With the most examples. The table below has the other numbers of examples."
+        caption = "With the most examples. The table below has the other numbers of examples." if len(drawn) > 1 else ""
         out.append(differences("Task by task", charts, caption, "difference"))
     table = Table(["task", "against", "shots", "difference", "95 % interval", "p", "p (Holm)"], rows, 3)
     return [*out, Fold("Every paired test", [table])]

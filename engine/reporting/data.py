@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import METHODS
+from engine.config import METHODS, expand
 from engine.core import UserError
 from engine.evaluation import average, by_seed, cells_of, student
 
@@ -38,7 +38,8 @@ class Run:
     """name: as its user wrote it, without a home folder. results: results.json. curves: sub-run ('' is the run) ->
     logged steps.
 
-    config: the resolved configuration, scrubbed; empty where the directory holds none.
+    config: the resolved configuration, scrubbed; empty where the directory holds none. source: the distillation that
+    its metaprompt is from, resolved; None where it starts from none.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run:
     results: dict[str, Any]
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    source: Path | None = None
 
     @property
     def tasks(self) -> dict[str, Any]:
@@ -106,7 +108,9 @@ def gather(runs: Sequence[Path], names: Sequence[str] = ()) -> list[Run]:
         try:
             results = json.loads((run / "results.json").read_text())
             if isinstance(results, dict) and {"tasks", "average", "trainable", "backbone"} <= results.keys():
-                found.append(Run(run, without_home(name), results, _curves(run), scrubbed(_config(run))))
+                config = read_configuration(run)
+                source = started_from(config, "adapt", "source_run")
+                found.append(Run(run, without_home(name), results, curves_of(run), scrubbed(config), source))
             else:
                 problems.append(f"--runs: {run / 'results.json'}: is not a results file; evaluate the run again")
         except FileNotFoundError:
@@ -160,7 +164,8 @@ def _order(column: tuple[str, str]) -> tuple[int, str, float]:
     return *method_order(column[0]), shots_value(column[1])
 
 
-def _config(run: Path) -> dict[str, Any]:
+def read_configuration(run: Path) -> dict[str, Any]:
+    """config.yaml as it stands, with the machine's folders; empty where there is none."""
     try:
         found = yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
@@ -168,7 +173,17 @@ def _config(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _curves(run: Path) -> dict[str, list[dict[str, Any]]]:
+def started_from(config: Mapping[str, Any], section: str, key: str) -> Path | None:
+    """The run directory that a key of the configuration names, resolved; None where it names none."""
+    values = config.get(section)
+    named = values.get(key) if isinstance(values, dict) else None
+    try:
+        return expand(named).resolve() if named and isinstance(named, str) else None
+    except UserError:  # it has a variable that is not set here
+        return None
+
+
+def curves_of(run: Path) -> dict[str, list[dict[str, Any]]]:
     """metrics.jsonl of the run, its teachers and its sweeps."""
     found: dict[str, list[dict[str, Any]]] = {}
     for folder in (run, run / "teachers", run / "lr_sweep", *sorted((run / "lr_sweep").glob("*/"))):

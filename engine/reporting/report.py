@@ -24,12 +24,19 @@ DETAILED = 3  # of more sections, those after the first are folded, and the cont
 __all__ = ["table", "write_report"]
 
 
-def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), vocabulary: bool = False) -> str:
+def write_report(
+    runs: Sequence[Path],
+    output: Path,
+    names: Sequence[str] = (),
+    vocabulary: bool = False,
+    distillations: Sequence[Path] = (),
+) -> str:
     """Write ``report.html`` and ``report.md`` into ``output``, print averages and where the files are.
 
     Args:
         names: of the runs, as their user wrote them; default: the paths.
         vocabulary: look up the vocabulary entries nearest to each prompt, which can leak its corpus.
+        distillations: folders of further ones, not evaluated, whose cost is told.
 
     Returns:
         What stands in report.md.
@@ -39,7 +46,7 @@ def write_report(runs: Sequence[Path], output: Path, names: Sequence[str] = (), 
     """
     found = sorted(gather(runs, names), key=lambda run: run.role != "target")  # adaptations first
     made, axis = made_with(), score_range(found)
-    first = overview(found)
+    first = overview(found, distillations)
     blocks = without_constant_columns([first] if first.blocks else [])
     blocks += without_constant_columns([of_run(run, vocabulary, axis) for run in found])
     text = "# Results\n\n" + markdown([Text(f"Made {made['date']}."), *blocks])

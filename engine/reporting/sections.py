@@ -1,6 +1,7 @@
 """The report's text and tables, run by run."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,12 +11,14 @@ from engine.data import overlap_lines
 from engine.reporting.appendix import label_tables, origin, references, trained
 from engine.reporting.blocks import SUMMARY, Block, Cell, Fold, Items, Section, Table, Text
 from engine.reporting.comparisons import paired_tests
+from engine.reporting.costs import distillation_costs, distillations
 from engine.reporting.data import Run, cell_of, scrubbed, shots_value, source_of
 from engine.reporting.figures import by_run, cost, few_shot, prompt_geometry, score_range, sweeps, training, transfer
 from engine.reporting.geometry import geometry, nearest_vocabulary
 from engine.reporting.several_runs import answers_of_runs
 from engine.reporting.verdict import TITLE, Axis, first_screen
 from engine.reporting.words import plus_minus, score
+from strict_yaml import counted
 
 LEGEND = (
     "Scores are fractions of 1. ± is half the 95 % interval over seeds. Brackets hold the 95 % interval over test "
@@ -28,15 +31,22 @@ UNLIKE = (
 )
 
 
-def overview(runs: Sequence[Run]) -> Section:
-    """The first screen: whether the metaprompt wins; of several runs their averages too."""
-    axis = score_range(runs)
-    preparation = [run for run in runs if run.role == "source"]
-    answers = {run.name: first_screen(run, axis, preparation) for run in runs}
+def overview(runs: Sequence[Run], others: Sequence[Path] = ()) -> Section:
+    """The first screen: whether the metaprompt wins; of several runs their averages too.
+
+    Args:
+        others: folders of distillations whose cost is told, though their scores are not.
+    """
+    axis, made = score_range(runs), distillations(runs, others)
+    several = sum(run.role == "target" for run in runs) > 1
+    told = () if several and len(made) == 1 else made  # of one distillation the cost stands above the runs
+    answers = {run.name: first_screen(run, axis, told) for run in runs}
     answers = {name: found for name, found in answers.items() if found}
-    if len(answers) == 1 and len(runs) - len(preparation) == 1:
+    if len(answers) == 1 and not several:
         return Section(TITLE, next(iter(answers.values())), level=2)
     found = answers_of_runs(runs)
+    if several:
+        found += distillation_costs(made)
     if any(run.averages() for run in runs):
         found.append(averages_table(runs))
     if _unlike(runs):
@@ -65,7 +75,7 @@ def averages_table(runs: Sequence[Run]) -> Table:
         for method in run.averages():
             if not source_of(method):
                 cells = [mean_cell(run, method, s) for s in shots]
-                rows.append([run.name, f"{len(run.tasks)} {run.role}s", method, *cells])
+                rows.append([run.name, counted(len(run.tasks), run.role), method, *cells])
     return Table(["run", "average of", "method", *shots], rows, 3)
 
 
@@ -234,8 +244,8 @@ def _remarks(name: str, task: dict[str, Any]) -> list[str]:
         drawn = task["resampling"]
         how = "not resampled"
         if drawn["resamples"]:
-            how = f"{drawn['resamples']} resamples, seed {drawn['seed']}"
-        out.append(f"{name}: {drawn['n_documents']} documents, {how}.")
+            how = f"{counted(drawn['resamples'], 'resample')}, seed {drawn['seed']}"
+        out.append(f"{name}: {counted(drawn['n_documents'], 'document')}, {how}.")
     for shots, cell in task["methods"].get("in_context", {}).items():
         if any(cell.get("n_examples_left_out", ())):
             fewest, most = min(cell["n_examples_fewest"]), max(cell["n_examples_most"])

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from engine.evaluation import OUR_METHOD
 from engine.reporting.blocks import Block, Cell, Figure, Table, Text
 from engine.reporting.comparisons import mark_of, verdict
+from engine.reporting.costs import adaptation_hours
 from engine.reporting.data import Run
 from engine.reporting.figures import difference_chart
 from engine.reporting.verdict import QUESTION, Rival, headline, instruction_words, rivals, trained_numbers
-from engine.reporting.words import listed, method_name, plus_minus, score
+from engine.reporting.words import hours, listed, method_name, plus_minus, score
 
 HEAD = (
     "run",
@@ -20,6 +21,7 @@ HEAD = (
     "best other method",
     "its score",
     "its trained numbers",
+    "device-hours",
     "difference",
     "verdict",
 )
@@ -39,9 +41,17 @@ def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
     chart = difference_chart(f"metaprompt minus {QUESTION}", charted, "difference of the averages", width=520)
     figure = Figure("Difference by run", [chart], "Lines: 95 % intervals over seeds.")
     place = f" The runs are in {shared}." if shared else ""
-    where = Text(f"Each run at its fewest examples above 0.{place}", "small")
+    recorded = any(adaptation_hours(run) for run, _ in found.values())
+    cost = " Device-hours: of all adaptations of a run, and of choosing their learning rates." if recorded else ""
+    where = Text(f"Each run at its fewest examples above 0.{place}{cost}", "small")
     said = _counted([rival for _, rival in found.values()])
-    return [Text(f"{said} {instruction_words(runs)}".strip(), "answer"), Table(list(HEAD), rows, 1), where, figure]
+    return [Text(f"{said} {instruction_words(runs)}".strip(), "answer"), _table(rows, recorded), where, figure]
+
+
+def _table(rows: Sequence[Sequence[Cell | str]], recorded: bool) -> Table:
+    """Without device-hours where no run has recorded them."""
+    keep = [n for n, head in enumerate(HEAD) if recorded or head != "device-hours"]
+    return Table([HEAD[n] for n in keep], [[row[n] for n in keep] for row in rows], 1)
 
 
 def shared_folder(names: Sequence[str]) -> str:
@@ -59,6 +69,7 @@ def _counted(found: Sequence[Rival]) -> str:
 def _row(name: str, run: Run, rival: Rival) -> list[Cell | str]:
     ends = rival.difference["interval"]
     interval = f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "one seed"
+    spent = adaptation_hours(run)
     return [
         name,
         rival.shots,
@@ -67,6 +78,7 @@ def _row(name: str, run: Run, rival: Rival) -> list[Cell | str]:
         method_name(rival.method).removeprefix("the "),
         Cell(score(rival.theirs), plus_minus(run.half_interval(rival.method, rival.shots))),
         trained_numbers(run, rival.method),
+        hours(spent) if spent else "",
         Cell(f"{rival.difference['difference']:+.3f}", f"({interval})", mark_of(rival.difference)),
         verdict(rival.difference),
     ]

@@ -23,7 +23,9 @@ from engine.reporting.comparisons import comparisons
 from engine.reporting.data import Run, gather, mean_of, shots_value, source_of
 from engine.reporting.figures import few_shot, transfer
 from engine.reporting.sections import mean_cell, shots_of
-from engine.reporting.words import score, with_spread
+from engine.reporting.verdict import trained_numbers
+from engine.reporting.words import examples, score, with_spread
+from strict_yaml import counted
 
 HEAD = """# Results of the pocket study
 
@@ -38,7 +40,7 @@ The backbone is {backbone}, frozen.
 
 - Metaprompts are distilled from 21 source tasks.
 - Every method then trains on the same examples of each of ten unseen tasks, for the same number of steps and with \
-{seeds} seeds.
+{seeds}.
 - Validation data select each learning rate, with a separate seed that is not reported \
 ([studies.md](../how_to/studies.md)).
 - Test examples: {n_test}.
@@ -106,7 +108,7 @@ def _head(run: Run) -> str:
     n_test = f"{min(sizes)} a task"
     if len(sizes) > 1:
         n_test = f"{min(sizes)} to {max(sizes)} a task"
-    return HEAD.format(backbone=run.results["backbone"], seeds=seeds, n_test=n_test)
+    return HEAD.format(backbone=run.results["backbone"], seeds=counted(seeds, "seed"), n_test=n_test)
 
 
 _ABLATIONS = (
@@ -127,7 +129,11 @@ def _both_settings(curves: Sequence[Run], others: Sequence[Run]) -> Iterator[Blo
     chosen: list[Run] = []
     alone: list[str] = []
     for curve in curves:
-        alike = {_setting(run): run for run in others if _trained(run) and _conditions(run) == _conditions(curve)}
+        alike = {
+            _setting(run): run
+            for run in others
+            if trained_numbers(run, OUR_METHOD) and _conditions(run) == _conditions(curve)
+        }
         chosen += [curve, *alike.values()]
         if alike.keys() <= {_setting(curve)}:
             alone.append(f"`{curve.name}`")
@@ -137,7 +143,7 @@ def _both_settings(curves: Sequence[Run], others: Sequence[Run]) -> Iterator[Blo
         rate = "tuned" if run.results.get("tuning") else "not tuned"
         steps = str(run.config.get("adapt", {}).get("steps", ""))
         cells = [mean_cell(run, OUR_METHOD, s) for s in shots]
-        rows.append([run.name, _setting(run), _trained(run), steps, rate, *cells])
+        rows.append([run.name, _setting(run), trained_numbers(run, OUR_METHOD), steps, rate, *cells])
     yield Text(BOTH)
     yield Table(["run", "setting", "trained numbers", "steps", "learning rate", *shots], rows, 2)
     if alone:
@@ -154,12 +160,6 @@ def _conditions(run: Run) -> tuple[object, ...]:
         prompt.get("rank"),
         prompt.get("num_virtual_tokens"),
     )
-
-
-def _trained(run: Run, method: str = OUR_METHOD) -> str:
-    """How many numbers a task trains with a method; empty where the run does not have it."""
-    methods = run.results["trainable"]["methods"]
-    return f"{methods[method]['count']:,}" if method in methods else ""
 
 
 def _curve_blocks(run: Run) -> Iterator[Block]:
@@ -192,7 +192,7 @@ def _curve_blocks(run: Run) -> Iterator[Block]:
     rows = []
     for method in run.results["trainable"]["methods"]:
         setting = _setting(run) if method in (OUR_METHOD, "multitask_prompt") else ""
-        rows.append([method, setting, _trained(run, method)])
+        rows.append([method, setting, trained_numbers(run, method)])
     blocks.append(Table(["method", "setting", "numbers that one task trains"], rows, 2))
     yield Section(run.name, blocks)
 
@@ -235,7 +235,7 @@ def _by_cell(runs: Sequence[Run]) -> Table:
         for method in run.averages():
             if not source_of(method) and method not in UNTRAINED:
                 cells = [mean_cell(run, method, s) for s in shots]
-                trained = _trained(run, method)
+                trained = trained_numbers(run, method)
                 rows.append([run.name, str(len(run.tasks)), method, _setting(run), trained, *cells])
     return Table(["cell", "targets", "method", "setting", "trained numbers", *shots], rows, 4)
 
@@ -256,7 +256,7 @@ def _best_sources(run: Run) -> Iterator[Block]:
             both = ["all alike", f"{found[best]:.3f}"]
         rows.append([name.removeprefix("pocket_"), *both, score(mean_of(task, "metaprompt", shots))])
     yield Text(
-        f"For each target this table lists the best and the worst source at {shots} examples, beside all sources."
+        f"For each target this table lists the best and the worst source at {examples(shots)}, beside all sources."
     )
     yield Table(["target", "best source", "worst source", "all sources"], rows, 4)
 

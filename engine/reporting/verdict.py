@@ -1,7 +1,6 @@
 """The first screen: whether the metaprompt wins, by how much, and at which cost: a sentence, a table, a figure."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -10,9 +9,11 @@ from engine.config import UNTRAINED
 from engine.evaluation import OUR_METHOD
 from engine.reporting.blocks import Block, Cell, Figure, Items, Table, Text
 from engine.reporting.comparisons import ONE_SEED, compared, comparisons, mark_of, verdict
+from engine.reporting.costs import Distillation, cost_words
 from engine.reporting.data import Run, shots_value, source_of
 from engine.reporting.figures import average_chart, cost_chart, difference_chart, keys_of
-from engine.reporting.words import examples, listed, method_name, plus_minus, score, with_examples
+from engine.reporting.words import examples, hours, listed, method_name, plus_minus, score, with_examples
+from strict_yaml import counted
 
 TITLE = "Does the metaprompt win?"
 QUESTION = "the best other method"
@@ -35,12 +36,12 @@ class Rival(NamedTuple):
     only: bool  # no other method was compared here
 
 
-def first_screen(run: Run, axis: Axis, preparation: Sequence[Run]) -> list[Block]:
+def first_screen(run: Run, axis: Axis, made: Sequence[Distillation]) -> list[Block]:
     """The answer of one run, in words, as a table and as a figure; nothing where no target was scored.
 
     Args:
         axis: both ends of the score axes.
-        preparation: distillations among the reported runs, whose cost is named too.
+        made: distillations, of which the cost of the run's own is named too.
     """
     if run.role != "target" or OUR_METHOD not in run.averages():
         return []
@@ -55,7 +56,7 @@ def first_screen(run: Run, axis: Axis, preparation: Sequence[Run]) -> list[Block
     else:
         out.append(Text("No other method was evaluated on all of these targets: there is nothing to compare with."))
     out.append(summary_table(run))
-    below = [instruction_words([run]), HOW_TO_READ, *cost_words(run, preparation)]
+    below = [instruction_words([run]), HOW_TO_READ, *cost_words(run, made)]
     out.append(Text(" ".join(below).strip(), "small"))
     if found:
         out.append(_figure(run, axis))
@@ -113,7 +114,10 @@ def answer(found: Sequence[Rival]) -> str:
         where = "at every number of training examples" if len(shots) > 1 else with_examples(shots[0])
         return f"{EVERYWHERE[word]} {where}."
     parts = [f"{word} {listed([with_examples(s) for s in shots])}" for word, shots in groups.items()]
-    return f"It depends on the number of training examples. The metaprompt is {'; '.join(parts)}."
+    beginning = "The verdict is not the same at every number of training examples."
+    if {"ahead", "behind"} <= groups.keys():  # a difference that is not shown, or one seed, shows no dependence
+        beginning = "It depends on the number of training examples."
+    return f"{beginning} The metaprompt is {'; '.join(parts)}."
 
 
 def sentence(rival: Rival, n_targets: int = 0) -> str:
@@ -122,7 +126,7 @@ def sentence(rival: Rival, n_targets: int = 0) -> str:
     Args:
         n_targets: names the number of target tasks, if above 0.
     """
-    over = f" over {n_targets} target tasks" if n_targets else ""
+    over = f" over {counted(n_targets, 'target task')}" if n_targets else ""
     name = method_name(rival.method)
     if not rival.only:
         name = f"{QUESTION} ({name.removeprefix('the ')})"
@@ -137,7 +141,7 @@ def _certainty(difference: Mapping[str, Any]) -> str:
     ends = difference["interval"]
     if ends is None:
         return "one seed: no interval, no verdict"
-    return f"95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}; {len(difference['seeds'])} seeds"
+    return f"95 % interval {ends[0]:+.3f} to {ends[1]:+.3f}; {counted(len(difference['seeds']), 'seed')}"
 
 
 def summary_table(run: Run) -> Table:
@@ -176,7 +180,7 @@ def _hours(run: Run, method: str) -> str:
     spent = [one["device_hours"] for one in run.results.get("cost", {}).get(method, {}).values()]
     if not spent:
         return ""
-    low, high = f"{min(spent):.2g}", f"{max(spent):.2g}"
+    low, high = hours(min(spent)), hours(max(spent))
     return low if low == high else f"{low} to {high}"
 
 
@@ -191,36 +195,6 @@ def _score(run: Run, method: str, shots: str, difference: Mapping[str, Any] | No
     return Cell(score(value), f"({difference['difference']:+.3f}{interval})", mark_of(difference))
 
 
-def cost_words(run: Run, preparation: Sequence[Run]) -> list[str]:
-    """Device hours of whole stages, as metrics.jsonl has them."""
-    said = []
-    spent = _device_hours(run, "")
-    if spent:
-        said.append(f"All adaptations of this run together took {spent:.2g} device-hours.")
-    sweep = sum(_device_hours(run, name) for name in run.curves if name.startswith("lr_sweep"))
-    if sweep:
-        said.append(f"Choosing learning rates took {sweep:.2g} more.")
-    source = Path(run.config.get("adapt", {}).get("source_run") or "-").name
-    for other in preparation:
-        if other.folder.name != source:  # another distillation, as that of a baseline
-            continue
-        parts = []
-        for name, folder in (("teachers", "teachers"), ("distillation", "")):
-            hours = _device_hours(other, folder)
-            if hours:
-                parts.append(f"{name} {hours:.2g}")
-        if parts:
-            said.append(f"The metaprompt was made once before, for all tasks: {listed(parts)} device-hours.")
-    if said:
-        said.append("A device is one GPU, or one process on a machine without GPUs.")
-    return said
-
-
-def _device_hours(run: Run, name: str) -> float:
-    steps = run.curves.get(name, [])
-    return sum(step.get("device_seconds") or 0.0 for step in steps) / 3600
-
-
 def _figure(run: Run, axis: Axis) -> Figure:
     """Scores over examples, differences, scores against trained numbers; beneath, the differences as numbers."""
     words, numbers = comparisons(run)
@@ -230,7 +204,7 @@ def _figure(run: Run, axis: Axis) -> Figure:
         difference_chart("metaprompt minus another method", rows, "difference of the averages", width=380),
         cost_chart(run, axis),
     ]
-    caption = f"{words} Averages over the {len(run.tasks)} targets, paired by seed."
+    caption = f"{words} Averages over {counted(len(run.tasks), 'target')}, paired by seed."
     colours = "Lines: 95 % intervals over seeds. Differences: blue above 0, orange below 0, grey not clear."
     title = "Score, difference and cost"
     return Figure(title, [chart for chart in charts if chart], caption, colours, keys_of(run.methods()), numbers)

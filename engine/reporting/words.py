@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from strict_yaml import counted
+
 
 def score(value: float | None) -> str:
     """0.5 -> 0.500"""
@@ -21,7 +23,17 @@ def with_spread(value: float, half: float | None) -> str:
 
 def examples(shots: str) -> str:
     """full -> all examples"""
-    return "all examples" if shots == "full" else f"{shots} examples"
+    return "all examples" if shots == "full" else counted(int(shots), "example")
+
+
+def significant(value: float, digits: int) -> str:
+    """That many digits; a number that has more before its point keeps them all: 0.0123, 2 -> 0.012; 1234, 2 -> 1,234"""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
+def hours(value: float) -> str:
+    """Device hours: 0.0123 -> 0.012; 1234.5 -> 1,234"""
+    return significant(value, 2)
 
 
 def learning_rate(rate: float | Mapping[str, Any]) -> str:
@@ -48,8 +60,7 @@ def method_name(method: str) -> str:
 
 def with_examples(shots: str) -> str:
     """16 -> with 16 examples"""
-    names = {"0": "without training examples", "1": "with 1 example"}
-    return names.get(shots, f"with {examples(shots)}")
+    return "without training examples" if shots == "0" else f"with {examples(shots)}"
 
 
 def listed(words: Sequence[str]) -> str:

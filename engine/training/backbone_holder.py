@@ -17,6 +17,7 @@ from engine.distributed import ShardedBackbone
 from engine.training.context import RunContext
 from engine.training.forward_backward import ForwardBackward
 from prompt_modules import embeddings_from_instruction, embeddings_from_text, embeddings_from_vocabulary
+from strict_yaml import counted
 
 
 class BackboneHolder:
@@ -69,7 +70,7 @@ class BackboneHolder:
         card, numbers = self.context.card, parameter_count(backbone.model)
         held = distributed.gather_objects(resident_bytes(backbone.model))
         self.context.print_rank0(
-            f"backbone {card.name}: {numbers:,} parameters, {card.dtype}, {distributed.world_size()} ranks, "
+            f"backbone {card.name}: {numbers:,} parameters, {card.dtype}, {counted(distributed.world_size(), 'rank')}, "
             f"resident bytes per rank {', '.join(f'{b:,}' for b in held)}"
         )
 
@@ -196,8 +197,8 @@ class BackboneHolder:
             self._instructions[card.name] = ids
             if len(ids) > length:
                 self.context.print_rank0(
-                    f"WARNING prompt.init: the instruction of {card.name} has {len(ids)} tokens and is cut to "
-                    f"prompt.num_virtual_tokens ({length}); set prompt.num_virtual_tokens to {len(ids)} or more"
+                    f"WARNING prompt.init: the instruction of {card.name} has {counted(len(ids), 'token')} and is cut "
+                    f"to prompt.num_virtual_tokens ({length}); set prompt.num_virtual_tokens to {len(ids)} or more"
                 )
         return self._instructions[card.name]
 

@@ -16,6 +16,7 @@ from engine.training.forward_backward import ForwardBackward
 from engine.training.stage import Adapter, Stage, TrainerConfig
 from engine.training.step_metrics import MetricsWindow
 from engine.training.validation_loss import validation_losses
+from strict_yaml import counted
 
 PROGRESS = ("step", "cursors", "row_steps", "stopped", "best_loss", "best_step", "waited", "row_tokens")
 
@@ -105,7 +106,7 @@ def resume(trainer: TrainerState) -> None:
     _restore(trainer, found)
     if is_main_process:
         for line in accepted:
-            print(f"WARNING {stage.run_dir}: continues although it changed: {line}", flush=True)
+            print(f"WARNING {stage.run_dir}: continues, although the configuration changed: {line}", flush=True)
         print(f"{stage.name}: resumed at step {trainer.step} of {stage.total_steps}", flush=True)
 
 
@@ -143,7 +144,7 @@ def _check_shapes(trainer: TrainerState, found: Checkpoint, parameters: dict[str
     rows = [_labels(row) for row in stage.rows]
     problems = []
     if found.state["rows"] != rows:
-        problems.append(f"it has {len(found.state['rows'])} rows and this run {len(rows)}, or other ones")
+        problems.append(f"it has {counted(len(found.state['rows']), 'row')} and this run {len(rows)}, or other ones")
     shapes = _shapes(parameters)
     saved = _shapes({name: tensor for name, tensor in found.prompts.items() if not name.startswith("best.")})
     for name in sorted(saved.keys() | shapes.keys()):

@@ -6,8 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clinical_tasks import TaskCard
 from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, read_config
+from engine.core import UserError
+from engine.data import load_cards, unknown_task
 from engine.distributed import room_for
+from engine.evaluation import names_folder, output_problems
 from engine.recipes.checks.configuration import (
     backbone_differs,
     backbone_problems,
@@ -16,8 +20,8 @@ from engine.recipes.checks.configuration import (
     task_problems,
 )
 from engine.recipes.checks.run_state import RunState, state_of, unfinished
-
-FORMATS = ("peft", "peft_collapsed", "vllm")  # of export
+from engine.recipes.exporting import FORMATS
+from strict_yaml import must_be_one_of
 
 
 def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tuple[RunConfig | None, list[str]]:
@@ -29,7 +33,7 @@ def config_of_run(folder: Path, overrides: Mapping[str, str], mode: str) -> tupl
     for key in overrides:
         if not key.startswith(("evaluate.", "log.")) and key not in FREE_IN_EVALUATION:
             free = ", ".join(FREE_IN_EVALUATION)
-            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*")
+            problems.append(f"command line: --{key}: belongs to the run; {mode} can change {free}, evaluate.*, log.*")
     if not (folder / "config.yaml").is_file():
         told = " ".join(problems)
         problems += read_config("", {key: text for key, text in overrides.items() if f"--{key}: " not in told})[1]
@@ -51,14 +55,20 @@ def evaluation_problems(run: str, tasks: Sequence[str], overrides: Mapping[str, 
         if found.tasks and task not in found.tasks:
             problems.append(f"--tasks: {task!r} is not in {found.folder}; it has {', '.join(found.tasks)}")
     scored = [task for task in found.tasks if task in tasks or not tasks]
-    splits: list[str] = [config.evaluate.split]
-    if found.stage == "adapt" and "in_context" in config.adapt.methods:
-        splits.append("train")
     key = "adapt.targets" if found.stage == "adapt" else "distill.sources"
     here = set(config.adapt.targets if found.stage == "adapt" else config.distill.tasks)
     problems += _backbone_problems(config, found)
-    problems += task_problems(_only(config, [task for task in scored if task in here]), {key: splits})
+    problems += task_problems(
+        _only(config, [task for task in scored if task in here]), {key: evaluated_splits(config, found.stage)}
+    )
     return problems + machine_problems(config, ("--run", "data.cache"))
+
+
+def evaluated_splits(config: RunConfig, stage: str) -> list[str]:
+    """Splits of each task that ``evaluate`` reads."""
+    if stage == "adapt" and "in_context" in config.adapt.methods:
+        return [config.evaluate.split, "train"]
+    return [config.evaluate.split]
 
 
 def prediction_problems(
@@ -75,8 +85,10 @@ def prediction_problems(
     if notes is not None and not notes.exists():
         problems.append(f"--input: {notes} does not exist; name a .txt, a folder of them, or a .jsonl")
     into = expand_or_tell(output, "--output", problems)
-    if into is not None and not into.parent.is_dir():
-        problems.append(f"--output: {into.parent} is not a folder; make it first")
+    card = None if config is None else _card_of(config, row[0], found, problems)
+    if into is not None:
+        overwrite = config is None or config.overwrite
+        problems += output_problems(into, names_folder(output, into), card=card, overwrite=overwrite)
     if found is not None:
         problems += _row_problems(found, row)
     if config is not None:
@@ -85,11 +97,23 @@ def prediction_problems(
     return problems
 
 
+def _card_of(config: RunConfig, task: str, found: RunState | None, problems: list[str]) -> TaskCard | None:
+    """The task's card. That the run has no such task is told of elsewhere."""
+    try:
+        cards = load_cards(config.data)
+    except UserError as error:
+        problems += error.problems
+        return None
+    if task not in cards and found is not None and task in found.tasks:
+        problems.append(unknown_task(task, cards))
+    return cards.get(task)
+
+
 def export_problems(run: str, fmt: str, output: str, tasks: Sequence[str]) -> list[str]:
     """What ``export`` can be refused with before torch is imported. Nothing is written."""
     problems = []
     if fmt not in FORMATS:
-        problems.append(f"--format: {fmt!r}: must be one of {', '.join(FORMATS)}")
+        problems.append(f"--format: {must_be_one_of(fmt, FORMATS)}")
     into = expand_or_tell(output, "--output", problems)
     if into is not None:
         problems += new_folder_problems(into)
@@ -172,7 +196,7 @@ def _result_problems(folder: Path) -> list[str]:
 def new_folder_problems(output: Path) -> list[str]:
     """What keeps ``--output`` from being a new folder."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        return [f"--output: {output} exists already; name a new folder"]
+        return [f"--output: {output} already exists; name a new folder"]
     return room_for("command line: --output", output, 0)
 
 

@@ -22,12 +22,12 @@ from backbones.loading import backbone_config
 from engine.checkpoints import load_bank
 from engine.config import resolve
 from engine.core import UserError
+from engine.recipes.exporting.formats import FORMATS
 from engine.recipes.exporting.model_card import model_card
 from engine.recipes.merging import METHOD as SUM
 from prompt_modules import DecomposedBank, JoinedBank, LoraBank
 from strict_yaml import must_be_one_of
 
-FORMATS = ("peft", "peft_collapsed", "vllm")
 CLIENT = Path(__file__).parents[2] / "evaluation" / "vllm" / "client.py"
 
 

@@ -17,6 +17,7 @@ from engine.recipes.merging import prompt_sums
 from engine.recipes.merging.merged_config import differences, merged_config, merged_hashes, noted_sources
 from engine.recipes.merging.rows import Run, entries, join, shape_problems
 from engine.recipes.merging.sum_rows import with_sums
+from strict_yaml import counted
 
 TUNING = Path("lr_sweep/tuning.json")  # what a sweep leaves in a run
 
@@ -66,8 +67,9 @@ def merge_runs(
         print_rank0(f"NOTE {line}")
     repeated = sum(len(run.rows) for run in runs) - n_joined
     if repeated:
-        print_rank0(f"{repeated} duplicate rows, bit-identical: kept once")
-    print_rank0(f"{len(merged.state['rows'])} rows in {output}; next: python train.py evaluate --run {output}")
+        print_rank0(f"{counted(repeated, 'duplicate row')}, bit-identical: kept once")
+    rows = counted(len(merged.state["rows"]), "row")
+    print_rank0(f"{rows} in {output}; next: python train.py evaluate --run {output}")
 
 
 def _compatible_runs(folders: Sequence[Path], output: Path, sums: str) -> list[Run]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from itertools import product
 
+from engine.reporting.words import significant
+
 Scale = Callable[[float], float]
 
 
@@ -57,5 +59,5 @@ def short(value: float) -> str:
     """1234567 -> 1.2M; what an axis has room for."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.2g}" if abs(value) < 0.1 and value else f"{value:.3g}"
+            return f"{significant(value / size, 3)}{letter}"
+    return significant(value, 2 if abs(value) < 0.1 and value else 3)

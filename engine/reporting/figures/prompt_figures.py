@@ -11,6 +11,8 @@ from engine.reporting.data import Run
 from engine.reporting.figures.charts import heat, lines
 from engine.reporting.figures.marks import Point, Series, Style, key
 from engine.reporting.geometry import Geometry
+from engine.reporting.words import significant
+from strict_yaml import counted
 
 TYPES = {"ner": 0, "re": 1, "qa": 2, "nli": 3, "summarization": 4}
 OTHER = 7  # colour of the metaprompt, which has no type
@@ -93,7 +95,7 @@ def _caption(found: Geometry) -> str:
     _, length, width = found.prompts.shape
     out = f"Prompts as they are fed to the backbone, flattened ({length} x {width}); of every task and method one row."
     if found.left_out:
-        left_out = ", ".join(f"{n} rows {why}" for why, n in found.left_out.items())
+        left_out = ", ".join(f"{counted(n, 'row')} {why}" for why, n in found.left_out.items())
         out += f" Left out: {left_out}."
     pairs = found.cosines[np.tril_indices(len(found.cosines), -1)]
     return f"{out} Mean cosine of two prompts: {pairs.mean():.3f}."
@@ -104,7 +106,7 @@ def _places(found: Geometry, names: Sequence[str], axes: Sequence[str]) -> Table
     for k, name in enumerate(names):
         x, y = found.places[k]
         largest = np.delete(found.cosines[k], k).max()
-        rows.append([name, f"{x:.3g}", f"{y:.3g}", f"{largest:.3f}"])
+        rows.append([name, significant(x, 3), significant(y, 3), f"{largest:.3f}"])
     return Table(["prompt", axes[0], axes[1], "largest cosine to another"], rows)
 
 

@@ -115,12 +115,12 @@ def _in_order(points: Mapping[str, Point], shots: Sequence[str]) -> list[Point]:
 def _average_point(run: Run, method: str, shots: str, value: float) -> Point:
     half = run.half_interval(method, shots)
     low, high = _within_scores(interval_around(value, half))
-    return Point(0, value, low, high, f"{method}, {shots} examples: {with_spread(value, half)}")
+    return Point(0, value, low, high, f"{method}, {examples(shots)}: {with_spread(value, half)}")
 
 
 def _task_point(method: str, shots: str, cell: Mapping[str, Any]) -> Point:
     low, high = _within_scores(cell["ci95"])
-    return Point(0, cell["mean"], low, high, f"{method}, {shots} examples: {score(cell['mean'])}")
+    return Point(0, cell["mean"], low, high, f"{method}, {examples(shots)}: {score(cell['mean'])}")
 
 
 def _within_scores(interval: Sequence[float] | None) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from engine.reporting.data import Run, shots_value
 from engine.reporting.figures.charts import WIDTH, lines
 from engine.reporting.figures.marks import Point, Series, Style, key, style_of
 from engine.reporting.figures.score_figures import keys_of
-from engine.reporting.words import examples, learning_rate, score
+from engine.reporting.words import examples, learning_rate, score, significant
 
 LOSSES = {"loss": 0, "ce": 1, "kl": 2, "hidden": 3}
 LOSS_WORDS = {
@@ -39,7 +39,7 @@ AXES = {
     "tokens": "tokens trained on",
     "device_hours": "device hours",
 }
-COST_FORMATS = {"trainable": "{:,}", "tokens": "{:,.0f}", "device_hours": "{:.3g}"}
+COST_DIGITS = {"trainable": 0, "tokens": 0, "device_hours": 3}  # significant ones; 0: whole numbers
 
 
 def cost(run: Run, axis: tuple[float, float] | None = None) -> list[Block]:
@@ -102,16 +102,16 @@ def _cost_points(costs: Sequence[_Cost], method: str, field: str) -> list[Point]
     for one in costs:
         spent = getattr(one, field)
         if one.method == method and spent:
-            told = f"{method}, {one.shots} examples: {one.score:.3f} at {spent:,.4g} {AXES[field]}"
+            told = f"{method}, {examples(one.shots)}: {one.score:.3f} at {significant(spent, 4)} {AXES[field]}"
             out.append(Point(spent, one.score, told=told, label=one.shots))
     return out
 
 
 def _cost_row(one: _Cost) -> list[str]:
     row = [one.method, one.shots, score(one.score)]
-    for field, form in COST_FORMATS.items():
+    for field, digits in COST_DIGITS.items():
         spent = getattr(one, field)
-        row.append("" if spent is None else form.format(spent))
+        row.append("" if spent is None else significant(spent, digits))
     return row
 
 
@@ -230,5 +230,5 @@ def _step_row(where: str, step: Mapping[str, Any]) -> list[str]:
     row = [where, str(step["step"])]
     for term in (*LOSSES, "lr", "tokens_per_s"):
         value = step.get(term)
-        row.append(f"{value:.4g}" if isinstance(value, int | float) else "")
+        row.append(significant(value, 4) if isinstance(value, int | float) else "")
     return row

@@ -37,6 +37,7 @@ from engine.training.teachers.files import Part, Said, Writer
 from engine.training.teachers.parts import TeacherBlock
 from engine.training.teachers.read_ahead import ReadAhead
 from prompt_modules import PromptBank, TeacherStates
+from strict_yaml import counted
 
 FORMAT = "3"
 OPEN_FILES = 256
@@ -170,7 +171,10 @@ class TeacherCache:
         barrier()
         seconds = time.monotonic() - begin
         if seconds > TOLD:
-            print_rank0(f"teacher cache: {len(numbers)} files filled in {seconds:.0f} s, {rounds} micro-batches a rank")
+            print_rank0(
+                f"teacher cache: {counted(len(numbers), 'file')} filled in {seconds:.0f} s, "
+                f"{counted(rounds, 'micro-batch', 'micro-batches')} a rank"
+            )
 
     def _blocks(self, numbers: Sequence[int], forward_backward: ForwardBackward) -> list[TeacherBlock]:
         """What computes parts. Its samples have no tokens yet: those of a large corpus need not fit in memory."""

@@ -16,6 +16,7 @@ from engine.training.backbone_holder import BackboneHolder
 from engine.training.stage import Stage
 from engine.training.teachers.cache import TaughtRow, TeacherCache, TeacherCacheReader
 from prompt_modules import JoinedBank
+from strict_yaml import counted
 
 WORTH = 1.2  # visits of a sample, on average, from which on keeping pays
 DISK_SHARE = 0.5  # of the free space that ``auto`` may take
@@ -55,7 +56,8 @@ def cache_teachers(holder: BackboneHolder, stage: Stage, teachers: JoinedBank, s
         missing = cache.missing(wanted)
         if missing:
             holder.context.print_rank0(
-                f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {steps} steps"
+                f"teacher cache: {counted(cache.tokens(missing), 'answer token')} to fill, of the first "
+                f"{counted(steps, 'step')}"
             )
     there = sorted(set(wanted).difference(missing))
     damaged = cache.damaged(there, holder.context.env.rank, holder.context.env.world, holder.context.print_rank0)

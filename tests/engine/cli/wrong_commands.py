@@ -279,7 +279,7 @@ TABLE: dict[str, Wrong] = {
             "--data.root={runs}/none",
         ),
         (
-            "--data.max_length: belongs to the run",
+            "--data.max_length: belongs to the run; evaluate can change ",
             "command line: --evaluate.batch_size: ",
             "command line: --tasks: 'demo_qu' is not in",
             "command line: --data.root: {runs}/none",
@@ -288,6 +288,20 @@ TABLE: dict[str, Wrong] = {
     "predict: everything": Wrong(
         ("predict", "--run={runs}/distilled", "--task=demo_qu", "--input={runs}/none", "--output={out}/a/b.jsonl"),
         ("--task: 'demo_qu' is not in", "--input: {runs}/none does not exist", "--output: {out}/a is not a folder"),
+    ),
+    "predict: over what is there": Wrong(
+        (
+            "predict",
+            "--run={runs}/adapted",
+            "--task=demo_relations",
+            "--input={runs}",
+            "--output={runs}/file.txt",
+        ),
+        ("--output: {runs}/file.txt already exists; name another, or give --overwrite=true to write over it",),
+    ),
+    "predict: into a folder of another task": Wrong(
+        ("predict", "--run={runs}/adapted", "--task=demo_relations", "--input={runs}", "--output={out}/brat/"),
+        ("--output: a folder of .ann files is for NER; demo_relations is re: name a .jsonl file",),
     ),
     "predict: nothing": Wrong(
         ("predict",), ("--run: missing", "--task: missing", "--input: missing", "--output: missing")
@@ -309,7 +323,11 @@ TABLE: dict[str, Wrong] = {
     ),
     "export: everything": Wrong(
         ("export", "--run={runs}/distilled", "--format=onnx", "--output={runs}", "--tasks=demo_qu"),
-        ("--format: 'onnx'", "--output: {runs} exists already", "--tasks: 'demo_qu'"),
+        (
+            "--format: must be one of peft, peft_collapsed, vllm; got 'onnx'",
+            "--output: {runs} already exists; name a new folder",
+            "--tasks: 'demo_qu'",
+        ),
     ),
     "export: stopped": Wrong(
         ("export", "--run={runs}/stopped", "--format=peft", "--output={out}/x"), ("adapt reached step 10 of 20",)
@@ -317,7 +335,7 @@ TABLE: dict[str, Wrong] = {
     "merge: everything": Wrong(
         ("merge", "--runs={runs}/adapted,{runs}/adapted,{runs}/distilled,{runs}/stopped", "--output={runs}"),
         (
-            "--output: {runs} exists already",
+            "--output: {runs} already exists; name a new folder",
             "--runs: duplicate run directory {runs}/adapted",
             "{runs}/distilled is not an adaptation but a run of",
             "{runs}/stopped is not finished",
@@ -330,13 +348,23 @@ TABLE: dict[str, Wrong] = {
         ("--tasks: ", "--data_root: {runs}/none", "--overlap: ", "--max_length: "),
     ),
     "study: everything": Wrong(
-        ("study", "--config={runs}/whole_study.yaml", "--only=few", "--backbone=gone.yaml", "--dry_run=perhaps"),
+        (
+            "study",
+            "--config={runs}/whole_study.yaml",
+            "--only=few,few_shot",
+            "--backbone=gone.yaml",
+            "--dry_run=perhaps",
+        ),
         (
             "--dry_run: ",
-            "--only: 'few'",
+            "--only: must be one of metaprompt, few_shot; got 'few'",
             "command line: --backbone: gone.yaml does not exist",
             "{runs}/wrong_data.yaml, line 2: data.root: ",
         ),
+    ),
+    "study: a name misspelt": Wrong(
+        ("study", "--config={runs}/whole_study.yaml", "--only=few_shots"),
+        ("--only: must be one of metaprompt, few_shot; got 'few_shots'; did you mean 'few_shot'?",),
     ),
     "study: the protocol": Wrong(
         ("study", "--config={runs}/study.yaml"),

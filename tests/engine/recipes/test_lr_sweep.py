@@ -112,7 +112,7 @@ def test_rates_of_equal_score_are_told_apart_by_cross_entropy_and_a_warning_says
     first, warning = lr_sweep.told(found)
     assert "0.1 0.500 (1.000), 0.2 0.500 (0.300) *, 0.4 0.500 (0.700)" in first
     assert warning.startswith(
-        "WARNING learning rates of a at full: all 3 have the score 0.500; 0.2 is taken for its cross-entropy"
+        "WARNING learning rates of a at full: all 3 have the score 0.500; 0.2 is chosen by its lower cross-entropy"
     )
     # a higher score is taken whatever its cross-entropy; a rate that diverged loses to any other of its score
     better = lr_sweep.summary(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from engine.checkpoints import checkpoint
+from engine.checkpoints import checkpoint, identity_of
 from engine.core.errors import UserError
 from engine.recipes import study
 from engine.recipes.protocols import read_study
@@ -159,13 +159,17 @@ def told(monkeypatch: pytest.MonkeyPatch):
 
     def evaluated(run: str) -> None:
         calls.append(("evaluate", run))
-        content = {"checkpoint": checkpoint.identity_of(Path(run)), "tasks": {"t": {}}}
+        content = {"checkpoint": identity_of(Path(run)), "tasks": {"t": {}}}
         (Path(run) / "results.json").write_text(json.dumps(content))
+
+    def reported(runs: list[str], output: str, distillations: list[str]) -> None:
+        calls.append(("report", ",".join(runs)))
+        calls.append(("cost", ",".join(distillations)))
 
     monkeypatch.setattr(study, "distill", finished)
     monkeypatch.setattr(study, "adapt", finished)
     monkeypatch.setattr(study, "evaluate", evaluated)
-    monkeypatch.setattr(study, "report", lambda runs, output: calls.append(("report", ",".join(runs))))
+    monkeypatch.setattr(study, "report", reported)
     return calls
 
 
@@ -175,7 +179,12 @@ def test_a_study_runs_what_is_needed_in_order_and_passes_over_what_is_done(write
     run_study(file, ["few"], {})
     few = [str(runs / "few" / n) for n in ("short", "steps=100")]
     adapted = [(what, run) for run in few for what in ("adapt", "evaluate")]
-    assert told == [("distill", str(runs / "plain")), *adapted, ("report", ",".join(few))]
+    assert told == [
+        ("distill", str(runs / "plain")),
+        *adapted,
+        ("report", ",".join(few)),
+        ("cost", str(runs / "plain")),
+    ]
     (Path(few[1]) / "results.json").unlink()
     assert [state_of(c) for c in read_study(file, {})[1] if c.protocol in ("plain", "few")] == [
         "done",

@@ -1,17 +1,19 @@
 """What the first screen answers, and what every table and axis of a report keeps to."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.evaluation.aggregate import average
 from engine.reporting.blocks import Cell, Section, Table
 from engine.reporting.constant_columns import shortened, without_constant_columns
 from engine.reporting.data import gather
+from engine.reporting.figures.axes import short
 from engine.reporting.figures.score_figures import score_range
 from engine.reporting.report import write_report
-from engine.reporting.verdict import answer, cost_words, rivals, sentence
+from engine.reporting.verdict import answer, rivals, sentence
+from engine.reporting.words import significant
 from tests.engine.reported_demo import demo_results, write_demo
 from tests.engine.reported_run import write_run
 
@@ -94,6 +96,20 @@ def test_a_mixed_answer_names_the_numbers_of_examples(tmp_path: Path) -> None:
     assert answer(rivals(run)).startswith(wanted)
 
 
+def test_a_missing_verdict_shows_no_dependence_on_the_number_of_examples(tmp_path: Path) -> None:
+    found = demo_results("target")
+    for task in found["tasks"].values():
+        for method in ("metaprompt", "prompt_tuning"):
+            cell = task["methods"][method]["16"]
+            cell["seeds"], cell["values"] = cell["seeds"][:1], cell["values"][:1]
+    run = gather([write_run(tmp_path / "run", found)])[0]
+    wanted = (
+        "The verdict is not the same at every number of training examples. The metaprompt is without a verdict (one "
+        "seed) with 16 examples; ahead with all examples."
+    )
+    assert answer(rivals(run)) == wanted
+
+
 def test_the_strongest_other_method_is_named_and_no_variant_of_ours(tmp_path: Path) -> None:
     run = gather([write_run(tmp_path / "run")])[0]
     found = {rival.shots: rival for rival in rivals(run)}
@@ -151,13 +167,36 @@ def test_details_of_many_runs_are_folded_and_the_contents_name_them_alone(tmp_pa
     assert contents.count("<a href=") == 5
 
 
-def test_the_cost_names_the_run_that_the_metaprompt_came_from_and_the_search_for_rates(tmp_path: Path) -> None:
-    distilled, adapted = gather(write_demo(tmp_path))
-    seconds = {"": [{"device_seconds": 3600.0}], "lr_sweep": [{"device_seconds": 7200.0}]}
-    run = replace(adapted, curves=seconds, config={"adapt": {"source_run": "runs/mine"}})
-    mine = replace(distilled, folder=tmp_path / "mine", curves={"": [{"device_seconds": 18000.0}]})
-    baseline = replace(mine, folder=tmp_path / "baseline")
-    words = " ".join(cost_words(run, [baseline, mine]))
-    assert "together took 1 device-hours. Choosing learning rates took 2 more." in words
-    assert words.count("made once before") == 1 and "distillation 5 device-hours" in words
-    assert "made once before" not in " ".join(cost_words(run, [baseline]))
+@pytest.mark.parametrize(
+    "value, digits, shown",
+    [
+        (0.0123, 2, "0.012"),
+        (99.4, 2, "99"),
+        (99.6, 2, "100"),
+        (120.4, 2, "120"),
+        (1234.5, 2, "1,234"),
+        (999.7, 3, "1,000"),
+        (123456.0, 4, "123,456"),
+        (-120.4, 2, "-120"),
+        (0.0, 0, "0"),
+    ],
+)
+def test_large_numbers_keep_every_digit_before_the_point(value: float, digits: int, shown: str) -> None:
+    assert significant(value, digits) == shown
+    assert "e+" not in short(value) and "e+" not in short(value * 1e9)
+
+
+def test_one_thing_is_counted_in_the_singular(tmp_path: Path) -> None:
+    found = demo_results("target")
+    name = next(iter(found["tasks"]))
+    found["tasks"] = {name: found["tasks"][name]}
+    for by_shots in found["tasks"][name]["methods"].values():
+        if "16" in by_shots:
+            by_shots["1"] = by_shots.pop("16")
+    found["average"] = average(found["tasks"])
+    text = write_report([write_run(tmp_path / "run", found)], tmp_path / "out")
+    assert "With 1 example the metaprompt scores" in text and "over 1 target task," in text
+    assert "Averages over 1 target, paired by seed." in text and "| 1 example " in text
+    assert not re.search(
+        r"(?<![\d.,])1 (examples|targets|tasks|target tasks|seeds|documents|tests|comparisons)\b", text
+    )

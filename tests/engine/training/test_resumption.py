@@ -182,7 +182,7 @@ def test_changes_that_are_accepted_are_said_and_kept(build: Build, capsys: pytes
     assert (
         other.step == 6
         and "WARNING" in (out := capsys.readouterr().out)
-        and "continues although it changed: config.distill.lr_task" in out
+        and "continues, although the configuration changed: config.distill.lr_task" in out
     )
     found = checkpoint.load(other.stage.run_dir)
     assert found is not None

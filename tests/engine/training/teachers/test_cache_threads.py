@@ -167,7 +167,7 @@ def test_a_benchmark_fills_what_its_steps_read(make_holder, make_loop, teachers,
     cache_teachers(holder, stage, teachers=taught, steps=1)
     cache = stage.cached_teachers.cache
     assert {(p.row, i) for p in cache.parts for i in p.indices} == set(sample_visits(stage, 1))
-    assert any("of the first 1 steps" in line for line in said) and all(part.file.exists() for part in cache.parts)
+    assert any("of the first 1 step" in line for line in said) and all(part.file.exists() for part in cache.parts)
     trainer = make_loop(stage, holder)
     stage.teachers = None
     trainer.gradients(0)
