@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, read_config
+from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, expand_or_tell, read_config
 from engine.distributed import room_for
 from engine.recipes.checks.configuration import (
     backbone_differs,
     backbone_problems,
-    expand_or_tell,
     machine_problems,
     task_problems,
 )
@@ -144,8 +143,7 @@ def report_problems(runs: Sequence[str], output: str) -> list[str]:
         problems += [] if into is None else room_for("command line: --output", into, 0)
     elif output:
         into = expand_or_tell(output, "--output", problems)
-        if into is not None and into.exists() and not into.is_dir():
-            problems.append(f"--output: {into} is a file; name a folder")
+        problems += [] if into is None else room_for("command line: --output", into, 0)
     return problems
 
 
