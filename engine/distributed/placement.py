@@ -3,8 +3,8 @@ devices or hosts.
 
 Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so
 that ``plan`` prints on a login node what a run will choose. Speed usually falls in the order of SHARDINGS: replicated
-gathers nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
-time more, less than a sharding further down.
+gathers nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a
+third of its time more, less than a sharding further down.
 """
 
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ for it.
 from dataclasses import dataclass, replace
 
 from engine.config import RunConfig, expand_or_tell, new_key
-from engine.core import UserError
+from engine.core import UserError, nearest_existing
 from engine.distributed import GB, DeviceKind, Machine, read_kind
 from engine.planning.sample_lengths import Assumed
 
@@ -172,7 +172,8 @@ def check_png(png: str, sweep: Sweep | None) -> None:
     if sweep is None:
         problems.append("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
     file = expand_or_tell(png, "command line: --png", problems)
-    if file is not None and not (file.suffix.lower() == ".png" and file.absolute().parent.is_dir()):
+    in_folder = file is None or file.absolute().parent.is_dir() or not nearest_existing(file).is_dir()
+    if file is not None and not (file.suffix.lower() == ".png" and in_folder):  # a file in the way is told of as one
         problems.append(f"command line: --png: must be a .png file in a folder that exists; got {png}")
     if problems:
         raise UserError(problems)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, expand_or_tell, read_config
+from engine.core import nearest_existing
 from engine.distributed import room_for
 from engine.recipes.checks.configuration import (
     backbone_differs,
@@ -72,7 +73,7 @@ def prediction_problems(
     if notes is not None and not notes.exists():
         problems.append(f"--input: {notes} does not exist; name a .txt, a folder of them, or a .jsonl")
     into = expand_or_tell(output, "--output", problems)
-    if into is not None and not into.parent.is_dir():
+    if into is not None and not into.parent.is_dir() and nearest_existing(into).is_dir():  # a file is told of as one
         problems.append(f"--output: {into.parent} is not a folder; make it first")
     if found is not None:
         problems += _row_problems(found, row)
