@@ -9,7 +9,7 @@ from engine.benchmarking import choices
 from engine.benchmarking.choices import for_steps, mode_of
 from engine.config import (
     RunConfig,
-    expand,
+    expand_or_tell,
     known_keys,
     new_value,
     read_config,
@@ -86,7 +86,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
             invented = invention_of(own["invented"], base.data.max_length)
     except UserError as error:
         problems += error.problems
-    compare, output = _files(own, expand(base.run_dir), problems)
+    compare, output = _files(own, base.run_dir, problems)
     cases: list[Case] = []
     if not problems:
         cases = _cases(file, overrides, axes, warmup + steps + PROFILED, problems)
@@ -112,18 +112,21 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     )
 
 
-def _files(own: dict[str, str], run_dir: Path, problems: list[str]) -> tuple[Path | None, Path]:
+def _files(own: dict[str, str], run_dir: str, problems: list[str]) -> tuple[Path | None, Path]:
     """An earlier benchmark.json to compare with, if one is named, and the output folder."""
     compare = None
     if own.get("compare"):
-        compare = expand(own["compare"])
-        if not compare.is_file():
+        compare = expand_or_tell(own["compare"], "command line: --compare", problems)
+        if compare is not None and not compare.is_file():
             problems.append(f"command line: --compare: {compare} is not a file; name an earlier benchmark.json")
-    output = run_dir.with_name(run_dir.name + "-benchmark")
     if own.get("output"):
-        output = expand(own["output"])
-    problems += room_for("command line: --output", output, ROOM)
-    return compare, output
+        output = expand_or_tell(own["output"], "command line: --output", problems)
+    else:
+        folder = expand_or_tell(run_dir, "run_dir", problems)
+        output = None if folder is None else folder.with_name(folder.name + "-benchmark")
+    if output is not None:
+        problems += room_for("command line: --output", output, ROOM)
+    return compare, output or Path()
 
 
 def _cases(

@@ -9,6 +9,7 @@ from .learning_rates import (
 )
 from .loader import (
     expand as expand,
+    expand_or_tell as expand_or_tell,
     read_config as read_config,
     read_switch as read_switch,
     read_yaml as read_yaml,
@@ -59,6 +60,7 @@ __all__ = [
     "check_hashes",
     "compared",
     "expand",
+    "expand_or_tell",
     "flat",
     "key_lines",
     "known_keys",

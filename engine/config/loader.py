@@ -17,6 +17,7 @@ from engine.config.validation import impossible
 from engine.core import UserError
 from strict_yaml import TYPES, UnreadableFile, nearest, parse, read_mapping
 
+NEAR = 0.7  # likeness of a key to one that is meant; below it are other words
 UNMISTAKABLE = ("sharding", "deepspeed", "batching")  # keys without a dot that messages name as keys only
 
 
@@ -50,6 +51,8 @@ def read_config(
         content = read_yaml(config_file)
     except UserError as error:
         return None, [*_wrong_flags(flags), *error.problems]
+    if _is_study(content):
+        return None, [*_wrong_flags(flags), f"{config_file}: {_of_study(content)}"]
     told = []
     for dotted, text in flags.items():
         if dotted not in REPLACED:
@@ -68,6 +71,20 @@ def read_config(
         if not any(f"{line.partition(':')[0]}:" in earlier for earlier in told):
             told.append(_from(line, flags, config_file))
     return config, told
+
+
+def _is_study(content: Mapping[str, Any]) -> bool:
+    """Whether a file is a study's, whose ``distill`` and ``adapt`` name run configurations."""
+    groups = content.keys() & {"distillations", "adaptations"}
+    return bool(groups) or any(isinstance(content.get(name), str) for name in ("distill", "adapt"))
+
+
+def _of_study(content: Mapping[str, Any]) -> str:
+    named = []
+    for key in ("distill", "adapt"):
+        file = content.get(key)
+        named.append(f"its {key}: file" + (f" ({file})" if isinstance(file, str) else ""))
+    return f"this is a study file, which only the mode study takes; name {' or '.join(named)}"
 
 
 def _wrong_flags(flags: Mapping[str, str]) -> list[str]:
@@ -116,7 +133,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     section, dot, leaf = key.rpartition(".")
     if dot and key in known:
         return f"unknown key {key!r}; a file nests it: {section}: {{{leaf}: …}}"
-    near = nearest(key, known, 0.55)
+    near = nearest(key, known, NEAR)
     if near is None:  # a leaf without its section
         near = next((k for k in known if k.rpartition(".")[2] == leaf), None)
     return f"unknown key {key!r}; did you mean {near!r}?" if near else f"unknown key {key!r}; see --help"
@@ -213,3 +230,12 @@ def expand(path: str) -> Path:
     if "$" in out:
         raise UserError(f"{path}: an environment variable in it is not set")
     return Path(out)
+
+
+def expand_or_tell(path: str, key: str, problems: list[str]) -> Path | None:
+    """``expand``, whose problem is added with the key in front."""
+    try:
+        return expand(path)
+    except UserError as error:
+        problems += [f"{key}: {problem}" for problem in error.problems]
+        return None

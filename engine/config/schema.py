@@ -58,7 +58,8 @@ class RunConfig:
         "auto",
         "Where the frozen backbone is kept. replicated: whole on each device. zero3: in shards over all devices. "
         "zero3_hpz: also with a second set of shards within each node. zero3_offload: in shards in host memory. auto: "
-        "the fastest of these that is predicted to fit.",
+        "the first that fits in memory, in this order: replicated, zero3_hpz, zero3, zero3_offload. It predicts no "
+        "times.",
     )
     deepspeed: str = machine(
         "",

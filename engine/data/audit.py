@@ -11,7 +11,7 @@ from typing import Any
 import clinical_tasks
 from clinical_tasks import TaskCard, TaskCheck
 from clinical_tasks.audit import Overlap, TokenLimits, find_overlaps
-from engine.config import DataConfig, EvaluateConfig, expand, read_switch, unknown_key
+from engine.config import DataConfig, EvaluateConfig, expand, expand_or_tell, read_switch, unknown_key
 from engine.core import UserError
 from engine.data.dataset import load_cards
 
@@ -88,12 +88,13 @@ def check_problems(
                     problems.append(f"--{flag}: {unknown_key(task, found).replace('key', 'task', 1)}")
     except UserError as error:
         problems += error.problems
-    root = expand(data_root)
-    if not root.is_dir():
+    root = expand_or_tell(data_root, "--data_root", problems)
+    if root is not None and not root.is_dir():
         problems.append(f"--data_root: {root} is not a folder")
     read_switch(overlap.wanted, "--overlap", problems)
-    if output and expand(output).is_dir():
-        problems.append(f"--output: {expand(output)} is a folder; name a file")
+    file = expand_or_tell(output, "--output", problems) if output else None
+    if file is not None and file.is_dir():
+        problems.append(f"--output: {file} is a folder; name a file")
     _numbers(tokens, problems)
     if tokens.backbone:
         from backbones import BackboneError, load_backbone_card

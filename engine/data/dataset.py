@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from engine.config import DataConfig, expand
+from engine.config import DataConfig, expand, expand_or_tell
 from engine.core import UserError
 from engine.data.corpora import Corpora, each_task
 from engine.data.file_digests import FileDigests
@@ -109,8 +109,10 @@ def load_cards(config: DataConfig) -> dict[str, TaskCard]:
     Raises:
         UserError: a folder is missing or a card is wrong, all problems at once.
     """
-    folders = [expand(folder) for folder in config.cards]
-    missing = [f"data.cards: folder {folder} does not exist" for folder in folders if not folder.is_dir()]
+    missing: list[str] = []
+    found = [expand_or_tell(folder, "data.cards", missing) for folder in config.cards]
+    folders = [folder for folder in found if folder is not None]
+    missing += [f"data.cards: folder {folder} does not exist" for folder in folders if not folder.is_dir()]
     if missing:
         raise UserError(missing)
     try:

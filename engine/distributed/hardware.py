@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from engine.config import read_yaml
+from engine.config import at_line, key_lines, read_yaml
 from engine.core import UserError, resource_folder
-from strict_yaml import about, build
+from strict_yaml import Problem, about, build, fields_of
 
 FOLDER = resource_folder("machines")
 REACHED = ("compute", "memory", "pcie", "intra", "network")
 OVERLAPPED = ("gather", "transfer", "host")
+SECONDS = "seconds, such as 3e-5"
 
-_needed = partial(about, missing="see DeviceKind in engine/distributed/hardware.py")
+_needed = partial(about, missing="see configs/machines/h100.yaml")
+_bytes_a_second = partial(_needed, above=0, unit="bytes per second, such as 3.35e+12")
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,16 @@ class DeviceKind:
             "dtype -> floating-point operations per second of dense matrix products (2 per multiply-add).",
             inner=("bfloat16", "float32"),
             above=0,
+            unit="operations per second, such as 9.89e+14",
         )
     )
-    memory: float = field(
-        metadata=_needed("Bytes per second read from or written to the device's own memory.", above=0)
+    memory: float = field(metadata=_bytes_a_second("Bytes per second read from or written to the device's own memory."))
+    memory_bytes: float = field(
+        metadata=_needed("Capacity of the device's memory in bytes.", above=0, unit="bytes, such as 8e+10")
     )
-    memory_bytes: float = field(metadata=_needed("Capacity of the device's memory in bytes.", above=0))
-    pcie: float = field(metadata=_needed("Bytes per second from host memory.", above=0))
-    intra: float = field(metadata=_needed("Bytes per second between devices of a node.", above=0))
-    network: float = field(metadata=_needed("Bytes per second into a node.", above=0))
+    pcie: float = field(metadata=_bytes_a_second("Bytes per second from host memory."))
+    intra: float = field(metadata=_bytes_a_second("Bytes per second between devices of a node."))
+    network: float = field(metadata=_bytes_a_second("Bytes per second into a node."))
     reach: dict[str, float] = field(
         metadata=_needed("Fraction of each peak that a training step reaches.", inner=REACHED, above=0, at_most=1)
     )
@@ -50,11 +53,13 @@ class DeviceKind:
             at_most=1,
         ),
     )
-    latency: float = field(default=3e-5, metadata=about("Seconds of latency of an all-gather.", above=0))
+    latency: float = field(default=3e-5, metadata=about("Seconds of latency of an all-gather.", above=0, unit=SECONDS))
     entering: float = field(
         default=6e-5,
         metadata=about(
-            "Seconds of host time for each module that is entered (hooks of ZeRO-3, kernel launches).", above=0
+            "Seconds of host time for each module that is entered (hooks of ZeRO-3, kernel launches).",
+            above=0,
+            unit=SECONDS,
         ),
     )
     matches: list[str] = field(
@@ -82,8 +87,15 @@ def read_kind(name: str) -> DeviceKind:
         )
     kind, problems = build(DeviceKind, read_yaml(path))
     if problems:
-        raise UserError([f"{path}: {problem.line}" for problem in problems])
+        lines = key_lines(path)
+        raise UserError([at_line(_line(problem), path, problem.key, lines) for problem in problems])
     return kind
+
+
+def _line(problem: Problem) -> str:
+    """What is wrong, with the key; a value that is no number with its unit."""
+    unit = fields_of(DeviceKind)[problem.path[0]].metadata.get("unit") if problem.kind != "unknown" else None
+    return problem.line.replace("must be a number;", f"must be a number of {unit};") if unit else problem.line
 
 
 def kind_here() -> DeviceKind | None:

@@ -2,9 +2,9 @@
 devices or hosts.
 
 Everything is predicted from the configuration (``backbones.tracing.sizes``) before a weight is read, part by part, so
-that ``plan`` prints on a login node what a run will choose. Speed falls in the order of SHARDINGS: replicated gathers
-nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a third of its
-time more, less than a sharding further down.
+that ``plan`` prints on a login node what a run will choose. Speed usually falls in the order of SHARDINGS: replicated
+gathers nothing; secondary shards gather within a node; offload goes over PCIe besides. Recomputing a layer costs a
+third of its time more, less than a sharding further down.
 """
 
 from collections.abc import Iterator
@@ -192,7 +192,7 @@ def _power_of_two(n: int) -> int:
 
 
 def possible_shardings(m: Machine, asked: str) -> list[str]:
-    """The shardings to consider, fastest first."""
+    """The shardings to consider, in the order of SHARDINGS."""
     if asked != "auto":
         return [asked]
     out = ["replicated"]
@@ -222,7 +222,9 @@ def candidates(
 def choose_sharding(
     sizes: ModelFootprint, asked: str, recompute: str, work: MicroBatchShape, m: Machine
 ) -> MemoryEstimate:
-    """The fastest that fits; where nothing does, the one that needs least on a device (its ``fits`` is False)."""
+    """The first that fits, in the order of SHARDINGS; where nothing does, the one that needs least on a device (its
+    ``fits`` is False).
+    """
     found = list(candidates(sizes, asked, recompute, work, m))
     for estimate in found:
         if estimate.fits(m):

@@ -10,23 +10,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from engine.config import RunConfig, expand
-from engine.core import LIBRARIES, UserError, is_creatable, library_folder, nearest_existing
+from engine.config import RunConfig, expand_or_tell
+from engine.core import LIBRARIES, UserError, is_creatable, library_folder, nearest_existing, size_text
 
 # oldest release that this project was run on; before deepspeed's, faults are known
 OLDEST = {
     "deepspeed": (
         (0, 19, 8),
-        "before it coalesced gathers raced on gloo, and frozen parameters failed under recomputation",
+        "in older releases, coalesced all-gathers race on gloo and frozen parameters fail under recomputation",
     ),
-    "transformers": ((5, 17, 0), "older releases were not tried; attention functions and weight loading may differ"),
-    "torch": ((2, 11, 0), "older releases were not tried; the operators of flash attention may differ"),
+    "transformers": ((5, 17, 0), "older releases were not tested; attention functions and weight loading may differ"),
+    "torch": ((2, 11, 0), "older releases were not tested; the operators of flash attention may differ"),
 }
 # the releases of requirements.txt, which the tests run on
 TESTED = {"deepspeed": (0, 19, 8), "transformers": (5, 23, 0), "torch": (2, 13, 0)}
 ROOM = 200_000_000  # bytes that a run's logs, predictions and prompts of a pocket size take at most
 
 
+OUTPUTS = ("command line: --output", "command line: --png")
 # what a command writes to, as its user names it: a training run its own folder, an evaluation into a run that is there
 Writes = Sequence[Literal["run_dir", "--run", "data.cache"]]
 TRAINS: Writes = ("run_dir", "data.cache")
@@ -43,10 +44,11 @@ def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes 
         "--run": (config.run_dir, ROOM),
         "data.cache": (config.data.cache, ROOM),
     }
-    out = []
+    out: list[str] = []
     for key in writes:
         folder, wanted = folders[key]
-        out += room_for(key, expand(folder), wanted)
+        path = expand_or_tell(folder, key, out)
+        out += [] if path is None else room_for(key, path, wanted)
     for name, (oldest, why) in OLDEST.items():
         found = importlib.metadata.version(name)
         if _numbers(found) < oldest:
@@ -70,15 +72,18 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
     there = nearest_existing(folder)
     if not there.is_dir():
-        return [f"{key}: {there} is a file; name a folder"]
+        of_flag = key in OUTPUTS and there != folder.absolute()
+        return [f"{key}: {there} is a file; name a {'place inside a folder' if of_flag else 'folder'}"]
     if not is_creatable(folder):
         fix = f"name another folder (--{key.removeprefix('command line: --')}=FOLDER)"
         if key == "--run":
             fix = "copy the run to a folder of yours"
         return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}, or ask for write permission"]
     free = shutil.disk_usage(there).free
+    if not free:  # such as /proc, which root can write to and which holds no file
+        return [f"{key}: {folder}: nothing can be written there, it has no free space; make room or name another disk"]
     if free < wanted:
-        needed = f"{free / 1e9:.2f} GB are free there, {wanted / 1e9:.2f} are needed"
+        needed = f"{size_text(free)} are free there, {size_text(wanted)} are needed"
         return [f"{key}: {folder}: {needed}; make room or name another disk"]
     return []
 
@@ -89,12 +94,15 @@ def _text(version: tuple[int, ...]) -> str:
 
 def output_problems(flags: Mapping[str, str]) -> list[str]:
     """What is wrong with the files and folders that a command names to write to. Writes nothing."""
-    out = []
-    for name in ("output", "png"):
-        if flags.get(name):
-            there = nearest_existing(expand(flags[name]))
-            if not os.access(there, os.W_OK):
-                out.append(f"command line: --{name}: {there} cannot be written to by this user; name another place")
+    out: list[str] = []
+    for key in OUTPUTS:
+        flag = flags.get(key.removeprefix("command line: --"))
+        path = expand_or_tell(flag, key, out) if flag else None
+        if path is not None and path.is_file():
+            if not os.access(path, os.W_OK):
+                out.append(f"{key}: {path} cannot be written to by this user; name another place")
+        elif path is not None:
+            out += room_for(key, path, 0)
     return out
 
 

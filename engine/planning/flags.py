@@ -3,10 +3,9 @@ for it.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from engine.config import RunConfig, new_key
-from engine.core import UserError
+from engine.config import RunConfig, expand_or_tell, new_key
+from engine.core import UserError, nearest_existing
 from engine.distributed import GB, DeviceKind, Machine, read_kind
 from engine.planning.sample_lengths import Assumed
 
@@ -167,7 +166,14 @@ def check_png(png: str, sweep: Sweep | None) -> None:
     Raises:
         UserError: there is nothing to draw, or no place for it.
     """
-    if png and sweep is None:
-        raise UserError("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
-    if png and not (png.lower().endswith(".png") and Path(png).absolute().parent.is_dir()):
-        raise UserError(f"command line: --png: must be a .png file in a folder that exists; got {png}")
+    if not png:
+        return
+    problems: list[str] = []
+    if sweep is None:
+        problems.append("command line: --png: nothing to draw; give --sweep nodes=1,2,4 too")
+    file = expand_or_tell(png, "command line: --png", problems)
+    in_folder = file is None or file.absolute().parent.is_dir() or not nearest_existing(file).is_dir()
+    if file is not None and not (file.suffix.lower() == ".png" and in_folder):  # a file in the way is told of as one
+        problems.append(f"command line: --png: must be a .png file in a folder that exists; got {png}")
+    if problems:
+        raise UserError(problems)

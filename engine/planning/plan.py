@@ -4,11 +4,10 @@ configuration and a machine in words.
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from engine import distributed
-from engine.config import RunConfig
+from engine.config import RunConfig, expand
 from engine.core import DoesNotFit
 from engine.data import decontaminate
 from engine.distributed import Machine
@@ -41,7 +40,9 @@ def plan(config: RunConfig, machine: Machine, asked: Asked) -> None:
     for line in [*summary_lines(planner, config, machine, found), "", *findings.lines]:
         print(line)
     if asked.output:
-        Path(asked.output).write_text(json.dumps(findings.content, indent=1) + "\n")
+        file = expand(asked.output)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(findings.content, indent=1) + "\n")
     if not found.need.fits(machine):
         raise DoesNotFit("The configuration as written does not fit: exit code 3.")
 
@@ -98,7 +99,7 @@ def _time(planner: Planner, case: Case, asked: Asked, findings: Findings) -> Non
         findings.content["sweep"] = {"key": asked.sweep.key, "points": [p.as_json() for p in points]}
         if asked.png:
             title = f"{planner.run_context.card.name} on {case.device.name}"
-            drawn(asked.sweep, points, file=Path(asked.png), title=title)
+            drawn(asked.sweep, points, file=expand(asked.png), title=title)
             findings.lines += ["", f"drawn in {asked.png}"]
 
 

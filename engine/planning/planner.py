@@ -3,6 +3,7 @@ binds, and what another setting would give.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,6 @@ EXAMPLES_KEY = {
     "teach": ("teach", "batch_size"),
     "distill": ("distill", "batch_size"),
     "adapt": ("adapt", "batch_size"),
-    "lr_sweep": ("adapt", "batch_size"),
 }
 WORTH_TELLING = 1.02
 
@@ -67,6 +67,18 @@ class Case:
     def main(self) -> StageTime:
         """The longest."""
         return max(self.stages, key=lambda s: s.seconds)
+
+    def examples_key(self, stage: StageTime) -> tuple[str, str]:
+        """Section and key of the examples of a stage's step; a sweep's are those of the stage that it chooses for."""
+        names = [one.work.name for one in self.stages]
+        own = stage.work.name
+        if own == "lr_sweep":
+            own = "teach" if "teach" in names[self.stages.index(stage) :] else "adapt"
+        return EXAMPLES_KEY[own]
+
+    def idle_ranks(self, stage: StageTime) -> int:
+        """Ranks that have no sample in a step: a sample is never divided."""
+        return max(0, self.machine.world - math.ceil(stage.work.examples))
 
 
 class Planner:
@@ -254,7 +266,7 @@ class Planner:
                 yield "sharding", name, with_values(c, sharding=name), m, d, name
         if case.need.recompute:
             yield "activation_checkpointing", "none", with_values(c, activation_checkpointing="none"), m, d, asked
-        section, leaf = EXAMPLES_KEY[case.main.work.name]
+        section, leaf = case.examples_key(case.main)
         changed = copy.deepcopy(c)
         number = 2 * getattr(getattr(c, section), leaf)
         setattr(getattr(changed, section), leaf, number)

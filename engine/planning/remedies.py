@@ -3,7 +3,7 @@ memory of each is computed.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +20,16 @@ LARGEST_GPU, LARGEST_HOST = 300, 4096  # GB; more is not worth naming
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change that fits. flags: to add to the command. machine, need: what they lead to."""
+    """A change that fits. flags: to add to the command. machine, need: what they lead to. memory: only another machine
+    brings it. words: what is named in place of flags, where the machine of the command cannot have that much.
+    """
 
     flags: tuple[str, ...]
     machine: Machine
     need: MemoryEstimate
     note: str = ""
+    memory: bool = False
+    words: str = ""
 
     def text(self) -> str:
         """``--flag=value (what it needs)``."""
@@ -33,11 +37,12 @@ class Remedy:
         details = [self.need.sharding, f"{per_rank(self.need, self.machine) / GB:.1f} GB {per}"]
         if self.note:
             details.append(self.note)
-        return f"{' '.join(self.flags)} ({', '.join(details)})"
+        return f"{self.words or ' '.join(self.flags)} ({', '.join(details)})"
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "flags": list(self.flags),
+            "flags": [] if self.words else list(self.flags),
+            "words": self.words,
             "sharding": self.need.sharding,
             "device_bytes": round(self.need.device),
             "host_bytes": round(self.need.host),
@@ -51,18 +56,24 @@ def per_rank(need: MemoryEstimate, machine: Machine) -> float:
 
 
 def remedies(planner: Planner, config: RunConfig, machine: Machine) -> list[Remedy]:
-    """Changes, each of which fits. Those of the configuration come first, those of the machine last."""
-    found = [
-        *_fewer_tokens(planner, config, machine),
-        *_other_sharding(planner, config, machine),
-        *_recomputation(planner, config, machine),
-        *_shorter_samples(planner, config, machine),
-        *_more_ranks(planner, config, machine),
-        *_more_host_memory(planner, config, machine),
-        *_larger_gpu(planner, config, machine),
-    ]
-    fitting = [remedy for remedy in found if remedy.need.fits(remedy.machine)]
-    return fitting or [*_several_changes(planner, config, machine)] or [*_more_memory(planner, config, machine)]
+    """Changes, each of which fits: settings of the configuration alone or together, then more ranks, then memory."""
+    found = _fitting(
+        [
+            *_fewer_tokens(planner, config, machine),
+            *_other_sharding(planner, config, machine),
+            *_recomputation(planner, config, machine),
+            *_shorter_samples(planner, config, machine),
+        ]
+    )
+    found = found or [*_several_changes(planner, config, machine, [machine])]
+    found += _fitting(_more_ranks(planner, config, machine))
+    found = found or [*_several_changes(planner, config, machine, _larger_machines(machine))]
+    memory = _fitting([*_more_host_memory(planner, config, machine), *_larger_gpu(planner, config, machine)])
+    return found + memory or [*_more_memory(planner, config, machine)]
+
+
+def _fitting(found: Iterable[Remedy]) -> list[Remedy]:
+    return [remedy for remedy in found if remedy.need.fits(remedy.machine)]
 
 
 def _fewer_tokens(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
@@ -113,11 +124,13 @@ def _more_ranks(planner: Planner, config: RunConfig, machine: Machine) -> Iterat
             return
 
 
-def _several_changes(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
-    """Of the smallest machine on which it fits: any sharding, recomputation and a smaller micro-batch together."""
+def _several_changes(
+    planner: Planner, config: RunConfig, machine: Machine, others: Iterable[Machine]
+) -> Iterator[Remedy]:
+    """Of the first of ``others`` on which it fits: any sharding, recomputation and a smaller micro-batch together."""
     freed = with_values(config, activation_checkpointing="auto")
     asked = distributed.requested_sharding(config) if config.deepspeed else "auto"
-    for other in (machine, *_larger_machines(machine)):
+    for other in others:
         if tokens := fitting_tokens(planner, freed, other, asked):
             need = planner.need(with_values(freed, max_tokens_per_micro_batch=tokens), other, asked)
             flags = _machine_flags(machine, other)
@@ -138,7 +151,8 @@ def _more_memory(planner: Planner, config: RunConfig, machine: Machine) -> Itera
     if machine.device == "cuda" and gpu <= LARGEST_GPU and host <= LARGEST_HOST:
         other = replace(machine, device_bytes=int(gpu * GB), host_bytes=max(machine.host_bytes, int(host * GB)))
         flags = (f"--gpu_gb={gpu}", f"--host_gb={other.host_bytes / GB:g}")
-        yield Remedy(flags, other, planner.need(config, other), "free memory")
+        words = f"GPUs with at least {gpu} GB and nodes with at least {host} GB of free memory"
+        yield Remedy(flags, other, planner.need(config, other), memory=True, words=words)
 
 
 def _gigabytes(held: float) -> int:
@@ -173,12 +187,16 @@ def _doubled(count: int, most: int) -> Iterator[int]:
 
 def _more_host_memory(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
     """Of a node: for shards or layers' inputs that wait there, on CPUs for everything."""
-    wanted = planner.need(config, replace(machine, host_bytes=1 << 60))
-    held = wanted.host if machine.device == "cuda" else wanted.device + wanted.host
+    if machine.device == "cuda":
+        held = planner.need(config, replace(machine, host_bytes=1 << 60)).host
+    else:  # of what needs least: with more, a run would recompute less
+        held = per_rank(planner.need(config, machine), machine)
     gigabytes = _gigabytes(held * machine.ranks_per_node)
     if gigabytes <= LARGEST_HOST:
         other = replace(machine, host_bytes=int(gigabytes * GB))
-        yield Remedy((f"--host_gb={gigabytes}",), other, wanted, "free memory of a node")
+        wanted = planner.need(config, other)
+        words = f"nodes with at least {gigabytes} GB of free host memory"
+        yield Remedy((f"--host_gb={gigabytes}",), other, wanted, memory=True, words=words)
 
 
 def _larger_gpu(planner: Planner, config: RunConfig, machine: Machine) -> Iterator[Remedy]:
@@ -186,4 +204,9 @@ def _larger_gpu(planner: Planner, config: RunConfig, machine: Machine) -> Iterat
     gigabytes = _gigabytes(planner.need(config, machine).device)
     if machine.device == "cuda" and machine.device_bytes / GB < gigabytes <= LARGEST_GPU:
         other = replace(machine, device_bytes=int(gigabytes * GB))
-        yield Remedy((f"--gpu_gb={gigabytes}",), other, planner.need(config, other), "free memory of a GPU")
+        need, flags = planner.need(config, other), (f"--gpu_gb={gigabytes}",)
+        if planner.device is not None and gigabytes * GB <= planner.device.memory_bytes:
+            yield Remedy(flags, other, need, "free memory of a GPU", memory=True)
+        else:
+            words = f"a GPU with at least {gigabytes} GB of free memory"
+            yield Remedy(flags, other, need, memory=True, words=words)

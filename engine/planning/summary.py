@@ -2,14 +2,15 @@
 limits it, and what is uncertain.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config import RunConfig
-from engine.distributed import GB, USABLE, Machine, MemoryEstimate
+from engine.distributed import GB, USABLE, Machine, MemoryEstimate, micro_batch_shape
 from engine.planning.format import duration, hours
-from engine.planning.planner import Case, Planner
+from engine.planning.planner import Case, Planner, StageTime
 from engine.planning.recommendation import Recommendation
 from engine.planning.remedies import Remedy, per_rank
 
@@ -19,6 +20,12 @@ LIMITS = {
     "memory": "memory bandwidth: reading and writing the device's own memory takes",
     "transfer": "upload: copies from host memory over PCIe take",
     "host": "the host: starting modules one by one takes",
+}
+STAGES = {
+    "teach": "A teaching",
+    "distill": "A distillation",
+    "adapt": "An adaptation",
+    "lr_sweep": "A learning-rate sweep's",
 }
 
 
@@ -41,6 +48,7 @@ def summary_lines(planner: Planner, config: RunConfig, machine: Machine, found: 
         _asked(planner, config, machine),
         *_memory(planner, config, machine, found),
         *_time(planner, found, machine),
+        *_idle(found, machine),
         *_recommended(config, machine, found),
         *_uncertain(planner, found),
     ]
@@ -60,9 +68,16 @@ def _asked(planner: Planner, config: RunConfig, machine: Machine) -> str:
         modes.append("adaptation")
     kind = f" ({planner.device.name})" if planner.device is not None else ""
     name = planner.run_context.card.name
+    asked, tokens = config.max_tokens_per_micro_batch, micro_batch_shape(config, planner.sizes).tokens
+    longer = ""
+    if tokens > asked:
+        longer = (
+            f": the longest sample (data.max_length + prompt) exceeds max_tokens_per_micro_batch, {asked:,}; it goes "
+            "through alone"
+        )
     return (
-        f"Asked: {' and '.join(modes)} with {name} on {_ranks(machine)}{kind}, in micro-batches of up to "
-        f"{config.max_tokens_per_micro_batch:,} tokens."
+        f"Asked: {' and '.join(modes)} with {name} on {_ranks(machine)}{kind}, in micro-batches of up to {tokens:,} "
+        f"tokens{longer}."
     )
 
 
@@ -81,7 +96,7 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine, found: Found)
         if not found.remedies:
             return [*out, "No change that was tried would fit."]
         listed = "; or ".join(remedy.text() for remedy in found.remedies)
-        return [*out, f"Each of these would fit: {listed}."]
+        return [*out, f"{'This' if len(found.remedies) == 1 else 'Each of these'} would fit: {listed}."]
     out = [f"It fits: `{need.sharding}` needs {_held(need, machine)}."]
     if need.recompute:
         waiting = ", and their inputs wait on the host" if need.offloaded else ""
@@ -93,8 +108,8 @@ def _memory(planner: Planner, config: RunConfig, machine: Machine, found: Found)
 def _held(need: MemoryEstimate, machine: Machine) -> str:
     """``49.7 GB of each GPU's 80.0 GB``."""
     if machine.device == "cuda":
-        return f"{need.device / GB:.1f} GB of each GPU's {machine.device_bytes / GB:.1f} GB"
-    return f"{_of_a_node(need, machine) / GB:.1f} GB of a node's {machine.host_bytes / GB:.1f} GB"
+        return f"{need.device / GB:.1f} GB of each GPU's {machine.device_bytes / GB:,.1f} GB"
+    return f"{_of_a_node(need, machine) / GB:.1f} GB of a node's {machine.host_bytes / GB:,.1f} GB"
 
 
 def _lacking(need: MemoryEstimate, machine: Machine) -> str:
@@ -109,7 +124,7 @@ def _lacking(need: MemoryEstimate, machine: Machine) -> str:
 
 
 def _usable(memory: float) -> str:
-    return f"{memory / GB:.1f} GB ({USABLE * memory / GB:.1f} GB usable)"
+    return f"{memory / GB:,.1f} GB ({USABLE * memory / GB:,.1f} GB usable)"
 
 
 def _of_a_node(need: MemoryEstimate, machine: Machine) -> float:
@@ -121,6 +136,8 @@ def _time(planner: Planner, found: Found, machine: Machine) -> list[str]:
     case = found.case
     if case is None and planner.device is not None:
         return ["Nothing is trained, so there are no times."]
+    if case is None and machine.device == "cpu":
+        return ["For times, name a machine file calibrated on CPU ranks (--gpu=FILE, see docs/how_to/planning.md)."]
     if case is None:
         return ["Name the kind of GPU for times (--gpu=h100, for example)."]
     if not found.need.fits(machine):
@@ -132,6 +149,33 @@ def _time(planner: Planner, found: Found, machine: Machine) -> list[str]:
         f"It takes {duration(_seconds(case))} ({hours(case.node_hours)} node-hours), without start-up and evaluation.",
         f"The longest stage, {stage.work.name}, is limited by {_limit(term, machine)} {share:.0%} of a step.",
     ]
+
+
+def _idle(found: Found, machine: Machine) -> list[str]:
+    """Stages whose steps have fewer samples than there are ranks, and what to change."""
+    case = found.case
+    stages = [stage for stage in case.stages if case.idle_ranks(stage)] if case is not None else []
+    if case is None or not stages:
+        return []
+    out = []
+    for stage in stages:
+        name = STAGES[stage.work.name]
+        out.append(
+            f"{name} step has {math.ceil(stage.work.examples):,} samples for {machine.world:,} {_of_ranks(machine)}; "
+            f"at least {case.idle_ranks(stage):,} have none."
+        )
+    return [*out, f"Use {_fuller(case, stages, machine)}."]
+
+
+def _fuller(case: Case, stages: Sequence[StageTime], machine: Machine) -> str:
+    """What gives every rank a sample."""
+    keys = dict.fromkeys(".".join(case.examples_key(stage)) for stage in stages)
+    fewer = "nodes" if machine.nodes > 1 else _of_ranks(machine)
+    return f"fewer {fewer} or a larger {' and '.join(keys)}"
+
+
+def _of_ranks(machine: Machine) -> str:
+    return "GPUs" if machine.device == "cuda" else "CPU ranks"
 
 
 def _limit(term: str, machine: Machine) -> str:
@@ -148,16 +192,19 @@ def _seconds(case: Case) -> float:
 def _recommended(config: RunConfig, machine: Machine, found: Found) -> list[str]:
     recommended = found.recommended
     if recommended is None or recommended.option is None or found.case is None:
-        if found.need.fits(machine):
-            return []
-        return [f"Recommended: {' '.join(found.remedies[0].flags)}."] if found.remedies else []
+        if found.need.fits(machine) or len(found.remedies) < 2 or found.remedies[0].memory:
+            return []  # more memory is no setting of a run
+        return [f"Recommended: {' '.join(found.remedies[0].flags)}."]
     option = recommended.option
     if not option.flags:
+        idle = [stage for stage in found.case.stages if found.case.idle_ranks(stage)]
+        what = _fuller(found.case, idle, machine) if idle else "run it as written"
         return [
-            f"Recommended: run it as written; of {recommended.tried} settings of sharding and "
-            "max_tokens_per_micro_batch none that fits is 2 % faster."
+            f"Recommended: {what}; of {recommended.tried} settings of sharding and max_tokens_per_micro_batch none "
+            "that fits is 2 % faster."
         ]
-    out = [f"Recommended: add {' '.join(option.flags)}."]
+    told = [remedy.flags for remedy in found.remedies] == [option.flags]
+    out = [] if told else [f"Recommended: add {' '.join(option.flags)}."]
     times = f"{found.case.node_hours / option.case.node_hours:.2f} times as fast, "
     if not found.need.fits(machine):
         times = ""

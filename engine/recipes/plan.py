@@ -1,12 +1,14 @@
 """``plan``: memory, bytes and time of a job before it is submitted."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import SOURCES, RunConfig, expand, read_config, read_switch, value_at
+from engine.config import SOURCES, RunConfig, expand, expand_or_tell, read_config, read_switch, value_at
 from engine.core import UserError
 
 if TYPE_CHECKING:  # checks come before torch is loaded
+    from engine.distributed import DeviceKind, Machine, Writes
     from engine.planning import Asked
 
 RATES = ("pcie_gbs", "nvlink_gbs", "network_gbs")
@@ -75,6 +77,10 @@ def _asked(flags: Mapping[str, str], config: RunConfig, problems: list[str]) -> 
     assumed = _read(problems, assumed_of, config, *(flags.get(name, "") for name in ASSUMED))
     sweep = _read(problems, read_sweep, flags.get("sweep", ""))
     _read(problems, check_png, flags.get("png", ""), sweep)
+    problems += _kind_problems(flags, device, machine)
+    file = expand_or_tell(flags.get("output", ""), "command line: --output", problems)
+    if flags.get("output") and file is not None and file.is_dir():
+        problems.append(f"command line: --output: {file} is a folder; name a file")
     if flags.get("sweep") and not flags.get("gpu"):
         problems.append("command line: --sweep: name the kind of GPU too (--gpu)")
     mode = flags.get("mode", "")
@@ -90,11 +96,26 @@ def _asked(flags: Mapping[str, str], config: RunConfig, problems: list[str]) -> 
     )
 
 
+def _kind_problems(flags: Mapping[str, str], device: "DeviceKind | None", machine: "Machine | None") -> Iterator[str]:
+    """A kind of GPU that is not what the machine has."""
+    from engine.distributed import GB
+
+    if device is None or machine is None:
+        return
+    if machine.device == "cpu" and device.matches:  # a calibration of CPU ranks matches no GPU's name
+        yield (
+            f"command line: --gpu: {flags['gpu']} is a GPU, but --gpus_per_node is 0; give a machine file that was "
+            "calibrated on CPU ranks (docs/how_to/planning.md#your-own-machine)"
+        )
+    if machine.device == "cuda" and machine.device_bytes > device.memory_bytes:
+        most = f"{device.memory_bytes / GB:g}"
+        yield f"command line: --gpu_gb: must be <= {most}, the memory of {device.name}; got {flags.get('gpu_gb')!r}"
+
+
 def _refusals(config: RunConfig, mode: str) -> list[str]:
     """What a run is refused with that needs neither torch nor a corpus: its tasks, keys and backbone card."""
-    from backbones import BackboneError, load_backbone_card
     from engine.data import load_cards, unknown_task
-    from engine.distributed import preflight_problems
+    from engine.distributed import preflight_problems, read_deepspeed
 
     problems = list(_missing_keys(config, mode))
     cards = None
@@ -108,11 +129,25 @@ def _refusals(config: RunConfig, mode: str) -> list[str]:
     for key, tasks in named.items():
         if cards is not None:
             problems += [f"{key}: {unknown_task(task, cards)}" for task in tasks if task not in cards]
+    problems += _card_problems(config)
+    if config.deepspeed and Path(config.deepspeed).is_file():
+        _read(problems, read_deepspeed, config.deepspeed)
+    writes: Writes = ("run_dir", "data.cache") if config.run_dir else ("data.cache",)
+    return problems + preflight_problems(config, checkpoint_bytes=0, writes=writes)
+
+
+def _card_problems(config: RunConfig) -> list[str]:
+    """What is wrong with the backbone's card, or longer than its positions. An absent key is told of elsewhere."""
+    from backbones import BackboneError, load_backbone_card
+    from engine.recipes.checks import position_problems
+
+    if not config.backbone:
+        return []
     try:
         load_backbone_card(config.backbone)
     except BackboneError as error:
-        problems += error.problems
-    return problems + preflight_problems(config, checkpoint_bytes=0)
+        return error.problems
+    return position_problems(config)
 
 
 def _missing_keys(config: RunConfig, mode: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import RunConfig, expand, known_keys, read_yaml, resolve, unknown_key
+from engine.config import RunConfig, expand, expand_or_tell, known_keys, read_yaml, resolve, unknown_key
 from engine.core import UserError
 from strict_yaml import must_be_one_of
 
@@ -95,7 +95,7 @@ def _top_level_problems(file: str, content: Mapping[str, Any], folder: Any) -> l
     Args:
         folder: of the study's runs, as typed or as the file names it.
     """
-    problems = []
+    problems: list[str] = []
     for key in content:
         if key not in TOP:  # --help lists a run configuration's keys, not these
             text = unknown_key(key, TOP).replace("see --help", f"keys: {', '.join(TOP)}")
@@ -105,6 +105,8 @@ def _top_level_problems(file: str, content: Mapping[str, Any], folder: Any) -> l
             problems.append(f"{file}: {key}: missing; name a run configuration")
     if not isinstance(folder, str):
         problems.append(f"{file}: run_dir: missing; name the folder of the study's runs")
+    else:
+        expand_or_tell(folder, "run_dir", problems)
     return problems
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import SOURCES, RunConfig, resolve, value_at
+from engine.config import SOURCES, RunConfig, expand_or_tell, resolve, value_at
 from engine.core import UserError
 from engine.recipes.checks.configuration import (
     Corpora,
     backbone_differs,
     backbone_problems,
-    expand_or_tell,
     is_complete,
     machine_problems,
     required_problems,

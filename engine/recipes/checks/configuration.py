@@ -4,18 +4,19 @@ What needs torch or transformers is checked afterwards, by ``RunContext``: the b
 tokenizer, and what depends on them (positions, vocabulary, packed rows of a family, the size of a checkpoint).
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backbones import BackboneError, load_backbone_card
+from backbones import BackboneCard, BackboneError, load_backbone_card
 from backbones.loading import backbone_fingerprint
 from clinical_tasks import TaskCard
 from clinical_tasks.corpus import split_files
 from engine import distributed
-from engine.config import DataConfig, RunConfig, check_hashes, compared, expand, value_at
+from engine.config import DataConfig, RunConfig, check_hashes, compared, expand_or_tell, value_at
 from engine.core import UserError
 from engine.data import load_cards, unknown_task
 from engine.recipes.checks.run_state import state_of
@@ -111,7 +112,33 @@ def backbone_problems(config: RunConfig) -> list[str]:
         if not Path(config.backbone).exists():
             return [f"backbone: {config.backbone} does not exist; name a backbone card, a YAML file"]
         return list(error.problems)
+    return position_problems(config)
+
+
+def position_problems(config: RunConfig) -> list[str]:
+    """Samples that are longer than the positions that the card, or the config.json that it names, states.
+
+    Where neither states any, the family's own default decides: ``RunContext`` checks that.
+    """
+    stated = _stated(load_backbone_card(config.backbone)).get("max_position_embeddings")
+    length = config.prompt.num_virtual_tokens
+    if isinstance(stated, int) and length + config.data.max_length > stated:
+        return [
+            f"data.max_length: {config.data.max_length} + prompt.num_virtual_tokens {length} is above the backbone's "
+            f"{stated} positions"
+        ]
     return []
+
+
+def _stated(card: BackboneCard) -> dict[str, Any]:
+    """A card's transformers configuration as it is written; what is wrong with it is told of later."""
+    if card.random:
+        return card.random
+    try:
+        content = json.loads((Path(card.path) / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def backbone_differs(config: RunConfig, state: Mapping[str, Any]) -> bool:
@@ -234,12 +261,3 @@ def _teacher_problems(config: RunConfig, folder: Path) -> list[str]:
     if not (folder / "teachers/COMPLETED").exists():
         return [f"teach.run: {config.teach.run} holds no finished teachers; run that distillation first"]
     return []
-
-
-def expand_or_tell(path: str, key: str, problems: list[str]) -> Path | None:
-    """``expand``, whose problem is added with the key in front."""
-    try:
-        return expand(path)
-    except UserError as error:
-        problems += [f"{key}: {problem}" for problem in error.problems]
-        return None

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from clinical_tasks import TaskCard
-from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, read_config
-from engine.core import UserError
+from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, expand_or_tell, read_config
+from engine.core import UserError, nearest_existing
 from engine.data import load_cards, unknown_task
 from engine.distributed import room_for
 from engine.evaluation import names_folder, output_problems
 from engine.recipes.checks.configuration import (
     backbone_differs,
     backbone_problems,
-    expand_or_tell,
     machine_problems,
     task_problems,
 )
@@ -86,7 +85,7 @@ def prediction_problems(
         problems.append(f"--input: {notes} does not exist; name a .txt, a folder of them, or a .jsonl")
     into = expand_or_tell(output, "--output", problems)
     card = None if config is None else _card_of(config, row[0], found, problems)
-    if into is not None:
+    if into is not None and nearest_existing(into.parent).is_dir():  # below a file: told of with the flags
         overwrite = config is None or config.overwrite
         problems += output_problems(into, names_folder(output, into), card=card, overwrite=overwrite)
     if found is not None:
@@ -170,8 +169,7 @@ def report_problems(runs: Sequence[str], output: str) -> list[str]:
         problems += [] if into is None else room_for("command line: --output", into, 0)
     elif output:
         into = expand_or_tell(output, "--output", problems)
-        if into is not None and into.exists() and not into.is_dir():
-            problems.append(f"--output: {into} is a file; name a folder")
+        problems += [] if into is None else room_for("command line: --output", into, 0)
     return problems
 
 

@@ -70,6 +70,11 @@ def test_a_file_is_read_over_the_defaults_and_flags_over_both(write) -> None:
         ({"backbon": "x"}, "unknown key 'backbon'; did you mean 'backbone'?"),
         ({"max_length": 7}, "unknown key 'max_length'; did you mean 'data.max_length'?"),
         ({"zzz": 7}, "unknown key 'zzz'; see --help"),
+        ({"template": "chat"}, "unknown key 'template'; see --help"),  # not near `evaluate`
+        (
+            {"adaptations": {}, "distill": "a.yaml"},
+            "this is a study file, which only the mode study takes; name its distill: file (a.yaml) or its adapt: file",
+        ),
         ({"teach": 3}, "teach: must be a mapping of keys to values"),
         ({"teach": {"steps": "many"}}, "teach.steps: must be a whole number; got 'many'"),
         ({"teach": {"steps": 3.0}}, "teach.steps: must be a whole number; got 3.0"),

@@ -208,6 +208,28 @@ def test_buckets_come_from_the_backbone_unless_the_file_names_them(card: Backbon
             ["x: not", "corrupts", "must be 3"],
         ),
         ("{\n\n", ["line 3: not valid JSON"]),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": "cpu", "offload_optimizer": ["cpu"]}, "bf16": True},
+            [
+                'bf16: must be an object, such as {"enabled": true}; got true',
+                'zero_optimization.offload_param: must be an object, such as {"device": "cpu"}; got "cpu"',
+                "zero_optimization.offload_optimizer: must be an object",
+            ],
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "gpu"}}, "wall_clock_breakdown": "no"},
+            [
+                'wall_clock_breakdown: must be true or false; got "no"',
+                'offload_param.device: must be one of none, cpu; got "gpu"',
+            ],
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": "auto", "zero_hpz_partition_size": 0}},
+            [
+                'stage3_prefetch_bucket_size: must be a whole number >= 0; got "auto"',
+                "zero_hpz_partition_size: must be a whole number >= 1; got 0",
+            ],
+        ),
     ],
 )
 def test_what_a_deepspeed_file_must_not_say(

@@ -92,6 +92,29 @@ def machine_with(machine: Machine, flags: tuple[str, ...]) -> Machine:
     return replace(machine, **changes)
 
 
+def test_settings_together_come_before_memory_which_stays_below_the_card_s(planner: Planner, llama: RunConfig) -> None:
+    """Eight L40S, of which 12 GB each are free: whole on each device is far too much."""
+    machine = Machine(1, 8, "cuda", 12 * GB, 256 * GB)
+    config = replace(llama, sharding="replicated", activation_checkpointing="none")
+    found = remedies(planner, config, machine)
+    keys = [flag.partition("=")[0] for flag in found[0].flags]
+    assert "--sharding" in keys and "--activation_checkpointing" in keys and not found[0].memory
+    assert [remedy.memory for remedy in found] == sorted(remedy.memory for remedy in found)
+    (memory,) = [remedy for remedy in found if remedy.memory]
+    assert memory.words == f"a GPU with at least {memory.machine.device_bytes // GB} GB of free memory"
+    assert memory.as_json()["flags"] == [] and memory.text().startswith(memory.words)
+    # up to what the card has, it is a flag
+    small = remedies(planner, replace(llama, sharding="replicated"), machine)
+    assert any(r.memory and not r.words and r.machine.device_bytes <= 48 * GB for r in small), small
+
+
+def test_cpu_ranks_are_told_the_least_memory_that_a_host_needs(planner: Planner, llama: RunConfig) -> None:
+    machine = Machine(1, 1, "cpu", 0, 8 * GB)
+    least = planner.need(llama, machine)
+    (memory,) = [remedy for remedy in remedies(planner, llama, machine) if remedy.memory]
+    assert memory.machine.host_bytes - GB <= (least.device + least.host) / distributed.USABLE
+
+
 @pytest.mark.parametrize(
     ("machine", "changes", "wanted"),
     [
