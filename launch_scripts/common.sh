@@ -1,6 +1,10 @@
-# Shared by the job scripts: where things are, how the ranks start, what an exit code means. Sourced, not run.
+# Shared by the scripts of this folder: where things are, how the ranks start, what an exit code means. Sourced, not run.
 # shellcheck shell=bash
 # Every value can be set in the environment of sbatch; those marked EDIT are a site's.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  echo "error: common.sh is a part of the job scripts; submit with: sbatch launch_scripts/distill.sbatch CONFIG" >&2
+  exit 2
+fi
 
 PROJECT="${PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}"          # the folder that holds train.py; submit from there
 VENV="${VENV:-$PROJECT/.venv}"                           # EDIT: the Python environment (made by `make setup`), on a shared file system
@@ -11,36 +15,101 @@ LOCAL_DISK="${LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}"  # EDIT: a node's o
 USER="${USER:-$(id -un)}"
 STAGE_WEIGHTS="${STAGE_WEIGHTS:-}"                       # a backbone's folder to copy to each node's own disk first; WEIGHTS then points there
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                       # a job is requeued so often at most
-JOB_PORT="${JOB_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"  # where rank 0 listens
+JOB_PORT="${JOB_PORT:-$((20000 + ${SLURM_JOB_ID:-0} % 20000))}"  # where rank 0 listens
 
-cd "$PROJECT" || exit 2
 # sbatch hands on the whole environment of the shell that submits: what a launcher left there is not this job's
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE
 unset ROLE_NAME MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
 [ "${METAPROMPT_CORE_DUMPS:-}" = 1 ] || ulimit -c 0      # a process's memory holds note text
-JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
-JOB="${JOB:-$SLURM_JOB_ID}"
-
-trap : USR1  # meant for the ranks; sent to all of a job (scancel -f), it must not end this shell
-# ranks find one another by what SLURM knows: no host file, no ssh, no MPI
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
-MASTER_PORT="$JOB_PORT"
-export MASTER_ADDR MASTER_PORT
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-
-# nothing goes out, nothing lands in a home folder; what is compiled at run time lies on the node's own disk
-export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
-KERNELS="$LOCAL_DISK/triton-$USER"
-export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$KERNELS}"
-BUILT_IN_PROJECT="$PROJECT/.cache/torch_extensions"
-# compiled before the job (make setup, pipeline.sh); copied to each node
-BUILT="${TORCH_EXTENSIONS_DIR:-$BUILT_IN_PROJECT}"
-export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
 
 # NCCL finds its own way on most clusters. Offered, not forced:
 # export NCCL_SOCKET_IFNAME=ib0      # the interface of the first handshake, where the default one is slow or fenced off
 # export NCCL_IB_HCA=mlx5            # which InfiniBand adapters
 # export NCCL_DEBUG=WARN             # or INFO, when ranks do not find one another
+
+end_if_wrong() {  # problems, a line each: exit code 2 where there are any
+  [ -n "$1" ] || return 0
+  echo "error: ${1//$'\n'/$'\nerror: '}" >&2
+  exit 2
+}
+
+python_problem() {
+  [ -x "$VENV/bin/python" ] || echo "VENV: $VENV/bin/python does not exist; run \`make setup\`, or name another"
+}
+
+is_count() {  # text, least
+  [[ "$1" =~ ^[0-9]{1,9}$ ]] && [ "$((10#$1))" -ge "$2" ]
+}
+
+image_problem() {
+  case "$CONTAINER:$IMAGE" in
+    apptainer:*://*) return 0 ;;                          # of a registry
+    pyxis:/* | pyxis:./* | pyxis:*.sqsh | apptainer:*) ;;  # a file, or of apptainer a folder
+    *) return 0 ;;
+  esac
+  [ -e "$IMAGE" ] || echo "IMAGE: $IMAGE does not exist; build it (docs/how_to/slurm.md, Use a container), or name another"
+}
+
+# what is wrong with the values above, a line each; told before ranks start
+settings_problems() (
+  [ -f "$PROJECT/train.py" ] || echo "PROJECT: $PROJECT holds no train.py; submit from the folder that does"
+  cd "$PROJECT" 2>/dev/null || true  # as the ranks do: other paths may be relative
+  case "$LAUNCHER" in
+    srun) ;;
+    torchrun)
+      if [ "${SLURM_NNODES:-1}" -gt 1 ]; then
+        echo "LAUNCHER=torchrun runs one node; the job has $SLURM_NNODES; use LAUNCHER=srun"
+      fi ;;
+    *) echo "LAUNCHER: must be one of srun, torchrun; got '$LAUNCHER'" ;;
+  esac
+  case "$CONTAINER" in
+    none) python_problem ;;
+    apptainer | pyxis) image_problem ;;
+    *) echo "CONTAINER: must be one of none, apptainer, pyxis; got '$CONTAINER'" ;;
+  esac
+  [ -z "$STAGE_WEIGHTS" ] || [ -d "$STAGE_WEIGHTS" ] || echo "STAGE_WEIGHTS: $STAGE_WEIGHTS is not a folder; name a backbone's"
+  is_count "$MAX_RESTARTS" 0 || echo "MAX_RESTARTS: must be a whole number >= 0; got '$MAX_RESTARTS'"
+  is_count "$JOB_PORT" 1 && [ "$((10#$JOB_PORT))" -le 65535 ] || echo "JOB_PORT: must be a port, 1 to 65535; got '$JOB_PORT'"
+)
+
+job_problems() {  # what else is wrong with a script's variables, a line each; a script that has some replaces this
+  :
+}
+
+# the first call of a job script. Ends with 0 after --help, and with 2 where the job cannot start
+begin_job() {  # the script and what it takes, as its usage says; the script's arguments …
+  local usage="sbatch launch_scripts/$1" word
+  shift
+  for word; do
+    if [ "$word" = --help ] || [ "$word" = -h ]; then
+      echo "usage: $usage"
+      sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p}' "$0"
+      exit 0
+    fi
+  done
+  [ -n "${SLURM_JOB_ID:-}" ] || end_if_wrong "submit with: $usage"
+  case "${1:-}" in
+    "" | -*) echo "usage: $usage" >&2; exit 2 ;;
+  esac
+  end_if_wrong "$(settings_problems; cd "$PROJECT" 2>/dev/null || true; job_problems)"
+  cd "$PROJECT" || exit 2
+  JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"
+  JOB="${JOB:-$SLURM_JOB_ID}"
+  trap : USR1  # meant for the ranks; sent to all of a job (scancel -f), it must not end this shell
+  # ranks find one another by what SLURM knows: no host file, no ssh, no MPI
+  MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)"
+  MASTER_PORT="$JOB_PORT"
+  export MASTER_ADDR MASTER_PORT
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+  # nothing goes out, nothing lands in a home folder; what is compiled at run time lies on the node's own disk
+  export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1
+  KERNELS="$LOCAL_DISK/triton-$USER"
+  export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$KERNELS}"
+  BUILT_IN_PROJECT="$PROJECT/.cache/torch_extensions"
+  # compiled before the job (make setup, pipeline.sh); copied to each node
+  BUILT="${TORCH_EXTENSIONS_DIR:-$BUILT_IN_PROJECT}"
+  export TORCH_EXTENSIONS_DIR="$LOCAL_DISK/torch_extensions-$USER"
+}
 
 # on each node: the folders that jobs of this user share, each the user's alone, and a copy of what is read there from
 # its own disk. A mark says that a copy is whole (one that was cut short must not pass for one), a lock keeps two jobs
@@ -101,7 +170,6 @@ in_container() {
     none) echo "$VENV/bin/python" ;;
     apptainer) echo "apptainer exec --nv --no-home --bind $PROJECT,$LOCAL_DISK${CLINICAL_DATA_ROOT:+,$CLINICAL_DATA_ROOT}${WEIGHTS:+,$WEIGHTS} $IMAGE python" ;;
     pyxis) echo "python" ;;
-    *) echo "CONTAINER must be one of none, apptainer, pyxis; got $CONTAINER" >&2; exit 2 ;;
   esac
 }
 
@@ -122,9 +190,9 @@ run_once() {
   srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --relative=0 "${options[@]}" $python "$@"
 }
 
-# train.py with these arguments on all tasks of the job, or of its first STEP_NODES nodes; requeues the job if it stopped on request
+# train.py with these arguments on all tasks of the job, or of its first STEP_NODES nodes; requeues the job if a signal stopped it
 run_ranks() {
-  local python code=0 options told
+  local python code=0 options told stop_file=""
   python="$(in_container)"
   container_options
   echo "job $JOB, start $((${SLURM_RESTART_COUNT:-0} + 1)): $1 on $SLURM_JOB_NODELIST at $(date +%T.%1N)"
@@ -157,18 +225,21 @@ run_ranks() {
     srun --kill-on-bad-exit=1 --wait=60 "${options[@]}" $python train.py "$@" || code=$?
   fi
   if [ "$code" -ne 0 ] && grep -qxE '[0-9]{1,3}' "$EXIT_CODE_FILE" 2>/dev/null; then code="$(cat "$EXIT_CODE_FILE")"; fi
+  [ ! -e "$EXIT_CODE_FILE.STOP" ] || stop_file=1  # rank 0 writes it when it reads the file STOP
   rm -rf "$told"
-  leave "$code"
+  leave "$code" "$stop_file"
 }
 
-leave() {
-  local code="$1"
+leave() {  # exit code; whether somebody stopped the run by the file STOP, and so wants the job to end
+  local code="$1" stop_file="${2:-}"
   case "$code" in
     0) echo "done" ;;
     3) echo "slower than what it was compared with: not requeued" >&2 ;;
     2) echo "the configuration, data or command is wrong (see the error above): not requeued" >&2 ;;
     75 | 138)  # 138: by SIGUSR1, before Python could take it
-      if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
+      if [ -n "$stop_file" ]; then
+        echo "stopped by the file STOP: saved, not requeued; submit it again to go on" >&2
+      elif [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ]; then
         echo "stopped on request; requeued as $JOB (restart $((${SLURM_RESTART_COUNT:-0} + 1)) of at most $MAX_RESTARTS)"
         scontrol requeue "$JOB"
       else

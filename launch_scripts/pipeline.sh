@@ -7,32 +7,52 @@
 # ("headqa,medbullets radnli"). Run it again after a failure: parts that are done end at once, the others go on where they were.
 # An error in a configuration ends it here, with exit code 2: no job is submitted.
 set -euo pipefail
-# what a launcher left in this shell is not this pipeline's (see common.sh)
-unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE
-unset ROLE_NAME MASTER_ADDR MASTER_PORT "${!TORCHELASTIC_@}" "${!PET_@}"
-[ "${METAPROMPT_CORE_DUMPS:-}" = 1 ] || ulimit -c 0
-
-[ $# -ge 2 ] || { echo "usage: launch_scripts/pipeline.sh DISTILL_CONFIG ADAPT_CONFIG [--a.b=value …]" >&2; exit 2; }
+usage="usage: launch_scripts/pipeline.sh DISTILL_CONFIG ADAPT_CONFIG [--a.b=value …]"
+for word; do
+  if [ "$word" = --help ] || [ "$word" = -h ]; then
+    echo "$usage"
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"
+    exit 0
+  fi
+done
+case "${1:--}:${2:--}" in
+  -*:* | *:-*) echo "$usage" >&2; exit 2 ;;
+esac
 distill="$1" adapt="$2"
 shift 2
 cd "$(dirname "$0")/.."
 export PROJECT="${PROJECT:-$PWD}"
-VENV="${VENV:-$PROJECT/.venv}"
+# shellcheck source=launch_scripts/common.sh
+source "$PWD/launch_scripts/common.sh"
+here_problems() {  # what the jobs need, and this machine
+  settings_problems
+  [ "$CONTAINER" = none ] || python_problem  # the checks below run outside the container
+  command -v sbatch > /dev/null || echo "sbatch: not found; start the pipeline on a login node of the cluster"
+}
+end_if_wrong "$(here_problems)"
 read -r -a options <<< "${SBATCH_OPTIONS:-}"
 
 # no GPU, no network: keys, paths, tokenizer, data; what is compiled or tokenised once is done here, not while nodes are held
 check() {  # mode config flags…: prints the run directory
-  "$VENV/bin/python" train.py plan --mode="$1" --config="$2" "${@:3}" --prepare=true --output="$plan" >&2 || {
+  PYTHONUNBUFFERED=1 "$VENV/bin/python" train.py plan --mode="$1" --config="$2" "${@:3}" "${prepare[@]}" --output="$plan" 2>&1 | say_once || {
     local code=$?
     [ "$code" -eq 3 ] || return "$code"  # 3: too large for the one GPU that plan counts with here; nodes are not known yet
   }
   "$VENV/bin/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["run_dir"])' "$plan"
 }
-plan="$(mktemp)"
-trap 'rm -f "$plan"' EXIT
-distill_run="$(check distill "$distill" "$@")"
+say_once() {  # a flag that both configurations refuse is told of once
+  awk -v told="$told" 'BEGIN { while ((getline line < told) > 0) seen[line] }
+    /^error: / { print >> told; if ($0 in seen) next }
+    { print > "/dev/stderr" }'
+}
+plan="$(mktemp)" told="$(mktemp)"
+trap 'rm -f "$plan" "$told"' EXIT
+prepare=(--prepare=true) wrong=0
+distill_run="$(check distill "$distill" "$@")" || wrong=$?
+[ "$wrong" = 0 ] || prepare=() distill_run=unknown  # the other one is checked all the same
 all="$(tr -s ' ,' '\n' <<< "${ADAPT_ARRAY:-}" | sed '/^$/d' | sort -u | paste -sd,)"  # the targets of all elements
-adapt_run="$(check adapt "$adapt" "$@" --adapt.source_run="$distill_run" ${all:+"--adapt.targets=$all"})"
+adapt_run="$(check adapt "$adapt" "$@" --adapt.source_run="$distill_run" ${all:+"--adapt.targets=$all"})" || wrong=$((wrong ? wrong : $?))
+[ "$wrong" = 0 ] || exit "$wrong"
 
 submit() {  # name, job that must be done first or nothing, sbatch options and script …
   local name="$1" after="$2" job

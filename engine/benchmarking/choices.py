@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.config import RunConfig
-from engine.core import UserError
 from strict_yaml import must_be_one_of
 
 MODES = ("teach", "distill", "adapt")
@@ -16,26 +15,24 @@ PEERS = ("peft",)
 STAGES = ("teach", "distill")
 
 
-def mode_of(asked: str, config: RunConfig) -> str:
-    """The stage to measure: as asked, else the configuration's main one.
+def main_mode(config: RunConfig) -> str:
+    """The stage that the configuration is for."""
+    return "adapt" if config.adapt.targets and not config.distill.sources else "distill"
 
-    Raises:
-        UserError: there is no such stage, or the configuration names no task for it.
-    """
-    mode = asked
-    if not mode:
-        mode = "adapt" if config.adapt.targets and not config.distill.sources else "distill"
-    if problems := mode_problems(mode):
-        raise UserError(problems)
+
+def mode_name_problems(mode: str) -> list[str]:
+    """That there is no stage of this name; an empty one stands for the configuration's own."""
+    return [f"command line: --mode: {must_be_one_of(mode, MODES)}"] if mode and mode not in MODES else []
+
+
+def mode_problems(mode: str, config: RunConfig) -> list[str]:
+    """What is wrong with a stage to measure: there is none of this name, or the configuration names no task for it."""
+    if problems := mode_name_problems(mode):
+        return problems
     tasks = config.adapt.targets if mode == "adapt" else config.distill.sources
     if not tasks:
-        raise UserError(f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task")
-    return mode
-
-
-def mode_problems(asked: str) -> list[str]:
-    """That there is no such stage; an empty name stands for the configuration's own."""
-    return [f"command line: --mode: {must_be_one_of(asked, MODES)}"] if asked and asked not in MODES else []
+        return [f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task"]
+    return []
 
 
 def for_steps(config: RunConfig, steps: int) -> RunConfig:
@@ -55,7 +52,7 @@ def problems_of(peer: str, mode: str, configs: Sequence[RunConfig]) -> list[str]
     out = []
     if importlib.util.find_spec("peft") is None:
         out.append("command line: --beside: peft is not installed; pip install -r requirements-dev.txt")
-    if mode and mode not in STAGES:
+    if mode in MODES and mode not in STAGES:
         out.append(f"command line: --beside: PEFT has no step like that of {mode}; set --mode=teach or --mode=distill")
     for file, placed in sorted({(c.deepspeed, c.sharding) for c in configs}):
         if file or placed != "replicated":

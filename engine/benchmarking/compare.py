@@ -1,101 +1,56 @@
-"""Is it slower than it was? Two benchmark.json files, with an eye to noise.
+"""An earlier benchmark.json: whether the same was measured there, on the like.
 
     python -m engine.benchmarking.compare OLD.json NEW.json
 
-Steps of equal number did equal work in both (same seed, same samples), so ratios are taken step by step where their
-tokens agree, and of the two medians where they do not. The interval is the 95 % one of a bootstrap. It knows the spread
-within each run and nothing of what differs from run to run: a difference below TOLERANCE is never called one, and where
-a matrix product of a fixed size, timed before each step, takes longer too (lower clocks, busier neighbours), a step is
-called slower only for what that does not explain.
+What a configuration decides is compared without torch, so that a wrong command ends before libraries are loaded.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from engine import core
+from engine.core import UserError
 
-from engine.core import UserError, machine_info, markdown_table
+if TYPE_CHECKING:
+    from engine.benchmarking.verdict import Verdict
 
-RESAMPLES, LEAST_STEPS, TOLERANCE = 4000, 5, 0.02
-MACHINE = "slower, and so is the machine"
-SLOWER, FASTER, SAME, FEW = (
-    "slower beyond the spread",
-    "faster",
-    "no difference that this many steps can show",
-    "too few steps to tell",
-)
 HARDWARE = ("cpu", "gpu", "cores", "threads")
 SINCE = {"deterministic": False}  # keys that a benchmark.json of this release may lack
-SINGLE = ("peak_gpu_bytes", "peak_host_bytes", "load_seconds", "h2d_bytes_per_step")
-REMEDY = "measure with the same command, or set --compare_anyway=true"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric of a case: medians, new over old with its interval (none of single numbers), and what that says."""
-
-    case: str
-    metric: str
-    old: float
-    new: float
-    ratio: float
-    interval: tuple[float, float] | None
-    says: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    lines: list[Line]
-    notes: list[str]
-
-    @property
-    def slower(self) -> bool:
-        return any(line.metric == "step_seconds" and line.says == SLOWER for line in self.lines)
-
-    @property
-    def headline(self) -> str:
-        steps = [line for line in self.lines if line.metric == "step_seconds"]
-        worst = max(steps, key=lambda line: line.ratio)
-        low, high = worst.interval or (worst.ratio, worst.ratio)
-        out = f"a step takes {worst.ratio:.3f} times ({low:.3f}-{high:.3f}) as long as before"
-        if worst.case:
-            out += f" with {worst.case}"
-        return f"{out}: {worst.says}"
-
-
-def verdict_table(verdict: Verdict) -> list[str]:
-    """The comparison as a table, its notes below."""
-    rows = [["case", "metric", "before", "now", "now / before", "95 % interval", "says"]]
-    for line in verdict.lines:
-        interval = "-"
-        if line.interval is not None:
-            interval = f"{line.interval[0]:.3f}-{line.interval[1]:.3f}"
-        rows.append(
-            [
-                line.case or "-",
-                line.metric,
-                f"{line.old:.4g}",
-                f"{line.new:.4g}",
-                f"{line.ratio:.3f}",
-                interval,
-                line.says,
-            ]
-        )
-    out = markdown_table(rows)
-    if verdict.notes:
-        out += ["", *(f"- {note}" for note in verdict.notes)]
-    return out
+DECIDE_ROWS = ("mode", "backbone", "invented", "seed", "data.", "distill.sources", "distill.without", "adapt.")
+DECIDE_WEIGHTS = ("backbone", "dummy_weights")
+TYPED = "--compare: "  # in front of a file's name, where the flag names it
+REMEDY, OF_FILES = "measure with the same command, or set --compare_anyway=true", "measure both with the same command"
 
 
 class Old:
-    """An earlier measurement."""
+    """An earlier measurement.
 
-    def __init__(self, path: Path, content: dict[str, Any]):
-        self.path, self.content = path, content
+    Args:
+        origin: in front of the file's name in messages. remedy: at their end.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any], origin: str = TYPED, remedy: str = REMEDY):
+        self.path, self.content, self.origin, self.remedy = path, content, origin, remedy
+
+    def setting_problems(self, identities: Sequence[dict[str, Any]], anyway: bool) -> list[str]:
+        """What differs as far as the configurations tell, ``anyway`` or not: a case that is not there.
+
+        Args:
+            identities: of the cases; without ``weights`` and ``rows`` where nobody has read them.
+        """
+        there = {case["label"]: case["identity"] for case in self.content["cases"]}
+        held = ", ".join(map(repr, there))
+        absent, out = [], []
+        for identity in identities:
+            if identity["case"] not in there:
+                absent.append(f"{self.origin}{self.path}: has no case {identity['case']!r}; it has {held}")
+            else:
+                out += _differences(there[identity["case"]], identity)
+        return absent or self._told(out, anyway)
 
     def check(
         self, identities: Sequence[dict[str, Any]], world: int, anyway: bool, here: dict[str, Any] | None = None
@@ -105,53 +60,41 @@ class Old:
         Raises:
             UserError: what differs, all of it, unless ``anyway``; a case that is not there.
         """
-        there = {case["label"]: case["identity"] for case in self.content["cases"]}
-        problems: list[str] = []
-        for identity in identities:
-            if identity["case"] not in there:
-                held = ", ".join(map(repr, there))
-                problems.append(f"--compare: {self.path}: has no case {identity['case']!r}; it has {held}")
-        if problems:
-            raise UserError(problems)
-        for identity in identities:
-            problems += _differences(there[identity["case"]], identity)
+        problems = self.setting_problems(identities, anyway)
+        found = []
         if self.content["world_size"] != world:
-            problems.append(f"ranks: {self.content['world_size']} there, {world} here")
-        then, now = self.content["machine"], machine_info() if here is None else here
+            found.append(f"ranks: {self.content['world_size']} there, {world} here")
+        then, now = self.content["machine"], core.machine_info() if here is None else here
         for key in HARDWARE:
             if then.get(key) != now.get(key):
-                problems.append(f"machine: {key}: {then.get(key)} there, {now.get(key)} here")
-        self._refuse(problems, anyway)
+                found.append(f"machine: {key}: {then.get(key)} there, {now.get(key)} here")
+        problems += self._told(found, anyway)
+        if problems:
+            raise UserError(problems)
 
     def check_nodes(self, nodes: int, anyway: bool) -> None:
         found = self.content["machine"].get("nodes")
-        if found != nodes:
-            self._refuse([f"nodes: {found} there, {nodes} here"], anyway)
+        if found != nodes and not anyway:
+            raise UserError(self._told([f"nodes: {found} there, {nodes} here"], anyway))
 
-    def _refuse(self, problems: Sequence[str], anyway: bool) -> None:
-        if problems and not anyway:
-            raise UserError([f"--compare: {self.path}: {p}; {REMEDY}" for p in dict.fromkeys(problems)])
+    def _told(self, found: Sequence[str], anyway: bool) -> list[str]:
+        if anyway:
+            return []
+        return [f"{self.origin}{self.path}: {problem}; {self.remedy}" for problem in dict.fromkeys(found)]
 
-    def verdict(self, new: dict[str, Any]) -> Verdict:
-        old = {case["label"]: case for case in self.content["cases"]}
-        lines: list[Line] = []
-        for case in new["cases"]:
-            lines += _lines(old[case["label"]], case)
-        notes = []
-        for library, now in new["versions"].items():
-            then = self.content["versions"].get(library)
-            if then != now:
-                notes.append(f"{library}: {then} then, {now} now")
-        if self.content.get("commit") != new.get("commit"):
-            notes.append(f"commit: {self.content.get('commit')} then, {new.get('commit')} now")
-        return Verdict(lines, notes)
+    def verdict(self, new: dict[str, Any]) -> "Verdict":
+        from engine.benchmarking.verdict import verdict_of  # numpy
+
+        return verdict_of(self.content, new)
 
 
-def read_old(path: Path) -> Old:
+def read_old(path: Path, origin: str = TYPED, remedy: str = REMEDY) -> Old:
     """
     Raises:
         UserError: no benchmark.json that can be compared with.
     """
+    if not path.exists():
+        raise UserError(f"{origin}{path} does not exist; name a benchmark.json")
     try:
         content = json.loads(path.read_text())
         whole = bool(content["cases"] and content["world_size"] and content["machine"] and content["versions"])
@@ -160,10 +103,10 @@ def read_old(path: Path) -> Old:
         whole = False
     if not whole:
         raise UserError(
-            f"--compare: {path} is not a benchmark.json of this release: its steps or its configuration are "
+            f"{origin}{path} is not a benchmark.json of this release: its steps or its configuration are "
             "missing; measure it again"
         )
-    return Old(path, content)
+    return Old(path, content, origin, remedy)
 
 
 def _is_whole(case: dict[str, Any]) -> bool:
@@ -172,15 +115,22 @@ def _is_whole(case: dict[str, Any]) -> bool:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    out = []
-    for key in ("mode", "backbone", "weights", "rows"):
-        if there.get(key) != here[key]:
-            out.append(f"{key}: {there.get(key)} there, {here[key]} here")
+    """A line for each; a hash only where no key explains it.
+
+    Args:
+        there, here: identities. What one of them does not know is not compared.
+    """
+    found = [(key, there.get(key), here[key]) for key in ("mode", "backbone")]
+    if "invented" in there and "invented" in here:
+        found.append(("invented", there["invented"] or "own data", here["invented"] or "own data"))
     old, new = _settings(there), _settings(here)
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            out.append(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here")
-    return out
+    found += [(key, repr(old.get(key)), repr(new.get(key))) for key in sorted(old.keys() | new.keys())]
+    found = [(key, then, now) for key, then, now in found if then != now]
+    keys = [key for key, _, _ in found]
+    for hashed, decide in (("weights", DECIDE_WEIGHTS), ("rows", DECIDE_ROWS)):
+        if hashed in here and there.get(hashed) != here[hashed] and not any(key.startswith(decide) for key in keys):
+            found.append((hashed, there.get(hashed), here[hashed]))
+    return [f"{key}: {then} there, {now} here" for key, then, now in found]
 
 
 def _settings(identity: dict[str, Any]) -> dict[str, Any]:
@@ -188,92 +138,40 @@ def _settings(identity: dict[str, Any]) -> dict[str, Any]:
     return SINCE | json.loads(json.dumps(identity["config"]))  # type: ignore[no-any-return]
 
 
-def _lines(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
-    case, before, now = new["label"], old["steps"], new["steps"]
-    paired = before["real_tokens"] == now["real_tokens"] and before["computed_tokens"] == now["computed_tokens"]
-    probe = _timed(case, "the machine (a fixed product)", before["probe"], now["probe"], False)
-    step = _timed(case, "step_seconds", before["seconds"], now["seconds"], paired)
-    assert probe.interval is not None and step.interval is not None
-    if (
-        step.says == SLOWER
-        and probe.interval[0] > 1
-        and not _beyond(step.ratio / probe.ratio, step.interval[0] / probe.interval[1])
-    ):
-        step = replace(step, says=MACHINE)
-    out = [step, probe]
-    for name, values in now["phases"].items():
-        if name in before["phases"] and max(old["phases"][name]["share"], new["phases"][name]["share"]) >= 0.02:
-            out.append(_timed(case, f"phase: {name}", before["phases"][name], values, paired))
-    singles = {key: (old.get(key), new.get(key)) for key in SINGLE}
-    for way in ("intra", "inter"):
-        singles[f"gathered, {way}"] = (old["gather_bytes_per_step"][way], new["gather_bytes_per_step"][way])
-    for metric, (a, b) in singles.items():
-        if a and b:
-            out.append(Line(case, metric, a, b, b / a, None, "one number each"))
+def _read(files: Sequence[Path]) -> list[Old]:
+    """
+    Raises:
+        UserError: what is wrong with any of them.
+    """
+    out, problems = [], []
+    for file in files:
+        try:
+            out.append(read_old(file, origin="", remedy=OF_FILES))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
     return out
 
 
-def _timed(case: str, metric: str, old: Sequence[float], new: Sequence[float], paired: bool) -> Line:
-    ratio, low, high = ratio_of(old, new, paired)
-    return Line(
-        case,
-        metric,
-        float(np.median(old)),
-        float(np.median(new)),
-        ratio,
-        (low, high),
-        says(ratio, low, high, steps=min(len(old), len(new))),
-    )
-
-
-def ratio_of(old: Sequence[float], new: Sequence[float], paired: bool, seed: int = 0) -> tuple[float, float, float]:
-    """New over old and its 95 % interval, by bootstrap: the median of the steps' ratios if they are pairs, else the
-    ratio of the medians.
-    """
-    rng = np.random.default_rng(seed)
-    a, b = np.asarray(old, dtype=np.float64), np.asarray(new, dtype=np.float64)
-    if min(a.min(), b.min()) <= 0:
-        return float("nan"), float("nan"), float("nan")
-    if paired:
-        n = min(len(a), len(b))
-        ratios = b[:n] / a[:n]
-        middle = float(np.median(ratios))
-        drawn = np.median(ratios[rng.integers(0, n, (RESAMPLES, n))], 1)
-    else:
-        middle = float(np.median(b) / np.median(a))
-        drawn = np.median(b[rng.integers(0, len(b), (RESAMPLES, len(b)))], 1) / np.median(
-            a[rng.integers(0, len(a), (RESAMPLES, len(a)))], 1
-        )
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return middle, float(low), float(high)
-
-
-def says(ratio: float, low: float, high: float, steps: int) -> str:
-    if steps < LEAST_STEPS:
-        return FEW
-    if _beyond(ratio, low):
-        return SLOWER
-    if high < 1 and ratio <= 1 / (1 + TOLERANCE):
-        return FASTER
-    return SAME
-
-
-def _beyond(ratio: float, low: float) -> bool:
-    return low > 1 and ratio >= 1 + TOLERANCE
-
-
 def main() -> None:
-    if len(sys.argv) != 3:
-        print("usage: python -m engine.benchmarking.compare OLD.json NEW.json", file=sys.stderr)
-        raise SystemExit(2)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("old", type=Path, metavar="OLD.json")
+    parser.add_argument("new", type=Path, metavar="NEW.json")
+    asked = parser.parse_args()
     try:
-        old, new = read_old(Path(sys.argv[1])), read_old(Path(sys.argv[2])).content
+        old, other = _read([asked.old, asked.new])
+        new = other.content
         old.check([c["identity"] for c in new["cases"]], new["world_size"], False, new["machine"])
         old.check_nodes(new["machine"].get("nodes"), False)
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
+    from engine.benchmarking.verdict import verdict_table  # numpy
+
     verdict = old.verdict(new)
     print("\n".join(verdict_table(verdict)))
     raise SystemExit(3 if verdict.slower else 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.benchmarking.compare import Verdict, verdict_table
+from engine.benchmarking.verdict import Verdict, verdict_table
 from engine.core import write_atomic
 from engine.telemetry import MEANINGS, PHASES
 from strict_yaml import counted

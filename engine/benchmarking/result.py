@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from engine import distributed
-from engine.benchmarking.cases import Case
 from engine.benchmarking.measured import Measured, StepRecord
 from engine.benchmarking.peft_beside import PeftBeside
-from engine.config import NOT_IN_STEP
 from engine.core import library_versions, machine_info, source_commit
 from engine.distributed import Machine
 from engine.telemetry import PHASES, PROJECT, model_operations, utilisation
@@ -38,27 +36,13 @@ CONTRACT = (
 )
 
 
-def identity_of(mode: str, case: Case, holder: BackboneHolder, rows: str) -> dict[str, Any]:
-    """What two measurements must share to be comparable, as far as a process knows before it joins the others."""
-    return {
-        "mode": mode,
-        "case": case.label,
-        "backbone": holder.context.card.name,
-        "weights": holder.context.backbone_hash[:16],
-        "rows": rows[:16],
-        "config": flat(case),
-    }
+def identity_of(asked: dict[str, Any], holder: BackboneHolder, rows: str) -> dict[str, Any]:
+    """What two measurements must share to be comparable, as far as a process knows before it joins the others.
 
-
-def flat(case: Case) -> dict[str, Any]:
-    """The settings that decide a step, dotted."""
-    out: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(case.config).items():
-        if isinstance(value, dict):
-            out |= {f"{key}.{leaf}": v for leaf, v in value.items()}
-        else:
-            out[key] = value
-    return {key: value for key, value in out.items() if key not in NOT_IN_STEP}
+    Args:
+        asked: of the case, as ``asked_of`` has it.
+    """
+    return {**asked, "weights": holder.context.backbone_hash[:16], "rows": rows[:16]}
 
 
 def assemble(every: Sequence[Measured], mode: str, warmup: int, where: Machine, device: torch.device) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 
 from backbones import BackboneError
 from engine import distributed, telemetry
-from engine.benchmarking.cases import PROFILED, Case, Request
+from engine.benchmarking.cases import PROFILED, Case, Request, asked_of
 from engine.benchmarking.compare import Old, read_old
 from engine.benchmarking.measured import Measured, StepRecord
 from engine.benchmarking.memory_probe import HostPeak, Probe, gpu_held, gpu_peak, reset_gpu_peak
@@ -91,7 +91,8 @@ def _prepared(case: Case, request: Request) -> Measured:
     """What is known of a case before a backbone stands."""
     holder = BackboneHolder.of(case.config, writes=() if request.invented else ("data.cache",))
     data = data_of(holder, request.mode, request.invented)
-    identity = identity_of(request.mode, case, holder, data_fingerprint(data))
+    asked = asked_of(request, case, holder.context.card.name)
+    identity = identity_of(asked, holder, data_fingerprint(data))
     return Measured(case, holder, data, identity=identity)
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import core
-from engine.benchmarking.output import markdown, mfu_text, with_range
 from engine.core import protect, write_atomic
 
 
 def table(contents: Sequence[dict[str, Any]]) -> list[str]:
     """A row a case. Efficiency: real tokens a second and rank, over those of the same case on the fewest ranks."""
+    from engine.benchmarking.output import markdown, mfu_text, with_range  # torch
+
     rows = []
     for content, case in _cases(contents):
         base = _fewest(contents, case)
@@ -88,13 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--output", type=Path, help="folder of scaling.md and scaling.png")
     a = parser.parse_args(arguments)
-    contents, problems = [], []
-    for file in a.files:
-        try:
-            contents.append(json.loads(file.read_text()))
-            table(contents[-1:])
-        except (OSError, ValueError, KeyError, TypeError):
-            problems.append(f"{file} is not a benchmark.json of this release")
+    contents, problems = _read(a.files)
     if problems:
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -106,6 +101,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         modes = ", ".join(sorted({content["mode"] for content in contents}))
         write_atomic(a.output / "scaling.md", "\n".join([f"# benchmark: {modes}", "", *lines, ""]))
         _chart(a.output / "scaling.png", contents)
+
+
+def _read(files: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Contents of the files, and what is wrong with any of them."""
+    contents, problems = [], []
+    for file in files:
+        try:
+            contents.append(json.loads(file.read_text()))
+        except FileNotFoundError:
+            problems.append(f"{file} does not exist; name a benchmark.json")
+        except (OSError, ValueError):
+            problems.append(f"{file} is not a benchmark.json of this release")
+    if problems:  # known before torch is imported
+        return [], list(dict.fromkeys(problems))
+    for file, content in zip(files, contents, strict=True):
+        try:
+            table([content])
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"{file} is not a benchmark.json of this release")
+    return contents, problems
 
 
 def _chart(file: Path, contents: Sequence[dict[str, Any]]) -> None:

@@ -84,21 +84,22 @@ def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
 
 
 def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    from engine.benchmarking import request_of
+    if not own.get("config"):
+        return []
+    from engine.benchmarking import read_request
 
-    problems: list[str] = []
-    file = own.get("config", "")
     asked = {name: text for name, text in own.items() if name != "config"}
-    asked.setdefault("steps", "1")  # that it is missing is told elsewhere
-    try:
-        request_of(file, asked, dict(keys))
-    except UserError as error:
-        problems += error.problems
-    config, _ = read_config(file, keys)
-    if config is not None:
-        mode = own.get("mode") or ("adapt" if config.adapt.targets and not config.distill.sources else "distill")
-        problems += _untold(checks.benchmark_problems(config, mode, "invented" in own), problems)
-    return problems
+    asked.setdefault("steps", "1")  # that it is missing has been told
+    request, problems = read_request(own["config"], asked, dict(keys))
+    if request is None:
+        return problems
+    corpora, told = checks.Corpora(), list(problems)
+    for case in request.cases:
+        found = checks.benchmark_problems(case.config, request.mode, "invented" in own, corpora)
+        for problem in _untold(found, told):
+            swept = problem.partition(": ")[0] in case.swept
+            problems.append(f"command line: --sweep: {problem}" if swept else problem)
+    return list(dict.fromkeys(problems))
 
 
 def _plan(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:

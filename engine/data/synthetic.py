@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
 from clinical_tasks import TaskCard
 from engine.core import UserError
 from engine.data.dataset import Split, TaskData
@@ -59,6 +57,7 @@ def invented_data(tasks: Sequence[str], invention: Invention, vocabulary: int, s
 
 
 def _split(task: str, invention: Invention, vocabulary: int, seed: int) -> Split:
+    import numpy as np  # here: a command's flags are read without it
     from datasets import Dataset, Features, Sequence, Value
 
     rng, rows = np.random.default_rng(seed_of(seed, "invented", task)), invention.rows

@@ -110,6 +110,8 @@ class PreemptionHandler:
             if (self.run_dir / name).exists():
                 # else the job would stop again as soon as it is started again
                 (self.run_dir / name).unlink(missing_ok=True)
+                if request == StopRequest.STOP:
+                    _tell_job_script()
                 return request
         return StopRequest.NONE
 
@@ -118,3 +120,11 @@ class PreemptionHandler:
         self._asked = self._last = StopRequest.NONE
         if self.is_main_process:
             (self.run_dir / STOPPED_FILE).touch()
+
+
+def _tell_job_script() -> None:
+    """A mark beside the file of the exit code: a job script requeues after a signal, not after the file STOP."""
+    file = os.environ.get("EXIT_CODE_FILE")
+    if file:
+        with contextlib.suppress(OSError):
+            Path(f"{file}.{STOP_FILE}").touch()

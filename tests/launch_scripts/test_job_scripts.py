@@ -62,26 +62,14 @@ def test_jobs_that_train_can_be_requeued_and_are_warned_of_their_time_limit(scri
     assert "#SBATCH --requeue" in text and "#SBATCH --signal=USR1@180" in text
 
 
-@pytest.mark.parametrize("script", [p for p in JOBS if p.name != "evaluate.sbatch"], ids=lambda p: p.name)
-def test_without_its_arguments_a_script_says_what_it_wants(script: Path, project: Path, tmp_path: Path) -> None:
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node1\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    env = {
-        "PATH": f"{tmp_path}:/usr/bin:/bin",
-        "SLURM_SUBMIT_DIR": str(project),
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NODELIST": "node1",
-        "USER": "me",
-    }
-    done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=30)
-    assert done.returncode != 0 and f"usage: sbatch launch_scripts/{script.name}" in done.stderr
-
-
 # ---- a job without SLURM: srun starts its command once, and python writes down how it was started ------------
 
 SRUN = """#!/bin/bash
 while [[ "${1:-}" == -* ]]; do shift; done
 exec "$@"
+"""
+SCONTROL = """#!/bin/sh
+if [ "$1" = requeue ]; then echo "$2" > "$RECORD.requeued"; else echo node1; fi
 """
 PYTHON = f"""#!{sys.executable}
 import json, os, pathlib, resource, sys
@@ -89,6 +77,8 @@ record = {{"arguments": sys.argv[1:], "env": dict(os.environ), "core": resource.
 file = pathlib.Path(os.environ["EXIT_CODE_FILE"])
 record["folder"] = [str(file.parent), file.parent.stat().st_mode & 0o777, sorted(os.listdir(file.parent))]
 pathlib.Path(os.environ["RECORD"]).write_text(json.dumps(record))
+if os.environ.get("STOPPED_BY_FILE"):
+    pathlib.Path(f"{{file}}.STOP").touch()
 if os.environ.get("TELL"):
     file.write_text(os.environ["TELL"])
     sys.exit(1)
@@ -97,16 +87,21 @@ if os.environ.get("TELL"):
 
 @pytest.fixture
 def job(tmp_path: Path) -> Run:
-    """``job(LOCAL_DISK=…)``: distill.sbatch in a project of its own; what its python saw is in ``record``."""
+    """``job(LOCAL_DISK=…)``: a job script (distill.sbatch) in a project of its own, with arguments (a configuration);
+    what its python saw is in ``record``.
+    """
     for folder in ("bin", "venv/bin", "project", "disk"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "project/launch_scripts").symlink_to(SCRIPTS)
-    stubs = {"bin/srun": SRUN, "bin/scontrol": "#!/bin/sh\n[ $1 = requeue ] || echo node1\n", "venv/bin/python": PYTHON}
+    (tmp_path / "project/train.py").touch()
+    stubs = {"bin/srun": SRUN, "bin/scontrol": SCONTROL, "venv/bin/python": PYTHON}
     for name, text in stubs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
 
-    def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        name: str = "distill", arguments: tuple[str, ...] = ("config.yaml",), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         env = {
             "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
             "SLURM_SUBMIT_DIR": str(tmp_path / "project"),
@@ -119,7 +114,7 @@ def job(tmp_path: Path) -> Run:
             "RECORD": str(tmp_path / "record"),
             **environment,
         }
-        script = ["bash", str(SCRIPTS / "distill.sbatch"), "config.yaml"]
+        script = ["bash", str(SCRIPTS / f"{name}.sbatch"), *arguments]
         return subprocess.run(script, env=env, capture_output=True, text=True, timeout=30)
 
     return run
@@ -127,6 +122,100 @@ def job(tmp_path: Path) -> Run:
 
 def record(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "record").read_text())
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda p: p.name)
+def test_without_its_arguments_or_outside_a_job_a_script_says_what_it_wants(
+    script: Path, job: Run, tmp_path: Path
+) -> None:
+    for arguments in ((), ("--seed=1",)):
+        done = job(script.stem, arguments)
+        assert done.returncode == 2 and f"usage: sbatch launch_scripts/{script.name} " in done.stderr
+    by_hand = {"SLURM_JOB_ID": "", "SLURM_SUBMIT_DIR": "", "VENV": "/none"}
+    done = job(script.stem, **by_hand)
+    assert done.returncode == 2 and f"error: submit with: sbatch launch_scripts/{script.name} " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = job(script.stem, ("--help",), **by_hand)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"usage: sbatch launch_scripts/{script.name} ")
+    elsewhere = job(script.stem, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert elsewhere.returncode == 2 and "submit from the project's folder" in elsewhere.stderr
+    assert not (tmp_path / "record").exists()
+
+
+def test_the_shared_part_is_no_script_of_its_own() -> None:
+    done = subprocess.run(["bash", str(SCRIPTS / "common.sh")], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and "submit with: sbatch" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        (
+            {"LAUNCHER": "torchrun", "SLURM_NNODES": "4"},
+            ["LAUNCHER=torchrun runs one node; the job has 4; use LAUNCHER=srun"],
+        ),
+        (
+            {"LAUNCHER": "mpirun", "VENV": "/none", "STAGE_WEIGHTS": "/none", "MAX_RESTARTS": "x", "JOB_PORT": "99999"},
+            [
+                "LAUNCHER: must be one of srun, torchrun; got 'mpirun'",
+                "VENV: /none/bin/python does not exist; run `make setup`",
+                "STAGE_WEIGHTS: /none is not a folder",
+                "MAX_RESTARTS: must be a whole number >= 0; got 'x'",
+                "JOB_PORT: must be a port, 1 to 65535; got '99999'",
+            ],
+        ),
+        ({"CONTAINER": "docker"}, ["CONTAINER: must be one of none, apptainer, pyxis; got 'docker'"]),
+        ({"CONTAINER": "apptainer", "VENV": "/none"}, ["IMAGE: {project}/metaprompt.sif does not exist; build it"]),
+        ({"CONTAINER": "pyxis", "IMAGE": "my.sqsh"}, ["IMAGE: my.sqsh does not exist; build it"]),
+    ],
+)
+def test_settings_that_cannot_be_are_told_together_before_anything_starts(
+    environment: dict[str, str], told: list[str], job: Run, tmp_path: Path
+) -> None:
+    done = job(**environment)
+    assert done.returncode == 2 and not (tmp_path / "record").exists()
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(told), lines
+    for line, wanted in zip(lines, told, strict=True):
+        assert line.startswith("error: " + wanted.format(project=tmp_path / "project")), line
+
+
+def test_a_registrys_image_and_torchrun_on_one_node_are_taken(job: Run, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "venv/bin/python", tmp_path / "bin/python")
+    assert job(CONTAINER="pyxis", IMAGE="nvcr.io#nvidia/pytorch", VENV="/none").returncode == 0
+    assert job(LAUNCHER="torchrun").returncode == 0
+    assert "torch.distributed.run" in record(tmp_path)["arguments"]
+
+
+def test_variables_of_one_script_are_told_with_the_others(job: Run, tmp_path: Path) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    done = job("adapt", **array, VENV="/none")
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["VENV", "TARGETS", "RUN_DIR"]
+    done = job("adapt", **array, TARGETS="a b,c", RUN_DIR="runs/a")
+    assert done.returncode == 2
+    assert "TARGETS: has 2 groups, none for array element 2; submit with --array=0-1" in done.stderr
+    done = job("adapt", **array | {"SLURM_ARRAY_TASK_ID": "1"}, TARGETS="a b,c", RUN_DIR="runs/a")
+    assert done.returncode == 0, done.stderr
+    assert {"--adapt.targets=b,c", "--run_dir=runs/a-b+c"} <= set(record(tmp_path)["arguments"])
+    done = job("benchmark", SLURM_NNODES="2", COUNTS="1 two 4", COMPARE="runs/before")
+    assert done.returncode == 2
+    assert [line.split(": ", 1)[1] for line in done.stderr.splitlines()] == [
+        "COMPARE: runs/before/nodes-1/benchmark.json does not exist; name the output folder of an earlier job",
+        "COUNTS: must be numbers of nodes from 1 to 2; got 'two'",
+        "COUNTS: must be numbers of nodes from 1 to 2; got '4'",
+    ]
+
+
+def test_a_job_that_a_signal_stopped_is_requeued_and_one_that_the_file_stop_stopped_is_not(
+    job: Run, tmp_path: Path
+) -> None:
+    done, mark = job(TELL="75", STOPPED_BY_FILE="1"), tmp_path / "record.requeued"
+    assert done.returncode == 75 and not mark.exists()
+    assert "stopped by the file STOP: saved, not requeued; submit it again to go on" in done.stderr
+    done = job(TELL="75")
+    assert done.returncode == 75 and mark.read_text() == "7\n" and "requeued as 7 (restart 1" in done.stdout
 
 
 def opened(folder: Path) -> None:
@@ -212,16 +301,61 @@ def test_what_a_launcher_left_in_the_submitting_shell_does_not_reach_the_ranks(j
     assert record(tmp_path)["env"]["MASTER_PORT"] == "23456"
 
 
-def test_nor_the_checks_of_a_pipeline(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").write_text('#!/bin/sh\nenv > "$RECORD"\nulimit -c >> "$RECORD"\nexit 2\n')
-    (tmp_path / "bin/python").chmod(0o755)
-    env = {"PATH": "/usr/bin:/bin", "VENV": str(tmp_path), "RECORD": str(tmp_path / "record"), **STALE}
-    script = ["bash", str(SCRIPTS / "pipeline.sh"), "a", "b"]
-    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=30)
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Run:
+    """``pipeline(ARGUMENT …, NAME=…)``: pipeline.sh with a python that says what it got and refuses it."""
+    for name, text in (("python", REFUSES), ("sbatch", "#!/bin/sh\n")):
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "VENV": str(tmp_path), "RECORD": str(tmp_path / "record")}
+        script = ["bash", str(SCRIPTS / "pipeline.sh"), *arguments]
+        return subprocess.run(script, env=path | environment, capture_output=True, text=True, timeout=30)
+
+    return run
+
+
+REFUSES = """#!/bin/sh
+env > "$RECORD"
+ulimit -c >> "$RECORD"
+echo "error: command line: --seed: wrong" >&2
+echo "error: $4: does not exist" >&2
+echo "$@" >> "$RECORD.commands"
+exit 2
+"""
+
+
+def test_nor_the_checks_of_a_pipeline(pipeline: Run, tmp_path: Path) -> None:
+    done = pipeline("a", "b", **STALE)
     lines = (tmp_path / "record").read_text().splitlines()
     assert done.returncode == 2 and lines[-1] == "0"
     assert not {line.split("=")[0] for line in lines} & STALE.keys()
+
+
+def test_a_pipeline_checks_both_configurations_and_tells_what_they_share_once(pipeline: Run, tmp_path: Path) -> None:
+    done = pipeline("a.yaml", "b.yaml", "--seed=x")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: command line: --seed: wrong",
+        "error: --config=a.yaml: does not exist",
+        "error: --config=b.yaml: does not exist",
+    ]
+    first, second = (tmp_path / "record.commands").read_text().splitlines()
+    assert "--prepare=true" in first and "--prepare" not in second
+
+
+def test_a_pipeline_checks_its_settings_first(pipeline: Run, tmp_path: Path) -> None:
+    done = pipeline("a", "b", VENV="/none", LAUNCHER="mpirun", CONTAINER="apptainer", IMAGE="/none.sif")
+    assert done.returncode == 2 and not (tmp_path / "record").exists()
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["LAUNCHER", "IMAGE", "VENV"]
+    for arguments in ((), ("a",), ("a", "--seed=1")):
+        done = pipeline(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith("usage: launch_scripts/pipeline.sh DISTILL_CONFIG")
+    done = pipeline("--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage: launch_scripts/pipeline.sh DISTILL_CONFIG")
 
 
 def test_no_core_dump_is_written_unless_asked_for(job: Run, tmp_path: Path) -> None:

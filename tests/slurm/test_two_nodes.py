@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 
-import pytest
 from slurm_lab import BIN, LONG, ROOT, Cluster, assert_same, distill
 
 
@@ -23,24 +22,35 @@ def test_two_nodes_learn_what_two_local_ranks_learn(cluster: Cluster, whole: Pat
         ]
 
 
-@pytest.mark.parametrize("how", ["file", pytest.param("scancel", marks=LONG)])
-def test_stopped_requeued_and_finished_equals_undisturbed_to_the_bit(
-    cluster: Cluster, whole: Path, place: Path, how: str
+@LONG
+def test_a_signal_requeues_a_job_that_then_equals_one_undisturbed_to_the_bit(
+    cluster: Cluster, whole: Path, place: Path
 ) -> None:
-    output, run = place / f"{how}.out", place / how
-    job = cluster.submit(output, "distill.sbatch", *distill(place, how))
+    output, run = place / "scancel.out", place / "scancel"
+    job = cluster.submit(output, "distill.sbatch", *distill(place, "scancel"))
     cluster.wait_for_line("distill 2/200", output)
-    if how == "scancel":
-        cluster.call("scancel", "-s", "USR1", job)
-    else:
-        (run / "STOP").touch()
+    cluster.call("scancel", "-s", "USR1", job)
     text = cluster.wait_for(job, "COMPLETED", output)
-    assert (
-        "as requested; run the same command again to continue" in text
-        and f"requeued as {job} (restart 1" in text
-        and "teachers: reused" in text
-    )
+    assert "as requested; run the same command again to continue" in text
+    assert f"requeued as {job} (restart 1" in text and "teachers: reused" in text
     assert text.rstrip().endswith("done")
+    assert_same(run, whole)
+
+
+def test_the_file_stop_ends_a_job_and_submitted_again_it_equals_one_undisturbed_to_the_bit(
+    cluster: Cluster, whole: Path, place: Path
+) -> None:
+    output, run = place / "file.out", place / "file"
+    job = cluster.submit(output, "distill.sbatch", *distill(place, "file"))
+    cluster.wait_for_line("distill 2/200", output)
+    (run / "STOP").touch()
+    text = cluster.wait_for(job, "FAILED", output)
+    assert "as requested; run the same command again to continue" in text
+    assert "stopped by the file STOP: saved, not requeued" in text and cluster.shown(job, "Restarts") == "0"
+    assert cluster.shown(job, "ExitCode") == "75:0"
+    again = cluster.submit(output, "distill.sbatch", *distill(place, "file"))
+    text = cluster.wait_for(again, "COMPLETED", output)
+    assert "teachers: reused" in text and text.rstrip().endswith("done")
     assert_same(run, whole)
 
 

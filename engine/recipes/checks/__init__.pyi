@@ -1,5 +1,6 @@
 from .adaptation import adaptation_problems as adaptation_problems
 from .configuration import (
+    Corpora as Corpora,
     backbone_problems as backbone_problems,
     benchmark_problems as benchmark_problems,
     distillation_problems as distillation_problems,
@@ -18,6 +19,7 @@ from .protocol import study_problems as study_problems
 from .run_state import RunState as RunState, continuing as continuing, state_of as state_of, unfinished as unfinished
 
 __all__ = [
+    "Corpora",
     "RunState",
     "adaptation_problems",
     "backbone_problems",

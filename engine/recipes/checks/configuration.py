@@ -84,17 +84,17 @@ def is_complete(config: RunConfig, stage: str) -> bool:
     return found is not None and found.completed and found.stage == stage
 
 
-def benchmark_problems(config: RunConfig, mode: str, invented: bool) -> list[str]:
+def benchmark_problems(config: RunConfig, mode: str, invented: bool, corpora: Corpora | None = None) -> list[str]:
     """What ``benchmark`` can be refused with; a stage on invented rows reads no corpus and no card.
 
     Args:
-        mode: teach, distill or adapt.
+        mode: teach, distill or adapt. corpora: what was read for other cases.
     """
     problems = backbone_problems(config)
     if invented:
         return problems + machine_problems(config, ())
     key = "adapt.targets" if mode == "adapt" else "distill.sources"
-    return problems + task_problems(config, {key: ["train"]}) + machine_problems(config, ("data.cache",))
+    return problems + task_problems(config, {key: ["train"]}, corpora) + machine_problems(config, ("data.cache",))
 
 
 def required_problems(config: RunConfig, *keys: str) -> list[str]:

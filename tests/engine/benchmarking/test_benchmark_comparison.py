@@ -1,6 +1,9 @@
 """Verdicts that know noise from a slowdown, what is refused to be compared, and tables of several measurements."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,27 +11,18 @@ import numpy as np
 import pytest
 
 from engine.benchmarking import compare
-from engine.benchmarking.cases import request_of
-from engine.benchmarking.compare import (
-    FASTER,
-    FEW,
-    MACHINE,
-    SAME,
-    SLOWER,
-    Old,
-    main as compare_files,
-    ratio_of,
-    read_old,
-    says,
-)
+from engine.benchmarking.cases import asked_of, request_of
+from engine.benchmarking.compare import Old, main as compare_files, read_old
 from engine.benchmarking.result import spread
 from engine.benchmarking.runner import run_benchmark
 from engine.benchmarking.scaling_table import main as table_of, table
+from engine.benchmarking.verdict import FASTER, FEW, MACHINE, SAME, SLOWER, ratio_of, says
 from engine.cli import main
 from engine.core.errors import Slower, UserError
 from engine.training.backbone_holder import BackboneHolder
 from tests.engine.measured_runs import RNG, content_of, steps_of
 
+ROOT = Path(__file__).resolve().parents[3]
 DEMO = "configs/demo/distill.yaml"
 
 
@@ -139,25 +133,61 @@ def test_other_settings_machines_and_backbones_are_refused_by_name() -> None:
         old.check([{**other, "case": "sharding=zero3_offload"}], 2, True, here)
 
 
-def test_another_measurement_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_configuration_is_refused_before_libraries_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps(content_of(steps_of(1))))
+    own = {"steps": "1", "mode": "teach", "compare": str(tmp_path / "old.json")}
+    with pytest.raises(UserError) as error:
+        request_of(DEMO, own, {"run_dir": str(tmp_path / "run")})
+    text = "\n".join(error.value.problems)
+    assert "backbone: b there, tiny-llama-random here" in text and "seed: None there, " in text
+    assert "json: weights: " not in text and "json: rows: " not in text and "prompt.num_virtual_tokens: 16" not in text
+    assert request_of(DEMO, {**own, "compare_anyway": "true"}, {"run_dir": str(tmp_path / "run")}).compare
+
+
+def as_measured(tmp_path: Path, own: dict[str, str]) -> Path:
+    """A benchmark.json whose cases have the configuration of the request."""
+    request = request_of(DEMO, own, {"run_dir": str(tmp_path / "run")})
+    content = content_of(steps_of(1))
+    asked = asked_of(request, request.cases[0], "tiny-llama-random")
+    content["cases"][0]["identity"] = {**asked, "weights": "w", "rows": "r"}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    return tmp_path / "old.json"
+
+
+def test_another_machine_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackboneHolder, "join", lambda _: pytest.fail("a process group was started"))
-    own = {
-        "steps": "1",
-        "mode": "teach",
-        "invented": "20,4",
-        "compare": str(tmp_path / "old.json"),
-        "output": str(tmp_path / "out"),
-    }
+    own = {"steps": "1", "mode": "teach", "invented": "20,4", "output": str(tmp_path / "out")}
+    own["compare"] = str(as_measured(tmp_path, own))
     with pytest.raises(UserError) as error:
         run_benchmark(request_of(DEMO, own, {"run_dir": str(tmp_path / "run")}))
     text = "\n".join(error.value.problems)
-    assert (
-        "backbone: b there, tiny-llama-random here" in text
-        and "prompt.num_virtual_tokens: 16" not in text
-        and "ranks: 2 there, 1 here" in text
-    )
+    assert "ranks: 2 there, 1 here" in text and "weights: w there, " in text and "rows: r there, " in text
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "wanted"),
+    [
+        ({}, {"seed": "7"}, "seed: 0 there, 7 here"),
+        ({"invented": "30,4"}, {}, "invented: 20,4,512 there, 30,4,512 here"),
+        ({"sweep": "seed=1,2"}, {}, "has no case 'seed=1'; it has ''"),
+    ],
+)
+def test_the_key_that_differs_is_told_and_no_hash_besides(
+    flags: dict[str, str], overrides: dict[str, str], wanted: str, tmp_path: Path
+) -> None:
+    own = {"steps": "1", "mode": "teach", "invented": "20,4"}
+    own |= {"compare": str(as_measured(tmp_path, own)), **flags}
+    with pytest.raises(UserError) as error:
+        request_of(DEMO, own, {"run_dir": str(tmp_path / "run"), **overrides})
+    assert wanted in error.value.problems[0]
+    there = json.loads((tmp_path / "old.json").read_text())["cases"][0]["identity"]
+    assert compare._differences(there, {**there, "rows": "s", "weights": "v"}) == [
+        "weights: w there, v here",
+        "rows: r there, s here",
+    ]
+    changed = {**there, "rows": "s", "config": {**there["config"], "seed": 7}}
+    assert compare._differences(there, changed) == ["seed: 0 there, 7 here"]
 
 
 def test_a_key_that_an_older_file_lacks_had_its_default() -> None:
@@ -196,6 +226,37 @@ def test_two_files_can_be_compared_without_a_run(
             compare_files()
         said = capsys.readouterr()
         assert end.value.code == code and wanted in said.out + said.err
+
+
+def test_files_that_are_not_there_are_all_named_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torn").write_text("{")
+    files = [str(tmp_path / "old"), str(tmp_path / "torn")]
+    monkeypatch.setattr("sys.argv", ["benchmark_compare", *files])
+    with pytest.raises(SystemExit) as end:
+        compare_files()
+    told = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and len(told) == 2
+    assert told[0] == f"error: {files[0]} does not exist; name a benchmark.json"
+    assert told[1].startswith(f"error: {files[1]} is not a benchmark.json of this release")
+    with pytest.raises(SystemExit) as end:
+        table_of(files)
+    told = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and told[0] == f"error: {files[0]} does not exist; name a benchmark.json"
+    assert len(told) == 2
+    script = "import sys; import engine.benchmarking.{0} as m; sys.argv[1:] = ['a', 'b']; m.main()"
+    watched = "import atexit, sys; atexit.register(lambda: print({'torch', 'numpy'} & sys.modules.keys()));"
+    for module in ("compare", "scaling_table"):
+        done = subprocess.run(
+            [sys.executable, "-c", watched + script.format(module)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2 and done.stdout.strip() == "set()", done.stderr
 
 
 def test_versions_that_changed_are_told_and_not_refused() -> None:

@@ -202,6 +202,14 @@ def test_it_is_told_with_everything_else_that_is_wrong() -> None:
     assert [p.split(": ")[1] for p in error.value.problems] == ["--steps", "--beside"]
 
 
+def test_adaptation_is_impossible_whatever_else_is_missing() -> None:
+    with pytest.raises(UserError) as error:
+        request_of(DEMO, own(mode="adapt"), {})
+    told = "\n".join(error.value.problems)
+    assert len(error.value.problems) == 3 and "adapt.targets: missing" in told and "set --sharding=replicated" in told
+    assert "command line: --beside: PEFT has no step like that of adapt; set --mode=teach or --mode=distill" in told
+
+
 def test_a_missing_package_is_named_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

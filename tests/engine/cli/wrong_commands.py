@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.benchmarking.cases import asked_of, request_of
 from engine.config.loader import resolve, to_yaml
 from engine.config.resume_check import compared
 
@@ -385,6 +386,55 @@ TABLE: dict[str, Wrong] = {
         ("--mode: ", "--shardings: ", "--steps: ", "--invented: ", "--sweep: ", "--compare: ", "--backbone: "),
     ),
     "benchmark: no steps": Wrong(("benchmark", "--config=configs/demo/distill.yaml"), ("--steps: missing",)),
+    "benchmark: flags that exclude one another": Wrong(
+        (
+            "benchmark",
+            "--config=configs/demo/distill.yaml",
+            "--steps=1",
+            "--sharding=zero3",
+            "--shardings=replicated",
+            "--sweep=max_tokens_per_micro_batch=abc;sharding=zero3",
+            "--compare_anyway=true",
+            "--output=",
+        ),
+        (
+            "command line: --output: is empty",
+            "command line: --compare_anyway: has no effect without --compare",
+            "command line: --shardings: sharding is in --shardings and --sharding; keep one",
+            "command line: --sweep: sharding is in --sweep and --shardings; keep one",
+            "command line: --max_tokens_per_micro_batch: must be a whole number; got 'abc'",
+        ),
+    ),
+    "benchmark: each case of a sweep": Wrong(
+        (
+            "benchmark",
+            "--config=configs/demo/distill.yaml",
+            "--steps=1",
+            "--sweep=data.root={runs}/gone,{runs}/file.txt;seed=1,2",
+        ),
+        (
+            "command line: --sweep: data.root: {runs}/gone is not a folder",
+            "command line: --sweep: data.root: {runs}/file.txt is not a folder",
+        ),
+    ),
+    "benchmark: a variable that is not set": Wrong(
+        ("benchmark", "--config=configs/demo/distill.yaml", "--steps=x", "--run_dir=$NOT_SET/a"),
+        ("--steps: ", "command line: --run_dir: $NOT_SET/a: an environment variable in it is not set"),
+    ),
+    "benchmark: PEFT beside an adaptation": Wrong(
+        ("benchmark", "--config=configs/demo/distill.yaml", "--steps=1", "--mode=adapt", "--beside=peft"),
+        ("adapt.targets: missing", "--beside: PEFT has no step like that of adapt", "set --sharding=replicated"),
+    ),
+    "benchmark: another configuration than before": Wrong(
+        (
+            "benchmark",
+            "--config=configs/demo/distill.yaml",
+            "--steps=1",
+            "--compare={runs}/benchmark.json",
+            "--seed=7",
+        ),
+        ("command line: --compare: {runs}/benchmark.json: seed: 0 there, 7 here; measure with the same command",),
+    ),
     "unset variables with other mistakes": Wrong(
         (*DISTILL, "--teach.adapters=$NOT_SET/a", "--distill.cap=0"),
         ("--teach.adapters: $NOT_SET/a", "--distill.cap: "),
@@ -497,6 +547,7 @@ def write_runs(folder: Path) -> None:
     folder.mkdir()
     (folder / "file.txt").write_text("a note\n")
     (folder / "ds.json").write_text(json.dumps({"optimizer": {}, "zero_optimization": {"stage": 2}}))
+    _write_measurement(folder / "benchmark.json")
     (folder / "study.yaml").write_text("run_dr: x\ndistill: configs/demo/distill.yaml\n")
     (folder / "whole_study.yaml").write_text(
         f"run_dir: {folder}/study\ndistill: {folder}/wrong_data.yaml\nadapt: configs/demo/adapt.yaml\n"
@@ -516,6 +567,15 @@ def write_runs(folder: Path) -> None:
     _write_run(folder / "adapted", adapt, "adapt", step=20, overrides={}, completed=True)
     _write_run(folder / "stopped", adapt, "adapt", step=10, overrides={})
     _write_run(folder / "teaching", distill, "teach", step=6, overrides=sources, part="teachers")
+
+
+def _write_measurement(file: Path) -> None:
+    """What ``benchmark`` would have written for the demo's configuration, as far as it is compared."""
+    request = request_of("configs/demo/distill.yaml", {"steps": "1"}, {})
+    identity = asked_of(request, request.cases[0], "tiny-llama-random")
+    case = {"label": "", "identity": identity, "steps": {"seconds": [1.0], "probe": [1.0]}}
+    content = {"cases": [case], "world_size": 1, "machine": {"cores": 1}, "versions": {"torch": "2"}}
+    file.write_text(json.dumps(content))
 
 
 def _write_run(

@@ -29,6 +29,7 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(
 ) -> None:
     whole = build("whole")
     whole.run()
+    monkeypatch.setenv("EXIT_CODE_FILE", str(tmp_path / "code"))
     run_dir = tmp_path / "cut"
     run_dir.mkdir()
     ask = (run_dir / "STOP").touch if how == "STOP" else lambda: os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
@@ -43,6 +44,7 @@ def test_stopped_on_request_and_gone_on_equals_uninterrupted(
         and not (run_dir / "STOP").exists()
         and os.readlink(run_dir / "latest").endswith("step_00000004")
     )
+    assert (tmp_path / "code.STOP").exists() == (how == "STOP")  # so that a job script requeues only after a signal
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
     with PreemptionHandler(run_dir, "USR1", True) as preemption:
         again = build("cut", preemption)
