@@ -75,7 +75,7 @@ def request_of(file: str, own: dict[str, str], overrides: dict[str, str]) -> Req
     base, of_config = read_config(file, overrides)
     problems += of_config
     if base is None:
-        raise UserError(problems + choices.mode_problems(own.get("mode", "")))
+        raise UserError(problems + choices.form_problems(own))
     mode, invented = "", None
     try:
         mode = mode_of(own.get("mode", ""), base)
