@@ -71,7 +71,7 @@ def _export(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 def _merge(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
     problems = checks.merge_problems(listed(own.get("runs")), own.get("output", ""), own.get("sum", ""))
     for part in listed(own.get("sum")):
-        target, _, terms = part.partition("=")
+        target, terms = part.partition("=")[::2]
         if not target.strip() or not terms.strip():
             problems.append(f"--sum: must be like NAME=0.5*task1+0.5*task2; got {part!r}")
     method, shots = own.get("sum_of", "metaprompt/full").partition("/")[::2]
