@@ -91,7 +91,7 @@ def read_request(file: str, own: dict[str, str], overrides: dict[str, str]) -> t
     base, of_config = read_config(file, overrides)
     problems += of_config
     if base is None:
-        return None, problems + choices.mode_name_problems(own.get("mode", ""))
+        return None, problems + choices.form_problems(own)
     mode = own.get("mode") or choices.main_mode(base)
     problems += choices.mode_problems(mode, base)
     invented = None

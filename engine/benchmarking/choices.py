@@ -3,10 +3,13 @@ ends before it is imported.
 """
 
 import importlib.util
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engine.config import RunConfig
+from engine.core import UserError
+from engine.data import invention_of
 from strict_yaml import must_be_one_of
 
 MODES = ("teach", "distill", "adapt")
@@ -33,6 +36,19 @@ def mode_problems(mode: str, config: RunConfig) -> list[str]:
     if not tasks:
         return [f"{NEEDS[mode]}: missing; --mode={mode} needs at least one task"]
     return []
+
+
+def form_problems(own: Mapping[str, str]) -> list[str]:
+    """What is wrong with flags as typed, where no configuration can be read."""
+    problems = mode_name_problems(own.get("mode", ""))
+    if "invented" in own:
+        try:
+            invention_of(own["invented"], max_length=sys.maxsize)
+        except UserError as error:
+            problems += error.problems
+    if "beside" in own:
+        problems += problems_of(own["beside"], own.get("mode", ""), configs=[])
+    return problems
 
 
 def for_steps(config: RunConfig, steps: int) -> RunConfig:

@@ -108,6 +108,8 @@ def word_problem(word: str, known: Collection[str]) -> str:
         return f"command line: {word!r}: not a flag; write --{word}"
     if not equals and key in known:
         return f"command line: {word!r}: not a flag; write --{key}=VALUE"
+    if "config" in known and word.endswith((".yaml", ".yml")):
+        return f"command line: {word!r}: not a flag; write --config={word}"
     return f"command line: {word!r}: not a flag; write --key=value"
 
 

@@ -12,6 +12,7 @@ from engine.core import UserError
 from engine.recipes import checks
 
 Flags = Mapping[str, str]
+SUMMED = ("metaprompt", "prompt_tuning")  # methods whose prompts `merge` can sum
 
 
 def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str], required: Sequence[str] = ()) -> list[str]:
@@ -68,7 +69,16 @@ def _export(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 
 
 def _merge(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
-    return checks.merge_problems(listed(own.get("runs")), own.get("output", ""), own.get("sum", ""))
+    problems = checks.merge_problems(listed(own.get("runs")), own.get("output", ""), own.get("sum", ""))
+    for part in listed(own.get("sum")):
+        target, terms = part.partition("=")[::2]
+        if not target.strip() or not terms.strip():
+            problems.append(f"--sum: must be like NAME=0.5*task1+0.5*task2; got {part!r}")
+    method, shots = own.get("sum_of", "metaprompt/full").partition("/")[::2]
+    if method not in SUMMED or not shots:
+        wanted = " or ".join(f"{name}/SHOTS" for name in SUMMED)
+        problems.append(f"--sum_of: must be {wanted}; got {own['sum_of']!r}")
+    return problems
 
 
 def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
@@ -77,9 +87,11 @@ def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 
 def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
     problems = read_config("", keys)[1]
+    told = " ".join(problems)
+    right = {key: text for key, text in keys.items() if f"--{key}: " not in told}
     dry_run = read_switch(own.get("dry_run", "false"), "command line: --dry_run", problems)
     if own.get("config") and not dry_run:
-        problems += checks.study_problems(own["config"], listed(own.get("only")), keys)
+        problems += checks.study_problems(own["config"], listed(own.get("only")), right)
     return problems
 
 

@@ -124,7 +124,7 @@ class RunConfig:
     overwrite: bool = conduct(
         False,
         "distill, adapt: delete the checkpoints, curves, predictions and results in run_dir and start again. "
-        "evaluate, predict: generate all answers again; predict also replaces the output.",
+        "evaluate, predict: generate all answers again; predict also overwrites the output.",
         modes=keys.READERS,
     )
     accept_changes: bool = conduct(

@@ -1,6 +1,7 @@
 """Commands that read finished runs, checked by the runs' text files before torch is imported."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,7 +204,9 @@ def _run_and_config(
 ) -> tuple[RunState | None, RunConfig | None]:
     """A finished run's state and configuration; None, and a problem, where it is not one."""
     folder = expand_or_tell(run, "--run", problems)
-    if folder is None:
+    if folder is None:  # told; the keys are checked all the same
+        _, of_keys = config_of_run(Path(os.devnull), overrides, mode)
+        problems += [problem for problem in of_keys if not problem.startswith("--run: ")]
         return None, None
     found = state_of(folder)
     if found is None or (folder / "config.yaml").is_file():

@@ -57,6 +57,10 @@ TABLE: dict[str, Wrong] = {
     "flag twice": Wrong((*DISTILL, "--seed=1", "--seed", "2"), ("--seed: duplicate flag, with '1' and '2'",)),
     "flag twice, two spellings": Wrong((*DISTILL, "--run-dir=x"), ("--run_dir: duplicate flag",)),
     "word": Wrong((*DISTILL, "fast"), ("'fast': not a flag; write --key=value",)),
+    "file without a flag": Wrong(
+        ("distill", "configs/demo/distill.yaml"),
+        ("--config: missing", "not a flag; write --config=configs/demo/distill.yaml"),
+    ),
     "key without dashes": Wrong((*DISTILL, "seed=1"), ("'seed=1': not a flag; write --seed=1",)),
     "key as a word": Wrong((*DISTILL, "overwrite"), ("'overwrite': not a flag; write --overwrite=VALUE",)),
     "switch with a word": Wrong(
@@ -103,6 +107,10 @@ TABLE: dict[str, Wrong] = {
         ("benchmark", "--config=", "--profile", "2", "--alternate", "maybe", "--mode=train", "--seed=x"),
         ("--config: ", "--steps: missing; ", "--profile: ", "--alternate: ", "--mode: must be one of", "--seed: "),
     ),
+    "benchmark: no such file, and more": Wrong(
+        ("benchmark", "--config=gone.yaml", "--steps=0", "--mode=adapt", "--invented=a", "--beside=foo"),
+        ("gone.yaml: ", "--steps: ", "--invented: ", "--beside: "),
+    ),
     "plan: no config, and more": Wrong(
         ("plan", "--gpu=h1000", "--nodes=x", "--mode=train", "--seed=x", "--sweep=foo"),
         ("--config: missing", "--gpu: ", "--nodes: ", "--mode: ", "--seed: ", "--sweep: "),
@@ -125,8 +133,15 @@ TABLE: dict[str, Wrong] = {
         ("--run: missing", "--format: missing; write peft, peft_collapsed or vllm", "--output: {runs} exists"),
     ),
     "merge: no output, and more": Wrong(
-        ("merge", "--runs={runs}/distilled,{runs}/stopped"),
-        ("--output: missing; name a new folder", "is not an adaptation", "{runs}/stopped is not finished"),
+        ("merge", "--runs={runs}/distilled,{runs}/stopped", "--sum=a=b,=c,d", "--sum_of=lora/full"),
+        (
+            "--output: missing; name a new folder",
+            "is not an adaptation",
+            "{runs}/stopped is not finished",
+            "--sum: must be like NAME=0.5*task1+0.5*task2; got '=c'",
+            "--sum: must be like NAME=0.5*task1+0.5*task2; got 'd'",
+            "--sum_of: must be metaprompt/SHOTS or prompt_tuning/SHOTS; got 'lora/full'",
+        ),
     ),
     "report: no runs, and more": Wrong(
         ("report", "--vocabulary", "perhaps", "--output={runs}/file.txt"),
@@ -256,6 +271,10 @@ TABLE: dict[str, Wrong] = {
         ("evaluate", "--run={runs}/none", "--overwrite", "perhaps", "--evaluate.batch_size=0"),
         ("--run: {runs}/none is not a run directory", "--overwrite: must be true or false", "--evaluate.batch_size: "),
     ),
+    "evaluate: unset variable, with wrong values": Wrong(
+        ("evaluate", "--run=$NOT_SET/a", "--data.max_length=9", "--evaluate.batch_size=0"),
+        ("--run: $NOT_SET/a: ", "--data.max_length: belongs to the run", "--evaluate.batch_size: "),
+    ),
     "evaluate: stopped": Wrong(
         ("evaluate", "--run={runs}/stopped"),
         (
@@ -366,6 +385,10 @@ TABLE: dict[str, Wrong] = {
     "study: a name misspelt": Wrong(
         ("study", "--config={runs}/whole_study.yaml", "--only=few_shots"),
         ("--only: must be one of metaprompt, few_shot; got 'few_shots'; did you mean 'few_shot'?",),
+    ),
+    "study: wrong values with a wrong name": Wrong(
+        ("study", "--config={runs}/whole_study.yaml", "--only=few", "--seed=x"),
+        ("--seed: ", "--only: "),
     ),
     "study: the protocol": Wrong(
         ("study", "--config={runs}/study.yaml"),
