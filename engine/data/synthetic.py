@@ -7,7 +7,6 @@ from typing import cast
 from clinical_tasks import TaskCard
 from engine.core import UserError
 from engine.data.dataset import Split, TaskData
-from engine.data.sampling import seed_of
 
 ROWS = 512  # of a task: read again once they are through, as a small corpus is
 
@@ -57,8 +56,10 @@ def invented_data(tasks: Sequence[str], invention: Invention, vocabulary: int, s
 
 
 def _split(task: str, invention: Invention, vocabulary: int, seed: int) -> Split:
-    import numpy as np  # here: a command's flags are read without it
+    import numpy as np  # here, as what follows: the flags of a command are read without it
     from datasets import Dataset, Features, Sequence, Value
+
+    from engine.data.sampling import seed_of
 
     rng, rows = np.random.default_rng(seed_of(seed, "invented", task)), invention.rows
 

@@ -1,7 +1,6 @@
 """Verdicts that know noise from a slowdown, what is refused to be compared, and tables of several measurements."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -245,18 +244,21 @@ def test_files_that_are_not_there_are_all_named_before_torch_is_imported(
     told = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and told[0] == f"error: {files[0]} does not exist; name a benchmark.json"
     assert len(told) == 2
-    script = "import sys; import engine.benchmarking.{0} as m; sys.argv[1:] = ['a', 'b']; m.main()"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import engine.benchmarking.compare as m; sys.argv[1:] = ['a', 'b']; m.main()",
+        "import engine.benchmarking.scaling_table as m; sys.argv[1:] = ['a', 'b']; m.main()",
+        "import train; train.main(['benchmark', '--config=configs/demo/distill.yaml'])",
+    ],
+)
+def test_a_wrong_command_imports_neither_torch_nor_numpy(script: str) -> None:
     watched = "import atexit, sys; atexit.register(lambda: print({'torch', 'numpy'} & sys.modules.keys()));"
-    for module in ("compare", "scaling_table"):
-        done = subprocess.run(
-            [sys.executable, "-c", watched + script.format(module)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 2 and done.stdout.strip() == "set()", done.stderr
+    command = [sys.executable, "-c", watched + script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout.strip() == "set()", done.stderr
 
 
 def test_versions_that_changed_are_told_and_not_refused() -> None:
