@@ -211,6 +211,8 @@ def main() -> None:
     a = parser.parse_args()
     if a.tokens < 1 or a.output.suffix not in (".yaml", ".yml"):
         raise SystemExit("error: --tokens must be above 0, and --output a .yaml file")
+    if problems := distributed.output_problems({"output": str(a.output)}):
+        raise SystemExit("\n".join(f"error: {problem}" for problem in problems))
     try:
         device = distributed.start_process_group(distributed.dist_env())
         kind = calibrate(load_backbone_card(a.backbone), a.tokens, device, a.nodes)
