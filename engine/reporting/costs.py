@@ -34,10 +34,14 @@ class Distillation:
         return {stage: value for stage, value in found.items() if value}
 
 
-def distillations(runs: Sequence[Run], others: Sequence[Path] = ()) -> list[Distillation]:
-    """Those among the reported runs, then the others, which need not have been evaluated; each once."""
+def distillations(runs: Sequence[Run], others: Mapping[Path, str]) -> list[Distillation]:
+    """Those among the reported runs, then the others, which need not have been evaluated; each once.
+
+    Args:
+        others: folder -> name, as its user wrote it.
+    """
     names = {run.folder: run.name for run in runs if run.role == "source"}
-    names |= {folder: without_home(str(folder)) for folder in others if folder not in names}
+    names |= {folder: without_home(name) for folder, name in others.items() if folder not in names}
     out: dict[Path, Distillation] = {}
     for folder, name in names.items():
         teachers_of = started_from(read_configuration(folder), "teach", "run")
@@ -88,8 +92,11 @@ def distillation_costs(made: Sequence[Distillation]) -> list[Block]:
     for one in recorded:
         spent = one.spent()
         cells = [hours(spent[stage]) if stage in spent else "" for stage in stages]
-        rows.append([one.name, _teachers_of(one, made), *cells, hours(sum(spent.values()))])
-    table = Table(["run", "teachers of", *stages, "together"], rows, 2)
+        rows.append([one.name, *cells, hours(sum(spent.values())), _teachers_of(one, made)])
+    head = ["run", *stages, "together", "teachers of"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    table = Table(head, rows, 1)
     return [Text(f"{said} {DEVICE}", "small"), Fold("Device-hours of every distillation", [table])]
 
 
