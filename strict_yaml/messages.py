@@ -73,8 +73,8 @@ def must_be_one_of(value: Any, choices: Iterable[Any], called: str = "") -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """1, note -> 1 note; 2000, note -> 2,000 notes. ``plural``: where it is not the noun with an s."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    """1, note -> 1 note; 2, note -> 2 notes. ``plural``: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from clinical_tasks.corpus import holder, is_labelled, split_files, stream_docum
 from clinical_tasks.schema import Document, Example, ReadError, TaskCard
 from clinical_tasks.scoring import round_trip
 from clinical_tasks.text_pairs import make_example
+from strict_yaml import counted
 
 # ROUGE takes about 10 ms a pair and a written reference always comes back as itself: a sample of summaries is enough.
 _SUMMARY_SAMPLE = 200
@@ -218,9 +219,9 @@ def _compare(check: TaskCheck, split: str) -> None:
     for unit, published in check.published.get(split, {}).items():
         found = check.released[split].get(unit)
         if found is not None and found != published:
+            here = counted(found, unit.removesuffix("s"))
             check.problems.append(
-                f"split {split} has {found} {unit}, but {published} are published. Fix: compare the files with the "
-                "release"
+                f"split {split} has {here}, but {published} are published. Fix: compare the files with the release"
             )
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from clinical_tasks.corpus import is_labelled, stream_documents
 from clinical_tasks.schema import Document, TaskCard, as_text
+from strict_yaml import counted
 
 RUN = 5
 MIN_SHARED = 10
@@ -67,7 +68,8 @@ class Overlap:
         counts = {"by id": self.by_id, "same text": self.same_text, "near": self.near}
         ways = ", ".join(f"{count} {way}" for way, count in counts.items() if count)
         test = f"{self.affected} of {self.test_documents} test documents of {self.target}"
-        return f"{test} are in {self.train_examples} training examples of {self.source} ({ways})"
+        verb = "is" if self.affected == 1 else "are"
+        return f"{test} {verb} in {counted(self.train_examples, 'training example')} of {self.source} ({ways})"
 
 
 @dataclass

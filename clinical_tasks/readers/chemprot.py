@@ -77,7 +77,7 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
     path, number, columns = row
     if len(columns) not in (1, 2):
         raise read_error(
-            path, f"{len(columns) + 1} columns", line=number, fix="an abstract has 3: PMID, title, abstract"
+            path, counted(len(columns) + 1, "column"), line=number, fix="an abstract has 3: PMID, title, abstract"
         )
     text = _JOINT.join(columns)
     if sentence_lines:
@@ -108,7 +108,7 @@ def _document(key: str, row: Row, entities: list[Row], relations: list[Row], sen
 def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mention, str]:
     if len(cells) != 5:
         raise read_error(
-            path, f"{len(cells) + 1} columns", line=line, fix="an entity has 6: PMID, id, type, start, end, text"
+            path, counted(len(cells) + 1, "column"), line=line, fix="an entity has 6: PMID, id, type, start, end, text"
         )
     key, kind, *places, quoted = cells
     start, end = (
@@ -124,7 +124,7 @@ def _mention(path: Path, line: int, cells: list[str], text: str) -> tuple[Mentio
 def _relation(path: Path, line: int, cells: list[str], mentions: dict[str, Mention]) -> Relation:
     if len(cells) not in (3, 5):
         raise read_error(
-            path, f"{len(cells) + 1} columns", line=line, fix="a relation has 4: PMID, type, Arg1:T1, Arg2:T2"
+            path, counted(len(cells) + 1, "column"), line=line, fix="a relation has 4: PMID, type, Arg1:T1, Arg2:T2"
         )
     ends = [cell.partition(":")[2] for cell in cells[-2:]]
     if not all(end in mentions for end in ends):

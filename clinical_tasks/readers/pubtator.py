@@ -98,7 +98,8 @@ def _add_annotation(path: Path, number: int, drafts: dict[str, _Draft], columns:
     elif len(columns) in (4, 5) and not columns[1].isdecimal():
         draft.relations.append(Relation(columns[1], strip_mesh(columns[2]), strip_mesh(columns[3])))
     else:
-        reason = f"{len(columns)} columns are neither a mention nor a relation"
+        verb = "is" if len(columns) == 1 else "are"
+        reason = f"{counted(len(columns), 'column')} {verb} neither a mention nor a relation"
         raise read_error(
             path,
             reason,

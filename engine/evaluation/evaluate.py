@@ -24,6 +24,7 @@ from engine.evaluation.vllm import announce
 from engine.telemetry import write_hparams
 from engine.training import BackboneHolder
 from prompt_modules import JoinedBank
+from strict_yaml import counted
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _score(holder: BackboneHolder, request: _Request, data: TaskData, row: Score
         counts |= predictor.shown.told()
     scored.rows.append({**row.labels, **vars(outcome), "best_step": row.best_step, **counts})
     scored.work[name].add(predictor.work)
-    back = f" ({predictor.work.read_back} answers read back)" if predictor.work.read_back else ""
+    back = f" ({counted(predictor.work.read_back, 'answer')} read back)" if predictor.work.read_back else ""
     value = f"{outcome.scores[card.metric]:.3f}"
     holder.context.print_rank0(f"{name} {method} {shots} seed {row.labels['seed']}: {card.metric} {value}{back}")
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from clinical_tasks import Example
 from engine.core import write_atomic
 from engine.data import Sample
+from strict_yaml import counted
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class InferenceStats:
 
     def line(self) -> str:
         if not self.answers:
-            return f"nothing generated, {self.read_back} answers read back"
+            return f"nothing generated, {counted(self.read_back, 'answer')} read back"
         tokens = f", {self.tokens / self.seconds:.0f} generated tokens/s" if self.tokens else ""
-        return f"{self.answers} answers in {self.seconds:.1f} s, {self.answers / self.seconds:.1f} a second{tokens}"
+        rate = f"{self.answers / self.seconds:.1f} a second"
+        return f"{counted(self.answers, 'answer')} in {self.seconds:.1f} s, {rate}{tokens}"
 
 
 class PredictionInputs(Protocol):

@@ -62,8 +62,8 @@ def report(runs: Sequence[str], output: str = "", vocabulary: str = "false", dis
         problems += room_for("command line: --output", into, 0)
     if problems or into is None:
         raise UserError(problems)
-    folders = [expand(folder) for folder in distillations]
-    write_report([expand(r) for r in runs], output=into, names=runs, vocabulary=shown, distillations=folders)
+    named = {expand(name): name for name in distillations}
+    write_report([expand(r) for r in runs], output=into, names=runs, vocabulary=shown, distillations=named)
 
 
 def export(run: str, fmt: str, output: str, tasks: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.reporting.blocks import Block, Fold, Table, Text
 from engine.reporting.data import Run, curves_of, read_configuration, started_from, without_home
-from engine.reporting.words import hours, listed
+from engine.reporting.words import device_hours, hours, listed
 from strict_yaml import counted
 
 DEVICE = "A device is one GPU, or one process on a machine without GPUs."
@@ -30,14 +30,18 @@ class Distillation:
 
     def spent(self) -> dict[str, float]:
         """Stage in words -> device hours, those above 0."""
-        found = {stage: device_hours(self.curves, folder) for stage, folder in STAGES.items()}
+        found = {stage: spent_in(self.curves, folder) for stage, folder in STAGES.items()}
         return {stage: value for stage, value in found.items() if value}
 
 
-def distillations(runs: Sequence[Run], others: Sequence[Path] = ()) -> list[Distillation]:
-    """Those among the reported runs, then the others, which need not have been evaluated; each once."""
+def distillations(runs: Sequence[Run], others: Mapping[Path, str]) -> list[Distillation]:
+    """Those among the reported runs, then the others, which need not have been evaluated; each once.
+
+    Args:
+        others: folder -> name, as its user wrote it.
+    """
     names = {run.folder: run.name for run in runs if run.role == "source"}
-    names |= {folder: without_home(str(folder)) for folder in others if folder not in names}
+    names |= {folder: without_home(name) for folder, name in others.items() if folder not in names}
     out: dict[Path, Distillation] = {}
     for folder, name in names.items():
         teachers_of = started_from(read_configuration(folder), "teach", "run")
@@ -45,7 +49,7 @@ def distillations(runs: Sequence[Run], others: Sequence[Path] = ()) -> list[Dist
     return list(out.values())
 
 
-def device_hours(curves: Mapping[str, Sequence[Mapping[str, Any]]], folder: str) -> float:
+def spent_in(curves: Mapping[str, Sequence[Mapping[str, Any]]], folder: str) -> float:
     """Of the steps logged in a folder of a run ('' is the run itself) and, of ``lr_sweep``, in those within it."""
     total = 0.0
     for name, steps in curves.items():
@@ -56,15 +60,15 @@ def device_hours(curves: Mapping[str, Sequence[Mapping[str, Any]]], folder: str)
 
 def adaptation_hours(run: Run) -> float:
     """Of all adaptations of a run and of choosing their learning rates."""
-    return device_hours(run.curves, "") + device_hours(run.curves, "lr_sweep")
+    return spent_in(run.curves, "") + spent_in(run.curves, "lr_sweep")
 
 
 def cost_words(run: Run, made: Sequence[Distillation]) -> list[str]:
     """Sentences on the stages of a run, and on the distillation that its metaprompt is from."""
     said = []
-    spent, sweep = device_hours(run.curves, ""), device_hours(run.curves, "lr_sweep")
+    spent, sweep = spent_in(run.curves, ""), spent_in(run.curves, "lr_sweep")
     if spent:
-        said.append(f"All adaptations of this run together took {hours(spent)} device-hours.")
+        said.append(f"All adaptations of this run together took {device_hours(spent)}.")
     if sweep:
         said.append(f"Choosing learning rates took {hours(sweep)} more.")
     for one in made:
@@ -82,21 +86,25 @@ def distillation_costs(made: Sequence[Distillation]) -> list[Block]:
         one = recorded[0]
         return [Text(f"Cost of the distillation {one.name}, made once: {_parts(one, made)}. {DEVICE}", "small")]
     total = sum(sum(one.spent().values()) for one in recorded)
-    said = f"{counted(len(recorded), 'distillation')} before these runs took {hours(total)} device-hours together."
+    said = f"{counted(len(recorded), 'distillation')} before these runs took {device_hours(total)} together."
     stages = [stage for stage in STAGES if any(stage in one.spent() for one in recorded)]
     rows = []
     for one in recorded:
         spent = one.spent()
         cells = [hours(spent[stage]) if stage in spent else "" for stage in stages]
-        rows.append([one.name, _teachers_of(one, made), *cells, hours(sum(spent.values()))])
-    table = Table(["run", "teachers of", *stages, "together"], rows, 2)
+        rows.append([one.name, *cells, hours(sum(spent.values())), _teachers_of(one, made)])
+    head = ["run", *stages, "together", "teachers of"]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    table = Table(head, rows, 1)
     return [Text(f"{said} {DEVICE}", "small"), Fold("Device-hours of every distillation", [table])]
 
 
 def _parts(one: Distillation, made: Sequence[Distillation]) -> str:
-    parts = [f"{stage} {hours(value)}" for stage, value in one.spent().items()]
+    *earlier, (last, value) = one.spent().items()
+    parts = [*(f"{stage} {hours(spent)}" for stage, spent in earlier), f"{last} {device_hours(value)}"]
     taken = _teachers_of(one, made)
-    return f"{listed(parts)} device-hours" + (f"; its teachers are those of {taken}" if taken else "")
+    return listed(parts) + (f"; its teachers are those of {taken}" if taken else "")
 
 
 def _teachers_of(one: Distillation, made: Sequence[Distillation]) -> str:

@@ -2,9 +2,10 @@
 terminal a short table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -29,14 +30,14 @@ def write_report(
     output: Path,
     names: Sequence[str] = (),
     vocabulary: bool = False,
-    distillations: Sequence[Path] = (),
+    distillations: Mapping[Path, str] = MappingProxyType({}),
 ) -> str:
     """Write ``report.html`` and ``report.md`` into ``output``, print averages and where the files are.
 
     Args:
         names: of the runs, as their user wrote them; default: the paths.
         vocabulary: look up the vocabulary entries nearest to each prompt, which can leak its corpus.
-        distillations: folders of further ones, not evaluated, whose cost is told.
+        distillations: folder -> name of further ones, not evaluated, whose cost is told.
 
     Returns:
         What stands in report.md.

@@ -31,11 +31,11 @@ UNLIKE = (
 )
 
 
-def overview(runs: Sequence[Run], others: Sequence[Path] = ()) -> Section:
+def overview(runs: Sequence[Run], others: Mapping[Path, str]) -> Section:
     """The first screen: whether the metaprompt wins; of several runs their averages too.
 
     Args:
-        others: folders of distillations whose cost is told, though their scores are not.
+        others: folder -> name of distillations whose cost is told, though their scores are not.
     """
     axis, made = score_range(runs), distillations(runs, others)
     several = sum(run.role == "target" for run in runs) > 1
@@ -44,9 +44,7 @@ def overview(runs: Sequence[Run], others: Sequence[Path] = ()) -> Section:
     answers = {name: found for name, found in answers.items() if found}
     if len(answers) == 1 and not several:
         return Section(TITLE, next(iter(answers.values())), level=2)
-    found = answers_of_runs(runs)
-    if several:
-        found += distillation_costs(made)
+    found = answers_of_runs(runs, distillation_costs(made) if several else [])
     if any(run.averages() for run in runs):
         found.append(averages_table(runs))
     if _unlike(runs):

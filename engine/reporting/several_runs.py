@@ -27,11 +27,15 @@ HEAD = (
 )
 
 
-def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
-    """A sentence, a table and a figure; nothing where fewer than two runs compare the metaprompt."""
+def answers_of_runs(runs: Sequence[Run], before: Sequence[Block]) -> list[Block]:
+    """A sentence, a table and a figure; nothing but ``before`` where fewer than two runs compare the metaprompt.
+
+    Args:
+        before: what is told of the distillations before the runs, beneath the table.
+    """
     found = {run.name: (run, headline(rivals(run))) for run in runs if run.role == "target" and rivals(run)}
     if len(found) < 2:
-        return []
+        return list(before)
     shared = shared_folder(list(found))
     rows, charted = [], []
     for name, (run, rival) in found.items():
@@ -45,7 +49,7 @@ def answers_of_runs(runs: Sequence[Run]) -> list[Block]:
     cost = " Device-hours: of all adaptations of a run, and of choosing their learning rates." if recorded else ""
     where = Text(f"Each run at its fewest examples above 0.{place}{cost}", "small")
     said = _counted([rival for _, rival in found.values()])
-    return [Text(f"{said} {instruction_words(runs)}".strip(), "answer"), _table(rows, recorded), where, figure]
+    return [Text(f"{said} {instruction_words(runs)}".strip(), "answer"), _table(rows, recorded), where, *before, figure]
 
 
 def _table(rows: Sequence[Sequence[Cell | str]], recorded: bool) -> Table:

@@ -36,6 +36,12 @@ def hours(value: float) -> str:
     return significant(value, 2)
 
 
+def device_hours(value: float) -> str:
+    """0.0123 -> 0.012 device-hours; 1 -> 1 device-hour"""
+    shown = hours(value)
+    return f"{shown} device-hour" if shown == "1" else f"{shown} device-hours"
+
+
 def learning_rate(rate: float | Mapping[str, Any]) -> str:
     """One rate, or several by their names."""
     if not isinstance(rate, Mapping):

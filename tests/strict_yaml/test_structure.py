@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from strict_yaml.keys import NO_KEY, about, leaves
+from strict_yaml.messages import counted
 from strict_yaml.structure import build, json_schema
 
 
@@ -272,3 +273,8 @@ def test_the_json_schema_of_sections_by_name_says_every_way_to_write_them() -> N
     assert list(share["properties"]) == ["from", "part"] and nothing == {"type": "null"}
     assert schema["properties"]["words"]["additionalProperties"] == {"type": ["string", "number"]}
     assert schema["properties"]["ways"]["description"] == "Ways."
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [counted(number, "note") for number in (0, 1, 2)] == ["0 notes", "1 note", "2 notes"]
+    assert counted(1, "batch", "batches") == "1 batch" and counted(2, "batch", "batches") == "2 batches"

@@ -56,8 +56,7 @@ def cache_teachers(holder: BackboneHolder, stage: Stage, teachers: JoinedBank, s
         missing = cache.missing(wanted)
         if missing:
             holder.context.print_rank0(
-                f"teacher cache: {counted(cache.tokens(missing), 'answer token')} to fill, of the first "
-                f"{counted(steps, 'step')}"
+                f"teacher cache: {cache.tokens(missing):,} answer tokens to fill, of the first {counted(steps, 'step')}"
             )
     there = sorted(set(wanted).difference(missing))
     damaged = cache.damaged(there, holder.context.env.rank, holder.context.env.world, holder.context.print_rank0)

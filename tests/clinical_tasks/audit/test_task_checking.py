@@ -26,9 +26,7 @@ def test_counts_labels_mismatches_and_ceiling(card, brat, tmp_path):
     assert check.found == ["test_a.txt", "train_a.txt"] and check.counts == {"train": 1, "test": 1}
     assert check.labels == {"Drug": 1, "Problem": 2} and check.ignored_labels == {"Dose": 1}
     assert (check.offset_mismatches, check.ceiling) == (1, 1.0)
-    assert check.problems == [
-        "split test has 1 documents, but 7 are published. Fix: compare the files with the release"
-    ]
+    assert check.problems == ["split test has 1 document, but 7 are published. Fix: compare the files with the release"]
     table = format_checks([check])
     first = table.split("\n")[1].split()
     assert first == ["mine", "ner", "problems", "1", "-", "1", "1", "span_f1_strict", "1.0000"]

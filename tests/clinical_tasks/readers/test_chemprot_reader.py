@@ -77,7 +77,7 @@ def test_the_relations_table_may_stand_for_the_gold_standard(mine, write, tmp_pa
         ("entities", "Zebulon", "a document that is in no file of abstracts"),
         ("gold", "7\tCPR:3\tArg1:T1\tArg2:T99", "a relation names an entity that the document does not have"),
         ("gold", "7\tCPR:3\tArg1:T1", "3 columns"),
-        ("abstracts", "Zebulon", "1 columns"),
+        ("abstracts", "Zebulon", "1 column"),
         ("abstracts", "9\tZebulon\tZebulon\tZebulon", "4 columns"),
     ],
 )

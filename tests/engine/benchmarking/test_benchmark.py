@@ -336,7 +336,7 @@ def test_a_log_line_has_mfu_where_the_device_is_known(
 def test_gaps_and_exposed_gathers_of_a_trace() -> None:
     kernels = [("mm", 0, 10), ("ncclDevKernel_AllGather", 5, 30), ("mm", 20, 25), ("mm", 40, 50)]
     lines = gaps([(name, 1e3 * b, 1e3 * e) for name, b, e in kernels])
-    assert "10.0 of 50.0 ms (20.0%) in 1 gaps, the longest 10.00 ms" in lines[0]
+    assert "10.0 of 50.0 ms (20.0%) in 1 gap, the longest 10.00 ms" in lines[0]
     assert "Collectives: 25.0 ms, of which 15.0 ms (30.0% of the whole) exposed" in lines[1]
     assert merged([(3, 4), (0, 2), (1, 3)]) == [(0, 4)]
     assert overlap([(0, 4), (6, 8)], [(1, 2), (3, 7)]) == 3

@@ -26,7 +26,7 @@ def test_the_cost_names_the_run_that_the_metaprompt_came_from_and_the_search_for
     mine = Distillation(tmp_path / "a/distill", "runs/a/distill", {"": spent(18000.0)})
     baseline = Distillation(tmp_path / "b/distill", "runs/b/distill", {"": spent(36000.0)})  # of the same last name
     words = " ".join(cost_words(run, [baseline, mine]))
-    assert "together took 1 device-hours. Choosing learning rates took 2 more." in words
+    assert "together took 1 device-hour. Choosing learning rates took 2 more." in words
     assert words.count("made once before") == 1
     assert "for all tasks, in runs/a/distill: distillation 5 device-hours." in words
     assert "made once before" not in " ".join(cost_words(run, [baseline]))
@@ -58,14 +58,14 @@ def write_study(home: Path, *distilled: str) -> str:
             (home / name / "teachers/metrics.jsonl").write_text(json.dumps(spent(360000.0)[0]))
         else:
             (home / name / "config.yaml").write_text(f"teach: {{run: {home / distilled[0]}}}")
-    made = [home / name for name in distilled]
+    made = {home / name: f"runs/{name}" for name in distilled}
     return write_report(folders, home / "out", ["runs/unseen/factors", "runs/unseen/all"], distillations=made)
 
 
 def test_a_study_tells_what_its_distillation_and_each_run_cost(tmp_path: Path) -> None:
     text = write_study(tmp_path, "metaprompt")
     assert text.count("Cost of the distillation ") == 1 and "made once before" not in text
-    assert f"{tmp_path.name}/metaprompt, made once: teachers 100 and distillation 1 device-hours." in text
+    assert "Cost of the distillation runs/metaprompt, made once: teachers 100 and distillation 1 device-hour." in text
     (head,) = re.findall(r"^\| run +\| examples .*", text, re.MULTILINE)
     (row,) = re.findall(r"^\| factors .*", text, re.MULTILINE)
     heads, cells = ([cell.strip() for cell in line.split("|")] for line in (head, row))
@@ -78,9 +78,9 @@ def test_many_distillations_of_a_study_are_a_folded_table(tmp_path: Path) -> Non
     assert "3 distillations before these runs took 103 device-hours together." in first
     table = folded[folded.index("### Device-hours of every distillation") :]
     assert [len(re.findall(f"{name} +\\|", table)) for name in ("rank=1", "rank=2")] == [1, 1]
-    assert re.search(r"rank=2 +\| \S*metaprompt +\| +\| 1 +\| 1 +\|", table)
+    assert re.search(r"rank=2 +\| +\| 1 +\| 1 +\| runs/metaprompt \|", table)
     # each run names its own
-    assert first.count("rank=2: distillation 1 device-hours; its teachers are those of") == 2
+    assert first.count("rank=2: distillation 1 device-hour; its teachers are those of") == 2
 
 
 def test_without_a_record_there_is_no_column_of_device_hours(tmp_path: Path) -> None:

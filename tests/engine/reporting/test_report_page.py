@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.reporting.report import write_report
-from tests.engine.reported_demo import write_demo
+from tests.engine.reported_demo import demo_results, write_demo
 from tests.engine.reported_run import results, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
@@ -202,11 +202,31 @@ def test_it_opens_from_disk_in_both_themes(page: Path, tmp_path: Path) -> None:
 
 def test_the_report_of_a_demo_prints_on_eight_pages(tmp_path: Path) -> None:
     write_report(write_demo(tmp_path), tmp_path / "out", ["runs/demo/distill", "runs/demo/adapt"])
-    printed = tmp_path / "report.pdf"
-    done = browse(tmp_path, f"--print-to-pdf={printed}", (tmp_path / "out/report.html").as_uri())
+    assert 2 <= printed_pages(tmp_path, tmp_path / "out/report.html") <= MOST_PAGES
+
+
+def test_the_report_of_a_study_prints_on_eight_pages_and_folds_its_distillations(tmp_path: Path) -> None:
+    """Four adaptations, as those of `make demo`, and more distillations than it has."""
+    names = ["factors_5_steps", "factors_30_steps", "all_5_steps", "all_30_steps"]
+    runs, made = [write_run(tmp_path / name, demo_results("target")) for name in names], {}
+    for number in range(9):
+        made[tmp_path / f"rank={number}"] = f"runs/demo/rank={number}"
+    for folder in (*runs, *made):
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "device_seconds": 3600.0}))
+    write_report(runs, tmp_path / "out", [f"runs/demo/unseen/{name}" for name in names], distillations=made)
+    text = (tmp_path / "out/report.html").read_text()
+    first = text[: text.index('<details class="section"')]
+    assert first.index("9 distillations before these runs") < first.index("<summary>Device-hours of every distillation")
+    assert first.index("runs/demo/rank=8") < first.index("Difference by run")
+    assert 2 <= printed_pages(tmp_path, tmp_path / "out/report.html") <= MOST_PAGES
+
+
+def printed_pages(folder: Path, page: Path) -> int:
+    printed = folder / "report.pdf"
+    done = browse(folder, f"--print-to-pdf={printed}", page.as_uri())
     assert "CONSOLE" not in done.stderr, done.stderr
-    pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
-    assert 2 <= pages <= MOST_PAGES
+    return len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
 
 
 def test_the_first_screen_of_a_demo_holds_answer_table_and_figure(tmp_path: Path) -> None:
