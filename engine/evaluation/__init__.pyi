@@ -8,7 +8,7 @@ from .aggregate import (
     paired_over_targets as paired_over_targets,
     student as student,
 )
-from .answer_files import names_folder as names_folder, output_problems as output_problems
+from .answer_files import answer_output_problems as answer_output_problems, names_folder as names_folder
 from .evaluate import evaluate_run as evaluate_run
 from .generation import Answer as Answer, Greedy as Greedy
 from .multiple_choice import Choice as Choice, option_likelihoods as option_likelihoods
@@ -24,6 +24,7 @@ __all__ = [
     "Greedy",
     "Predictor",
     "Wanted",
+    "answer_output_problems",
     "average",
     "by_seed",
     "cells_of",
@@ -32,7 +33,6 @@ __all__ = [
     "made_with",
     "names_folder",
     "option_likelihoods",
-    "output_problems",
     "paired_over_targets",
     "predict_notes",
     "student",

@@ -11,7 +11,7 @@ def names_folder(output: str, path: Path) -> bool:
     return output.endswith("/") or path.is_dir()
 
 
-def output_problems(output: Path, into_folder: bool, card: TaskCard | None, overwrite: bool) -> list[str]:
+def answer_output_problems(output: Path, into_folder: bool, card: TaskCard | None, overwrite: bool) -> list[str]:
     """What keeps the answers from being written.
 
     Args:

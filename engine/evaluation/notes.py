@@ -15,7 +15,7 @@ from clinical_tasks import Example, TaskCard
 from engine.core import UserError, write_atomic
 from engine.data import Sample, load_cards, unknown_task
 from engine.distributed import barrier
-from engine.evaluation.answer_files import output_problems
+from engine.evaluation.answer_files import answer_output_problems
 from engine.evaluation.eval_targets import ScoredRow, rows_of_run
 from engine.evaluation.prediction_store import Prediction, PredictionStore
 from engine.evaluation.predictor import EMPTY, Predictor
@@ -99,7 +99,7 @@ def _read(holder: BackboneHolder, card: TaskCard, source: Path, output: Path, in
     """
     whole, unreadable = clinical_tasks.read_notes(source, card)
     problems = [f"--input: {problem}" for problem in unreadable]
-    problems += output_problems(output, into_folder, card, holder.context.config.overwrite)
+    problems += answer_output_problems(output, into_folder, card, holder.context.config.overwrite)
     if into_folder:
         fix = "Fix: give it another, or name a .jsonl as output"
         for number, example in enumerate(whole, 1):

@@ -50,7 +50,7 @@ def distillations(runs: Sequence[Run], others: Mapping[Path, str]) -> list[Disti
 
 
 def spent_in(curves: Mapping[str, Sequence[Mapping[str, Any]]], folder: str) -> float:
-    """Of the steps logged in a folder of a run ('' is the run itself) and, of ``lr_sweep``, in those within it."""
+    """Device hours of the steps logged in a folder of a run ('' is the run itself) and in those within it."""
     total = 0.0
     for name, steps in curves.items():
         if name == folder or (folder and name.startswith(f"{folder}/")):

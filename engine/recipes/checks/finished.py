@@ -12,7 +12,7 @@ from engine.config import FREE_IN_EVALUATION, UNTRAINED, RunConfig, expand_or_te
 from engine.core import UserError, nearest_existing
 from engine.data import load_cards, unknown_task
 from engine.distributed import room_for
-from engine.evaluation import names_folder, output_problems
+from engine.evaluation import answer_output_problems, names_folder
 from engine.recipes.checks.configuration import (
     backbone_differs,
     backbone_problems,
@@ -88,7 +88,7 @@ def prediction_problems(
     card = None if config is None else _card_of(config, row[0], found, problems)
     if into is not None and nearest_existing(into.parent).is_dir():  # below a file: told of with the flags
         overwrite = config is None or config.overwrite
-        problems += output_problems(into, names_folder(output, into), card=card, overwrite=overwrite)
+        problems += answer_output_problems(into, names_folder(output, into), card=card, overwrite=overwrite)
     if found is not None:
         problems += _row_problems(found, row)
     if config is not None:
