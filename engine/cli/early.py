@@ -96,13 +96,11 @@ def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
 
 
 def _benchmark(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    if not own.get("config"):
-        return []
     from engine.benchmarking import read_request
 
     asked = {name: text for name, text in own.items() if name != "config"}
     asked.setdefault("steps", "1")  # that it is missing has been told
-    request, problems = read_request(own["config"], asked, dict(keys))
+    request, problems = read_request(own.get("config", ""), asked, dict(keys))
     if request is None:
         return problems
     corpora, told = checks.Corpora(), list(problems)

@@ -130,7 +130,7 @@ TABLE: dict[str, Wrong] = {
     ),
     "export: two flags missing, and more": Wrong(
         ("export", "--output={runs}"),
-        ("--run: missing", "--format: missing; write peft, peft_collapsed or vllm", "--output: {runs} exists"),
+        ("--run: missing", "--format: missing; write peft, peft_collapsed or vllm", "--output: {runs} already exists"),
     ),
     "merge: no output, and more": Wrong(
         ("merge", "--runs={runs}/distilled,{runs}/stopped", "--sum=a=b,=c,d", "--sum_of=lora/full"),
