@@ -108,9 +108,9 @@ gpu-wheels: setup
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
-# two at a time: most of a test is waiting. Without them, and in the order of the folders: make test WORKERS=0
+# two files at a time; the tests of a file stay together, so that its fixtures are made once. In the order of the folders: make test WORKERS=0
 test: setup
-	python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # on the oldest releases that are supported; FLOOR_VENV: an environment that holds requirements-floor.txt already
 FLOOR_PYTHON ?= python3.12

@@ -37,7 +37,7 @@ LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders whose tests t
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `make test`'s workers (pytest-xdist), which share all tests out one by one: what takes long goes first,
+    """For `make test`'s workers (pytest-xdist), which share out the files in this order: what takes long goes first,
     so that no worker is left with it.
     """
     if hasattr(config, "workerinput"):

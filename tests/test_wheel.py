@@ -13,9 +13,6 @@ from packaging.requirements import Requirement
 
 from tools import lock
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("wheel")
-
 BUILT_FROM = ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train.py")
 FOLDERS = ("engine", "strict_yaml", "prompt_modules", "backbones", "clinical_tasks", "ds_configs", "configs")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.safetensors")

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("site")
-
 pytest.importorskip("sphinx", reason="sphinx is not installed: the site is NOT built")
 
 BUILD = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html")

@@ -12,9 +12,6 @@ from engine.benchmarking.result import CONTRACT
 from engine.data.sampling import Stream, seed_of
 from engine.data.synthetic import Invention, invented_data
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("benchmark_command")
-
 STEPS, WARMUP, EXAMPLES = 5, 2, 3
 TASKS = ("demo_qa", "demo_entities", "demo_summary")
 COMMAND = [

@@ -21,9 +21,6 @@ from clinical_tasks.pocket import SOURCES, TARGETS, write_pocket_corpus
 from clinical_tasks.pocket.lexicon import POOLS
 from clinical_tasks.pocket.sentences import KINDS
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("health_information")
-
 CANARY = "zyqhobrantine"
 
 

@@ -14,9 +14,6 @@ from commands_runner import ROOT, run
 
 from engine.reporting.study_page import write_page
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("study")
-
 METHODS = ["metaprompt", "multitask_prompt", "prompt_tuning", "lora", "instruction", "in_context"]
 
 

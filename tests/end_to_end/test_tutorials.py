@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("tutorials")
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("labels", "entities", "questions")  # the first one distils the metaprompt that the others adapt
 CLONED = ("train.py", "backbones", "clinical_tasks", "configs", "ds_configs", "engine", "prompt_modules", "strict_yaml")

@@ -8,9 +8,6 @@ import pytest
 from commands_runner import ROOT, run, run_and_kill
 from safetensors.torch import load_file
 
-# one worker makes the fixtures of this module, not each
-pytestmark = pytest.mark.xdist_group("whole_job")
-
 CANARY = "Zyqhobrantine"  # stands in every note; may stand in protected caches and predictions only
 SMALL = [
     "--teach.steps=6",
