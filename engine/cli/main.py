@@ -201,7 +201,7 @@ MODES: dict[str, Mode] = {
             "/ 4)",
             "answer_tokens": "mean length of an answer in tokens (default: 1/16 of sample_tokens)",
             "task_examples": "training examples per task where no corpus can be read (default 10000)",
-            "sweep": "nodes=1,2,4 | gpus_per_node=… | max_tokens_per_micro_batch=…: predict each case (needs --gpu)",
+            "sweep": "nodes=1,2,4 | gpus_per_node=… | max_tokens_per_micro_batch=…: predict each (needs --gpu)",
             "png": ".png file that the sweep is drawn to",
             "output": "JSON file that the plan is also written to",
             "mode": "distill or adapt: also check what this mode needs, and time only this mode",

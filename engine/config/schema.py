@@ -57,9 +57,8 @@ class RunConfig:
     sharding: Literal["auto", "replicated", "zero3_hpz", "zero3", "zero3_offload"] = machine(
         "auto",
         "Where the frozen backbone is kept. replicated: whole on each device. zero3: in shards over all devices. "
-        "zero3_hpz: also with a second set of shards within each node. zero3_offload: in shards in host memory. auto: "
-        "the first that fits in memory, in this order: replicated, zero3_hpz, zero3, zero3_offload. It predicts no "
-        "times.",
+        "zero3_hpz: with a second set of shards in each node. zero3_offload: in shards in host memory. auto: the first "
+        "that fits of replicated, zero3_hpz, zero3, zero3_offload.",
     )
     deepspeed: str = machine(
         "",

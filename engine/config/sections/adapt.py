@@ -25,9 +25,9 @@ class AdaptConfig:
     )
     methods: list[MethodName] = key(
         ["metaprompt", "prompt_tuning"],
-        "Methods to compare. metaprompt: the distilled prompt, adapted. prompt_tuning: a soft prompt for each task. "
-        "multitask_prompt: a metaprompt trained without teachers, adapted. lora: low-rank updates. Without training: "
-        "instruction (of the task's card) and in_context (instruction and solved examples).",
+        "Methods to compare. metaprompt: adapts the distilled prompt. multitask_prompt: adapts one made without "
+        "teachers. prompt_tuning: a prompt for each task. lora: low-rank updates. Without training: instruction, "
+        "in_context.",
         distinct=True,
         on_merge="union",
     )

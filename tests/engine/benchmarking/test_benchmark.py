@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.benchmarking.cases import request_of
 from engine.benchmarking.profile import gaps, merged, overlap, profiled
 from engine.benchmarking.result import CONTRACT
 from engine.benchmarking.stage import stage_of
-from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.data.synthetic import Invention, invented_data, invention_of
 from engine.telemetry import phase_timer
@@ -189,114 +187,6 @@ def test_rows_that_cannot_be_invented_are_refused(text: str, wanted: str) -> Non
         invention_of(text, 1024)
 
 
-# ---- the command
-# -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_and_placements_make_a_case_each() -> None:
-    request = request_of(
-        DEMO,
-        {
-            "steps": "3",
-            "sweep": "max_tokens_per_micro_batch=512,1024; prompt.num_virtual_tokens=4,8",
-            "shardings": "zero3,replicated",
-            "invented": "20,4",
-        },
-        {},
-    )
-    assert request.mode == "distill" and request.steps == 3 and request.warmup == 2
-    assert [c.label for c in request.cases][:3] == [
-        "sharding=zero3 max_tokens_per_micro_batch=512 prompt.num_virtual_tokens=4",
-        "sharding=zero3 max_tokens_per_micro_batch=512 prompt.num_virtual_tokens=8",
-        "sharding=zero3 max_tokens_per_micro_batch=1024 prompt.num_virtual_tokens=4",
-    ]
-    assert (
-        len(request.cases) == 8
-        and request.cases[-1].config.prompt.num_virtual_tokens == 8
-        and request.cases[-1].config.sharding == "replicated"
-    )
-    assert request_of("configs/demo/adapt.yaml", {"steps": "1"}, {}).mode == "adapt"
-    assert request_of(DEMO, {"steps": "900"}, {}).cases[0].config.distill.steps >= 900
-
-
-def test_everything_wrong_with_a_command_is_told_at_once() -> None:
-    own = {
-        "steps": "0",
-        "warmup": "-1",
-        "mode": "evaluate",
-        "invented": "x",
-        "shardings": "cloud",
-        "sweep": "max_token_per_micro_batch=1;seed",
-        "profile": "yes",
-        "compare": "/none.json",
-    }
-    with pytest.raises(UserError) as error:
-        request_of(DEMO, own, {})
-    text = "\n".join(error.value.problems)
-    for wanted in (
-        "--steps: must be a whole number >= 1; got '0'",
-        "--warmup: must be a whole number >= 0; got '-1'",
-        "--mode: must be one of teach, distill, adapt; got 'evaluate'",
-        "rows of a task, such as 200,20 or 200,20,5000; got 'x'",
-        "--shardings: must be one of ",
-        "did you mean 'max_tokens_per_micro_batch'?",
-        "--sweep: must be KEY=VALUE,VALUE; got 'seed'",
-        "--profile: must be true or false; got 'yes'",
-        "/none.json does not exist",
-    ):
-        assert wanted in text, wanted
-
-
-def test_flags_that_exclude_one_another_are_told_with_wrong_values() -> None:
-    own = {
-        "steps": "1",
-        "shardings": "zero3,replicated",
-        "sweep": "max_tokens_per_micro_batch=abc;sharding=zero3;seed=1;seed=2;deepspeed=a.json",
-        "compare_anyway": "true",
-        "mode": " ",
-    }
-    with pytest.raises(UserError) as error:
-        request_of(DEMO, own, {"sharding": "zero3"})
-    told = [problem.removeprefix("command line: ") for problem in error.value.problems]
-    wanted = [
-        "--mode: is empty; give it a value, or leave it out",
-        "--compare_anyway: has no effect without --compare",
-        "--shardings: sharding is in --shardings and --sharding; keep one",
-        "--sweep: sharding is in --sweep and --shardings; keep one",
-        "--sweep: seed is twice in --sweep; keep one",
-        "--sweep: deepspeed has no effect beside --shardings; keep one",
-        "--max_tokens_per_micro_batch: must be a whole number; got 'abc'",
-    ]
-    for part in wanted:
-        assert any(part in problem for problem in told), (part, told)
-    assert request_of(DEMO, {"steps": "1", "shardings": "zero3"}, {"deepspeed": ""}).cases
-
-
-def test_an_unset_variable_is_told_with_the_rest() -> None:
-    own = {"steps": "x", "compare": "$NOT_SET/old.json", "output": "$NOT_SET/out"}
-    with pytest.raises(UserError) as error:
-        request_of(DEMO, own, {})
-    assert [problem.split(": ")[1] for problem in error.value.problems] == ["--steps", "--compare", "--output"]
-    with pytest.raises(UserError) as error:
-        request_of(DEMO, {"steps": "x"}, {"run_dir": "$NOT_SET/a"})
-    assert error.value.problems[1:] == ["run_dir: $NOT_SET/a: an environment variable in it is not set"]
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output: .*file is a file; name a folder"):
-        request_of(DEMO, {"steps": "1", "output": str(tmp_path / "file")}, {})
-
-
-def test_values_of_a_sweep_are_checked_as_flags_are() -> None:
-    with pytest.raises(UserError, match="--max_tokens_per_micro_batch: must be a whole number; got 'many'"):
-        request_of(DEMO, {"steps": "1", "sweep": "max_tokens_per_micro_batch=512,many"}, {})
-    with pytest.raises(UserError, match="seed is in --sweep and --seed; keep one"):
-        request_of(DEMO, {"steps": "1", "sweep": "seed=1,2"}, {"seed": "3"})
-    with pytest.raises(UserError, match="adapt.targets: missing; --mode=adapt needs at least one task"):
-        request_of(DEMO, {"steps": "1", "mode": "adapt"}, {})
-
-
 def test_a_log_line_has_mfu_where_the_device_is_known(
     make_holder: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,60 +244,6 @@ def test_a_trace_holds_operators_and_no_token(tmp_path: Path) -> None:
     assert "`aten::" in page and "## a case (trace-0-0.json.gz)" in page
     assert all(f.stat().st_mode & 0o077 == 0 for f in (tmp_path / "out").iterdir())
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"profile.md", "trace-0-0.json.gz"}
-
-
-def test_charts_are_png_files_for_their_owner(tmp_path: Path) -> None:
-    from PIL import Image
-
-    chart_png.stacked_bar_chart(
-        tmp_path / "bars.png",
-        title="t",
-        unit="s",
-        labels=["a", "b" * 60],
-        parts={f"part {i}": [0.1 * i, 0.2] for i in range(12)},
-        notes=["x", "y"],
-    )
-    chart_png.line_chart(
-        tmp_path / "lines.png",
-        title="t",
-        across="x",
-        upwards="y",
-        series={"one": [(1, 2.0), (2, 3.0), (64, 9.0)], "flat": [(3, 0.0)]},
-    )
-    chart_png.line_chart(
-        tmp_path / "ideal.png",
-        title="t",
-        across="nodes",
-        upwards="tokens/s",
-        series={"measured": [(1, 2.0), (8, 9.0)], "ideal": [(1, 2.0), (8, 16.0)]},
-        by_logs=True,
-        dashed=("ideal",),
-    )
-    with Image.open(tmp_path / "ideal.png") as image:
-        plot = np.asarray(image.convert("RGB"), float)[97:489, 150:750]  # below the legend
-        wanted = list(bytes.fromhex(chart_png.COLOURS[1][1:]))
-        drawn = (np.abs(plot - wanted).max(axis=2) < 60).any(axis=0)
-        assert 0.2 < drawn.mean() < 0.8  # dashes and gaps
-        axis = image.convert("L").crop((10, 200, 40, 400))
-        assert min(axis.getdata()) < 100  # the y axis has its name
-    for name in ("bars.png", "lines.png"):
-        with Image.open(tmp_path / name) as image:
-            assert image.width == chart_png.WIDTH and len(set(image.convert("RGB").resize((100, 50)).getdata())) > 20
-        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("largest", [1e-9, 0.07, 0.9, 1, 3.2, 8, 123, 4e9])
-def test_ticks_are_round_few_and_reach_the_largest(largest: float) -> None:
-    ticks = chart_png.ticks_to(largest)
-    assert 3 <= len(ticks) <= 11 and ticks[0] == 0 and ticks[-1] >= 0.999 * largest and ticks[-2] < largest
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "wanted"),
-    [(3, 900, [2, 5, 10, 20, 50, 100, 200, 500, 1000]), (20, 20, [20, 50]), (0.004, 0.011, [0.002, 0.005, 0.01, 0.02])],
-)
-def test_ticks_of_a_logarithm_hold_every_value_between_them(low: float, high: float, wanted: list[float]) -> None:
-    assert chart_png.log_ticks(low, high) == pytest.approx(wanted)
 
 
 def test_the_contract_lists_what_other_programs_read() -> None:

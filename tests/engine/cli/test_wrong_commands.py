@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from engine.cli.main import MODES
-from tests.engine.cli.wrong_commands import TABLE, write_runs
+from tests.engine.cli.written_runs import write_runs
+from tests.engine.cli.wrong_commands import COMMON
+from tests.engine.cli.wrong_modes import BY_MODE
+from tests.engine.cli.wrong_plans import PLANS_AND_OUTPUTS
+
+TABLE = COMMON | BY_MODE | PLANS_AND_OUTPUTS
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,6 @@ def test_a_wrong_command_is_told_everything_at_once_and_starts_nothing(
 
 
 def test_the_table_has_every_mode_and_forty_commands() -> None:
-    assert len(TABLE) >= 40
+    assert len(TABLE) == len(COMMON) + len(BY_MODE) + len(PLANS_AND_OUTPUTS) >= 40
     assert {wrong.command[0] for wrong in TABLE.values()} >= MODES.keys()
     assert sum(len(wrong.told) > 2 for wrong in TABLE.values()) >= 10

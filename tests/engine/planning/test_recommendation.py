@@ -22,17 +22,6 @@ MACHINE_FLAGS = ("--nodes", "--gpus_per_node", "--gpu_gb", "--host_gb")
 
 
 @pytest.fixture(scope="module")
-def llama(project: Path) -> RunConfig:
-    flags = {"backbone": str(project / "configs/llama31_8b/shape.yaml"), "data.root": "", "distill.steps": "50"}
-    return resolve(str(project / "configs/llama31_8b/distill.yaml"), flags)
-
-
-@pytest.fixture(scope="module")
-def run_context(llama: RunConfig) -> RunContext:
-    return RunContext(llama)
-
-
-@pytest.fixture(scope="module")
 def planner(run_context: RunContext, llama: RunConfig) -> Planner:
     return Planner(run_context, mode="distill", device=read_kind("l40s"), assumed=assumed_of(llama))
 

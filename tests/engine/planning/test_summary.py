@@ -1,11 +1,7 @@
 """The paragraph of a plan: what it says of micro-batches, of ranks without samples, and of what would fit."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
-from engine.config.loader import resolve
 from engine.config.schema import RunConfig
 from engine.distributed.hardware import read_kind
 from engine.distributed.machine import Machine
@@ -17,17 +13,6 @@ from engine.planning.summary import Found, summary_lines
 from engine.training.context import RunContext
 
 GB = 10**9
-
-
-@pytest.fixture(scope="module")
-def llama(project: Path) -> RunConfig:
-    flags = {"backbone": str(project / "configs/llama31_8b/shape.yaml"), "data.root": "", "distill.steps": "50"}
-    return resolve(str(project / "configs/llama31_8b/distill.yaml"), flags)
-
-
-@pytest.fixture(scope="module")
-def run_context(llama: RunConfig) -> RunContext:
-    return RunContext(llama)
 
 
 def paragraph(run_context: RunContext, config: RunConfig, machine: Machine, gpu: str = "") -> str:
