@@ -13,6 +13,7 @@ from engine.config import (
     NOT_IN_STEP,
     RunConfig,
     expand_or_tell,
+    flat,
     known_keys,
     new_value,
     read_config,
@@ -136,18 +137,8 @@ def asked_of(request: Request, case: Case, backbone: str) -> dict[str, Any]:
         "case": case.label,
         "backbone": backbone,
         "invented": rows,
-        "config": {key: value for key, value in _dotted(case.config).items() if key not in NOT_IN_STEP},
+        "config": {key: value for key, value in flat(asdict(case.config)).items() if key not in NOT_IN_STEP},
     }
-
-
-def _dotted(config: RunConfig) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in asdict(config).items():
-        if isinstance(value, dict):
-            out |= {f"{key}.{leaf}": v for leaf, v in value.items()}
-        else:
-            out[key] = value
-    return out
 
 
 def _comparison_problems(request: Request, compare_cases: bool) -> list[str]:
