@@ -12,7 +12,6 @@ from engine.core import UserError
 from engine.recipes import checks
 
 Flags = Mapping[str, str]
-SUMMED = ("metaprompt", "prompt_tuning")  # methods whose prompts `merge` can sum
 
 
 def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str], required: Sequence[str] = ()) -> list[str]:
@@ -69,16 +68,8 @@ def _export(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 
 
 def _merge(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
-    problems = checks.merge_problems(listed(own.get("runs")), own.get("output", ""), own.get("sum", ""))
-    for part in listed(own.get("sum")):
-        target, terms = part.partition("=")[::2]
-        if not target.strip() or not terms.strip():
-            problems.append(f"--sum: must be like NAME=0.5*task1+0.5*task2; got {part!r}")
-    method, shots = own.get("sum_of", "metaprompt/full").partition("/")[::2]
-    if method not in SUMMED or not shots:
-        wanted = " or ".join(f"{name}/SHOTS" for name in SUMMED)
-        problems.append(f"--sum_of: must be {wanted}; got {own['sum_of']!r}")
-    return problems
+    runs, sums = listed(own.get("runs")), listed(own.get("sum"))
+    return checks.merge_problems(runs, own.get("output", ""), sums=sums, sum_of=own.get("sum_of", "metaprompt/full"))
 
 
 def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:

@@ -68,6 +68,9 @@ def older_than_tested() -> list[str]:
     return out
 
 
+SYSTEM = ("/proc", "/sys")  # file systems of the kernel
+
+
 def room_for(key: str, folder: Path, wanted: int) -> list[str]:
     """What is wrong with a folder that will be made and written to, ``wanted`` bytes."""
     there = nearest_existing(folder)
@@ -79,8 +82,13 @@ def room_for(key: str, folder: Path, wanted: int) -> list[str]:
         if key == "--run":
             fix = "copy the run to a folder of yours"
         return [f"{key}: {folder}: {there} cannot be written to by this user; {fix}, or ask for write permission"]
-    free = shutil.disk_usage(there).free
-    if not free:  # such as /proc, which root can write to and which holds no file
+    if any(there.is_relative_to(system) for system in SYSTEM):  # root may write there, but not files of its own
+        return [f"{key}: {folder}: nothing can be written there; name another place"]
+    usage = shutil.disk_usage(there)
+    if not usage.total:  # a file system that does not tell
+        return []
+    free = usage.free
+    if not free:
         return [f"{key}: {folder}: nothing can be written there, it has no free space; make room or name another disk"]
     if free < wanted:
         needed = f"{size_text(free)} are free there, {size_text(wanted)} are needed"
@@ -98,7 +106,7 @@ def output_problems(flags: Mapping[str, str]) -> list[str]:
     for key in OUTPUTS:
         flag = flags.get(key.removeprefix("command line: --"))
         path = expand_or_tell(flag, key, out) if flag else None
-        if path is not None and path.is_file():
+        if path is not None and path.exists() and not path.is_dir():
             if not os.access(path, os.W_OK):
                 out.append(f"{key}: {path} cannot be written to by this user; name another place")
         elif path is not None:

@@ -21,7 +21,7 @@ LARGEST_GPU, LARGEST_HOST = 300, 4096  # GB; more is not worth naming
 @dataclass(frozen=True)
 class Remedy:
     """A change that fits. flags: to add to the command. machine, need: what they lead to. memory: only another machine
-    brings it. words: what is named in place of flags, where the machine of the command cannot have that much.
+    brings it. words: named in place of the flags: what hardware would have to have, which no setting changes.
     """
 
     flags: tuple[str, ...]

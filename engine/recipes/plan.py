@@ -107,15 +107,18 @@ def _kind_problems(flags: Mapping[str, str], device: "DeviceKind | None", machin
             f"command line: --gpu: {flags['gpu']} is a GPU, but --gpus_per_node is 0; give a machine file that was "
             "calibrated on CPU ranks (docs/how_to/planning.md#your-own-machine)"
         )
-    if machine.device == "cuda" and machine.device_bytes > device.memory_bytes:
-        most = f"{device.memory_bytes / GB:g}"
-        yield f"command line: --gpu_gb: must be <= {most}, the memory of {device.name}; got {flags.get('gpu_gb')!r}"
+    gigabytes = device.memory_bytes / GB
+    most = gigabytes * 2**30 / GB  # a maker's GB may be 2^30 bytes, and free memory is then more than 80 of 10^9
+    if "gpu_gb" in flags and machine.device == "cuda" and machine.device_bytes > most * GB:
+        limit = f"{most:.1f} ({gigabytes:g} GiB)"
+        yield f"command line: --gpu_gb: must be <= {limit}, the memory of {device.name}; got {flags['gpu_gb']!r}"
 
 
 def _refusals(config: RunConfig, mode: str) -> list[str]:
     """What a run is refused with that needs neither torch nor a corpus: its tasks, keys and backbone card."""
     from engine.data import load_cards, unknown_task
     from engine.distributed import preflight_problems, read_deepspeed
+    from engine.recipes.checks import backbone_problems
 
     problems = list(_missing_keys(config, mode))
     cards = None
@@ -129,25 +132,11 @@ def _refusals(config: RunConfig, mode: str) -> list[str]:
     for key, tasks in named.items():
         if cards is not None:
             problems += [f"{key}: {unknown_task(task, cards)}" for task in tasks if task not in cards]
-    problems += _card_problems(config)
+    problems += backbone_problems(config)
     if config.deepspeed and Path(config.deepspeed).is_file():
         _read(problems, read_deepspeed, config.deepspeed)
     writes: Writes = ("run_dir", "data.cache") if config.run_dir else ("data.cache",)
     return problems + preflight_problems(config, checkpoint_bytes=0, writes=writes)
-
-
-def _card_problems(config: RunConfig) -> list[str]:
-    """What is wrong with the backbone's card, or longer than its positions. An absent key is told of elsewhere."""
-    from backbones import BackboneError, load_backbone_card
-    from engine.recipes.checks import position_problems
-
-    if not config.backbone:
-        return []
-    try:
-        load_backbone_card(config.backbone)
-    except BackboneError as error:
-        return error.problems
-    return position_problems(config)
 
 
 def _missing_keys(config: RunConfig, mode: str) -> Iterator[str]:

@@ -4,7 +4,6 @@ from .configuration import (
     backbone_problems as backbone_problems,
     benchmark_problems as benchmark_problems,
     distillation_problems as distillation_problems,
-    position_problems as position_problems,
     task_problems as task_problems,
 )
 from .finished import (
@@ -30,7 +29,6 @@ __all__ = [
     "evaluation_problems",
     "export_problems",
     "merge_problems",
-    "position_problems",
     "prediction_problems",
     "report_problems",
     "state_of",

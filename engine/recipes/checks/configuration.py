@@ -107,20 +107,20 @@ def backbone_problems(config: RunConfig) -> list[str]:
     if not config.backbone:
         return []
     try:
-        load_backbone_card(config.backbone)
+        card = load_backbone_card(config.backbone)
     except BackboneError as error:
         if not Path(config.backbone).exists():
             return [f"backbone: {config.backbone} does not exist; name a backbone card, a YAML file"]
         return list(error.problems)
-    return position_problems(config)
+    return _position_problems(config, card)
 
 
-def position_problems(config: RunConfig) -> list[str]:
+def _position_problems(config: RunConfig, card: BackboneCard) -> list[str]:
     """Samples that are longer than the positions that the card, or the config.json that it names, states.
 
     Where neither states any, the family's own default decides: ``RunContext`` checks that.
     """
-    stated = _stated(load_backbone_card(config.backbone)).get("max_position_embeddings")
+    stated = _stated(card).get("max_position_embeddings")
     length = config.prompt.num_virtual_tokens
     if isinstance(stated, int) and length + config.data.max_length > stated:
         return [

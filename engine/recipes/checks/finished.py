@@ -21,6 +21,7 @@ from engine.recipes.checks.configuration import (
 )
 from engine.recipes.checks.run_state import RunState, state_of, unfinished
 from engine.recipes.exporting import FORMATS
+from engine.recipes.merging import sum_problems
 from strict_yaml import must_be_one_of
 
 
@@ -127,13 +128,13 @@ def export_problems(run: str, fmt: str, output: str, tasks: Sequence[str]) -> li
     return problems
 
 
-def merge_problems(runs: Sequence[str], output: str, sums: str) -> list[str]:
+def merge_problems(runs: Sequence[str], output: str, sums: Sequence[str], sum_of: str) -> list[str]:
     """What ``merge`` can be refused with before torch is imported. Nothing is written."""
     problems = [] if runs else ["--runs: names no run directory"]
     into = expand_or_tell(output, "--output", problems)
     if into is not None:
         problems += new_folder_problems(into)
-    if len(runs) == 1 and not sums.strip(" ,"):
+    if len(runs) == 1 and not sums:
         problems.append("--runs: nothing to merge; name several run directories, or a --sum")
     seen: list[Path] = []
     for run in runs:
@@ -144,7 +145,7 @@ def merge_problems(runs: Sequence[str], output: str, sums: str) -> list[str]:
             problems.append(f"--runs: duplicate run directory {folder}; name each once")
         seen.append(folder.resolve())
         problems += _adaptation_problems(folder)
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems + sum_problems(sums, sum_of)))
 
 
 def _adaptation_problems(folder: Path) -> list[str]:

@@ -14,9 +14,8 @@ from engine.data import load_cards, unknown_task
 from engine.recipes.merging import prompt_sums
 from engine.recipes.merging.prompt_sums import PromptSum
 from engine.recipes.merging.rows import LABELS, Run, append_sums
+from engine.recipes.merging.sum_flags import sum_problems
 from prompt_modules import JoinedBank
-
-SUMMED = ("metaprompt", "prompt_tuning")  # methods whose rows can be summed
 
 
 def with_sums(
@@ -37,9 +36,7 @@ def with_sums(
         UserError: a task is unknown or has no such row, or the rows have no start in common.
     """
     method, _, shots = sum_of.partition("/")
-    problems = []
-    if method not in SUMMED or not shots:
-        problems.append(f"--sum_of: {sum_of!r}: must be metaprompt/SHOTS or prompt_tuning/SHOTS")
+    problems = sum_problems([], sum_of)
     cards = load_cards(config.data)
     for s in sums:
         if s.target not in cards:

@@ -30,7 +30,7 @@ PLANS_AND_OUTPUTS: dict[str, Wrong] = {
     ),
     "plan: more memory than the card has": Wrong(
         ("plan", *DISTILL[1:], "--gpu=l40s", "--gpu_gb=1e9"),
-        ("command line: --gpu_gb: must be <= 48, the memory of L40S 48 GB, PCIe only; got '1e9'",),
+        ("command line: --gpu_gb: must be <= 51.5 (48 GiB), the memory of L40S 48 GB, PCIe only; got '1e9'",),
     ),
     "plan: empty backbone": Wrong(
         ("plan", *DISTILL[1:], "--backbone="), ("command line: --backbone: missing; name a backbone card",)

@@ -1,7 +1,9 @@
 """What is checked before anything starts."""
 
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +43,17 @@ def test_a_place_for_output_must_be_in_a_folder_that_can_be_written_to(tmp_path:
     ]
     (told,) = output_problems({"output": "/proc/a.json"})
     assert told.startswith("command line: --output: /proc/a.json: ") and "written" in told
+    assert output_problems({"output": "/dev/null"}) == []
+
+
+@pytest.mark.parametrize(("total", "told"), [(10**9, 1), (0, 0)])
+def test_a_full_disk_is_told_and_a_disk_that_does_not_tell_its_size_is_used(
+    total: int, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(total=total, used=total, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    found = output_problems({"output": str(tmp_path / "new")})
+    assert len(found) == told and all("no free space" in problem for problem in found)
 
 
 def test_a_variable_that_is_not_set_does_not_hide_another_folder(tmp_path: Path) -> None:

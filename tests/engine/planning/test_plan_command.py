@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from engine.core import chart_png
 from engine.core.errors import UserError
 from engine.distributed.hardware import OVERLAPPED, REACHED, names, read_kind
 from engine.planning.cost_model import TERMS
-from engine.planning.flags import Sweep, assumed_of, check_png, device_of, read_sweep
+from engine.planning.flags import Sweep, assumed_of, check_png, device_of, machine_of, read_sweep
+from engine.recipes.plan import _kind_problems
 
 GB = 10**9
 
@@ -290,7 +292,7 @@ def test_all_refusals_come_at_once_and_before_torch(project: Path) -> None:
     for wanted in (
         "--mode: must be one of distill, adapt; got 'teach'",
         "--gpu: ",
-        "backbone card none.yaml: ",
+        "backbone: none.yaml does not exist; name a backbone card",
         "distill.sources: unknown task 'scinly'; did you mean 'scinli'?",
         "adapt.targets: unknown task 'headqua'; did you mean 'headqa'?",
         "adapt.source_run: missing",
@@ -324,3 +326,18 @@ def test_plan_refuses_what_a_run_would_be_refused_with(
     with pytest.raises(SystemExit) as end:
         train.main(["plan", "--config=configs/demo/distill.yaml", *flags])
     assert end.value.code == 2 and wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "typed", "told"),
+    [
+        (80e9, "85", 0),  # what an H100 of 80 GiB has
+        (80e9, "86", 1),
+        (85520871936.0, "", 0),  # a driver's exact number, which the default of --gpu_gb rounds up
+    ],
+)
+def test_memory_is_held_to_what_the_kind_of_gpu_has(memory_bytes: float, typed: str, told: int) -> None:
+    kind = replace(read_kind("h100"), memory_bytes=memory_bytes)
+    machine = machine_of("1", "8", typed or f"{memory_bytes / GB:g}", "256")
+    flags = {"gpu": "h100"} | ({"gpu_gb": typed} if typed else {})
+    assert len(list(_kind_problems(flags, kind, machine))) == told
