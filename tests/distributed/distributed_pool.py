@@ -1,8 +1,7 @@
-"""Worker processes that stay: the imports of torch, transformers and DeepSpeed cost 7 s a process, a test only its
-own work.
+"""Worker processes that stay, forked from one that has imported torch, transformers and DeepSpeed: a test costs only
+its own work.
 """
 
-import importlib
 import multiprocessing
 import os
 import queue
@@ -22,14 +21,14 @@ def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    import distributed_jobs
     import torch
 
     torch.set_num_threads(1)
-    jobs = importlib.import_module("distributed_jobs")
     while (order := orders.get()) is not None:
         name, arguments = order
         try:
-            answers.put((rank, True, getattr(jobs, name)(**arguments)))
+            answers.put((rank, True, getattr(distributed_jobs, name)(**arguments)))
         except BaseException:
             answers.put((rank, False, traceback.format_exc()))
 
@@ -43,7 +42,8 @@ class Pool:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["distributed_jobs"])
         self.world, self._answers = world, context.Queue()
         self._orders = [context.Queue() for _ in range(world)]
         self._processes = [

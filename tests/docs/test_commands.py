@@ -9,7 +9,6 @@ which a reader does not see; it holds until the next heading, before the title f
 
 import json
 import subprocess
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from documented_commands import (
     need_of,
     problems_of,
 )
+
+from tests.processes.fork_server import python
 
 # documents whose commands a test runs as they stand
 RUN_BY = {
@@ -204,9 +205,9 @@ def test_fast_commands_run(tmp_path: Path) -> None:
     for name in LINKED:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "commands").write_text("".join(f"{json.dumps(words)}\n" for words in wanted))
-    make_corpora = [sys.executable, "-m", "clinical_tasks.pocket", "--output", str(tmp_path / "corpora")]
+    make_corpora = [*python(), "-m", "clinical_tasks.pocket", "--output", str(tmp_path / "corpora")]
     subprocess.run(make_corpora, cwd=ROOT, check=True, capture_output=True)
-    runner = [sys.executable, "-c", RUNNER, str(tmp_path / "commands"), str(ROOT)]
+    runner = [*python(), "-c", RUNNER, str(tmp_path / "commands"), str(ROOT)]
     done = subprocess.run(runner, cwd=tmp_path, text=True, capture_output=True, timeout=600)
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
     outcomes = [one for one in said if "code" in one]

@@ -6,7 +6,6 @@ fewer tasks and steps. Task names and numbers of steps are replaced; everything 
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from documented_commands import OWN, ROOT, Command, commands_of, documents, need
 from test_commands import LINKED, RUNNER, run_by, runs_here
 
 from clinical_tasks.pocket import write_pocket_corpus
+from tests.processes.fork_server import python
 
 ENTITIES, PAIRS, LATER = "pocket_n2c2_2022_sdoh_entities", "pocket_radnli", "pocket_uf_opioid_entities"
 STAND_INS = {
@@ -98,7 +98,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     runs = documented_runs()
     lines = [json.dumps(replaced(one)) for one in runs]
     (folder / "commands").write_text("\n".join(dict.fromkeys(lines)) + "\n")
-    runner = [sys.executable, "-c", RUNNER, str(folder / "commands"), str(ROOT)]
+    runner = [*python(), "-c", RUNNER, str(folder / "commands"), str(ROOT)]
     done = subprocess.run(runner, cwd=folder, text=True, capture_output=True, timeout=580, check=False)
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
     ended = [one for one in told if "code" in one]

@@ -1,22 +1,21 @@
-"""Runs train.py as a user does."""
+"""Runs train.py as a user does, but for the price of its imports (see tests/processes)."""
 
 import os
-import signal
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
+from tests.processes.fork_server import BIN, python, torchrun
+from tests.processes.trees import kill_tree, wait_until_gone
+
+__all__ = ["BIN", "ROOT", "command", "run", "run_and_kill"]
+
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 
 
 def command(*arguments: str, ranks: int) -> list[str]:
-    launcher = (
-        [str(BIN / "torchrun"), "--nproc_per_node", str(ranks), "--", "train.py"]
-        if ranks > 1
-        else [sys.executable, "train.py"]
-    )
-    return [*launcher, *arguments]
+    launcher = [*torchrun(ranks), "--"] if ranks > 1 else python()
+    return [*launcher, "train.py", *arguments]
 
 
 def run(*arguments: str, ranks: int = 2, home: Path | None = None, expect: int = 0) -> str:
@@ -32,25 +31,25 @@ def run(*arguments: str, ranks: int = 2, home: Path | None = None, expect: int =
 
 def run_and_kill(*arguments: str, when: str, ranks: int = 2) -> str:
     """Start, and SIGKILL launcher and workers together as soon as a line contains ``when``."""
-    process = subprocess.Popen(
-        command(*arguments, ranks=ranks),
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    seen = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        seen.append(line)
-        if when in line:
-            children = subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-            ).stdout.split()
-            for pid in [*children, str(process.pid)]:
-                os.kill(int(pid), signal.SIGKILL)
-            break
-    process.wait(60)
+    with tempfile.TemporaryDirectory() as folder:
+        pid_file = Path(folder) / "pid"
+        process = subprocess.Popen(
+            command(*arguments, ranks=ranks),
+            cwd=ROOT,
+            env=os.environ | {"FORK_PID_FILE": str(pid_file)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        seen = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(line)
+            if when in line:
+                launcher = int(pid_file.read_text()) if pid_file.exists() else process.pid
+                wait_until_gone(kill_tree(launcher))
+                break
+        process.wait(60)
     assert any(when in line for line in seen), "".join(seen)[-4000:]
     return "".join(seen)

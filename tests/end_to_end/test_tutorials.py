@@ -4,10 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes.fork_server import as_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("labels", "entities", "questions")  # the first one distils the metaprompt that the others adapt
@@ -26,7 +27,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     clone = tmp_path_factory.mktemp("clone")
     for name in CLONED:
         (clone / name).symlink_to(ROOT / name)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = as_programs(tmp_path_factory.mktemp("bin"))
     env = os.environ | {"HOME": str(clone / "home"), "PATH": path}
     output = {}
     for page in PAGES:

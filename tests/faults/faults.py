@@ -14,7 +14,8 @@ import torch
 from engine.checkpoints import checkpoint
 from engine.checkpoints.checkpoint import Checkpoint
 from tests.faults import traced
-from tests.faults.jobs import EVERY, STEPS, TEACH, Job, Jobs, alive, copy_of, lost_steps, reached, wrong
+from tests.faults.jobs import EVERY, STEPS, TEACH, Job, Jobs, copy_of, lost_steps, reached, wrong
+from tests.processes.trees import is_running
 
 HANG_MINUTES, SHUTDOWN, SLACK = (
     0.1,
@@ -130,7 +131,7 @@ def one_rank_killed(runs: Runs, i: int) -> Try:
     code = job.wait()
     if code == 0:
         raise NotHit
-    if any(alive(pid) for pid in ranks):
+    if any(is_running(pid) for pid in ranks):
         return Try(False, told="a rank lives on without its launcher")
     return runs.go_on(run_dir, job, 2, told=f"ended after {time.monotonic() - begin:.1f} s")
 
@@ -249,7 +250,7 @@ class Hung:
             return Try(False, told=str(error))
         if code == 0:
             raise NotHit
-        if any(alive(pid) for pid in self.ranks):
+        if any(is_running(pid) for pid in self.ranks):
             return Try(False, told="a rank lives on without its launcher")
         text = self.job.text
         if not all(word in text for word in ("fault", "rank ", socket.gethostname(), "last: ")):

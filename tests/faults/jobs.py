@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tests.processes.fork_server import LAUNCHER, python, torchrun
+from tests.processes.trees import descendants, kill_tree, wait_until_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY, TEACH, STEPS = 4, 6, 30
@@ -37,8 +39,8 @@ LONGEST = 120  # seconds a job may take
 class Job:
     """One launched job: its launcher and its ranks."""
 
-    def __init__(self, launcher: int, output: Path, code: Path):
-        self.launcher, self.output, self._code = launcher, output, code
+    def __init__(self, client: "subprocess.Popen[bytes]", launcher: int, output: Path):
+        self.launcher, self.output, self._client = launcher, output, client
         self.began = time.monotonic()
 
     @property
@@ -47,12 +49,12 @@ class Job:
 
     @property
     def code(self) -> int | None:
-        return int(self._code.read_text()) if self._code.exists() else None
+        return self._client.poll()
 
     @property
     def ranks(self) -> list[int]:
         """Process ids in rank order: the launcher's children, or itself."""
-        return _children(self.launcher) or [self.launcher]
+        return descendants(self.launcher) or [self.launcher]
 
     def kill(self, pids: list[int], number: int = signal.SIGKILL) -> None:
         for pid in pids:
@@ -61,11 +63,7 @@ class Job:
 
     def kill_all(self) -> None:
         """Launcher and ranks together, as a node's power does."""
-        self.kill([self.launcher], signal.SIGSTOP)  # it starts no further rank
-        pids = {self.launcher, *self.ranks}
-        self.kill(list(pids))
-        while any(alive(pid) for pid in pids):
-            time.sleep(0.002)
+        wait_until_gone(kill_tree(self.launcher))
 
     def wait(self, longest: float = LONGEST) -> int:
         """Its exit code.
@@ -73,13 +71,11 @@ class Job:
         Raises:
             TimeoutError: it has not ended; it is killed.
         """
-        deadline = time.monotonic() + longest
-        while self.code is None:
-            if time.monotonic() > deadline:
-                self.kill_all()
-                raise TimeoutError(f"a job did not end in {longest} s:\n{self.text[-2000:]}")
-            time.sleep(0.02)
-        return self.code
+        try:
+            return self._client.wait(longest)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise TimeoutError(f"a job did not end in {longest} s:\n{self.text[-2000:]}") from None
 
     def until(self, holds: Callable[[], bool], pause: float = 0.003) -> bool:
         """Wait for something, or for the job's end. -> whether it came."""
@@ -98,31 +94,18 @@ class Jobs:
         self.place, self._n, self._all = place, 0, list[Job]()
 
     def __enter__(self) -> "Jobs":
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            env.pop(name, None)
-        command = [sys.executable, "-m", "tests.faults.forkserver"]
-        self._server = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
         for job in self._all:
             if job.code is None:
                 job.kill_all()
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        try:
-            self._server.wait(30)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            raise
+                job.wait()
 
     def start(self, run_dir: Path, *arguments: str, ranks: int, bound: bool = False, every: int = EVERY) -> Job:
         self._n += 1
-        output, code = self.place / f"{self._n}.out", self.place / f"{self._n}.code"
-        code.unlink(missing_ok=True)
+        output, pid = self.place / f"{self._n}.out", self.place / f"{self._n}.pid"
+        pid.unlink(missing_ok=True)
         flags = [
             "distill",
             "--config=configs/demo/distill.yaml",
@@ -132,18 +115,22 @@ class Jobs:
             f"--checkpoint.interval={every}",
             *arguments,
         ]
-        order = {
-            "arguments": flags,
-            "ranks": ranks,
-            "output": str(output),
-            "code": str(code),
-            "bound": bound,
-            "env": {},
-        }
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        job = Job(int(self._server.stdout.readline()), output, code)
+        script = ["-m", "tests.faults.bound"] if bound else ["train.py"]
+        launcher = python() if ranks == 1 else torchrun(ranks)
+        env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        with output.open("wb") as stream:
+            client = subprocess.Popen(
+                [*launcher, *script, *flags],
+                cwd=ROOT,
+                env=env | {"FORK_PID_FILE": str(pid)},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+        while not (pid.exists() and pid.read_text()):
+            assert client.poll() is None, output.read_text()
+            time.sleep(0.002)
+        job = Job(client, int(pid.read_text()), output)
         self._all.append(job)
         return job
 
@@ -152,20 +139,6 @@ class Jobs:
         found = job.wait()
         assert found == expect, f"exit code {found}\n{job.text[-4000:]}"
         return job
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in (task / "children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # ---- what is left of a run

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from backbones import BackboneCard, Layout, build_backbone, load_tokenizer
 from clinical_tasks.pocket import BUILDS_ON, DRILLS, SOURCES, TARGETS, TASKS, instruction_pairs, lessons
+from tests.processes.fork_server import python
 from tools.pocket_backbones.gate import verdict
 from tools.pocket_backbones.model import build, look_back, train_tokenizer, upcycle
 from tools.pocket_backbones.muon import Muon, orthogonalised
@@ -23,7 +23,7 @@ SIZES = {"batch": 6, "hidden": 32, "layers": 1, "every": 2, "threads": 1}
 
 def pretrain(project: Path, output: Path, family: str, steps: int, **more: object) -> str:
     flags = {"family": family, "output": output, "steps": steps, **SIZES, **more}
-    command = [sys.executable, "-m", "tools.pocket_backbones.pretrain", *(f"--{n}={v}" for n, v in flags.items())]
+    command = [*python(), "-m", "tools.pocket_backbones.pretrain", *(f"--{n}={v}" for n, v in flags.items())]
     done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -258,7 +258,7 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
 
     # stopped after its second checkpoint, then started again
     flags = {"family": "llama", "output": tmp_path / "b", "steps": 6, **SIZES}
-    command = [sys.executable, "-m", "tools.pocket_backbones.pretrain", *(f"--{n}={v}" for n, v in flags.items())]
+    command = [*python(), "-m", "tools.pocket_backbones.pretrain", *(f"--{n}={v}" for n, v in flags.items())]
     running = subprocess.Popen(command, cwd=project, env=os.environ, stdout=subprocess.PIPE, text=True)
     assert running.stdout is not None
     for line in running.stdout:
@@ -293,7 +293,7 @@ def test_what_it_writes_loads_and_a_killed_one_goes_on(project: Path, tmp_path: 
 )
 def test_what_cannot_be_trained_is_refused(project: Path, tmp_path: Path, flags: list[str], said: str) -> None:
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "tools.pocket_backbones.pretrain",
         "--family=llama",
