@@ -15,7 +15,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-floor test-slurm test-faults resolve lock wheel wheelhouse check docs clean
+.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-quick test-all test-floor test-slurm test-faults resolve lock wheel wheelhouse check docs clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -109,8 +109,17 @@ gpu-wheels: setup
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
 # two files at a time; the tests of a file stay together, so that its fixtures are made once. In the order of the folders: make test WORKERS=0
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+test-quick: setup
+	python $(PYTEST) -m "not slow and not long"
+
 test: setup
-	python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	python $(PYTEST) -m "not long"
+
+# every test, each command in a new interpreter as a user's has; then every fault a few times
+test-all: setup
+	NEW_INTERPRETERS=1 python $(PYTEST)
+	python -m tests.faults.sweep --tries 2
 
 # on the oldest releases that are supported; FLOOR_VENV: an environment that holds requirements-floor.txt already
 FLOOR_PYTHON ?= python3.12
@@ -134,7 +143,7 @@ $(CURDIR)/.venv-floor/.ready: requirements-floor.txt
 
 # SLURM_LAB_SCRIPTS: a folder with slurm-up.sh and slurm-down.sh, which bring a SLURM of SLURM_NODES nodes up here; root. `make test` runs some of it
 test-slurm: setup
-	SLURM_LONG=1 python -m pytest tests/launch_scripts tests/slurm
+	python -m pytest tests/launch_scripts tests/slurm
 
 # every fault, on hundreds of runs: about half an hour on two cores; file systems are mounted as root
 test-faults: setup

@@ -33,16 +33,20 @@ _interpreter._patch_lang_tensor = _with_scalars
 """
 
 
-LONG = ("end_to_end", "distributed", "slurm", "faults")  # folders whose tests take minutes
+# folders whose tests train, start processes or read every document; in this order, what takes longest first
+SLOW = ("slurm", "end_to_end", "distributed", "faults", "docs", "tools")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `make test`'s workers (pytest-xdist), which share out the files in this order: what takes long goes first,
-    so that no worker is left with it.
+    """Mark the tests of whole folders as slow. Workers (pytest-xdist) share out the files in the order of the tests:
+    what takes long goes first, so that no worker is left with it.
     """
+    folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
+    for item, folder in folders.items():
+        if folder in SLOW:
+            item.add_marker("slow")
     if hasattr(config, "workerinput"):
-        folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
-        items.sort(key=lambda item: LONG.index(folders[item]) if folders[item] in LONG else len(LONG))
+        items.sort(key=lambda item: SLOW.index(folders[item]) if folders[item] in SLOW else len(SLOW))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.processes.fork_server import BIN, python, torchrun
+from tests.processes.fork_server import BIN, pid_of, python, torchrun
 from tests.processes.trees import kill_tree, wait_until_gone
 
 __all__ = ["BIN", "ROOT", "command", "run", "run_and_kill"]
@@ -47,8 +47,7 @@ def run_and_kill(*arguments: str, when: str, ranks: int = 2) -> str:
         for line in process.stdout:
             seen.append(line)
             if when in line:
-                launcher = int(pid_file.read_text()) if pid_file.exists() else process.pid
-                wait_until_gone(kill_tree(launcher))
+                wait_until_gone(kill_tree(pid_of(process, pid_file)))
                 break
         process.wait(60)
     assert any(when in line for line in seen), "".join(seen)[-4000:]

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.processes.fork_server import LAUNCHER, python, torchrun
+from tests.processes.fork_server import LAUNCHER, pid_of, python, torchrun
 from tests.processes.trees import descendants, kill_tree, wait_until_gone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,10 +127,7 @@ class Jobs:
                 stdout=stream,
                 stderr=stream,
             )
-        while not (pid.exists() and pid.read_text()):
-            assert client.poll() is None, output.read_text()
-            time.sleep(0.002)
-        job = Job(client, int(pid.read_text()), output)
+        job = Job(client, pid_of(client, pid), output)
         self._all.append(job)
         return job
 

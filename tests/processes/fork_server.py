@@ -15,6 +15,7 @@ import tempfile
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -43,6 +44,16 @@ def as_programs(folder: Path) -> str:
         path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         path.chmod(0o755)
     return os.pathsep.join([str(folder), str(BIN), os.environ["PATH"]])
+
+
+def pid_of(client: "subprocess.Popen[Any]", file: Path) -> int:
+    """The process that really runs what ``client`` was started for with ``FORK_PID_FILE`` = ``file``, once it does."""
+    if os.environ.get("NEW_INTERPRETERS"):
+        return client.pid
+    while not (file.exists() and file.read_text()):
+        assert client.poll() is None, f"it ended with {client.returncode}"
+        time.sleep(0.002)
+    return int(file.read_text())
 
 
 @cache

@@ -1,8 +1,7 @@
 """A SLURM of three nodes on this machine, jobs on it, and what can befall them: power, cables, signals.
 
 SLURM_LAB_SCRIPTS names a folder with slurm-up.sh and slurm-down.sh, which bring a controller and nodes up (root,
-Debian's slurm packages). Without them the tests are skipped, and say so; the longer ones too, unless SLURM_LONG is set
-(`make test-slurm` does).
+Debian's slurm packages). Without them the tests are skipped, and say so. `make test-slurm` runs the longer ones too.
 """
 
 import os
@@ -37,7 +36,6 @@ NODES = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-task=0", "--cpus-per-ta
 ONE_NODE = ["--nodes=1", "--ntasks-per-node=2", *NODES[2:]]
 LONGER = "--distill.steps=400"
 WAIT = 600  # seconds for a job, on a machine that others use too
-LONG = pytest.mark.skipif(not os.environ.get("SLURM_LONG"), reason="long: `make test-slurm` runs these too")
 ENDED = ("FAILED", "CANCELLED", "COMPLETED", "TIMEOUT", "NODE_FAIL")
 
 

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slurm_lab import LONG, LONGER, NODES, ONE_NODE, Cluster, assert_same, distill
+import pytest
+from slurm_lab import LONGER, NODES, ONE_NODE, Cluster, assert_same, distill
 
-pytestmark = LONG
+pytestmark = pytest.mark.long
 
 
 def test_a_node_without_power_is_replaced_and_the_outcome_is_the_same_to_the_bit(

@@ -6,9 +6,10 @@ import re
 import sys
 from pathlib import Path
 
-from slurm_lab import LONG, NODES, ROOT, SMALL, Cluster, assert_same
+import pytest
+from slurm_lab import NODES, ROOT, SMALL, Cluster, assert_same
 
-pytestmark = LONG
+pytestmark = pytest.mark.long
 ALONE = ["--nodes=1", "--ntasks-per-node=1", *NODES[2:]]
 
 

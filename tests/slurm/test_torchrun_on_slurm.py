@@ -5,9 +5,9 @@ torchrun, which would orphan them.
 from pathlib import Path
 
 import pytest
-from slurm_lab import LONG, ONE_NODE, Cluster, assert_same, distill
+from slurm_lab import ONE_NODE, Cluster, assert_same, distill
 
-pytestmark = LONG
+pytestmark = pytest.mark.long
 TORCHRUN = [*ONE_NODE, "--export=ALL,LAUNCHER=torchrun"]
 
 

@@ -4,10 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from slurm_lab import BIN, LONG, ROOT, Cluster, assert_same, distill
+import pytest
+from slurm_lab import BIN, ROOT, Cluster, assert_same, distill
 
 
-@LONG
+@pytest.mark.long
 def test_two_nodes_learn_what_two_local_ranks_learn(cluster: Cluster, whole: Path, place: Path) -> None:
     config, *flags = distill(place, "local")
     cluster.call(
@@ -22,7 +23,7 @@ def test_two_nodes_learn_what_two_local_ranks_learn(cluster: Cluster, whole: Pat
         ]
 
 
-@LONG
+@pytest.mark.long
 def test_a_signal_requeues_a_job_that_then_equals_one_undisturbed_to_the_bit(
     cluster: Cluster, whole: Path, place: Path
 ) -> None:
