@@ -108,8 +108,8 @@ gpu-wheels: setup
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
-# two files at a time; the tests of a file stay together, so that its fixtures are made once. In the order of the folders: make test WORKERS=0
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+# two files at a time (tests/conftest.py); in the order of the folders: make test WORKERS=0
+PYTEST := -m pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
 test-quick: setup
 	python $(PYTEST) -m "not slow and not long"
 
