@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shlex
 import subprocess
-import time
 from xml.etree import ElementTree
 
 import pytest
@@ -298,8 +297,7 @@ def test_crs_of_text_and_values_stay_and_those_of_markup_are_line_ends(tmp_path)
 
 
 @pytest.mark.parametrize("start", ["<![CDATA[", "<!--", "<?p ", "<!DOCTYPE a [", '<a "', "<a '\"", "<a \"<a '\" '"])
-def test_what_is_never_closed_is_refused_in_no_time(tmp_path, start):
-    began = time.monotonic()
+def test_what_is_never_closed_is_refused(tmp_path, start):
+    """At the first opening: a reader that looked for the end of each of them would read until the night."""
     with pytest.raises(ReadError, match=r"a\.xml:\d+: "):
-        list(elements(tmp_path / "a.xml", "<r>\r\n" + start * 60_000))
-    assert time.monotonic() - began < 5
+        list(elements(tmp_path / "a.xml", "<r>\r\n" + start * 300_000))
