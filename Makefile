@@ -15,7 +15,7 @@ DEMO := runs/demo-$(BACKBONE)
 CARD := backbones/pocket/$(BACKBONE).yaml
 COMMON := --backbone=$(CARD)
 
-.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-quick test-all test-floor test-slurm test-faults resolve lock wheel wheelhouse check docs clean
+.PHONY: setup toolchain demo study study-full bench gpu gpu-wheels test test-quick test-all mutants test-floor test-slurm test-faults resolve lock wheel wheelhouse check docs clean
 
 setup: toolchain $(VENV)/.ready .cache/.ops-built
 
@@ -113,13 +113,34 @@ PYTEST := -m pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
 test-quick: setup
 	python $(PYTEST) -m "not slow and not long"
 
+# COVERAGE=1: which lines and branches ran, and which functions no test calls
+COVERED := .cache/coverage
 test: setup
+ifdef COVERAGE
+	rm -rf $(COVERED) && mkdir -p $(COVERED)
+	coverage run $(PYTEST) -m "not long"
+	coverage combine -q && coverage json -q -o $(COVERED)/report.json
+	python -m tools.reached $(COVERED)/report.json
+else
 	python $(PYTEST) -m "not long"
+endif
 
 # every test, each command in a new interpreter as a user's has; then every fault a few times
 test-all: setup
 	NEW_INTERPRETERS=1 python $(PYTEST)
 	python -m tests.faults.sweep --tries 2
+
+# small changes of the source, drawn at random, and which of them the tests catch; the map of lines to tests is made once
+COUNT ?= 200
+SEED ?= 0
+REACH := .cache/mutation/reach
+mutants: $(REACH)/coverage
+	python -m tools.mutation --count $(COUNT) --seed $(SEED)
+
+$(REACH)/coverage: | setup
+	rm -rf $(REACH) && mkdir -p $(REACH)
+	coverage run --rcfile tools/mutation/coverage.ini $(PYTEST) -p tools.mutation.reach --ignore tests/slurm
+	coverage combine -q --rcfile tools/mutation/coverage.ini
 
 # on the oldest releases that are supported; FLOOR_VENV: an environment that holds requirements-floor.txt already
 FLOOR_PYTHON ?= python3.12

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def python() -> list[str]:
     """The head of a command that runs a script, ``-m`` or ``-c`` in an interpreter with the libraries imported."""
     if os.environ.get("NEW_INTERPRETERS"):
         return [sys.executable]
-    return [sys.executable, "-I", "-S", str(ROOT / "tests/processes/client.py"), _socket()]
+    return _server().python()
 
 
 def torchrun(ranks: int) -> list[str]:
@@ -57,30 +58,61 @@ def pid_of(client: "subprocess.Popen[Any]", file: Path) -> int:
 
 
 @cache
-def _socket() -> str:
-    """Start the server. -> where it listens."""
-    folder = tempfile.mkdtemp(prefix="fork-server-")
-    path = f"{folder}/socket"
-    env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.processes.server", path]
-    server = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE)
+def _server() -> "ForkServer":
+    server = ForkServer()
+    atexit.register(server.stop)
+    return server
 
-    def stop() -> None:
-        assert server.stdin is not None
-        server.stdin.close()
+
+class ForkServer:
+    """A running server. ``socket``: where it listens.
+
+    Args:
+        root: the clone whose packages it imports.
+        inside: the head of a command that runs the rest elsewhere, such as in a mount namespace.
+    """
+
+    def __init__(self, root: Path = ROOT, inside: Sequence[str] = ()):
+        self._folder = Path(tempfile.mkdtemp(prefix="fork-server-"))
+        self.socket = str(self._folder / "socket")
+        env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys((root, ROOT))))}
+        command = [*inside, sys.executable, "-m", "tests.processes.server", self.socket]
+        self._process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + LONGEST_START
+        while True:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(self.socket)
+                return
+            if self._process.poll() is not None:
+                raise ServerEnded(self._process.returncode)
+            assert time.monotonic() < deadline, f"the fork server is not there after {LONGEST_START} s"
+            time.sleep(0.05)
+
+    def python(self) -> list[str]:
+        """The head of a command that this server runs."""
+        return [sys.executable, "-I", "-S", str(ROOT / "tests/processes/client.py"), self.socket]
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(30)
-        server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+            self._process.wait(30)
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    atexit.register(stop)
-    deadline = time.monotonic() + LONGEST_START
-    while True:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-            probe.send(b"")
-            return path
-        assert server.poll() is None, f"the fork server ended with {server.returncode}"
-        assert time.monotonic() < deadline, f"the fork server is not there after {LONGEST_START} s"
-        time.sleep(0.05)
+
+class ServerEnded(Exception):
+    """``code``: the exit code with which the server ended before it was there."""
+
+    def __init__(self, code: int):
+        super().__init__(f"the fork server ended with {code}")
+        self.code = code

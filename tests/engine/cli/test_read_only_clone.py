@@ -5,16 +5,18 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.processes.fork_server import ForkServer, ServerEnded
+
 CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "strict_yaml", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
-MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; cd "${AWAY:-$1}" && shift && exec "$@"'
+NO_MOUNT = 99
+MOUNTED = f'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit {NO_MOUNT}; cd "$1" && shift && exec "$@"'
 SMALL = (
     "--teach.steps=1",
     "--teach.eval_interval=0",
@@ -24,7 +26,8 @@ SMALL = (
     "--data.max_train=4",
 )
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +39,43 @@ def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def python(clone: Path, home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Python in the clone, or in the folder AWAY. The clone is mounted read-only for this process alone; skips where
-    that cannot be had.
+@pytest.fixture(scope="module")
+def server(clone: Path) -> Iterator[ForkServer]:
+    """Python in a clone that is mounted read-only, for the server and its forks alone; skips where that cannot be
+    had.
     """
-    own = {k: v for k, v in os.environ.items() if k not in FREE}
-    own |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | env
-    command = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone), sys.executable, *arguments]
     missing = "nothing can be mounted here (root is needed): a clone that cannot be written to is NOT tested"
     try:
-        done = subprocess.run(command, env=own, capture_output=True, text=True, timeout=300)
-    except FileNotFoundError:
+        found = ForkServer(clone, ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone)])
+    except (FileNotFoundError, ServerEnded) as error:
+        if isinstance(error, ServerEnded) and error.code not in (NO_MOUNT, 1):
+            raise
         pytest.skip(missing)
-    if done.returncode == 99 or done.stderr.startswith("unshare: "):
-        pytest.skip(missing)
-    return done
+    yield found
+    found.stop()
+
+
+def python(server: ForkServer, place: Path, home: Path, *arguments: str, **env: str) -> Done:
+    own = {k: v for k, v in os.environ.items() if k not in FREE}
+    own |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | env
+    command = [*server.python(), *arguments]
+    return subprocess.run(command, cwd=place, env=own, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
-def run(clone: Path, tmp_path: Path) -> Run:
+def run(server: ForkServer, clone: Path, tmp_path: Path) -> Run:
     """``run("train.py", "distill", HOME="…")``"""
     (tmp_path / "home").mkdir()
-    return partial(python, clone, tmp_path / "home")
+    return partial(python, server, clone, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
-def finished(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(server: ForkServer, clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that named its folders, and, in the clone, the same one as ``done``, which its reader cannot write to."""
     own = tmp_path_factory.mktemp("own")
     built = os.environ["TORCH_EXTENSIONS_DIR"]  # what is compiled already: a minute less
     folders = (f"--run_dir={own / 'run'}", f"--data.cache={own / 'cache'}")
-    done = python(clone, own, *distill(*folders), TORCH_EXTENSIONS_DIR=built)
+    done = python(server, clone, own, *distill(*folders), TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.copytree(own / "run", clone / "done")
     return own / "run"
@@ -98,14 +107,14 @@ def test_a_run_that_names_its_folders_ends(finished: Path) -> None:
     assert (finished / "COMPLETED").exists()
 
 
-def test_a_run_from_another_folder_need_not_name_any(run: Run, clone: Path, tmp_path: Path) -> None:
+def test_a_run_from_another_folder_need_not_name_any(server: ForkServer, clone: Path, tmp_path: Path) -> None:
     away, built = tmp_path / "away", os.environ["TORCH_EXTENSIONS_DIR"]
     away.mkdir()
     inputs = {"data.root": "demo/data", "data.cards": "demo/cards", "config": "demo/distill.yaml"}
     inputs["backbone"] = "tiny/llama.yaml"
     flags = [f"--{key}={clone / 'configs' / path}" for key, path in inputs.items()]
     command = (str(clone / "train.py"), "distill", *flags, *SMALL)
-    done = run(*command, AWAY=str(away), TORCH_EXTENSIONS_DIR=built)
+    done = python(server, away, tmp_path, *command, TORCH_EXTENSIONS_DIR=built)
     assert done.returncode == 0, done.stderr
     assert (away / "runs/demo/distill/COMPLETED").exists() and (away / ".cache/tokens").is_dir()
 
