@@ -114,9 +114,10 @@ test-quick: setup
 	python $(PYTEST) -m "not slow and not long"
 
 # COVERAGE=1: which lines and branches ran, and which functions no test calls
+COVERAGE ?=
 COVERED := .cache/coverage
 test: setup
-ifdef COVERAGE
+ifneq ($(COVERAGE),)
 	rm -rf $(COVERED) && mkdir -p $(COVERED)
 	coverage run $(PYTEST) -m "not long"
 	coverage combine -q && coverage json -q -o $(COVERED)/report.json

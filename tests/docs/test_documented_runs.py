@@ -51,7 +51,8 @@ def replaced(command: Command) -> list[str]:
         words.append(name + given + STAND_INS.get(value, value))
     if "--steps" in words:
         words[words.index("--steps") + 1] = "1"
-        words.append("--distill.batch_size=8")
+        words[words.index("--invented") + 1] = "20,4"
+        words.append("--distill.batch_size=4")
     return words
 
 

@@ -7,6 +7,7 @@ it starts when it is first needed. NEW_INTERPRETERS=1 gives every command a new 
 import atexit
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -39,12 +40,15 @@ def torchrun(ranks: int) -> list[str]:
 def as_programs(folder: Path) -> str:
     """Write ``python`` and ``torchrun`` for a shell. -> the PATH with them in front."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, words in (("python", []), ("torchrun", ["-m", "torch.distributed.run"])):
-        path = folder / name
-        command = " ".join(f"'{word}'" for word in [*python(), *words])
-        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        path.chmod(0o755)
+    write_program(folder / "python", python())
+    write_program(folder / "torchrun", [*python(), "-m", "torch.distributed.run"])
     return os.pathsep.join([str(folder), str(BIN), os.environ["PATH"]])
+
+
+def write_program(path: Path, command: Sequence[str]) -> None:
+    """A program that runs a command with the arguments that it is given."""
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.chmod(0o755)
 
 
 def pid_of(client: "subprocess.Popen[Any]", file: Path) -> int:
@@ -75,6 +79,7 @@ class ForkServer:
     def __init__(self, root: Path = ROOT, inside: Sequence[str] = ()):
         self._folder = Path(tempfile.mkdtemp(prefix="fork-server-"))
         self.socket = str(self._folder / "socket")
+        write_program(self._folder / "python", self.python())
         env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
         env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys((root, ROOT))))}
         command = [*inside, sys.executable, "-m", "tests.processes.server", self.socket]

@@ -243,6 +243,7 @@ def main() -> None:
                 importlib.import_module(module.name)
     gc.collect()
     gc.freeze()  # objects stay where they are: forks share their memory
+    sys.executable = str(Path(sys.argv[1]).with_name("python"))  # what a fork starts is forked too
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
     listener.listen(64)
