@@ -13,7 +13,7 @@ from clinical_tasks import TaskCard, TaskCheck
 from clinical_tasks.audit import Overlap, TokenLimits, find_overlaps
 from engine.config import DataConfig, EvaluateConfig, expand, expand_or_tell, read_switch, unknown_key
 from engine.core import UserError
-from engine.data.dataset import load_cards
+from engine.data.cards import load_cards
 
 
 @dataclass(frozen=True)
