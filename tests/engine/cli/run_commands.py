@@ -25,7 +25,6 @@ HEAVY = (
     "nltk",
     "numpy",
     "pandas",
-    "peft",
     "pyarrow",
     "pydantic",
     "safetensors",

@@ -78,6 +78,7 @@ TABLE = {
     ),
     "no study file": Loads(("study", "--config={out}/none.yaml"), 2, READS, (*SLOW, *CORPORA, *WEIGHTS)),
     **{f"no run: {mode}": Loads((mode, *flags), 2, READS, (*SLOW, *CORPORA)) for mode, flags in RUN_TAKERS.items()},
+    "no data root": Loads(("tasks", "check", "--data_root={out}/none"), 2, READS, ("asyncio", *WEIGHTS)),
     "no plan file": Loads(("plan", "--config={out}/none.yaml"), 2, READS, ("asyncio", *WEIGHTS)),
     "no benchmark file": Loads(("benchmark", "--config={out}/none.yaml", "--steps=2"), 2, READS, ("asyncio", *WEIGHTS)),
 }
