@@ -1,6 +1,7 @@
 """What a dataclass says of its fields besides their types: help, bounds, choices. It stands in the field's metadata."""
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,13 @@ def fields_of(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 def type_of(cls: type, f: dataclasses.Field[Any]) -> Any:
     """A field's type, wherever the dataclass is written."""
-    return get_type_hints(cls)[f.name]
+    return _types_of(cls)[f.name]
+
+
+@functools.cache
+def _types_of(cls: type) -> Mapping[str, Any]:
+    """Of every field: annotations are text, and Python reads those of a whole class at once."""
+    return get_type_hints(cls)
 
 
 def is_required(f: dataclasses.Field[Any]) -> bool:

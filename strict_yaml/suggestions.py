@@ -1,11 +1,12 @@
 """The nearest known word to a mistyped one."""
 
-import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: object, known: Iterable[object], cutoff: float = 0.6) -> str | None:
     """The known word that is most like ``word``; None where none is."""
+    import difflib  # a right command needs no suggestion
+
     close = difflib.get_close_matches(str(word), map(str, known), 1, cutoff)
     return next(iter(close), None)
 

@@ -1,9 +1,9 @@
+from .released_files import split_files as split_files
 from .splits import (
     code_versions as code_versions,
     holder as holder,
     is_labelled as is_labelled,
     read_split as read_split,
-    split_files as split_files,
     splits_by_files as splits_by_files,
     stream_documents as stream_documents,
     stream_split as stream_split,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from clinical_tasks.corpus.released_files import split_files
 from clinical_tasks.readers import READER_VERSIONS, READERS, find_files, read_text
 from clinical_tasks.schema import Document, Example, ReadError, TaskCard, did_you_mean, read_error
 from clinical_tasks.text_pairs import TEXT_PAIRS_VERSION, make_example
@@ -15,29 +15,6 @@ from clinical_tasks.text_pairs import TEXT_PAIRS_VERSION, make_example
 # Of which documents a split holds, and in what order. Token rows are cached under it: raise it whenever that may
 # change.
 SPLITS_VERSION = 1
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of a split: those found, and the release names (or globs) that match nothing."""
-
-    found: tuple[Path, ...]
-    missing: tuple[str, ...]
-
-
-def split_files(card: TaskCard, data_root: Path | str, split: str) -> SplitFiles:
-    """Resolve a split's file names and globs under `data_root/<folder>`, id files included."""
-    folder = Path(data_root) / card.folder
-    spec = card.splits[card.splits[split].hold_out_from or split]
-    found: dict[Path, None] = {}
-    missing = []
-    for name in spec.files:
-        matches = find_files(folder, name)
-        found.update(dict.fromkeys(matches))
-        if not matches:
-            missing.append(name)
-    missing += [name for name in (spec.ids_from, spec.ids_not_in) if name and not find_files(folder, name)]
-    return SplitFiles(tuple(found), tuple(missing))
 
 
 def code_versions(card: TaskCard) -> str:

@@ -80,3 +80,25 @@ class XlsxOptions:
     header: list[str] = field(
         default_factory=list, metadata=about("csv, tsv, xlsx: names of the columns, where the file has no header line.")
     )
+
+
+# A dataclass for each reader: the keys of a card's `reader_options` that it knows.
+READER_OPTIONS: dict[str, type] = {
+    "brat": BratOptions,
+    "pubtator": NoOptions,
+    "i2b2": I2b2Options,
+    "i2b2_2009": NoOptions,
+    "i2b2_2012": NoOptions,
+    "bioc": NoOptions,
+    "chemprot": ChemprotOptions,
+    "ddi": NoOptions,
+    "jsonl": NoOptions,
+    "json": JsonOptions,
+    "csv": TableOptions,
+    "tsv": TableOptions,
+    "squad": SquadOptions,
+    "xlsx": XlsxOptions,
+}
+
+# Readers of table rows, for question answering, inference and summarization; the others read annotated notes.
+ROW_READERS = ("jsonl", "json", "csv", "tsv", "squad", "xlsx")

@@ -69,6 +69,6 @@ def load_cards(extra_dirs: Sequence[Path | str] = ()) -> dict[str, TaskCard]:
 def _read(path: Path) -> dict[str, Any]:
     """The card's mapping, as written. Raises `CardError` for a file that is no YAML mapping or repeats a key."""
     try:
-        return read_mapping(path)
+        return read_mapping(path, shipped=path.parent == EMBEDDED_CARDS)
     except UnreadableFile as error:
         raise CardError(path, error.lines("name a YAML file of UTF-8")) from None

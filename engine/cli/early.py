@@ -5,11 +5,15 @@ A required flag may be missing, which the caller tells. The other flags are chec
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from engine import config as configuration
 from engine.cli.flags import listed
-from engine.config import RunConfig, read_config, read_switch
 from engine.core import UserError
 from engine.recipes import checks
+
+if TYPE_CHECKING:  # a list of the modes does without the keys of the configuration
+    from engine.config import RunConfig
 
 Flags = Mapping[str, str]
 
@@ -31,11 +35,11 @@ def problems_of(name: str, own: Flags, keys: Flags, words: Sequence[str], requir
     return [problem for problem in found if not problem.removeprefix("command line: ").startswith(told)]
 
 
-def _of_config(check: Callable[[RunConfig], list[str]]) -> Callable[[Flags, Flags, Sequence[str]], list[str]]:
+def _of_config(check: "Callable[[RunConfig], list[str]]") -> Callable[[Flags, Flags, Sequence[str]], list[str]]:
     """Problems of the file, then of what the keys that can be read name."""
 
     def find(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-        config, problems = read_config(own.get("config", ""), keys)
+        config, problems = configuration.read_config(own.get("config", ""), keys)
         return problems if config is None else [*problems, *_untold(check(config), problems)]
 
     return find
@@ -77,10 +81,10 @@ def _report(own: Flags, _: Flags, __: Sequence[str]) -> list[str]:
 
 
 def _study(own: Flags, keys: Flags, _: Sequence[str]) -> list[str]:
-    problems = read_config("", keys)[1]
+    problems = configuration.read_config("", keys)[1]
     told = " ".join(problems)
     right = {key: text for key, text in keys.items() if f"--{key}: " not in told}
-    dry_run = read_switch(own.get("dry_run", "false"), "command line: --dry_run", problems)
+    dry_run = configuration.read_switch(own.get("dry_run", "false"), "command line: --dry_run", problems)
     if own.get("config") and not dry_run:
         problems += checks.study_problems(own["config"], listed(own.get("only")), right)
     return problems

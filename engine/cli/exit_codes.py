@@ -4,7 +4,6 @@ benchmark is slower than the one it was compared with, or a plan's configuration
 
 import contextlib
 import os
-import socket
 import sys
 import time
 import traceback
@@ -43,7 +42,7 @@ def fault(error: Exception) -> NoReturn:
     message = f": {error}" if quotable else " (message withheld: it may quote data)"
     print(
         f"fault on rank {_rank()}: {type(error).__name__}{message}\n"
-        f"  on {socket.gethostname()}, last: {distributed.last_progress()}\n{frames}",
+        f"  on {os.uname().nodename}, last: {distributed.last_progress()}\n{frames}",
         file=sys.stderr,
         flush=True,
     )

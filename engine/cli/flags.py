@@ -1,13 +1,11 @@
 """A mode's flags: what they mean, what is wrong with a typed command, and what ``--help`` prints."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from engine import distributed
+from engine import config, distributed
 from engine.cli.arguments import Typed, flag_problem, word_problem
-from engine.config import READERS, RunConfig, known_keys, read_switch, schema_keys, unknown_key, value_at
 from strict_yaml import BOUNDS, Leaf
 
 CONFIG = {"config": "YAML run configuration (required); any of its keys can be set with --a.b=value"}
@@ -59,7 +57,7 @@ class Mode:
     required: tuple[str, ...] = ()
     takes_config: bool = False
     positional: tuple[str, ...] = ()
-    reads: tuple[str, ...] = READERS
+    reads: tuple[str, ...] = config.READERS
 
 
 def listed(text: str | None) -> list[str]:
@@ -71,13 +69,13 @@ def switches(mode: Mode) -> set[str]:
     """Flags that are true or false, and mean true without a value."""
     found = {name for name, meaning in mode.flags.items() if meaning.startswith(("true:", "false:"))}
     if mode.takes_config:
-        found.update(key for key, leaf in schema_keys().items() if leaf.type is bool)
+        found.update(key for key, leaf in config.schema_keys().items() if leaf.type is bool)
     return found
 
 
 def known_flags(mode: Mode) -> list[str]:
     """The mode's own flags, then the keys of the run configuration that it takes."""
-    return [*mode.flags, *(known_keys() if mode.takes_config else ())]
+    return [*mode.flags, *(config.known_keys() if mode.takes_config else ())]
 
 
 def divided(mode: Mode, flags: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -96,7 +94,7 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
     for key in typed.flags:
         if key not in known:
             told = flag_problem(key, switches(mode))
-            problems.append(told or f"command line: --{key}: " + unknown_key(key, known))
+            problems.append(told or f"command line: --{key}: " + config.unknown_key(key, known))
     for key in mode.required:
         if key in typed.without_value:
             continue
@@ -106,7 +104,7 @@ def problems_of(name: str, mode: Mode, typed: Typed) -> list[str]:
             problems.append(f"command line: --{key}: is empty; {fix_of(name, key)}")
     for key in typed.flags:
         if key in mode.flags and key in switches(mode):
-            read_switch(typed.flags[key], f"command line: --{key}", problems)
+            config.read_switch(typed.flags[key], f"command line: --{key}", problems)
     if mode.positional and (len(typed.words) != 1 or typed.words[0] not in mode.positional):
         found = " ".join(typed.words) or "nothing"
         problems.append(f"command line: {name}: must be followed by one of {' | '.join(mode.positional)}; got {found}")
@@ -134,7 +132,7 @@ def print_help(name: str, mode: Mode) -> None:
 
 def _print_keys(readers: Sequence[str]) -> None:
     section = None
-    for key, leaf in schema_keys().items():
+    for key, leaf in config.schema_keys().items():
         if not set(readers) & set(leaf.metadata["modes"]):
             continue
         before, section = section, key.rpartition(".")[0]
@@ -147,11 +145,13 @@ def _print_keys(readers: Sequence[str]) -> None:
 
 
 def _wrapped(text: str, indent: str = "") -> str:
+    import textwrap
+
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _first_sentence(section: str) -> str:
-    doc = " ".join((type(value_at(RunConfig(), section)).__doc__ or "").split())
+    doc = " ".join((type(config.value_at(config.RunConfig(), section)).__doc__ or "").split())
     return doc.partition(". ")[0].rstrip(".") + "."
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from engine import distributed, recipes, telemetry
+from engine import config, distributed, recipes, telemetry
 from engine.cli import early, exit_codes, origins
 from engine.cli.arguments import Typed, later_mode, mode_problem, parse
 from engine.cli.flags import (
@@ -26,7 +26,6 @@ from engine.cli.flags import (
     problems_of,
     switches,
 )
-from engine.config import known_keys, read_switch, resolve
 from engine.core import DoesNotFit, Slower, Stopped, UserError
 from strict_yaml import nearest
 
@@ -34,7 +33,7 @@ SIGNALLED = ("distill", "adapt", "evaluate", "predict", "study")  # modes that a
 
 
 def _with_config(command: Callable) -> Callable[[dict[str, str], Sequence[str]], None]:
-    return lambda flags, _: command(resolve(flags["config"], _without(flags, ("config",))))
+    return lambda flags, _: command(config.resolve(flags["config"], _without(flags, ("config",))))
 
 
 def _without(flags: dict[str, str], own: Sequence[str]) -> dict[str, str]:
@@ -70,7 +69,7 @@ def _evaluate(flags: dict[str, str], _: Sequence[str]) -> None:
 
 def _study(flags: dict[str, str], _: Sequence[str]) -> None:
     problems: list[str] = []
-    dry_run = read_switch(flags.get("dry_run", "false"), "command line: --dry_run", problems)
+    dry_run = config.read_switch(flags.get("dry_run", "false"), "command line: --dry_run", problems)
     if problems:
         raise UserError(problems)
     from engine.recipes import run_study
@@ -104,7 +103,7 @@ MODES: dict[str, Mode] = {
     "distill": Mode(
         "train a prompt for every source task, then distil these prompts into one metaprompt",
         CONFIG,
-        _with_config(recipes.distill),
+        _with_config(lambda run: recipes.distill(run)),
         ("config",),
         True,
         reads=("distill",),
@@ -112,7 +111,7 @@ MODES: dict[str, Mode] = {
     "adapt": Mode(
         "adapt the metaprompt to target tasks: targets x methods x shots x seeds in one pass",
         CONFIG,
-        _with_config(recipes.adapt),
+        _with_config(lambda run: recipes.adapt(run)),
         ("config",),
         True,
         reads=("adapt",),
@@ -323,7 +322,7 @@ def _with_origins(problems: Sequence[str], name: str, own: Mapping[str, str], ke
     if not file and "run" in mode.flags and mode.takes_config:
         file = f"{own.get('run', '')}/config.yaml"
     of_file = origins.existing(file) if mode.takes_config else ""
-    configuration = known_keys() if mode.takes_config else ()
+    configuration = config.known_keys() if mode.takes_config else ()
     return origins.with_origins(problems, {**own, **keys}, own=mode.flags, keys=configuration, file=of_file)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from engine.config import at_line, key_lines
+from engine import config
 
 COMMAND_LINE = "command line: "
 _KEY = re.compile(r"(?:--)?([A-Za-z_][A-Za-z0-9_.]*): ")
@@ -23,7 +23,7 @@ def with_origins(
         flags: as typed. own: flags of the mode alone. keys: of the run configuration, where the mode reads one.
         file: that the configuration was read from; empty where there is none.
     """
-    lines = key_lines(file) if file else {}
+    lines = config.key_lines(file) if file else {}
     told = [_with_origin(problem, flags, own, keys, file, lines) for problem in problems]
     return list(dict.fromkeys(told))
 
@@ -41,19 +41,19 @@ def _with_origin(
     found = _KEY.match(body)
     unknown = _UNKNOWN.match(body)
     if unknown is not None and body != problem:
-        return at_line(body, file, unknown[1], lines)
+        return config.at_line(body, file, unknown[1], lines)
     if found is None:
         return problem
     key = found[1]
     if key not in keys and key not in own:
         if body != problem and key in lines:
-            return at_line(body, file, key, lines)
+            return config.at_line(body, file, key, lines)
         return problem
     text = body.removeprefix("--")
     if key in flags or (key in own and key not in keys):
         return f"{COMMAND_LINE}--{text}"
     if file and key in lines:
-        return at_line(text, file, key, lines)
+        return config.at_line(text, file, key, lines)
     return problem
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -39,6 +37,8 @@ def new_partial(final: Path, folder: bool = False) -> Path:
     Raises:
         OSError: the folder of ``final`` cannot be written to.
     """
+    import tempfile  # a command that only prints does without it
+
     for left in final.parent.glob(f"*{PARTIAL}"):
         if left.name.lstrip(".").startswith(f"{final.name.lstrip('.')}.") and _abandoned(left):
             remove(left)
@@ -75,6 +75,8 @@ def sync(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """A file or folder, as far as it can be removed."""
+    import shutil
+
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -4,10 +4,9 @@
 below ``engine`` in a wheel: installed under their own names, they would share ``configs`` with every other program.
 """
 
-from importlib.resources import files
 from pathlib import Path
 
-ENGINE = Path(str(files("engine"))).resolve()
+ENGINE = Path(__file__).resolve().parents[1]
 # folder below `engine` in a wheel (see setup.py) -> folder of a clone
 FOLDERS = {"ds_configs": "ds_configs", "machines": "configs/machines"}
 

@@ -4,14 +4,13 @@ from .audit import (
     check_data as check_data,
     check_problems as check_problems,
 )
+from .cards import load_cards as load_cards, unknown_task as unknown_task
 from .dataset import (
     Split as Split,
     TaskData as TaskData,
     data_fingerprint as data_fingerprint,
     is_tokenised as is_tokenised,
-    load_cards as load_cards,
     prepare as prepare,
-    unknown_task as unknown_task,
 )
 from .decontamination import (
     decontaminate as decontaminate,

@@ -6,14 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import clinical_tasks
-from clinical_tasks import TaskCard, TaskCheck
-from clinical_tasks.audit import Overlap, TokenLimits, find_overlaps
+from clinical_tasks import TaskCard
+from clinical_tasks.audit import TokenLimits
 from engine.config import DataConfig, EvaluateConfig, expand, expand_or_tell, read_switch, unknown_key
 from engine.core import UserError
-from engine.data.dataset import load_cards
+from engine.data.cards import load_cards
+
+if TYPE_CHECKING:  # documents are compared by numpy, which a wrong flag does without
+    from clinical_tasks import TaskCheck
+    from clinical_tasks.audit import Overlap
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,11 @@ def _limits(tokens: TokenQuestion, problems: list[str]) -> TokenLimits | None:
 
 
 def _overlaps(
-    cards: dict[str, TaskCard], checks: Sequence[TaskCheck], root: Path, asked: OverlapQuestion, problems: list[str]
-) -> list[Overlap]:
+    cards: dict[str, TaskCard], checks: "Sequence[TaskCheck]", root: Path, asked: OverlapQuestion, problems: list[str]
+) -> "list[Overlap]":
     """Of the tasks whose splits could be read; a named one that could not has its problem already."""
+    from clinical_tasks.audit import find_overlaps
+
     readable = {check.name: check.counts for check in checks}
     targets, sources = [], []
     for name, counts in readable.items():
@@ -154,7 +160,7 @@ def _overlaps(
 
 
 def _write(
-    path: Path, checks: Sequence[TaskCheck], overlaps: Sequence[Overlap] | None, limits: TokenLimits | None
+    path: Path, checks: "Sequence[TaskCheck]", overlaps: "Sequence[Overlap] | None", limits: TokenLimits | None
 ) -> None:
     content: dict[str, Any] = {"tasks": [{"status": check.status, **asdict(check)} for check in checks]}
     content["overlaps"] = None if overlaps is None else [asdict(overlap) for overlap in overlaps]

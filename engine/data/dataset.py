@@ -7,14 +7,14 @@ splits of a task are made from one reading.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import clinical_tasks
 from clinical_tasks import Example, TaskCard
-from engine.config import DataConfig, expand, expand_or_tell
+from engine.config import DataConfig, expand
 from engine.core import UserError
+from engine.data.cards import load_cards, unknown_task
 from engine.data.corpora import Corpora, each_task
 from engine.data.file_digests import FileDigests
 from engine.data.sample import Sample
@@ -103,24 +103,6 @@ class TaskData:
     splits: dict[str, Split]
 
 
-def load_cards(config: DataConfig) -> dict[str, TaskCard]:
-    """Every card this run may name: embedded ones, then the user's folders.
-
-    Raises:
-        UserError: a folder is missing or a card is wrong, all problems at once.
-    """
-    missing: list[str] = []
-    found = [expand_or_tell(folder, "data.cards", missing) for folder in config.cards]
-    folders = [folder for folder in found if folder is not None]
-    missing += [f"data.cards: folder {folder} does not exist" for folder in folders if not folder.is_dir()]
-    if missing:
-        raise UserError(missing)
-    try:
-        return clinical_tasks.load_cards(folders)
-    except clinical_tasks.CardError as error:
-        raise UserError(getattr(error, "problems", None) or str(error)) from None
-
-
 def prepare(
     tasks: dict[str, Sequence[str]], config: DataConfig, layout: "Layout", rank: int = 0, print_rank0=print
 ) -> dict[str, TaskData]:
@@ -173,14 +155,6 @@ def prepare(
     if rank == 0:
         _report(out, config.max_length, print_rank0)
     return out
-
-
-def unknown_task(task: str, cards: Iterable[str]) -> str:
-    """The sentence that every unknown task gets."""
-    import difflib
-
-    near = difflib.get_close_matches(task, list(cards), 1)
-    return f"unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else "; see `python train.py tasks list`")
 
 
 def _report(tasks: dict[str, TaskData], max_length: int, print_rank0) -> None:

@@ -21,7 +21,8 @@ from clinical_tasks.corpus import split_files
 from engine.config import DataConfig, expand
 from engine.core import UserError, new_partial, publish, remove
 from engine.data.cache_keys import examples_key
-from engine.data.dataset import TaskData, load_cards, unknown_task
+from engine.data.cards import load_cards, unknown_task
+from engine.data.dataset import TaskData
 from engine.data.file_digests import FileDigests
 from engine.data.token_cache import Keys, build_once, shared_keys
 

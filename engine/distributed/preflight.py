@@ -2,7 +2,6 @@
 with known faults.
 """
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -39,6 +38,8 @@ def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes 
     Args:
         checkpoint_bytes: about, of one. writes: only these are looked at.
     """
+    from importlib import metadata  # only commands that start a run ask for releases
+
     folders = {
         "run_dir": (config.run_dir, ROOM + (config.checkpoint.keep + 1) * checkpoint_bytes),
         "--run": (config.run_dir, ROOM),
@@ -50,7 +51,7 @@ def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes 
         path = expand_or_tell(folder, key, out)
         out += [] if path is None else room_for(key, path, wanted)
     for name, (oldest, why) in OLDEST.items():
-        found = importlib.metadata.version(name)
+        found = metadata.version(name)
         if _numbers(found) < oldest:
             out.append(
                 f"{name} {found}: {_text(oldest)} or newer is needed: {why}. Fix: pip install -r requirements.txt"
@@ -60,9 +61,11 @@ def preflight_problems(config: RunConfig, checkpoint_bytes: int, writes: Writes 
 
 def older_than_tested() -> list[str]:
     """A warning for each library that is supported and older than the release that the tests run on."""
+    from importlib import metadata
+
     out = []
     for name, (oldest, _) in OLDEST.items():
-        found = importlib.metadata.version(name)
+        found = metadata.version(name)
         if oldest <= _numbers(found) < TESTED[name]:
             out.append(f"WARNING {name} {found} is supported; the tests run on {_text(TESTED[name])}")
     return out

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from types import FrameType
 
 START_AGAIN = 75
@@ -26,6 +25,8 @@ def report_first_step() -> str | None:
     global _told
     if _told:
         return None
+    from datetime import datetime
+
     _told = True
     mark_startup("first step")
     took: dict[str, float] = {}

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from clinical_tasks.task_card.load import EMBEDDED_CARDS
+from strict_yaml import reader
 from strict_yaml.reader import UnreadableFile, parse, read_mapping
 
 
@@ -99,3 +101,48 @@ def test_a_long_key_is_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile) as caught:
         read_mapping(path)
     assert "patient" not in str(caught.value) and "<129 characters>" in str(caught.value)
+
+
+SHIPPED = sorted(EMBEDDED_CARDS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_a_shipped_file_holds_the_same_for_libyaml(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = read_mapping(path)
+    assert repr(read_mapping(path, shipped=True)) == repr(slow)
+    monkeypatch.setattr(reader, "_parsed", lambda _: pytest.fail("libyaml did not read it"))
+    read_mapping(path, shipped=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb:\n  c: 1\n  c: 2\na: 3\n",
+        "a: [1\n",
+        "a: {{ name }}\n",
+        "a: *b\n",
+        "a: !!int x\n",
+        f"a: {'9' * 61}\n",
+        "a: !thing x\n",
+        "- a\n",
+        "",
+    ],
+)
+def test_what_is_wrong_with_a_shipped_file_is_told_as_of_any_other(text: str, file: Path) -> None:
+    file.write_text(text)
+    told = []
+    for shipped in (False, True):
+        with pytest.raises(UnreadableFile) as error:
+            read_mapping(file, shipped=shipped)
+        told.append(error.value.problems)
+    assert told[0] == told[1]
+
+
+def test_words_stay_words_in_a_shipped_file(file: Path) -> None:
+    file.write_text("a: [yes, no, on, off, true, False, 2020-01-01, 1e-3, 12, 0.5, null]\nno: yes\n01: x\n")
+    assert repr(read_mapping(file, shipped=True)) == repr(read_mapping(file))
+
+
+def test_a_shipped_file_is_read_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_libyaml_loader", lambda: None)
+    assert read_mapping(SHIPPED[0], shipped=True) == read_mapping(SHIPPED[0])

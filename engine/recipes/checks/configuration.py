@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from backbones import BackboneCard, BackboneError, load_backbone_card
-from backbones.loading import backbone_fingerprint
 from clinical_tasks import TaskCard
 from clinical_tasks.corpus import split_files
 from engine import distributed
@@ -147,6 +146,8 @@ def backbone_differs(config: RunConfig, state: Mapping[str, Any]) -> bool:
     Args:
         state: the checkpoint's own record.
     """
+    from backbones.loading import backbone_fingerprint
+
     saved = state.get("hashes", {}).get("backbone")
     try:
         card = load_backbone_card(config.backbone)

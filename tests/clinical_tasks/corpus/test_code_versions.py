@@ -129,7 +129,7 @@ def test_a_reader_that_reads_other_documents_has_another_version(
                 files[path.relative_to(data_root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
             documents += content_of(READERS[reader](list(found), each, data_root / each.folder))
     assert documents, f"no card of the pocket corpus has the reader {reader}"
-    where = f'READER_VERSIONS["{reader}"] (clinical_tasks/readers/__init__.py)'
+    where = f'READER_VERSIONS["{reader}"] (clinical_tasks/readers/registry.py)'
     check(reader, where, READER_VERSIONS[reader], files, documents)
 
 

@@ -14,7 +14,24 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-HEAVY = ("torch", "transformers", "deepspeed", "datasets", "scipy", "sklearn", "pandas")
+HEAVY = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "datasets",
+    "accelerate",
+    "fire",
+    "matplotlib",
+    "nltk",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tokenizers",
+)
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree")
 
 
