@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
+# bytecode of the project is kept, or each of hundreds of processes would compile it again
+unexport PYTHONDONTWRITEBYTECODE
 export VIRTUAL_ENV := $(VENV)
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 export OMP_NUM_THREADS ?= 1
