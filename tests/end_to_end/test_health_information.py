@@ -184,6 +184,7 @@ def test_offline_and_telemetry_are_set_before_anything_is_imported():
         "builtins.__import__ = spy\n"
         "import sys\n"
         "sys.argv = ['train.py', 'distill', '--config=configs/demo/distill.yaml', '--run_dir=' + sys.argv[1], "
+        "'--data.cache=' + sys.argv[1] + '/cache', "
         "'--data.max_length=4']\n"  # no example is so short: found with libraries only
         "import runpy\n"
         "try:\n"
