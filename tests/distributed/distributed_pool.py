@@ -2,12 +2,17 @@
 its own work.
 """
 
+import gc
 import multiprocessing
 import os
 import queue
 import socket
+import sys
 import time
 import traceback
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 TIMEOUT = 180  # seconds a job may take
@@ -25,12 +30,30 @@ def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # collections, of which every backbone's end makes one, pass over what was imported
     while (order := orders.get()) is not None:
         name, arguments = order
         try:
             answers.put((rank, True, getattr(distributed_jobs, name)(**arguments)))
         except BaseException:
             answers.put((rank, False, traceback.format_exc()))
+
+
+@cache
+def _context() -> ForkServerContext:
+    """Start the process that ranks are forked from. Python 3.11 does not tell it where modules lie."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["imported_libraries"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context
 
 
 class Pool:
@@ -42,8 +65,7 @@ class Pool:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["distributed_jobs"])
+        context = _context()
         self.world, self._answers = world, context.Queue()
         self._orders = [context.Queue() for _ in range(world)]
         self._processes = [

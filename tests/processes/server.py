@@ -43,6 +43,7 @@ LIBRARIES = (
     "peft",
     "rouge_score.rouge_scorer",
     "tensorboard.compat.proto.event_pb2",
+    "torch._dynamo",
     "torch.utils.tensorboard",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
