@@ -38,12 +38,12 @@ SLOW = ("slurm", "end_to_end", "distributed", "faults", "docs", "tools")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of whole folders as slow. Workers (pytest-xdist) share out the files in the order of the tests:
-    what takes long goes first, so that no worker is left with it.
+    """Mark the tests of whole folders, and those in Triton's interpreter, as slow. Workers (pytest-xdist) share out the
+    files in the order of the tests: what takes long goes first, so that no worker is left with it.
     """
     folders = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
     for item, folder in folders.items():
-        if folder in SLOW:
+        if folder in SLOW or "interpreted" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: SLOW.index(folders[item]) if folders[item] in SLOW else len(SLOW))

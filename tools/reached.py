@@ -1,4 +1,4 @@
-"""What the tests reach, by line and by branch, and the functions that no test calls: python -m tools.reached REPORT.json
+"""What the tests reach, by line and by branch, and which functions none calls: python -m tools.reached REPORT.json
 
 REPORT.json: what `coverage json` wrote after `make test COVERAGE=1`. Functions that cannot run here, such as those of a
 GPU, stand in tools/unreached.toml with the reason. Exit code 1 where another function is called by no test, or where a

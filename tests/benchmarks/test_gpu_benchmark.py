@@ -17,6 +17,8 @@ from benchmarks import gpu
 from benchmarks.gpu import Part, device_name, main, parts, ran, refusal, told
 from benchmarks.performance_page import page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "card, name",

@@ -14,6 +14,8 @@ import pytest
 
 from engine.cli.main import MODES
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "launch_scripts"
 JOBS = sorted(SCRIPTS.glob("*.sbatch"))
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -48,6 +48,18 @@ def drawn(packages: Sequence[str], count: int, seed: int) -> list[Mutant]:
     return found
 
 
+def chosen(mutant: Mutant, reach: Reach, budget: float) -> tuple[list[str], float]:
+    """The test files for a mutant, as many as take no longer than ``budget`` seconds, and how long they take."""
+    tests: list[str] = []
+    expected = 0.0
+    for file in reach.files_of(mutant.path, mutant.line):
+        seconds = reach.seconds[file]
+        if not file.startswith(LEFT_OUT) and (not tests or expected + seconds <= budget):
+            tests.append(file)
+            expected += seconds
+    return tests, expected
+
+
 def tried(mutants: Sequence[Mutant], reach: Reach, options: argparse.Namespace) -> Iterator[tuple[Mutant, Outcome]]:
     """Every mutant with its outcome, ``options.workers`` of them at a time."""
     waiting = list(mutants)
@@ -58,14 +70,13 @@ def tried(mutants: Sequence[Mutant], reach: Reach, options: argparse.Namespace) 
     while waiting or running:
         while waiting and free:
             mutant = waiting.pop(0)
-            tests = [file for file in reach.files_of(mutant.path, mutant.line) if not file.startswith(LEFT_OUT)]
+            tests, expected = chosen(mutant, reach, options.budget)
             if not tests:
                 yield mutant, Outcome("unreached", "", 0.0)
                 continue
-            expected = sum(reach.seconds[file] for file in tests)
-            limit = min(options.limit, 60 + 3 * expected)
             copy = free.pop()
-            running.append((Trial(mutant, copy, [*options.pytest.split(), *tests], limit), copy))
+            # a change that makes a loop endless is caught, too
+            running.append((Trial(mutant, copy, [*options.pytest.split(), *tests], 60 + 4 * expected), copy))
         for trial, copy in list(running):
             outcome = trial.done()
             if outcome:
@@ -87,7 +98,7 @@ def main() -> None:
     parser.add_argument("--packages", default=",".join(PACKAGES))
     parser.add_argument("--only", default="", help="a file with outcomes: try again what survived there")
     parser.add_argument("--pytest", default="", help="options for pytest")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that the tests of one mutant may take")
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds of tests that one mutant is given")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--output", default=".cache/mutation/outcomes.jsonl")
     options = parser.parse_args()

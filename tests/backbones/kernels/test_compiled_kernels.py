@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 triton = pytest.importorskip("triton", reason="triton is not installed: kernels are NOT compiled")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402

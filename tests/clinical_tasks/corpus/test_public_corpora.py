@@ -19,6 +19,8 @@ from clinical_tasks import (
     split_long,
 )
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(__file__).parents[3] / "configs" / "real" / "cards"
 
 

@@ -34,6 +34,8 @@ from clinical_tasks.pocket.corpus import share_of
 from clinical_tasks.pocket.questions import INQUIRIES
 from clinical_tasks.schema.documents import one_line
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"train": 3, "validation": 1, "test": 2}
 
 

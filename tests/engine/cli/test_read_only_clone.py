@@ -13,6 +13,8 @@ import pytest
 
 from tests.processes.fork_server import ForkServer, ServerEnded
 
+pytestmark = pytest.mark.slow
+
 CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "strict_yaml", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
 NO_MOUNT = 99

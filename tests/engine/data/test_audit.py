@@ -157,6 +157,7 @@ def large(tmp_path: Path) -> tuple[Path, int]:
     return tmp_path, size
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(
     large: tuple[Path, int], card: BackboneCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

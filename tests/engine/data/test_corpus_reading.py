@@ -24,6 +24,7 @@ from engine.core.errors import UserError
 from engine.data import file_digests, token_cache
 from engine.data.dataset import TaskData, data_fingerprint, is_tokenised, prepare
 from engine.data.file_digests import INDEX, FileDigests
+from tests.processes.fork_server import python
 
 SPLITS = ("train", "validation", "test")
 opened: list[str] = []  # every file that this process opens, while a test watches
@@ -275,6 +276,7 @@ raise SystemExit(place.name == "0")
 """
 
 
+@pytest.mark.slow
 def test_the_ranks_of_all_nodes_of_a_torchrun_know_their_launch(tmp_path: Path, project: Path) -> None:
     """Two nodes of two ranks, started again once after a failure. No SLURM tells the launch."""
     (tmp_path / "job.py").write_text(LAUNCHES)
@@ -283,7 +285,7 @@ def test_the_ranks_of_all_nodes_of_a_torchrun_know_their_launch(tmp_path: Path, 
         port = free.getsockname()[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC"))}
     env |= {"PLACE": str(tmp_path / "made"), "PYTHONPATH": str(project)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2"]
+    command = [*python(), "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "2"]
     command += ["--max_restarts", "1", "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
     command += ["--rdzv_id", "one", str(tmp_path / "job.py")]
     nodes = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]

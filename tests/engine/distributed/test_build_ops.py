@@ -19,6 +19,8 @@ from engine.core.errors import UserError
 from engine.distributed import build_ops
 from engine.distributed.build_ops import OURS, QUIET, build_folder, without_build_lines
 
+pytestmark = pytest.mark.slow
+
 COMPILES = """
 import sys, time
 from pathlib import Path

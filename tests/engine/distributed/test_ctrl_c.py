@@ -18,7 +18,7 @@ from engine.telemetry import startup_timer
 from engine.training.trainer import Trainer
 from tests.engine.interrupted_runs import at_step
 
-pytestmark = pytest.mark.usefixtures("nothing_asked_for", "ctrl_c_is_not_ignored")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_asked_for", "ctrl_c_is_not_ignored")]
 
 
 def pressed(seconds: float, times: int = 2) -> None:

@@ -13,6 +13,8 @@ from engine.core.errors import UserError
 from engine.distributed import launcher, process_group
 from engine.distributed.process_group import DistEnv, dist_env
 
+pytestmark = pytest.mark.slow
+
 # the second of two tasks on the second of two nodes
 STEP = {
     "SLURM_STEP_ID": "0",

@@ -245,6 +245,7 @@ def run_plan(*flags: str) -> dict[str, Any]:
     return json.loads(Path(output).read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_plan_from_the_command_line(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

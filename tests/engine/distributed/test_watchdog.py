@@ -12,6 +12,8 @@ from torch.distributed import HashStore
 
 from engine.distributed import watchdog
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_hung_rank_ends_and_says_where_it_was(project: Path) -> None:
     code = (

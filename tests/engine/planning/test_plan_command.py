@@ -21,6 +21,8 @@ from engine.planning.cost_model import TERMS
 from engine.planning.flags import Sweep, assumed_of, check_png, device_of, machine_of, read_sweep
 from engine.recipes.plan import _kind_problems
 
+pytestmark = pytest.mark.slow
+
 GB = 10**9
 
 

@@ -29,6 +29,8 @@ from engine.planning.zero3_simulator import Coordinator, rules_of
 from engine.telemetry.flops import model_operations, utilisation
 from engine.training.context import RunContext
 
+pytestmark = pytest.mark.slow
+
 GB = 10**9
 NODE, CLUSTER = Machine(1, 8, "cuda", 80 * GB, 1000 * GB), Machine(4, 8, "cuda", 80 * GB, 1000 * GB)
 ALL = dict.fromkeys(OVERLAPPED, 1.0)

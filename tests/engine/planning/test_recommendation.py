@@ -17,6 +17,8 @@ from engine.planning.recommendation import recommend
 from engine.planning.remedies import Remedy, remedies
 from engine.training.context import RunContext
 
+pytestmark = pytest.mark.slow
+
 GB = 10**9
 MACHINE_FLAGS = ("--nodes", "--gpus_per_node", "--gpu_gb", "--host_gb")
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from engine.config.schema import RunConfig
 from engine.distributed.hardware import read_kind
 from engine.distributed.machine import Machine
@@ -11,6 +13,8 @@ from engine.planning.recommendation import recommend
 from engine.planning.remedies import remedies
 from engine.planning.summary import Found, summary_lines
 from engine.training.context import RunContext
+
+pytestmark = pytest.mark.slow
 
 GB = 10**9
 

@@ -19,6 +19,8 @@ from engine.distributed.zero3 import ShardedBackbone
 from engine.recipes.exporting.export import export_run
 from tests.engine.exported_runs import LENGTH, RANK, ROOT, write_run
 
+pytestmark = pytest.mark.slow
+
 
 def ours(
     backbone: ShardedBackbone, contexts: list[list[int]], prompt_LD: Tensor, tokenizer: Any

@@ -20,6 +20,8 @@ from engine.evaluation.vllm import client
 from engine.recipes.exporting.export import export_run
 from tests.engine.exported_runs import ROOT, TASKS, write_run
 
+pytestmark = pytest.mark.slow
+
 
 class Server(BaseHTTPRequestHandler):
     """Stands for vLLM's completions: keeps what it is sent."""

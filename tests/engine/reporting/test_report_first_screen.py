@@ -17,6 +17,8 @@ from engine.reporting.words import significant
 from tests.engine.reported_demo import demo_results, write_demo
 from tests.engine.reported_run import write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:

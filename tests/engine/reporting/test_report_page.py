@@ -16,6 +16,8 @@ from engine.reporting.report import write_report
 from tests.engine.reported_demo import demo_results, write_demo
 from tests.engine.reported_run import results, write_run
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
