@@ -1,5 +1,6 @@
 """The mutation check finds changes where they are, makes them, and knows which of them a test catches."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools.mutation.operators import mutants_of
+from tools.mutation.reach import in_a_function
 
 SOURCE = '''"""Numbers - 1."""
 LIMIT: int = -3  # a < b
@@ -124,3 +126,8 @@ def test_a_mutant_is_caught_by_the_first_test_that_fails_and_the_file_comes_back
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [*["caught tests/test_half.py::test_half"] * 3, *["survived "] * 3]
+
+
+@pytest.mark.parametrize(("line", "inside"), [(2, False), (5, False), (7, True), (21, True)])
+def test_what_runs_at_import_is_known(line: int, inside: bool) -> None:
+    assert in_a_function(ast.parse(SOURCE), line) == inside

@@ -6,6 +6,7 @@ measured.
 Processes that a test starts count for it: they find its name in the configuration that coverage.py hands down.
 """
 
+import ast
 import json
 import os
 import time
@@ -40,6 +41,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     return result
 
 
+def in_a_function(tree: ast.Module, line: int) -> bool:
+    """Whether a line is part of a function's body; its signature is not."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return any(node.body[0].lineno <= line <= (node.end_lineno or 0) for node in functions)
+
+
 class Reach:
     """What a run with this plugin left in ``root / FOLDER``; a line's tests are named by their files."""
 
@@ -57,6 +64,9 @@ class Reach:
     def files_of(self, path: str, line: int) -> list[str]:
         """The test files that run this line, those beside the mutated package first, then the quick ones.
 
+        What is outside of functions runs once per process, whichever test imports it first: every test that runs a
+        line of the file counts.
+
         Args:
             path: a source file, relative to the root.
             line: from 1.
@@ -66,4 +76,6 @@ class Reach:
             self._lines[path] = {n: {c.partition("::")[0] for c in found if "::" in c} for n, found in contexts.items()}
         home = "tests/" + str(Path(path).parent).removesuffix(".py")
         found = self._lines[path].get(line, set())
+        if not in_a_function(ast.parse((self._root / path).read_bytes()), line):
+            found = set().union(*self._lines[path].values())
         return sorted(found, key=lambda file: (not file.startswith(home), self.seconds[file]))
