@@ -12,8 +12,10 @@ import time
 import traceback
 from functools import cache
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
+
+from tests.processes.measured_lines import attribute_lines_to
 
 TIMEOUT = 180  # seconds a job may take
 
@@ -32,7 +34,8 @@ def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # collections, of which every backbone's end makes one, pass over what was imported
     while (order := orders.get()) is not None:
-        name, arguments = order
+        test, name, arguments = order
+        attribute_lines_to(test)
         try:
             answers.put((rank, True, getattr(distributed_jobs, name)(**arguments)))
         except BaseException:
@@ -40,8 +43,10 @@ def _work(rank: int, world: int, port: int, orders: Any, answers: Any) -> None:
 
 
 @cache
-def _context() -> ForkServerContext:
+def _context() -> ForkServerContext | SpawnContext:
     """Start the process that ranks are forked from. Python 3.11 does not tell it where modules lie."""
+    if os.environ.get("NEW_INTERPRETERS"):
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["imported_libraries"])
     before = os.environ.get("PYTHONPATH")
@@ -77,7 +82,7 @@ class Pool:
 
     def run(self, name: str, **arguments: Any) -> list[Any]:
         for orders in self._orders:
-            orders.put((name, arguments))
+            orders.put((os.environ.get("PYTEST_CURRENT_TEST", ""), name, arguments))
         out: list[Any] = [None] * self.world
         failed: list[str] = []
         try:

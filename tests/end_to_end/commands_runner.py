@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests.processes.fork_server import BIN, pid_of, python, torchrun
-from tests.processes.trees import kill_tree, wait_until_gone
+from tools.process_tree import kill_tree, wait_until_gone
 
 __all__ = ["BIN", "ROOT", "command", "run", "run_and_kill"]
 

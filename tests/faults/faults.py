@@ -15,7 +15,7 @@ from engine.checkpoints import checkpoint
 from engine.checkpoints.checkpoint import Checkpoint
 from tests.faults import traced
 from tests.faults.jobs import EVERY, STEPS, TEACH, Job, Jobs, copy_of, lost_steps, reached, wrong
-from tests.processes.trees import is_running
+from tools.process_tree import is_running
 
 HANG_MINUTES, SHUTDOWN, SLACK = (
     0.1,

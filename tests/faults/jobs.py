@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.processes.fork_server import LAUNCHER, pid_of, python, torchrun
-from tests.processes.trees import descendants, kill_tree, wait_until_gone
+from tools.process_tree import children, kill_tree, wait_until_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY, TEACH, STEPS = 4, 6, 30
@@ -54,7 +54,7 @@ class Job:
     @property
     def ranks(self) -> list[int]:
         """Process ids in rank order: the launcher's children, or itself."""
-        return descendants(self.launcher) or [self.launcher]
+        return children(self.launcher) or [self.launcher]
 
     def kill(self, pids: list[int], number: int = signal.SIGKILL) -> None:
         for pid in pids:

@@ -20,14 +20,16 @@ def main() -> None:
     server.connect(sys.argv[1])
     umask = os.umask(0)
     os.umask(umask)
-    order = {"arguments": sys.argv[2:], "env": dict(os.environ), "cwd": os.getcwd(), "umask": umask}
+    env = dict(os.environ)
+    pid_file = env.pop("FORK_PID_FILE", None)  # this client's alone, not of clients that its fork starts
+    order = {"arguments": sys.argv[2:], "env": env, "cwd": os.getcwd(), "umask": umask}
     content = json.dumps(order).encode() + b"\n"
     socket.send_fds(server, [content[:1]], [0, 1, 2])
     server.sendall(content[1:])
     answers = server.makefile()
     pid = int(answers.readline())
-    if "FORK_PID_FILE" in os.environ:
-        with open(os.environ["FORK_PID_FILE"], "w") as file:
+    if pid_file is not None:
+        with open(pid_file, "w") as file:
             file.write(str(pid))
     for number in PASSED_ON:
         signal.signal(number, lambda number, _: os.kill(pid, number))

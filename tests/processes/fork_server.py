@@ -83,7 +83,7 @@ class ForkServer:
         env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
         env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, dict.fromkeys((root, ROOT))))}
         command = [*inside, sys.executable, "-m", "tests.processes.server", self.socket]
-        self._process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE)
+        self._process = subprocess.Popen(command, cwd=root, env=env, stdin=subprocess.PIPE, start_new_session=True)
         try:
             self._wait()
         except BaseException:
@@ -96,8 +96,7 @@ class ForkServer:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(self.socket)
                 return
-            if self._process.poll() is not None:
-                raise ServerEnded(self._process.returncode)
+            assert self._process.poll() is None, f"the fork server ended with {self._process.returncode}"
             assert time.monotonic() < deadline, f"the fork server is not there after {LONGEST_START} s"
             time.sleep(0.05)
 
@@ -113,11 +112,3 @@ class ForkServer:
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class ServerEnded(Exception):
-    """``code``: the exit code with which the server ended before it was there."""
-
-    def __init__(self, code: int):
-        super().__init__(f"the fork server ended with {code}")
-        self.code = code

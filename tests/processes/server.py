@@ -3,8 +3,9 @@
     python -m tests.processes.server SOCKET
 
 A request comes from client.py, with its arguments, environment, working directory and its three standard streams.
-The fork behaves as `python ARGUMENTS` would, but for what its imports cost. Several ranks are started and watched by
-torchrun's own agent, of which only the call that would start a new interpreter is replaced.
+The fork behaves as `python ARGUMENTS` would, but for what its imports cost, for modules that are imported already and
+for the seed of hashes, which all forks share. Several ranks are started and watched by torchrun's own agent, of which
+only the call that would start a new interpreter is replaced.
 """
 
 import array
@@ -13,8 +14,10 @@ import contextlib
 import gc
 import importlib
 import json
+import multiprocessing.util
 import os
 import pkgutil
+import random
 import runpy
 import select
 import signal
@@ -24,16 +27,19 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.core.privacy import protect
-from tests.processes.trees import kill_tree
+from tests.processes.measured_lines import attribute_lines_to
+from tools.process_tree import kill_tree
 
 protect()
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+import numpy  # noqa: E402
 import torch.distributed.run  # noqa: E402
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler  # noqa: E402
 
@@ -66,7 +72,7 @@ def fork(run: Callable[[], Any], first: Callable[[], None] = lambda: None) -> in
         return pid
     code = 1
     try:
-        atexit._clear()  # what the server registered is the server's
+        own_state_only()
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -79,6 +85,15 @@ def fork(run: Callable[[], Any], first: Callable[[], None] = lambda: None) -> in
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
         os._exit(code)
+
+
+def own_state_only() -> None:
+    """Forget what the server would remove at its end, and draw other random numbers than other forks."""
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.detach()
+    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    random.seed()
+    numpy.random.seed()
 
 
 def _left(run: Callable[[], Any]) -> int:
@@ -174,8 +189,7 @@ subprocess_handler.Popen = ForkedRank  # type: ignore[misc, assignment]
 def set_environment(env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
-    if "coverage" in sys.modules and (current := sys.modules["coverage"].Coverage.current()):
-        current.switch_context(env.get("PYTEST_CURRENT_TEST", "").partition(" ")[0])
+    attribute_lines_to(env.get("PYTEST_CURRENT_TEST", ""))
 
 
 def answer(order: dict[str, Any], streams: Sequence[int]) -> int:
@@ -205,23 +219,43 @@ def receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(piece or "{}"), list(descriptors)
 
 
+def accept(client: socket.socket, clients: dict[socket.socket, int]) -> None:
+    """Do what a client asks for. One that only looked whether the server is there, or that has gone, is forgotten."""
+    client.settimeout(10)
+    streams: list[int] = []
+    try:
+        order, streams = receive(client)
+        if streams:
+            clients[client] = answer(order, streams)
+            client.sendall(f"{clients[client]}\n".encode())
+            return
+    except (OSError, ValueError):  # also a time-out, and half an order
+        if client in clients:
+            kill_tree(clients[client])
+            return
+    finally:
+        for stream in streams:
+            os.close(stream)
+    client.close()
+
+
 def serve(listener: socket.socket) -> None:
     """Until stdin is closed: whoever started the server has gone."""
     clients: dict[socket.socket, int] = {}
+    try:
+        _serve(listener, clients)
+    finally:
+        for pid in clients.values():
+            kill_tree(pid)
+
+
+def _serve(listener: socket.socket, clients: dict[socket.socket, int]) -> None:
     while True:
         ready, _, _ = select.select([0, listener, *clients], [], [], 0.01)
         if 0 in ready and not os.read(0, 1):
-            break
+            return
         if listener in ready:
-            client, _ = listener.accept()
-            order, streams = receive(client)
-            if not streams:  # a look whether the server is there
-                client.close()
-                continue
-            clients[client] = answer(order, streams)
-            client.sendall(f"{clients[client]}\n".encode())
-            for stream in streams:
-                os.close(stream)
+            accept(listener.accept()[0], clients)
         for client in (one for one in ready if one in clients):
             kill_tree(clients[client])  # a client says nothing more: it has gone
         for client, pid in list(clients.items()):
@@ -231,8 +265,6 @@ def serve(listener: socket.socket) -> None:
                     client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
                 client.close()
                 del clients[client]
-    for pid in clients.values():
-        kill_tree(pid)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.core.privacy import protect
+from engine.core import protect
 
 protect()  # offline, before any library is imported
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import coverage
@@ -39,6 +39,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with open(item.config.rootpath / FOLDER / f"seconds.{os.getpid()}.jsonl", "a") as stream:
         stream.write(line + "\n")
     return result
+
+
+def _files(contexts: Iterable[str]) -> set[str]:
+    """The test files of contexts: TEST, or FIRST TEST OF THE PROCESS|TEST."""
+    tests = (context.rpartition("|")[2] for context in contexts)
+    return {test.partition("::")[0] for test in tests if "::" in test}
 
 
 def in_a_function(tree: ast.Module, line: int) -> bool:
@@ -73,7 +79,7 @@ class Reach:
         """
         if path not in self._lines:
             contexts = self._data.contexts_by_lineno(str(self._root / path))
-            self._lines[path] = {n: {c.partition("::")[0] for c in found if "::" in c} for n, found in contexts.items()}
+            self._lines[path] = {number: _files(found) for number, found in contexts.items()}
         home = "tests/" + str(Path(path).parent).removesuffix(".py")
         found = self._lines[path].get(line, set())
         if not in_a_function(ast.parse((self._root / path).read_bytes()), line):

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.fork_server import ForkServer, ServerEnded
+from tests.processes.fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
 CODE = ("engine", "prompt_modules", "backbones", "clinical_tasks", "strict_yaml", "configs", "ds_configs")
 FREE = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "HF_HOME", "XDG_CACHE_HOME", "PYTHONPATH")
-NO_MOUNT = 99
-MOUNTED = f'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit {NO_MOUNT}; cd "$1" && shift && exec "$@"'
+MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$1" && shift && exec "$@"'
 SMALL = (
     "--teach.steps=1",
     "--teach.eval_interval=0",
@@ -46,13 +45,10 @@ def server(clone: Path) -> Iterator[ForkServer]:
     """Python in a clone that is mounted read-only, for the server and its forks alone; skips where that cannot be
     had.
     """
-    missing = "nothing can be mounted here (root is needed): a clone that cannot be written to is NOT tested"
-    try:
-        found = ForkServer(clone, ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone)])
-    except (FileNotFoundError, ServerEnded) as error:
-        if isinstance(error, ServerEnded) and error.code not in (NO_MOUNT, 1):
-            raise
-        pytest.skip(missing)
+    inside = ["unshare", "--mount", "bash", "-c", MOUNTED, "_", str(clone)]
+    if not shutil.which("unshare") or subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here (root is needed): a clone that cannot be written to is NOT tested")
+    found = ForkServer(clone, inside)
     yield found
     found.stop()
 
@@ -62,6 +58,15 @@ def python(server: ForkServer, place: Path, home: Path, *arguments: str, **env: 
     own |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | env
     command = [*server.python(), *arguments]
     return subprocess.run(command, cwd=place, env=own, capture_output=True, text=True, timeout=300)
+
+
+def test_every_module_is_the_clone_s(server: ForkServer, clone: Path, project: Path, tmp_path: Path) -> None:
+    code = "import sys; print(*(getattr(m, '__file__', None) or '' for m in sys.modules.values()), sep='\\n')"
+    files = python(server, clone, tmp_path, "-c", code).stdout.splitlines()
+    own = [file for file in files if file.startswith(f"{project}/") and "/.venv/" not in file]
+    helpers = (f"{project}/tests/", f"{project}/tools/")  # of the server itself
+    assert [file for file in own if not file.startswith(helpers)] == []
+    assert len([file for file in files if file.startswith(f"{clone}/engine/")]) > 100
 
 
 @pytest.fixture

@@ -9,14 +9,21 @@ from pathlib import Path
 
 def descendants(pid: int) -> list[int]:
     """Process ids of children, their children and so on; none of a process that has gone."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
     found = []
-    for child in map(int, children):
+    for child in children(pid):
         found += [child, *descendants(child)]
     return found
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of what any thread of a process has started, oldest first."""
+    found = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    except OSError:  # it has ended meanwhile
+        pass
+    return sorted(found)
 
 
 def kill_tree(pid: int) -> list[int]:
