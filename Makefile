@@ -140,7 +140,7 @@ REACH := .cache/mutation/reach
 mutants: $(REACH)/coverage
 	python -m tools.mutation --count $(COUNT) --seed $(SEED)
 
-$(REACH)/coverage: | setup
+$(REACH)/coverage: $(shell git ls-files '*.py') | setup
 	rm -rf $(REACH) && mkdir -p $(REACH)
 	coverage run --rcfile tools/mutation/coverage.ini $(PYTEST) -p tools.mutation.reach --ignore tests/slurm
 	coverage combine -q --rcfile tools/mutation/coverage.ini

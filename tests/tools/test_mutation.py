@@ -96,7 +96,7 @@ from tools.mutation.trial import Trial, copy_project
 root, copy = Path(sys.argv[1]), Path(sys.argv[2])
 copy_project(root, copy)
 for line in sys.stdin:
-    trial = Trial(Mutant(*json.loads(line)), copy, ["-p", "no:cacheprovider", "tests"], 60.0)
+    trial = Trial(Mutant(*json.loads(line)), copy, tests=["-p", "no:cacheprovider", "tests"], limit=60.0)
     while not (outcome := trial.done()):
         time.sleep(0.01)
     print(outcome.verdict, outcome.by)

@@ -7,9 +7,10 @@ import argparse
 import json
 import os
 import random
+import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from engine.core import protect
@@ -48,42 +49,79 @@ def drawn(packages: Sequence[str], count: int, seed: int) -> list[Mutant]:
     return found
 
 
-def chosen(mutant: Mutant, reach: Reach, budget: float) -> tuple[list[str], float]:
-    """The test files for a mutant, as many as take no longer than ``budget`` seconds, and how long they take."""
+def chosen(mutant: Mutant, reach: Reach, budget: float) -> tuple[list[str], float, int]:
+    """The test files for a mutant, as many as take no longer than ``budget`` seconds; how long they take; how many are
+    left out.
+    """
     tests: list[str] = []
-    expected = 0.0
+    expected, left_out = 0.0, 0
     for file in reach.files_of(mutant.path, mutant.line):
+        if file.startswith(LEFT_OUT):
+            continue
         seconds = reach.seconds[file]
-        if not file.startswith(LEFT_OUT) and (not tests or expected + seconds <= budget):
-            tests.append(file)
-            expected += seconds
-    return tests, expected
+        if tests and expected + seconds > budget:
+            left_out += 1
+            continue
+        tests.append(file)
+        expected += seconds
+    return tests, expected, left_out
 
 
 def tried(mutants: Sequence[Mutant], reach: Reach, options: argparse.Namespace) -> Iterator[tuple[Mutant, Outcome]]:
     """Every mutant with its outcome, ``options.workers`` of them at a time."""
-    waiting = list(mutants)
-    free = [ROOT / f".cache/mutation/copy{n}" for n in range(options.workers)]
-    for copy in free:
-        copy_project(ROOT, copy)
-    running: list[tuple[Trial, Path]] = []
-    while waiting or running:
-        while waiting and free:
-            mutant = waiting.pop(0)
-            tests, expected = chosen(mutant, reach, options.budget)
+    free = copies(options.workers)
+    running: list[tuple[Mutant, int, Trial, Path]] = []
+    try:
+        for mutant in mutants:
+            tests, expected, left_out = chosen(mutant, reach, options.budget)
             if not tests:
                 yield mutant, Outcome("unreached", "", 0.0)
                 continue
+            while not free:
+                yield from _ended(running, free)
             copy = free.pop()
             # a change that makes a loop endless is caught, too
-            running.append((Trial(mutant, copy, [*options.pytest.split(), *tests], 60 + 4 * expected), copy))
-        for trial, copy in list(running):
-            outcome = trial.done()
-            if outcome:
-                running.remove((trial, copy))
-                free.append(copy)
-                yield trial.mutant, outcome
+            trial = Trial(mutant, copy, tests=[*shlex.split(options.pytest), *tests], limit=60 + 4 * expected)
+            running.append((mutant, left_out, trial, copy))
+        while running:
+            yield from _ended(running, free)
+    finally:
+        for _, _, trial, _ in running:
+            trial.end()
+
+
+def _ended(running: list[tuple[Mutant, int, Trial, Path]], free: list[Path]) -> Iterator[tuple[Mutant, Outcome]]:
+    """Wait a moment; the outcomes of what has ended, whose copies are free again."""
+    time.sleep(0.05)
+    for entry in list(running):
+        mutant, left_out, trial, copy = entry
+        outcome = trial.done()
+        if outcome:
+            running.remove(entry)
+            free.append(copy)
+            if outcome.verdict == "survived" and left_out:
+                outcome = outcome._replace(by=f"({left_out} slower test files were left out: --budget)")
+            yield mutant, outcome
+
+
+def copies(count: int) -> list[Path]:
+    """So many copies of the project, made anew."""
+    found = [ROOT / f".cache/mutation/copy{number}" for number in range(count)]
+    for copy in found:
+        copy_project(ROOT, copy)
+    return found
+
+
+def failing_alone(tests: Iterable[str]) -> str:
+    """Of the tests that caught something, the first that also fails where nothing is changed; empty: none does."""
+    (copy,) = copies(1)
+    found = sorted({test for test in tests if "::" in test})
+    if not found:
+        return ""
+    trial = Trial(None, copy, tests=found, limit=3600)
+    while not (outcome := trial.done()):
         time.sleep(0.05)
+    return outcome.by
 
 
 def described(mutant: Mutant) -> str:
@@ -108,14 +146,20 @@ def main() -> None:
         survived = [line["mutant"] for line in lines if line["verdict"] != "caught"]
         mutants = [mutant for mutant in mutants if list(mutant) in survived]
     verdicts: Counter[str] = Counter()
+    caught_by: set[str] = set()
     with open(options.output, "w") as stream:
         for mutant, outcome in tried(mutants, Reach(ROOT), options):
             verdicts[outcome.verdict] += 1
+            if outcome.verdict == "caught":
+                caught_by.add(outcome.by)
             stream.write(json.dumps({"mutant": list(mutant), **outcome._asdict()}) + "\n")
             stream.flush()
             seconds = f"{outcome.seconds:.0f} s"
             print(f"{outcome.verdict} ({seconds}) {described(mutant)} {outcome.by}".rstrip(), flush=True)
     total = sum(verdicts.values())
+    wrong = failing_alone(caught_by)
+    if wrong:
+        raise SystemExit(f"error: {wrong} fails without a change too: nothing that it caught counts")
     print(f"caught {verdicts['caught']} of {total} mutants ({100 * verdicts['caught'] / max(total, 1):.1f} %)")
 
 

@@ -76,7 +76,7 @@ class _Finder(ast.NodeVisitor):
 
     def _add(self, start: int, end: int, new: str, kind: str) -> None:
         line = self.source.count(b"\n", 0, start) + 1
-        self.found.append(Mutant(self.path, line, start, end, new, kind))
+        self.found.append(Mutant(self.path, line, start=start, end=end, new=new, kind=kind))
 
     def _replace(self, node: ast.expr | ast.stmt, new: str, kind: str) -> None:
         self._add(self._start(node), self._end(node), new, kind)

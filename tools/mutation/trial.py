@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tools.mutation.operators import Mutant
+from tools.process_tree import kill_tree
 
 OWN = (
     "backbones",
@@ -68,42 +70,60 @@ class _FirstFailure:
 
 
 class Trial:
-    """A mutant under test in a process of its own, from the start on. ``done`` says whether it has ended."""
+    """Tests of a copy of the project in a process of its own, from the start on. ``done`` says whether it has ended.
 
-    def __init__(self, mutant: Mutant, copy: Path, tests: Sequence[str], limit: float):
-        self.mutant, self._file = mutant, copy / mutant.path
-        self._before = self._file.read_bytes()
+    Args:
+        mutant: what is changed in the copy meanwhile; None: nothing.
+        tests: arguments of pytest.
+        limit: seconds after which the tests count as hanging.
+    """
+
+    def __init__(self, mutant: Mutant | None, copy: Path, tests: Sequence[str], limit: float):
+        self.mutant, self._copy = mutant, copy
+        self._before = b""
         self._begin, self._limit = time.monotonic(), limit
-        self._failure = copy.parent / f"{copy.name}.failed"
+        self._failure, self._temporary = (copy.parent / f"{copy.name}.{name}" for name in ("failed", "tmp"))
         self._failure.unlink(missing_ok=True)
-        self._file.write_bytes(mutant.applied_to(self._before))
+        self._temporary.mkdir(exist_ok=True)
+        if mutant:
+            self._before = (copy / mutant.path).read_bytes()
+            (copy / mutant.path).write_bytes(mutant.applied_to(self._before))
         sys.stdout.flush()
         self._pid = os.fork()
         if not self._pid:
-            _test(copy, tests, self._failure)
+            _test(copy, tests, failure=self._failure, temporary=self._temporary)
 
     def done(self) -> Outcome | None:
         """The outcome, once the tests have ended or their time is up; the file is then as it was."""
         seconds = time.monotonic() - self._begin
         pid, status = os.waitpid(self._pid, os.WNOHANG)
-        by = ""
-        if not pid:
-            if seconds < self._limit:
-                return None
-            by, status = "timeout", 1
-        with contextlib.suppress(ProcessLookupError):  # what the tests left behind goes too
-            os.killpg(self._pid, signal.SIGKILL)
-        if not pid:
-            os.waitpid(self._pid, 0)
-        self._file.write_bytes(self._before)
+        if not pid and seconds < self._limit:
+            return None
+        self.end()
+        code = os.waitstatus_to_exitcode(status)
         if self._failure.exists():
             by = self._failure.read_text()
-        elif status and not by:
-            by = f"pytest ended with {os.waitstatus_to_exitcode(status)}"
+        elif not pid:
+            by = "timeout"
+        elif code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+            raise SystemExit(f"error: pytest finds none of the tests of {self.mutant}: {self._failure}.log")
+        else:
+            by = f"pytest ended with {code}" if code else ""
         return Outcome("caught" if by else "survived", by, seconds)
 
+    def end(self) -> None:
+        """Kill what still runs, and leave the copy as it was."""
+        kill_tree(self._pid)
+        with contextlib.suppress(ProcessLookupError):  # what the tests left behind
+            os.killpg(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        if self.mutant:
+            (self._copy / self.mutant.path).write_bytes(self._before)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
-def _test(copy: Path, tests: Sequence[str], failure: Path) -> None:
+
+def _test(copy: Path, tests: Sequence[str], failure: Path, temporary: Path) -> None:
     """In the fork: run pytest and leave, never returning."""
     code = 1
     try:
@@ -117,7 +137,8 @@ def _test(copy: Path, tests: Sequence[str], failure: Path) -> None:
                 del sys.modules[name]
         sys.path[:] = [str(copy), *(place for place in sys.path if place not in ("", str(copy)))]
         sys.dont_write_bytecode = True  # a file that changes twice in a second would keep the bytecode of the first
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(temporary)}
+        tempfile.tempdir = None
         code = pytest.main(["-x", *tests], plugins=[_FirstFailure(failure)])
     finally:
         os._exit(int(code))
