@@ -208,7 +208,7 @@ class _Watched:
     """One module. ``remaining``: its inputs whose gradient is still to come; at the last its backward pass is over."""
 
     def __init__(self, number: int, module: nn.Module, note: Callable[[Visit], None]):
-        self.number, self.note, self.remaining, self.outputs = number, note, 0, 0
+        self.number, self.note, self.remaining = number, note, 0
         module.register_forward_pre_hook(lambda *_: self._visit(True))
         module.register_forward_hook(lambda *_: self._visit(False))
         before: Any = _Before.apply
@@ -224,9 +224,8 @@ class _Watched:
         return _mapped(lambda t: _After.apply(t, self), inputs)  # type: ignore[no-untyped-call]
 
     def backward_begins(self) -> None:
-        if self.outputs > 0:
-            self.note(Visit(self.number, True, False))
-            self.outputs -= 1
+        # DeepSpeed counts outputs here, for graphs that are gone through twice; the twin's never are
+        self.note(Visit(self.number, True, False))
 
     def backward_ends(self) -> None:
         self.remaining -= 1
@@ -244,7 +243,6 @@ class _Before(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.watched = inputs[1]
-        ctx.watched.outputs += 1
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -181,6 +181,20 @@ def test_relations_between_mentions_alike_are_compared_by_their_spans(card, brat
     assert score(mine, examples, [examples[0].answer_text])["relation_f1"] == 1.0
 
 
+def test_of_heads_that_begin_together_the_longer_is_matched_first(card, brat, tmp_path):
+    # "iron with copper" comes first and takes "iron", as it would among mentions; nothing is left for "iron" itself.
+    brat(
+        "a",
+        "iron with copper for pain",
+        "T1\tDrug 0 16\tiron with copper\nT2\tDrug 0 4\tiron\nT3\tDrug 10 16\tcopper\nT4\tProblem 21 25\tpain\n"
+        "R1\tTreats Arg1:T2 Arg2:T4\nR2\tTreats Arg1:T3 Arg2:T4\n",
+    )
+    mine = card("re")
+    examples = read_split(mine, tmp_path, "test")
+    result = score(mine, examples, ["iron | treats | pain\niron with copper | treats | pain"])
+    assert (result["relation_precision_brat_scoring"], result["relation_recall_brat_scoring"]) == (0.5, 0.5)
+
+
 def test_relations_of_other_types_than_the_cards_are_neither_gold_nor_right(card, brat, tmp_path):
     """ChemProt: five classes are scored; the others are not asked for, and a line that names one is false."""
     brat(

@@ -9,6 +9,7 @@ import pytest
 
 from clinical_tasks import load_cards, parse_answer, round_trip, score, split_long
 from clinical_tasks.corpus.splits import read_split
+from clinical_tasks.scoring.annotations import merge_relations
 
 
 def limit(characters):
@@ -125,6 +126,23 @@ def test_relations_cut_in_two_are_counted_and_scored_as_missed(card, brat, tmp_p
     assert round_trip(mine, [whole])["n_cut"] == 0
 
 
+def test_relations_of_pieces_are_compared_in_the_notes_coordinates(card, brat, tmp_path):
+    note(
+        brat,
+        ["We gave <aspirin> for [pain] today. ", "The next day <iron> helped with [weakness]."],
+        "R1\tTreats Arg1:T1 Arg2:T2\nR2\tTreats Arg1:T3 Arg2:T4\n",
+    )
+    mine = card("re")
+    (whole,) = read_split(mine, tmp_path, "test")
+    pieces = split_long(whole, mine, limit(80))
+    assert len(pieces) == 2 and pieces[1].gold["offset"] > 0
+    merged = []
+    for examples in ([whole], pieces):
+        predictions = [parse_answer(mine, example, example.answer_text) for example in examples]
+        merged.append(merge_relations(mine, examples, predictions)["a"])
+    assert merged[1].gold == merged[0].gold and merged[1].predicted == merged[0].predicted
+
+
 def test_document_level_relations_are_cut_only_if_no_piece_holds_both(card, folder, tmp_path):
     text = "Cocaine led to seizures. " + "Nothing else. " * 5 + "Cocaine and seizures again. Then a rash."
     spans = [
@@ -166,6 +184,20 @@ def test_few_tokenisations(card, brat, tmp_path, characters):
     assert len(seen) < 6 * len(pieces) + 20
     # A piece is at least half full, so there are not more of them than needed twice over.
     assert len(pieces) < 3 * seen[0] / characters
+
+
+def test_a_note_of_twice_the_budget_is_first_tried_at_its_middle(card, brat, tmp_path):
+    note(brat, [f"Day {n} of <aspirin> was good. " for n in range(1000)])
+    (whole,) = read_split(card("ner"), tmp_path, "test")
+    half = 0.51 * (len(whole.input_text) + len(whole.answer_text))
+    seen = []
+
+    def fits(input_text, answer_text):
+        seen.append(len(input_text) + len(answer_text))
+        return seen[-1] <= half
+
+    assert len(split_long(whole, card("ner"), fits)) == 2
+    assert len(seen) < 15  # from the note's end it would be 20
 
 
 def test_a_note_that_fits_once_its_outer_white_space_is_gone_is_kept():

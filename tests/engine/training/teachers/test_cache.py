@@ -1,6 +1,7 @@
 """Teachers on disk: the same gradients, computed once, for their user alone, whatever happens on the way."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def test_what_is_there_is_not_computed_again(cached, tmp_path) -> None:
     cached()
     second = files(tmp_path / "cache")
     assert second.keys() == first.keys() and [f for f in first if second[f] != first[f]] == [lost]
+
+
+def test_long_fillings_and_verifications_are_told(cached, monkeypatch) -> None:
+    monkeypatch.setattr(teacher_cache, "TOLD", -1.0)  # every one is long
+    _, said = cached()
+    assert any(re.search(r"teacher cache: \d+ files filled in \d+ s, \d+ micro-batches a rank", line) for line in said)
+    _, said = cached()
+    assert any(re.search(r"teacher cache: [\d.]+ GB verified in \d+ s", line) for line in said)
 
 
 def test_other_temperatures_have_other_files(cached, tmp_path) -> None:

@@ -62,8 +62,11 @@ def test_an_unexpected_group_is_read_when_it_is_asked_for() -> None:
     ahead = ReadAhead(reads)
     assert ahead.take(to_come[5]) == 50 and not running()
     ahead.expect(to_come[:3])
+    for begun in reads.done[:DEPTH]:
+        assert begun.wait(PATIENCE)
     assert ahead.take(to_come[4]) == 40
-    assert ahead.take(to_come[0]) == 0  # what was expected before is forgotten
+    assert ahead.take(to_come[0]) == 0  # what was expected before is forgotten, and read again
+    assert reads.order == [5, 0, 1, 4, 0]
     ahead.close()
     assert ahead.take(to_come[1]) == 10 and not running()
 
