@@ -23,15 +23,15 @@ def run(work: Callable[[], object], die_before: int = 0) -> int | None:
         PermissionError: no process may be traced here. RuntimeError: it failed by itself.
     """
     pid = os.fork()
-    if not pid:
+    if not pid:  # it leaves by C's _exit: coverage.py writes a file when Python's is called, by many system calls
         try:
             if _libc.ptrace(_TRACEME, 0, 0, 0):
-                os._exit(77)
+                _libc._exit(77)
             os.kill(os.getpid(), signal.SIGSTOP)
             work()
-            os._exit(0)
+            _libc._exit(0)
         finally:
-            os._exit(1)
+            _libc._exit(1)
     calls, entering, pending = 0, True, 0
     _, status = os.waitpid(pid, 0)
     if os.WIFSTOPPED(status):
