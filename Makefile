@@ -8,7 +8,8 @@ export VIRTUAL_ENV := $(VENV)
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 export OMP_NUM_THREADS ?= 1
 BACKBONE ?= llama
-WORKERS ?= 2
+# pytest-xdist: more than cores, for many tests wait
+WORKERS ?= 3
 # a folder of wheels, for machines that reach no package registry: make wheelhouse on one that does, then make setup WHEELHOUSE=wheelhouse
 PIP_FROM := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 LOCKED := --constraint constraints.txt
@@ -110,7 +111,7 @@ gpu-wheels: setup
 		$(foreach n,39 34 31 28 27 24 17,--platform manylinux_2_$(n)_x86_64) --platform manylinux2014_x86_64 -d gpu-wheels \
 		"pydantic-core==$$(unzip -p gpu-wheels/pydantic-[0-9]*.whl '*/METADATA' | sed -n 's/^Requires-Dist: pydantic-core==//p')"
 
-# two files at a time (tests/conftest.py); in the order of the folders: make test WORKERS=0
+# WORKERS files at a time (tests/conftest.py); in the order of the folders: make test WORKERS=0
 PYTEST := -m pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
 test-quick: setup
 	python $(PYTEST) -m "not slow and not long"

@@ -4,6 +4,8 @@ and gathered again for it.
 
 from collections.abc import Callable
 
+import pytest
+
 # one rank, and the kernels in Triton's interpreter
 SCRIPT = """
 import sys
@@ -45,6 +47,7 @@ for family, more in FAMILIES.items():
 """
 
 
+@pytest.mark.long
 def test_gradients_are_those_of_transformers_operators(interpreted: Callable[..., str]) -> None:
     printed = interpreted(SCRIPT, "ds_configs/cpu.json")
     found = dict(line.split() for line in printed.splitlines() if line.startswith(("llama ", "gpt_oss ")))

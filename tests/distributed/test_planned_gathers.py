@@ -23,6 +23,7 @@ from engine.distributed.placement import deepspeed_file_of
 from engine.distributed.zero3 import zero_config
 from engine.planning.zero3_simulator import Coordinator, rules_of
 
+LONG = pytest.mark.long  # of a product of cases, those whose parts others hold
 STAGES = {
     "teach": ["embed"] * 3 + ["train"] * 4 + ["forward"] * 2 + ["train"] * 3,
     "distill": ["embed"] + ["train_with_teacher"] * 5,
@@ -85,8 +86,15 @@ def test_every_micro_batch_of_every_stage_gathers_what_is_predicted(two, project
     check(two, jobs.card_of(family, dtype), deepspeed_file_of("zero3"), stage)
 
 
-@pytest.mark.parametrize("reach", [0, 1, 1.4, 2.7])
-@pytest.mark.parametrize("family", ["llama", "mxfp4"])
+@pytest.mark.parametrize(
+    ("family", "reach"),
+    [
+        ("llama", 1.4),
+        ("mxfp4", 0),
+        *(pytest.param("llama", reach, marks=LONG) for reach in (0, 1, 2.7)),
+        *(pytest.param("mxfp4", reach, marks=LONG) for reach in (1, 1.4, 2.7)),
+    ],
+)
 def test_large_backbones_fetch_again_what_small_ones_keep(two, tmp_path, family, reach):
     """DeepSpeed keeps what is used again within a billion elements, and what its prefetch has passed over: all of a
     small backbone. Here the reach is a few layers, as of a large one, with and without a prefetch.
@@ -127,10 +135,16 @@ def test_buckets_of_ones_own_are_followed(two, tmp_path, key, share):
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_oss", "mxfp4"])
+RECOMPUTED = [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)]
+
+
 @pytest.mark.parametrize(
-    ("recompute", "packed", "reach"),
-    [("all", True, 1.4), ("all", True, 10**6), ("one", True, 1.4), ("all", False, 1.4), ("none", False, 1.4)],
+    ("family", "recompute", "packed", "reach"),
+    [
+        *(("mxfp4", *case) for case in RECOMPUTED),
+        *(pytest.param("llama", *case, marks=LONG) for case in RECOMPUTED),
+        *(pytest.param("gpt_oss", *case, marks=LONG) for case in RECOMPUTED),
+    ],
 )
 def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, recompute, packed, reach):
     card = jobs.card_of(family)
@@ -142,9 +156,18 @@ def test_recomputed_layers_and_the_plain_formulation(two, tmp_path, family, reco
     check(two, card, file, "distill", layers, packed)
 
 
-@pytest.mark.parametrize("reach", [1.4, 10**6])
 @pytest.mark.parametrize("sharding", ["zero3", "zero3_hpz", "zero3_offload"])
-@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("gpt_oss", "bfloat16"), ("mxfp4", "bfloat16")])
+@pytest.mark.parametrize(
+    ("family", "dtype", "reach"),
+    [
+        ("llama", "float32", 1.4),
+        ("mxfp4", "bfloat16", 10**6),
+        pytest.param("llama", "float32", 10**6, marks=LONG),
+        pytest.param("mxfp4", "bfloat16", 1.4, marks=LONG),
+        pytest.param("gpt_oss", "bfloat16", 1.4, marks=LONG),
+        pytest.param("gpt_oss", "bfloat16", 10**6, marks=LONG),
+    ],
+)
 def test_two_nodes_of_two_ranks(four, tmp_path, project, sharding, family, dtype, reach):
     card = jobs.card_of(family, dtype)
     base = deepspeed_file_of(sharding) if sharding != "zero3_offload" else str(project / "ds_configs/cpu.json")
@@ -199,7 +222,7 @@ def test_tables_that_scale_their_rows_are_gathered(two, tmp_path, family, more):
     check(two, card, deepspeed_file_of("zero3"), "distill", packed=False)
 
 
-@pytest.mark.parametrize(("family", "nodes"), [("llama", 1), ("gpt_oss", 2)])
+@pytest.mark.parametrize(("family", "nodes"), [("llama", 1), pytest.param("gpt_oss", 2, marks=LONG)])
 def test_a_machine_is_measured_through_its_ranks_and_its_file_is_read(two, tmp_path, family, nodes):
     from engine.distributed.hardware import OVERLAPPED, read_kind
 

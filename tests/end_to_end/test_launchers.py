@@ -63,6 +63,7 @@ def test_ctrl_c_to_torchrun_saves_on_all_ranks_at_one_step(tmp_path: Path) -> No
     assert (tmp_path / "code").read_text() == "75\n" and "fault" not in text
 
 
+@pytest.mark.long
 def test_the_deepspeed_launcher_starts_a_mode(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

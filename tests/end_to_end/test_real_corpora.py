@@ -6,7 +6,7 @@ import pytest
 from commands_runner import run
 
 
-@pytest.mark.parametrize("backbone, ranks", [("llama", 2), ("gpt_oss", 1)])
+@pytest.mark.parametrize("backbone, ranks", [pytest.param("llama", 2, marks=pytest.mark.long), ("gpt_oss", 1)])
 def test_real_corpora_go_through(clinical_data_root, tmp_path, backbone, ranks):
     common = [
         f"--data.cache={tmp_path / 'cache'}",

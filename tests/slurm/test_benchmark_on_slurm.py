@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from slurm_lab import NODES, Cluster
 
 
+@pytest.mark.long
 def test_node_counts_of_one_job_make_one_table(cluster: Cluster, place: Path) -> None:
     output, folder = place / "benchmark.out", place / "bench"
     arguments = [

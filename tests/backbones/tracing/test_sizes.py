@@ -114,6 +114,7 @@ def test_what_a_layer_keeps_of_a_token(name, dtype, sharded):
     )
 
 
+@pytest.mark.long
 def test_what_a_fused_layer_keeps_of_a_token_in_the_interpreter(interpreted):
     code = (
         "from tests.backbones.tracing.test_sizes import FAMILIES, card_of, saved_per_token, measure_footprint\n"
