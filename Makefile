@@ -113,6 +113,7 @@ gpu-wheels: setup
 
 # WORKERS files at a time (tests/conftest.py); in the order of the folders: make test WORKERS=0
 PYTEST := -m pytest -n $(WORKERS) --no-loadscope-reorder --durations=20
+test-quick: WORKERS := 2
 test-quick: setup
 	python $(PYTEST) -m "not slow and not long"
 

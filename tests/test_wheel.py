@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 from tools import lock
 
+pytestmark = pytest.mark.slow
+
 BUILT_FROM = ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "train.py")
 FOLDERS = ("engine", "strict_yaml", "prompt_modules", "backbones", "clinical_tasks", "ds_configs", "configs")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.safetensors")

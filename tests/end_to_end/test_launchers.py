@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from commands_runner import BIN, ROOT, command
 
 SMALL = [

@@ -14,6 +14,8 @@ import pytest
 
 from engine.cli.main import MODES
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys
 before = set(sys.modules)

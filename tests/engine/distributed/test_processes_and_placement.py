@@ -264,6 +264,7 @@ def test_a_port_in_use_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatc
             _meeting_point(DistEnv(0, 2, 0), timedelta(seconds=5))
 
 
+@pytest.mark.slow
 def test_a_process_alone_listens_nowhere(project: Path) -> None:
     script = (
         "import os, pathlib; from engine.distributed.process_group import DistEnv, start_process_group; "

@@ -72,7 +72,9 @@ def telling_end(free: list[list[int]]) -> int:
     return max(sorted({i for ids in free for i in ids}), key=lambda end: len({len(cut(ids, end)) for ids in free}))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "llama")]
+)
 @pytest.mark.parametrize(
     ("width", "budget", "length"),
     [(1, 1000, LENGTH), (3, 1000, LENGTH), (5, 20, LENGTH), (64, 1000, LENGTH), (3, 30, 0)],

@@ -135,6 +135,7 @@ def test_fillers_are_counted_nowhere(build: Build, near) -> None:
     assert [bool(sums.any()) for sums in ranks] == [True] * busy + [False] * (world - busy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_fifty_steps_end_at_the_same_prompts_in_either_formulation(
     kind: str, make_holder, make_loop, teachers, tasks: dict[str, TaskData], near

@@ -17,6 +17,8 @@ from engine.training.forward_backward import AnswerTerms, ForwardBackward
 from engine.training.teach_and_distill import distill_stage, teach_stage
 from engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 Build = Callable[..., Trainer]
 
 
