@@ -117,15 +117,16 @@ test-quick: WORKERS := 2
 test-quick: setup
 	python $(PYTEST) -m "not slow and not long"
 
-# COVERAGE=1: which lines and branches ran, and which functions no test calls
-COVERAGE ?=
+# COVERAGE=1: which lines and branches ran in the tests' own processes; all: also in those that tests start, and which
+# functions no test calls
+export COVERAGE ?=
 COVERED := .cache/coverage
 test: setup
 ifneq ($(COVERAGE),)
 	rm -rf $(COVERED) && mkdir -p $(COVERED)
 	coverage run $(PYTEST) -m "not long"
 	coverage combine -q && coverage json -q -o $(COVERED)/report.json
-	python -m tools.reached $(COVERED)/report.json
+	python -m tools.reached $(COVERED)/report.json $(if $(filter all,$(COVERAGE)),--check)
 else
 	python $(PYTEST) -m "not long"
 endif

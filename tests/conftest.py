@@ -37,6 +37,13 @@ _interpreter._patch_lang_tensor = _with_scalars
 SLOW = ("slurm", "end_to_end", "distributed", "faults", "docs", "tools")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where coverage is measured: the processes that tests start only on request, for they take half as long again."""
+    starts_workers = not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", 0))
+    if not starts_workers and os.environ.get("COVERAGE") != "all":
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests of whole folders, and those in Triton's interpreter, as slow. Workers (pytest-xdist) share out the
     files in the order of the tests: what takes long goes first, so that no worker is left with it.

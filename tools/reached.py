@@ -1,7 +1,7 @@
 """What the tests reach, by line and by branch, and which functions none calls: python -m tools.reached REPORT.json
 
-REPORT.json: what `coverage json` wrote after `make test COVERAGE=1`. Functions that no CI can call, as those of a GPU,
-stand in tools/unreached.toml with the reason. With --check the exit code is 1 where no test calls another function
+REPORT.json: what `coverage json` wrote after `make test COVERAGE=all`. Functions that no CI can call, such as those of a
+GPU, stand in tools/unreached.toml with the reason. With --check the exit code is 1 where no test calls another function
 or where one calls a listed function. That holds for a machine on which no test is skipped but for want of a GPU.
 """
 
@@ -78,8 +78,9 @@ def main() -> None:
     print("\n".join(table(files)))
     explained = len(found) - len(missing(found, listed))
     print(f"No test calls {len(found)} functions. {LISTED.name} says why for {explained} of them.")
-    for line in wrong:
-        print(f"error: {line}" if options.check else f"note: {line}")
+    if options.check:
+        for line in wrong:
+            print(f"error: {line}")
     sys.exit(bool(wrong) and options.check)
 
 

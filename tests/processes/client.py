@@ -22,7 +22,8 @@ def main() -> None:
     os.umask(umask)
     env = dict(os.environ)
     pid_file = env.pop("FORK_PID_FILE", None)  # this client's alone, not of clients that its fork starts
-    order = {"arguments": sys.argv[2:], "env": env, "cwd": os.getcwd(), "umask": umask}
+    ignored = [int(number) for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
+    order = {"arguments": sys.argv[2:], "env": env, "cwd": os.getcwd(), "umask": umask, "ignored": ignored}
     content = json.dumps(order).encode() + b"\n"
     socket.send_fds(server, [content[:1]], [0, 1, 2])
     server.sendall(content[1:])

@@ -199,6 +199,8 @@ def answer(order: dict[str, Any], streams: Sequence[int]) -> int:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         os.closerange(3, 256)
+        for number in order["ignored"]:  # as a shell leaves them to what it runs in the background
+            signal.signal(number, signal.SIG_IGN)
         os.chdir(order["cwd"])
         os.umask(order["umask"])
         set_environment(order["env"])

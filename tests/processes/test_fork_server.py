@@ -26,6 +26,15 @@ def server() -> Iterator[ForkServer]:
     assert not Path(found.socket).parent.exists()
 
 
+@pytest.fixture(autouse=True, params=["heeded", "ignored"])
+def ctrl_c(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As a process finds it in the foreground, and in the background of a shell."""
+    chosen = {"heeded": signal.default_int_handler, "ignored": signal.SIG_IGN}[request.param]
+    before = signal.signal(signal.SIGINT, chosen)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(params=["forked", "new"])
 def run(request: pytest.FixtureRequest, server: ForkServer, tmp_path: Path) -> Run:
     """In a fork, and in a new interpreter, in an empty folder."""
@@ -52,7 +61,9 @@ def run(request: pytest.FixtureRequest, server: ForkServer, tmp_path: Path) -> R
         ("import atexit, sys; atexit.register(lambda: print('last', file=sys.stderr))", 0, "last"),
     ],
 )
-def test_a_process_ends_alike(run: Run, code: str, ended: int, told: str) -> None:
+def test_a_process_ends_alike(run: Run, ctrl_c: str, code: str, ended: int, told: str) -> None:
+    if ctrl_c == "ignored" and "SIGINT" in code:
+        ended, told = 0, ""
     done = run("-c", code)
     assert done.returncode == ended
     assert done.stdout == ("out\n" if "'out'" in code else "")
