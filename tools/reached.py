@@ -1,6 +1,6 @@
 """What the tests reach, by line and by branch, and which functions none calls: python -m tools.reached REPORT.json
 
-REPORT.json: what `coverage json` wrote after `make test COVERAGE=all`. Functions that CI cannot call, such as those of a
+REPORT.json: what `coverage json` wrote after `make test COVERAGE=all`. Functions that CI cannot call, as those of a
 GPU, stand in tools/unreached.toml with the reason. With --check the exit code is 1 where no test calls another function
 or where one calls a listed function. That holds for a machine on which no test is skipped but for want of a GPU.
 """
