@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.mutation import __main__ as check
 from tools.mutation.operators import mutants_of
 from tools.mutation.reach import in_a_function
 
@@ -34,6 +35,14 @@ def sign(x: int | None, *, least=0.5) -> str | None:
         # + 1
         - 1
     )
+
+
+class Queue(Base[1]):
+    def drain(self):
+        while self.items:
+            if [item for item in self.items if item]:
+                break
+        y = low if high else None
 '''
 
 
@@ -73,6 +82,11 @@ def test_every_kind_of_change_is_found_where_it_stands(changed: Callable[[str], 
             (14, "2", "3"),
             (21, "-", "+"),
             (21, "1", "2"),
+            (27, "self.items", "(not (self.items))"),
+            (28, "[item for item in self.items if item]", "(not ([item for item in self.items if item]))"),
+            (28, "item", "(not (item))"),
+            (29, "break", "continue"),
+            (30, "high", "(not (high))"),
         ]
     )
     assert [entry[2] for entry in found if entry not in one_line] == ["pass", "return None"]
@@ -85,6 +99,21 @@ def test_annotations_decorators_and_what_type_checkers_read_stay(
     source: str, changed: Callable[[str], list[tuple[int, str, str]]]
 ) -> None:
     assert changed(source) == []
+
+
+def test_each_package_gives_as_many_changes_the_same_for_a_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    for package in ("a", "b"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "m.py").write_text("x = (1 +\n     2 * 3)\n")
+    (tmp_path / "b/m.py").write_text("x = 1\n")
+    found = check.drawn(["a", "b"], count=4, seed=0)
+    assert [mutant.path for mutant in found] == ["a/m.py", "a/m.py", "b/m.py"]  # b has no other
+    assert check.drawn(["a", "b"], count=4, seed=0) == found
+    assert len({tuple(check.drawn(["a"], count=2, seed=seed)) for seed in range(9)}) > 1
+    assert check.described(found[2]) == "b/m.py:1 constant: 1 -> 2"
 
 
 TRY = """
