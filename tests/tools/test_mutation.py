@@ -1,15 +1,16 @@
 """The mutation check finds changes where they are, makes them, and knows which of them a test catches."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tools.mutation import __main__ as check
 from tools.mutation.operators import mutants_of
 from tools.mutation.reach import in_a_function
 
@@ -104,6 +105,10 @@ def test_annotations_decorators_and_what_type_checkers_read_stay(
 def test_each_package_gives_as_many_changes_the_same_for_a_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("engine.core.protect", lambda: None)  # it changes the process that imports
+    for name in ("datasets", "deepspeed", "peft", "transformers"):  # imported for the trials' sake alone, and slow
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    check = importlib.import_module("tools.mutation.__main__")
     monkeypatch.setattr(check, "ROOT", tmp_path)
     for package in ("a", "b"):
         (tmp_path / package).mkdir()
