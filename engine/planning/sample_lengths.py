@@ -37,9 +37,6 @@ class AssumedSplit:
     def __init__(self, assumed: Assumed, longest: int, rows: int):
         self.assumed, self.longest, self.sample_indices = assumed, longest, list(range(rows))
 
-    def __len__(self) -> int:
-        return len(self.sample_indices)
-
     def labels(self) -> list[str] | None:
         return None
 

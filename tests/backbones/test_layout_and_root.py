@@ -227,6 +227,12 @@ def test_sentencepiece_gives_back_any_text(project, text):
     assert not set(ids) & tokenizer.special_ids()
 
 
+def test_special_ids_of_a_folder_stand_for_no_text(folder):
+    tokenizer = load_tokenizer(folder)
+    special = tokenizer.special_ids()
+    assert tokenizer.eos_id in special and tokenizer.decode(sorted(special)).strip() == ""
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answer_states_and_gradients_equal_the_naive_call(family):
     """fp64, unequal lengths, one empty context: its first answer token is predicted by the last prompt position."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prompt_modules import DecomposedBank, JoinedBank, SoftPromptBank
+from prompt_modules import DecomposedBank, JoinedBank, NoPrompts, SoftPromptBank
 
 K, L, R, D = 4, 3, 2, 5
 ROWS = [2, 0, 2, 2, 3]  # row 1 is absent, row 2 stands three times
@@ -153,3 +153,9 @@ def test_a_frozen_metaprompt_gets_no_gradient() -> None:
 def test_a_metaprompt_with_a_wrong_number_of_copies_is_refused() -> None:
     with pytest.raises(ValueError, match=r"2 rows: 1 or 4 fit"):
         DecomposedBank(draw(0, 2, L, D), draw(1, K, L, R), draw(2, K, R, D))
+
+
+def test_no_prompts_leave_a_packed_row_as_it_is() -> None:
+    bank, tokens = NoPrompts(D), draw(0, 4, D)
+    assert bank.prompts(torch.tensor([1, 2])).shape == (2, 0, D) and bank.length(1) == 0
+    assert bank.packed_sequence(torch.tensor([1, 2]), tokens) is tokens

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tools import docstrings
 
 MODULE = '''
@@ -90,3 +92,13 @@ def test_wrong_arguments_and_exceptions_are_seen(tmp_path: Path) -> None:
         "wrong has no argument third",
         "wrong: there is no exception NoSuchError",
     ]
+
+
+def test_the_exit_code_says_whether_one_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docstrings, "problems", lambda: ["a.py:1: f has no argument x"])
+    assert docstrings.main() == 1
+    assert capsys.readouterr().err == "error: a.py:1: f has no argument x\n"
+    monkeypatch.setattr(docstrings, "problems", list)
+    assert docstrings.main() == 0

@@ -1,11 +1,13 @@
 """The mutation check finds changes where they are, makes them, and knows which of them a test catches."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,6 +36,14 @@ def sign(x: int | None, *, least=0.5) -> str | None:
         # + 1
         - 1
     )
+
+
+class Queue(Base[1]):
+    def drain(self):
+        while self.items:
+            if [item for item in self.items if item]:
+                break
+        y = low if high else None
 '''
 
 
@@ -73,6 +83,11 @@ def test_every_kind_of_change_is_found_where_it_stands(changed: Callable[[str], 
             (14, "2", "3"),
             (21, "-", "+"),
             (21, "1", "2"),
+            (27, "self.items", "(not (self.items))"),
+            (28, "[item for item in self.items if item]", "(not ([item for item in self.items if item]))"),
+            (28, "item", "(not (item))"),
+            (29, "break", "continue"),
+            (30, "high", "(not (high))"),
         ]
     )
     assert [entry[2] for entry in found if entry not in one_line] == ["pass", "return None"]
@@ -85,6 +100,25 @@ def test_annotations_decorators_and_what_type_checkers_read_stay(
     source: str, changed: Callable[[str], list[tuple[int, str, str]]]
 ) -> None:
     assert changed(source) == []
+
+
+def test_each_package_gives_as_many_changes_the_same_for_a_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.core.protect", lambda: None)  # it changes the process that imports
+    for name in ("datasets", "deepspeed", "peft", "transformers"):  # imported for the trials' sake alone, and slow
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    check = importlib.import_module("tools.mutation.__main__")
+    monkeypatch.setattr(check, "ROOT", tmp_path)
+    for package in ("a", "b"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "m.py").write_text("x = (1 +\n     2 * 3)\n")
+    (tmp_path / "b/m.py").write_text("x = 1\n")
+    found = check.drawn(["a", "b"], count=4, seed=0)
+    assert [mutant.path for mutant in found] == ["a/m.py", "a/m.py", "b/m.py"]  # b has no other
+    assert check.drawn(["a", "b"], count=4, seed=0) == found
+    assert len({tuple(check.drawn(["a"], count=2, seed=seed)) for seed in range(9)}) > 1
+    assert check.described(found[2]) == "b/m.py:1 constant: 1 -> 2"
 
 
 TRY = """

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from backbones import BackboneCard, Layout, build_backbone, load_tokenizer
 from clinical_tasks.pocket import BUILDS_ON, DRILLS, SOURCES, TARGETS, TASKS, instruction_pairs, lessons
 from tests.processes.fork_server import python
+from tools.pocket_backbones import gate
 from tools.pocket_backbones.gate import verdict
 from tools.pocket_backbones.model import build, look_back, train_tokenizer, upcycle
 from tools.pocket_backbones.muon import Muon, orthogonalised
@@ -314,3 +315,18 @@ def test_the_gate() -> None:
     assert verdict(scores) == {"sources": 18, "targets": 8, "passed": True}
     for short in (SOURCES[0], TARGETS[0]):
         assert not verdict(scores | {short: 0.7})["passed"]
+
+
+@pytest.mark.parametrize(("score", "code"), [(0.9, 0), (0.7, 1)])
+def test_the_gate_keeps_the_scores_and_says_whether_it_is_passed(
+    score: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores, output = dict.fromkeys(TASKS, score), tmp_path / "scores.json"
+    monkeypatch.setattr(gate, "protect", lambda: None)
+    monkeypatch.setattr(gate, "score_instructions", lambda *asked: scores)
+    monkeypatch.setattr("sys.argv", ["gate", "--backbone=b.yaml", "--data=data", f"--output={output}"])
+    with pytest.raises(SystemExit) as ended:
+        gate.main()
+    assert ended.value.code == code
+    assert json.loads(output.read_text()) == {**verdict(scores), "scores": scores}
+    assert ("21 of 21 sources" in capsys.readouterr().out) == (code == 0)

@@ -86,3 +86,15 @@ def test_an_average_above_the_limit_is_a_problem(tmp_path: Path) -> None:
     document = readability.measure(tmp_path / "page.md", {})
     problems = readability.problems_of([document])
     assert len(problems) == 2 and "22.0 words a sentence on average; the limit is 20" in problems[0]
+
+
+def test_without_files_the_documents_of_the_project_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs/inner").mkdir(parents=True)
+    names = ["README.md", "CONTRIBUTING.md", "docs/inner/page.md"]
+    for name in [*names, "other.md"]:
+        (tmp_path / name).write_text("A short sentence.\n")
+    assert readability.main([]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:5]] == [*names, "all"]

@@ -141,6 +141,7 @@ def test_a_seekable_gzip_is_the_stream(tmp_path):
     (tmp_path / "x.gz").write_bytes(b"".join(map(gzip.compress, parts)) + bytes(100_000))  # two streams, and padding
     with (tmp_path / "x.gz").open("rb") as file:
         stream = SeekableGzip(file, 10_000_000)
+        assert stream.readable() and stream.seekable()
         for _ in range(100):
             at, size = rng.randrange(len(whole)), rng.randrange(200_000)
             stream.seek(at)
