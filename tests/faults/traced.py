@@ -5,6 +5,8 @@ library makes the call. Linux.
 import ctypes
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 
 _TRACEME, _CONT_TO_SYSCALL, _SETOPTIONS, _EXITKILL, _SYSGOOD = 0, 24, 0x4200, 1 << 20, 1
@@ -23,7 +25,10 @@ def run(work: Callable[[], object], die_before: int = 0) -> int | None:
         PermissionError: no process may be traced here. RuntimeError: it failed by itself.
     """
     pid = os.fork()
-    if not pid:  # it leaves by C's _exit: coverage.py writes a file when Python's is called, by many system calls
+    if not pid:
+        # coverage.py makes system calls of its own, for each new module and, to write a file, at Python's os._exit
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
         try:
             if _libc.ptrace(_TRACEME, 0, 0, 0):
                 _libc._exit(77)
