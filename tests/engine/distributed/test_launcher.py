@@ -180,7 +180,8 @@ def test_what_this_process_sets_for_deepspeed_is_no_launchers_word(project: Path
 
 SAY = (
     "import os\nfrom engine.distributed import launcher\n"
-    "print('LEFT', *launcher.stale_variables(os.environ, launcher.started_with(os.environ)))"
+    "left = launcher.stale_variables(os.environ, launcher.started_with(os.environ))\n"
+    "os.write(1, (' '.join(['LEFT', *left]) + '\\n').encode())"  # at once: print would mix the lines of two ranks
 )
 BIN = Path(sys.executable).parent
 
