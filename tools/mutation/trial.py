@@ -80,7 +80,7 @@ class Trial:
 
     def __init__(self, mutant: Mutant | None, copy: Path, tests: Sequence[str], limit: float):
         self.mutant, self._copy = mutant, copy
-        self._before = b""
+        self._before, self._ended = b"", False
         self._begin, self._limit = time.monotonic(), limit
         self._failure, self._temporary = (copy.parent / f"{copy.name}.{name}" for name in ("failed", "tmp"))
         self._failure.unlink(missing_ok=True)
@@ -99,6 +99,7 @@ class Trial:
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if not pid and seconds < self._limit:
             return None
+        self._ended = bool(pid)
         self.end()
         code = os.waitstatus_to_exitcode(status)
         if self._failure.exists():
@@ -113,7 +114,8 @@ class Trial:
 
     def end(self) -> None:
         """Kill what still runs, and leave the copy as it was."""
-        kill_tree(self._pid)
+        if not self._ended:  # the id of a process that was waited for may be another's by now
+            kill_tree(self._pid)
         with contextlib.suppress(ProcessLookupError):  # what the tests left behind
             os.killpg(self._pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
